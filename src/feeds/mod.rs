@@ -1,0 +1,4 @@
+//! Feeds: what reads the outside world and hands events to the [`door`]. A feed is a function that
+//! runs until it is told to stop.
+
+pub mod status;

@@ -1,0 +1,9 @@
+//! The hub: everything that knows the outside world. `ARCHITECTURE.md` has the map.
+
+pub mod config;
+pub mod feeds;
+pub mod graphql;
+pub mod live;
+pub mod market;
+pub mod server;
+pub mod store;

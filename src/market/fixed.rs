@@ -1,0 +1,75 @@
+//! Exact decimals as whole numbers of a market's smallest unit.
+
+use thiserror::Error;
+
+/// A price or size in units of `10^-decimals` of its market, so that comparing and adding is exact.
+/// 128 bits hold any 18-decimal token's supply.
+pub type Fixed = u128;
+
+/// Most decimals a market may have.
+pub const MOST_DECIMALS: u8 = 18;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum FixedError {
+    #[error("is not a plain decimal number such as \"12.5\"")]
+    Malformed,
+    #[error("has more than {0} decimals")]
+    TooPrecise(u8),
+    #[error("is too large")]
+    TooLarge,
+}
+
+/// Reads digits with at most one dot, no sign, no exponent. Zeros beyond `decimals` are fine.
+pub fn parse(text: &str, decimals: u8) -> Result<Fixed, FixedError> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || !digits(whole) || !digits(fraction) || text.ends_with('.') {
+        return Err(FixedError::Malformed);
+    }
+    let kept = fraction.trim_end_matches('0');
+    if kept.len() > usize::from(decimals) {
+        return Err(FixedError::TooPrecise(decimals));
+    }
+    let padding = usize::from(decimals) - kept.len();
+    whole
+        .bytes()
+        .chain(kept.bytes())
+        .chain(std::iter::repeat_n(b'0', padding))
+        .try_fold(0u128, |value, digit| {
+            value.checked_mul(10)?.checked_add(u128::from(digit - b'0'))
+        })
+        .ok_or(FixedError::TooLarge)
+}
+
+/// Writes with exactly `decimals` decimals.
+pub fn format(value: Fixed, decimals: u8) -> String {
+    if decimals == 0 {
+        return value.to_string();
+    }
+    let unit = 10u128.pow(u32::from(decimals));
+    format!("{}.{:0width$}", value / unit, value % unit, width = usize::from(decimals))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn bad_numbers_are_named() {
+        for text in ["", ".", "1.", ".5", "-1", "+1", "1e5", "1,5", "0x1", "1.2.3", "NaN", " 1"] {
+            assert_eq!(parse(text, 8), Err(FixedError::Malformed), "{text:?}");
+        }
+        assert_eq!(parse("1.234", 2), Err(FixedError::TooPrecise(2)));
+        assert_eq!(parse("1.230", 2), Ok(123));
+        assert_eq!(parse(&"9".repeat(40), 0), Err(FixedError::TooLarge));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back(value in 0u128..10u128.pow(30), decimals in 0..=MOST_DECIMALS) {
+            prop_assert_eq!(parse(&format(value, decimals), decimals), Ok(value));
+        }
+    }
+}

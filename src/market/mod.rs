@@ -1,0 +1,4 @@
+//! Pure state of the markets: no clock, no task, no input or output.
+
+pub mod event;
+pub mod fixed;

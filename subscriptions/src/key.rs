@@ -1,0 +1,16 @@
+//! What makes two operations the same work: document, variables and audience.
+
+/// Operations with equal keys share one response stream. Built from the text itself rather than
+/// from a hash, so that no two different operations can ever meet.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct OperationKey {
+    /// The document with any literal `after` argument taken out.
+    pub document: String,
+    pub operation_name: Option<String>,
+    /// The variables as JSON with sorted keys, without the one that `after` is bound to.
+    pub variables: String,
+    /// Who may see the results: empty where everyone gets the same ones.
+    pub audience: String,
+    /// Whether each result carries `extensions.cursor`, as the encoded bytes then differ.
+    pub cursor_extension: bool,
+}

@@ -1,0 +1,17 @@
+//! The engine: shared response streams, the sessions that ask for them and the connections that
+//! carry them. It knows no market, no schema and no database; those meet it in two traits,
+//! [`Executor`] (what an operation means) and [`Source`] (what stands behind a stream).
+
+pub mod executor;
+pub mod key;
+pub mod meters;
+pub mod position;
+pub mod ring;
+pub mod stream;
+
+pub use executor::{Execution, Executor, InitRefused, Request};
+pub use key::OperationKey;
+pub use meters::Meters;
+pub use position::{Cursor, CursorError, Epoch, Position, topic_hash};
+pub use ring::Frame;
+pub use stream::{OpenError, ResponseStream, Source, Start, StreamLimits, Streams};

@@ -1,0 +1,127 @@
+//! The last frames of one response stream, encoded once, kept by bytes. A reader is an index into
+//! it, so a reader that stalls costs a number and nothing else.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+/// One encoded result, shared by everyone who is sent it.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// The sequence a reader must have seen before this frame; equal to `sequence` where the frame
+    /// tells of no event (a heartbeat).
+    pub previous: u64,
+    /// The sequence a reader has seen after this frame.
+    pub sequence: u64,
+    /// The GraphQL result, `{"data":…}`, followed by the brace that closes the `next` message, so
+    /// that a connection only has to write its own prefix before it.
+    pub tail: Bytes,
+}
+
+impl Frame {
+    /// Takes an encoded result, `{"data":…}`, and closes the message around it.
+    pub fn new(previous: u64, sequence: u64, mut result: Vec<u8>) -> Self {
+        result.push(b'}');
+        Self { previous, sequence, tail: Bytes::from(result) }
+    }
+}
+
+/// What a frame costs beside its bytes: its own fields and the allocation's header.
+const FRAME_OVERHEAD_BYTES: usize = size_of::<Frame>() + 16;
+
+/// Frames `first..next`, in the order they were pushed.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    frames: VecDeque<Frame>,
+    /// Index of the oldest frame still held.
+    first: u64,
+    bytes: usize,
+    most_bytes: usize,
+}
+
+impl Ring {
+    pub(crate) fn new(most_bytes: usize) -> Self {
+        Self { frames: VecDeque::new(), first: 0, bytes: 0, most_bytes }
+    }
+
+    /// Index that the next frame will get.
+    pub(crate) fn next(&self) -> u64 {
+        self.first + self.frames.len() as u64
+    }
+
+    /// Puts a frame behind the others; the oldest leave when there are too many bytes. The newest
+    /// always stays, however large it is.
+    pub(crate) fn push(&mut self, frame: Frame) {
+        self.bytes += frame.tail.len() + FRAME_OVERHEAD_BYTES;
+        self.frames.push_back(frame);
+        while self.bytes > self.most_bytes && self.frames.len() > 1 {
+            if let Some(old) = self.frames.pop_front() {
+                self.bytes -= old.tail.len() + FRAME_OVERHEAD_BYTES;
+                self.first += 1;
+            }
+        }
+    }
+
+    /// The frames from `index` on, at most `most`; `None` if some of them were already dropped.
+    pub(crate) fn from(&self, index: u64, most: usize) -> Option<impl Iterator<Item = &Frame>> {
+        let skip = usize::try_from(index.checked_sub(self.first)?).ok()?;
+        Some(self.frames.iter().skip(skip).take(most))
+    }
+
+    /// The index at which a reader that saw everything up to `sequence` goes on: the frame there,
+    /// if any, has `sequence` as its previous one.
+    pub(crate) fn behind(&self, sequence: u64) -> Option<u64> {
+        let place = self.frames.partition_point(|frame| frame.sequence <= sequence);
+        let fits = match self.frames.get(place) {
+            Some(following) => following.previous == sequence,
+            None => self.frames.back().is_some_and(|last| last.sequence == sequence),
+        };
+        fits.then_some(self.first + place as u64)
+    }
+
+    /// Bytes of the frames from `index` on; `None` if some of them were already dropped.
+    pub(crate) fn bytes_from(&self, index: u64) -> Option<usize> {
+        Some(self.from(index, usize::MAX)?.map(|one| one.tail.len()).sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(previous: u64, sequence: u64) -> Frame {
+        Frame::new(previous, sequence, vec![b'x'; 99])
+    }
+
+    #[test]
+    fn a_reader_goes_on_behind_the_sequence_it_saw() {
+        let mut ring = Ring::new(1 << 20);
+        for (previous, sequence) in [(2, 5), (5, 5), (5, 9), (9, 12)] {
+            ring.push(frame(previous, sequence));
+        }
+        assert_eq!(ring.behind(2), Some(0));
+        assert_eq!(ring.behind(5), Some(2), "the heartbeat at 5 is not owed again");
+        assert_eq!(ring.behind(9), Some(3));
+        assert_eq!(ring.behind(12), Some(4));
+        for unknown in [0, 1, 3, 7, 13] {
+            assert_eq!(ring.behind(unknown), None, "{unknown} is no boundary here");
+        }
+    }
+
+    #[test]
+    fn the_oldest_frames_leave_by_bytes_and_the_newest_stays() {
+        let mut ring = Ring::new(3 * (100 + FRAME_OVERHEAD_BYTES));
+        for sequence in 1..=10 {
+            ring.push(frame(sequence - 1, sequence));
+        }
+        assert_eq!((ring.first, ring.next()), (7, 10));
+        assert!(ring.from(6, 1).is_none());
+        assert_eq!(
+            ring.from(7, 9).map(|some| some.map(|one| one.sequence).collect()),
+            Some(vec![8, 9, 10])
+        );
+        ring.push(Frame::new(10, 11, vec![b'x'; 10_000]));
+        assert_eq!((ring.first, ring.next()), (10, 11));
+        assert_eq!(ring.bytes_from(10), Some(10_001));
+    }
+}
