@@ -61,6 +61,8 @@ pub(crate) struct Connection<S, E: Executor> {
     /// A close frame of ours was queued: nothing else is sent, and this is the end of patience.
     closing: Option<Instant>,
     drain_at: Option<Instant>,
+    /// The peer broke the framing: what comes is thrown away, as its messages can't be told apart.
+    deaf: bool,
     dead: bool,
     own: Weak<RefCell<Self>>,
     key: usize,
@@ -86,7 +88,7 @@ struct Reading {
     waits: bool,
     state: Joining,
     /// Frames to send before the ring's: a snapshot, a merged delta.
-    owed: Option<Box<VecDeque<Frame>>>,
+    owed: VecDeque<Frame>,
 }
 
 enum Joining {
@@ -135,6 +137,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 stalled_since: None,
                 closing: None,
                 drain_at: None,
+                deaf: false,
                 dead: false,
                 own: own.clone(),
                 key,
@@ -198,7 +201,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
 
     /// Takes in what was read: messages are handled in their order, also within one segment.
     fn digest(&mut self, mut input: &[u8], shard: &Shard<S, E>) {
-        if input.is_empty() {
+        if input.is_empty() || self.deaf {
             return;
         }
         let mut whole = 0;
@@ -221,12 +224,9 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 Ok(Some(Received::Binary)) => {
                     self.close(CloseCode::InvalidMessage, "Binary messages are not used", shard);
                 }
-                Err(fault) if self.closing.is_none() => {
+                Err(fault) => {
+                    self.deaf = true;
                     self.close(fault.code, &fault.reason, shard);
-                    break;
-                }
-                Err(_) => {
-                    self.dead = true;
                     break;
                 }
             }
@@ -288,7 +288,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                     seen: 0,
                     waits: true,
                     state: Joining::Asked(after.map(String::into_boxed_str)),
-                    owed: None,
+                    owed: VecDeque::new(),
                 })
             }
         };
@@ -487,8 +487,13 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                     return Ok(());
                 }
             } else if let Some(deadline) = self.closing {
-                // All has left. A peer that closed first is done; one that we closed answers.
+                // All has left. A peer that closed first is done; one that we closed answers, or,
+                // where we can't understand it any more, sees the end of our side and goes. Read
+                // on until then: closing on unread bytes would destroy the close frame on its way.
                 self.dead |= deadline <= shard.now();
+                if self.deaf && !self.dead {
+                    let _gone = Pin::new(&mut self.socket).poll_shutdown(cx)?;
+                }
                 return Ok(());
             } else if let Some(slot) = self.waiting.pop_front() {
                 if turns == READS_PER_TURN {
@@ -568,14 +573,9 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             }
             let mut frames = shard.frames.take();
             frames.clear();
-            let owed = reading.owed.is_some();
-            let held = match &reading.owed {
-                Some(owed) => {
-                    frames.extend(owed.iter().take(FRAMES_PER_WRITE).cloned());
-                    true
-                }
-                None => reading.stream.read(reading.next, FRAMES_PER_WRITE, &mut frames),
-            };
+            let owed = !reading.owed.is_empty();
+            let held = owed || reading.stream.read(reading.next, FRAMES_PER_WRITE, &mut frames);
+            frames.extend(reading.owed.iter().take(FRAMES_PER_WRITE).cloned());
             if !held {
                 let start = reading.stream.source().catch_up(&reading.stream, reading.seen);
                 shard.meters.catch_ups.add(1);
@@ -631,7 +631,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 true
             }
             Start::Frames { frames, next } => {
-                reading.owed = (!frames.is_empty()).then(|| Box::new(VecDeque::from(frames)));
+                reading.owed = frames.into();
                 reading.next = next;
                 true
             }
@@ -653,12 +653,11 @@ impl<S: Socket, E: Executor> Connection<S, E> {
 
     /// After `count` owed frames left.
     fn pay(&mut self, slot: u32, count: usize, seen: u64) {
-        if let Some(Some(Work::Stream(reading))) = self.work.get_mut(slot as usize)
-            && let Some(owed) = &mut reading.owed
-        {
-            owed.drain(..count);
-            if owed.is_empty() {
-                reading.owed = None;
+        if let Some(Some(Work::Stream(reading))) = self.work.get_mut(slot as usize) {
+            reading.owed.drain(..count);
+            if reading.owed.is_empty() {
+                // Its buffer is given back: most readers never owe again.
+                reading.owed = VecDeque::new();
             }
             reading.seen = seen;
         }

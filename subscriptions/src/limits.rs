@@ -69,7 +69,7 @@ pub(crate) const READS_PER_TURN: usize = 32;
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long a close frame of ours waits to leave and to be answered.
-pub(crate) const CLOSE_LINGER: Duration = Duration::from_secs(2);
+pub(crate) const CLOSE_LINGER: Duration = Duration::from_secs(10);
 
 /// How long one message may take from its first byte to its last.
 pub(crate) const UNFINISHED_MESSAGE: Duration = Duration::from_secs(10);

@@ -50,6 +50,18 @@ pub struct Shard<S, E: Executor> {
     pub(crate) frames: RefCell<Vec<Frame>>,
 }
 
+/// Gives back what a connection holds, also when its task panics.
+struct Ending<S: Socket, E: Executor> {
+    connection: Shared<S, E>,
+    shard: Rc<Shard<S, E>>,
+}
+
+impl<S: Socket, E: Executor> Drop for Ending<S, E> {
+    fn drop(&mut self) {
+        self.connection.borrow_mut().end(&self.shard);
+    }
+}
+
 /// The streams that this shard has readers of.
 struct Table<S, E: Executor> {
     places: Slab<Local<S, E>>,
@@ -121,14 +133,13 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         connection.borrow_mut().open(opening, early, self);
         self.meters.sockets_open.add(1);
         self.meters.sockets_opened.add(1);
-        // Dropped with its future when it ends; `end` runs also when the runtime drops it.
         tokio::task::spawn_local(async move {
+            let ending = Ending { connection, shard };
             poll_fn(|cx| {
-                shard.set_now();
-                connection.borrow_mut().poll(cx, &shard)
+                ending.shard.set_now();
+                ending.connection.borrow_mut().poll(cx, &ending.shard)
             })
             .await;
-            connection.borrow_mut().end(&shard);
         });
     }
 
@@ -165,6 +176,11 @@ impl<S: Socket, E: Executor> Shard<S, E> {
             connection.borrow_mut().drain_at(self.now() + delay);
         }
         self.doorbell.wake();
+    }
+
+    /// Gives back a stream that an execution opened and nobody will read.
+    pub fn give_back(&self, stream: &ResponseStream) {
+        self.streams.release(stream);
     }
 
     /// Connections alive.
@@ -209,13 +225,10 @@ impl<S: Socket, E: Executor> Shard<S, E> {
                     local.members.get(member).map(|one| (one.connection.upgrade(), one.slot))
                 };
                 let Some((Some(connection), slot)) = found else { continue };
-                let mut connection = connection.borrow_mut();
-                if overrun {
-                    connection.lag(slot);
-                } else {
-                    connection.offer(slot, start, &batch, self);
+                match overrun {
+                    true => connection.borrow_mut().lag(slot),
+                    false => connection.borrow_mut().offer(slot, start, &batch, self),
                 }
-                drop(connection);
                 writes += 1;
                 if writes % WRITES_PER_YIELD == 0 {
                     tokio::task::yield_now().await;
