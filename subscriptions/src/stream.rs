@@ -40,8 +40,9 @@ pub trait Source: Send + Sync {
 pub enum Start {
     /// The ring holds all that follows `seen`, from index `next` on.
     Ring { seen: u64, next: u64 },
-    /// Send this frame first, then go on in the ring at `next`.
-    Frame { frame: Frame, next: u64 },
+    /// Send these frames first, in their order, then go on in the ring at `next`. One frame for one
+    /// topic; a subscription over several markets may owe one for each.
+    Frames { frames: Vec<Frame>, next: u64 },
     /// The operation ends with these errors (a JSON array of GraphQL errors).
     Refused(Bytes),
     /// Nothing can be merged and the log can't help: the connection is closed with 1013.
