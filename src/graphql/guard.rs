@@ -248,8 +248,12 @@ pub fn check_document(document: &ExecutableDocument, limits: &QueryLimits) -> Re
         sum.add(scale.set(&operation.node.selection_set.node)?);
     }
     sum.check(limits)?;
-    for name in document.fragments.keys() {
-        scale.fragment(name)?.check(limits)?;
+    for (name, fragment) in &document.fragments {
+        let mut cost = scale.fragment(name)?;
+        if fragment.node.type_condition.node.on.node.starts_with("__") {
+            cost.introspection_depth = std::mem::take(&mut cost.depth);
+        }
+        cost.check(limits)?;
     }
     Ok(())
 }
@@ -286,7 +290,7 @@ mod tests {
             bomb += &format!("fragment F{level} on Query{{...F{next} ...F{next} ...F{next}}}");
         }
         bomb += "fragment F60 on Query{__typename}";
-        assert_limit(&bomb, "query_complexity", 2_000, usize::MAX);
+        assert_limit(&bomb, "query_complexity", 2_000, i32::MAX as usize);
         let unused = bomb.replacen("{...F0}", "{__typename}", 1);
         assert_eq!(refusal(&unused).unwrap()["code"], "LIMIT_EXCEEDED");
     }

@@ -47,9 +47,14 @@ impl Query {
             desc = "Most levels a side, from 1 to the hub's limit (5,000)."
         )]
         depth: Option<i32>,
-    ) -> Result<Option<BookSnapshot>> {
-        let depth = checked_depth(depth, ctx.data::<QueryLimits>()?)?;
-        Ok(live(ctx)?.snapshot(&market, depth).map(BookSnapshot))
+    ) -> Option<Result<BookSnapshot>> {
+        // An error inside of an option leaves this field null; around it, it would take the whole
+        // result along.
+        let snapshot = || {
+            let depth = checked_depth(depth, ctx.data::<QueryLimits>()?)?;
+            Ok(live(ctx)?.snapshot(&market, depth).map(BookSnapshot))
+        };
+        snapshot().transpose()
     }
 
     /// How each feed does.

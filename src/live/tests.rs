@@ -538,6 +538,42 @@ fn feeds_are_all_told_on_joining_and_then_when_they_change() {
 }
 
 #[test]
+fn whoever_joins_while_events_pour_in_misses_none() {
+    const EVENTS: u64 = 3_000;
+    let (live, streams) = (new_live(), new_streams(1 << 14));
+    let (mut history, mut book) = (History::from([(0, Sides::default())]), Sides::default());
+    let events: Vec<_> = (1..=EVENTS)
+        .map(|sequence| {
+            let level = (Side::Sell, u128::from(sequence * 7 % 23 + 1), u128::from(sequence % 5));
+            book.set(level.0, level.1, level.2);
+            history.insert(sequence, book.clone());
+            change(sequence, &[level])
+        })
+        .collect();
+    let stream = open_book(&live, &streams, 4, Speed::Raw);
+    let raced = std::thread::scope(|scope| {
+        let joining = || {
+            let (mut between, mut last) = (0, 0);
+            while last < EVENTS {
+                let mut client = Client::join(&stream, 4, &history);
+                between += u64::from((1..EVENTS).contains(&client.seen.unwrap()));
+                (0..3).for_each(|_| client.drain(&history));
+                last = client.seen.unwrap();
+            }
+            between
+        };
+        let joiners = [scope.spawn(joining), scope.spawn(joining)];
+        events.chunks(10).for_each(|some| {
+            live.apply(some);
+            std::thread::yield_now();
+        });
+        (0..4).for_each(|_| live.heartbeat());
+        joiners.map(|one| one.join().unwrap())
+    });
+    assert_ne!(raced, [0, 0], "nobody joined while events came");
+}
+
+#[test]
 fn a_stream_that_was_swept_is_forgotten() {
     let (live, streams, _) = busy();
     let stream = open_book(&live, &streams, 2, Speed::Raw);
