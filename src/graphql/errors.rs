@@ -84,7 +84,8 @@ fn tidy(mut errors: Vec<ServerError>) -> Vec<ServerError> {
     errors.truncate(MOST_ERRORS);
     for error in &mut errors {
         if error.message.len() > MOST_MESSAGE_BYTES {
-            let end = error.message.floor_char_boundary(MOST_MESSAGE_BYTES);
+            let whole = |at: &usize| error.message.is_char_boundary(*at);
+            let end = (0..=MOST_MESSAGE_BYTES).rev().find(whole).unwrap_or(0);
             error.message.truncate(end);
             error.message.push('…');
         }

@@ -377,3 +377,25 @@ fn variables_are_compared_without_their_order() {
         r#"{"a":2,"b":{"x":1,"y":[{"c":2,"d":1}]}}"#
     );
 }
+
+#[test]
+#[ignore]
+fn zz_time() {
+    let executor = executor();
+    buy(&executor, 1, (1..=5_000).map(|price| (price, 1)));
+    for depth in [25, 5000] {
+        let query = format!(
+            "subscription{{orderBook(market:\"ERG-USD\",depth:{depth}){{__typename market epoch sequence cursor checksum eventTime publishTime ...on BookSnapshot{{reason bids{{price size}} asks{{price size}}}} ...on BookDelta{{prevSequence mergedEvents bids{{price size}} asks{{price size}}}}}}}}"
+        );
+        let (stream, _) = stream(execute(&executor, &query, Value::Null));
+        let t = std::time::Instant::now();
+        first(&stream);
+        eprintln!("snapshot {depth}: {:?}", t.elapsed());
+        let base = executor.live.snapshot(MARKET, 1).unwrap().head.sequence;
+        let t = std::time::Instant::now();
+        for n in 1..=1000u64 {
+            buy(&executor, base + n, [(5000, u128::from(n) + 1)].into_iter());
+        }
+        eprintln!("delta {depth}: {:?} each (all open streams)", t.elapsed() / 1000);
+    }
+}

@@ -4,6 +4,7 @@
 mod document;
 mod errors;
 mod execution;
+mod frames;
 mod guard;
 mod query;
 mod scalars;

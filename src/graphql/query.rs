@@ -5,9 +5,10 @@ use std::sync::Arc;
 use async_graphql::{Context, ID, Object, Result};
 
 use super::errors::{checked_depth, fault};
+use super::frames::BookSnapshot;
 use super::guard::QueryLimits;
 use super::scalars::{DateTime, UInt64};
-use super::types::{BookSnapshot, FeedStatus, Hub, Market};
+use super::types::{FeedStatus, Hub, Market};
 use crate::live::Live;
 use crate::market::event::Micros;
 

@@ -11,12 +11,11 @@ use futures_util::stream::{BoxStream, Stream, StreamExt, poll_fn};
 use parking_lot::Mutex;
 
 use super::errors::{checked_depth, fault, limit_exceeded};
+use super::frames::{BestBidOfferFrame, BookDelta, BookFrame, BookHeartbeat, BookSnapshot};
 use super::guard::QueryLimits;
 use super::query::live;
 use super::scalars::Cursor;
-use super::types::{
-    BestBidOfferFrame, BookDelta, BookFrame, BookHeartbeat, BookSnapshot, BookSpeed, FeedStatus,
-};
+use super::types::{BookSpeed, FeedStatus};
 use crate::live::{LiveFrame, Speed};
 use crate::market::event::MarketId;
 
@@ -101,9 +100,9 @@ impl Subscription {
         let spec = SourceSpec::OrderBook { market: known(ctx, &market)?, depth, speed };
         let frames = slot(ctx)?.frames(spec).filter_map(|frame| {
             ready(match frame {
-                LiveFrame::Snapshot(frame) => Some(BookFrame::BookSnapshot(BookSnapshot(frame))),
-                LiveFrame::Delta(frame) => Some(BookFrame::BookDelta(BookDelta(frame))),
-                LiveFrame::Heartbeat(frame) => Some(BookFrame::BookHeartbeat(BookHeartbeat(frame))),
+                LiveFrame::Snapshot(frame) => Some(BookFrame::Snapshot(BookSnapshot(frame))),
+                LiveFrame::Delta(frame) => Some(BookFrame::Delta(BookDelta(frame))),
+                LiveFrame::Heartbeat(frame) => Some(BookFrame::Heartbeat(BookHeartbeat(frame))),
                 LiveFrame::Offer(_) | LiveFrame::Feed(_) => None,
             })
         });
