@@ -1,1 +1,42 @@
-//! To be written.
+//! The schema, and its execution for the engine. Resolvers look at [`crate::live`]; nothing here
+//! keeps state of its own but the documents that were parsed lately.
+
+mod document;
+mod errors;
+mod execution;
+mod frames;
+mod guard;
+mod query;
+mod scalars;
+mod subscription;
+mod types;
+
+use async_graphql::{EmptyMutation, Schema};
+
+pub use self::execution::{GraphqlExecutor, Principal};
+pub use self::guard::QueryLimits;
+pub use self::query::HubView;
+
+/// The schema as text: what `spreadly schema` prints and `config/schema.graphql` holds.
+pub fn sdl() -> String {
+    Schema::build(query::Query, EmptyMutation, subscription::Subscription).finish().sdl()
+}
+
+#[cfg(test)]
+mod tests {
+    /// Set this variable to write the file anew.
+    const REWRITE: &str = "SPREADLY_REWRITE_SCHEMA";
+
+    #[test]
+    fn the_schema_file_is_the_schema() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/schema.graphql");
+        if std::env::var_os(REWRITE).is_some() {
+            std::fs::write(path, super::sdl()).unwrap();
+        }
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            written == super::sdl(),
+            "config/schema.graphql differs: `spreadly schema` prints it, {REWRITE}=1 writes it"
+        );
+    }
+}

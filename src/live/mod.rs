@@ -1,1 +1,304 @@
-//! To be written.
+//! The live topics: the state of every market and the streams that follow it. The sequencer's
+//! thread brings events in, timers bring the ticks, sessions join. Knows no GraphQL: whoever
+//! opens a stream brings what encodes its frames.
+//!
+//! Locks: a market's state, the offers, the feeds' board and the list of markets are each behind
+//! their own, and no two of them are ever held together, so there is no order to keep. The feed
+//! state's lock is the innermost: held for one read or write, inside any of the others.
+
+mod book_stream;
+mod feeds;
+mod frame;
+mod offers;
+mod source;
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+use spreadly_subscriptions::Epoch;
+
+use self::book_stream::{BookStream, Now};
+use self::feeds::FeedBoard;
+use self::offers::Offers;
+use crate::market::book::{Book, CheckpointError};
+use crate::market::checksum;
+use crate::market::event::{Applied, Effect, LevelChange, MarketDefinition, MarketId, Micros};
+
+pub use self::frame::{
+    BookDelta, BookHead, BookHeartbeat, BookSnapshot, Encode, FeedState, FeedView, LiveFrame,
+    Offer, Refusal, SnapshotReason, Speed, age_ms,
+};
+
+/// The hub's wall clock.
+pub type Clock = Box<dyn Fn() -> Micros + Send + Sync>;
+
+/// See the module's text.
+pub struct Live {
+    epoch: Epoch,
+    clock: Clock,
+    /// Sorted, as queries list them.
+    markets: RwLock<BTreeMap<MarketId, Arc<Market>>>,
+    offers: Mutex<Offers>,
+    feeds: Mutex<FeedBoard>,
+    feed_state: Mutex<FeedState>,
+    /// Snapshots that were encoded rather than taken from a stream's cache.
+    pub snapshot_encodings: AtomicU64,
+}
+
+struct Market {
+    state: Mutex<MarketState>,
+}
+
+struct MarketState {
+    definition: Arc<MarketDefinition>,
+    book: Book,
+    /// Of the last event, at its source.
+    event_time: Option<Micros>,
+    /// Of the book as it is; computed when the first frame wants it.
+    checksum: OnceCell<u32>,
+    streams: BTreeMap<u64, BookStream>,
+}
+
+/// What the store keeps of a market, beside the log.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Checkpoint<B> {
+    event_time: Option<Micros>,
+    book: B,
+}
+
+impl Live {
+    pub fn new(epoch: Epoch, clock: Clock) -> Self {
+        Self {
+            epoch,
+            clock,
+            markets: RwLock::default(),
+            offers: Mutex::new(Offers::new(epoch)),
+            feeds: Mutex::default(),
+            feed_state: Mutex::new(FeedState::Live),
+            snapshot_encodings: AtomicU64::new(0),
+        }
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The hub's clock, in microseconds since 1970.
+    pub fn now(&self) -> Micros {
+        (self.clock)()
+    }
+
+    pub fn feed_state(&self) -> FeedState {
+        *self.feed_state.lock()
+    }
+
+    pub fn definition(&self, market: &str) -> Option<Arc<MarketDefinition>> {
+        Some(self.market(market)?.state.lock().definition.clone())
+    }
+
+    /// Sorted by id.
+    pub fn definitions(&self) -> Vec<Arc<MarketDefinition>> {
+        self.all().iter().map(|market| market.state.lock().definition.clone()).collect()
+    }
+
+    /// The best `depth` levels of a market now.
+    pub fn snapshot(&self, market: &str, depth: usize) -> Option<BookSnapshot> {
+        let market = self.market(market)?;
+        let state = market.state.lock();
+        Some(state.now(self).snapshot(depth, SnapshotReason::Initial))
+    }
+
+    fn market(&self, id: &str) -> Option<Arc<Market>> {
+        self.markets.read().get(id).cloned()
+    }
+
+    fn all(&self) -> Vec<Arc<Market>> {
+        self.markets.read().values().cloned().collect()
+    }
+
+    /// Defines or redefines a market. Its book is in units of its decimals, so other decimals begin
+    /// an empty one, and everyone is told.
+    pub fn define(&self, definition: Arc<MarketDefinition>) {
+        let id = definition.market.clone();
+        if let Some(market) = self.market(&id) {
+            let mut state = market.state.lock();
+            let decimals = |one: &MarketDefinition| (one.price_decimals, one.size_decimals);
+            let same = decimals(&state.definition) == decimals(&definition);
+            state.definition = definition.clone();
+            if !same {
+                state.book = Book::empty_at(state.book.sequence());
+                state.checksum.take();
+                state.each(self, |stream, now| {
+                    stream.restate(now, SnapshotReason::EpochChange);
+                });
+            }
+        } else {
+            let state = MarketState {
+                definition: definition.clone(),
+                book: Book::default(),
+                event_time: None,
+                checksum: OnceCell::new(),
+                streams: BTreeMap::new(),
+            };
+            self.markets.write().insert(id, Arc::new(Market { state: Mutex::new(state) }));
+        }
+        self.offers.lock().define(&definition);
+    }
+
+    /// Puts a market's book back as [`Live::checkpoint`] gave it; the market must be defined.
+    pub fn restore(&self, market: &str, state: &[u8]) -> Result<(), RestoreError> {
+        let unknown = || RestoreError::UnknownMarket(market.to_owned());
+        let own = self.market(market).ok_or_else(unknown)?;
+        let checkpoint: Checkpoint<&serde_json::value::RawValue> =
+            serde_json::from_slice(state).map_err(CheckpointError::from)?;
+        let book = Book::from_checkpoint(checkpoint.book.get().as_bytes())?;
+        let (best, sequence) = (book.best(), book.sequence());
+        let id = {
+            let mut state = own.state.lock();
+            state.book = book;
+            state.event_time = checkpoint.event_time;
+            state.checksum.take();
+            state.definition.market.clone()
+        };
+        self.offers.lock().update(&id, best, sequence, checkpoint.event_time, self.now());
+        Ok(())
+    }
+
+    /// A market's state and the sequence it stands for; `None` if the market is not known.
+    pub fn checkpoint(&self, market: &str) -> Option<(u64, Vec<u8>)> {
+        let market = self.market(market)?;
+        let (sequence, book, event_time) = {
+            let state = market.state.lock();
+            (state.book.sequence(), state.book.to_checkpoint(), state.event_time)
+        };
+        let book: Box<serde_json::value::RawValue> = serde_json::from_slice(&book).ok()?;
+        Some((sequence, serde_json::to_vec(&Checkpoint { event_time, book }).ok()?))
+    }
+
+    /// Takes events that stand in the log, in the log's order, from one thread.
+    pub fn apply(&self, events: &[Applied]) {
+        for event in events {
+            match &event.effect {
+                Effect::Define(definition) => self.define(definition.clone()),
+                Effect::Replace { market, levels } => self.change(event, market, levels, true),
+                Effect::Change { market, levels } => self.change(event, market, levels, false),
+                Effect::None => {}
+            }
+        }
+    }
+
+    fn change(&self, event: &Applied, id: &MarketId, levels: &[LevelChange], replace: bool) {
+        // Admission lets no event through whose market was not defined before it.
+        let Some(market) = self.market(id) else {
+            debug_assert!(false, "an event for {id}, which is not defined");
+            return;
+        };
+        let best = {
+            let mut state = market.state.lock();
+            if event.sequence <= state.book.sequence() {
+                // Read again behind an older checkpoint of another market.
+                return;
+            }
+            match replace {
+                true => state.book.replace(event.sequence, levels),
+                false => state.book.apply(event.sequence, levels),
+            }
+            state.event_time = event.time;
+            state.checksum.take();
+            state.each(self, |stream, now| {
+                if stream.speed() == Speed::Raw {
+                    stream.follow(now);
+                }
+            });
+            state.book.best()
+        };
+        self.offers.lock().update(id, best, event.sequence, event.time, self.now());
+    }
+
+    /// Pushes what the streams of this speed gathered. Called by a timer of that period.
+    pub fn tick(&self, speed: Speed) {
+        self.each_stream(|stream, now| {
+            if stream.speed() == speed {
+                stream.follow(now);
+            }
+        });
+    }
+
+    /// Lets quiet streams say that they live. Called each second.
+    pub fn heartbeat(&self) {
+        self.each_stream(|stream, now| stream.beat(now));
+        self.offers.lock().beat(self.now());
+        self.feeds.lock().beat();
+    }
+
+    /// Tells every stream of every market, at once, whether what it says is up to date.
+    pub fn set_feed_state(&self, state: FeedState) {
+        if std::mem::replace(&mut *self.feed_state.lock(), state) == state {
+            return;
+        }
+        self.each_stream(|stream, now| stream.announce(now));
+        self.offers.lock().set_state(state, self.now());
+    }
+
+    /// Takes the feeds as they are now; who follows `feedStatus` is told what changed.
+    pub fn set_feeds(&self, views: Vec<FeedView>) {
+        self.feeds.lock().set(views);
+    }
+
+    pub fn feeds(&self) -> Vec<FeedView> {
+        self.feeds.lock().views().to_vec()
+    }
+
+    fn each_stream(&self, act: impl Fn(&mut BookStream, &Now<'_>)) {
+        for market in self.all() {
+            market.state.lock().each(self, &act);
+        }
+    }
+}
+
+impl MarketState {
+    fn now<'a>(&'a self, live: &'a Live) -> Now<'a> {
+        let checksum = *self.checksum.get_or_init(|| checksum::of(&self.book));
+        Now {
+            head: BookHead {
+                definition: self.definition.clone(),
+                epoch: live.epoch,
+                sequence: self.book.sequence(),
+                depth: 0,
+                checksum,
+                event_time: self.event_time,
+                publish_time: live.now(),
+            },
+            book: &self.book,
+            state: live.feed_state(),
+            snapshot_encodings: &live.snapshot_encodings,
+        }
+    }
+
+    /// Costs nothing where nobody listens.
+    fn each(&mut self, live: &Live, act: impl Fn(&mut BookStream, &Now<'_>)) {
+        let mut streams = std::mem::take(&mut self.streams);
+        if !streams.is_empty() {
+            let now = self.now(live);
+            streams.values_mut().for_each(|stream| act(stream, &now));
+        }
+        self.streams = streams;
+    }
+}
+
+/// Why a market's state was not put back.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    #[error("market {0:?} is not defined")]
+    UnknownMarket(String),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,7 @@
 //! Pure state of the markets: no clock, no task, no input or output.
 
+pub mod bbo;
+pub mod book;
+pub mod checksum;
 pub mod event;
 pub mod fixed;

@@ -1,5 +1,7 @@
 //! The engine over in-memory pipes with paused time: what a client may trust, one fact a test.
 
+#![expect(clippy::unwrap_used, reason = "a test's panic is its failure")]
+
 mod board;
 mod client;
 mod protocol;

@@ -1,0 +1,111 @@
+//! Errors as clients get them: each with a code, few, short, and without what is only ours to know.
+
+use async_graphql::{Error, ErrorExtensions, Pos, Response, ServerError, Value};
+use bytes::Bytes;
+
+use super::guard::QueryLimits;
+
+/// Most errors in one reply. More help nobody, and an attacker's document could cause thousands.
+const MOST_ERRORS: usize = 10;
+/// Most bytes of one message: names in it come from the document. Ten of these with all around
+/// them stay below the 16 KiB that a refusal may weigh.
+const MOST_MESSAGE_BYTES: usize = 1_024;
+
+/// An error of a resolver.
+pub(super) fn fault(code: &'static str, message: &str) -> Error {
+    Error::new(message).extend_with(|_, values| values.set("code", code))
+}
+
+/// A limit that was passed, by its name in the configuration.
+pub(super) fn limit_exceeded(name: &str, limit: usize, current: usize) -> Error {
+    // What a bomb expands to is told as far as every client's integers reach.
+    let current = current.min(i32::MAX as usize);
+    let message = format!("{name}: at most {limit}, this request has {current}");
+    Error::new(message).extend_with(|_, values| {
+        values.set("code", "LIMIT_EXCEEDED");
+        values.set("name", name);
+        values.set("limit", limit);
+        values.set("current", current);
+    })
+}
+
+/// The depth argument of an order book.
+pub(super) fn checked_depth(depth: Option<i32>, limits: &QueryLimits) -> Result<usize, Error> {
+    // An explicit null is the default too.
+    let depth = depth.unwrap_or(25);
+    match usize::try_from(depth) {
+        Ok(depth) if depth > limits.book_depth => {
+            Err(limit_exceeded("book_depth", limits.book_depth, depth))
+        }
+        Ok(depth) if depth > 0 => Ok(depth),
+        _ => Err(fault("VALIDATION_FAILED", "depth must be at least 1")),
+    }
+}
+
+/// Errors that end a request before it runs.
+#[derive(Debug)]
+pub struct Refused(Vec<ServerError>);
+
+impl Refused {
+    pub fn new(code: &'static str, message: &str, at: Option<Pos>) -> Self {
+        Self(vec![fault(code, message).into_server_error(at.unwrap_or_default()).located(at)])
+    }
+
+    pub fn limit(name: &str, limit: usize, current: usize) -> Self {
+        let error = limit_exceeded(name, limit, current);
+        Self(vec![error.into_server_error(Pos::default()).located(None)])
+    }
+
+    pub fn from_response(response: Response) -> Self {
+        Self(response.errors)
+    }
+
+    /// A JSON array of GraphQL errors.
+    pub fn into_bytes(self) -> Bytes {
+        let errors = tidy(self.0);
+        Bytes::from(serde_json::to_vec(&errors).unwrap_or_else(|_| b"[]".to_vec()))
+    }
+}
+
+trait Located {
+    fn located(self, at: Option<Pos>) -> Self;
+}
+
+impl Located for ServerError {
+    fn located(mut self, at: Option<Pos>) -> Self {
+        self.locations = at.into_iter().collect();
+        self
+    }
+}
+
+/// Bounds the errors and gives each its code. What has none comes from the library's checks of the
+/// document and its variables.
+fn tidy(mut errors: Vec<ServerError>) -> Vec<ServerError> {
+    errors.truncate(MOST_ERRORS);
+    for error in &mut errors {
+        if error.message.len() > MOST_MESSAGE_BYTES {
+            let whole = |at: &usize| error.message.is_char_boundary(*at);
+            let end = (0..=MOST_MESSAGE_BYTES).rev().find(whole).unwrap_or(0);
+            error.message.truncate(end);
+            error.message.push('…');
+        }
+        let values = error.extensions.get_or_insert_default();
+        if values.get("code").is_none() {
+            values.set("code", "VALIDATION_FAILED");
+        }
+    }
+    errors
+}
+
+/// A response as bytes, `{"data":…}` with errors and extensions where there are any.
+pub(super) fn encode(mut response: Response, cursor: Option<String>) -> Vec<u8> {
+    response.errors = tidy(response.errors);
+    if let Some(cursor) = cursor {
+        response.extensions.insert("cursor".to_owned(), Value::String(cursor));
+    }
+    serde_json::to_vec(&response).unwrap_or_else(|_| INTERNAL.to_vec())
+}
+
+/// For what can't happen, and would be a bug of ours.
+pub(super) const INTERNAL: &[u8] =
+    br#"{"data":null,"errors":[{"message":"internal error","extensions":{"code":"INTERNAL"}}]}"#;

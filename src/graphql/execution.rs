@@ -1,0 +1,276 @@
+//! What a request means: queries run once, subscriptions become response streams that everyone
+//! shares who asked for the same.
+
+use std::sync::Arc;
+
+use async_graphql::{EmptyMutation, Response, Schema};
+use async_graphql_parser::types::{ExecutableDocument, OperationType};
+use bytes::Bytes;
+use futures_util::future::{FutureExt, ready};
+use futures_util::stream::{BoxStream, StreamExt};
+use serde_json::{Map, Value};
+use spreadly_subscriptions::{
+    Execution, Executor, InitRefused, OpenError, OperationKey, Request, Source, Streams,
+};
+
+use super::document::{self, After, Documents};
+use super::errors::{self, Refused};
+use super::guard::QueryLimits;
+use super::query::{HubView, Query};
+use super::subscription::{Slot, SourceSpec, Subscription};
+use crate::live::{Encode, Live, LiveFrame};
+
+pub(super) type HubSchema = Schema<Query, EmptyMutation, Subscription>;
+
+/// Who a client proved to be. Everyone is a stranger yet, and all that can be asked is public.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Principal {}
+
+/// The engine's executor for the hub's schema.
+pub struct GraphqlExecutor {
+    schema: HubSchema,
+    live: Arc<Live>,
+    streams: Arc<Streams>,
+    limits: QueryLimits,
+    documents: Documents,
+}
+
+impl GraphqlExecutor {
+    pub fn new(live: Arc<Live>, streams: Arc<Streams>, hub: HubView, limits: QueryLimits) -> Self {
+        let mut builder = Schema::build(Query, EmptyMutation, Subscription)
+            .data(live.clone())
+            .data(hub)
+            .data(limits.clone())
+            .disable_suggestions();
+        if !limits.introspection {
+            builder = builder.disable_introspection();
+        }
+        Self { schema: builder.finish(), live, streams, limits, documents: Documents::default() }
+    }
+
+    /// For transports that answer once: the whole result of a query, `{"data":…}` or
+    /// `{"errors":…}`. A subscription is refused: it needs a transport that can stream.
+    pub async fn execute_once(&self, request: Request, principal: &Principal) -> Bytes {
+        match self.execute(request, principal) {
+            Execution::Single(result) => result.await,
+            Execution::Refused(errors) => enclosed(&errors),
+            Execution::Stream { stream, .. } => {
+                self.streams.release(&stream);
+                let message = "a subscription needs a WebSocket or an event stream";
+                enclosed(&Refused::new("BAD_REQUEST", message, None).into_bytes())
+            }
+        }
+    }
+
+    fn plan(&self, request: Request) -> Result<Execution, Refused> {
+        let name = request.operation_name.as_deref().filter(|name| !name.is_empty());
+        let document = self.documents.parse(&request.query, &self.limits)?;
+        let operation = document::operation(&document, name)?;
+        match operation.node.ty {
+            OperationType::Subscription => self.plan_stream(&document, request),
+            OperationType::Query | OperationType::Mutation => self.plan_single(&document, request),
+        }
+    }
+
+    /// Begins at once: validation never waits, so a document that it refuses is told before
+    /// anything runs, and what can answer from memory has its answer already.
+    fn plan_single(
+        &self,
+        document: &ExecutableDocument,
+        request: Request,
+    ) -> Result<Execution, Refused> {
+        let variables = request.variables.unwrap_or_default();
+        let name = request.operation_name.filter(|name| !name.is_empty());
+        let prepared = prepared(request.query, name, variables, document.clone());
+        let schema = self.schema.clone();
+        let mut running = async move { schema.execute(prepared).await }.boxed();
+        let response = match (&mut running).now_or_never() {
+            Some(response) => response,
+            None => {
+                let result = running.map(|response| Bytes::from(errors::encode(response, None)));
+                return Ok(Execution::Single(result.boxed()));
+            }
+        };
+        let ran = response.errors.iter().any(|error| !error.path.is_empty());
+        if response.is_err() && !ran && response.data == async_graphql::Value::Null {
+            return Err(Refused::from_response(response));
+        }
+        Ok(Execution::Single(ready(Bytes::from(errors::encode(response, None))).boxed()))
+    }
+
+    fn plan_stream(
+        &self,
+        document: &ExecutableDocument,
+        request: Request,
+    ) -> Result<Execution, Refused> {
+        let extensions = request.extensions.unwrap_or_default();
+        let name = request.operation_name.filter(|name| !name.is_empty());
+        let operation = document::operation(document, name.as_deref())?;
+        let field = document::root_field(document, operation)?;
+        let given = request.variables.unwrap_or_default();
+        // Others are of no effect, and must not keep two clients apart.
+        let declared = operation
+            .node
+            .variable_definitions
+            .iter()
+            .filter_map(|one| given.get_key_value(one.node.name.node.as_str()));
+        let mut variables: Map<String, Value> =
+            declared.map(|(name, value)| (name.clone(), value.clone())).collect();
+
+        let mut text = request.query;
+        let mut neutral = None;
+        let mut cursor = None;
+        match document::after(&operation.node, &field.node) {
+            After::Absent => {}
+            After::Literal { cursor: literal, at } => {
+                cursor = Some(literal.to_owned());
+                text = document::without_literal(&text, at);
+            }
+            After::Variable { name, default, nullable } => {
+                cursor = match variables.remove(name) {
+                    Some(value) => {
+                        // Where the document insists on a value, any one does.
+                        neutral = (!nullable).then(|| name.to_owned());
+                        text_or_null(value)?
+                    }
+                    None => default.map(str::to_owned),
+                };
+            }
+        }
+        let resumed = extensions.get("after").cloned().map(text_or_null).transpose()?.flatten();
+        let key = OperationKey {
+            document: text,
+            operation_name: name,
+            variables: canonical(&variables),
+            audience: String::new(),
+            cursor_extension: extensions.get("cursor") == Some(&Value::Bool(true)),
+        };
+        let with_cursor = key.cursor_extension;
+        let (text, name) = (key.document.clone(), key.operation_name.clone());
+        let opened = self.streams.open(key, || {
+            let plain = document::with_plain_root(document, operation, field);
+            let document = plain.unwrap_or_else(|| document.clone());
+            variables.extend(neutral.map(|name| (name, Value::String(String::new()))));
+            self.build(prepared(text, name, variables, document), with_cursor)
+                .map_err(Refused::into_bytes)
+        });
+        match opened {
+            Ok(stream) => Ok(Execution::Stream { stream, after: resumed.or(cursor) }),
+            Err(OpenError::Refused(errors)) => Ok(Execution::Refused(errors)),
+            Err(OpenError::TooMany { limit }) => Err(Refused::limit("most_streams", limit, limit)),
+        }
+    }
+
+    /// Lets the resolver check the arguments and name its source.
+    fn build(
+        &self,
+        request: async_graphql::Request,
+        with_cursor: bool,
+    ) -> Result<Box<dyn Source>, Refused> {
+        let slot = Arc::new(Slot::default());
+        let mut results = self.schema.execute_stream(request.data(slot.clone()));
+        match results.next().now_or_never() {
+            Some(Some(response)) => return Err(Refused::from_response(response)),
+            Some(None) => {
+                let message = "the subscription selects nothing";
+                return Err(Refused::new("VALIDATION_FAILED", message, None));
+            }
+            None => {}
+        }
+        let spec = slot.take_spec();
+        let mut encoder = Encoder { slot, results, with_cursor };
+        let encode: Encode = Box::new(move |frame| encoder.encode(frame));
+        let source = match spec {
+            Some(SourceSpec::OrderBook { market, depth, speed }) => {
+                self.live.book_source(&market, depth, speed, encode)
+            }
+            Some(SourceSpec::BestBidOffer { markets }) => {
+                Some(self.live.offer_source(markets, encode))
+            }
+            Some(SourceSpec::FeedStatus) => Some(self.live.feed_source(encode)),
+            None => None,
+        };
+        debug_assert!(source.is_some(), "a resolver that runs names a source that exists");
+        source.ok_or_else(|| Refused::new("INTERNAL", "internal error", None))
+    }
+}
+
+impl Executor for GraphqlExecutor {
+    type Principal = Principal;
+
+    fn init(&self, _payload: Option<&Map<String, Value>>) -> Result<Principal, InitRefused> {
+        Ok(Principal {})
+    }
+
+    fn execute(&self, request: Request, _principal: &Principal) -> Execution {
+        self.plan(request).unwrap_or_else(|refused| Execution::Refused(refused.into_bytes()))
+    }
+}
+
+/// Resolves and encodes the frames of one response stream.
+struct Encoder {
+    slot: Arc<Slot>,
+    results: BoxStream<'static, Response>,
+    with_cursor: bool,
+}
+
+impl Encoder {
+    fn encode(&mut self, frame: LiveFrame) -> Vec<u8> {
+        let cursor = if self.with_cursor { frame.cursor() } else { None };
+        self.slot.put(frame);
+        // No resolver of a subscription waits, so the frame that was put is resolved by one poll.
+        let response = self.results.next().now_or_never().flatten();
+        debug_assert!(response.is_some(), "a frame's resolvers waited for something");
+        match response {
+            Some(response) => errors::encode(response, cursor),
+            None => errors::INTERNAL.to_vec(),
+        }
+    }
+}
+
+fn prepared(
+    query: String,
+    name: Option<String>,
+    variables: Map<String, Value>,
+    document: ExecutableDocument,
+) -> async_graphql::Request {
+    let variables = async_graphql::Variables::from_json(Value::Object(variables));
+    let mut request = async_graphql::Request::new(query).variables(variables);
+    request.operation_name = name;
+    request.set_parsed_query(document);
+    request
+}
+
+/// A cursor as it stands in variables or extensions.
+fn text_or_null(value: Value) -> Result<Option<String>, Refused> {
+    match value {
+        Value::String(cursor) => Ok(Some(cursor)),
+        Value::Null => Ok(None),
+        _ => Err(Refused::new("BAD_REQUEST", "after: a cursor is a string", None)),
+    }
+}
+
+/// As JSON with sorted keys at every level: two clients rarely agree on an order.
+fn canonical(variables: &Map<String, Value>) -> String {
+    fn sorted(value: &Value) -> Value {
+        match value {
+            Value::Object(map) => {
+                let mut entries: Vec<_> = map.iter().collect();
+                entries.sort_unstable_by_key(|(name, _)| *name);
+                entries.into_iter().map(|(name, value)| (name.clone(), sorted(value))).collect()
+            }
+            Value::Array(values) => values.iter().map(sorted).collect(),
+            other => other.clone(),
+        }
+    }
+    sorted(&Value::Object(variables.clone())).to_string()
+}
+
+/// A whole result around an errors array.
+fn enclosed(errors: &[u8]) -> Bytes {
+    [b"{\"errors\":", errors, b"}"].concat().into()
+}
+
+#[cfg(test)]
+#[path = "execution_tests.rs"]
+mod tests;

@@ -1,0 +1,401 @@
+//! Requests as clients send them, up to the bytes they get.
+
+use serde_json::json;
+use spreadly_subscriptions::{Epoch, Frame, Meters, ResponseStream, Start, StreamLimits};
+
+use super::*;
+use crate::market::event::{Applied, Effect, LevelChange, MarketDefinition, MarketStatus, Side};
+
+const MARKET: &str = "ERG-USD";
+const BOOK: &str = r#"subscription{orderBook(market:"ERG-USD",depth:2){
+    __typename sequence cursor ... on BookSnapshot{reason bids{price size orders}}
+    ... on BookDelta{prevSequence mergedEvents bids{price size} asks{price}}}}"#;
+
+fn executor_with(limits: QueryLimits) -> GraphqlExecutor {
+    let live = Arc::new(Live::new(Epoch(7), Box::new(|| 1_700_000_000_000_000)));
+    for market in [MARKET, "A-B"] {
+        live.define(Arc::new(MarketDefinition {
+            market: market.into(),
+            base: "ERG".into(),
+            quote: "USD".into(),
+            price_decimals: 4,
+            size_decimals: 2,
+            tick_size: "0.0001".into(),
+            lot_size: "0.01".into(),
+            status: MarketStatus::Active,
+            time: None,
+        }));
+    }
+    let streams = Streams::new(StreamLimits::default(), Arc::new(Meters::default()));
+    let hub = HubView {
+        started: 1_699_999_990_000_000,
+        sockets: Box::new(|| 3),
+        operations: Box::new(|| 5),
+    };
+    GraphqlExecutor::new(live, Arc::new(streams), hub, limits)
+}
+
+fn executor() -> GraphqlExecutor {
+    executor_with(QueryLimits::default())
+}
+
+fn buy(executor: &GraphqlExecutor, sequence: u64, levels: impl Iterator<Item = (u128, u128)>) {
+    let level = |(price, size)| LevelChange { side: Side::Buy, price, size };
+    let effect = Effect::Change { market: MARKET.into(), levels: levels.map(level).collect() };
+    executor.live.apply(&[Applied { sequence, time: None, effect }]);
+}
+
+fn request(query: &str, variables: Value, extensions: Value) -> Request {
+    let map = |value: Value| value.as_object().cloned();
+    Request {
+        query: query.to_owned(),
+        operation_name: None,
+        variables: map(variables),
+        extensions: map(extensions),
+    }
+}
+
+fn execute(executor: &GraphqlExecutor, query: &str, variables: Value) -> Execution {
+    executor.execute(request(query, variables, Value::Null), &Principal {})
+}
+
+fn stream(execution: Execution) -> (Arc<ResponseStream>, Option<String>) {
+    match execution {
+        Execution::Stream { stream, after } => (stream, after),
+        Execution::Refused(errors) => panic!("{}", String::from_utf8_lossy(&errors)),
+        Execution::Single(_) => panic!("a single result"),
+    }
+}
+
+/// The extensions of the first error.
+fn refusal(execution: Execution) -> Value {
+    match execution {
+        Execution::Refused(errors) => {
+            let errors: Value = serde_json::from_slice(&errors).unwrap();
+            errors[0]["extensions"].clone()
+        }
+        _ => panic!("not refused"),
+    }
+}
+
+fn single(execution: Execution) -> Value {
+    match execution {
+        Execution::Single(result) => {
+            serde_json::from_slice(&result.now_or_never().unwrap()).unwrap()
+        }
+        Execution::Refused(errors) => panic!("{}", String::from_utf8_lossy(&errors)),
+        Execution::Stream { .. } => panic!("a stream"),
+    }
+}
+
+fn parsed(frame: &Frame) -> Value {
+    serde_json::from_slice(&frame.tail[..frame.tail.len() - 1]).unwrap()
+}
+
+fn first(stream: &Arc<ResponseStream>) -> Value {
+    match stream.source().join(stream, None) {
+        Start::Frames { frames, .. } => parsed(&frames[0]),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_book_begins_with_a_snapshot_and_the_next_delta_follows_it() {
+    let executor = executor();
+    buy(&executor, 4, [(10_000, 150), (9_000, 1)].into_iter());
+    let (stream, after) = stream(execute(&executor, BOOK, Value::Null));
+    assert_eq!(after, None);
+    let snapshot = first(&stream);
+    let frame = &snapshot["data"]["orderBook"];
+    assert_eq!(frame["__typename"], "BookSnapshot");
+    assert_eq!((&frame["sequence"], &frame["reason"]), (&json!("4"), &json!("INITIAL")));
+    assert_eq!(
+        frame["bids"],
+        json!([
+            { "price": "1.0000", "size": "1.50", "orders": null },
+            { "price": "0.9000", "size": "0.01", "orders": null },
+        ])
+    );
+    buy(&executor, 9, [(11_000, 2)].into_iter());
+    let mut frames = Vec::new();
+    assert!(stream.read(0, 9, &mut frames));
+    let delta = parsed(&frames[0]);
+    assert_eq!(delta.get("errors"), None);
+    assert_eq!(
+        delta["data"]["orderBook"],
+        json!({
+            "__typename": "BookDelta", "sequence": "9", "prevSequence": "4", "mergedEvents": 1,
+            "cursor": delta["data"]["orderBook"]["cursor"], "asks": [],
+            "bids": [{ "price": "1.1000", "size": "0.02" }, { "price": "0.9000", "size": "0.00" }],
+        })
+    );
+}
+
+#[test]
+fn the_deepest_book_is_resolved_by_one_poll() {
+    let executor = executor();
+    buy(&executor, 1, (1..=5_000).map(|price| (price, 1)));
+    let query =
+        "subscription{orderBook(market:\"ERG-USD\",depth:5000){...on BookSnapshot{bids{price}}}}";
+    let (stream, _) = stream(execute(&executor, query, Value::Null));
+    let snapshot = first(&stream);
+    assert_eq!(snapshot["data"]["orderBook"]["bids"].as_array().unwrap().len(), 5_000);
+}
+
+#[test]
+fn however_after_is_given_the_stream_is_the_same() {
+    let executor = executor();
+    let id = |query: &str, variables: Value, expected: Option<&str>| {
+        let (stream, after) = stream(execute(&executor, query, variables));
+        assert_eq!(after.as_deref(), expected, "{query}");
+        stream.id()
+    };
+    let literal = |after: &str| {
+        format!("subscription($m:ID!){{orderBook(after:{after},market:$m){{sequence}}}}")
+    };
+    let market = json!({ "m": MARKET });
+    let plain = id(&literal("null"), market.clone(), None);
+    assert_eq!(id(&literal("\"abc\""), market.clone(), Some("abc")), plain);
+    assert_eq!(id(&literal("\"\"\"def\"\"\""), market.clone(), Some("def")), plain);
+
+    for declared in ["Cursor", "Cursor!"] {
+        let query = format!(
+            "subscription($m:ID!,$a:{declared}){{orderBook(after:$a,market:$m){{sequence}}}}"
+        );
+        let one = id(&query, json!({ "m": MARKET, "a": "abc" }), Some("abc"));
+        let other = json!({ "unused": 1, "a": "def", "m": MARKET });
+        assert_eq!(id(&query, other, Some("def")), one, "{declared}");
+    }
+    let query = "subscription($m:ID!,$a:Cursor=\"ghi\"){orderBook(after:$a,market:$m){sequence}}";
+    let one = id(query, market.clone(), Some("ghi"));
+    assert_eq!(id(query, json!({ "m": MARKET, "a": "abc" }), Some("abc")), one);
+    assert_eq!(id(query, json!({ "m": MARKET, "a": null }), None), one);
+    assert_ne!(id(query, json!({ "m": "A-B" }), Some("ghi")), one);
+
+    let wins = json!({ "after": "xyz" });
+    let resumed = executor.execute(request(&literal("\"abc\""), market, wins), &Principal {});
+    let (stream, after) = stream(resumed);
+    assert_eq!((stream.id(), after.as_deref()), (plain, Some("xyz")));
+}
+
+#[test]
+fn a_cursor_that_is_no_text_is_refused() {
+    let executor = executor();
+    let query = "subscription($a:Cursor){orderBook(market:\"ERG-USD\",after:$a){sequence}}";
+    assert_eq!(refusal(execute(&executor, query, json!({ "a": 5 })))["code"], "BAD_REQUEST");
+    let query = "subscription{orderBook(market:\"ERG-USD\",after:5){sequence}}";
+    assert_eq!(refusal(execute(&executor, query, json!({})))["code"], "VALIDATION_FAILED");
+    let query = "subscription($a:Cursor!){orderBook(market:\"ERG-USD\",after:$a){sequence}}";
+    assert_eq!(refusal(execute(&executor, query, json!({})))["code"], "VALIDATION_FAILED");
+}
+
+#[test]
+fn the_cursor_extension_is_there_for_who_asked() {
+    let executor = executor();
+    let asked = request(BOOK, Value::Null, json!({ "cursor": true }));
+    let (with, _) = stream(executor.execute(asked, &Principal {}));
+    let (without, _) = stream(execute(&executor, BOOK, Value::Null));
+    assert_ne!(with.id(), without.id());
+    let frame = first(&with);
+    assert_eq!(frame["extensions"]["cursor"], frame["data"]["orderBook"]["cursor"]);
+    assert_eq!(first(&without).get("extensions"), None);
+}
+
+#[test]
+fn a_root_field_may_stand_in_a_fragment() {
+    let executor = executor();
+    let query = "query Q{hub{version}} subscription S{...F} fragment F on Subscription{...G}
+        fragment G on Subscription{...on Subscription{book:orderBook(market:\"A-B\"){...H}}}
+        fragment H on BookFrame{sequence}";
+    let mut named = request(query, Value::Null, Value::Null);
+    named.operation_name = Some("S".into());
+    let (stream, _) = stream(executor.execute(named, &Principal {}));
+    assert_eq!(first(&stream), json!({ "data": { "book": { "sequence": "0" } } }));
+}
+
+#[test]
+fn a_subscription_has_one_root_field_that_exists() {
+    let executor = executor();
+    for query in [
+        "subscription{a:feedStatus{name} b:feedStatus{name}}",
+        "subscription{__typename}",
+        "subscription{feedStatus @skip(if:true){name}}",
+        "subscription{...F @include(if:false)} fragment F on Subscription{feedStatus{name}}",
+        "subscription{nothing}",
+        "subscription{orderBook(market:\"A-B\"){nothing}}",
+        "subscription{orderBook{sequence}}",
+        "subscription{orderBook(market:\"A-B\",depth:0){sequence}}",
+        "subscription{bestBidOffer(markets:[]){sequence}}",
+        "subscription($s:BookSpeed){orderBook(market:\"A-B\",speed:FAST){sequence}}",
+    ] {
+        assert_eq!(
+            refusal(execute(&executor, query, json!({})))["code"],
+            "VALIDATION_FAILED",
+            "{query}"
+        );
+    }
+    assert!(executor.streams.is_empty(), "nothing that was refused stays open");
+}
+
+#[test]
+fn what_does_not_exist_and_what_is_too_much_are_told_apart() {
+    let executor = executor();
+    let unknown = "subscription{orderBook(market:\"X-Y\"){sequence}}";
+    assert_eq!(refusal(execute(&executor, unknown, json!({}))), json!({ "code": "NOT_FOUND" }));
+    let deep = "subscription{orderBook(market:\"A-B\",depth:5001){sequence}}";
+    assert_eq!(
+        refusal(execute(&executor, deep, json!({}))),
+        json!({ "code": "LIMIT_EXCEEDED", "name": "book_depth", "limit": 5_000, "current": 5_001 })
+    );
+    let many = "subscription($m:[ID!]!){bestBidOffer(markets:$m){sequence}}";
+    assert_eq!(
+        refusal(execute(&executor, many, json!({ "m": vec!["A-B"; 101] }))),
+        json!({ "code": "LIMIT_EXCEEDED", "name": "markets_per_subscription", "limit": 100, "current": 101 })
+    );
+    assert_eq!(refusal(execute(&executor, "{", json!({})))["code"], "BAD_REQUEST");
+    assert_eq!(refusal(execute(&executor, "{a} {b}", json!({})))["code"], "BAD_REQUEST");
+    let two = "query A{hub{version}} query B{hub{version}}";
+    assert_eq!(refusal(execute(&executor, two, json!({})))["code"], "BAD_REQUEST");
+}
+
+#[test]
+fn a_query_answers_from_memory() {
+    let executor = executor();
+    buy(&executor, 3, [(10_000, 5)].into_iter());
+    let query = "{markets{id tickSize status} market(id:\"X-Y\"){id} hub{epoch uptime sockets}
+        orderBook(market:\"ERG-USD\",depth:null){sequence depth bids{size}} feeds{name}}";
+    assert_eq!(
+        single(execute(&executor, query, Value::Null)),
+        json!({ "data": {
+            "markets": [
+                { "id": "A-B", "tickSize": "0.0001", "status": "ACTIVE" },
+                { "id": "ERG-USD", "tickSize": "0.0001", "status": "ACTIVE" },
+            ],
+            "market": null,
+            "hub": { "epoch": "0000000000000007", "uptime": 10, "sockets": "3" },
+            "orderBook": { "sequence": "3", "depth": 25, "bids": [{ "size": "0.05" }] },
+            "feeds": [],
+        }})
+    );
+}
+
+#[test]
+fn a_query_that_fails_while_it_runs_has_a_result_and_one_that_is_not_valid_has_none() {
+    let executor = executor();
+    let ran =
+        single(execute(&executor, "{orderBook(market:\"A-B\",depth:-1){sequence}}", json!({})));
+    assert_eq!(ran["data"], json!({ "orderBook": null }));
+    assert_eq!(ran["errors"][0]["extensions"]["code"], "VALIDATION_FAILED");
+    assert_eq!(refusal(execute(&executor, "{nothing}", json!({})))["code"], "VALIDATION_FAILED");
+}
+
+#[test]
+fn a_refusal_is_small_however_large_the_document() {
+    let executor = executor();
+    let names: String = (0..900).map(|one| format!("{}{one} ", "x".repeat(200))).collect();
+    let Execution::Refused(errors) = execute(&executor, &format!("{{{names}}}"), json!({})) else {
+        panic!("not refused")
+    };
+    assert!(errors.len() <= 16 * 1_024, "{}", errors.len());
+    let list: Value = serde_json::from_slice(&errors).unwrap();
+    assert_eq!(list.as_array().unwrap().len(), 10);
+}
+
+#[test]
+fn a_fragment_bomb_never_reaches_validation() {
+    let executor = executor();
+    let mut bomb = String::from("subscription{orderBook(market:\"A-B\"){...F0}}");
+    for level in 0..40 {
+        let next = level + 1;
+        bomb += &format!("fragment F{level} on BookFrame{{...F{next} ...F{next}}}");
+    }
+    bomb += "fragment F40 on BookFrame{sequence}";
+    let extensions = refusal(execute(&executor, &bomb, json!({})));
+    assert_eq!(
+        (&extensions["code"], &extensions["name"]),
+        (&json!("LIMIT_EXCEEDED"), &json!("query_complexity"))
+    );
+    assert_eq!(extensions["current"], i32::MAX);
+}
+
+const INTROSPECTION: &str = "query IntrospectionQuery{__schema{queryType{name} types{...FullType}
+    directives{name args{...InputValue}}}}
+    fragment FullType on __Type{kind name fields(includeDeprecated:true){name args{...InputValue}
+      type{...TypeRef}} inputFields{...InputValue} interfaces{...TypeRef} possibleTypes{...TypeRef}}
+    fragment InputValue on __InputValue{name type{...TypeRef} defaultValue}
+    fragment TypeRef on __Type{kind name ofType{kind name ofType{kind name ofType{kind name
+      ofType{kind name ofType{kind name ofType{kind name ofType{kind name ofType{kind name
+      ofType{kind name}}}}}}}}}}";
+
+#[test]
+fn introspection_is_a_setting() {
+    let told = single(execute(&executor(), INTROSPECTION, json!({})));
+    assert_eq!(told["data"]["__schema"]["queryType"]["name"], "Query");
+    assert_eq!(told.get("errors"), None);
+    let closed = executor_with(QueryLimits { introspection: false, ..Default::default() });
+    match execute(&closed, INTROSPECTION, json!({})) {
+        Execution::Refused(_) => {}
+        other => assert_eq!(single(other)["data"]["__schema"], Value::Null),
+    }
+}
+
+#[test]
+fn offers_and_feeds_are_followed_too() {
+    let executor = executor();
+    let query = "subscription{bestBidOffer(markets:[\"ERG-USD\",\"A-B\",\"A-B\"]){market bid{price}
+        prevSequence state lastEventAgeMs}}";
+    let (offers, _) = stream(execute(&executor, query, Value::Null));
+    let Start::Frames { frames, .. } = offers.source().join(&offers, None) else { panic!() };
+    assert_eq!(frames.len(), 2);
+    let offer = json!({ "market": "A-B", "bid": null, "prevSequence": null, "state": "LIVE",
+        "lastEventAgeMs": 0 });
+    assert_eq!(parsed(&frames[0]), json!({ "data": { "bestBidOffer": offer } }));
+    let (feeds, _) = stream(execute(&executor, "subscription{feedStatus{name}}", Value::Null));
+    assert!(matches!(feeds.source().join(&feeds, None), Start::Ring { .. }));
+}
+
+#[test]
+fn a_transport_that_answers_once_refuses_subscriptions_and_leaves_no_reader() {
+    let executor = executor();
+    let answer = |query: &str| -> Value {
+        let request = request(query, Value::Null, Value::Null);
+        let bytes = executor.execute_once(request, &Principal {}).now_or_never().unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    };
+    assert_eq!(answer(BOOK)["errors"][0]["extensions"]["code"], "BAD_REQUEST");
+    let (stream, _) = stream(execute(&executor, BOOK, Value::Null));
+    assert_eq!(stream.readers(), 1);
+    assert_eq!(answer("{nothing}")["errors"][0]["extensions"]["code"], "VALIDATION_FAILED");
+    assert_eq!(answer("{__typename}"), json!({ "data": { "__typename": "Query" } }));
+}
+
+#[test]
+fn variables_are_compared_without_their_order() {
+    let variables = |text: &str| canonical(&serde_json::from_str(text).unwrap());
+    assert_eq!(
+        variables(r#"{"b":{"y":[{"d":1,"c":2}],"x":1},"a":2}"#),
+        r#"{"a":2,"b":{"x":1,"y":[{"c":2,"d":1}]}}"#
+    );
+}
+
+#[test]
+#[ignore]
+fn zz_time() {
+    let executor = executor();
+    buy(&executor, 1, (1..=5_000).map(|price| (price, 1)));
+    for depth in [25, 5000] {
+        let query = format!(
+            "subscription{{orderBook(market:\"ERG-USD\",depth:{depth}){{__typename market epoch sequence cursor checksum eventTime publishTime ...on BookSnapshot{{reason bids{{price size}} asks{{price size}}}} ...on BookDelta{{prevSequence mergedEvents bids{{price size}} asks{{price size}}}}}}}}"
+        );
+        let (stream, _) = stream(execute(&executor, &query, Value::Null));
+        let t = std::time::Instant::now();
+        first(&stream);
+        eprintln!("snapshot {depth}: {:?}", t.elapsed());
+        let base = executor.live.snapshot(MARKET, 1).unwrap().head.sequence;
+        let t = std::time::Instant::now();
+        for n in 1..=1000u64 {
+            buy(&executor, base + n, [(5000, u128::from(n) + 1)].into_iter());
+        }
+        eprintln!("delta {depth}: {:?} each (all open streams)", t.elapsed() / 1000);
+    }
+}

@@ -1,0 +1,296 @@
+//! The schema's frames of books and offers: thin views of what the live topics tell.
+
+use async_graphql::{ID, Interface, Object, SimpleObject};
+
+use super::scalars::{Cursor, DateTime, Decimal, UInt32, UInt64};
+use super::types::{FeedState, SnapshotReason};
+use crate::live;
+use crate::market::book::Level;
+use crate::market::event::MarketDefinition;
+
+/// One price level of a book.
+#[derive(Clone, SimpleObject)]
+pub struct PriceLevel {
+    /// In the quote, at the market's precision.
+    price: Decimal,
+    /// In the base, at the market's precision; in a delta 0 means that the level left the window.
+    size: Decimal,
+    /// Single orders at this price; null where the source tells levels only.
+    orders: Option<i32>,
+}
+
+fn levels(definition: &MarketDefinition, levels: &[Level]) -> Vec<PriceLevel> {
+    let one = |(price, size): &Level| PriceLevel {
+        price: Decimal::new(*price, definition.price_decimals),
+        size: Decimal::new(*size, definition.size_decimals),
+        orders: None,
+    };
+    levels.iter().map(one).collect()
+}
+
+/// One frame of an order book. It follows the last one iff its epoch is the same and its
+/// `prevSequence` is the last sequence seen; a snapshot begins anew.
+#[derive(Interface)]
+#[expect(clippy::duplicated_attributes, reason = "fields of one type are no duplicates")]
+#[graphql(
+    field(name = "market", ty = "ID", desc = "`BASE-QUOTE`."),
+    field(name = "epoch", ty = "ID", desc = "Which numbering the sequence belongs to."),
+    field(name = "sequence", ty = "UInt64", desc = "Of the last event in this frame."),
+    field(name = "cursor", ty = "Cursor", desc = "Resumes behind this frame, as `after`."),
+    field(
+        name = "checksum",
+        ty = "UInt32",
+        desc = "CRC32 of the book's best ten levels at this sequence, whatever the depth."
+    ),
+    field(
+        name = "event_time",
+        ty = "Option<DateTime>",
+        desc = "Of the last event in this frame, at its source."
+    ),
+    field(name = "publish_time", ty = "DateTime", desc = "The hub's clock.")
+)]
+pub enum BookFrame {
+    Snapshot(BookSnapshot),
+    Delta(BookDelta),
+    Heartbeat(BookHeartbeat),
+}
+
+/// The best levels of a book.
+pub struct BookSnapshot(pub live::BookSnapshot);
+
+/// The best levels of a book.
+#[Object]
+impl BookSnapshot {
+    /// `BASE-QUOTE`.
+    async fn market(&self) -> ID {
+        ID(self.0.head.definition.market.to_string())
+    }
+
+    /// Which numbering the sequence belongs to.
+    async fn epoch(&self) -> ID {
+        ID(self.0.head.epoch.to_string())
+    }
+
+    /// Of the last event in this frame.
+    async fn sequence(&self) -> UInt64 {
+        UInt64(self.0.head.sequence)
+    }
+
+    /// Resumes behind this frame, as `after`.
+    async fn cursor(&self) -> Cursor {
+        Cursor(self.0.head.cursor())
+    }
+
+    /// CRC32 of the book's best ten levels at this sequence, whatever the depth.
+    async fn checksum(&self) -> UInt32 {
+        UInt32(self.0.head.checksum)
+    }
+
+    /// Of the last event in this frame, at its source.
+    async fn event_time(&self) -> Option<DateTime> {
+        self.0.head.event_time.map(DateTime)
+    }
+
+    /// The hub's clock.
+    async fn publish_time(&self) -> DateTime {
+        DateTime(self.0.head.publish_time)
+    }
+
+    /// Why it was sent.
+    async fn reason(&self) -> SnapshotReason {
+        self.0.reason.into()
+    }
+
+    /// Most levels a side.
+    async fn depth(&self) -> i32 {
+        i32::try_from(self.0.head.depth).unwrap_or(i32::MAX)
+    }
+
+    /// Best first: descending prices.
+    async fn bids(&self) -> Vec<PriceLevel> {
+        levels(&self.0.head.definition, &self.0.bids)
+    }
+
+    /// Best first: ascending prices.
+    async fn asks(&self) -> Vec<PriceLevel> {
+        levels(&self.0.head.definition, &self.0.asks)
+    }
+}
+
+/// What changed among the best levels of a book.
+pub struct BookDelta(pub live::BookDelta);
+
+/// What changed among the best levels of a book.
+#[Object]
+impl BookDelta {
+    /// `BASE-QUOTE`.
+    async fn market(&self) -> ID {
+        ID(self.0.head.definition.market.to_string())
+    }
+
+    /// Which numbering the sequence belongs to.
+    async fn epoch(&self) -> ID {
+        ID(self.0.head.epoch.to_string())
+    }
+
+    /// Of the last event in this frame.
+    async fn sequence(&self) -> UInt64 {
+        UInt64(self.0.head.sequence)
+    }
+
+    /// Resumes behind this frame, as `after`.
+    async fn cursor(&self) -> Cursor {
+        Cursor(self.0.head.cursor())
+    }
+
+    /// CRC32 of the book's best ten levels at this sequence, whatever the depth.
+    async fn checksum(&self) -> UInt32 {
+        UInt32(self.0.head.checksum)
+    }
+
+    /// Of the last event in this frame, at its source.
+    async fn event_time(&self) -> Option<DateTime> {
+        self.0.head.event_time.map(DateTime)
+    }
+
+    /// The hub's clock.
+    async fn publish_time(&self) -> DateTime {
+        DateTime(self.0.head.publish_time)
+    }
+
+    /// The sequence this frame follows.
+    async fn prev_sequence(&self) -> UInt64 {
+        UInt64(self.0.previous)
+    }
+
+    /// Events of the market since `prevSequence`, also those outside the window.
+    async fn merged_events(&self) -> i32 {
+        i32::try_from(self.0.merged_events).unwrap_or(i32::MAX)
+    }
+
+    /// Absolute sizes; 0: the level left the window.
+    async fn bids(&self) -> Vec<PriceLevel> {
+        levels(&self.0.head.definition, &self.0.bids)
+    }
+
+    /// Absolute sizes; 0: the level left the window.
+    async fn asks(&self) -> Vec<PriceLevel> {
+        levels(&self.0.head.definition, &self.0.asks)
+    }
+}
+
+/// Nothing happened since the last frame; says so at least every 5 seconds.
+pub struct BookHeartbeat(pub live::BookHeartbeat);
+
+/// Nothing happened since the last frame; says so at least every 5 seconds.
+#[Object]
+impl BookHeartbeat {
+    /// `BASE-QUOTE`.
+    async fn market(&self) -> ID {
+        ID(self.0.head.definition.market.to_string())
+    }
+
+    /// Which numbering the sequence belongs to.
+    async fn epoch(&self) -> ID {
+        ID(self.0.head.epoch.to_string())
+    }
+
+    /// The same as in the frame before.
+    async fn sequence(&self) -> UInt64 {
+        UInt64(self.0.head.sequence)
+    }
+
+    /// Resumes behind this frame, as `after`.
+    async fn cursor(&self) -> Cursor {
+        Cursor(self.0.head.cursor())
+    }
+
+    /// CRC32 of the book's best ten levels at this sequence, whatever the depth.
+    async fn checksum(&self) -> UInt32 {
+        UInt32(self.0.head.checksum)
+    }
+
+    /// Of the last event, at its source.
+    async fn event_time(&self) -> Option<DateTime> {
+        self.0.head.event_time.map(DateTime)
+    }
+
+    /// The hub's clock.
+    async fn publish_time(&self) -> DateTime {
+        DateTime(self.0.head.publish_time)
+    }
+
+    /// Whether the book is up to date.
+    async fn state(&self) -> FeedState {
+        self.0.state.into()
+    }
+
+    /// Milliseconds from the last event's own time to this frame's.
+    async fn last_event_age_ms(&self) -> i32 {
+        live::age_ms(self.0.head.event_time, self.0.head.publish_time)
+    }
+}
+
+/// The best bid and offer of one market.
+pub struct BestBidOfferFrame(pub live::Offer);
+
+/// The best bid and offer of one market.
+#[Object]
+impl BestBidOfferFrame {
+    /// `BASE-QUOTE`.
+    async fn market(&self) -> ID {
+        ID(self.0.definition.market.to_string())
+    }
+
+    /// Which numbering the sequence belongs to.
+    async fn epoch(&self) -> ID {
+        ID(self.0.epoch.to_string())
+    }
+
+    /// Of the event that last changed price or size of either.
+    async fn sequence(&self) -> UInt64 {
+        UInt64(self.0.sequence)
+    }
+
+    /// The change before, of this market; the same as `sequence` where the offer is repeated
+    /// because it was quiet; null where it is stated anew: first, and after frames were dropped
+    /// for a client that read too slowly.
+    async fn prev_sequence(&self) -> Option<UInt64> {
+        self.0.previous.map(UInt64)
+    }
+
+    /// Stands for this frame.
+    async fn cursor(&self) -> Cursor {
+        Cursor(self.0.cursor())
+    }
+
+    /// Null while nobody buys.
+    async fn bid(&self) -> Option<PriceLevel> {
+        levels(&self.0.definition, self.0.bid.as_slice()).pop()
+    }
+
+    /// Null while nobody sells.
+    async fn ask(&self) -> Option<PriceLevel> {
+        levels(&self.0.definition, self.0.ask.as_slice()).pop()
+    }
+
+    /// Of the event that last changed price or size of either, at its source.
+    async fn event_time(&self) -> Option<DateTime> {
+        self.0.event_time.map(DateTime)
+    }
+
+    /// The hub's clock.
+    async fn publish_time(&self) -> DateTime {
+        DateTime(self.0.publish_time)
+    }
+
+    /// Whether the offer is up to date.
+    async fn state(&self) -> FeedState {
+        self.0.state.into()
+    }
+
+    /// Milliseconds from that event's own time to this frame's.
+    async fn last_event_age_ms(&self) -> i32 {
+        live::age_ms(self.0.event_time, self.0.publish_time)
+    }
+}

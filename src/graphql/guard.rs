@@ -1,0 +1,338 @@
+//! Limits on a document, checked before anything that could cost more than reading it: on its text
+//! before it is parsed, on its tree before it is validated. Each check is linear in the document.
+//! (A fragment bomb of 300 bytes keeps the library's own validation busy for seconds.)
+
+use std::collections::HashMap;
+
+use async_graphql_parser::types::{ExecutableDocument, Selection, SelectionSet};
+
+use super::errors::Refused;
+
+/// What a request may weigh; the names are those of the configuration.
+#[derive(Clone, Debug)]
+pub struct QueryLimits {
+    /// Levels of selection sets, fragments expanded.
+    pub query_depth: usize,
+    /// Fields, fragments expanded.
+    pub query_complexity: usize,
+    /// Aliases, fragments expanded.
+    pub query_aliases: usize,
+    /// Lexical tokens of the document.
+    pub query_tokens: usize,
+    /// Markets one subscription may name.
+    pub markets_per_subscription: usize,
+    /// Deepest book that can be asked for, in levels a side.
+    pub book_depth: usize,
+    /// Whether the schema may be asked for.
+    pub introspection: bool,
+}
+
+impl Default for QueryLimits {
+    fn default() -> Self {
+        Self {
+            query_depth: 12,
+            query_complexity: 2_000,
+            query_aliases: 30,
+            query_tokens: 2_000,
+            markets_per_subscription: 100,
+            book_depth: 5_000,
+            introspection: true,
+        }
+    }
+}
+
+/// Most brackets open at once, of any kind. The parser recurses by them; it has a limit for
+/// selections (64) but none for lists and objects.
+const MOST_NESTING: usize = 64;
+
+/// Depth allowed below `__schema` and `__type`: what GraphiQL asks has 15 levels.
+const INTROSPECTION_DEPTH: usize = 20;
+
+/// One lexical token by its bytes. Whatever is no GraphQL is a token too: the parser names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token {
+    pub start: usize,
+    pub end: usize,
+}
+
+/// The tokens of a document, in order; whitespace, commas and comments are none.
+pub struct Tokens<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Tokens<'a> {
+    pub fn new(text: &'a str) -> Self {
+        Self { text: text.as_bytes(), at: 0 }
+    }
+
+    fn skip_ignored(&mut self) {
+        while let Some(byte) = self.text.get(self.at) {
+            match byte {
+                b' ' | b'\t' | b'\n' | b'\r' | b',' => self.at += 1,
+                // The byte order mark, which only makes sense first but is ignored anywhere.
+                0xEF if self.text[self.at..].starts_with(b"\xEF\xBB\xBF") => self.at += 3,
+                b'#' => {
+                    let rest = &self.text[self.at..];
+                    let line = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+                    self.at += line.unwrap_or(rest.len());
+                }
+                _ => break,
+            }
+        }
+    }
+
+    fn block_string_end(&self, from: usize) -> usize {
+        let mut at = from;
+        while at < self.text.len() {
+            let rest = &self.text[at..];
+            if rest.starts_with(b"\\\"\"\"") {
+                at += 4;
+            } else if rest.starts_with(b"\"\"\"") {
+                return at + 3;
+            } else {
+                at += 1;
+            }
+        }
+        at
+    }
+
+    fn string_end(&self, from: usize) -> usize {
+        let mut at = from;
+        while let Some(byte) = self.text.get(at) {
+            match byte {
+                b'"' => return at + 1,
+                b'\\' => at += 2,
+                b'\n' | b'\r' => return at,
+                _ => at += 1,
+            }
+        }
+        self.text.len()
+    }
+}
+
+impl Iterator for Tokens<'_> {
+    type Item = Token;
+
+    fn next(&mut self) -> Option<Token> {
+        self.skip_ignored();
+        let start = self.at;
+        let rest = &self.text[start..];
+        let run = |part: fn(&u8) -> bool| rest.iter().position(|byte| !part(byte));
+        let name = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80;
+        let number = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'+' | b'-');
+        let end = match rest.first()? {
+            b'"' if rest.starts_with(b"\"\"\"") => self.block_string_end(start + 3),
+            b'"' => self.string_end(start + 1),
+            b'.' if rest.starts_with(b"...") => start + 3,
+            b'-' | b'0'..=b'9' => start + run(number).unwrap_or(rest.len()),
+            byte if name(byte) => start + run(name).unwrap_or(rest.len()),
+            _ => start + 1,
+        };
+        self.at = end;
+        Some(Token { start, end })
+    }
+}
+
+/// Before parsing: how many tokens, how deeply nested.
+pub fn check_text(text: &str, limits: &QueryLimits) -> Result<(), Refused> {
+    let (mut count, mut nesting, mut deepest) = (0, 0usize, 0);
+    for token in Tokens::new(text) {
+        count += 1;
+        match text.as_bytes()[token.start] {
+            b'{' | b'[' | b'(' => nesting += 1,
+            b'}' | b']' | b')' => nesting = nesting.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(nesting);
+    }
+    if count > limits.query_tokens {
+        return Err(Refused::limit("query_tokens", limits.query_tokens, count));
+    }
+    if deepest > MOST_NESTING {
+        return Err(Refused::limit("query_depth", limits.query_depth, deepest));
+    }
+    Ok(())
+}
+
+/// What a selection set expands to. Saturating: a bomb's sum passes any number.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    depth: usize,
+    /// Below `__schema` and `__type`.
+    introspection_depth: usize,
+    fields: usize,
+    aliases: usize,
+}
+
+impl Cost {
+    fn add(&mut self, other: Self) {
+        self.depth = self.depth.max(other.depth);
+        self.introspection_depth = self.introspection_depth.max(other.introspection_depth);
+        self.fields = self.fields.saturating_add(other.fields);
+        self.aliases = self.aliases.saturating_add(other.aliases);
+    }
+
+    fn check(&self, limits: &QueryLimits) -> Result<(), Refused> {
+        for (name, limit, current) in [
+            ("query_complexity", limits.query_complexity, self.fields),
+            ("query_depth", limits.query_depth, self.depth),
+            ("query_depth", INTROSPECTION_DEPTH, self.introspection_depth),
+            ("query_aliases", limits.query_aliases, self.aliases),
+        ] {
+            if current > limit {
+                return Err(Refused::limit(name, limit, current));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Each fragment is weighed once, however often it is spread.
+struct Scale<'a> {
+    document: &'a ExecutableDocument,
+    /// `None` while a fragment is being weighed: meeting it again is a cycle.
+    fragments: HashMap<&'a str, Option<Cost>>,
+}
+
+impl<'a> Scale<'a> {
+    fn fragment(&mut self, name: &'a str) -> Result<Cost, Refused> {
+        match self.fragments.get(name) {
+            Some(Some(cost)) => return Ok(*cost),
+            Some(None) => {
+                return Err(Refused::new("VALIDATION_FAILED", "a fragment spreads itself", None));
+            }
+            None => {}
+        }
+        let document = self.document;
+        // Validation tells of fragments that do not exist.
+        let Some(fragment) = document.fragments.get(name) else { return Ok(Cost::default()) };
+        self.fragments.insert(name, None);
+        let cost = self.set(&fragment.node.selection_set.node)?;
+        self.fragments.insert(name, Some(cost));
+        Ok(cost)
+    }
+
+    fn set(&mut self, set: &'a SelectionSet) -> Result<Cost, Refused> {
+        let mut sum = Cost::default();
+        for selection in &set.items {
+            sum.add(match &selection.node {
+                Selection::Field(field) => {
+                    let mut cost = self.set(&field.node.selection_set.node)?;
+                    cost.fields = cost.fields.saturating_add(1);
+                    cost.aliases =
+                        cost.aliases.saturating_add(usize::from(field.node.alias.is_some()));
+                    cost.depth = cost.depth.saturating_add(1);
+                    if matches!(field.node.name.node.as_str(), "__schema" | "__type") {
+                        cost.introspection_depth = cost.depth;
+                        cost.depth = 1;
+                    }
+                    cost
+                }
+                Selection::FragmentSpread(spread) => {
+                    self.fragment(&spread.node.fragment_name.node)?
+                }
+                Selection::InlineFragment(inline) => self.set(&inline.node.selection_set.node)?,
+            });
+        }
+        Ok(sum)
+    }
+}
+
+/// Before validation: what the document expands to, all operations together, and each fragment by
+/// itself, as validation looks at unused ones too.
+pub fn check_document(document: &ExecutableDocument, limits: &QueryLimits) -> Result<(), Refused> {
+    let mut scale = Scale { document, fragments: HashMap::new() };
+    let mut sum = Cost::default();
+    for (_, operation) in document.operations.iter() {
+        sum.add(scale.set(&operation.node.selection_set.node)?);
+    }
+    sum.check(limits)?;
+    for (name, fragment) in &document.fragments {
+        let mut cost = scale.fragment(name)?;
+        if fragment.node.type_condition.node.on.node.starts_with("__") {
+            cost.introspection_depth = std::mem::take(&mut cost.depth);
+        }
+        cost.check(limits)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(query: &str) -> Option<serde_json::Value> {
+        let limits = QueryLimits::default();
+        let checked = check_text(query, &limits).and_then(|()| {
+            check_document(&async_graphql_parser::parse_query(query).unwrap(), &limits)
+        });
+        let errors = checked.err()?.into_bytes();
+        Some(serde_json::from_slice::<serde_json::Value>(&errors).unwrap()[0]["extensions"].clone())
+    }
+
+    fn assert_limit(query: &str, name: &str, limit: usize, current: usize) {
+        let extensions = refusal(query).unwrap();
+        assert_eq!(extensions["code"], "LIMIT_EXCEEDED");
+        assert_eq!(extensions["name"], name);
+        assert_eq!(
+            (&extensions["limit"], &extensions["current"]),
+            (&limit.into(), &current.into())
+        );
+    }
+
+    #[test]
+    fn a_fragment_bomb_is_weighed_without_being_expanded() {
+        // 3^60 fields if it were.
+        let mut bomb = String::from("{...F0}");
+        for level in 0..60 {
+            let next = level + 1;
+            bomb += &format!("fragment F{level} on Query{{...F{next} ...F{next} ...F{next}}}");
+        }
+        bomb += "fragment F60 on Query{__typename}";
+        assert_limit(&bomb, "query_complexity", 2_000, i32::MAX as usize);
+        let unused = bomb.replacen("{...F0}", "{__typename}", 1);
+        assert_eq!(refusal(&unused).unwrap()["code"], "LIMIT_EXCEEDED");
+    }
+
+    #[test]
+    fn fragments_that_spread_themselves_are_refused() {
+        let query = "{...A} fragment A on Query{...B} fragment B on Query{...A}";
+        assert_eq!(refusal(query).unwrap()["code"], "VALIDATION_FAILED");
+    }
+
+    #[test]
+    fn each_limit_is_named_with_its_number() {
+        let nested = |depth: usize| format!("{}{}", "{a".repeat(depth), "}".repeat(depth));
+        assert_eq!(refusal(&nested(12)), None);
+        assert_limit(&nested(13), "query_depth", 12, 13);
+        assert_limit(&nested(500), "query_depth", 12, 500);
+        let lists = format!("{{a(b:{}{})}}", "[".repeat(900), "]".repeat(900));
+        assert_limit(&lists, "query_depth", 12, 902);
+        let aliases: String = (0..31).map(|one| format!("a{one}:__typename ")).collect();
+        assert_limit(&format!("{{{aliases}}}"), "query_aliases", 30, 31);
+        assert_limit(&format!("{{{}}}", "a ".repeat(1_999)), "query_tokens", 2_000, 2_001);
+        assert_eq!(refusal(&format!("{{{}}}", "a ".repeat(1_998))), None);
+    }
+
+    #[test]
+    fn brackets_in_strings_and_comments_are_no_nesting() {
+        let inside =
+            format!("{{a(b:\"{0}\" c:\"\"\"{0}\\\"\"\" \"{0}\"\"\")#{0}\n}}", "{".repeat(99));
+        assert_eq!(refusal(&inside), None);
+        assert_eq!(Tokens::new(&inside).count(), 11);
+    }
+
+    #[test]
+    fn any_text_is_cut_into_tokens_that_cover_it() {
+        for text in ["\"", "\"\\", "\"\"\"", "{a(b:\"é\\\"\")}", "é . .. … \u{feff}", "1e+5-", "#"]
+        {
+            let mut end = 0;
+            for token in Tokens::new(text) {
+                assert!(token.start >= end && token.end > token.start, "{text:?}");
+                end = token.end;
+            }
+            assert!(end <= text.len());
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The queries: one look at the state now.
+
+use std::sync::Arc;
+
+use async_graphql::{Context, ID, Object, Result};
+
+use super::errors::{checked_depth, fault};
+use super::frames::BookSnapshot;
+use super::guard::QueryLimits;
+use super::scalars::{DateTime, UInt64};
+use super::types::{FeedStatus, Hub, Market};
+use crate::live::Live;
+use crate::market::event::Micros;
+
+/// What `Query.hub` says beyond the live state: handed in by whoever owns the sockets.
+pub struct HubView {
+    /// When the hub started, by its clock.
+    pub started: Micros,
+    /// Connections open now.
+    pub sockets: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// Operations running now.
+    pub operations: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+/// What can be asked once.
+pub struct Query;
+
+/// What can be asked once.
+#[Object]
+impl Query {
+    /// All markets, sorted by id.
+    async fn markets(&self, ctx: &Context<'_>) -> Result<Vec<Market>> {
+        Ok(live(ctx)?.definitions().into_iter().map(Market).collect())
+    }
+
+    /// One market; null if there is none of this id.
+    async fn market(&self, ctx: &Context<'_>, id: ID) -> Result<Option<Market>> {
+        Ok(live(ctx)?.definition(&id).map(Market))
+    }
+
+    /// The best levels of a market's book now; null if there is no such market.
+    async fn order_book(
+        &self,
+        ctx: &Context<'_>,
+        market: ID,
+        #[graphql(
+            default_with = "Some(25)",
+            desc = "Most levels a side, from 1 to the hub's limit (5,000)."
+        )]
+        depth: Option<i32>,
+    ) -> Option<Result<BookSnapshot>> {
+        // An error inside of an option leaves this field null; around it, it would take the whole
+        // result along.
+        let snapshot = || {
+            let depth = checked_depth(depth, ctx.data::<QueryLimits>()?)?;
+            Ok(live(ctx)?.snapshot(&market, depth).map(BookSnapshot))
+        };
+        snapshot().transpose()
+    }
+
+    /// How each feed does.
+    async fn feeds(&self, ctx: &Context<'_>) -> Result<Vec<FeedStatus>> {
+        Ok(live(ctx)?.feeds().into_iter().map(FeedStatus::from).collect())
+    }
+
+    /// This hub.
+    async fn hub(&self, ctx: &Context<'_>) -> Result<Hub> {
+        let (live, view) = (live(ctx)?, ctx.data::<HubView>()?);
+        let seconds = (live.now() - view.started).max(0) / 1_000_000;
+        Ok(Hub {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            epoch: ID(live.epoch().to_string()),
+            started_at: DateTime(view.started),
+            uptime: i32::try_from(seconds).unwrap_or(i32::MAX),
+            sockets: UInt64((view.sockets)()),
+            operations: UInt64((view.operations)()),
+            state: live.feed_state().into(),
+        })
+    }
+}
+
+/// The live topics, which every schema that executes was built with.
+pub(super) fn live<'a>(ctx: &Context<'a>) -> Result<&'a Arc<Live>> {
+    ctx.data::<Arc<Live>>().map_err(|_| fault("INTERNAL", "the schema has no state"))
+}

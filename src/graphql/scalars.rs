@@ -1,0 +1,139 @@
+//! The schema's own scalars, each one representation for one kind of number or text.
+
+use async_graphql::{InputValueError, InputValueResult, Scalar, ScalarType, Value};
+
+use crate::market::event::Micros;
+use crate::market::fixed::{self, Fixed};
+
+/// Exact decimal, as a string.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decimal(pub String);
+
+impl Decimal {
+    pub fn new(value: Fixed, decimals: u8) -> Self {
+        Self(fixed::format(value, decimals))
+    }
+}
+
+/// Exact decimal, as a string.
+#[Scalar(name = "Decimal")]
+impl ScalarType for Decimal {
+    fn parse(value: Value) -> InputValueResult<Self> {
+        match value {
+            Value::String(text) => match fixed::parse(&text, fixed::MOST_DECIMALS) {
+                Ok(_) => Ok(Self(text)),
+                Err(fault) => Err(InputValueError::custom(fault)),
+            },
+            other => Err(InputValueError::expected_type(other)),
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        Value::String(self.0.clone())
+    }
+}
+
+/// Unsigned 64 bit, as a string.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UInt64(pub u64);
+
+/// Unsigned 64 bit, as a string.
+#[Scalar(name = "UInt64")]
+impl ScalarType for UInt64 {
+    fn parse(value: Value) -> InputValueResult<Self> {
+        match value {
+            Value::String(text) => Ok(Self(text.parse()?)),
+            Value::Number(number) => number
+                .as_u64()
+                .map(Self)
+                .ok_or_else(|| InputValueError::custom("is not an unsigned 64 bit number")),
+            other => Err(InputValueError::expected_type(other)),
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        Value::String(self.0.to_string())
+    }
+}
+
+/// Unsigned 32 bit, as a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UInt32(pub u32);
+
+/// Unsigned 32 bit, as a number.
+#[Scalar(name = "UInt32")]
+impl ScalarType for UInt32 {
+    fn parse(value: Value) -> InputValueResult<Self> {
+        match &value {
+            Value::Number(number) => number
+                .as_u64()
+                .and_then(|number| u32::try_from(number).ok())
+                .map(Self)
+                .ok_or_else(|| InputValueError::custom("is not an unsigned 32 bit number")),
+            _ => Err(InputValueError::expected_type(value)),
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        Value::Number(self.0.into())
+    }
+}
+
+/// RFC 3339 UTC with microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DateTime(pub Micros);
+
+/// RFC 3339 UTC with microseconds.
+#[Scalar(name = "DateTime")]
+impl ScalarType for DateTime {
+    fn parse(value: Value) -> InputValueResult<Self> {
+        match value {
+            Value::String(text) => Ok(Self(text.parse::<jiff::Timestamp>()?.as_microsecond())),
+            other => Err(InputValueError::expected_type(other)),
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        // Outside of the years -9999 to 9999 there is no RFC 3339; admission lets none in.
+        let time = jiff::Timestamp::from_microsecond(self.0).unwrap_or_default();
+        Value::String(format!("{time:.6}"))
+    }
+}
+
+/// Opaque; stands for one position on each topic of the subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor(pub String);
+
+/// Opaque; stands for one position on each topic of the subscription.
+#[Scalar(name = "Cursor")]
+impl ScalarType for Cursor {
+    fn parse(value: Value) -> InputValueResult<Self> {
+        match value {
+            Value::String(text) => Ok(Self(text)),
+            other => Err(InputValueError::expected_type(other)),
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        Value::String(self.0.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_exactly_six_decimals_and_a_z() {
+        let written = |micros| DateTime(micros).to_value().to_string();
+        assert_eq!(written(0), "\"1970-01-01T00:00:00.000000Z\"");
+        assert_eq!(written(1_700_000_000_123_450), "\"2023-11-14T22:13:20.123450Z\"");
+    }
+
+    #[test]
+    fn sixty_four_bits_survive_as_text() {
+        let value = UInt64(u64::MAX).to_value();
+        assert_eq!(value, Value::String("18446744073709551615".into()));
+        assert_eq!(UInt64::parse(value).unwrap(), UInt64(u64::MAX));
+    }
+}

@@ -1,0 +1,159 @@
+//! The subscriptions, and the slot through which a response stream drives one: the resolver checks
+//! its arguments and names the source; frames come later, one at a time, from whoever owns the
+//! slot. async-graphql so never waits and never runs a task of its own.
+
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+
+use async_graphql::{Context, ID, Result, Subscription as GraphqlSubscription};
+use futures_util::future::ready;
+use futures_util::stream::{BoxStream, Stream, StreamExt, poll_fn};
+use parking_lot::Mutex;
+
+use super::errors::{checked_depth, fault, limit_exceeded};
+use super::frames::{BestBidOfferFrame, BookDelta, BookFrame, BookHeartbeat, BookSnapshot};
+use super::guard::QueryLimits;
+use super::query::live;
+use super::scalars::Cursor;
+use super::types::{BookSpeed, FeedStatus};
+use crate::live::{LiveFrame, Speed};
+use crate::market::event::MarketId;
+
+/// What a subscription's arguments ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceSpec {
+    OrderBook { market: MarketId, depth: usize, speed: Speed },
+    BestBidOffer { markets: Vec<MarketId> },
+    FeedStatus,
+}
+
+/// Between one response stream and the resolver that runs for it.
+#[derive(Default)]
+pub struct Slot(Mutex<SlotState>);
+
+#[derive(Default)]
+struct SlotState {
+    spec: Option<SourceSpec>,
+    frame: Option<LiveFrame>,
+    /// async-graphql polls a root field again only after it was woken.
+    waker: Option<Waker>,
+}
+
+impl Slot {
+    /// What the resolver asked for, once it ran.
+    pub fn take_spec(&self) -> Option<SourceSpec> {
+        self.0.lock().spec.take()
+    }
+
+    /// Hands over the frame that the next poll resolves.
+    pub fn put(&self, frame: LiveFrame) {
+        let waker = {
+            let mut state = self.0.lock();
+            state.frame = Some(frame);
+            state.waker.take()
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn frames(self: &Arc<Self>, spec: SourceSpec) -> impl Stream<Item = LiveFrame> + use<> {
+        let slot = self.clone();
+        slot.0.lock().spec = Some(spec);
+        poll_fn(move |context| {
+            let mut state = slot.0.lock();
+            match state.frame.take() {
+                Some(frame) => Poll::Ready(Some(frame)),
+                None => {
+                    state.waker = Some(context.waker().clone());
+                    Poll::Pending
+                }
+            }
+        })
+    }
+}
+
+/// What can be followed.
+pub struct Subscription;
+
+/// What can be followed.
+#[GraphqlSubscription]
+impl Subscription {
+    /// A market's order book. The first frame is a snapshot, or what follows `after`.
+    async fn order_book(
+        &self,
+        ctx: &Context<'_>,
+        market: ID,
+        #[graphql(
+            default_with = "Some(25)",
+            desc = "Most levels a side, from 1 to the hub's limit (5,000)."
+        )]
+        depth: Option<i32>,
+        #[graphql(default_with = "Some(BookSpeed::Raw)", desc = "How often to push.")]
+        speed: Option<BookSpeed>,
+        #[graphql(desc = "Resume behind the frame of this cursor.")] after: Option<Cursor>,
+    ) -> Result<BoxStream<'static, BookFrame>> {
+        // Read from the request before it came here: it must not be part of the stream.
+        drop(after);
+        let depth = checked_depth(depth, ctx.data::<QueryLimits>()?)?;
+        let speed = speed.unwrap_or(BookSpeed::Raw).into();
+        let spec = SourceSpec::OrderBook { market: known(ctx, &market)?, depth, speed };
+        let frames = slot(ctx)?.frames(spec).filter_map(|frame| {
+            ready(match frame {
+                LiveFrame::Snapshot(frame) => Some(BookFrame::Snapshot(BookSnapshot(frame))),
+                LiveFrame::Delta(frame) => Some(BookFrame::Delta(BookDelta(frame))),
+                LiveFrame::Heartbeat(frame) => Some(BookFrame::Heartbeat(BookHeartbeat(frame))),
+                LiveFrame::Offer(_) | LiveFrame::Feed(_) => None,
+            })
+        });
+        Ok(frames.boxed())
+    }
+
+    /// The best bid and offer of some markets: each one now, then each change.
+    async fn best_bid_offer(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "From 1 to the hub's limit (100).")] markets: Vec<ID>,
+    ) -> Result<BoxStream<'static, BestBidOfferFrame>> {
+        let limit = ctx.data::<QueryLimits>()?.markets_per_subscription;
+        if markets.is_empty() {
+            return Err(fault("VALIDATION_FAILED", "name at least one market"));
+        }
+        if markets.len() > limit {
+            return Err(limit_exceeded("markets_per_subscription", limit, markets.len()));
+        }
+        let mut known: Vec<_> = markets.iter().map(|id| known(ctx, id)).collect::<Result<_>>()?;
+        known.sort_unstable();
+        known.dedup();
+        let spec = SourceSpec::BestBidOffer { markets: known };
+        let frames = slot(ctx)?.frames(spec).filter_map(|frame| {
+            ready(match frame {
+                LiveFrame::Offer(offer) => Some(BestBidOfferFrame(offer)),
+                _ => None,
+            })
+        });
+        Ok(frames.boxed())
+    }
+
+    /// How each feed does: all of them now, then each change, and each again every few seconds.
+    async fn feed_status(&self, ctx: &Context<'_>) -> Result<BoxStream<'static, FeedStatus>> {
+        let frames = slot(ctx)?.frames(SourceSpec::FeedStatus).filter_map(|frame| {
+            ready(match frame {
+                LiveFrame::Feed(view) => Some(FeedStatus::from(view)),
+                _ => None,
+            })
+        });
+        Ok(frames.boxed())
+    }
+}
+
+fn slot<'a>(ctx: &Context<'a>) -> Result<&'a Arc<Slot>> {
+    ctx.data::<Arc<Slot>>().map_err(|_| fault("INTERNAL", "no stream drives this subscription"))
+}
+
+fn known(ctx: &Context<'_>, market: &str) -> Result<MarketId> {
+    match live(ctx)?.definition(market) {
+        Some(definition) => Ok(definition.market.clone()),
+        None => Err(fault("NOT_FOUND", "there is no market of this id")),
+    }
+}

@@ -1,0 +1,273 @@
+//! One response stream of a market's book: what it pushes, and how its readers start. All of it
+//! runs under the market's lock, which is what makes joining free of gaps.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use spreadly_subscriptions::{Cursor, CursorError, Frame, ResponseStream, Start};
+
+use super::frame::{
+    BookDelta, BookHead, BookHeartbeat, BookSnapshot, Encode, FeedState, LiveFrame, SnapshotReason,
+    Speed, book_topic, shape,
+};
+use crate::market::book::{Book, Changes};
+use crate::market::event::Side;
+
+/// Beats of one second after which a quiet stream says that it lives. The contract wants at most
+/// 5 s between frames; a push may come just after a beat, so 4 leaves a second for a late timer.
+pub(super) const QUIET_BEATS: u8 = 4;
+
+/// Frames a joiner may be sent behind a cached frame. Each costs the joiner a message, so a
+/// longer tail is worth a new encoding.
+const MOST_BACKLOG_FRAMES: u64 = 32;
+
+/// The market as it is at this moment, for whoever builds frames of it.
+pub(super) struct Now<'a> {
+    /// With the depth left at 0: each stream puts its own.
+    pub(super) head: BookHead,
+    pub(super) book: &'a Book,
+    pub(super) state: FeedState,
+    pub(super) snapshot_encodings: &'a AtomicU64,
+}
+
+impl Now<'_> {
+    fn head(&self, depth: usize) -> BookHead {
+        BookHead { depth, ..self.head.clone() }
+    }
+
+    pub(super) fn snapshot(&self, depth: usize, reason: SnapshotReason) -> BookSnapshot {
+        BookSnapshot {
+            head: self.head(depth),
+            reason,
+            bids: self.book.top(Side::Buy, depth).collect(),
+            asks: self.book.top(Side::Sell, depth).collect(),
+        }
+    }
+
+    fn delta(&self, depth: usize, previous: u64, changes: Changes) -> LiveFrame {
+        LiveFrame::Delta(BookDelta {
+            head: self.head(depth),
+            previous,
+            merged_events: changes.events,
+            bids: changes.bids,
+            asks: changes.asks,
+        })
+    }
+}
+
+pub(super) struct BookStream {
+    stream: Arc<ResponseStream>,
+    depth: usize,
+    speed: Speed,
+    /// Sequence of the last frame in the ring, or of the book when the stream was opened: what the
+    /// next frame follows.
+    last: u64,
+    quiet_beats: u8,
+    encode: Encode,
+    /// Encoded for an earlier joiner, one a reason at most.
+    snapshots: Vec<(SnapshotReason, Frame)>,
+    /// Merged for an earlier reader, from its frame's `previous`.
+    merged: Option<Frame>,
+    /// The state's notice for joiners while the feed is not live.
+    notice: Option<Frame>,
+}
+
+impl BookStream {
+    pub(super) fn new(
+        stream: Arc<ResponseStream>,
+        depth: usize,
+        speed: Speed,
+        last: u64,
+        encode: Encode,
+    ) -> Self {
+        Self {
+            stream,
+            depth,
+            speed,
+            last,
+            quiet_beats: 0,
+            encode,
+            snapshots: Vec::new(),
+            merged: None,
+            notice: None,
+        }
+    }
+
+    pub(super) fn speed(&self) -> Speed {
+        self.speed
+    }
+
+    fn push(&mut self, sequence: u64, frame: LiveFrame) -> Frame {
+        let frame = Frame::new(self.last, sequence, (self.encode)(frame));
+        self.stream.push(frame.clone());
+        self.last = sequence;
+        self.quiet_beats = 0;
+        frame
+    }
+
+    /// Pushes what changed in the window since the last frame; nothing if nothing did.
+    pub(super) fn follow(&mut self, now: &Now<'_>) {
+        self.push_changes(now, false);
+    }
+
+    /// Brings the ring to the book's sequence, whether or not the window changed, so that a frame
+    /// made of the book now fits before the ring's next one.
+    fn flush(&mut self, now: &Now<'_>) {
+        self.push_changes(now, true);
+    }
+
+    fn push_changes(&mut self, now: &Now<'_>, even_if_empty: bool) {
+        let sequence = now.book.sequence();
+        if sequence == self.last {
+            return;
+        }
+        match now.book.changes_since(self.last, self.depth) {
+            Some(changes) if changes.is_empty() && !even_if_empty => {}
+            Some(changes) => {
+                self.push(sequence, now.delta(self.depth, self.last, changes));
+            }
+            // More was touched since the last push than the journal holds.
+            None => self.restate(now, SnapshotReason::Lagged),
+        }
+    }
+
+    /// Pushes the whole window to everyone.
+    pub(super) fn restate(&mut self, now: &Now<'_>, reason: SnapshotReason) {
+        now.snapshot_encodings.fetch_add(1, Ordering::Relaxed);
+        let snapshot = LiveFrame::Snapshot(now.snapshot(self.depth, reason));
+        self.push(now.book.sequence(), snapshot);
+    }
+
+    /// Called each second.
+    pub(super) fn beat(&mut self, now: &Now<'_>) {
+        self.quiet_beats += 1;
+        if self.quiet_beats < QUIET_BEATS {
+            return;
+        }
+        // What joiners are given says when it was published: no older than a quiet stream's pulse.
+        self.snapshots.clear();
+        if now.book.sequence() == self.last {
+            self.announce(now);
+        } else {
+            self.flush(now);
+        }
+    }
+
+    /// Pushes a heartbeat, which says the feed's state, at once.
+    pub(super) fn announce(&mut self, now: &Now<'_>) {
+        self.flush(now);
+        let beat = BookHeartbeat { head: now.head(self.depth), state: now.state };
+        let frame = self.push(self.last, LiveFrame::Heartbeat(beat));
+        self.notice = (now.state != FeedState::Live).then_some(frame);
+    }
+
+    pub(super) fn join(&mut self, now: &Now<'_>, after: Option<&str>) -> Start {
+        let Some(after) = after else { return self.snapshot(now, SnapshotReason::Initial) };
+        let decoded = Cursor::decode(after).and_then(|cursor| {
+            cursor.only(book_topic(&now.head.definition.market)).map(|at| (cursor.shape, at))
+        });
+        let (depth, position) = match decoded {
+            Ok(decoded) => decoded,
+            Err(fault) => return Start::Refused(bad_cursor(fault)),
+        };
+        // A sequence of the same epoch that the log has not reached: the log lost its end.
+        if position.epoch != now.head.epoch || position.sequence > now.book.sequence() {
+            return self.snapshot(now, SnapshotReason::EpochChange);
+        }
+        if depth != shape(self.depth) {
+            return self.snapshot(now, SnapshotReason::ResumeTooOld);
+        }
+        match self.resume(now, position.sequence) {
+            Some(start) => start,
+            None => self.snapshot(now, SnapshotReason::ResumeTooOld),
+        }
+    }
+
+    pub(super) fn catch_up(&mut self, now: &Now<'_>, seen: u64) -> Start {
+        match self.resume(now, seen) {
+            Some(start) => start,
+            None => self.snapshot(now, SnapshotReason::Lagged),
+        }
+    }
+
+    /// Goes on behind `seen`: from the ring, or by one merged delta.
+    fn resume(&mut self, now: &Now<'_>, seen: u64) -> Option<Start> {
+        if let Some(next) = self.place_behind(seen) {
+            return Some(Start::Ring { seen, next });
+        }
+        if let Some(frame) = self.merged.as_ref().filter(|frame| frame.previous == seen)
+            && let Some(next) = self.reusable(frame)
+        {
+            return Some(Start::Frames { frames: vec![frame.clone()], next });
+        }
+        let changes = now.book.changes_since(seen, self.depth)?;
+        self.flush(now);
+        if seen == self.last {
+            return Some(Start::Ring { seen, next: self.stream.next_index() });
+        }
+        let delta = now.delta(self.depth, seen, changes);
+        let frame = Frame::new(seen, self.last, (self.encode)(delta));
+        self.merged = Some(frame.clone());
+        Some(Start::Frames { frames: vec![frame], next: self.stream.next_index() })
+    }
+
+    fn snapshot(&mut self, now: &Now<'_>, reason: SnapshotReason) -> Start {
+        let cached = self.snapshots.iter().find(|(why, _)| *why == reason);
+        let reused = cached
+            .and_then(|(_, frame)| self.reusable(frame).map(|next| (vec![frame.clone()], next)));
+        let (mut frames, next) = reused.unwrap_or_else(|| {
+            self.flush(now);
+            now.snapshot_encodings.fetch_add(1, Ordering::Relaxed);
+            let snapshot = LiveFrame::Snapshot(now.snapshot(self.depth, reason));
+            let frame = Frame::new(self.last, self.last, (self.encode)(snapshot));
+            self.snapshots.retain(|(why, _)| *why != reason);
+            self.snapshots.push((reason, frame.clone()));
+            (vec![frame], self.stream.next_index())
+        });
+        frames.extend(self.notice(now, frames[0].sequence));
+        Start::Frames { frames, next }
+    }
+
+    /// Tells a joiner at once when the feed is not live, instead of at the next heartbeat.
+    fn notice(&mut self, now: &Now<'_>, sequence: u64) -> Option<Frame> {
+        // Behind an older cached snapshot comes the ring, and the next heartbeat in it.
+        if now.state == FeedState::Live || sequence != now.book.sequence() {
+            return None;
+        }
+        if let Some(frame) = self.notice.as_ref().filter(|frame| frame.sequence == sequence) {
+            return Some(frame.clone());
+        }
+        let beat = BookHeartbeat { head: now.head(self.depth), state: now.state };
+        let frame = Frame::new(sequence, sequence, (self.encode)(LiveFrame::Heartbeat(beat)));
+        self.notice = Some(frame.clone());
+        Some(frame)
+    }
+
+    /// Where in the ring a reader at `sequence` goes on. The ring of a new stream is empty and
+    /// knows no boundary yet, so the last one is asked first.
+    fn place_behind(&self, sequence: u64) -> Option<u64> {
+        match sequence == self.last {
+            true => Some(self.stream.next_index()),
+            false => self.stream.behind(sequence),
+        }
+    }
+
+    /// Where a reader goes on behind a frame that was encoded earlier; `None` if what follows it
+    /// in the ring would cost the reader more than a new one.
+    fn reusable(&self, frame: &Frame) -> Option<u64> {
+        let next = self.place_behind(frame.sequence)?;
+        let backlog = self.stream.next_index() - next;
+        let bytes = self.stream.backlog_bytes(next)?;
+        (backlog <= MOST_BACKLOG_FRAMES && bytes < frame.tail.len()).then_some(next)
+    }
+}
+
+/// The errors array for a cursor that can't be used.
+fn bad_cursor(fault: CursorError) -> Bytes {
+    let errors = serde_json::json!([{
+        "message": fault.to_string(),
+        "extensions": { "code": "BAD_REQUEST" },
+    }]);
+    Bytes::from(errors.to_string())
+}

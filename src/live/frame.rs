@@ -1,0 +1,191 @@
+//! What the live topics tell their subscribers, before anyone encodes it. Plain data: no GraphQL,
+//! no stream.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use spreadly_subscriptions::{Cursor, Epoch, Position, topic_hash};
+
+use crate::market::book::Level;
+use crate::market::event::{MarketDefinition, Micros};
+
+/// How often an `orderBook` stream pushes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Speed {
+    /// Each event that changes the window.
+    Raw,
+    Ms100,
+    Ms250,
+    S1,
+}
+
+/// Why a snapshot was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SnapshotReason {
+    Initial,
+    Lagged,
+    EpochChange,
+    Reorg,
+    ResumeTooOld,
+}
+
+/// Whether what the hub tells is up to date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum FeedState {
+    Live,
+    /// The source is cut off or late.
+    Stale,
+    /// The hub can't go on by itself.
+    Halted,
+    ShuttingDown,
+}
+
+/// What every frame of a book says.
+#[derive(Clone, Debug)]
+pub struct BookHead {
+    pub definition: Arc<MarketDefinition>,
+    pub epoch: Epoch,
+    pub sequence: u64,
+    /// Levels a side that the stream shows; the shape of its cursors.
+    pub depth: usize,
+    /// Of the whole book's best ten levels, whatever the depth.
+    pub checksum: u32,
+    /// Of the last event merged, at its source.
+    pub event_time: Option<Micros>,
+    /// The hub's clock.
+    pub publish_time: Micros,
+}
+
+impl BookHead {
+    pub fn cursor(&self) -> String {
+        let position = Position { epoch: self.epoch, sequence: self.sequence };
+        Cursor::single(shape(self.depth), book_topic(&self.definition.market), position).encode()
+    }
+}
+
+/// A depth as it stands in a cursor.
+pub(super) fn shape(depth: usize) -> u32 {
+    u32::try_from(depth).unwrap_or(u32::MAX)
+}
+
+/// The cursor's name of a market's book.
+pub(super) fn book_topic(market: &str) -> u64 {
+    topic_hash(&format!("book:{market}"))
+}
+
+#[derive(Clone, Debug)]
+pub struct BookSnapshot {
+    pub head: BookHead,
+    pub reason: SnapshotReason,
+    pub bids: Vec<Level>,
+    pub asks: Vec<Level>,
+}
+
+#[derive(Clone, Debug)]
+pub struct BookDelta {
+    pub head: BookHead,
+    /// The sequence this one follows.
+    pub previous: u64,
+    pub merged_events: u32,
+    /// Size 0: the level left the window.
+    pub bids: Vec<Level>,
+    pub asks: Vec<Level>,
+}
+
+#[derive(Clone, Debug)]
+pub struct BookHeartbeat {
+    pub head: BookHead,
+    pub state: FeedState,
+}
+
+/// One market's best bid and offer.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    pub definition: Arc<MarketDefinition>,
+    pub epoch: Epoch,
+    /// Of the event that last changed price or size of either.
+    pub sequence: u64,
+    /// The change before; the same as `sequence` where the offer is repeated; `None` where it is
+    /// stated anew: on joining, and after frames were dropped for a slow reader.
+    pub previous: Option<u64>,
+    pub bid: Option<Level>,
+    pub ask: Option<Level>,
+    pub event_time: Option<Micros>,
+    pub publish_time: Micros,
+    pub state: FeedState,
+}
+
+impl Offer {
+    pub fn cursor(&self) -> String {
+        let topic = topic_hash(&format!("bbo:{}", self.definition.market));
+        Cursor::single(0, topic, Position { epoch: self.epoch, sequence: self.sequence }).encode()
+    }
+}
+
+/// An event that a feed brought and the hub did not take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub source: String,
+    /// Where in the source: a line, an offset, a row.
+    pub place: String,
+    pub reason: String,
+}
+
+/// How one feed does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedView {
+    pub name: String,
+    pub kind: String,
+    pub state: FeedState,
+    pub reason: Option<String>,
+    pub events_total: u64,
+    pub refused_total: u64,
+    pub last_refusal: Option<Refusal>,
+    /// The last event's own time.
+    pub last_event_time: Option<Micros>,
+    /// Known events that the hub has not taken yet.
+    pub lag: Option<u64>,
+}
+
+impl FeedView {
+    /// Differs in more than its counts of good events, which change all the time.
+    pub(super) fn differs_from(&self, earlier: &Self) -> bool {
+        (self.state, &self.reason, self.refused_total, &self.last_refusal)
+            != (earlier.state, &earlier.reason, earlier.refused_total, &earlier.last_refusal)
+    }
+}
+
+/// What a stream is given to encode.
+#[derive(Clone, Debug)]
+pub enum LiveFrame {
+    Snapshot(BookSnapshot),
+    Delta(BookDelta),
+    Heartbeat(BookHeartbeat),
+    Offer(Offer),
+    Feed(FeedView),
+}
+
+impl LiveFrame {
+    /// The cursor of the frame, if its topic has positions.
+    pub fn cursor(&self) -> Option<String> {
+        match self {
+            Self::Snapshot(BookSnapshot { head, .. })
+            | Self::Delta(BookDelta { head, .. })
+            | Self::Heartbeat(BookHeartbeat { head, .. }) => Some(head.cursor()),
+            Self::Offer(offer) => Some(offer.cursor()),
+            Self::Feed(_) => None,
+        }
+    }
+}
+
+/// Turns a frame into the bytes of its GraphQL result, `{"data":…}`. Owned by one stream and
+/// called under the lock of its topic, so it must not lock any live state itself.
+pub type Encode = Box<dyn FnMut(LiveFrame) -> Vec<u8> + Send>;
+
+/// Milliseconds since an event, for a heartbeat. An event of the future is 0 old; one from long ago
+/// (a replayed recording) stops at GraphQL's largest `Int`.
+pub fn age_ms(event_time: Option<Micros>, now: Micros) -> i32 {
+    let age = event_time.map_or(0, |time| now.saturating_sub(time).max(0) / 1_000);
+    i32::try_from(age).unwrap_or(i32::MAX)
+}

@@ -1,0 +1,137 @@
+//! What stands behind the engine's streams: the sources of the live topics.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use spreadly_subscriptions::{ResponseStream, Source, Start};
+
+use super::book_stream::BookStream;
+use super::frame::{Encode, Speed};
+use super::{Live, Market};
+use crate::market::event::MarketId;
+
+impl Live {
+    /// The source of one market's book; `None` if the market is not known.
+    pub fn book_source(
+        self: &Arc<Self>,
+        market: &str,
+        depth: usize,
+        speed: Speed,
+        encode: Encode,
+    ) -> Option<Box<dyn Source>> {
+        let market = self.market(market)?;
+        let encode = Mutex::new(Some(encode));
+        Some(Box::new(BookSource { live: self.clone(), market, depth, speed, encode }))
+    }
+
+    /// The source of several markets' best bid and offer.
+    pub fn offer_source(
+        self: &Arc<Self>,
+        markets: Vec<MarketId>,
+        encode: Encode,
+    ) -> Box<dyn Source> {
+        Box::new(OfferSource { live: self.clone(), markets, encode: Mutex::new(Some(encode)) })
+    }
+
+    /// The source of the feeds' status.
+    pub fn feed_source(self: &Arc<Self>, encode: Encode) -> Box<dyn Source> {
+        Box::new(FeedSource { live: self.clone(), encode: Mutex::new(Some(encode)) })
+    }
+}
+
+/// Holds the encoder until the stream it belongs to exists.
+type Waiting = Mutex<Option<Encode>>;
+
+struct BookSource {
+    live: Arc<Live>,
+    market: Arc<Market>,
+    depth: usize,
+    speed: Speed,
+    encode: Waiting,
+}
+
+impl BookSource {
+    fn with_stream(
+        &self,
+        stream: &ResponseStream,
+        act: impl FnOnce(&mut BookStream, &super::Now<'_>) -> Start,
+    ) -> Start {
+        let mut state = self.market.state.lock();
+        // Taken out for the moment, so that the book can be read beside it.
+        let Some(mut own) = state.streams.remove(&stream.id()) else { return Start::TooSlow };
+        let start = act(&mut own, &state.now(&self.live));
+        state.streams.insert(stream.id(), own);
+        start
+    }
+}
+
+impl Source for BookSource {
+    fn attach(&self, stream: &Arc<ResponseStream>) {
+        let Some(encode) = self.encode.lock().take() else { return };
+        let mut state = self.market.state.lock();
+        let last = state.book.sequence();
+        let own = BookStream::new(stream.clone(), self.depth, self.speed, last, encode);
+        state.streams.insert(stream.id(), own);
+    }
+
+    fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Start {
+        self.with_stream(stream, |own, now| own.join(now, after))
+    }
+
+    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Start {
+        self.with_stream(stream, |own, now| own.catch_up(now, seen))
+    }
+
+    fn detach(&self, stream: &ResponseStream) {
+        self.market.state.lock().streams.remove(&stream.id());
+    }
+}
+
+struct OfferSource {
+    live: Arc<Live>,
+    markets: Vec<MarketId>,
+    encode: Waiting,
+}
+
+impl Source for OfferSource {
+    fn attach(&self, stream: &Arc<ResponseStream>) {
+        let Some(encode) = self.encode.lock().take() else { return };
+        self.live.offers.lock().attach(stream, &self.markets, encode);
+    }
+
+    fn join(&self, stream: &ResponseStream, _after: Option<&str>) -> Start {
+        self.live.offers.lock().join(stream, self.live.now())
+    }
+
+    fn catch_up(&self, stream: &ResponseStream, _seen: u64) -> Start {
+        self.live.offers.lock().join(stream, self.live.now())
+    }
+
+    fn detach(&self, stream: &ResponseStream) {
+        self.live.offers.lock().detach(stream);
+    }
+}
+
+struct FeedSource {
+    live: Arc<Live>,
+    encode: Waiting,
+}
+
+impl Source for FeedSource {
+    fn attach(&self, stream: &Arc<ResponseStream>) {
+        let Some(encode) = self.encode.lock().take() else { return };
+        self.live.feeds.lock().attach(stream, encode);
+    }
+
+    fn join(&self, stream: &ResponseStream, _after: Option<&str>) -> Start {
+        self.live.feeds.lock().join(stream)
+    }
+
+    fn catch_up(&self, stream: &ResponseStream, _seen: u64) -> Start {
+        self.live.feeds.lock().join(stream)
+    }
+
+    fn detach(&self, stream: &ResponseStream) {
+        self.live.feeds.lock().detach(stream);
+    }
+}

@@ -1,0 +1,585 @@
+//! The live topics seen by clients that believe nothing: each applies the frames it is sent, and
+//! is compared with the whole history, kept the slow way, at every frame.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use spreadly_subscriptions::{
+    Cursor, Frame, Meters, OperationKey, Position, ResponseStream, Start, StreamLimits, Streams,
+};
+
+use super::frame::book_topic;
+use super::*;
+use crate::market::event::{MarketStatus, Side};
+
+const EPOCH: Epoch = Epoch(7);
+const MARKET: &str = "ERG-USD";
+
+fn definition(market: &str) -> Arc<MarketDefinition> {
+    Arc::new(MarketDefinition {
+        market: market.into(),
+        base: "ERG".into(),
+        quote: "USD".into(),
+        price_decimals: 2,
+        size_decimals: 3,
+        tick_size: "0.01".into(),
+        lot_size: "0.001".into(),
+        status: MarketStatus::Active,
+        time: None,
+    })
+}
+
+fn new_live() -> Arc<Live> {
+    let live = Arc::new(Live::new(EPOCH, Box::new(|| 9_000_000)));
+    live.define(definition(MARKET));
+    live
+}
+
+fn new_streams(ring_bytes: usize) -> Streams {
+    Streams::new(StreamLimits { ring_bytes, ..Default::default() }, Arc::new(Meters::default()))
+}
+
+fn plain(frame: LiveFrame) -> Vec<u8> {
+    let book = |kind: &str, head: &BookHead, rest: Value| {
+        json!({ "kind": kind, "sequence": head.sequence, "checksum": head.checksum,
+                "eventTime": head.event_time, "rest": rest })
+    };
+    let value = match frame {
+        LiveFrame::Snapshot(one) => {
+            let rest = json!({ "reason": format!("{:?}", one.reason), "bids": one.bids, "asks": one.asks });
+            book("snapshot", &one.head, rest)
+        }
+        LiveFrame::Delta(one) => {
+            let rest = json!({ "previous": one.previous, "merged": one.merged_events,
+                               "bids": one.bids, "asks": one.asks });
+            book("delta", &one.head, rest)
+        }
+        LiveFrame::Heartbeat(one) => book("heartbeat", &one.head, json!({ "state": one.state })),
+        LiveFrame::Offer(one) => json!({
+            "kind": "offer", "market": &*one.definition.market, "sequence": one.sequence,
+            "previous": one.previous, "bid": one.bid, "ask": one.ask, "state": one.state,
+        }),
+        LiveFrame::Feed(one) => json!({ "kind": "feed", "name": one.name, "state": one.state }),
+    };
+    value.to_string().into_bytes()
+}
+
+fn parsed(frame: &Frame) -> Value {
+    serde_json::from_slice(&frame.tail[..frame.tail.len() - 1]).unwrap()
+}
+
+fn open(
+    streams: &Streams,
+    name: String,
+    source: impl FnOnce() -> Box<dyn spreadly_subscriptions::Source>,
+) -> Arc<ResponseStream> {
+    let key = OperationKey {
+        document: name,
+        operation_name: None,
+        variables: String::new(),
+        audience: String::new(),
+        cursor_extension: false,
+    };
+    streams.open(key, || Ok(source())).unwrap_or_else(|_| panic!("a stream opens"))
+}
+
+fn open_book(
+    live: &Arc<Live>,
+    streams: &Streams,
+    depth: usize,
+    speed: Speed,
+) -> Arc<ResponseStream> {
+    open(streams, format!("{depth} {speed:?}"), || {
+        live.book_source(MARKET, depth, speed, Box::new(plain)).unwrap()
+    })
+}
+
+fn cursor(depth: usize, epoch: Epoch, sequence: u64) -> String {
+    let position = Position { epoch, sequence };
+    Cursor::single(depth as u32, book_topic(MARKET), position).encode()
+}
+
+fn change(sequence: u64, levels: &[(Side, u128, u128)]) -> Applied {
+    let level = |(side, price, size): &(Side, u128, u128)| LevelChange {
+        side: *side,
+        price: *price,
+        size: *size,
+    };
+    let levels = levels.iter().map(level).collect();
+    let effect = Effect::Change { market: MARKET.into(), levels };
+    Applied { sequence, time: Some(sequence as i64 * 1_000), effect }
+}
+
+/// Price and size by rank, so that the first is the best on either side.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Sides([BTreeMap<u128, (u128, u128)>; 2]);
+
+impl Sides {
+    fn set(&mut self, side: Side, price: u128, size: u128) {
+        let (index, rank) = if side == Side::Buy { (0, u128::MAX - price) } else { (1, price) };
+        self.0[index].remove(&rank);
+        if size > 0 {
+            self.0[index].insert(rank, (price, size));
+        }
+    }
+
+    fn top(&self, depth: usize) -> Self {
+        let cut = |levels: &BTreeMap<_, _>| levels.clone().into_iter().take(depth).collect();
+        Self([cut(&self.0[0]), cut(&self.0[1])])
+    }
+
+    fn take(&mut self, rest: &Value) {
+        for (side, name) in [(Side::Buy, "bids"), (Side::Sell, "asks")] {
+            for level in rest[name].as_array().unwrap() {
+                let number = |place: usize| u128::from(level[place].as_u64().unwrap());
+                self.set(side, number(0), number(1));
+            }
+        }
+    }
+
+    fn checksum(&self) -> u32 {
+        let text: String = [1, 0]
+            .iter()
+            .flat_map(|index| self.0[*index].values().take(10))
+            .map(|(price, size)| format!("{price}{size}"))
+            .collect();
+        crc32fast::hash(text.as_bytes())
+    }
+}
+
+type History = BTreeMap<u64, Sides>;
+
+struct Client {
+    stream: Arc<ResponseStream>,
+    depth: usize,
+    /// `None` before the first frame.
+    seen: Option<u64>,
+    next: u64,
+    book: Sides,
+    snapshots: Vec<String>,
+}
+
+impl Client {
+    fn join(stream: &Arc<ResponseStream>, depth: usize, history: &History) -> Self {
+        let mut client = Self::empty(stream, depth);
+        client.start(stream.source().join(stream, None), history);
+        client
+    }
+
+    fn empty(stream: &Arc<ResponseStream>, depth: usize) -> Self {
+        let (book, snapshots) = Default::default();
+        Self { stream: stream.clone(), depth, seen: None, next: 0, book, snapshots }
+    }
+
+    /// Comes back with what it held at a past sequence.
+    fn resume(stream: &Arc<ResponseStream>, depth: usize, from: u64, history: &History) -> Self {
+        let mut client = Self::empty(stream, depth);
+        client.seen = Some(from);
+        client.book = history[&from].top(depth);
+        let after = cursor(depth, EPOCH, from);
+        client.start(stream.source().join(stream, Some(&after)), history);
+        client
+    }
+
+    fn start(&mut self, start: Start, history: &History) {
+        match start {
+            Start::Ring { seen, next } => {
+                assert_eq!(Some(seen), self.seen);
+                self.next = next;
+            }
+            Start::Frames { frames, next } => {
+                frames.iter().for_each(|frame| self.take(frame, history));
+                self.next = next;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn drain(&mut self, history: &History) {
+        let mut frames = Vec::new();
+        while !self.stream.read(self.next, usize::MAX, &mut frames) {
+            let start = self.stream.source().catch_up(&self.stream, self.seen.unwrap());
+            self.start(start, history);
+        }
+        for frame in frames {
+            self.take(&frame, history);
+            self.next += 1;
+        }
+    }
+
+    fn take(&mut self, frame: &Frame, history: &History) {
+        let value = parsed(frame);
+        let (rest, sequence) = (&value["rest"], value["sequence"].as_u64().unwrap());
+        assert_eq!(sequence, frame.sequence);
+        match value["kind"].as_str().unwrap() {
+            "snapshot" => {
+                self.book = Sides::default();
+                self.book.take(rest);
+                self.snapshots.push(rest["reason"].as_str().unwrap().to_owned());
+            }
+            "delta" => {
+                let previous = rest["previous"].as_u64().unwrap();
+                assert_eq!((Some(previous), previous), (self.seen, frame.previous), "a gap");
+                let merged = history.range(previous + 1..=sequence).count() as u64;
+                assert_eq!(rest["merged"], merged);
+                self.book.take(rest);
+            }
+            _ => assert_eq!(Some(sequence), self.seen, "a heartbeat moves nothing"),
+        }
+        self.seen = Some(sequence);
+        assert_eq!(self.book, history[&sequence].top(self.depth), "at {sequence}");
+        assert_eq!(value["checksum"], history[&sequence].checksum());
+        let time = (sequence > 0).then_some(sequence * 1_000);
+        assert_eq!(value["eventTime"], json!(time));
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Event { replace: bool, gap: u64, levels: Vec<(Side, u128, u128)> },
+    Tick,
+    Beat,
+    State(FeedState),
+    Join(usize),
+    Resume { stream: usize, back: usize },
+    Read(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let side = prop_oneof![Just(Side::Buy), Just(Side::Sell)];
+    let level = (side, 1u128..20, 0u128..4);
+    let event = (prop::bool::weighted(0.1), 1u64..4, prop::collection::vec(level, 0..5));
+    prop_oneof![
+        8 => event.prop_map(|(replace, gap, levels)| Step::Event { replace, gap, levels }),
+        2 => Just(Step::Tick),
+        2 => Just(Step::Beat),
+        1 => prop_oneof![Just(FeedState::Live), Just(FeedState::Stale)].prop_map(Step::State),
+        2 => (0usize..6).prop_map(Step::Join),
+        2 => (0usize..6, 0usize..40).prop_map(|(stream, back)| Step::Resume { stream, back }),
+        3 => (0usize..40).prop_map(Step::Read),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn whoever_follows_the_frames_holds_the_book_at_each_of_them(
+        steps in prop::collection::vec(step(), 1..120),
+        ring_bytes in prop_oneof![Just(1_500usize), Just(1 << 20)],
+    ) {
+        let (live, streams) = (new_live(), new_streams(ring_bytes));
+        let shapes = [1, 3, 12].map(|depth| [(depth, Speed::Raw), (depth, Speed::Ms100)]).concat();
+        let open: Vec<_> = shapes
+            .iter()
+            .map(|(depth, speed)| open_book(&live, &streams, *depth, *speed))
+            .collect();
+        let mut history = History::from([(0, Sides::default())]);
+        let mut clients: Vec<Client> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Event { replace, gap, levels } => {
+                    let (last, book) = history.last_key_value().unwrap();
+                    let sequence = last + gap;
+                    let mut book = if replace { Sides::default() } else { book.clone() };
+                    levels.iter().for_each(|(side, price, size)| book.set(*side, *price, *size));
+                    history.insert(sequence, book);
+                    let mut event = change(sequence, &levels);
+                    if let (true, Effect::Change { market, levels }) = (replace, event.effect.clone()) {
+                        event.effect = Effect::Replace { market, levels };
+                    }
+                    live.apply(&[event]);
+                }
+                Step::Tick => live.tick(Speed::Ms100),
+                Step::Beat => live.heartbeat(),
+                Step::State(state) => live.set_feed_state(state),
+                Step::Join(index) => {
+                    clients.push(Client::join(&open[index], shapes[index].0, &history));
+                }
+                Step::Resume { stream, back } => {
+                    let from = *history.keys().rev().nth(back % history.len()).unwrap();
+                    clients.push(Client::resume(&open[stream], shapes[stream].0, from, &history));
+                }
+                Step::Read(index) if !clients.is_empty() => {
+                    let index = index % clients.len();
+                    clients[index].drain(&history);
+                }
+                Step::Read(_) => {}
+            }
+        }
+        (0..4).for_each(|_| live.heartbeat());
+        let last = *history.last_key_value().unwrap().0;
+        for client in &mut clients {
+            client.drain(&history);
+            prop_assert_eq!(client.seen, Some(last), "four quiet beats bring everyone to the end");
+        }
+    }
+}
+
+fn busy() -> (Arc<Live>, Streams, History) {
+    let (live, streams) = (new_live(), new_streams(1 << 20));
+    let mut history = History::from([(0, Sides::default())]);
+    for sequence in 1..=50u64 {
+        let price = u128::from(sequence % 9 + 1);
+        let levels = [(Side::Buy, price, u128::from(sequence)), (Side::Sell, price + 10, 2)];
+        live.apply(&[change(sequence, &levels)]);
+        let mut book = history[&(sequence - 1)].clone();
+        levels.iter().for_each(|(side, price, size)| book.set(*side, *price, *size));
+        history.insert(sequence, book);
+    }
+    (live, streams, history)
+}
+
+#[test]
+fn a_resume_works_from_every_past_sequence_without_a_snapshot() {
+    let (live, streams, history) = busy();
+    for depth in [1, 4, 25] {
+        let stream = open_book(&live, &streams, depth, Speed::Raw);
+        for from in 0..=50 {
+            let client = Client::resume(&stream, depth, from, &history);
+            assert_eq!((client.seen, client.snapshots.len()), (Some(50), 0));
+        }
+    }
+}
+
+#[test]
+fn ten_thousand_joiners_cost_one_encoding() {
+    let (live, streams, history) = busy();
+    let stream = open_book(&live, &streams, 10, Speed::Raw);
+    for _ in 0..5_000 {
+        Client::join(&stream, 10, &history);
+    }
+    live.apply(&[change(60, &[(Side::Buy, 9, 77)])]);
+    let history = {
+        let mut history = history;
+        let mut book = history[&50].clone();
+        book.set(Side::Buy, 9, 77);
+        history.insert(60, book);
+        history
+    };
+    for _ in 0..5_000 {
+        let mut client = Client::join(&stream, 10, &history);
+        client.drain(&history);
+        assert_eq!(client.seen, Some(60));
+    }
+    assert_eq!(live.snapshot_encodings.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_crowd_that_lags_at_the_same_place_shares_one_merge() {
+    let (live, streams, history) = busy();
+    let stream = open_book(&live, &streams, 10, Speed::Raw);
+    let tails: Vec<_> = (0..3)
+        .map(|_| match stream.source().catch_up(&stream, 20) {
+            Start::Frames { frames, .. } => frames[0].tail.as_ptr(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!((tails[0], tails[0]), (tails[1], tails[2]));
+    assert_eq!(history.len(), 51);
+}
+
+fn reason(stream: &Arc<ResponseStream>, after: &str) -> String {
+    match stream.source().join(stream, Some(after)) {
+        Start::Frames { frames, .. } => {
+            parsed(&frames[0])["rest"]["reason"].as_str().unwrap_or("none").to_owned()
+        }
+        Start::Refused(errors) => {
+            let errors: Value = serde_json::from_slice(&errors).unwrap();
+            errors[0]["extensions"]["code"].as_str().unwrap().to_owned()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_cursor_that_can_not_be_followed_gets_a_snapshot_that_says_why() {
+    let (live, streams, _) = busy();
+    let stream = open_book(&live, &streams, 10, Speed::Raw);
+    assert_eq!(reason(&stream, &cursor(10, Epoch(8), 20)), "EpochChange");
+    assert_eq!(reason(&stream, &cursor(10, EPOCH, 51)), "EpochChange");
+    assert_eq!(reason(&stream, &cursor(11, EPOCH, 20)), "ResumeTooOld");
+    assert_eq!(reason(&stream, "nonsense"), "BAD_REQUEST");
+    let position = Position { epoch: EPOCH, sequence: 20 };
+    let other = Cursor::single(10, book_topic("A-B"), position).encode();
+    assert_eq!(reason(&stream, &other), "BAD_REQUEST");
+}
+
+#[test]
+fn a_restored_market_goes_on_where_its_checkpoint_was_taken() {
+    let (live, _, history) = busy();
+    let (sequence, state) = live.checkpoint(MARKET).unwrap();
+    assert_eq!(sequence, 50);
+    let (restored, streams) = (new_live(), new_streams(1 << 20));
+    restored.restore(MARKET, &state).unwrap();
+    let stream = open_book(&restored, &streams, 5, Speed::Raw);
+    assert_eq!(reason(&stream, &cursor(5, EPOCH, 49)), "ResumeTooOld");
+    let client = Client::resume(&stream, 5, 50, &history);
+    assert_eq!(client.snapshots.len(), 0);
+    Client::join(&stream, 5, &history);
+    // The log is read again from an older place: what the checkpoint holds does not count twice.
+    restored.apply(&[change(50, &[(Side::Buy, 1, 9)])]);
+    assert_eq!(restored.checkpoint(MARKET).unwrap().1, state);
+    assert!(matches!(restored.restore("A-B", &state), Err(RestoreError::UnknownMarket(_))));
+    assert!(restored.restore(MARKET, b"{}").is_err());
+}
+
+#[test]
+fn a_quiet_stream_says_so_every_four_seconds_and_an_unseen_event_moves_it_on() {
+    let (live, streams, mut history) = busy();
+    let stream = open_book(&live, &streams, 1, Speed::Raw);
+    let mut client = Client::join(&stream, 1, &history);
+    let pushed = |after: u64| stream.next_index() - after;
+    (0..3).for_each(|_| live.heartbeat());
+    assert_eq!(pushed(0), 0);
+    live.heartbeat();
+    assert_eq!(pushed(0), 1);
+    (0..8).for_each(|_| live.heartbeat());
+    assert_eq!(pushed(0), 3);
+    live.apply(&[change(51, &[(Side::Buy, 1, 1_000)])]);
+    let mut book = history[&50].clone();
+    book.set(Side::Buy, 1, 1_000);
+    history.insert(51, book);
+    assert_eq!(pushed(0), 3, "outside the window");
+    (0..4).for_each(|_| live.heartbeat());
+    client.drain(&history);
+    assert_eq!((client.seen, pushed(0)), (Some(51), 4));
+}
+
+#[test]
+fn a_stale_feed_is_told_to_everyone_at_once_and_to_who_comes_later() {
+    let (live, streams, history) = busy();
+    let stream = open_book(&live, &streams, 2, Speed::S1);
+    let mut client = Client::join(&stream, 2, &history);
+    live.set_feed_state(FeedState::Stale);
+    live.set_feed_state(FeedState::Stale);
+    assert_eq!(stream.next_index(), 1);
+    client.drain(&history);
+    let Start::Frames { frames, .. } = stream.source().join(&stream, None) else { panic!() };
+    assert_eq!(frames.len(), 2);
+    assert_eq!(parsed(&frames[1])["rest"]["state"], "STALE");
+    live.set_feed_state(FeedState::Live);
+    let Start::Frames { frames, .. } = stream.source().join(&stream, None) else { panic!() };
+    assert_eq!(frames.len(), 1);
+}
+
+#[test]
+fn other_decimals_begin_an_empty_book_and_everyone_is_told() {
+    let (live, streams, history) = busy();
+    let stream = open_book(&live, &streams, 2, Speed::Raw);
+    Client::join(&stream, 2, &history);
+    live.define(definition(MARKET));
+    assert_eq!(stream.next_index(), 0, "the same definition again changes nothing");
+    let mut other = (*definition(MARKET)).clone();
+    other.price_decimals = 4;
+    live.define(Arc::new(other));
+    let mut frames = Vec::new();
+    assert!(stream.read(0, 9, &mut frames));
+    assert_eq!(parsed(&frames[0])["rest"]["reason"], "EpochChange");
+    assert_eq!(parsed(&frames[0])["rest"]["bids"], json!([]));
+}
+
+#[test]
+fn offers_are_stated_on_joining_and_then_chained_by_market() {
+    let (live, streams) = (new_live(), new_streams(1 << 20));
+    live.define(definition("A-B"));
+    let stream = open(&streams, "offers".into(), || {
+        live.offer_source(vec!["A-B".into(), MARKET.into()], Box::new(plain))
+    });
+    live.apply(&[change(3, &[(Side::Buy, 10, 1)]), change(4, &[(Side::Buy, 9, 1)])]);
+    live.apply(&[change(6, &[(Side::Sell, 12, 1)])]);
+    let Start::Frames { frames, next } = stream.source().join(&stream, None) else { panic!() };
+    assert_eq!(next, 2, "the event at 4 changed no best price");
+    let told: Vec<_> = frames.iter().map(parsed).collect();
+    assert_eq!((&told[0]["market"], &told[0]["bid"]), (&json!("A-B"), &Value::Null));
+    assert_eq!((&told[1]["bid"], &told[1]["ask"]), (&json!([10, 1]), &json!([12, 1])));
+    assert_eq!((&told[1]["sequence"], &told[1]["previous"]), (&json!(6), &Value::Null));
+    live.apply(&[change(8, &[(Side::Buy, 10, 5)])]);
+    (0..4).for_each(|_| live.heartbeat());
+    let mut frames = Vec::new();
+    assert!(stream.read(next, 9, &mut frames));
+    let chain: Vec<_> = frames
+        .iter()
+        .map(parsed)
+        .map(|one| (one["market"].clone(), one["previous"].clone(), one["sequence"].clone()))
+        .collect();
+    let row = |market: &str, previous: u64, sequence: u64| {
+        (json!(market), json!(previous), json!(sequence))
+    };
+    assert_eq!(chain, [row(MARKET, 6, 8), row("A-B", 0, 0), row(MARKET, 8, 8)]);
+    assert!(frames.is_sorted_by_key(|frame| frame.sequence));
+}
+
+#[test]
+fn feeds_are_all_told_on_joining_and_then_when_they_change() {
+    let (live, streams) = (new_live(), new_streams(1 << 20));
+    let view = |name: &str, state, events_total| FeedView {
+        name: name.into(),
+        kind: "files".into(),
+        state,
+        reason: None,
+        events_total,
+        refused_total: 0,
+        last_refusal: None,
+        last_event_time: None,
+        lag: None,
+    };
+    let stream = open(&streams, "feeds".into(), || live.feed_source(Box::new(plain)));
+    assert!(matches!(stream.source().join(&stream, None), Start::Ring { next: 0, .. }));
+    live.set_feeds(vec![view("a", FeedState::Live, 1), view("b", FeedState::Live, 1)]);
+    live.set_feeds(vec![view("a", FeedState::Live, 2), view("b", FeedState::Stale, 1)]);
+    assert_eq!(stream.next_index(), 3, "counts alone are no news");
+    let Start::Frames { frames, .. } = stream.source().join(&stream, None) else { panic!() };
+    assert_eq!(frames.len(), 2);
+    (0..4).for_each(|_| live.heartbeat());
+    assert_eq!(stream.next_index(), 5);
+}
+
+#[test]
+fn whoever_joins_while_events_pour_in_misses_none() {
+    const EVENTS: u64 = 3_000;
+    let (live, streams) = (new_live(), new_streams(1 << 14));
+    let (mut history, mut book) = (History::from([(0, Sides::default())]), Sides::default());
+    let events: Vec<_> = (1..=EVENTS)
+        .map(|sequence| {
+            let level = (Side::Sell, u128::from(sequence * 7 % 23 + 1), u128::from(sequence % 5));
+            book.set(level.0, level.1, level.2);
+            history.insert(sequence, book.clone());
+            change(sequence, &[level])
+        })
+        .collect();
+    let stream = open_book(&live, &streams, 4, Speed::Raw);
+    let raced = std::thread::scope(|scope| {
+        let joining = || {
+            let (mut between, mut last) = (0, 0);
+            while last < EVENTS {
+                let mut client = Client::join(&stream, 4, &history);
+                between += u64::from((1..EVENTS).contains(&client.seen.unwrap()));
+                (0..3).for_each(|_| client.drain(&history));
+                last = client.seen.unwrap();
+            }
+            between
+        };
+        let joiners = [scope.spawn(joining), scope.spawn(joining)];
+        events.chunks(10).for_each(|some| {
+            live.apply(some);
+            std::thread::yield_now();
+        });
+        (0..4).for_each(|_| live.heartbeat());
+        joiners.map(|one| one.join().unwrap())
+    });
+    assert_ne!(raced, [0, 0], "nobody joined while events came");
+}
+
+#[test]
+fn a_stream_that_was_swept_is_forgotten() {
+    let (live, streams, _) = busy();
+    let stream = open_book(&live, &streams, 2, Speed::Raw);
+    streams.release(&stream);
+    streams.sweep(std::time::Instant::now() + std::time::Duration::from_secs(60));
+    live.apply(&[change(51, &[(Side::Buy, 9, 1_000)])]);
+    assert_eq!(stream.next_index(), 0);
+    assert_eq!(Arc::strong_count(&stream), 1);
+}

@@ -1,0 +1,493 @@
+//! One market's order book by price level, and the journal that tells what changed since any
+//! sequence in its reach. That one structure serves the deltas of every depth and speed, what a
+//! slow reader missed, and a resume. Knows no decimals, no clock and no stream.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use super::event::{LevelChange, Side};
+use super::fixed::Fixed;
+
+/// Touches that a journal keeps. At about 56 bytes each this is under 2 MiB a market, and at a
+/// busy market's 500 touches a second it reaches a minute back: longer than a reconnect takes.
+pub const JOURNAL_TOUCHES: usize = 32_768;
+
+/// Events that a journal counts. As many as touches: an event that touches nothing costs 8 bytes
+/// but must still be counted by whoever merges over it.
+const JOURNAL_EVENTS: usize = JOURNAL_TOUCHES;
+
+/// Price and size of one level.
+pub type Level = (Fixed, Fixed);
+
+/// A price as its place on its side: the best one is the smallest, on both sides.
+type Rank = u128;
+
+/// The rank behind every price: the edge of a window that holds the whole side.
+const WORST: Rank = Rank::MAX;
+
+/// Its own inverse.
+fn rank(side: Side, price: u128) -> Rank {
+    match side {
+        Side::Buy => !price,
+        Side::Sell => price,
+    }
+}
+
+/// What one level was before one event changed it.
+#[derive(Clone, Copy, Debug)]
+struct Touch {
+    sequence: u64,
+    rank: Rank,
+    before: Fixed,
+    side: Side,
+}
+
+/// What happened to the top of a book since a sequence. Size 0: the level left the window.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Events after that sequence, also those that changed nothing in the window.
+    pub events: u32,
+    /// Best first.
+    pub bids: Vec<Level>,
+    /// Best first.
+    pub asks: Vec<Level>,
+}
+
+impl Changes {
+    /// No level in the window changed.
+    pub fn is_empty(&self) -> bool {
+        self.bids.is_empty() && self.asks.is_empty()
+    }
+}
+
+/// See the module's text.
+#[derive(Clone, Debug)]
+pub struct Book {
+    bids: BTreeMap<Rank, Fixed>,
+    asks: BTreeMap<Rank, Fixed>,
+    /// Of the last event.
+    sequence: u64,
+    /// Oldest first; sequences rise, equal within one event.
+    touches: VecDeque<Touch>,
+    /// Sequences of the events after `floor`, oldest first.
+    events: VecDeque<u64>,
+    /// The oldest sequence from which changes can still be told.
+    floor: u64,
+    most_touches: usize,
+}
+
+impl Default for Book {
+    fn default() -> Self {
+        Self::empty_at(0)
+    }
+}
+
+/// What a checkpoint holds. Numbers as text, as few JSON readers keep 128 bits.
+#[derive(Serialize, Deserialize)]
+struct Checkpoint {
+    sequence: u64,
+    bids: Vec<(String, String)>,
+    asks: Vec<(String, String)>,
+}
+
+/// Why bytes are no checkpoint of ours.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    #[error("the checkpoint is not readable: {0}")]
+    Malformed(#[from] serde_json::Error),
+    #[error("the checkpoint holds a level that is not a whole number")]
+    Level(#[from] std::num::ParseIntError),
+}
+
+impl Book {
+    /// A book without levels that knows nothing from before `sequence`.
+    pub fn empty_at(sequence: u64) -> Self {
+        Self::with_journal(sequence, JOURNAL_TOUCHES)
+    }
+
+    fn with_journal(sequence: u64, most_touches: usize) -> Self {
+        Self {
+            bids: BTreeMap::new(),
+            asks: BTreeMap::new(),
+            sequence,
+            touches: VecDeque::new(),
+            events: VecDeque::new(),
+            floor: sequence,
+            most_touches,
+        }
+    }
+
+    /// Sequence of the last event.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// The oldest sequence from which [`Book::changes_since`] can tell.
+    pub fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// One event's levels: sizes are absolute and 0 removes. Removing an unknown level is no fault.
+    pub fn apply(&mut self, sequence: u64, levels: &[LevelChange]) {
+        self.begin(sequence);
+        for change in levels {
+            self.set(change.side, rank(change.side, change.price), change.size);
+        }
+        self.forget();
+    }
+
+    /// One event that states the whole book. Only what differs enters the journal, so that readers
+    /// of a source that repeats itself are sent nothing.
+    pub fn replace(&mut self, sequence: u64, levels: &[LevelChange]) {
+        self.begin(sequence);
+        for side in [Side::Buy, Side::Sell] {
+            let mut stated: BTreeMap<Rank, Fixed> = levels
+                .iter()
+                .filter(|level| level.side == side)
+                .map(|level| (rank(side, level.price), level.size))
+                .collect();
+            stated.retain(|_, size| *size > 0);
+            let gone: Vec<Rank> =
+                self.side(side).keys().filter(|one| !stated.contains_key(one)).copied().collect();
+            for rank in gone {
+                self.set(side, rank, 0);
+            }
+            for (rank, size) in stated {
+                self.set(side, rank, size);
+            }
+        }
+        self.forget();
+    }
+
+    fn begin(&mut self, sequence: u64) {
+        assert!(sequence > self.sequence, "events reach a book in the log's order");
+        self.sequence = sequence;
+        self.events.push_back(sequence);
+    }
+
+    fn set(&mut self, side: Side, rank: Rank, size: Fixed) {
+        let levels = match side {
+            Side::Buy => &mut self.bids,
+            Side::Sell => &mut self.asks,
+        };
+        let before = if size == 0 { levels.remove(&rank) } else { levels.insert(rank, size) };
+        let before = before.unwrap_or(0);
+        if before != size {
+            self.touches.push_back(Touch { sequence: self.sequence, rank, before, side });
+        }
+    }
+
+    /// Keeps the journal within its bounds. Whatever leaves takes the floor with it: a resume from
+    /// before it could no longer be exact.
+    fn forget(&mut self) {
+        while self.touches.len() > self.most_touches {
+            if let Some(touch) = self.touches.pop_front() {
+                self.floor = self.floor.max(touch.sequence);
+            }
+        }
+        while self.events.len() > JOURNAL_EVENTS {
+            if let Some(sequence) = self.events.pop_front() {
+                self.floor = self.floor.max(sequence);
+            }
+        }
+    }
+
+    fn side(&self, side: Side) -> &BTreeMap<Rank, Fixed> {
+        match side {
+            Side::Buy => &self.bids,
+            Side::Sell => &self.asks,
+        }
+    }
+
+    /// The best `depth` levels of a side, best first.
+    pub fn top(&self, side: Side, depth: usize) -> impl Iterator<Item = Level> {
+        self.side(side).iter().take(depth).map(move |(key, size)| (rank(side, *key), *size))
+    }
+
+    /// Best bid and best ask.
+    pub fn best(&self) -> (Option<Level>, Option<Level>) {
+        (self.top(Side::Buy, 1).next(), self.top(Side::Sell, 1).next())
+    }
+
+    /// Levels of both sides.
+    pub fn len(&self) -> usize {
+        self.bids.len() + self.asks.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The exact difference between the best `depth` levels as they were at `from` and as they are
+    /// now; `None` if the journal doesn't reach there. Costs the touches since `from` and one walk
+    /// to the edge of the window.
+    pub fn changes_since(&self, from: u64, depth: usize) -> Option<Changes> {
+        assert!(depth > 0, "a window holds at least one level");
+        if from < self.floor || from > self.sequence {
+            return None;
+        }
+        let (mut bids, mut asks) = (BTreeMap::new(), BTreeMap::new());
+        // From the newest back, so that the oldest value after `from` is the one that stays.
+        for touch in self.touches.iter().rev().take_while(|touch| touch.sequence > from) {
+            match touch.side {
+                Side::Buy => bids.insert(touch.rank, touch.before),
+                Side::Sell => asks.insert(touch.rank, touch.before),
+            };
+        }
+        let counted = self.events.partition_point(|sequence| *sequence <= from);
+        let events = self.events.len() - counted;
+        Some(Changes {
+            events: u32::try_from(events).unwrap_or(u32::MAX),
+            bids: window_changes(Side::Buy, &self.bids, &bids, depth),
+            asks: window_changes(Side::Sell, &self.asks, &asks, depth),
+        })
+    }
+
+    /// The levels and the sequence, without the journal: a book that was restored can tell changes
+    /// from that sequence on.
+    pub fn to_checkpoint(&self) -> Vec<u8> {
+        let side = |side| {
+            self.top(side, usize::MAX)
+                .map(|(price, size)| (price.to_string(), size.to_string()))
+                .collect()
+        };
+        let checkpoint =
+            Checkpoint { sequence: self.sequence, bids: side(Side::Buy), asks: side(Side::Sell) };
+        serde_json::to_vec(&checkpoint).unwrap_or_default()
+    }
+
+    pub fn from_checkpoint(bytes: &[u8]) -> Result<Self, CheckpointError> {
+        let checkpoint: Checkpoint = serde_json::from_slice(bytes)?;
+        let mut book = Self::empty_at(checkpoint.sequence);
+        for (price, size) in checkpoint.bids {
+            book.bids.insert(rank(Side::Buy, price.parse()?), size.parse()?);
+        }
+        for (price, size) in checkpoint.asks {
+            book.asks.insert(rank(Side::Sell, price.parse()?), size.parse()?);
+        }
+        Ok(book)
+    }
+}
+
+/// What changed among the best `depth` levels of one side. `live` is the side now; `before` has
+/// the earlier size (0: none) of each level that was touched since.
+///
+/// Only the edges of the two windows are looked for. Behind both nothing matters, before both only
+/// touched levels differ, and between them untouched levels were pushed out or let in.
+fn window_changes(
+    side: Side,
+    live: &BTreeMap<Rank, Fixed>,
+    before: &BTreeMap<Rank, Fixed>,
+    depth: usize,
+) -> Vec<Level> {
+    if before.is_empty() {
+        return Vec::new();
+    }
+    let edge_now = match live.len() > depth {
+        true => live.keys().nth(depth - 1).copied().unwrap_or(WORST),
+        false => WORST,
+    };
+    let edge_then = earlier_edge(live, before, depth, edge_now);
+    let within = |edge: Rank, rank: Rank, size: Fixed| if rank <= edge { size } else { 0 };
+    let mut changes: Vec<(Rank, Fixed)> = Vec::with_capacity(before.len());
+    for (rank, earlier) in before {
+        let now = within(edge_now, *rank, live.get(rank).copied().unwrap_or(0));
+        if within(edge_then, *rank, *earlier) != now {
+            changes.push((*rank, now));
+        }
+    }
+    let (inner, outer) = (edge_now.min(edge_then), edge_now.max(edge_then));
+    if inner < outer {
+        let between = live.range(inner + 1..=outer).filter(|(rank, _)| !before.contains_key(rank));
+        changes.extend(between.map(|(rank, size)| (*rank, within(edge_now, *rank, *size))));
+        changes.sort_unstable();
+    }
+    changes.into_iter().map(|(key, size)| (rank(side, key), size)).collect()
+}
+
+/// The worst rank in the window as it was before, found from where the edge is now.
+fn earlier_edge(
+    live: &BTreeMap<Rank, Fixed>,
+    before: &BTreeMap<Rank, Fixed>,
+    depth: usize,
+    edge_now: Rank,
+) -> Rank {
+    // Levels then, in all and up to today's edge: today's plus those that left less those that came.
+    let (mut all, mut inside) = (live.len(), live.len().min(depth));
+    for (rank, earlier) in before {
+        let step = match (*earlier > 0, live.contains_key(rank)) {
+            (true, false) => 1isize,
+            (false, true) => -1,
+            _ => continue,
+        };
+        all = all.saturating_add_signed(step);
+        if *rank <= edge_now {
+            inside = inside.saturating_add_signed(step);
+        }
+    }
+    if all <= depth {
+        return WORST;
+    }
+    // The earlier levels near today's edge: untouched ones from `live`, touched ones from `before`.
+    let untouched = |rank: &&Rank| !before.contains_key(rank);
+    let existed = |(_, earlier): &(&Rank, &Fixed)| **earlier > 0;
+    if inside > depth {
+        let steps = inside - depth;
+        let kept = live.range(..=edge_now).rev().map(|(rank, _)| rank).filter(untouched);
+        let left = before.range(..=edge_now).rev().filter(existed).map(|(rank, _)| rank);
+        let mut near: Vec<Rank> = kept.take(steps).chain(left.take(steps)).copied().collect();
+        near.sort_unstable_by(|a, b| b.cmp(a));
+        // At least one level is better than this one, so its rank is not 0.
+        near[steps - 1] - 1
+    } else if inside < depth {
+        let steps = depth - inside;
+        let beyond = edge_now.saturating_add(1);
+        let kept = live.range(beyond..).map(|(rank, _)| rank).filter(untouched);
+        let left = before.range(beyond..).filter(existed).map(|(rank, _)| rank);
+        let mut near: Vec<Rank> = kept.take(steps).chain(left.take(steps)).copied().collect();
+        near.sort_unstable();
+        near[steps - 1]
+    } else {
+        edge_now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn change(side: Side, price: Fixed, size: Fixed) -> LevelChange {
+        LevelChange { side, price, size }
+    }
+
+    /// The slow way, sharing nothing with the book: plain sorted vectors.
+    #[derive(Clone, Default, Debug, PartialEq)]
+    struct Naive {
+        bids: Vec<Level>,
+        asks: Vec<Level>,
+    }
+
+    impl Naive {
+        fn set(&mut self, side: Side, price: Fixed, size: Fixed) {
+            let levels = if side == Side::Buy { &mut self.bids } else { &mut self.asks };
+            levels.retain(|level| level.0 != price);
+            if size > 0 {
+                levels.push((price, size));
+            }
+            levels.sort_unstable();
+            if side == Side::Buy {
+                levels.reverse();
+            }
+        }
+
+        fn top(&self, depth: usize) -> Self {
+            let cut = |levels: &[Level]| levels.iter().take(depth).copied().collect();
+            Self { bids: cut(&self.bids), asks: cut(&self.asks) }
+        }
+
+        fn follow(&mut self, changes: &Changes) {
+            for (side, levels) in [(Side::Buy, &changes.bids), (Side::Sell, &changes.asks)] {
+                for (price, size) in levels {
+                    self.set(side, *price, *size);
+                }
+            }
+        }
+    }
+
+    fn levels() -> impl Strategy<Value = Vec<LevelChange>> {
+        let side = prop_oneof![Just(Side::Buy), Just(Side::Sell)];
+        let level =
+            (side, 0u128..24, 0u128..4).prop_map(|(side, price, size)| change(side, price, size));
+        prop::collection::vec(level, 0..6)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        #[test]
+        fn whoever_applies_the_changes_since_any_past_sequence_holds_the_window(
+            events in prop::collection::vec((any::<bool>(), 1u64..4, levels()), 1..40),
+            depth in 1usize..14,
+            most_touches in 1usize..80,
+        ) {
+            let mut book = Book::with_journal(0, most_touches);
+            let mut naive = Naive::default();
+            let mut past = vec![(0, naive.clone())];
+            for (replace, step, levels) in events {
+                let sequence = book.sequence() + step;
+                if replace && levels.len() > 3 {
+                    naive = Naive::default();
+                    book.replace(sequence, &levels);
+                } else {
+                    book.apply(sequence, &levels);
+                }
+                for level in &levels {
+                    naive.set(level.side, level.price, level.size);
+                }
+                past.push((sequence, naive.clone()));
+                for (index, (from, then)) in past.iter().enumerate() {
+                    let changes = book.changes_since(*from, depth);
+                    prop_assert_eq!(changes.is_some(), *from >= book.floor());
+                    let Some(changes) = changes else { continue };
+                    prop_assert_eq!(changes.events as usize, past.len() - 1 - index);
+                    let mut client = then.top(depth);
+                    let unchanged = client == naive.top(depth);
+                    client.follow(&changes);
+                    prop_assert_eq!(&client, &naive.top(depth));
+                    prop_assert_eq!(changes.is_empty(), unchanged);
+                }
+            }
+            prop_assert!(book.touches.len() <= most_touches);
+            prop_assert_eq!(book.changes_since(book.sequence() + 1, depth), None);
+        }
+
+        #[test]
+        fn a_checkpoint_holds_the_book(events in prop::collection::vec(levels(), 1..20)) {
+            let mut book = Book::default();
+            for (index, levels) in events.iter().enumerate() {
+                book.apply(index as u64 + 1, levels);
+            }
+            let restored = Book::from_checkpoint(&book.to_checkpoint()).unwrap();
+            prop_assert_eq!(&restored.bids, &book.bids);
+            prop_assert_eq!(&restored.asks, &book.asks);
+            prop_assert_eq!((restored.sequence(), restored.floor()), (book.sequence(), book.sequence()));
+        }
+    }
+
+    #[test]
+    fn a_level_that_others_push_out_of_the_window_is_told_and_so_is_its_return() {
+        let mut book = Book::default();
+        book.apply(1, &[change(Side::Sell, 10, 1), change(Side::Sell, 11, 1)]);
+        book.apply(2, &[change(Side::Sell, 9, 5)]);
+        assert_eq!(book.changes_since(1, 2).unwrap().asks, [(9, 5), (11, 0)]);
+        book.apply(3, &[change(Side::Sell, 9, 0)]);
+        assert_eq!(book.changes_since(2, 2).unwrap().asks, [(9, 0), (11, 1)]);
+        assert!(book.changes_since(1, 2).unwrap().is_empty());
+    }
+
+    #[test]
+    fn removing_an_unknown_level_changes_nothing_but_counts() {
+        let mut book = Book::default();
+        book.apply(4, &[change(Side::Buy, 7, 0)]);
+        let changes = book.changes_since(0, 5).unwrap();
+        assert_eq!((changes.events, changes.is_empty(), book.touches.len()), (1, true, 0));
+    }
+
+    #[test]
+    fn a_replacement_larger_than_the_journal_leaves_no_false_reach() {
+        let mut book = Book::with_journal(0, 3);
+        let levels: Vec<_> = (1..=5).map(|price| change(Side::Buy, price, 1)).collect();
+        book.replace(6, &levels);
+        assert_eq!((book.floor(), book.changes_since(0, 5)), (6, None));
+        assert!(book.changes_since(6, 5).unwrap().is_empty());
+    }
+
+    #[test]
+    fn bytes_that_are_no_checkpoint_are_refused() {
+        assert!(Book::from_checkpoint(b"{}").is_err());
+        assert!(Book::from_checkpoint(br#"{"sequence":1,"bids":[["x","1"]],"asks":[]}"#).is_err());
+    }
+}
