@@ -1,1 +1,5 @@
 //! To be written.
+
+pub fn sdl() -> String {
+    String::new()
+}
