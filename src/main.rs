@@ -1,2 +1,154 @@
-//! t
-fn main() {}
+//! Arguments and the exit code; everything else is in the library.
+//!
+//! 0: stopped as asked. 1: could not run, or had to stop. 2: told something it does not accept.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use spreadly::config::{Config, ConfigFault, LogConfig, LogFormat, Overrides};
+use spreadly::feeds::simulator::{MOST_MARKETS, MOST_RATE, SimulatorConfig};
+use tracing_subscriber::EnvFilter;
+
+/// Results are small, shared and dropped on another thread than the one that made them, which
+/// costs the system's allocator a lock each.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const USAGE_FAULT: u8 = 2;
+
+const EXAMPLES: &str = "\
+Examples:
+  spreadly dev                                    a simulated market on http://127.0.0.1:4000
+  spreadly serve                                  reads feeds/, keeps data/, needs nothing else
+  spreadly serve --config spreadly.toml --set limits.sockets_per_address=500
+  SPREADLY__LOG__FORMAT=json spreadly serve       every key has a variable
+  spreadly check-config spreadly.toml             every fault at once; else what would run
+  spreadly schema > schema.graphql
+
+Flags beat SPREADLY__SECTION__KEY variables, which beat the file, which beats the defaults.
+config/spreadly.toml has every key with its unit and reason.
+Exit codes: 0 stopped as asked, 1 could not run, 2 a fault in the arguments or the configuration.";
+
+/// The streaming hub of a decentralised exchange: takes events from feeds, keeps each market's
+/// state and pushes it to very many clients as GraphQL subscriptions.
+#[derive(Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the hub
+    Serve(Settings),
+    /// Run the hub with a simulated market, for trying it out and for load tests
+    Dev {
+        #[command(flatten)]
+        settings: Settings,
+        /// How many markets move
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_MARKETS)))]
+        markets: u32,
+        /// Events a second, of all markets together
+        #[arg(long, value_name = "EVENTS_PER_S", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_RATE)))]
+        rate: u32,
+        /// The same seed gives the same events
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Check a configuration file as `serve` would read it, with the environment
+    ///
+    /// Prints every fault with its key and exits with 2, or prints the effective configuration.
+    CheckConfig { file: PathBuf },
+    /// Print the GraphQL schema
+    Schema,
+}
+
+#[derive(Args)]
+struct Settings {
+    /// A file such as config/spreadly.toml; without it every key has its default
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where clients connect, as server.listen
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<String>,
+    /// Where operators look, as admin.listen
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    admin_listen: Option<String>,
+    /// Any key of the configuration; may be repeated
+    #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = key_and_value)]
+    set: Vec<(String, String)>,
+}
+
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write it as section.key=value")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Serve(settings) => serve(settings, None),
+        Command::Dev { settings, markets, rate, seed } => {
+            serve(settings, Some(SimulatorConfig { markets, events_per_second: rate, seed }))
+        }
+        Command::CheckConfig { file } => check(&file),
+        Command::Schema => {
+            print!("{}", spreadly::graphql::sdl());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn serve(settings: Settings, simulator: Option<SimulatorConfig>) -> ExitCode {
+    let Settings { config, listen, admin_listen, set } = settings;
+    let overrides = Overrides { listen, admin_listen, set };
+    let config = match Config::load(config.as_deref(), environment(), overrides) {
+        Ok(config) => config,
+        Err(faults) => return refuse(&faults),
+    };
+    start_logging(&config.log);
+    match spreadly::server::run(config, simulator) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "the hub stopped");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(file: &Path) -> ExitCode {
+    match Config::load(Some(file), environment(), Overrides::default()) {
+        Ok(config) => {
+            print!("{}", config.to_toml());
+            ExitCode::SUCCESS
+        }
+        Err(faults) => refuse(&faults),
+    }
+}
+
+fn refuse(faults: &[ConfigFault]) -> ExitCode {
+    for fault in faults {
+        eprintln!("{fault}");
+    }
+    let what = if faults.len() == 1 { "fault" } else { "faults" };
+    eprintln!("spreadly: {} {what} in the configuration", faults.len());
+    ExitCode::from(USAGE_FAULT)
+}
+
+/// A variable that is not UTF-8 is none of ours.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}
+
+/// To stderr: stdout is for what scripts read.
+fn start_logging(log: &LogConfig) {
+    // The configuration has checked the filter.
+    let filter = EnvFilter::try_new(&log.filter).unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Text => lines.with_ansi(false).init(),
+        LogFormat::Json => lines.json().init(),
+    }
+}

@@ -1,1 +1,259 @@
-//! To be written.
+//! The checked configuration: what every part of the hub is handed. Nothing here reads a file or
+//! knows how a value was written; `written` collects what was said, `lower` turns it into these
+//! types or into faults.
+//!
+//! Flags beat `SPREADLY__SECTION__KEY` variables, which beat the file, which beats the defaults.
+
+mod fault;
+mod lower;
+mod network;
+mod origins;
+mod printed;
+mod written;
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use fault::{ConfigFault, WrittenIn};
+pub use network::{Network, NetworkError};
+pub use origins::{Origins, OriginsError};
+
+/// Everything the hub may be told. Each part gets its own field and never sees the others.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Config {
+    pub server: ServerConfig,
+    pub admin: AdminConfig,
+    pub store: StoreConfig,
+    pub feeds: FeedsConfig,
+    pub limits: Limits,
+    pub log: LogConfig,
+}
+
+/// The public port.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerConfig {
+    pub listen: SocketAddr,
+    /// Which pages of the web may open a socket or post a query.
+    pub origins: Origins,
+    /// Peers whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
+    /// Threads that own sockets; 0 stands for one a core.
+    pub shards: usize,
+    /// Between two pings to a peer; one that is silent for two of them is dropped.
+    pub ping_interval: Duration,
+    /// Over which a drain spreads its closes.
+    pub drain: Duration,
+    /// Of the kernel, per socket (`SO_SNDBUF`).
+    pub send_buffer_bytes: usize,
+    /// From accept to the end of a request's headers.
+    pub header_timeout: Duration,
+    pub header_bytes: usize,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 4000)),
+            origins: Origins::default(),
+            trusted_proxies: Vec::new(),
+            shards: 0,
+            ping_interval: Duration::from_secs(25),
+            drain: Duration::from_secs(10),
+            send_buffer_bytes: 256 * 1024,
+            header_timeout: Duration::from_secs(10),
+            header_bytes: 16 * 1024,
+        }
+    }
+}
+
+/// The port for operators: health and metrics, never for the public.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AdminConfig {
+    pub listen: SocketAddr,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 4001)) }
+    }
+}
+
+/// The embedded store; Postgres comes with a later version.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoreConfig {
+    /// Of the SQLite database; its folder is made when it is missing.
+    pub path: PathBuf,
+    pub synchronous: Synchronous,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { path: PathBuf::from("data/spreadly.db"), synchronous: Synchronous::default() }
+    }
+}
+
+/// How hard SQLite holds on to a commit (`PRAGMA synchronous` with a write-ahead log).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Synchronous {
+    /// Survives a killed process, not a killed machine.
+    Off,
+    /// Survives both whole; the last commits before a power cut may be missing and come again
+    /// from the feed.
+    #[default]
+    Normal,
+    /// Every commit is on the disk before it counts; costs an fsync each.
+    Full,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FeedsConfig {
+    pub files: FilesFeedConfig,
+}
+
+/// The folder whose `.ndjson` files are read line by line.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FilesFeedConfig {
+    /// Made when it is missing.
+    pub path: PathBuf,
+    pub mode: FilesMode,
+    /// Between two looks at the folder when polling, and the fallback when watching.
+    pub poll_interval: Duration,
+    /// Silence after which its topics are `STALE`. None: a quiet folder is not stale.
+    pub stale_after: Option<Duration>,
+}
+
+impl Default for FilesFeedConfig {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::from("feeds"),
+            mode: FilesMode::default(),
+            poll_interval: Duration::from_millis(250),
+            stale_after: None,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FilesMode {
+    /// The kernel tells of changes.
+    #[default]
+    Watch,
+    /// For network file systems, on which the kernel hears of nothing.
+    Poll,
+}
+
+/// What a client, a query or a topic may cost. All are answered by name and number.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    pub message_bytes: usize,
+    pub message_bytes_before_ack: usize,
+    pub operations_per_socket: usize,
+    pub pending_subscribes_per_socket: usize,
+    /// Subscribes a second.
+    pub subscribe_rate: u32,
+    pub subscribe_burst: u32,
+    pub sockets_per_address: usize,
+    pub exempt_loopback: bool,
+    pub init_timeout: Duration,
+    pub query_depth: usize,
+    pub query_complexity: usize,
+    pub query_aliases: usize,
+    pub query_tokens: usize,
+    pub markets_per_subscription: usize,
+    /// Levels a side that a client may ask for.
+    pub book_depth: usize,
+    pub writer_stall: Duration,
+    pub ring_bytes_per_topic: usize,
+    /// How long a response stream outlives its last reader.
+    pub stream_linger: Duration,
+    /// Response streams of the whole hub.
+    pub streams: usize,
+    pub journal_touches_per_market: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_bytes: 256 * 1024,
+            message_bytes_before_ack: 16 * 1024,
+            operations_per_socket: 256,
+            pending_subscribes_per_socket: 32,
+            subscribe_rate: 50,
+            subscribe_burst: 200,
+            sockets_per_address: 100,
+            exempt_loopback: true,
+            init_timeout: Duration::from_secs(5),
+            query_depth: 12,
+            query_complexity: 2_000,
+            query_aliases: 30,
+            query_tokens: 2_000,
+            markets_per_subscription: 100,
+            book_depth: 5_000,
+            writer_stall: Duration::from_secs(10),
+            ring_bytes_per_topic: 1024 * 1024,
+            stream_linger: Duration::from_secs(30),
+            streams: 100_000,
+            journal_touches_per_market: 32_768,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogConfig {
+    pub format: LogFormat,
+    /// As `RUST_LOG` is written; checked when read.
+    pub filter: String,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { format: LogFormat::default(), filter: "info".to_owned() }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+/// What the command line says; as text, so that it is checked like everything else.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// `--listen`
+    pub listen: Option<String>,
+    /// `--admin-listen`
+    pub admin_listen: Option<String>,
+    /// `--set section.key=value`, in the order given; a later one beats an earlier one.
+    pub set: Vec<(String, String)>,
+}
+
+impl Config {
+    /// Reads every source and checks everything: either a configuration without a fault, or all
+    /// the faults there are. `env` may hold any variables; only `SPREADLY__…` are looked at.
+    pub fn load(
+        file: Option<&Path>,
+        env: impl Iterator<Item = (String, String)>,
+        flags: Overrides,
+    ) -> Result<Self, Vec<ConfigFault>> {
+        let mut faults = Vec::new();
+        let mut written = written::Written::default();
+        if let Some(path) = file {
+            written.add_file(path, &mut faults);
+        }
+        written.add_env(env, &mut faults);
+        written.add_flags(flags, &mut faults);
+        let config = lower::lower(written, &mut faults);
+        if faults.is_empty() { Ok(config) } else { Err(faults) }
+    }
+
+    /// The effective configuration as a file that reads back to the same. Secrets are left out.
+    pub fn to_toml(&self) -> String {
+        printed::to_toml(self)
+    }
+}
+
+#[cfg(test)]
+mod tests;

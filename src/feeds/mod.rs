@@ -1,4 +1,5 @@
 //! Feeds: what reads the outside world and hands events to the [`door`]. A feed is a function that
 //! runs until it is told to stop.
 
+pub mod simulator;
 pub mod status;

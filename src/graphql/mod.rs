@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 //! The schema, and its execution for the engine. Resolvers look at [`crate::live`]; nothing here
 //! keeps state of its own but the documents that were parsed lately.
 
@@ -39,4 +40,10 @@ mod tests {
             "config/schema.graphql differs: `spreadly schema` prints it, {REWRITE}=1 writes it"
         );
     }
+=======
+//! To be written.
+
+pub fn sdl() -> String {
+    String::new()
+>>>>>>> setup
 }

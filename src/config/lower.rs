@@ -1,0 +1,382 @@
+//! What was written -> what is checked. Every value is read, also behind a faulty one, so that
+//! one run names all the faults. Each number has its range here, with the reason where it is not
+//! plain.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+
+use super::written::{Value, Written, may_hold_a_secret};
+use super::{
+    AdminConfig, Config, ConfigFault, FeedsConfig, FilesFeedConfig, FilesMode, Limits, LogConfig,
+    LogFormat, Network, Origins, ServerConfig, StoreConfig, Synchronous, WrittenIn,
+};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+/// A cursor holds at most 128 positions, one a market.
+const MOST_MARKETS: usize = 128;
+/// Longer than any wait on a peer should be; keeps sums of durations far from overflow.
+const HOUR_MS: u64 = 3_600_000;
+/// How much of a value a message repeats.
+const SHOWN_CHARS: usize = 100;
+
+pub(super) fn lower(written: Written, faults: &mut Vec<ConfigFault>) -> Config {
+    let mut reader = Reader { written, places: BTreeMap::new(), faults };
+    let config = Config {
+        server: server(&mut reader),
+        admin: AdminConfig {
+            listen: reader.read("admin.listen", AdminConfig::default().listen, address),
+        },
+        store: store(&mut reader),
+        feeds: FeedsConfig { files: files(&mut reader) },
+        limits: limits(&mut reader),
+        log: log(&mut reader),
+    };
+    assert!(reader.written.is_empty(), "every known key is read");
+    together(&config, &mut reader);
+    config
+}
+
+fn server(reader: &mut Reader<'_>) -> ServerConfig {
+    let default = ServerConfig::default();
+    let listen = reader.read("server.listen", default.listen, address);
+    let origins = reader.read("server.origins", Vec::new(), |value| {
+        each(value, |entry| Origins::entry(entry).map_err(|error| format!("{entry:?} {error}")))
+    });
+    ServerConfig {
+        listen,
+        origins: Origins::new(origins, listen.ip()),
+        trusted_proxies: reader.read("server.trusted_proxies", default.trusted_proxies, |value| {
+            each(value, |entry| {
+                entry.parse::<Network>().map_err(|error| format!("{entry:?} {error}"))
+            })
+        }),
+        shards: reader.size("server.shards", default.shards, 0..=1024),
+        // Under a second a hub with many sockets does nothing but ping.
+        ping_interval: reader.millis(
+            "server.ping_interval_ms",
+            default.ping_interval,
+            1_000..=HOUR_MS,
+        ),
+        drain: reader.millis("server.drain_ms", default.drain, 0..=HOUR_MS),
+        send_buffer_bytes: reader.size(
+            "server.send_buffer_bytes",
+            default.send_buffer_bytes,
+            4 * KIB..=64 * MIB,
+        ),
+        header_timeout: reader.millis(
+            "server.header_timeout_ms",
+            default.header_timeout,
+            100..=HOUR_MS,
+        ),
+        // hyper refuses buffers under 8 KiB.
+        header_bytes: reader.size("server.header_bytes", default.header_bytes, 8 * KIB..=MIB),
+    }
+}
+
+fn store(reader: &mut Reader<'_>) -> StoreConfig {
+    let default = StoreConfig::default();
+    StoreConfig {
+        path: reader.read("store.url", default.path, sqlite_path),
+        synchronous: reader.read("store.synchronous", default.synchronous, |value| {
+            one_of(
+                value,
+                &[
+                    ("off", Synchronous::Off),
+                    ("normal", Synchronous::Normal),
+                    ("full", Synchronous::Full),
+                ],
+            )
+        }),
+    }
+}
+
+fn files(reader: &mut Reader<'_>) -> FilesFeedConfig {
+    let default = FilesFeedConfig::default();
+    let stale_after = default.stale_after.unwrap_or_default();
+    FilesFeedConfig {
+        path: reader.read("feeds.files.path", default.path, |value| match text(value)? {
+            "" => Err("a folder's name may not be empty".to_owned()),
+            path => Ok(PathBuf::from(path)),
+        }),
+        mode: reader.read("feeds.files.mode", default.mode, |value| {
+            one_of(value, &[("watch", FilesMode::Watch), ("poll", FilesMode::Poll)])
+        }),
+        // Beyond 5 s a line would come later than the contract lets a heartbeat.
+        poll_interval: reader.millis(
+            "feeds.files.poll_interval_ms",
+            default.poll_interval,
+            10..=5_000,
+        ),
+        stale_after: Some(reader.millis(
+            "feeds.files.stale_after_ms",
+            stale_after,
+            0..=24 * HOUR_MS,
+        ))
+        .filter(|after| !after.is_zero()),
+    }
+}
+
+fn limits(reader: &mut Reader<'_>) -> Limits {
+    let d = Limits::default();
+    Limits {
+        message_bytes: reader.size("limits.message_bytes", d.message_bytes, KIB..=16 * MIB),
+        message_bytes_before_ack: reader.size(
+            "limits.message_bytes_before_ack",
+            d.message_bytes_before_ack,
+            KIB..=16 * MIB,
+        ),
+        operations_per_socket: reader.size(
+            "limits.operations_per_socket",
+            d.operations_per_socket,
+            1..=100_000,
+        ),
+        pending_subscribes_per_socket: reader.size(
+            "limits.pending_subscribes_per_socket",
+            d.pending_subscribes_per_socket,
+            1..=100_000,
+        ),
+        subscribe_rate: reader.count("limits.subscribe_rate", d.subscribe_rate, 1..=1_000_000),
+        subscribe_burst: reader.count("limits.subscribe_burst", d.subscribe_burst, 1..=1_000_000),
+        sockets_per_address: reader.size(
+            "limits.sockets_per_address",
+            d.sockets_per_address,
+            1..=10_000_000,
+        ),
+        exempt_loopback: reader.read("limits.exempt_loopback", d.exempt_loopback, flag),
+        init_timeout: reader.millis("limits.init_timeout_ms", d.init_timeout, 100..=HOUR_MS),
+        query_depth: reader.size("limits.query_depth", d.query_depth, 2..=1_000),
+        query_complexity: reader.size(
+            "limits.query_complexity",
+            d.query_complexity,
+            1..=10_000_000,
+        ),
+        query_aliases: reader.size("limits.query_aliases", d.query_aliases, 0..=100_000),
+        query_tokens: reader.size("limits.query_tokens", d.query_tokens, 10..=1_000_000),
+        markets_per_subscription: reader.size(
+            "limits.markets_per_subscription",
+            d.markets_per_subscription,
+            1..=MOST_MARKETS,
+        ),
+        book_depth: reader.size("limits.book_depth", d.book_depth, 10..=1_000_000),
+        writer_stall: reader.millis("limits.writer_stall_ms", d.writer_stall, 100..=HOUR_MS),
+        // A ring that holds no whole frame would lag everybody all the time.
+        ring_bytes_per_topic: reader.size(
+            "limits.ring_bytes_per_topic",
+            d.ring_bytes_per_topic,
+            64 * KIB..=1024 * MIB,
+        ),
+        stream_linger: reader.millis("limits.stream_linger_ms", d.stream_linger, 0..=HOUR_MS),
+        streams: reader.size("limits.streams", d.streams, 1..=100_000_000),
+        journal_touches_per_market: reader.size(
+            "limits.journal_touches_per_market",
+            d.journal_touches_per_market,
+            16..=100_000_000,
+        ),
+    }
+}
+
+fn log(reader: &mut Reader<'_>) -> LogConfig {
+    let default = LogConfig::default();
+    LogConfig {
+        format: reader.read("log.format", default.format, |value| {
+            one_of(value, &[("text", LogFormat::Text), ("json", LogFormat::Json)])
+        }),
+        filter: reader.read("log.filter", default.filter, |value| {
+            let text = text(value)?;
+            EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| {
+                format!("it must be a filter such as \"info,spreadly=debug\" ({error})")
+            })
+        }),
+    }
+}
+
+/// What each value allows alone, but not both.
+fn together(config: &Config, reader: &mut Reader<'_>) {
+    let Limits { message_bytes, message_bytes_before_ack, subscribe_rate, subscribe_burst, .. } =
+        config.limits;
+    if message_bytes_before_ack > message_bytes {
+        reader.fault(
+            "limits.message_bytes_before_ack",
+            Some(message_bytes_before_ack.to_string()),
+            format!("it may not exceed limits.message_bytes, which is {message_bytes}"),
+        );
+    }
+    if subscribe_burst < subscribe_rate {
+        reader.fault(
+            "limits.subscribe_burst",
+            Some(subscribe_burst.to_string()),
+            format!("it may not be below limits.subscribe_rate, which is {subscribe_rate}"),
+        );
+    }
+    let Limits { operations_per_socket, pending_subscribes_per_socket, .. } = config.limits;
+    if pending_subscribes_per_socket > operations_per_socket {
+        reader.fault(
+            "limits.pending_subscribes_per_socket",
+            Some(pending_subscribes_per_socket.to_string()),
+            format!(
+                "it may not exceed limits.operations_per_socket, which is {operations_per_socket}"
+            ),
+        );
+    }
+    // Port 0 asks the kernel for a free one, so two of them never meet.
+    if config.admin.listen == config.server.listen && config.admin.listen.port() != 0 {
+        reader.fault(
+            "admin.listen",
+            Some(format!("{:?}", config.admin.listen.to_string())),
+            "it must differ from server.listen".to_owned(),
+        );
+    }
+}
+
+struct Reader<'a> {
+    written: Written,
+    /// Where the value in force of a key was written.
+    places: BTreeMap<&'static str, WrittenIn>,
+    faults: &'a mut Vec<ConfigFault>,
+}
+
+impl Reader<'_> {
+    /// The strongest value of a key. Weaker ones are read too, and their faults told.
+    fn read<T>(
+        &mut self,
+        key: &'static str,
+        default: T,
+        parse: impl Fn(&Value) -> Result<T, String>,
+    ) -> T {
+        let mut strongest = default;
+        for entry in self.written.take(key) {
+            self.places.insert(key, entry.written_in);
+            match parse(&entry.value) {
+                Ok(value) => strongest = value,
+                Err(problem) => self.fault(key, Some(shown(key, &entry.value)), problem),
+            }
+        }
+        strongest
+    }
+
+    fn size(&mut self, key: &'static str, default: usize, range: RangeInclusive<usize>) -> usize {
+        let range = *range.start() as u64..=*range.end() as u64;
+        self.read(key, default, |value| {
+            usize::try_from(whole(value, &range, "")?).map_err(|error| error.to_string())
+        })
+    }
+
+    fn count(&mut self, key: &'static str, default: u32, range: RangeInclusive<u32>) -> u32 {
+        let range = u64::from(*range.start())..=u64::from(*range.end());
+        self.read(key, default, |value| {
+            u32::try_from(whole(value, &range, "")?).map_err(|error| error.to_string())
+        })
+    }
+
+    fn millis(
+        &mut self,
+        key: &'static str,
+        default: Duration,
+        range: RangeInclusive<u64>,
+    ) -> Duration {
+        self.read(key, default, |value| {
+            whole(value, &range, " of milliseconds").map(Duration::from_millis)
+        })
+    }
+
+    fn fault(&mut self, key: &'static str, given: Option<String>, problem: String) {
+        let written_in = self.places.get(key).cloned().unwrap_or(WrittenIn::Default);
+        self.faults.push(ConfigFault { key: key.to_owned(), written_in, given, problem });
+    }
+}
+
+/// A value as a message repeats it: short, and without what may be a secret.
+fn shown(key: &str, value: &Value) -> String {
+    if may_hold_a_secret(key) {
+        let text = match value {
+            Value::Text(text) | Value::Untyped(text) => text,
+            other => return other.to_string(),
+        };
+        let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
+        return format!("\"{scheme}:…\"");
+    }
+    let text = value.to_string();
+    match text.char_indices().nth(SHOWN_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+fn whole(value: &Value, range: &RangeInclusive<u64>, unit: &str) -> Result<u64, String> {
+    let number = match value {
+        Value::Whole(number) => u64::try_from(*number).ok(),
+        Value::Untyped(text) => text.replace('_', "").parse().ok(),
+        _ => None,
+    };
+    number.filter(|number| range.contains(number)).ok_or_else(|| {
+        format!("it must be a whole number{unit} from {} to {}", range.start(), range.end())
+    })
+}
+
+fn text(value: &Value) -> Result<&str, String> {
+    match value {
+        Value::Text(text) | Value::Untyped(text) => Ok(text),
+        _ => Err("it must be a text in quotes".to_owned()),
+    }
+}
+
+fn flag(value: &Value) -> Result<bool, String> {
+    match value {
+        Value::Flag(flag) => Ok(*flag),
+        Value::Untyped(text) if text == "true" => Ok(true),
+        Value::Untyped(text) if text == "false" => Ok(false),
+        _ => Err("it must be true or false".to_owned()),
+    }
+}
+
+fn one_of<T: Copy>(value: &Value, all: &[(&str, T)]) -> Result<T, String> {
+    let found = text(value).ok().and_then(|text| all.iter().find(|(name, _)| *name == text));
+    found.map(|(_, one)| *one).ok_or_else(|| {
+        let names: Vec<_> = all.iter().map(|(name, _)| format!("{name:?}")).collect();
+        format!("it must be one of {}", names.join(", "))
+    })
+}
+
+fn each<T>(value: &Value, parse: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
+    let read;
+    let all = match value {
+        Value::List(all) => all,
+        Value::Untyped(text) => {
+            read = Value::list_from_text(text);
+            match &read {
+                Value::List(all) => all,
+                _ => return Err("it must be a list".to_owned()),
+            }
+        }
+        _ => return Err("it must be a list of texts, such as [\"…\"]".to_owned()),
+    };
+    all.iter().map(|one| parse(text(one)?)).collect()
+}
+
+fn address(value: &Value) -> Result<SocketAddr, String> {
+    text(value).ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
+        "it must be an address and a port, such as \"127.0.0.1:4000\" or \"[::]:4000\"".to_owned()
+    })
+}
+
+/// `sqlite:data/spreadly.db`, `sqlite:/var/lib/…`, and the same with the `//` of other tools.
+fn sqlite_path(value: &Value) -> Result<PathBuf, String> {
+    let url = text(value)?;
+    let allowed = "it must be a file, as in \"sqlite:data/spreadly.db\"";
+    if url.starts_with("postgres:") || url.starts_with("postgresql:") {
+        return Err(format!("the Postgres store is not built yet in this version: {allowed}"));
+    }
+    let path = url.strip_prefix("sqlite:").ok_or(allowed)?;
+    let path = path.strip_prefix("//").unwrap_or(path);
+    // A store in memory would forget its positions, which clients hold on to over restarts.
+    if path.is_empty() || path == ":memory:" || path.ends_with('/') || path.contains('?') {
+        return Err(allowed.to_owned());
+    }
+    Ok(PathBuf::from(path))
+}

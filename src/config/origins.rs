@@ -1,0 +1,162 @@
+//! Which pages may talk to the hub. A browser lets any page open a WebSocket to any server and
+//! leaves the decision to that server, by the `Origin` header it sends along.
+
+use std::net::IpAddr;
+
+/// The rule, in order: no `Origin` is no browser and is let in; the page this hub served itself
+/// is let in; then the list. With an empty list on a loopback address pages from loopback are let
+/// in too, whatever their port: that is a front end's dev server on the same machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origins {
+    /// Lower case, no trailing slash; `*` is among them when all are let in.
+    listed: Vec<String>,
+    loopback: bool,
+}
+
+/// That of the default address, which is loopback.
+impl Default for Origins {
+    fn default() -> Self {
+        Self { listed: Vec::new(), loopback: true }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OriginsError {
+    #[error("must begin with http:// or https://, or be \"*\"")]
+    NoScheme,
+    #[error("must end after the host and port: an origin has no path")]
+    HasPath,
+    #[error("names no host")]
+    NoHost,
+    #[error("may not hold \"*\" inside: list each origin, or \"*\" alone for all")]
+    Wildcard,
+}
+
+impl Origins {
+    /// The rule for `listed` entries on a hub that listens on `listen`.
+    pub(super) fn new(listed: Vec<String>, listen: IpAddr) -> Self {
+        let loopback = listed.is_empty() && listen.is_loopback();
+        Self { listed, loopback }
+    }
+
+    /// One entry as written, to the form it is compared in.
+    pub(super) fn entry(text: &str) -> Result<String, OriginsError> {
+        if text == "*" {
+            return Ok(text.to_owned());
+        }
+        let lower = text.to_ascii_lowercase();
+        let (_, authority) = split(&lower).ok_or(OriginsError::NoScheme)?;
+        match authority {
+            "" => Err(OriginsError::NoHost),
+            _ if authority.contains('*') => Err(OriginsError::Wildcard),
+            _ if authority.contains(['/', '?', '#', '@']) => Err(OriginsError::HasPath),
+            _ => Ok(without_default_port(&lower).to_owned()),
+        }
+    }
+
+    /// The entries, as compared.
+    pub(super) fn listed(&self) -> &[String] {
+        &self.listed
+    }
+
+    /// Whether a request with these two headers is let in.
+    pub fn allow(&self, origin: Option<&str>, host: Option<&str>) -> bool {
+        let Some(origin) = origin else { return true };
+        let origin = origin.to_ascii_lowercase();
+        if self.listed.iter().any(|one| one == "*" || *one == without_default_port(&origin)) {
+            return true;
+        }
+        // "null" (a sandboxed frame, a file) and whatever else has no host.
+        let Some((scheme, authority)) = split(&origin) else { return false };
+        let default = if scheme == "https" { ":443" } else { ":80" };
+        let bare = |text: &str| text.strip_suffix(default).unwrap_or(text).to_owned();
+        if host.is_some_and(|host| bare(&host.to_ascii_lowercase()) == bare(authority)) {
+            return true;
+        }
+        self.loopback && is_loopback(authority)
+    }
+}
+
+/// Scheme and authority of an origin.
+fn split(origin: &str) -> Option<(&str, &str)> {
+    let (scheme, authority) = origin.split_once("://")?;
+    matches!(scheme, "http" | "https").then_some((scheme, authority))
+}
+
+/// Browsers leave a scheme's own port out; a list written by hand may have it.
+fn without_default_port(origin: &str) -> &str {
+    match split(origin) {
+        Some(("https", _)) => origin.strip_suffix(":443").unwrap_or(origin),
+        Some(_) => origin.strip_suffix(":80").unwrap_or(origin),
+        None => origin,
+    }
+}
+
+fn is_loopback(authority: &str) -> bool {
+    // "[::1]:3000", "127.0.0.1:3000", "localhost"
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    const PUBLIC: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+
+    fn origins(listed: &[&str], listen: IpAddr) -> Origins {
+        Origins::new(listed.iter().map(|one| Origins::entry(one).unwrap()).collect(), listen)
+    }
+
+    #[test]
+    fn a_request_without_an_origin_is_let_in() {
+        assert!(origins(&["https://app.example"], PUBLIC).allow(None, Some("hub.example")));
+    }
+
+    #[test]
+    fn the_hubs_own_page_is_let_in() {
+        let none = origins(&[], PUBLIC);
+        assert!(none.allow(Some("https://hub.example"), Some("hub.example")));
+        assert!(none.allow(Some("https://hub.example"), Some("hub.example:443")));
+        assert!(none.allow(Some("http://Hub.example:4000"), Some("hub.example:4000")));
+        assert!(!none.allow(Some("http://hub.example:4001"), Some("hub.example:4000")));
+    }
+
+    #[test]
+    fn a_foreign_page_is_refused_unless_it_is_listed() {
+        let hub = Some("hub.example");
+        for foreign in ["https://evil.example", "https://hub.example.evil", "null", "", "file://"] {
+            assert!(!origins(&[], PUBLIC).allow(Some(foreign), hub), "{foreign:?}");
+        }
+        let listed = origins(&["https://App.example:443"], PUBLIC);
+        assert!(listed.allow(Some("https://app.example"), hub));
+        assert!(!listed.allow(Some("http://app.example"), hub));
+        assert!(!listed.allow(Some("https://app.example.evil"), hub));
+        assert!(origins(&["*"], PUBLIC).allow(Some("null"), hub));
+    }
+
+    #[test]
+    fn a_dev_server_on_loopback_is_let_in_by_a_hub_on_loopback_without_a_list() {
+        let hub = Some("127.0.0.1:4000");
+        for page in ["http://localhost:3000", "http://127.0.0.1:8080", "http://[::1]:5173"] {
+            assert!(origins(&[], LOOPBACK).allow(Some(page), hub), "{page}");
+            assert!(!origins(&[], PUBLIC).allow(Some(page), Some("hub.example")), "{page}");
+            assert!(!origins(&["https://app.example"], LOOPBACK).allow(Some(page), hub), "{page}");
+        }
+        assert!(!origins(&[], LOOPBACK).allow(Some("http://localhost.evil"), hub));
+    }
+
+    #[test]
+    fn a_slip_in_an_entry_is_named() {
+        assert_eq!(Origins::entry("app.example"), Err(OriginsError::NoScheme));
+        assert_eq!(Origins::entry("https://app.example/"), Err(OriginsError::HasPath));
+        assert_eq!(Origins::entry("https://"), Err(OriginsError::NoHost));
+        assert_eq!(Origins::entry("https://*.example"), Err(OriginsError::Wildcard));
+    }
+}

@@ -1,0 +1,112 @@
+//! Every setting under its key, in the order in which a reader looks for it. This list is also
+//! what makes a key known: one that is not here can't be set.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use super::{Config, FilesMode, LogFormat, Synchronous};
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Setting {
+    Text(String),
+    Whole(u64),
+    Flag(bool),
+    List(Vec<String>),
+}
+
+pub(super) fn settings(config: &Config) -> Vec<(&'static str, Setting)> {
+    let Config { server, admin, store, feeds, limits, log } = config;
+    let files = &feeds.files;
+    let networks = server.trusted_proxies.iter().map(ToString::to_string).collect();
+    let synchronous = match store.synchronous {
+        Synchronous::Off => "off",
+        Synchronous::Normal => "normal",
+        Synchronous::Full => "full",
+    };
+    let mode = match files.mode {
+        FilesMode::Watch => "watch",
+        FilesMode::Poll => "poll",
+    };
+    let format = match log.format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    };
+    vec![
+        ("server.listen", text(server.listen)),
+        ("server.origins", Setting::List(server.origins.listed().to_vec())),
+        ("server.trusted_proxies", Setting::List(networks)),
+        ("server.shards", size(server.shards)),
+        ("server.ping_interval_ms", millis(server.ping_interval)),
+        ("server.drain_ms", millis(server.drain)),
+        ("server.send_buffer_bytes", size(server.send_buffer_bytes)),
+        ("server.header_timeout_ms", millis(server.header_timeout)),
+        ("server.header_bytes", size(server.header_bytes)),
+        ("admin.listen", text(admin.listen)),
+        ("store.url", text(format_args!("sqlite:{}", store.path.display()))),
+        ("store.synchronous", text(synchronous)),
+        ("feeds.files.path", text(files.path.display())),
+        ("feeds.files.mode", text(mode)),
+        ("feeds.files.poll_interval_ms", millis(files.poll_interval)),
+        ("feeds.files.stale_after_ms", millis(files.stale_after.unwrap_or_default())),
+        ("limits.message_bytes", size(limits.message_bytes)),
+        ("limits.message_bytes_before_ack", size(limits.message_bytes_before_ack)),
+        ("limits.operations_per_socket", size(limits.operations_per_socket)),
+        ("limits.pending_subscribes_per_socket", size(limits.pending_subscribes_per_socket)),
+        ("limits.subscribe_rate", Setting::Whole(u64::from(limits.subscribe_rate))),
+        ("limits.subscribe_burst", Setting::Whole(u64::from(limits.subscribe_burst))),
+        ("limits.sockets_per_address", size(limits.sockets_per_address)),
+        ("limits.exempt_loopback", Setting::Flag(limits.exempt_loopback)),
+        ("limits.init_timeout_ms", millis(limits.init_timeout)),
+        ("limits.query_depth", size(limits.query_depth)),
+        ("limits.query_complexity", size(limits.query_complexity)),
+        ("limits.query_aliases", size(limits.query_aliases)),
+        ("limits.query_tokens", size(limits.query_tokens)),
+        ("limits.markets_per_subscription", size(limits.markets_per_subscription)),
+        ("limits.book_depth", size(limits.book_depth)),
+        ("limits.writer_stall_ms", millis(limits.writer_stall)),
+        ("limits.ring_bytes_per_topic", size(limits.ring_bytes_per_topic)),
+        ("limits.stream_linger_ms", millis(limits.stream_linger)),
+        ("limits.streams", size(limits.streams)),
+        ("limits.journal_touches_per_market", size(limits.journal_touches_per_market)),
+        ("log.format", text(format)),
+        ("log.filter", text(&log.filter)),
+    ]
+}
+
+fn text(value: impl ToString) -> Setting {
+    Setting::Text(value.to_string())
+}
+
+fn size(value: usize) -> Setting {
+    Setting::Whole(value as u64)
+}
+
+fn millis(value: Duration) -> Setting {
+    // Durations come from a key in milliseconds with a range, so they fit.
+    Setting::Whole(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
+}
+
+pub(super) fn to_toml(config: &Config) -> String {
+    let mut out = String::new();
+    let mut current = "";
+    for (key, setting) in settings(config) {
+        let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
+        if section != current {
+            let gap = if current.is_empty() { "" } else { "\n" };
+            let _ = writeln!(out, "{gap}[{section}]");
+            current = section;
+        }
+        let value = match setting {
+            Setting::Text(text) => toml::Value::String(text),
+            Setting::Whole(number) => {
+                toml::Value::Integer(i64::try_from(number).unwrap_or(i64::MAX))
+            }
+            Setting::Flag(flag) => toml::Value::Boolean(flag),
+            Setting::List(all) => {
+                toml::Value::Array(all.into_iter().map(toml::Value::String).collect())
+            }
+        };
+        let _ = writeln!(out, "{name} = {value}");
+    }
+    out
+}

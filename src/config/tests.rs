@@ -1,0 +1,282 @@
+//! What a configuration may say, and how it is told what it may not.
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use super::written::LATER;
+use super::*;
+
+const DEFAULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/spreadly.toml");
+
+fn load(toml: &str, env: &[(&str, &str)], flags: Overrides) -> Result<Config, Vec<String>> {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(toml.as_bytes()).unwrap();
+    let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Config::load(Some(file.path()), env, flags).map_err(|faults| {
+        let path = file.path().display().to_string();
+        faults.iter().map(|fault| fault.to_string().replace(&path, "FILE")).collect()
+    })
+}
+
+fn faults(toml: &str, env: &[(&str, &str)]) -> Vec<String> {
+    load(toml, env, Overrides::default()).unwrap_err()
+}
+
+#[test]
+fn nothing_written_is_the_default() {
+    let config = Config::load(None, std::iter::empty(), Overrides::default());
+    assert_eq!(config, Ok(Config::default()));
+}
+
+#[test]
+fn the_documented_file_is_the_default_and_names_every_key() {
+    let config = Config::load(Some(Path::new(DEFAULTS)), std::iter::empty(), Overrides::default());
+    assert_eq!(config, Ok(Config::default()));
+
+    let text = std::fs::read_to_string(DEFAULTS).unwrap();
+    let mut section = String::new();
+    let mut named = BTreeSet::new();
+    for line in text.lines() {
+        let line = line.trim_start_matches(['#', ' ']);
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            section = name.to_owned();
+            named.insert(format!("{section}."));
+        } else if let Some((name, _)) = line.split_once(" = ") {
+            named.insert(format!("{section}.{name}"));
+        }
+    }
+    let all = printed::settings(&Config::default()).into_iter().map(|(key, _)| key).chain(LATER);
+    let missing: Vec<_> = all.filter(|key| !named.contains(*key)).collect();
+    assert_eq!(missing, Vec::<&str>::new());
+}
+
+/// Every key at a value that is not its default.
+const CHANGED: &str = r#"
+server.listen = "[::]:80"
+server.origins = ["https://app.example"]
+server.trusted_proxies = ["10.0.0.0/8"]
+server.shards = 3
+server.ping_interval_ms = 1001
+server.drain_ms = 1
+server.send_buffer_bytes = 8192
+server.header_timeout_ms = 1002
+server.header_bytes = 8193
+admin.listen = "127.0.0.1:81"
+store.url = "sqlite:elsewhere.db"
+store.synchronous = "full"
+limits.message_bytes = 20_001
+limits.message_bytes_before_ack = 20_000
+limits.operations_per_socket = 9
+limits.pending_subscribes_per_socket = 8
+limits.subscribe_rate = 7
+limits.subscribe_burst = 11
+limits.sockets_per_address = 6
+limits.exempt_loopback = false
+limits.init_timeout_ms = 101
+limits.query_depth = 5
+limits.query_complexity = 4
+limits.query_aliases = 3
+limits.query_tokens = 20
+limits.markets_per_subscription = 2
+limits.book_depth = 10
+limits.writer_stall_ms = 102
+limits.ring_bytes_per_topic = 70_000
+limits.stream_linger_ms = 103
+limits.streams = 1
+limits.journal_touches_per_market = 16
+log.format = "json"
+log.filter = "warn"
+[feeds.files]
+path = "inbox"
+mode = "poll"
+poll_interval_ms = 11
+stale_after_ms = 5000
+"#;
+
+#[test]
+fn every_key_changes_its_own_setting_and_is_printed_back() {
+    let changed = load(CHANGED, &[], Overrides::default()).unwrap();
+    let default = printed::settings(&Config::default());
+    for (default, changed) in default.iter().zip(printed::settings(&changed)) {
+        assert_eq!(default.0, changed.0);
+        assert_ne!(default.1, changed.1, "{}", default.0);
+    }
+    assert_eq!(load(&changed.to_toml(), &[], Overrides::default()), Ok(changed));
+    assert_eq!(
+        load(&Config::default().to_toml(), &[], Overrides::default()),
+        Ok(Config::default())
+    );
+}
+
+#[test]
+fn flags_beat_the_environment_which_beats_the_file() {
+    let toml = "server.shards = 1\nserver.drain_ms = 1\nserver.listen = \"127.0.0.1:1\"";
+    let env = [
+        ("SPREADLY__SERVER__SHARDS", "2"),
+        ("SPREADLY__SERVER__LISTEN", "127.0.0.1:2"),
+        ("SPREADLY_TEST_POSTGRES_URL", "not ours"),
+    ];
+    let flags = Overrides {
+        listen: Some("127.0.0.1:3".to_owned()),
+        set: vec![("server.listen".to_owned(), "127.0.0.1:4".to_owned())],
+        ..Overrides::default()
+    };
+    let config = load(toml, &env, flags).unwrap();
+    assert_eq!(config.server.drain, Duration::from_millis(1));
+    assert_eq!(config.server.shards, 2);
+    assert_eq!(config.server.listen.port(), 3);
+}
+
+#[test]
+fn a_variable_holds_a_list_with_commas_or_as_the_file_writes_it() {
+    let config = |text| {
+        let env = [("SPREADLY__SERVER__TRUSTED_PROXIES", text)];
+        load("", &env, Overrides::default()).unwrap().server.trusted_proxies
+    };
+    let both: Vec<Network> = ["10.0.0.0/8", "::1"].map(|one| one.parse().unwrap()).to_vec();
+    assert_eq!(config("10.0.0.0/8, ::1"), both);
+    assert_eq!(config(r#"["10.0.0.0/8", "::1"]"#), both);
+    assert_eq!(config(""), []);
+}
+
+#[test]
+fn all_faults_are_told_at_once_with_their_lines() {
+    let toml = r#"
+[server]
+listen = "localhost"
+shards = -1
+origins = ["app.example"]
+[limits]
+mesage_bytes = 5
+query_depth = "deep"
+exempt_loopback = 1
+[sever]
+listen = 1
+"#;
+    let env = [("SPREADLY__LOG__FORMAT", "xml"), ("SPREADLY__FEEDS__FILES__MODES", "poll")];
+    assert_eq!(
+        faults(toml, &env),
+        [
+            "FILE:7: limits.mesage_bytes: is not a known key; the nearest is limits.message_bytes",
+            "FILE:11: sever.listen: is not a known key; the nearest is server.listen",
+            "environment variable SPREADLY__FEEDS__FILES__MODES: feeds.files.modes: is not a \
+             known key; the nearest is feeds.files.mode",
+            "FILE:3: server.listen: given \"localhost\", but it must be an address and a port, \
+             such as \"127.0.0.1:4000\" or \"[::]:4000\"",
+            "FILE:5: server.origins: given [\"app.example\"], but \"app.example\" must begin \
+             with http:// or https://, or be \"*\"",
+            "FILE:4: server.shards: given -1, but it must be a whole number from 0 to 1024",
+            "FILE:9: limits.exempt_loopback: given 1, but it must be true or false",
+            "FILE:8: limits.query_depth: given \"deep\", but it must be a whole number from 2 to \
+             1000",
+            "environment variable SPREADLY__LOG__FORMAT: log.format: given \"xml\", but it must \
+             be one of \"text\", \"json\"",
+        ]
+    );
+}
+
+#[test]
+fn a_right_name_in_the_wrong_section_is_led_to_its_own() {
+    assert_eq!(
+        faults("server.message_bytes = 1", &[]),
+        ["FILE:1: server.message_bytes: is not a known key; the nearest is limits.message_bytes"]
+    );
+}
+
+#[test]
+fn a_faulty_value_is_told_although_a_stronger_one_hides_it() {
+    let env = [("SPREADLY__SERVER__SHARDS", "2")];
+    assert_eq!(
+        faults("server.shards = 5000", &env),
+        ["FILE:1: server.shards: given 5000, but it must be a whole number from 0 to 1024"]
+    );
+}
+
+#[test]
+fn keys_of_later_versions_are_refused_and_not_ignored() {
+    for key in ["cache.url", "archive.url", "feeds.postgres.url", "feeds.kafka.brokers"] {
+        let expected = format!("FILE:1: {key}: is not supported yet by this version: leave it out");
+        assert_eq!(faults(&format!("{key} = \"x\""), &[]), [expected]);
+    }
+    assert_eq!(
+        faults("", &[("SPREADLY__IDENTITY__TOKEN_KEY", "x")]),
+        ["environment variable SPREADLY__IDENTITY__TOKEN_KEY: identity.token_key: is not \
+             supported yet by this version: leave it out"]
+    );
+}
+
+#[test]
+fn a_secret_is_never_repeated() {
+    let told = faults("store.url = \"postgres://user:hunter2@db/spreadly\"", &[]);
+    assert_eq!(
+        told,
+        ["FILE:1: store.url: given \"postgres:…\", but the Postgres store is not built yet in \
+             this version: it must be a file, as in \"sqlite:data/spreadly.db\""]
+    );
+}
+
+#[test]
+fn a_secret_comes_from_a_file_that_a_variable_names() {
+    let mut secret = tempfile::NamedTempFile::new().unwrap();
+    secret.write_all(b"sqlite:///var/lib/spreadly.db\n").unwrap();
+    let path = secret.path().to_str().unwrap();
+    let config = load("", &[("SPREADLY__STORE__URL_FILE", path)], Overrides::default()).unwrap();
+    assert_eq!(config.store.path, PathBuf::from("/var/lib/spreadly.db"));
+
+    let both = [("SPREADLY__STORE__URL_FILE", path), ("SPREADLY__STORE__URL", "sqlite:x.db")];
+    assert_eq!(
+        faults("", &both),
+        ["environment variable SPREADLY__STORE__URL_FILE: store.url: is also given by \
+             SPREADLY__STORE__URL: keep one of the two"]
+    );
+    assert_eq!(
+        faults("", &[("SPREADLY__SERVER__SHARDS_FILE", path)]),
+        ["environment variable SPREADLY__SERVER__SHARDS_FILE: server.shards: is no secret: \
+             set it directly, without _FILE"]
+    );
+}
+
+#[test]
+fn values_that_do_not_go_together_are_faults() {
+    let toml = "limits.message_bytes = 2000\nlimits.subscribe_rate = 300\n\
+                admin.listen = \"127.0.0.1:4000\"\nlimits.operations_per_socket = 5";
+    assert_eq!(
+        faults(toml, &[]),
+        [
+            "default: limits.message_bytes_before_ack: given 16384, but it may not exceed \
+             limits.message_bytes, which is 2000",
+            "default: limits.subscribe_burst: given 200, but it may not be below \
+             limits.subscribe_rate, which is 300",
+            "default: limits.pending_subscribes_per_socket: given 32, but it may not exceed \
+             limits.operations_per_socket, which is 5",
+            "FILE:3: admin.listen: given \"127.0.0.1:4000\", but it must differ from \
+             server.listen",
+        ]
+    );
+    let free = "server.listen = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\"";
+    assert!(load(free, &[], Overrides::default()).is_ok());
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_told_with_its_line() {
+    let told = faults("server.shards = 1\nserver.shards = 2\n[limits\n", &[]);
+    assert_eq!(told.len(), 2, "{told:#?}");
+    assert!(told[0].starts_with("FILE:3: unclosed table"), "{told:#?}");
+    assert_eq!(told[1], "FILE:2: duplicate key");
+}
+
+#[test]
+fn a_file_that_can_not_be_read_is_a_fault() {
+    let missing = Path::new("no/such/file.toml");
+    let told = Config::load(Some(missing), std::iter::empty(), Overrides::default()).unwrap_err();
+    assert_eq!(told.len(), 1);
+    assert!(told[0].to_string().starts_with("no/such/file.toml: can't be read: "), "{told:?}");
+}
+
+#[test]
+fn a_store_in_memory_is_refused() {
+    for url in ["sqlite:", "sqlite::memory:", "sqlite:folder/", "data.db", "mysql://x"] {
+        assert_eq!(faults(&format!("store.url = {url:?}"), &[]).len(), 1, "{url}");
+    }
+}

@@ -1,0 +1,289 @@
+//! What was written, before anything is checked: each known key with every value some source
+//! gives it, weakest source first. Unknown keys are refused here, where their line is known.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Read;
+use std::ops::Range;
+use std::path::Path;
+
+use serde_spanned::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::{Config, ConfigFault, Overrides, WrittenIn, printed};
+
+/// Keys of later versions: known by name, so that whoever sets one is told that it does nothing
+/// yet. Those that end in a dot stand for all keys below.
+pub(super) const LATER: [&str; 5] =
+    ["cache.url", "archive.url", "feeds.postgres.url", "feeds.kafka.", "identity."];
+
+const ENV_PREFIX: &str = "SPREADLY__";
+/// A configuration is a few KiB; a file that is larger is another file.
+const MOST_FILE_BYTES: u64 = 1024 * 1024;
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Value {
+    Text(String),
+    Whole(i64),
+    Flag(bool),
+    List(Vec<Value>),
+    /// A TOML value that no key takes: its type.
+    Other(String),
+    /// From a variable or a flag, where everything is text: the key decides what it is.
+    Untyped(String),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) | Self::Untyped(text) => write!(f, "{text:?}"),
+            Self::Whole(number) => write!(f, "{number}"),
+            Self::Flag(flag) => write!(f, "{flag}"),
+            Self::List(all) => {
+                let all: Vec<_> = all.iter().map(ToString::to_string).collect();
+                write!(f, "[{}]", all.join(", "))
+            }
+            Self::Other(kind) => write!(f, "a {kind}"),
+        }
+    }
+}
+
+impl Value {
+    fn from_toml(value: &DeValue<'_>) -> Self {
+        match value {
+            DeValue::String(text) => Self::Text(text.to_string()),
+            DeValue::Boolean(flag) => Self::Flag(*flag),
+            DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
+                .map_or_else(|_| Self::Other("number beyond 64 bits".to_owned()), Self::Whole),
+            DeValue::Array(all) => {
+                Self::List(all.iter().map(|one| Self::from_toml(one.get_ref())).collect())
+            }
+            other => Self::Other(other.type_str().to_owned()),
+        }
+    }
+
+    /// A list from a variable: `["a", "b"]` as in the file, or `a, b`.
+    pub(super) fn list_from_text(text: &str) -> Self {
+        if text.trim_start().starts_with('[')
+            && let Ok(parsed) = DeValue::parse(text.trim())
+        {
+            return Self::from_toml(parsed.get_ref());
+        }
+        let all = text.split(',').map(str::trim).filter(|one| !one.is_empty());
+        Self::List(all.map(|one| Self::Text(one.to_owned())).collect())
+    }
+}
+
+pub(super) struct Entry {
+    pub value: Value,
+    pub written_in: WrittenIn,
+}
+
+pub(super) struct Written {
+    known: Vec<&'static str>,
+    /// Weakest first. All are kept, since a value that is overridden must be right too: it is
+    /// what runs the day the variable is gone.
+    entries: BTreeMap<String, Vec<Entry>>,
+}
+
+impl Default for Written {
+    fn default() -> Self {
+        let known = printed::settings(&Config::default()).into_iter().map(|(key, _)| key).collect();
+        Self { known, entries: BTreeMap::new() }
+    }
+}
+
+impl Written {
+    pub(super) fn take(&mut self, key: &str) -> Vec<Entry> {
+        self.entries.remove(key).unwrap_or_default()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(super) fn add_file(&mut self, path: &Path, faults: &mut Vec<ConfigFault>) {
+        let whole = |problem: String| ConfigFault {
+            key: String::new(),
+            written_in: WrittenIn::File { path: path.to_owned(), line: None },
+            given: None,
+            problem,
+        };
+        let text = match read(path, MOST_FILE_BYTES) {
+            Ok(text) => text,
+            Err(problem) => return faults.push(whole(problem)),
+        };
+        let at = |span: Range<usize>| WrittenIn::File {
+            path: path.to_owned(),
+            line: Some(line_of(&text, span.start)),
+        };
+        let (table, errors) = DeTable::parse_recoverable(&text);
+        faults.extend(errors.iter().map(|error| ConfigFault {
+            key: String::new(),
+            written_in: match error.span() {
+                Some(span) => at(span),
+                None => WrittenIn::File { path: path.to_owned(), line: None },
+            },
+            given: None,
+            problem: error.message().to_owned(),
+        }));
+        self.add_table("", table.get_ref(), &at, faults);
+    }
+
+    fn add_table(
+        &mut self,
+        section: &str,
+        table: &DeTable<'_>,
+        at: &dyn Fn(Range<usize>) -> WrittenIn,
+        faults: &mut Vec<ConfigFault>,
+    ) {
+        for (name, value) in table {
+            let name: &Spanned<_> = name;
+            let key = match section {
+                "" => name.get_ref().to_string(),
+                _ => format!("{section}.{}", name.get_ref()),
+            };
+            match value.get_ref() {
+                DeValue::Table(inner) if !self.known.contains(&key.as_str()) => {
+                    if inner.is_empty() && !self.is_section(&key) {
+                        self.add(key, Value::Other("section".to_owned()), at(name.span()), faults);
+                    } else {
+                        self.add_table(&key, inner, at, faults);
+                    }
+                }
+                value => self.add(key, Value::from_toml(value), at(name.span()), faults),
+            }
+        }
+    }
+
+    pub(super) fn add_env(
+        &mut self,
+        env: impl Iterator<Item = (String, String)>,
+        faults: &mut Vec<ConfigFault>,
+    ) {
+        // Sorted: an environment has no order, and a fault should read the same twice.
+        let ours: BTreeMap<_, _> = env.filter(|(name, _)| name.starts_with(ENV_PREFIX)).collect();
+        for (name, value) in &ours {
+            let key = name[ENV_PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
+            let written_in = WrittenIn::Env(name.clone());
+            let secret_in_file = key
+                .strip_suffix("_file")
+                .filter(|bare| !self.is_known(&key) && self.is_known(bare));
+            let Some(bare) = secret_in_file else {
+                self.add(key, Value::Untyped(value.clone()), written_in, faults);
+                continue;
+            };
+            let plain = name.strip_suffix("_FILE").filter(|plain| ours.contains_key(*plain));
+            let problem = if !may_hold_a_secret(bare) {
+                "is no secret: set it directly, without _FILE".to_owned()
+            } else if let Some(plain) = plain {
+                format!("is also given by {plain}: keep one of the two")
+            } else {
+                match read(Path::new(value), MOST_FILE_BYTES) {
+                    Ok(text) => {
+                        let text = text.trim_end_matches(['\r', '\n']).to_owned();
+                        self.add(bare.to_owned(), Value::Untyped(text), written_in, faults);
+                        continue;
+                    }
+                    Err(problem) => format!("the file {value:?} {problem}"),
+                }
+            };
+            faults.push(ConfigFault { key: bare.to_owned(), written_in, given: None, problem });
+        }
+    }
+
+    pub(super) fn add_flags(&mut self, flags: Overrides, faults: &mut Vec<ConfigFault>) {
+        for (key, value) in flags.set {
+            let written_in = WrittenIn::Flag("--set".to_owned());
+            self.add(key, Value::Untyped(value), written_in, faults);
+        }
+        let own = [
+            ("server.listen", "--listen", flags.listen),
+            ("admin.listen", "--admin-listen", flags.admin_listen),
+        ];
+        for (key, flag, value) in own {
+            if let Some(value) = value {
+                let written_in = WrittenIn::Flag(flag.to_owned());
+                self.add(key.to_owned(), Value::Untyped(value), written_in, faults);
+            }
+        }
+    }
+
+    fn add(
+        &mut self,
+        key: String,
+        value: Value,
+        written_in: WrittenIn,
+        faults: &mut Vec<ConfigFault>,
+    ) {
+        if self.known.contains(&key.as_str()) {
+            self.entries.entry(key).or_default().push(Entry { value, written_in });
+            return;
+        }
+        let problem = if is_later(&key) {
+            "is not supported yet by this version: leave it out".to_owned()
+        } else if self.is_section(&key) {
+            format!("is a section: its keys are written [{key}] and below, or {key}.… = …")
+        } else {
+            format!("is not a known key; the nearest is {}", self.nearest(&key))
+        };
+        faults.push(ConfigFault { key, written_in, given: None, problem });
+    }
+
+    fn is_known(&self, key: &str) -> bool {
+        self.known.contains(&key) || is_later(key)
+    }
+
+    fn is_section(&self, key: &str) -> bool {
+        self.known
+            .iter()
+            .chain(&LATER)
+            .any(|known| known.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+    }
+
+    /// By the edits of section and name; a right name in the wrong section is near, however
+    /// unlike the two sections are.
+    fn nearest(&self, key: &str) -> &'static str {
+        let halves = |key: &str| {
+            let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
+            (section.to_owned(), name.to_owned())
+        };
+        let (section, name) = halves(key);
+        let edits = |known: &str| {
+            let (known_section, known_name) = halves(known);
+            let of_name = strsim::osa_distance(&name, &known_name);
+            let of_section = strsim::osa_distance(&section, &known_section);
+            if of_name * 3 <= name.len() {
+                of_name + of_section.min(1)
+            } else {
+                of_name + of_section
+            }
+        };
+        let later = LATER.into_iter().filter(|known| !known.ends_with('.'));
+        let all = self.known.iter().copied().chain(later);
+        all.min_by_key(|known| (edits(known), *known)).unwrap_or_default()
+    }
+}
+
+fn is_later(key: &str) -> bool {
+    LATER.iter().any(|later| key == *later || (later.ends_with('.') && key.starts_with(later)))
+}
+
+/// Whether what stands under a key is kept out of every message, and may come from a file.
+pub(super) fn may_hold_a_secret(key: &str) -> bool {
+    key.ends_with(".url") || key.starts_with("identity.")
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
+}
+
+fn read(path: &Path, most: u64) -> Result<String, String> {
+    let mut text = String::new();
+    let file = std::fs::File::open(path).map_err(|error| format!("can't be read: {error}"))?;
+    let read = file.take(most + 1).read_to_string(&mut text);
+    match read.map_err(|error| format!("can't be read: {error}"))? {
+        bytes if bytes as u64 > most => Err(format!("is larger than {most} bytes")),
+        _ => Ok(text),
+    }
+}
