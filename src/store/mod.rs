@@ -99,6 +99,9 @@ pub struct Store {
     synchronous: Synchronous,
     connection: Connection,
     epoch: Epoch,
+    /// Pages the database may grow to: a full disk, as far as SQLite can tell.
+    #[cfg(test)]
+    pub(crate) disk: std::sync::Arc<std::sync::atomic::AtomicI64>,
 }
 
 impl Store {
@@ -108,19 +111,27 @@ impl Store {
     }
 
     pub fn open_with(path: &Path, synchronous: Synchronous) -> Result<Self, StoreError> {
-        let connection = schema::connect(path, synchronous)?;
+        let connection = schema::connect(path, synchronous, schema::Missing::Make)?;
         let epoch = schema::epoch(path, &connection)?;
-        Ok(Self { path: path.to_owned(), synchronous, connection, epoch })
+        Ok(Self {
+            path: path.to_owned(),
+            synchronous,
+            connection,
+            epoch,
+            #[cfg(test)]
+            disk: std::sync::Arc::new(std::sync::atomic::AtomicI64::new(i64::from(u32::MAX) - 1)),
+        })
     }
 
     /// Leaves the connection for a new one: after an I/O error the old one may keep a stale view
-    /// of a file that has been mended meanwhile.
+    /// of a file that has been mended meanwhile. Never makes a database: one that is gone may
+    /// come back.
     pub fn reopen(&mut self) -> Result<(), StoreError> {
-        let fresh = Self::open_with(&self.path, self.synchronous)?;
-        if fresh.epoch != self.epoch {
+        let fresh = schema::connect(&self.path, self.synchronous, schema::Missing::Refuse)?;
+        if schema::epoch(&self.path, &fresh)? != self.epoch {
             return Err(StoreError::Replaced { path: self.path.clone() });
         }
-        *self = fresh;
+        self.connection = fresh;
         Ok(())
     }
 
@@ -150,6 +161,8 @@ impl Store {
         progress: &[FileProgress],
         now: Micros,
     ) -> Result<Vec<Option<u64>>, StoreError> {
+        #[cfg(test)]
+        self.limit_pages();
         Self::write(&mut self.connection, batch, progress, now).at(&self.path)
     }
 
@@ -335,9 +348,9 @@ impl Store {
         Ok(())
     }
 
-    /// Lets the database grow to so many pages: a full disk, as far as SQLite can tell.
     #[cfg(test)]
-    pub(crate) fn limit_pages(&self, pages: i64) {
+    fn limit_pages(&self) {
+        let pages = self.disk.load(std::sync::atomic::Ordering::SeqCst);
         self.connection
             .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
             .unwrap();

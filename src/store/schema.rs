@@ -55,12 +55,26 @@ const TABLES: &str = "
     ) STRICT;
 ";
 
-pub(super) fn connect(path: &Path, synchronous: Synchronous) -> Result<Connection, StoreError> {
-    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+/// What to do where there is no database.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Missing {
+    Make,
+    Refuse,
+}
+
+pub(super) fn connect(
+    path: &Path,
+    synchronous: Synchronous,
+    missing: Missing,
+) -> Result<Connection, StoreError> {
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let (Missing::Make, Some(folder)) = (missing, folder) {
         fs::create_dir_all(folder)
             .map_err(|source| StoreError::Folder { path: path.to_owned(), source })?;
     }
-    let mut connection = Connection::open(path).at(path)?;
+    flags.set(OpenFlags::SQLITE_OPEN_CREATE, missing == Missing::Make);
+    let mut connection = Connection::open_with_flags(path, flags).at(path)?;
     configure(&connection).at(path)?;
     let number = |name: &str| {
         connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0)).at(path)

@@ -1,4 +1,5 @@
 use std::fs;
+use std::sync::atomic::Ordering::SeqCst;
 
 use super::*;
 
@@ -87,13 +88,13 @@ fn a_full_disk_leaves_nothing_half_done_and_passes() {
     let (_folder, path) = folder();
     let mut store = Store::open(&path).unwrap();
     store.append(&[event("a", None, "first")], &[progress(1, 5)], 0).unwrap();
-    store.limit_pages(1);
+    store.disk.store(1, SeqCst);
     let large: Vec<_> = (0..100).map(|_| event("a", None, &"x".repeat(10_000))).collect();
     let error = store.append(&large, &[progress(1, 99)], 0).unwrap_err();
     assert!(error.is_retryable(), "{error}");
     assert_eq!(store.read_from(0, 1000).unwrap().len(), 1);
     assert_eq!(store.file_progress("feeds").unwrap(), [progress(1, 5)]);
-    store.limit_pages(1_000_000);
+    store.disk.store(1_000_000, SeqCst);
     assert_eq!(store.append(&large, &[progress(1, 99)], 0).unwrap().len(), 100);
     assert_eq!(store.read_from(0, 1000).unwrap().len(), 101);
     assert_eq!(store.file_progress("feeds").unwrap(), [progress(1, 99)]);
@@ -199,5 +200,7 @@ fn a_store_that_was_replaced_is_not_taken_for_the_old_one() {
     for name in ["db", "db-wal", "db-shm"] {
         fs::remove_file(path.with_extension(name)).unwrap();
     }
+    assert!(store.reopen().unwrap_err().is_retryable(), "one that is gone may come back");
+    Store::open(&path).unwrap();
     assert!(matches!(store.reopen().unwrap_err(), StoreError::Replaced { .. }));
 }
