@@ -1,13 +1,36 @@
-//! One event as feeds bring it (CONTRACT section 4), checked as far as its own text allows.
+//! One event as feeds bring it (CONTRACT section 4), checked as far as its own text allows. What
+//! depends on other events (is the market known, how precise is it) is [`super::admission`].
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use jiff::Timestamp;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+use thiserror::Error;
+
+use super::fixed::{self, MOST_DECIMALS};
+
+/// Longest line, in bytes without its newline: a book of some 20,000 levels. What is longer is
+/// skipped by the feeds without being held in memory.
+pub const MOST_LINE_BYTES: usize = 1024 * 1024;
+/// Longest `id`, order id, account or other identifier, in bytes: two hashes in hexadecimal.
+pub const MOST_ID_BYTES: usize = 128;
+/// Longest market id, in bytes: it stands in topics, cache keys and metric labels.
+pub const MOST_MARKET_BYTES: usize = 64;
+/// Longest topic of a `message` event, in characters.
+pub const MOST_TOPIC_CHARACTERS: usize = 128;
+/// Deepest nesting of objects and lists: half of what serde_json reads back, so that whatever
+/// stands in the log can be read again inside another document.
+pub const MOST_NESTING: usize = 64;
+/// How much of a foreign text a reason repeats, in characters.
+const MOST_QUOTED: usize = 64;
 
 /// Microseconds since 1970 in UTC.
 pub type Micros = i64;
 
-/// A market's identifier, `BASE-QUOTE`.
+/// A market's identifier, usually `BASE-QUOTE`: a letter or digit, then letters, digits, `.`, `_`
+/// or `-`, 64 in all at most. Upper and lower case are different markets.
 pub type MarketId = Arc<str>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -98,4 +121,570 @@ pub struct Applied {
     pub sequence: u64,
     pub time: Option<Micros>,
     pub effect: Effect,
+}
+
+/// Why an event is refused: what is wrong with it and what to do about it. Where it stood is added
+/// by the feed that brought it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Refusal {
+    #[error("the line is longer than {MOST_LINE_BYTES} bytes: split it into several events")]
+    TooLong,
+    #[error("byte {column} is not UTF-8: write events in UTF-8")]
+    NotUtf8 { column: usize },
+    #[error("malformed JSON at column {column}: {reason}")]
+    Malformed { column: usize, reason: String },
+    #[error("not a JSON object: one line holds one event, {{\"kind\":…}}")]
+    NotAnObject,
+    #[error("nested deeper than {MOST_NESTING}: flatten its data")]
+    TooDeep,
+    #[error("unknown kind \"{0}\": use one of {KINDS}")]
+    UnknownKind(String),
+    #[error("field `{0}` is missing")]
+    Missing(&'static str),
+    #[error("field `{field}` {reason}")]
+    Field { field: &'static str, reason: String },
+    #[error("market {0} is not defined: send its `market` event first")]
+    UnknownMarket(MarketId),
+    #[error("market {market}: {what} \"{written}\" {reason}")]
+    Level { market: MarketId, what: &'static str, written: String, reason: String },
+    #[error(
+        "market {market}: price \"{price}\" stands twice among the {side}: give each price once"
+    )]
+    DoubledPrice { market: MarketId, side: &'static str, price: String },
+    #[error(
+        "market {market} takes its book from {has} events: one market can't mix them with {sent} \
+         events"
+    )]
+    MixedBook { market: MarketId, has: &'static str, sent: &'static str },
+    #[error(
+        "market {market} has a book at {price} price and {size} size decimals: they can't change \
+         under it, define a new market"
+    )]
+    DecimalsChanged { market: MarketId, price: u8, size: u8 },
+    #[error("{0} markets are defined already: that is the most")]
+    TooManyMarkets(usize),
+}
+
+const KINDS: &str = "market, book.snapshot, book.delta, trade, order.placed, order.filled, \
+                     order.canceled, block.applied, block.reverted, message";
+
+/// Every field that some kind knows, not yet read: so a fault can be named by its field, and what
+/// is not asked for costs no more than its syntax check.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Fields<'a> {
+    #[serde(borrow)]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    time: Option<&'a RawValue>,
+    #[serde(borrow)]
+    height: Option<&'a RawValue>,
+    #[serde(borrow)]
+    block: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tx: Option<&'a RawValue>,
+    #[serde(borrow)]
+    market: Option<&'a RawValue>,
+    #[serde(borrow)]
+    base: Option<&'a RawValue>,
+    #[serde(borrow)]
+    quote: Option<&'a RawValue>,
+    #[serde(borrow)]
+    price_decimals: Option<&'a RawValue>,
+    #[serde(borrow)]
+    size_decimals: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tick_size: Option<&'a RawValue>,
+    #[serde(borrow)]
+    lot_size: Option<&'a RawValue>,
+    #[serde(borrow)]
+    status: Option<&'a RawValue>,
+    #[serde(borrow)]
+    bids: Option<&'a RawValue>,
+    #[serde(borrow)]
+    asks: Option<&'a RawValue>,
+    #[serde(borrow)]
+    price: Option<&'a RawValue>,
+    #[serde(borrow)]
+    size: Option<&'a RawValue>,
+    #[serde(borrow)]
+    taker_side: Option<&'a RawValue>,
+    #[serde(borrow)]
+    order: Option<&'a RawValue>,
+    #[serde(borrow)]
+    account: Option<&'a RawValue>,
+    #[serde(borrow)]
+    side: Option<&'a RawValue>,
+    #[serde(borrow, rename = "type")]
+    order_type: Option<&'a RawValue>,
+    #[serde(borrow)]
+    client_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    metadata_cid: Option<&'a RawValue>,
+    #[serde(borrow)]
+    box_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    trade: Option<&'a RawValue>,
+    #[serde(borrow)]
+    liquidity: Option<&'a RawValue>,
+    #[serde(borrow)]
+    reason: Option<&'a RawValue>,
+    #[serde(borrow)]
+    topic: Option<&'a RawValue>,
+    /// `null` is data too, hence not read as an absent field.
+    #[serde(borrow, default, deserialize_with = "present")]
+    data: Option<&'a RawValue>,
+}
+
+fn present<'de: 'a, 'a, D: Deserializer<'de>>(from: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(from).map(Some)
+}
+
+type Raw<'a> = Option<&'a RawValue>;
+
+/// Reads one event. Unknown fields are ignored here and kept by the log, which stores the line.
+pub fn parse(line: &[u8]) -> Result<Event, Refusal> {
+    if line.len() > MOST_LINE_BYTES {
+        return Err(Refusal::TooLong);
+    }
+    let text = std::str::from_utf8(line)
+        .map_err(|error| Refusal::NotUtf8 { column: error.valid_up_to() + 1 })?;
+    // Windows editors begin a file with it.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if !text.trim_start().starts_with('{') && serde_json::from_str::<&RawValue>(text).is_ok() {
+        return Err(Refusal::NotAnObject);
+    }
+    let fields: Fields<'_> = serde_json::from_str(text).map_err(|error| Refusal::Malformed {
+        column: error.column(),
+        reason: without_place(&error),
+    })?;
+    if nested_too_deep(text) {
+        return Err(Refusal::TooDeep);
+    }
+    let kind: String = required(fields.kind, "kind")?;
+    let body = match kind.as_str() {
+        "market" => Body::Market(definition(&fields)?),
+        "book.snapshot" => {
+            let (market, bids, asks) = book(&fields)?;
+            Body::BookSnapshot { market, bids, asks }
+        }
+        "book.delta" => {
+            let (market, bids, asks) = book(&fields)?;
+            Body::BookDelta { market, bids, asks }
+        }
+        "trade" => trade(&fields)?,
+        "order.placed" => order_placed(&fields)?,
+        "order.filled" => order_filled(&fields)?,
+        "order.canceled" => {
+            identifier(fields.order, "order")?.ok_or(Refusal::Missing("order"))?;
+            optional::<String>(fields.reason, "reason")?;
+            orders_topic(&fields)?
+        }
+        "block.applied" => {
+            required::<u64>(fields.height, "height")?;
+            identifier(fields.block, "block")?.ok_or(Refusal::Missing("block"))?;
+            Body::Logged { topic: "blocks".into() }
+        }
+        "block.reverted" => {
+            required::<u64>(fields.height, "height")?;
+            Body::Logged { topic: "blocks".into() }
+        }
+        "message" => message(&fields)?,
+        other => return Err(Refusal::UnknownKind(other.chars().take(MOST_QUOTED).collect())),
+    };
+    optional::<u64>(fields.height, "height")?;
+    identifier(fields.block, "block")?;
+    identifier(fields.tx, "tx")?;
+    let id = identifier(fields.id, "id")?.map(String::into_boxed_str);
+    Ok(Event { id, time: time(fields.time)?, body })
+}
+
+fn definition(fields: &Fields<'_>) -> Result<MarketDefinition, Refusal> {
+    let decimals = |raw, field| {
+        required::<u8>(raw, field).ok().filter(|count| *count <= MOST_DECIMALS).ok_or_else(|| {
+            match raw {
+                None => Refusal::Missing(field),
+                Some(_) => fault(field, format!("must be a whole number up to {MOST_DECIMALS}")),
+            }
+        })
+    };
+    let price_decimals = decimals(fields.price_decimals, "priceDecimals")?;
+    let size_decimals = decimals(fields.size_decimals, "sizeDecimals")?;
+    // A step that isn't given is the smallest the precision allows.
+    let step = |raw, field, decimals| match optional::<String>(raw, field)? {
+        None => Ok(fixed::format(1, decimals)),
+        Some(text) => match fixed::parse(&text, decimals) {
+            Ok(0) => Err(fault(field, "must be above 0".into())),
+            Ok(_) => Ok(text),
+            Err(error) => Err(fault(field, error.to_string())),
+        },
+    };
+    Ok(MarketDefinition {
+        market: market(fields)?,
+        base: identifier(fields.base, "base")?.ok_or(Refusal::Missing("base"))?,
+        quote: identifier(fields.quote, "quote")?.ok_or(Refusal::Missing("quote"))?,
+        price_decimals,
+        size_decimals,
+        tick_size: step(fields.tick_size, "tickSize", price_decimals)?,
+        lot_size: step(fields.lot_size, "lotSize", size_decimals)?,
+        status: optional(fields.status, "status")?.unwrap_or(MarketStatus::Active),
+        time: time(fields.time)?,
+    })
+}
+
+type WrittenBook = (MarketId, Vec<WrittenLevel>, Vec<WrittenLevel>);
+
+fn book(fields: &Fields<'_>) -> Result<WrittenBook, Refusal> {
+    Ok((market(fields)?, required(fields.bids, "bids")?, required(fields.asks, "asks")?))
+}
+
+fn trade(fields: &Fields<'_>) -> Result<Body, Refusal> {
+    let market = market(fields)?;
+    decimal(fields.price, "price")?;
+    decimal(fields.size, "size")?;
+    optional::<Side>(fields.taker_side, "takerSide")?;
+    Ok(Body::Logged { topic: format!("trades:{market}").into() })
+}
+
+#[derive(Deserialize, PartialEq)]
+#[serde(rename_all = "UPPERCASE")]
+enum OrderType {
+    Limit,
+    Market,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+enum Liquidity {
+    Maker,
+    Taker,
+}
+
+fn order_placed(fields: &Fields<'_>) -> Result<Body, Refusal> {
+    market(fields)?;
+    identifier(fields.order, "order")?.ok_or(Refusal::Missing("order"))?;
+    required::<Side>(fields.side, "side")?;
+    // Only an order that rests in the book must have a price.
+    if optional(fields.order_type, "type")?.unwrap_or(OrderType::Limit) == OrderType::Limit
+        || fields.price.is_some()
+    {
+        decimal(fields.price, "price")?;
+    }
+    decimal(fields.size, "size")?;
+    identifier(fields.account, "account")?;
+    identifier(fields.client_id, "clientId")?;
+    identifier(fields.metadata_cid, "metadataCid")?;
+    identifier(fields.box_id, "boxId")?;
+    orders_topic(fields)
+}
+
+fn order_filled(fields: &Fields<'_>) -> Result<Body, Refusal> {
+    identifier(fields.order, "order")?.ok_or(Refusal::Missing("order"))?;
+    decimal(fields.price, "price")?;
+    decimal(fields.size, "size")?;
+    identifier(fields.trade, "trade")?;
+    optional::<Liquidity>(fields.liquidity, "liquidity")?;
+    identifier(fields.box_id, "boxId")?;
+    orders_topic(fields)
+}
+
+/// Fills and cancellations may leave out their market, as the order's id says it.
+fn orders_topic(fields: &Fields<'_>) -> Result<Body, Refusal> {
+    let topic = match fields.market {
+        Some(_) => format!("orders:{}", market(fields)?).into(),
+        None => "orders".into(),
+    };
+    Ok(Body::Logged { topic })
+}
+
+fn message(fields: &Fields<'_>) -> Result<Body, Refusal> {
+    let topic: String = required(fields.topic, "topic")?;
+    if topic.is_empty() || topic.chars().count() > MOST_TOPIC_CHARACTERS {
+        let reason = format!("must have 1 to {MOST_TOPIC_CHARACTERS} characters");
+        return Err(fault("topic", reason));
+    }
+    if topic.chars().any(char::is_control) {
+        return Err(fault("topic", "must be without control characters".into()));
+    }
+    fields.data.ok_or(Refusal::Missing("data"))?;
+    Ok(Body::Logged { topic: format!("message:{topic}").into() })
+}
+
+fn market(fields: &Fields<'_>) -> Result<MarketId, Refusal> {
+    let id: String = required(fields.market, "market")?;
+    let begins = id.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let holds = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    if !begins || !holds || id.len() > MOST_MARKET_BYTES {
+        let reason = format!(
+            "must be 1 to {MOST_MARKET_BYTES} of A-Z a-z 0-9 . _ - and begin with a letter or digit"
+        );
+        return Err(fault("market", reason));
+    }
+    Ok(id.into())
+}
+
+fn identifier(raw: Raw<'_>, field: &'static str) -> Result<Option<String>, Refusal> {
+    let Some(text) = optional::<String>(raw, field)? else { return Ok(None) };
+    if text.is_empty() || text.len() > MOST_ID_BYTES || text.chars().any(char::is_control) {
+        let reason = format!("must have 1 to {MOST_ID_BYTES} bytes and no control characters");
+        return Err(fault(field, reason));
+    }
+    Ok(Some(text))
+}
+
+/// A decimal string, as precise as any market may be.
+fn decimal(raw: Raw<'_>, field: &'static str) -> Result<(), Refusal> {
+    let text: String = required(raw, field)?;
+    fixed::parse(&text, MOST_DECIMALS).map_err(|error| fault(field, error.to_string()))?;
+    Ok(())
+}
+
+fn time(raw: Raw<'_>) -> Result<Option<Micros>, Refusal> {
+    let Some(text) = optional::<String>(raw, "time")? else { return Ok(None) };
+    let time: Timestamp = text.parse().map_err(|_| {
+        fault("time", "must be RFC 3339 such as \"2026-01-31T12:00:00.000001Z\"".into())
+    })?;
+    Ok(Some(time.as_microsecond()))
+}
+
+fn required<T: DeserializeOwned>(raw: Raw<'_>, field: &'static str) -> Result<T, Refusal> {
+    optional(raw, field)?.ok_or(Refusal::Missing(field))
+}
+
+fn optional<T: DeserializeOwned>(raw: Raw<'_>, field: &'static str) -> Result<Option<T>, Refusal> {
+    raw.map(|raw| serde_json::from_str(raw.get()))
+        .transpose()
+        .map_err(|error| fault(field, format!("has another type: {}", without_place(&error))))
+}
+
+fn fault(field: &'static str, reason: String) -> Refusal {
+    Refusal::Field { field, reason }
+}
+
+/// serde_json's text without its " at line 1 column 9": the place is told once, and by us.
+fn without_place(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let reason = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason);
+    reason.chars().take(4 * MOST_QUOTED).collect()
+}
+
+/// Of text that is known to be JSON.
+fn nested_too_deep(text: &str) -> bool {
+    let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'{' | b'[' if !quoted => {
+                depth += 1;
+                if depth > MOST_NESTING {
+                    return true;
+                }
+            }
+            b'}' | b']' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TIME: &str = "2026-01-31T12:00:00.000001Z";
+
+    fn logged(line: &str) -> String {
+        match parse(line.as_bytes()).unwrap().body {
+            Body::Logged { topic } => topic.into(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refused(line: &str) -> String {
+        parse(line.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_market_is_read_with_every_field() {
+        let line = format!(
+            r#"{{"kind":"market","market":"ERG-USD","base":"ERG","quote":"USD","priceDecimals":4,
+            "sizeDecimals":8,"tickSize":"0.0001","lotSize":"0.01","status":"HALTED","time":"{TIME}"}}"#
+        );
+        let event = parse(line.as_bytes()).unwrap();
+        let expected = MarketDefinition {
+            market: "ERG-USD".into(),
+            base: "ERG".into(),
+            quote: "USD".into(),
+            price_decimals: 4,
+            size_decimals: 8,
+            tick_size: "0.0001".into(),
+            lot_size: "0.01".into(),
+            status: MarketStatus::Halted,
+            time: Some(1_769_860_800_000_001),
+        };
+        assert_eq!(event.time, Some(1_769_860_800_000_001));
+        assert_eq!(event.body, Body::Market(expected));
+    }
+
+    #[test]
+    fn a_market_without_steps_gets_the_smallest() {
+        let line = r#"{"kind":"market","market":"a-b","base":"a","quote":"b","priceDecimals":2,"sizeDecimals":0}"#;
+        let Body::Market(market) = parse(line.as_bytes()).unwrap().body else { panic!() };
+        assert_eq!((market.tick_size.as_str(), market.lot_size.as_str()), ("0.01", "1"));
+        assert_eq!(market.status, MarketStatus::Active);
+    }
+
+    #[test]
+    fn books_keep_their_levels_as_written() {
+        let line = r#"{"kind":"book.delta","market":"XBT-USD","id":"7","bids":[["45283.50","0"]],"asks":[],"extra":{"x":[1]}}"#;
+        let event = parse(line.as_bytes()).unwrap();
+        assert_eq!(event.id.as_deref(), Some("7"));
+        let bids = vec![("45283.50".into(), "0".into())];
+        assert_eq!(event.body, Body::BookDelta { market: "XBT-USD".into(), bids, asks: vec![] });
+    }
+
+    #[test]
+    fn what_touches_no_book_goes_to_its_topic() {
+        let all = [
+            (
+                r#"{"kind":"trade","market":"KSM-XBT","id":"1","price":"1.5","size":"2","takerSide":"BUY"}"#,
+                "trades:KSM-XBT",
+            ),
+            (
+                r#"{"kind":"order.placed","market":"GRT-ETH","order":"o","account":"9g","side":"SELL","type":"LIMIT","price":"1","size":"2"}"#,
+                "orders:GRT-ETH",
+            ),
+            (
+                r#"{"kind":"order.filled","order":"o","trade":"t","price":"1","size":"2","liquidity":"MAKER"}"#,
+                "orders",
+            ),
+            (
+                r#"{"kind":"order.canceled","market":"GRT-ETH","order":"o","reason":"user"}"#,
+                "orders:GRT-ETH",
+            ),
+            (r#"{"kind":"block.applied","height":1200345,"block":"ab"}"#, "blocks"),
+            (r#"{"kind":"block.reverted","height":1200345}"#, "blocks"),
+            (r#"{"kind":"message","topic":"news","data":null}"#, "message:news"),
+        ];
+        for (line, topic) in all {
+            assert_eq!(logged(line), topic);
+        }
+    }
+
+    #[test]
+    fn each_fault_is_named() {
+        let all = [
+            (
+                r#"{"kind":"nonsense"}"#,
+                "unknown kind \"nonsense\": use one of market, book.snapshot, book.delta, trade, order.placed, order.filled, order.canceled, block.applied, block.reverted, message",
+            ),
+            (r#"{"market":"A-B"}"#, "field `kind` is missing"),
+            (
+                r#"{"kind":5}"#,
+                "field `kind` has another type: invalid type: integer `5`, expected a string",
+            ),
+            (r#"[1]"#, "not a JSON object: one line holds one event, {\"kind\":…}"),
+            (r#"{"kind":"trade",}"#, "malformed JSON at column 17: trailing comma"),
+            (r#"{"kind":"tra"#, "malformed JSON at column 12: EOF while parsing a string"),
+            (r#"{"kind":"trade"} {}"#, "malformed JSON at column 18: trailing characters"),
+            (r#"{"kind":"trade","market":"A-B","size":"1"}"#, "field `price` is missing"),
+            (
+                r#"{"kind":"trade","market":"A-B","price":1.5,"size":"1"}"#,
+                "field `price` has another type: invalid type: floating point `1.5`, expected a string",
+            ),
+            (
+                r#"{"kind":"trade","market":"A-B","price":"1e5","size":"1"}"#,
+                "field `price` is not a plain decimal number such as \"12.5\"",
+            ),
+            (
+                r#"{"kind":"trade","market":"../x","price":"1","size":"1"}"#,
+                "field `market` must be 1 to 64 of A-Z a-z 0-9 . _ - and begin with a letter or digit",
+            ),
+            (r#"{"kind":"book.snapshot","market":"A-B","bids":[]}"#, "field `asks` is missing"),
+            (
+                r#"{"kind":"book.delta","market":"A-B","bids":[["1",2]],"asks":[]}"#,
+                "field `bids` has another type: invalid type: integer `2`, expected a string",
+            ),
+            (
+                r#"{"kind":"block.applied","height":-1,"block":"b"}"#,
+                "field `height` has another type: invalid value: integer `-1`, expected u64",
+            ),
+            (
+                r#"{"kind":"message","topic":"a\u0000b","data":1}"#,
+                "field `topic` must be without control characters",
+            ),
+            (r#"{"kind":"message","topic":"a"}"#, "field `data` is missing"),
+            (
+                r#"{"kind":"block.reverted","height":1,"time":"yesterday"}"#,
+                "field `time` must be RFC 3339 such as \"2026-01-31T12:00:00.000001Z\"",
+            ),
+            (
+                r#"{"kind":"market","market":"A-B","base":"A","quote":"B","priceDecimals":19,"sizeDecimals":1}"#,
+                "field `priceDecimals` must be a whole number up to 18",
+            ),
+            (
+                r#"{"kind":"market","market":"A-B","base":"A","quote":"B","priceDecimals":1,"sizeDecimals":1,"tickSize":"0"}"#,
+                "field `tickSize` must be above 0",
+            ),
+        ];
+        for (line, reason) in all {
+            assert_eq!(refused(line), reason, "{line}");
+        }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_refused_with_their_column() {
+        assert_eq!(parse(b"{\"kind\":\"\xff\"}"), Err(Refusal::NotUtf8 { column: 10 }));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_fault() {
+        assert_eq!(logged("\u{feff}{\"kind\":\"block.reverted\",\"height\":1}"), "blocks");
+    }
+
+    #[test]
+    fn every_limit_holds_to_the_byte() {
+        let padded = |bytes: usize| {
+            let mut line = br#"{"kind":"block.reverted","height":1}"#.to_vec();
+            line.resize(bytes, b' ');
+            parse(&line)
+        };
+        assert!(padded(MOST_LINE_BYTES).is_ok());
+        assert_eq!(padded(MOST_LINE_BYTES + 1), Err(Refusal::TooLong));
+        let id = |bytes: usize| {
+            let id = "i".repeat(bytes);
+            parse(format!(r#"{{"kind":"block.reverted","height":1,"id":"{id}"}}"#).as_bytes())
+        };
+        assert!(id(MOST_ID_BYTES).is_ok());
+        assert!(id(MOST_ID_BYTES + 1).is_err());
+        let topic = |characters: usize| {
+            let topic = "é".repeat(characters);
+            parse(format!(r#"{{"kind":"message","topic":"{topic}","data":1}}"#).as_bytes())
+        };
+        assert!(topic(MOST_TOPIC_CHARACTERS).is_ok());
+        assert!(topic(MOST_TOPIC_CHARACTERS + 1).is_err());
+        let nested = |depth: usize| {
+            let (open, close) = ("[".repeat(depth), "]".repeat(depth));
+            parse(
+                format!(r#"{{"kind":"message","topic":"a","data":{open}{close},"x":"[[\"["}}"#)
+                    .as_bytes(),
+            )
+        };
+        assert!(nested(MOST_NESTING - 1).is_ok());
+        assert_eq!(nested(MOST_NESTING), Err(Refusal::TooDeep));
+        assert_eq!(nested(100_000), Err(Refusal::TooDeep));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused_without_a_panic(line in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&line);
+        }
+    }
 }

@@ -3,5 +3,6 @@
 pub mod bbo;
 pub mod book;
 pub mod checksum;
+pub mod admission;
 pub mod event;
 pub mod fixed;

@@ -1,1 +1,361 @@
-//! To be written.
+//! The embedded event log: one SQLite file, written by the one thread that owns a [`Store`]. What
+//! an event means is not known here, only its topic, its id and its line. Others read through a
+//! [`LogReader`] of their own.
+//!
+//! Each append is one transaction that also moves the files' progress, so a line and the mark
+//! behind it stand in the log together or not at all.
+
+mod fault;
+mod reader;
+mod schema;
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use spreadly_subscriptions::Epoch;
+
+use self::fault::At;
+pub use self::fault::StoreError;
+pub use self::reader::LogReader;
+use crate::market::event::Micros;
+
+/// What a power cut may take; a killed process loses nothing either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Synchronous {
+    /// No fsync per commit: a power cut may take the last commits, never the file's integrity.
+    #[default]
+    Normal,
+    /// An fsync per commit.
+    Full,
+}
+
+/// An event on its way into the log.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    pub topic: std::sync::Arc<str>,
+    pub id: Option<Box<str>>,
+    /// The line as written.
+    pub body: Box<str>,
+}
+
+/// An event as the log has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    pub sequence: u64,
+    pub topic: Box<str>,
+    pub body: Box<str>,
+    pub received: Micros,
+}
+
+/// A topic that has events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    pub name: Box<str>,
+    /// Of its newest event.
+    pub last: u64,
+}
+
+/// A topic's state as it was after an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    pub topic: Box<str>,
+    pub sequence: u64,
+    pub state: Vec<u8>,
+}
+
+/// A short proof of what some bytes of a file were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fingerprint {
+    pub bytes: u32,
+    pub hash: u64,
+}
+
+/// How far a file was read into the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileProgress {
+    /// Which folder's feed it belongs to: its path as configured.
+    pub feed: Box<str>,
+    /// Which of that feed's streams: names and inodes come back, this number doesn't.
+    pub stream: u64,
+    pub name: Box<str>,
+    pub device: u64,
+    pub inode: u64,
+    /// Bytes of whole lines that are in the log.
+    pub offset: u64,
+    /// Lines before `offset`.
+    pub line: u64,
+    /// Of the file's first bytes.
+    pub head: Fingerprint,
+    /// Of the last bytes before `offset`.
+    pub tail: Fingerprint,
+    /// Nothing can come from this stream any more: its row is removed.
+    pub forgotten: bool,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    synchronous: Synchronous,
+    connection: Connection,
+    epoch: Epoch,
+    /// Pages the database may grow to: a full disk, as far as SQLite can tell.
+    #[cfg(test)]
+    pub(crate) disk: std::sync::Arc<std::sync::atomic::AtomicI64>,
+}
+
+impl Store {
+    /// Opens the log and makes it, with its folder, where there is none.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_with(path, Synchronous::Normal)
+    }
+
+    pub fn open_with(path: &Path, synchronous: Synchronous) -> Result<Self, StoreError> {
+        let connection = schema::connect(path, synchronous, schema::Missing::Make)?;
+        let epoch = schema::epoch(path, &connection)?;
+        Ok(Self {
+            path: path.to_owned(),
+            synchronous,
+            connection,
+            epoch,
+            #[cfg(test)]
+            disk: std::sync::Arc::new(std::sync::atomic::AtomicI64::new(i64::from(u32::MAX) - 1)),
+        })
+    }
+
+    /// Leaves the connection for a new one: after an I/O error the old one may keep a stale view
+    /// of a file that has been mended meanwhile. Never makes a database: one that is gone may
+    /// come back.
+    pub fn reopen(&mut self) -> Result<(), StoreError> {
+        let fresh = schema::connect(&self.path, self.synchronous, schema::Missing::Refuse)?;
+        if schema::epoch(&self.path, &fresh)? != self.epoch {
+            return Err(StoreError::Replaced { path: self.path.clone() });
+        }
+        self.connection = fresh;
+        Ok(())
+    }
+
+    /// Made with the database: another one means that the numbering began anew.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// For those who only read, on a connection of their own.
+    pub fn reader(&self) -> Result<LogReader, StoreError> {
+        LogReader::open(&self.path)
+    }
+
+    /// Whether an event with this id stands in the log.
+    pub fn knows(&self, id: &str) -> Result<bool, StoreError> {
+        self.connection
+            .prepare_cached("SELECT 1 FROM events WHERE id = ?1")
+            .and_then(|mut statement| statement.exists([id]))
+            .at(&self.path)
+    }
+
+    /// Writes events and progress in one transaction: all of it or, on an error, nothing. `None`
+    /// stands for an event whose id was known: it counts once.
+    pub fn append(
+        &mut self,
+        batch: &[NewEvent],
+        progress: &[FileProgress],
+        now: Micros,
+    ) -> Result<Vec<Option<u64>>, StoreError> {
+        #[cfg(test)]
+        self.limit_pages();
+        Self::write(&mut self.connection, batch, progress, now).at(&self.path)
+    }
+
+    fn write(
+        connection: &mut Connection,
+        batch: &[NewEvent],
+        progress: &[FileProgress],
+        now: Micros,
+    ) -> rusqlite::Result<Vec<Option<u64>>> {
+        // Immediate: a lock that can't be had is told before anything is written.
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut sequences = Vec::with_capacity(batch.len());
+        {
+            let mut insert = transaction.prepare_cached(
+                "INSERT INTO events (topic, id, body, received_micros) VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT (id) WHERE id IS NOT NULL DO NOTHING",
+            )?;
+            for event in batch {
+                let rows = insert.execute(params![
+                    &*event.topic,
+                    event.id.as_deref(),
+                    &*event.body,
+                    now
+                ])?;
+                let sequence = transaction.last_insert_rowid().cast_unsigned();
+                sequences.push((rows == 1).then_some(sequence));
+            }
+            let mut advance = transaction.prepare_cached(
+                "INSERT OR REPLACE INTO files (feed, stream, name, device, inode, offset, line,
+                     head_bytes, head_hash, tail_bytes, tail_hash)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+            )?;
+            let mut forget =
+                transaction.prepare_cached("DELETE FROM files WHERE feed = ?1 AND stream = ?2")?;
+            for file in progress {
+                let stream = file.stream.cast_signed();
+                if file.forgotten {
+                    forget.execute(params![&*file.feed, stream])?;
+                    continue;
+                }
+                advance.execute(params![
+                    &*file.feed,
+                    stream,
+                    &*file.name,
+                    file.device.cast_signed(),
+                    file.inode.cast_signed(),
+                    file.offset.cast_signed(),
+                    file.line.cast_signed(),
+                    file.head.bytes,
+                    file.head.hash.cast_signed(),
+                    file.tail.bytes,
+                    file.tail.hash.cast_signed(),
+                ])?;
+            }
+        }
+        transaction.commit()?;
+        Ok(sequences)
+    }
+
+    /// Events of every topic behind `sequence`, in order, at most `most`.
+    pub fn read_from(&self, sequence: u64, most: usize) -> Result<Vec<Stored>, StoreError> {
+        reader::read_from(&self.connection, sequence, most).at(&self.path)
+    }
+
+    /// Events of one topic behind `sequence`, in order, at most `most`.
+    pub fn read_topic(
+        &self,
+        topic: &str,
+        sequence: u64,
+        most: usize,
+    ) -> Result<Vec<Stored>, StoreError> {
+        reader::read_topic(&self.connection, topic, sequence, most).at(&self.path)
+    }
+
+    /// The newest event of a topic.
+    pub fn latest(&self, topic: &str) -> Result<Option<Stored>, StoreError> {
+        reader::latest(&self.connection, topic).at(&self.path)
+    }
+
+    /// Every topic that has events, by name.
+    pub fn topics(&self) -> Result<Vec<Topic>, StoreError> {
+        reader::topics(&self.connection).at(&self.path)
+    }
+
+    /// Keeps a topic's state, and of the earlier ones only the newest.
+    pub fn save_checkpoint(
+        &mut self,
+        topic: &str,
+        sequence: u64,
+        state: &[u8],
+    ) -> Result<(), StoreError> {
+        let save = |connection: &mut Connection| {
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            transaction
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO checkpoints (topic, sequence, state)
+                     VALUES (?1, ?2, ?3)",
+                )?
+                .execute(params![topic, sequence.cast_signed(), state])?;
+            transaction
+                .prepare_cached(
+                    "DELETE FROM checkpoints WHERE topic = ?1 AND sequence NOT IN (
+                         SELECT sequence FROM checkpoints WHERE topic = ?1
+                         ORDER BY sequence DESC LIMIT 2)",
+                )?
+                .execute([topic])?;
+            transaction.commit()
+        };
+        save(&mut self.connection).at(&self.path)
+    }
+
+    /// Of each topic that has two checkpoints the older: a restart from it replays at least the
+    /// stretch between the two, and so can serve clients that resume from within it. A topic with
+    /// one is replayed whole.
+    pub fn older_checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {
+        self.connection
+            .prepare_cached(
+                "SELECT topic, min(sequence), state FROM checkpoints
+                 GROUP BY topic HAVING count(*) = 2 ORDER BY topic",
+            )
+            .and_then(|mut statement| {
+                statement
+                    .query_map([], |row| {
+                        Ok(Checkpoint {
+                            topic: row.get(0)?,
+                            sequence: row.get::<_, i64>(1)?.cast_unsigned(),
+                            state: row.get(2)?,
+                        })
+                    })?
+                    .collect()
+            })
+            .at(&self.path)
+    }
+
+    /// Where a topic's newest checkpoint stands.
+    pub fn newest_checkpoint(&self, topic: &str) -> Result<Option<u64>, StoreError> {
+        self.connection
+            .prepare_cached("SELECT max(sequence) FROM checkpoints WHERE topic = ?1")
+            .and_then(|mut statement| {
+                statement.query_row([topic], |row| row.get::<_, Option<i64>>(0))
+            })
+            .map(|sequence| sequence.map(i64::cast_unsigned))
+            .at(&self.path)
+    }
+
+    /// How far each file of a feed was read.
+    pub fn file_progress(&self, feed: &str) -> Result<Vec<FileProgress>, StoreError> {
+        self.connection
+            .prepare_cached(
+                "SELECT feed, stream, name, device, inode, offset, line, head_bytes, head_hash,
+                     tail_bytes, tail_hash
+                 FROM files WHERE feed = ?1 ORDER BY stream",
+            )
+            .and_then(|mut statement| {
+                statement
+                    .query_map([feed], |row| {
+                        let whole = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+                        Ok(FileProgress {
+                            feed: row.get(0)?,
+                            stream: whole(1)?,
+                            name: row.get(2)?,
+                            device: whole(3)?,
+                            inode: whole(4)?,
+                            offset: whole(5)?,
+                            line: whole(6)?,
+                            head: Fingerprint { bytes: row.get(7)?, hash: whole(8)? },
+                            tail: Fingerprint { bytes: row.get(9)?, hash: whole(10)? },
+                            forgotten: false,
+                        })
+                    })?
+                    .collect()
+            })
+            .at(&self.path)
+    }
+
+    /// Moves the write-ahead log into the database, so that a stopped hub leaves one file.
+    pub fn tidy(&mut self) -> Result<(), StoreError> {
+        self.connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .optional()
+            .at(&self.path)?;
+        Ok(())
+    }
+
+    #[cfg(test)]
+    fn limit_pages(&self) {
+        let pages = self.disk.load(std::sync::atomic::Ordering::SeqCst);
+        self.connection
+            .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
+            .unwrap();
+    }
+}
+
+#[cfg(test)]
+mod tests;

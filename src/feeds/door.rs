@@ -1,0 +1,371 @@
+//! The door every feed goes through. One OS thread, the sequencer, owns the log and what admission
+//! knows, so events have one order: the log's. It takes what waits (group commit), admits it,
+//! writes it in one transaction, hands it to the live state and only then answers the feeds.
+//!
+//! A log that can't be written halts every feed with its reason; the same group is tried again
+//! until it is in. Feeds wait for their answer meanwhile, so nothing piles up and nothing is lost:
+//! their sources keep what was not acknowledged.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant, SystemTime};
+
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::backoff::Backoff;
+use super::recovery::Recovered;
+use super::status::{Cause, Counts, FeedId, FeedStatuses, LastRefusal, Place};
+use crate::market::admission::{Admission, Admitted};
+use crate::market::event::{self, Applied, Body, Effect, MarketId, Micros, Refusal};
+use crate::store::{FileProgress, NewEvent, Store, StoreError};
+
+/// Batches that may wait for the sequencer. Each feed has one at a time; mutations, one event
+/// each, share the rest.
+pub const MOST_WAITING: usize = 256;
+/// Most events of one commit, unless a single batch has more: some 10 ms of work, which is how
+/// long a mutation may stand behind a file that is being read in.
+pub const GROUP_EVENTS: usize = 2_048;
+/// Events of a book between two checkpoints. A restart replays one to two such stretches of each
+/// book, some 5 ms each.
+pub const CHECKPOINT_EVENTS: u64 = 2_000;
+/// How often a wait for the log looks whether the hub shuts down.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// One event as a feed brings it.
+#[derive(Debug)]
+pub struct Incoming {
+    pub place: Place,
+    /// What the feed itself had to refuse (a line too long to be held) is counted like the rest.
+    pub line: Result<Vec<u8>, Refusal>,
+}
+
+/// What enters the log together, with the progress it stands for.
+#[derive(Debug)]
+pub struct Batch {
+    pub feed: FeedId,
+    pub lines: Vec<Incoming>,
+    pub progress: Vec<FileProgress>,
+}
+
+/// The batch is in the log and in the live state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ack {
+    pub accepted: usize,
+    /// Their ids were in the log before.
+    pub known: usize,
+    pub refused: usize,
+    /// Of the last accepted event.
+    pub last_sequence: Option<u64>,
+    pub last_refusal: Option<LastRefusal>,
+}
+
+#[derive(Debug, Error)]
+pub enum DoorError {
+    #[error("the hub is shutting down: the events were not taken, send them again")]
+    Closed,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+enum Request {
+    Deliver { batch: Batch, done: oneshot::Sender<Ack> },
+    Progress { feed: Box<str>, done: oneshot::Sender<Result<Vec<FileProgress>, StoreError>> },
+}
+
+/// A feed's side. The sequencer ends once every clone is dropped.
+#[derive(Clone, Debug)]
+pub struct Door {
+    requests: mpsc::Sender<Request>,
+}
+
+impl Door {
+    /// Waits until the batch is in the log; as long as it takes. [`DoorError::Closed`] means that
+    /// none of it is in the log, unless the process ended in between.
+    pub async fn deliver(&self, batch: Batch) -> Result<Ack, DoorError> {
+        let (done, answer) = oneshot::channel();
+        let request = Request::Deliver { batch, done };
+        self.requests.send(request).await.map_err(|_| DoorError::Closed)?;
+        answer.await.map_err(|_| DoorError::Closed)
+    }
+
+    /// How far each file of a feed is in the log.
+    pub async fn file_progress(&self, feed: &str) -> Result<Vec<FileProgress>, DoorError> {
+        let (done, answer) = oneshot::channel();
+        let request = Request::Progress { feed: feed.into(), done };
+        self.requests.send(request).await.map_err(|_| DoorError::Closed)?;
+        Ok(answer.await.map_err(|_| DoorError::Closed)??)
+    }
+}
+
+/// The live state, as the sequencer sees it. Both are called on its thread.
+pub struct LiveSide {
+    /// Gets every committed event, in the log's order.
+    pub apply: Box<dyn FnMut(&[Applied]) + Send>,
+    /// A market's state with the sequence it stands at.
+    pub checkpoint: Box<dyn FnMut(&str) -> Option<(u64, Vec<u8>)> + Send>,
+}
+
+#[derive(Clone, Debug)]
+pub struct DoorConfig {
+    /// [`CHECKPOINT_EVENTS`]; fewer in tests.
+    pub checkpoint_events: u64,
+    /// Ends a wait for a log that can't be written. The thread itself ends with the last [`Door`].
+    pub shutdown: CancellationToken,
+}
+
+/// Starts the sequencer over a state that [`super::recovery::recover`] brought up to date.
+pub fn start(
+    store: Store,
+    admission: Admission,
+    recovered: Recovered,
+    statuses: FeedStatuses,
+    live: LiveSide,
+    config: DoorConfig,
+) -> io::Result<(Door, JoinHandle<()>)> {
+    let (sender, requests) = mpsc::channel(MOST_WAITING);
+    let since_checkpoint = recovered.since_checkpoint;
+    let sequencer =
+        Sequencer { store, admission, statuses, live, config, requests, since_checkpoint };
+    let thread = thread::Builder::new().name("sequencer".into()).spawn(move || sequencer.run())?;
+    Ok((Door { requests: sender }, thread))
+}
+
+struct Sequencer {
+    store: Store,
+    admission: Admission,
+    statuses: FeedStatuses,
+    live: LiveSide,
+    config: DoorConfig,
+    requests: mpsc::Receiver<Request>,
+    since_checkpoint: HashMap<MarketId, u64>,
+}
+
+/// A delivery that is part of the group.
+struct Delivery {
+    feed: FeedId,
+    done: oneshot::Sender<Ack>,
+    ack: Ack,
+}
+
+/// What one commit writes.
+#[derive(Default)]
+struct Group {
+    deliveries: Vec<Delivery>,
+    events: Vec<NewEvent>,
+    /// Of each event: which delivery brought it, its time and what it does.
+    effects: Vec<(usize, Option<Micros>, Effect)>,
+    progress: Vec<FileProgress>,
+    /// Ids of the definitions in this group, see [`Sequencer::is_known_definition`].
+    definitions: HashSet<Box<str>>,
+}
+
+impl Sequencer {
+    fn run(mut self) {
+        while let Some(first) = self.requests.blocking_recv() {
+            // `None`: the hub shuts down while the log can't be written. The group is dropped
+            // unanswered and nothing of it was kept, its sources still have it.
+            if let Some(group) = self.gather(first) {
+                self.commit(group);
+            }
+        }
+        // No last checkpoints: a restart begins at the older of two on purpose, so one taken now
+        // would only shorten what it can replay to resuming clients.
+        if let Err(error) = self.store.tidy() {
+            tracing::warn!(%error, "the write-ahead log stays beside the store until the next start");
+        }
+    }
+
+    /// Takes what waits, up to [`GROUP_EVENTS`].
+    fn gather(&mut self, first: Request) -> Option<Group> {
+        let mut group = Group::default();
+        let mut lines = 0;
+        let mut next = Some(first);
+        while let Some(request) = next {
+            match request {
+                Request::Deliver { batch, done } => {
+                    lines += batch.lines.len();
+                    self.take(batch, done, &mut group)?;
+                }
+                Request::Progress { feed, done } => {
+                    // A feed that is gone doesn't miss the answer.
+                    drop(done.send(self.store.file_progress(&feed)));
+                }
+            }
+            next = if lines < GROUP_EVENTS { self.requests.try_recv().ok() } else { None };
+        }
+        Some(group)
+    }
+
+    /// Admits a batch into the group. `None`: shut down while the log could not be read.
+    fn take(&mut self, batch: Batch, done: oneshot::Sender<Ack>, group: &mut Group) -> Option<()> {
+        let index = group.deliveries.len();
+        group.progress.extend(batch.progress);
+        group.deliveries.push(Delivery { feed: batch.feed, done, ack: Ack::default() });
+        for Incoming { place, line } in batch.lines {
+            let read = line.and_then(|line| Ok((event::parse(&line)?, line)));
+            let (event, line) = match read {
+                Ok(read) => read,
+                Err(reason) => {
+                    group.deliveries[index].ack.refuse(place, reason);
+                    continue;
+                }
+            };
+            if matches!(event.body, Body::Market(_))
+                && let Some(id) = &event.id
+                && self.is_known_definition(id, group)?
+            {
+                group.deliveries[index].ack.known += 1;
+                continue;
+            }
+            match self.admission.admit(&event) {
+                Ok(Admitted { topic, effect }) => {
+                    group.events.push(NewEvent { topic, id: event.id, body: body(line) });
+                    group.effects.push((index, event.time, effect));
+                }
+                Err(reason) => group.deliveries[index].ack.refuse(place, reason),
+            }
+        }
+        Some(())
+    }
+
+    /// A definition that is sent again must not undo a newer one, so it is told apart before it is
+    /// admitted. With other events the log's own check, while writing, is early enough.
+    fn is_known_definition(&mut self, id: &str, group: &mut Group) -> Option<bool> {
+        let known = group.definitions.contains(id) || self.persist(|store| store.knows(id))?;
+        group.definitions.insert(id.into());
+        Some(known)
+    }
+
+    fn commit(&mut self, mut group: Group) -> Option<()> {
+        if group.deliveries.is_empty() {
+            return Some(());
+        }
+        let now = now();
+        let Group { events, progress, .. } = &group;
+        let sequences = if events.is_empty() && progress.is_empty() {
+            Vec::new()
+        } else {
+            self.persist(|store| store.append(events, progress, now))?
+        };
+        let mut applied = Vec::with_capacity(sequences.len());
+        let mut due = BTreeSet::new();
+        for (sequence, (index, time, effect)) in sequences.into_iter().zip(group.effects) {
+            let ack = &mut group.deliveries[index].ack;
+            let Some(sequence) = sequence else {
+                ack.known += 1;
+                continue;
+            };
+            ack.accepted += 1;
+            ack.last_sequence = Some(sequence);
+            if let Effect::Replace { market, .. } | Effect::Change { market, .. } = &effect {
+                let since = self.since_checkpoint.entry(market.clone()).or_default();
+                *since += 1;
+                if *since >= self.config.checkpoint_events {
+                    due.insert(market.clone());
+                }
+            }
+            applied.push(Applied { sequence, time, effect });
+        }
+        (self.live.apply)(&applied);
+        for Delivery { feed, done, ack } in group.deliveries {
+            self.statuses.count(feed, ack.counts(), now);
+            // A feed that is gone reads its progress from the log when it is back.
+            drop(done.send(ack));
+        }
+        for market in due {
+            self.checkpoint(&market);
+        }
+        Some(())
+    }
+
+    /// One that fails is taken at the next turn: until then a restart only replays more.
+    fn checkpoint(&mut self, market: &MarketId) {
+        self.since_checkpoint.insert(market.clone(), 0);
+        let Some((sequence, state)) = (self.live.checkpoint)(market) else { return };
+        if let Err(error) = self.store.save_checkpoint(&format!("book:{market}"), sequence, &state)
+        {
+            tracing::warn!(%error, %market, "checkpoint not saved");
+        }
+    }
+
+    /// Does it until it works. `None`: the hub shuts down before that.
+    fn persist<T>(
+        &mut self,
+        mut work: impl FnMut(&mut Store) -> Result<T, StoreError>,
+    ) -> Option<T> {
+        let mut result = work(&mut self.store);
+        let mut backoff = Backoff::new();
+        let mut halted = false;
+        loop {
+            let error = match result {
+                Ok(value) => {
+                    if halted {
+                        self.statuses.clear_all(Cause::Store);
+                        tracing::warn!("the store takes events again");
+                    }
+                    return Some(value);
+                }
+                Err(error) => error,
+            };
+            self.statuses.halt_all(Cause::Store, &error.to_string());
+            if !halted && error.is_retryable() {
+                tracing::warn!(%error, "feeds are halted until the store takes events again");
+            } else if !halted {
+                tracing::error!(%error, "feeds are halted: the store needs an operator");
+            }
+            halted = true;
+            if !self.pause(backoff.wait()) {
+                return None;
+            }
+            result = self.store.reopen().and_then(|()| work(&mut self.store));
+        }
+    }
+
+    /// Whether the hub still runs after it.
+    fn pause(&self, wait: Duration) -> bool {
+        let until = Instant::now() + wait;
+        while !self.config.shutdown.is_cancelled() && !self.requests.is_closed() {
+            let rest = until.saturating_duration_since(Instant::now());
+            if rest.is_zero() {
+                return true;
+            }
+            thread::sleep(rest.min(LOOK));
+        }
+        false
+    }
+}
+
+impl Ack {
+    fn refuse(&mut self, place: Place, reason: Refusal) {
+        self.refused += 1;
+        self.last_refusal = Some(LastRefusal { place, reason });
+    }
+
+    fn counts(&self) -> Counts {
+        Counts {
+            accepted: self.accepted as u64,
+            known: self.known as u64,
+            refused: self.refused as u64,
+            last_refusal: self.last_refusal.clone(),
+        }
+    }
+}
+
+/// The line as it is kept: without a byte order mark and without spaces around it, so that whoever
+/// reads the log reads plain JSON.
+fn body(line: Vec<u8>) -> Box<str> {
+    // Parsed before, so it is UTF-8 and nothing is replaced.
+    let text = String::from_utf8_lossy(&line);
+    text.trim_start_matches('\u{feff}').trim().into()
+}
+
+fn now() -> Micros {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,344 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::super::recovery::recover;
+use super::super::status::{At, FeedKind, FeedState};
+use super::*;
+use crate::market::event::Side;
+
+/// A plain copy of the books, to compare with.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Model {
+    books: BTreeMap<String, (u64, BTreeMap<String, u128>)>,
+    defined: BTreeMap<String, String>,
+    /// Of everything applied, also of what touches no book.
+    pub(crate) sequences: Vec<u64>,
+}
+
+impl Model {
+    fn apply(&mut self, events: &[Applied]) {
+        for event in events {
+            self.sequences.push(event.sequence);
+            let (market, levels, replace) = match &event.effect {
+                Effect::Define(market) => {
+                    let status = format!("{:?}", market.status);
+                    self.defined.insert(market.market.to_string(), status);
+                    continue;
+                }
+                Effect::Replace { market, levels } => (market, levels, true),
+                Effect::Change { market, levels } => (market, levels, false),
+                Effect::None => continue,
+            };
+            let (last, book) = self.books.entry(market.to_string()).or_default();
+            assert!(*last < event.sequence, "a book's events come in order");
+            *last = event.sequence;
+            if replace {
+                book.clear();
+            }
+            for level in levels {
+                let key = format!("{} {}", level.side == Side::Buy, level.price);
+                book.insert(key.clone(), level.size);
+                if level.size == 0 {
+                    book.remove(&key);
+                }
+            }
+        }
+    }
+}
+
+pub(crate) struct Hub {
+    pub(crate) door: Door,
+    pub(crate) thread: JoinHandle<()>,
+    pub(crate) board: FeedStatuses,
+    pub(crate) feed: FeedId,
+    pub(crate) model: Arc<Mutex<Model>>,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) replayed: u64,
+    disk: Arc<std::sync::atomic::AtomicI64>,
+}
+
+impl Hub {
+    pub(crate) fn start(path: &Path, checkpoint_events: u64) -> Self {
+        let store = Store::open(path).unwrap();
+        let disk = Arc::clone(&store.disk);
+        let model = Arc::new(Mutex::new(Model::default()));
+        let mut admission = Admission::new();
+        let recovered = recover(
+            &store,
+            &mut admission,
+            &mut |events| model.lock().apply(events),
+            &mut |market, sequence, state| {
+                let Ok(book) = serde_json::from_slice(state) else { return false };
+                model.lock().books.insert(market.into(), (sequence, book));
+                true
+            },
+        )
+        .unwrap();
+        let replayed = recovered.replayed;
+        let board = FeedStatuses::new();
+        let feed = board.register("test", FeedKind::Files);
+        let shutdown = CancellationToken::new();
+        let (applies, saves) = (Arc::clone(&model), Arc::clone(&model));
+        let live = LiveSide {
+            apply: Box::new(move |events| applies.lock().apply(events)),
+            checkpoint: Box::new(move |market| {
+                let model = saves.lock();
+                let (sequence, book) = model.books.get(market)?;
+                Some((*sequence, serde_json::to_vec(book).unwrap()))
+            }),
+        };
+        let config = DoorConfig { checkpoint_events, shutdown: shutdown.clone() };
+        let (door, thread) =
+            super::start(store, admission, recovered, board.clone(), live, config).unwrap();
+        Self { door, thread, board, feed, model, shutdown, replayed, disk }
+    }
+
+    pub(crate) fn stop(self) -> Model {
+        drop(self.door);
+        self.thread.join().unwrap();
+        let model = self.model.lock().clone();
+        model
+    }
+
+    fn batch(&self, lines: &[String]) -> Batch {
+        let lines = lines.iter().zip(1..).map(|(line, number)| Incoming {
+            place: Place { source: "test".into(), at: At::Line { number, byte: 0 } },
+            line: Ok(line.clone().into_bytes()),
+        });
+        Batch { feed: self.feed, lines: lines.collect(), progress: vec![] }
+    }
+
+    async fn send(&self, lines: &[String]) -> Ack {
+        self.door.deliver(self.batch(lines)).await.unwrap()
+    }
+
+    pub(crate) async fn until(&self, state: FeedState) {
+        let mut changes = self.board.changes();
+        while self.board.get(self.feed).unwrap().state != state {
+            changes.changed().await.unwrap();
+        }
+    }
+}
+
+fn market(name: &str, status: &str, id: &str) -> String {
+    format!(
+        r#"{{"kind":"market","id":"{id}","market":"{name}","base":"A","quote":"B","priceDecimals":1,"sizeDecimals":1,"status":"{status}"}}"#
+    )
+}
+
+fn delta(name: &str, price: u32, size: u32) -> String {
+    format!(
+        r#"{{"kind":"book.delta","market":"{name}","bids":[["{price}","{size}"]],"asks":[["{}","{size}"]]}}"#,
+        price + 1_000
+    )
+}
+
+fn message(id: u32) -> String {
+    format!(r#"{{"kind":"message","topic":"t","id":"m{id}","data":{id}}}"#)
+}
+
+fn path(folder: &tempfile::TempDir) -> PathBuf {
+    folder.path().join("log.db")
+}
+
+#[tokio::test]
+async fn a_batch_is_applied_in_order_and_answered_with_counts() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&path(&folder), 1_000);
+    let lines = [
+        market("A-B", "ACTIVE", "d1"),
+        delta("A-B", 5, 1),
+        "{".into(),
+        message(1),
+        message(1),
+        delta("X-Y", 5, 1),
+    ];
+    let ack = hub.send(&lines).await;
+    assert_eq!((ack.accepted, ack.known, ack.refused), (3, 1, 2));
+    let refusal = ack.last_refusal.clone().unwrap();
+    assert_eq!(refusal.place.to_string(), "test line 6 (byte 0)");
+    assert_eq!(refusal.reason, Refusal::UnknownMarket("X-Y".into()));
+    let status = hub.board.get(hub.feed).unwrap();
+    assert_eq!((status.events_total, status.known_total, status.refused_total), (3, 1, 2));
+    assert_eq!(status.last_refusal, Some(refusal));
+    let sequences = hub.stop().sequences;
+    assert_eq!(sequences.len(), 3);
+    assert!(sequences.is_sorted());
+    assert_eq!(ack.last_sequence, sequences.last().copied());
+}
+
+#[tokio::test]
+async fn a_definition_sent_again_does_not_undo_a_newer_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&path(&folder), 1_000);
+    let (old, new) = (market("A-B", "ACTIVE", "old"), market("A-B", "HALTED", "new"));
+    let ack = hub.send(&[old.clone(), new, old.clone()]).await;
+    assert_eq!((ack.accepted, ack.known), (2, 1));
+    assert_eq!(hub.send(&[old]).await.known, 1);
+    assert_eq!(hub.stop().defined["A-B"], "Halted");
+    assert_eq!(Hub::start(&path(&folder), 1_000).stop().defined["A-B"], "Halted");
+}
+
+#[tokio::test]
+async fn a_full_disk_halts_every_feed_and_nothing_is_lost_when_it_has_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&path(&folder), 1_000);
+    let other = hub.board.register("other", FeedKind::Postgres);
+    hub.send(&[message(0)]).await;
+    hub.disk.store(1, SeqCst);
+    let lines: Vec<_> = (1..=500).map(message).collect();
+    let delivery = tokio::spawn({
+        let (door, batch) = (hub.door.clone(), hub.batch(&lines));
+        async move { door.deliver(batch).await }
+    });
+    hub.until(FeedState::Halted).await;
+    let status = hub.board.get(other).unwrap();
+    assert_eq!(status.state, FeedState::Halted);
+    assert!(status.reason.unwrap().contains("database or disk is full"));
+    assert_eq!(hub.model.lock().sequences.len(), 1);
+    hub.disk.store(1_000_000, SeqCst);
+    assert_eq!(delivery.await.unwrap().unwrap().accepted, 500);
+    hub.until(FeedState::Live).await;
+    assert_eq!(hub.stop().sequences.len(), 501);
+    assert_eq!(Store::open(&path(&folder)).unwrap().read_from(0, 1_000).unwrap().len(), 501);
+}
+
+/// A file system of 1 MiB, unmounted at the end.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let done = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=1m", "tmpfs"])
+            .arg(folder.path())
+            .status();
+        done.is_ok_and(|status| status.success()).then_some(Self(folder))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_truly_full_disk_halts_and_passes_too() {
+    let Some(disk) = SmallDisk::mount() else {
+        eprintln!("NOT RUN: needs the right to mount a tmpfs (root)");
+        return;
+    };
+    let path = disk.0.path().join("log.db");
+    let hub = Hub::start(&path, 1_000);
+    hub.send(&[message(0)]).await;
+    let ballast = disk.0.path().join("ballast");
+    let mut size = 1024 * 1024;
+    while size > 0 {
+        use std::io::Write as _;
+        let mut file = fs::OpenOptions::new().create(true).append(true).open(&ballast).unwrap();
+        if file.write_all(&vec![0; size]).is_err() {
+            size /= 2;
+        }
+    }
+    let lines: Vec<_> = (1..=500).map(message).collect();
+    let delivery = tokio::spawn({
+        let (door, batch) = (hub.door.clone(), hub.batch(&lines));
+        async move { door.deliver(batch).await }
+    });
+    hub.until(FeedState::Halted).await;
+    fs::remove_file(&ballast).unwrap();
+    assert_eq!(delivery.await.unwrap().unwrap().accepted, 500);
+    hub.until(FeedState::Live).await;
+    assert_eq!(hub.stop().sequences.len(), 501);
+    assert_eq!(Store::open(&path).unwrap().read_from(0, 1_000).unwrap().len(), 501);
+}
+
+#[tokio::test]
+async fn a_shutdown_while_halted_takes_nothing_and_claims_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&path(&folder), 1_000);
+    hub.disk.store(1, SeqCst);
+    let lines: Vec<_> = (1..=500).map(message).collect();
+    let delivery = tokio::spawn({
+        let (door, batch) = (hub.door.clone(), hub.batch(&lines));
+        async move { door.deliver(batch).await }
+    });
+    hub.until(FeedState::Halted).await;
+    hub.shutdown.cancel();
+    assert!(matches!(delivery.await.unwrap(), Err(DoorError::Closed)));
+    assert_eq!(hub.stop().sequences, Vec::<u64>::new());
+    assert_eq!(Store::open(&path(&folder)).unwrap().read_from(0, 1_000).unwrap(), []);
+}
+
+#[tokio::test]
+async fn recovery_from_checkpoints_equals_replay_of_everything() {
+    let seed = 20_261_124;
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let path = path(&folder);
+    let markets = ["A-B", "C-D", "quiet", "never"];
+    let mut sent = 0;
+    let mut model = Model::default();
+    let mut shortest = u64::MAX;
+    for life in 0..8 {
+        let hub = Hub::start(&path, 20);
+        assert_eq!(hub.model.lock().books, model.books, "life {life}");
+        assert_eq!(hub.model.lock().defined, model.defined, "life {life}");
+        shortest = if life > 2 { shortest.min(hub.replayed) } else { shortest };
+        let mut lines: Vec<_> =
+            markets.iter().map(|name| market(name, "ACTIVE", &format!("{life}{name}"))).collect();
+        for turn in 0..random.random_range(60..200) {
+            let name = if turn % 50 == 0 { "quiet" } else { markets[turn % 2] };
+            let (price, size) = (random.random_range(1..30), random.random_range(0..3));
+            lines.push(delta(name, price, size));
+            if turn % 40 == 0 {
+                lines.push(delta(name, price, size).replace("delta", "snapshot"));
+            }
+        }
+        for batch in lines.chunks(7) {
+            sent += hub.send(batch).await.accepted;
+        }
+        model = hub.stop();
+    }
+    let whole = Hub::start(&path, u64::MAX);
+    let with_checkpoints = whole.replayed;
+    assert_eq!(whole.stop().books, model.books);
+    // Without checkpoints, and with checkpoints that can't be read.
+    let database = rusqlite::Connection::open(&path).unwrap();
+    database.execute("UPDATE checkpoints SET state = x'00'", []).unwrap();
+    let unreadable = Hub::start(&path, u64::MAX);
+    let replayed_all = unreadable.replayed;
+    assert_eq!(unreadable.stop().books, model.books);
+    database.execute("DELETE FROM checkpoints", []).unwrap();
+    let none = Hub::start(&path, u64::MAX);
+    // Everything but the definitions that newer ones replaced.
+    assert_eq!(none.replayed, sent as u64 - 7 * 4);
+    assert_eq!(none.replayed, replayed_all);
+    assert_eq!(none.stop().books, model.books);
+    assert!(with_checkpoints < replayed_all / 2, "{with_checkpoints} of {replayed_all}");
+    // Each of the two busy books replays one to two stretches of 20.
+    assert!(shortest >= 4 + 2 * 20, "{shortest}");
+}
+
+#[tokio::test]
+async fn a_market_stays_by_orders_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let order =
+        r#"{"kind":"order.placed","market":"A-B","order":"o","side":"BUY","price":"1","size":"1"}"#;
+    let hub = Hub::start(&path(&folder), 1_000);
+    assert_eq!(hub.send(&[market("A-B", "ACTIVE", "d"), order.into()]).await.accepted, 2);
+    hub.stop();
+    let hub = Hub::start(&path(&folder), 1_000);
+    let ack = hub.send(&[delta("A-B", 1, 1)]).await;
+    assert!(matches!(ack.last_refusal.unwrap().reason, Refusal::MixedBook { .. }));
+}

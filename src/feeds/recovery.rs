@@ -1,0 +1,143 @@
+//! From the log back to the state, before the first feed runs: what markets are, their older
+//! checkpoints, and of each book what stands behind its own.
+
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
+
+use crate::market::admission::{Admission, BookMode};
+use crate::market::event::{Applied, MarketId, parse};
+use crate::store::{Store, StoreError, Stored};
+
+/// Events handed to the state at once.
+const BATCH: usize = 256;
+/// Rows kept read ahead, shared among the books that are replayed.
+const READ_AHEAD: usize = 16_384;
+
+/// What the sequencer goes on from.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// Events replayed, definitions included.
+    pub replayed: u64,
+    /// Each book's events behind its newest checkpoint.
+    pub since_checkpoint: HashMap<MarketId, u64>,
+}
+
+/// Brings the state to the end of the log. `restore` gets each market's older checkpoint and says
+/// whether it could read it; where not, that book is replayed from its first event. `apply` gets
+/// every market's newest definition first (it may stand before or behind the checkpoints: decimals
+/// can't change under a book), then the books' events in the log's order. What stands in the log
+/// was admitted; an event that this release can't read is an error, never left out in silence.
+pub fn recover(
+    store: &Store,
+    admission: &mut Admission,
+    apply: &mut dyn FnMut(&[Applied]),
+    restore: &mut dyn FnMut(&str, u64, &[u8]) -> bool,
+) -> Result<Recovered, StoreError> {
+    let mut recovered = Recovered::default();
+    let topics = store.topics()?;
+    let mut definitions = Vec::new();
+    for topic in topics.iter().filter(|topic| topic.name.starts_with("market:")) {
+        definitions.extend(store.latest(&topic.name)?);
+    }
+    definitions.sort_by_key(|stored| stored.sequence);
+    for batch in definitions.chunks(BATCH) {
+        let batch: Vec<_> =
+            batch.iter().map(|stored| replayed(admission, stored)).collect::<Result<_, _>>()?;
+        recovered.replayed += batch.len() as u64;
+        apply(&batch);
+    }
+    for topic in &topics {
+        if let Some(market) = topic.name.strip_prefix("book:") {
+            admission.settle(market, BookMode::Levels);
+        } else if let Some(market) = topic.name.strip_prefix("orders:") {
+            admission.settle(market, BookMode::Orders);
+        }
+    }
+    let mut restored = HashMap::new();
+    for checkpoint in store.older_checkpoints()? {
+        let Some(market) = checkpoint.topic.strip_prefix("book:") else { continue };
+        if restore(market, checkpoint.sequence, &checkpoint.state) {
+            restored.insert(checkpoint.topic, checkpoint.sequence);
+        } else {
+            tracing::warn!(market, "its checkpoint can't be read: replaying its whole book");
+        }
+    }
+    let mut books = Vec::new();
+    for topic in topics.into_iter().filter(|topic| topic.name.starts_with("book:")) {
+        let after = restored.get(&topic.name).copied().unwrap_or(0);
+        if topic.last > after {
+            let newest = store.newest_checkpoint(&topic.name)?.unwrap_or(0);
+            books.push(Tail { topic: topic.name, after, newest, ahead: VecDeque::new() });
+        }
+    }
+    replay(store, admission, apply, books, &mut recovered)?;
+    Ok(recovered)
+}
+
+/// One book's events that are still to be replayed.
+struct Tail {
+    topic: Box<str>,
+    /// The last one read.
+    after: u64,
+    /// Its newest checkpoint.
+    newest: u64,
+    ahead: VecDeque<Stored>,
+}
+
+impl Tail {
+    fn next(&mut self, store: &Store, page: usize) -> Result<Option<Stored>, StoreError> {
+        if self.ahead.is_empty() {
+            self.ahead = store.read_topic(&self.topic, self.after, page)?.into();
+        }
+        let next = self.ahead.pop_front();
+        self.after = next.as_ref().map_or(self.after, |stored| stored.sequence);
+        Ok(next)
+    }
+}
+
+/// Merges the books' tails into the log's order. Each is read by its own index, so a quiet market
+/// whose tail begins long ago doesn't cost the whole log since.
+fn replay(
+    store: &Store,
+    admission: &mut Admission,
+    apply: &mut dyn FnMut(&[Applied]),
+    mut books: Vec<Tail>,
+    recovered: &mut Recovered,
+) -> Result<(), StoreError> {
+    let page = (READ_AHEAD / books.len().max(1)).clamp(4, BATCH);
+    let mut due = BinaryHeap::new();
+    let mut waiting = HashMap::new();
+    for (place, book) in books.iter_mut().enumerate() {
+        if let Some(stored) = book.next(store, page)? {
+            due.push(Reverse(stored.sequence));
+            waiting.insert(stored.sequence, (place, stored));
+        }
+    }
+    let mut batch = Vec::with_capacity(BATCH);
+    while let Some(Reverse(sequence)) = due.pop() {
+        let Some((place, stored)) = waiting.remove(&sequence) else { continue };
+        let book = &mut books[place];
+        batch.push(replayed(admission, &stored)?);
+        if let Some(market) = book.topic.strip_prefix("book:").filter(|_| sequence > book.newest) {
+            *recovered.since_checkpoint.entry(market.into()).or_default() += 1;
+        }
+        if let Some(stored) = book.next(store, page)? {
+            due.push(Reverse(stored.sequence));
+            waiting.insert(stored.sequence, (place, stored));
+        }
+        if batch.len() == BATCH || due.is_empty() {
+            recovered.replayed += batch.len() as u64;
+            apply(&batch);
+            batch.clear();
+        }
+    }
+    Ok(())
+}
+
+fn replayed(admission: &mut Admission, stored: &Stored) -> Result<Applied, StoreError> {
+    let unreadable =
+        |reason: String| StoreError::Unreplayable { sequence: stored.sequence, reason };
+    let event = parse(stored.body.as_bytes()).map_err(|refusal| unreadable(refusal.to_string()))?;
+    let admitted = admission.admit(&event).map_err(|refusal| unreadable(refusal.to_string()))?;
+    Ok(Applied { sequence: stored.sequence, time: event.time, effect: admitted.effect })
+}

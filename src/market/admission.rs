@@ -1,0 +1,349 @@
+//! Whether an event may enter the log, given the markets defined so far, and what it does to the
+//! state. The book itself is elsewhere: this knows each market's precision and where its book
+//! comes from, nothing that changes with every event.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::event::{
+    Body, Effect, Event, LevelChange, MarketDefinition, MarketId, Refusal, Side, WrittenLevel,
+};
+use super::fixed::{self, Fixed};
+
+/// Most markets of a hub: each costs its book, its rings and a label in the metrics.
+pub const MOST_MARKETS: usize = 10_000;
+
+/// Where a market's book comes from; settled by its first such event, for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BookMode {
+    /// `book.*` events: price levels.
+    Levels,
+    /// `order.*` events: single orders.
+    Orders,
+}
+
+impl BookMode {
+    fn events(self) -> &'static str {
+        match self {
+            Self::Levels => "`book.*`",
+            Self::Orders => "`order.*`",
+        }
+    }
+}
+
+/// An event that may enter the log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Admitted {
+    /// The ordered stream it belongs to.
+    pub topic: Arc<str>,
+    pub effect: Effect,
+}
+
+struct Market {
+    definition: Arc<MarketDefinition>,
+    mode: Option<BookMode>,
+    /// Kept, as every book event is logged under it.
+    book_topic: Arc<str>,
+}
+
+/// What all events so far settled.
+#[derive(Default)]
+pub struct Admission {
+    markets: HashMap<MarketId, Market>,
+}
+
+impl Admission {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A market as it is now defined.
+    pub fn definition(&self, market: &str) -> Option<&Arc<MarketDefinition>> {
+        self.markets.get(market).map(|market| &market.definition)
+    }
+
+    /// Settles where a market's book comes from, as the log shows it at start-up.
+    pub fn settle(&mut self, market: &str, mode: BookMode) {
+        if let Some(market) = self.markets.get_mut(market) {
+            market.mode = Some(mode);
+        }
+    }
+
+    /// Checks an event and remembers what it settles. An event that is refused changes nothing.
+    pub fn admit(&mut self, event: &Event) -> Result<Admitted, Refusal> {
+        match &event.body {
+            Body::Market(definition) => self.define(definition),
+            Body::BookSnapshot { market, bids, asks } => {
+                let known = self.market(market)?;
+                known.check_mode(BookMode::Levels)?;
+                let levels = known.levels(bids, asks, Doubled::Refused)?;
+                known.mode = Some(BookMode::Levels);
+                Ok(known.book(Effect::Replace { market: known.id(), levels }))
+            }
+            Body::BookDelta { market, bids, asks } => {
+                let known = self.market(market)?;
+                known.check_mode(BookMode::Levels)?;
+                let levels = known.levels(bids, asks, Doubled::LastWins)?;
+                known.mode = Some(BookMode::Levels);
+                Ok(known.book(Effect::Change { market: known.id(), levels }))
+            }
+            Body::Logged { topic } => {
+                if let Some(market) = topic.strip_prefix("orders:") {
+                    let known = self.market(market)?;
+                    known.check_mode(BookMode::Orders)?;
+                    known.mode = Some(BookMode::Orders);
+                } else if let Some(market) = topic.strip_prefix("trades:") {
+                    self.market(market)?;
+                }
+                Ok(Admitted { topic: topic.clone().into(), effect: Effect::None })
+            }
+        }
+    }
+
+    fn define(&mut self, definition: &MarketDefinition) -> Result<Admitted, Refusal> {
+        let id = &definition.market;
+        let definition = Arc::new(definition.clone());
+        if let Some(known) = self.markets.get_mut(id) {
+            let now = &known.definition;
+            let same = now.price_decimals == definition.price_decimals
+                && now.size_decimals == definition.size_decimals;
+            if known.mode.is_some() && !same {
+                return Err(Refusal::DecimalsChanged {
+                    market: known.id(),
+                    price: now.price_decimals,
+                    size: now.size_decimals,
+                });
+            }
+            known.definition = Arc::clone(&definition);
+        } else {
+            if self.markets.len() >= MOST_MARKETS {
+                return Err(Refusal::TooManyMarkets(MOST_MARKETS));
+            }
+            let book_topic = format!("book:{id}").into();
+            let market = Market { definition: Arc::clone(&definition), mode: None, book_topic };
+            self.markets.insert(Arc::clone(id), market);
+        }
+        Ok(Admitted { topic: format!("market:{id}").into(), effect: Effect::Define(definition) })
+    }
+
+    fn market(&mut self, market: &str) -> Result<&mut Market, Refusal> {
+        self.markets.get_mut(market).ok_or_else(|| Refusal::UnknownMarket(market.into()))
+    }
+}
+
+/// What a price that stands twice on a side means.
+#[derive(Clone, Copy, PartialEq)]
+enum Doubled {
+    /// In a snapshot: which of them holds can't be known.
+    Refused,
+    /// In a delta: sizes are absolute and stand in order.
+    LastWins,
+}
+
+impl Market {
+    fn id(&self) -> MarketId {
+        Arc::clone(&self.definition.market)
+    }
+
+    fn book(&self, effect: Effect) -> Admitted {
+        Admitted { topic: Arc::clone(&self.book_topic), effect }
+    }
+
+    fn check_mode(&self, sent: BookMode) -> Result<(), Refusal> {
+        match self.mode {
+            Some(has) if has != sent => Err(Refusal::MixedBook {
+                market: self.id(),
+                has: has.events(),
+                sent: sent.events(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn levels(
+        &self,
+        bids: &[WrittenLevel],
+        asks: &[WrittenLevel],
+        doubled: Doubled,
+    ) -> Result<Vec<LevelChange>, Refusal> {
+        let mut levels = Vec::with_capacity(bids.len() + asks.len());
+        self.side(Side::Buy, bids, doubled, &mut levels)?;
+        self.side(Side::Sell, asks, doubled, &mut levels)?;
+        Ok(levels)
+    }
+
+    fn side(
+        &self,
+        side: Side,
+        written: &[WrittenLevel],
+        doubled: Doubled,
+        levels: &mut Vec<LevelChange>,
+    ) -> Result<(), Refusal> {
+        let start = levels.len();
+        for (price_text, size_text) in written {
+            let price = self.number("price", price_text, self.definition.price_decimals)?;
+            let size = self.number("size", size_text, self.definition.size_decimals)?;
+            if price == 0 {
+                return Err(self.fault("price", price_text, "must be above 0".into()));
+            }
+            levels.push(LevelChange { side, price, size });
+        }
+        let own = &levels[start..];
+        // Sides are nearly always one to three levels, or sorted: then nothing is hashed.
+        if own.is_sorted_by(|one, next| one.price < next.price)
+            || own.is_sorted_by(|one, next| one.price > next.price)
+        {
+            return Ok(());
+        }
+        let mut seen = HashSet::with_capacity(own.len());
+        let mut last = Vec::with_capacity(own.len());
+        for (level, (text, _)) in own.iter().zip(written).rev() {
+            if seen.insert(level.price) {
+                last.push(*level);
+            } else if doubled == Doubled::Refused {
+                return Err(Refusal::DoubledPrice {
+                    market: self.id(),
+                    side: if side == Side::Buy { "bids" } else { "asks" },
+                    price: text.to_string(),
+                });
+            }
+        }
+        last.reverse();
+        levels.truncate(start);
+        levels.append(&mut last);
+        Ok(())
+    }
+
+    fn number(&self, what: &'static str, text: &str, decimals: u8) -> Result<Fixed, Refusal> {
+        fixed::parse(text, decimals).map_err(|error| self.fault(what, text, error.to_string()))
+    }
+
+    fn fault(&self, what: &'static str, written: &str, reason: String) -> Refusal {
+        let written = written.chars().take(64).collect();
+        Refusal::Level { market: self.id(), what, written, reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::event::parse;
+    use super::*;
+
+    fn send(admission: &mut Admission, line: &str) -> Result<Admitted, String> {
+        admission.admit(&parse(line.as_bytes()).unwrap()).map_err(|refusal| refusal.to_string())
+    }
+
+    fn define(price: u8, size: u8) -> String {
+        format!(
+            r#"{{"kind":"market","market":"A-B","base":"A","quote":"B","priceDecimals":{price},"sizeDecimals":{size}}}"#
+        )
+    }
+
+    fn book(kind: &str, bids: &str, asks: &str) -> String {
+        format!(r#"{{"kind":"book.{kind}","market":"A-B","bids":{bids},"asks":{asks}}}"#)
+    }
+
+    fn defined() -> Admission {
+        let mut admission = Admission::new();
+        let admitted = send(&mut admission, &define(1, 2)).unwrap();
+        assert_eq!(&*admitted.topic, "market:A-B");
+        admission
+    }
+
+    #[test]
+    fn levels_come_out_at_the_markets_precision() {
+        let mut admission = defined();
+        let line = book("snapshot", r#"[["10.5","0.1"],["10","2"]]"#, r#"[["11.0","1.25"]]"#);
+        let admitted = send(&mut admission, &line).unwrap();
+        assert_eq!(&*admitted.topic, "book:A-B");
+        let levels = vec![
+            LevelChange { side: Side::Buy, price: 105, size: 10 },
+            LevelChange { side: Side::Buy, price: 100, size: 200 },
+            LevelChange { side: Side::Sell, price: 110, size: 125 },
+        ];
+        assert_eq!(admitted.effect, Effect::Replace { market: "A-B".into(), levels });
+    }
+
+    #[test]
+    fn in_a_delta_the_last_of_a_doubled_price_wins() {
+        let mut admission = defined();
+        let line = book("delta", r#"[["10","1"],["11","5"],["10.0","2"]]"#, "[]");
+        let Effect::Change { levels, .. } = send(&mut admission, &line).unwrap().effect else {
+            panic!()
+        };
+        let sizes: Vec<_> = levels.iter().map(|level| (level.price, level.size)).collect();
+        assert_eq!(sizes, [(110, 500), (100, 200)]);
+    }
+
+    #[test]
+    fn faulty_levels_are_refused_by_name() {
+        let mut admission = defined();
+        let all = [
+            (
+                book("delta", r#"[["10.55","1"]]"#, "[]"),
+                "market A-B: price \"10.55\" has more than 1 decimals",
+            ),
+            (
+                book("delta", "[]", r#"[["10.5","1.005"]]"#),
+                "market A-B: size \"1.005\" has more than 2 decimals",
+            ),
+            (book("delta", r#"[["0","1"]]"#, "[]"), "market A-B: price \"0\" must be above 0"),
+            (
+                book("delta", r#"[["1","-1"]]"#, "[]"),
+                "market A-B: size \"-1\" is not a plain decimal number such as \"12.5\"",
+            ),
+            (
+                book("snapshot", "[]", r#"[["1","1"],["2","1"],["1.0","3"]]"#),
+                "market A-B: price \"1\" stands twice among the asks: give each price once",
+            ),
+        ];
+        for (line, reason) in all {
+            assert_eq!(send(&mut admission, &line), Err(reason.into()));
+        }
+    }
+
+    #[test]
+    fn the_same_price_may_stand_on_both_sides() {
+        let line = book("snapshot", r#"[["1","1"]]"#, r#"[["1","1"]]"#);
+        assert!(send(&mut defined(), &line).is_ok());
+    }
+
+    #[test]
+    fn a_market_must_be_defined_before_it_is_used() {
+        let reason = "market A-B is not defined: send its `market` event first";
+        let mut admission = Admission::new();
+        let trade = r#"{"kind":"trade","market":"A-B","price":"1","size":"1"}"#;
+        assert_eq!(send(&mut admission, &book("delta", "[]", "[]")), Err(reason.into()));
+        assert_eq!(send(&mut admission, trade), Err(reason.into()));
+        assert!(send(&mut defined(), trade).is_ok());
+    }
+
+    #[test]
+    fn a_market_that_mixes_levels_and_orders_is_refused() {
+        let order = r#"{"kind":"order.placed","market":"A-B","order":"o","side":"BUY","price":"1","size":"1"}"#;
+        let mut by_levels = defined();
+        send(&mut by_levels, &book("delta", "[]", "[]")).unwrap();
+        let reason = "market A-B takes its book from `book.*` events: one market can't mix them with `order.*` events";
+        assert_eq!(send(&mut by_levels, order), Err(reason.into()));
+        let mut by_orders = defined();
+        send(&mut by_orders, order).unwrap();
+        assert!(send(&mut by_orders, &book("delta", "[]", "[]")).is_err());
+    }
+
+    #[test]
+    fn a_refused_book_event_settles_nothing() {
+        let mut admission = defined();
+        send(&mut admission, &book("delta", r#"[["0","1"]]"#, "[]")).unwrap_err();
+        assert!(send(&mut admission, &define(3, 3)).is_ok());
+    }
+
+    #[test]
+    fn decimals_change_only_while_there_is_no_book() {
+        let mut admission = defined();
+        send(&mut admission, &define(2, 2)).unwrap();
+        send(&mut admission, &book("delta", r#"[["10.55","1"]]"#, "[]")).unwrap();
+        let reason = "market A-B has a book at 2 price and 2 size decimals: they can't change under it, define a new market";
+        assert_eq!(send(&mut admission, &define(1, 2)), Err(reason.into()));
+        assert!(send(&mut admission, &define(2, 2)).is_ok(), "a new status or tick size is fine");
+    }
+}

@@ -1,0 +1,79 @@
+//! What goes wrong with the embedded log, and whether waiting helps.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rusqlite::ErrorCode;
+use thiserror::Error;
+
+#[derive(Debug, Error)]
+pub enum StoreError {
+    #[error("the folder of the store {path} can't be made: {source}")]
+    Folder { path: PathBuf, source: io::Error },
+    #[error(
+        "the store {path} can't be written ({source}): free space or mend the disk, the hub goes on by itself"
+    )]
+    Unavailable { path: PathBuf, source: rusqlite::Error },
+    #[error(
+        "the store {path} is damaged ({source}): move it and its -wal and -shm files aside, then \
+         restore it from the archive with `spreadly restore --from CID` or start with an empty one"
+    )]
+    Damaged { path: PathBuf, source: rusqlite::Error },
+    #[error("{path} is a database of another program: set store.url to a file of its own")]
+    Foreign { path: PathBuf },
+    #[error(
+        "the store {path} has format {found}, written by a newer release (this one knows \
+         {known}): start that release"
+    )]
+    Newer { path: PathBuf, found: i64, known: i64 },
+    #[error("the store {path} was replaced by another one while in use: restart the hub")]
+    Replaced { path: PathBuf },
+    #[error(
+        "event {sequence} of the store can't be replayed ({reason}): it was admitted by another \
+         release, start that one"
+    )]
+    Unreplayable { sequence: u64, reason: String },
+    #[error("the store {path}: {source}")]
+    Other { path: PathBuf, source: rusqlite::Error },
+}
+
+impl StoreError {
+    /// Whether the same call may work later with nothing else done by us. Nothing of the failed
+    /// call was kept.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Folder { .. })
+    }
+
+    fn new(path: &Path, source: rusqlite::Error) -> Self {
+        let path = path.to_owned();
+        match source.sqlite_error_code() {
+            Some(
+                ErrorCode::DiskFull
+                | ErrorCode::SystemIoFailure
+                | ErrorCode::DatabaseBusy
+                | ErrorCode::DatabaseLocked
+                | ErrorCode::CannotOpen
+                | ErrorCode::ReadOnly
+                | ErrorCode::PermissionDenied
+                | ErrorCode::OutOfMemory
+                | ErrorCode::FileLockingProtocolFailed
+                | ErrorCode::OperationInterrupted,
+            ) => Self::Unavailable { path, source },
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+                Self::Damaged { path, source }
+            }
+            _ => Self::Other { path, source },
+        }
+    }
+}
+
+/// Says which store an error of SQLite is about.
+pub(super) trait At<T> {
+    fn at(self, path: &Path) -> Result<T, StoreError>;
+}
+
+impl<T> At<T> for rusqlite::Result<T> {
+    fn at(self, path: &Path) -> Result<T, StoreError> {
+        self.map_err(|source| StoreError::new(path, source))
+    }
+}

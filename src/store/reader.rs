@@ -1,0 +1,106 @@
+//! Reading the log: the same queries for the writer's replay and for readers beside it.
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::fault::{At, StoreError};
+use super::{Stored, Topic, schema};
+
+/// A read-only connection of its own: reads while the writer writes, and never blocks it.
+#[derive(Debug)]
+pub struct LogReader {
+    path: PathBuf,
+    connection: Connection,
+}
+
+impl LogReader {
+    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self { path: path.to_owned(), connection: schema::connect_reader(path)? })
+    }
+
+    /// Events of one topic behind `sequence`, in order, at most `most`.
+    pub fn read_topic(
+        &self,
+        topic: &str,
+        sequence: u64,
+        most: usize,
+    ) -> Result<Vec<Stored>, StoreError> {
+        read_topic(&self.connection, topic, sequence, most).at(&self.path)
+    }
+}
+
+pub(super) fn read_from(
+    connection: &Connection,
+    sequence: u64,
+    most: usize,
+) -> rusqlite::Result<Vec<Stored>> {
+    connection
+        .prepare_cached(
+            "SELECT sequence, topic, body, received_micros FROM events
+             WHERE sequence > ?1 ORDER BY sequence LIMIT ?2",
+        )?
+        .query_map(params![bound(sequence), count(most)], stored)?
+        .collect()
+}
+
+pub(super) fn read_topic(
+    connection: &Connection,
+    topic: &str,
+    sequence: u64,
+    most: usize,
+) -> rusqlite::Result<Vec<Stored>> {
+    connection
+        .prepare_cached(
+            "SELECT sequence, topic, body, received_micros FROM events
+             WHERE topic = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3",
+        )?
+        .query_map(params![topic, bound(sequence), count(most)], stored)?
+        .collect()
+}
+
+pub(super) fn latest(connection: &Connection, topic: &str) -> rusqlite::Result<Option<Stored>> {
+    connection
+        .prepare_cached(
+            "SELECT sequence, topic, body, received_micros FROM events
+             WHERE topic = ?1 ORDER BY sequence DESC LIMIT 1",
+        )?
+        .query_row([topic], stored)
+        .optional()
+}
+
+/// Hops from topic to topic in the index: costs the number of topics, not of events.
+pub(super) fn topics(connection: &Connection) -> rusqlite::Result<Vec<Topic>> {
+    connection
+        .prepare_cached(
+            "WITH RECURSIVE names (name) AS (
+                 SELECT min(topic) FROM events
+                 UNION ALL
+                 SELECT (SELECT min(topic) FROM events WHERE topic > name) FROM names
+                 WHERE name IS NOT NULL)
+             SELECT name, (SELECT max(sequence) FROM events WHERE topic = name) FROM names
+             WHERE name IS NOT NULL",
+        )?
+        .query_map([], |row| {
+            Ok(Topic { name: row.get(0)?, last: row.get::<_, i64>(1)?.cast_unsigned() })
+        })?
+        .collect()
+}
+
+fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
+    Ok(Stored {
+        sequence: row.get::<_, i64>(0)?.cast_unsigned(),
+        topic: row.get(1)?,
+        body: row.get(2)?,
+        received: row.get(3)?,
+    })
+}
+
+/// A client's cursor may hold any number; SQLite's are signed.
+fn bound(sequence: u64) -> i64 {
+    i64::try_from(sequence).unwrap_or(i64::MAX)
+}
+
+fn count(most: usize) -> i64 {
+    i64::try_from(most).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,138 @@
+//! The database file: how it is opened, what tables it has and which formats are known.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
+use spreadly_subscriptions::Epoch;
+
+use super::Synchronous;
+use super::fault::{At, StoreError};
+
+/// Format of the tables below. A migration raises it; a newer one than ours is not touched.
+const FORMAT: i64 = 1;
+/// "Sprd": tells our databases from those of other programs.
+const APPLICATION: i64 = 0x5370_7264;
+/// How long a writer waits for another process (a backup, a shell) to leave the lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Statements kept prepared: more than this module has.
+const PREPARED: usize = 32;
+
+/// `id` is unique only where given. `(topic, sequence)` serves resumes of one topic. `files` and
+/// `checkpoints` may be lost without losing events: the first would read files anew, the second
+/// replay the log from its start.
+const TABLES: &str = "
+    CREATE TABLE log (epoch INTEGER NOT NULL) STRICT;
+    CREATE TABLE events (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        topic TEXT NOT NULL,
+        id TEXT,
+        body TEXT NOT NULL,
+        received_micros INTEGER NOT NULL
+    ) STRICT;
+    CREATE UNIQUE INDEX events_id ON events (id) WHERE id IS NOT NULL;
+    CREATE INDEX events_topic ON events (topic, sequence);
+    CREATE TABLE files (
+        feed TEXT NOT NULL,
+        stream INTEGER NOT NULL,
+        name TEXT NOT NULL,
+        device INTEGER NOT NULL,
+        inode INTEGER NOT NULL,
+        offset INTEGER NOT NULL,
+        line INTEGER NOT NULL,
+        head_bytes INTEGER NOT NULL,
+        head_hash INTEGER NOT NULL,
+        tail_bytes INTEGER NOT NULL,
+        tail_hash INTEGER NOT NULL,
+        PRIMARY KEY (feed, stream)
+    ) STRICT;
+    CREATE TABLE checkpoints (
+        topic TEXT NOT NULL,
+        sequence INTEGER NOT NULL,
+        state BLOB NOT NULL,
+        PRIMARY KEY (topic, sequence)
+    ) STRICT;
+";
+
+/// What to do where there is no database.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Missing {
+    Make,
+    Refuse,
+}
+
+pub(super) fn connect(
+    path: &Path,
+    synchronous: Synchronous,
+    missing: Missing,
+) -> Result<Connection, StoreError> {
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let (Missing::Make, Some(folder)) = (missing, folder) {
+        fs::create_dir_all(folder)
+            .map_err(|source| StoreError::Folder { path: path.to_owned(), source })?;
+    }
+    flags.set(OpenFlags::SQLITE_OPEN_CREATE, missing == Missing::Make);
+    let mut connection = Connection::open_with_flags(path, flags).at(path)?;
+    configure(&connection).at(path)?;
+    let number = |name: &str| {
+        connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0)).at(path)
+    };
+    let (application, format) = (number("application_id")?, number("user_version")?);
+    let tables = connection
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))
+        .at(path)?;
+    if application != APPLICATION && (tables > 0 || format > 0) {
+        return Err(StoreError::Foreign { path: path.to_owned() });
+    }
+    if format > FORMAT {
+        return Err(StoreError::Newer { path: path.to_owned(), found: format, known: FORMAT });
+    }
+    connection.pragma_update(None, "journal_mode", "WAL").at(path)?;
+    let level = match synchronous {
+        Synchronous::Normal => "NORMAL",
+        Synchronous::Full => "FULL",
+    };
+    connection.pragma_update(None, "synchronous", level).at(path)?;
+    if format == 0 {
+        create(&mut connection).at(path)?;
+    }
+    Ok(connection)
+}
+
+/// For a reader beside the writer.
+pub(super) fn connect_reader(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).at(path)?;
+    configure(&connection).at(path)?;
+    Ok(connection)
+}
+
+fn configure(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(PREPARED);
+    Ok(())
+}
+
+/// In one transaction: a hub killed in between leaves an empty file, which is made again.
+fn create(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
+    transaction.execute_batch(TABLES)?;
+    let epoch: u64 = rand::random();
+    transaction.execute("INSERT INTO log (epoch) VALUES (?1)", params![epoch.cast_signed()])?;
+    transaction.pragma_update(None, "application_id", APPLICATION)?;
+    transaction.pragma_update(None, "user_version", FORMAT)?;
+    transaction.commit()
+}
+
+/// Also walks to both ends of the log, where a torn file shows first.
+pub(super) fn epoch(path: &Path, connection: &Connection) -> Result<Epoch, StoreError> {
+    connection
+        .query_row("SELECT min(sequence), max(sequence), sum(length(body)) FROM events WHERE sequence IN ((SELECT min(sequence) FROM events), (SELECT max(sequence) FROM events))", [], |_| Ok(()))
+        .at(path)?;
+    connection
+        .query_row("SELECT epoch FROM log", [], |row| row.get::<_, i64>(0))
+        .map(|epoch| Epoch(epoch.cast_unsigned()))
+        .at(path)
+}

@@ -1,0 +1,206 @@
+use std::fs;
+use std::sync::atomic::Ordering::SeqCst;
+
+use super::*;
+
+fn event(topic: &str, id: Option<&str>, body: &str) -> NewEvent {
+    NewEvent { topic: topic.into(), id: id.map(Into::into), body: body.into() }
+}
+
+fn progress(stream: u64, offset: u64) -> FileProgress {
+    FileProgress {
+        feed: "feeds".into(),
+        stream,
+        name: "a.ndjson".into(),
+        device: u64::MAX,
+        inode: u64::MAX - 1,
+        offset,
+        line: 3,
+        head: Fingerprint { bytes: 256, hash: u64::MAX },
+        tail: Fingerprint { bytes: 7, hash: 1 },
+        forgotten: false,
+    }
+}
+
+fn folder() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data").join("spreadly.db");
+    (folder, path)
+}
+
+#[test]
+fn what_was_appended_is_there_after_reopening_in_the_same_epoch() {
+    let (_folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    let batch = [event("a", None, "1"), event("b", Some("x"), "2"), event("a", None, "3")];
+    let sequences = store.append(&batch, &[progress(1, 9)], 77).unwrap();
+    assert_eq!(sequences, [Some(1), Some(2), Some(3)]);
+    let epoch = store.epoch();
+    drop(store);
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.epoch(), epoch);
+    let all = store.read_from(0, 10).unwrap();
+    let bodies: Vec<_> = all.iter().map(|event| (event.sequence, &*event.body)).collect();
+    assert_eq!(bodies, [(1, "1"), (2, "2"), (3, "3")]);
+    assert_eq!(all[0].received, 77);
+    assert_eq!(store.read_from(1, 1).unwrap()[0].sequence, 2);
+    assert_eq!(store.read_topic("a", 1, 10).unwrap()[0].sequence, 3);
+    assert_eq!(store.read_topic("a", u64::MAX, 10).unwrap(), []);
+    assert_eq!(store.file_progress("feeds").unwrap(), [progress(1, 9)]);
+    assert_eq!(store.file_progress("other").unwrap(), []);
+    let topics = [Topic { name: "a".into(), last: 3 }, Topic { name: "b".into(), last: 2 }];
+    assert_eq!(store.topics().unwrap(), topics);
+    assert_eq!(store.latest("a").unwrap().unwrap().sequence, 3);
+    assert_eq!(store.latest("none").unwrap(), None);
+}
+
+#[test]
+fn two_stores_have_two_epochs() {
+    let ((_one, one), (_two, two)) = (folder(), folder());
+    assert_ne!(Store::open(&one).unwrap().epoch(), Store::open(&two).unwrap().epoch());
+}
+
+#[test]
+fn an_id_counts_once_within_a_batch_and_across_batches() {
+    let (_folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    let batch = [event("a", Some("x"), "1"), event("b", Some("x"), "2"), event("a", None, "3")];
+    let sequences = store.append(&batch, &[], 0).unwrap();
+    assert_eq!((sequences[0], sequences[1]), (Some(1), None));
+    assert_eq!(store.append(&batch[..2], &[], 0).unwrap(), [None, None]);
+    assert_eq!(store.read_from(0, 10).unwrap().len(), 2);
+    assert!(store.knows("x").unwrap());
+    assert!(!store.knows("y").unwrap());
+}
+
+#[test]
+fn names_with_quotes_and_nul_are_only_names() {
+    let (_folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    let name = "a'; DROP TABLE events; --\0\"\n";
+    store.append(&[event(name, Some(name), "1")], &[], 0).unwrap();
+    assert_eq!(store.read_topic(name, 0, 10).unwrap().len(), 1);
+    assert!(store.knows(name).unwrap());
+}
+
+#[test]
+fn a_full_disk_leaves_nothing_half_done_and_passes() {
+    let (_folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    store.append(&[event("a", None, "first")], &[progress(1, 5)], 0).unwrap();
+    store.disk.store(1, SeqCst);
+    let large: Vec<_> = (0..100).map(|_| event("a", None, &"x".repeat(10_000))).collect();
+    let error = store.append(&large, &[progress(1, 99)], 0).unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    assert_eq!(store.read_from(0, 1000).unwrap().len(), 1);
+    assert_eq!(store.file_progress("feeds").unwrap(), [progress(1, 5)]);
+    store.disk.store(1_000_000, SeqCst);
+    assert_eq!(store.append(&large, &[progress(1, 99)], 0).unwrap().len(), 100);
+    assert_eq!(store.read_from(0, 1000).unwrap().len(), 101);
+    assert_eq!(store.file_progress("feeds").unwrap(), [progress(1, 99)]);
+}
+
+#[test]
+fn the_newest_two_checkpoints_are_kept_and_the_older_is_restored() {
+    let (_folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    store.save_checkpoint("a", 10, b"ten").unwrap();
+    assert_eq!(store.older_checkpoints().unwrap(), [], "one alone is replayed whole");
+    store.save_checkpoint("a", 20, b"twenty").unwrap();
+    store.save_checkpoint("a", 30, b"thirty").unwrap();
+    store.save_checkpoint("b", 5, b"five").unwrap();
+    store.save_checkpoint("b", 6, b"six").unwrap();
+    let older = store.older_checkpoints().unwrap();
+    let brief: Vec<_> =
+        older.iter().map(|one| (&*one.topic, one.sequence, &one.state[..])).collect();
+    assert_eq!(brief, [("a", 20, &b"twenty"[..]), ("b", 5, b"five")]);
+    assert_eq!(store.newest_checkpoint("a").unwrap(), Some(30));
+    assert_eq!(store.newest_checkpoint("c").unwrap(), None);
+}
+
+#[test]
+fn a_forgotten_file_is_removed() {
+    let (_folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    store.append(&[], &[progress(1, 5), progress(2, 6)], 0).unwrap();
+    store.append(&[], &[FileProgress { forgotten: true, ..progress(1, 5) }], 0).unwrap();
+    assert_eq!(store.file_progress("feeds").unwrap(), [progress(2, 6)]);
+}
+
+#[test]
+fn a_reader_sees_what_the_writer_committed() {
+    let (_folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    let reader = store.reader().unwrap();
+    store.append(&[event("a", None, "1")], &[], 0).unwrap();
+    assert_eq!(reader.read_topic("a", 0, 10).unwrap().len(), 1);
+}
+
+#[test]
+fn a_file_that_is_no_database_is_told_with_what_to_do() {
+    let (_folder, path) = folder();
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(&path, "x".repeat(5_000)).unwrap();
+    let error = Store::open(&path).unwrap_err();
+    assert!(!error.is_retryable());
+    assert!(error.to_string().contains("is damaged"), "{error}");
+    assert!(error.to_string().contains("spreadly restore --from CID"), "{error}");
+}
+
+#[test]
+fn a_torn_database_is_told_and_not_written_to() {
+    let (_folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    let large: Vec<_> = (0..200).map(|_| event("a", None, &"x".repeat(3_000))).collect();
+    store.append(&large, &[], 0).unwrap();
+    store.tidy().unwrap();
+    drop(store);
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    let error = Store::open(&path).unwrap_err();
+    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    assert_eq!(fs::read(&path).unwrap().len(), bytes.len() / 2);
+}
+
+#[test]
+fn a_torn_tail_of_the_write_ahead_log_costs_only_the_torn_commit() {
+    let (folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    for body in ["1", "2", "3"] {
+        store.append(&[event("a", None, body)], &[], 0).unwrap();
+    }
+    // As a killed machine leaves them: copied while the writer still has them open.
+    let copy = folder.path().join("copy.db");
+    fs::copy(&path, &copy).unwrap();
+    let wal = fs::read(path.with_extension("db-wal")).unwrap();
+    fs::write(copy.with_extension("db-wal"), &wal[..wal.len() - 1_000]).unwrap();
+    let reopened = Store::open(&copy).unwrap();
+    assert_eq!(reopened.epoch(), store.epoch());
+    assert_eq!(reopened.read_from(0, 10).unwrap().len(), 2);
+}
+
+#[test]
+fn a_newer_format_and_a_foreign_database_are_left_alone() {
+    let (_folder, path) = folder();
+    Store::open(&path).unwrap().connection.pragma_update(None, "user_version", 9).unwrap();
+    let error = Store::open(&path).unwrap_err();
+    assert!(matches!(error, StoreError::Newer { found: 9, known: 1, .. }), "{error}");
+    let foreign = path.with_file_name("foreign.db");
+    Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+    assert!(matches!(Store::open(&foreign).unwrap_err(), StoreError::Foreign { .. }));
+}
+
+#[test]
+fn a_store_that_was_replaced_is_not_taken_for_the_old_one() {
+    let (_folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    store.append(&[event("a", None, "1")], &[], 0).unwrap();
+    store.reopen().unwrap();
+    assert_eq!(store.read_from(0, 10).unwrap().len(), 1);
+    for name in ["db", "db-wal", "db-shm"] {
+        fs::remove_file(path.with_extension(name)).unwrap();
+    }
+    assert!(store.reopen().unwrap_err().is_retryable(), "one that is gone may come back");
+    Store::open(&path).unwrap();
+    assert!(matches!(store.reopen().unwrap_err(), StoreError::Replaced { .. }));
+}
