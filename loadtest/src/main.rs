@@ -1,2 +1,43 @@
-//! t
-fn main() {}
+//! `spreadly-storm`: Spreadly's load tester. Arguments and exit code; each command is a module. It
+//! shares no code with the hub, so that a misreading of the protocol shows.
+
+mod book;
+mod decimal;
+mod feed;
+mod venues;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "spreadly-storm",
+    version,
+    about,
+    long_about = "\
+Spreadly's load tester: feeds recorded venue captures to a hub, opens very many subscriptions, and \
+measures the hub against the bare cost of write(2)."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Turn a recorded venue capture into events for a hub
+    Feed(feed::FeedArgs),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Feed(args) => feed::run(&args).map_err(|error| error.to_string()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("spreadly-storm: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
