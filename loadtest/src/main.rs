@@ -4,7 +4,10 @@
 mod book;
 mod decimal;
 mod feed;
+mod process;
+mod run;
 mod venues;
+mod wire;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -27,11 +30,14 @@ struct Cli {
 enum Command {
     /// Turn a recorded venue capture into events for a hub
     Feed(feed::FeedArgs),
+    /// Open very many subscriptions and report what arrives and what it costs the hub
+    Run(run::RunArgs),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Feed(args) => feed::run(&args).map_err(|error| error.to_string()),
+        Command::Run(args) => run::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
