@@ -2,6 +2,7 @@
 //! shares no code with the hub, so that a misreading of the protocol shows.
 
 mod book;
+mod ceiling;
 mod decimal;
 mod feed;
 mod process;
@@ -32,12 +33,18 @@ enum Command {
     Feed(feed::FeedArgs),
     /// Open very many subscriptions and report what arrives and what it costs the hub
     Run(run::RunArgs),
+    /// Measure the limit: the bare cost of writing ready bytes to each socket
+    Ceiling(ceiling::CeilingArgs),
+    #[command(hide = true)]
+    Receive(ceiling::ReceiveArgs),
 }
 
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Feed(args) => feed::run(&args).map_err(|error| error.to_string()),
         Command::Run(args) => run::run(&args),
+        Command::Ceiling(args) => ceiling::run(&args),
+        Command::Receive(args) => ceiling::receive(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
