@@ -1,6 +1,7 @@
 //! `spreadly-storm`: Spreadly's load tester. Arguments and exit code; each command is a module. It
 //! shares no code with the hub, so that a misreading of the protocol shows.
 
+mod bench;
 mod book;
 mod ceiling;
 mod decimal;
@@ -35,6 +36,8 @@ enum Command {
     Run(run::RunArgs),
     /// Measure the limit: the bare cost of writing ready bytes to each socket
     Ceiling(ceiling::CeilingArgs),
+    /// Start a real hub and compare what it costs with the ceiling, round by round
+    Bench(bench::BenchArgs),
     #[command(hide = true)]
     Receive(ceiling::ReceiveArgs),
 }
@@ -44,6 +47,7 @@ fn main() -> ExitCode {
         Command::Feed(args) => feed::run(&args).map_err(|error| error.to_string()),
         Command::Run(args) => run::run(&args),
         Command::Ceiling(args) => ceiling::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Receive(args) => ceiling::receive(&args),
     };
     match result {
