@@ -237,6 +237,8 @@ fn paced_writes(
         let due = Duration::from_secs_f64(written.events as f64 / rate);
         let now = began.elapsed();
         if due.max(now) >= duration {
+            // The last event's share of the time belongs to the rate.
+            thread::sleep(duration.saturating_sub(now));
             return written;
         }
         if due > now {

@@ -193,7 +193,7 @@ async fn live(
 
 impl Connection {
     fn send(&mut self, text: &str) {
-        self.out.extend(wire::masked_frame(wire::TEXT, text.as_bytes(), rand::random()));
+        self.out.extend(wire::masked_frame(wire::TEXT, text.as_bytes()));
     }
 
     async fn flush(&mut self, stream: &mut TcpStream) -> Option<String> {
@@ -237,7 +237,7 @@ impl Connection {
         match opcode {
             wire::TEXT => self.text(payload),
             wire::PING => {
-                self.out.extend(wire::masked_frame(wire::PONG, payload, rand::random()));
+                self.out.extend(wire::masked_frame(wire::PONG, payload));
             }
             wire::CLOSE => {
                 let code = match payload {
