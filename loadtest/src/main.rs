@@ -4,6 +4,7 @@
 mod bench;
 mod book;
 mod ceiling;
+mod check;
 mod decimal;
 mod feed;
 mod process;
@@ -34,6 +35,8 @@ enum Command {
     Feed(feed::FeedArgs),
     /// Open very many subscriptions and report what arrives and what it costs the hub
     Run(run::RunArgs),
+    /// Follow one market or all and verify every frame; the verdict is the exit code
+    Check(check::CheckArgs),
     /// Measure the limit: the bare cost of writing ready bytes to each socket
     Ceiling(ceiling::CeilingArgs),
     /// Start a real hub and compare what it costs with the ceiling, round by round
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Feed(args) => feed::run(&args).map_err(|error| error.to_string()),
         Command::Run(args) => run::run(&args),
+        Command::Check(args) => check::run(&args),
         Command::Ceiling(args) => ceiling::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Receive(args) => ceiling::receive(&args),

@@ -8,6 +8,7 @@ use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::process::Command;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
@@ -43,7 +44,12 @@ fn serve(script: Script) -> SocketAddr {
     address
 }
 
-async fn connection(stream: TcpStream, script: Script) {
+async fn connection(mut stream: TcpStream, script: Script) {
+    let mut first = [0; 4];
+    while stream.peek(&mut first).await.unwrap() < first.len() {}
+    if &first == b"POST" {
+        return markets(&mut stream).await;
+    }
     let refusal = if let Script::Refuse(status) = script { Some(status) } else { None };
     let upgrade = |request: &Request, mut response: Response| -> Result<Response, ErrorResponse> {
         if let Some(status) = refusal {
@@ -106,6 +112,34 @@ async fn connection(stream: TcpStream, script: Script) {
             }
             other => panic!("the tester sent {other}"),
         }
+    }
+}
+
+/// Answers the list of markets: 60, more than one socket's share.
+async fn markets(stream: &mut TcpStream) {
+    let mut request = Vec::new();
+    while !request.ends_with(b"}\"}") {
+        stream.read_buf(&mut request).await.unwrap();
+    }
+    let markets: Vec<Value> = (0..60).map(|number| json!({"id": format!("M{number}")})).collect();
+    let body = json!({"data": {"markets": markets}});
+    let answer = format!("HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n{body}");
+    stream.write_all(answer.as_bytes()).await.unwrap();
+}
+
+#[test]
+fn check_follows_every_market_the_hub_lists() {
+    for (script, faults) in [(stream(), 0), (stream().split_off(1), 1)] {
+        let url = format!("ws://{}/graphql", serve(Script::Frames(script)));
+        let output = Command::new(env!("CARGO_BIN_EXE_spreadly-storm"))
+            .args(["check", "--url", &url, "--json", "--duration", "0.3"])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(faults));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["ready"], 2);
+        // Without the snapshot, the first delta of each of the 60 follows nothing.
+        assert_eq!(report["follow"]["gaps"], 60 * faults);
     }
 }
 

@@ -162,11 +162,7 @@ pub fn run(args: &RunArgs) -> Result<(), String> {
         sources: args.source_addresses.clone(),
     };
     let report = storm.measure()?;
-    if args.json {
-        println!("{}", serde_json::to_string(&report).map_err(|error| error.to_string())?);
-    } else {
-        report.print();
-    }
+    report.show(args.json)?;
     match &report.follow {
         Some(counts) if counts.faults() > 0 => {
             Err(format!("{} faults in what the hub sent", counts.faults()))
@@ -364,6 +360,17 @@ fn wait_until(what: &str, wanted: u64, reached: impl Fn() -> u64) -> Result<(), 
 }
 
 impl Report {
+    /// # Errors
+    /// Never, as far as JSON goes.
+    pub fn show(&self, json: bool) -> Result<(), String> {
+        if json {
+            println!("{}", serde_json::to_string(self).map_err(|error| error.to_string())?);
+        } else {
+            self.print();
+        }
+        Ok(())
+    }
+
     fn print(&self) {
         println!("connected {} of {}, ready {}", self.connected, self.connections, self.ready);
         for (reason, count) in &self.refused {
