@@ -2,16 +2,26 @@
 //! carry them. It knows no market, no schema and no database; those meet it in two traits,
 //! [`Executor`] (what an operation means) and [`Source`] (what stands behind a stream).
 
+mod codec;
+mod connection;
 pub mod executor;
 pub mod key;
+pub mod limits;
 pub mod meters;
 pub mod position;
+pub mod protocol;
 pub mod ring;
+mod session;
+pub mod shard;
 pub mod stream;
 
+pub use connection::{Guard, Socket};
 pub use executor::{Execution, Executor, InitRefused, Request};
 pub use key::OperationKey;
+pub use limits::Limits;
 pub use meters::Meters;
 pub use position::{Cursor, CursorError, Epoch, Position, topic_hash};
+pub use protocol::CloseCode;
 pub use ring::Frame;
+pub use shard::{Opening, Shard};
 pub use stream::{OpenError, ResponseStream, Source, Start, StreamLimits, Streams};

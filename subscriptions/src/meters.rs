@@ -1,21 +1,8 @@
-//! What the engine counts. Plain atomics: read by the admin port, written on hot paths.
+//! What the engine counts. Plain atomics: written on hot paths, read by the admin port.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-macro_rules! meters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// Counters since the start, and gauges where the text says "now".
-        #[derive(Debug, Default)]
-        pub struct Meters { $($(#[$doc])* pub $name: Meter,)* }
-
-        impl Meters {
-            /// Every meter with its name, in the order of the fields.
-            pub fn all(&self) -> Vec<(&'static str, u64)> {
-                vec![$((stringify!($name), self.$name.get()),)*]
-            }
-        }
-    };
-}
+use crate::protocol::CloseCode;
 
 /// One number that many threads add to.
 #[derive(Debug, Default)]
@@ -35,9 +22,43 @@ impl Meter {
     }
 }
 
-meters! {
-    /// Frames pushed into response streams.
-    frames_published,
-    /// Response streams alive now.
-    streams_open,
+/// Counters since the start, and gauges where the text says "now".
+#[derive(Debug, Default)]
+pub struct Meters {
+    /// WebSockets open now.
+    pub sockets_open: Meter,
+    /// WebSockets ever opened.
+    pub sockets_opened: Meter,
+    /// Operations that read a stream now.
+    pub readers_open: Meter,
+    /// Response streams open now.
+    pub streams_open: Meter,
+    /// Text messages from clients.
+    pub messages_received: Meter,
+    /// Frames pushed into response streams, each encoded once.
+    pub frames_published: Meter,
+    /// Frames handed to sockets.
+    pub frames_delivered: Meter,
+    /// Bytes written to WebSockets.
+    pub bytes_sent: Meter,
+    /// Vectored writes of frames; `frames_delivered` over this is how many leave together.
+    pub writes: Meter,
+    /// Readers that the ring no longer served and that got a merged delta or a snapshot.
+    pub catch_ups: Meter,
+    /// Peers dropped because nothing was heard for two ping intervals.
+    pub dropped_silent: Meter,
+    closes: [Meter; CloseCode::ALL.len()],
+}
+
+impl Meters {
+    pub(crate) fn closed(&self, code: CloseCode) {
+        if let Some(place) = CloseCode::ALL.iter().position(|one| *one == code) {
+            self.closes[place].add(1);
+        }
+    }
+
+    /// How often we closed with each code.
+    pub fn closes(&self) -> impl Iterator<Item = (CloseCode, u64)> {
+        CloseCode::ALL.into_iter().zip(self.closes.iter().map(Meter::get))
+    }
 }

@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::key::OperationKey;
 use crate::meters::Meters;
@@ -40,8 +41,8 @@ pub trait Source: Send + Sync {
 pub enum Start {
     /// The ring holds all that follows `seen`, from index `next` on.
     Ring { seen: u64, next: u64 },
-    /// Send these frames first, in their order, then go on in the ring at `next`. One frame for one
-    /// topic; a subscription over several markets may owe one for each.
+    /// Send these frames first (a snapshot for each topic, or one merged delta), then go on in the
+    /// ring at `next`. Never empty.
     Frames { frames: Vec<Frame>, next: u64 },
     /// The operation ends with these errors (a JSON array of GraphQL errors).
     Refused(Bytes),
@@ -52,10 +53,10 @@ pub enum Start {
 /// How a stream tells one shard that it has news. A shard's own doorbell with the stream's place
 /// in that shard, so that a push costs one flag per shard however many readers it has.
 pub(crate) struct Listener {
-    pub(crate) doorbell: Arc<Doorbell>,
-    pub(crate) place: usize,
+    doorbell: Arc<Doorbell>,
+    place: usize,
     /// Rung and not yet answered: further pushes need not ring again.
-    pub(crate) rung: AtomicBool,
+    rung: AtomicBool,
 }
 
 /// A shard's list of streams with news.
@@ -82,6 +83,10 @@ impl Doorbell {
 }
 
 impl Listener {
+    pub(crate) fn new(doorbell: Arc<Doorbell>, place: usize) -> Self {
+        Self { doorbell, place, rung: AtomicBool::new(false) }
+    }
+
     pub(crate) fn ring(&self) {
         if !self.rung.swap(true, Ordering::AcqRel) {
             self.doorbell.places.lock().push(self.place);
@@ -143,7 +148,7 @@ impl ResponseStream {
     }
 
     /// Appends at most `most` frames from `index` on; false if some were already dropped.
-    pub fn read(&self, index: u64, most: usize, into: &mut Vec<Frame>) -> bool {
+    pub(crate) fn read(&self, index: u64, most: usize, into: &mut Vec<Frame>) -> bool {
         match self.ring.lock().from(index, most) {
             Some(frames) => {
                 into.extend(frames.cloned());
@@ -153,8 +158,7 @@ impl ResponseStream {
         }
     }
 
-    /// What stands behind this stream.
-    pub fn source(&self) -> &dyn Source {
+    pub(crate) fn source(&self) -> &dyn Source {
         &*self.source
     }
 

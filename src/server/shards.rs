@@ -1,0 +1,169 @@
+//! The threads that own the sockets: one current-thread runtime each, and the listener that deals
+//! new connections out to them in turn.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use spreadly_subscriptions::{Executor, Limits, Meters, Shard, Streams};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::LocalSet;
+use tokio_util::sync::CancellationToken;
+
+use super::http::{Addresses, Http, HttpConfig};
+
+/// Accepted connections that wait for one shard; past it the kernel's backlog holds them.
+const ACCEPTED_WAITING: usize = 256;
+/// Pause after an accept that failed (no file descriptors left): sockets that are open live on.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a shard needs to serve.
+pub struct Parts<E> {
+    pub executor: Arc<E>,
+    pub streams: Arc<Streams>,
+    pub limits: Limits,
+    pub meters: Arc<Meters>,
+    pub http: Arc<HttpConfig>,
+    pub addresses: Arc<Addresses>,
+    /// Kernel send buffer of each socket in bytes.
+    pub send_buffer_bytes: usize,
+}
+
+impl<E> Clone for Parts<E> {
+    fn clone(&self) -> Self {
+        Self {
+            executor: self.executor.clone(),
+            streams: self.streams.clone(),
+            limits: self.limits.clone(),
+            meters: self.meters.clone(),
+            http: self.http.clone(),
+            addresses: self.addresses.clone(),
+            send_buffer_bytes: self.send_buffer_bytes,
+        }
+    }
+}
+
+type Accepted = (std::net::TcpStream, SocketAddr);
+
+/// The running shards.
+pub struct Shards {
+    senders: Vec<mpsc::Sender<Accepted>>,
+    threads: Vec<JoinHandle<()>>,
+    drain: watch::Sender<Option<Duration>>,
+}
+
+impl Shards {
+    pub fn start<E: Executor>(count: usize, parts: &Parts<E>) -> io::Result<Self> {
+        let (drain, drained) = watch::channel(None);
+        let mut shards = Self { senders: Vec::new(), threads: Vec::new(), drain };
+        for number in 0..count {
+            let (sender, receiver) = mpsc::channel(ACCEPTED_WAITING);
+            let (parts, drained) = (parts.clone(), drained.clone());
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let thread =
+                std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
+                    LocalSet::new().block_on(&runtime, serve(parts, receiver, drained))
+                })?;
+            shards.senders.push(sender);
+            shards.threads.push(thread);
+        }
+        Ok(shards)
+    }
+
+    /// Deals accepted connections out until told to stop.
+    pub async fn accept(
+        &self,
+        listener: TcpListener,
+        stop: CancellationToken,
+        out_of_files: &AtomicBool,
+    ) {
+        let mut turn = 0;
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = stop.cancelled() => return,
+            };
+            let (stream, peer) = match accepted.and_then(|(stream, peer)| {
+                stream.set_nodelay(true)?;
+                Ok((stream.into_std()?, peer))
+            }) {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    if !out_of_files.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(%error, "can't accept: raise the limit of open files");
+                    }
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            out_of_files.store(false, Ordering::Relaxed);
+            turn = (turn + 1) % self.senders.len();
+            // Waits while the shard is behind: the kernel's backlog is the bound.
+            if self.senders[turn].send((stream, peer)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Closes every socket with 1012 over `spread` and waits for the threads to end.
+    pub async fn drain(self, spread: Duration) {
+        drop(self.senders);
+        self.drain.send_replace(Some(spread));
+        let threads = self.threads;
+        let ended = tokio::task::spawn_blocking(move || {
+            threads.into_iter().filter_map(|thread| thread.join().err()).count()
+        });
+        if ended.await.is_ok_and(|panicked| panicked > 0) {
+            tracing::error!("a shard's thread panicked");
+        }
+    }
+}
+
+/// One shard's thread.
+async fn serve<E: Executor>(
+    parts: Parts<E>,
+    mut accepted: mpsc::Receiver<Accepted>,
+    mut drained: watch::Receiver<Option<Duration>>,
+) {
+    let shard = Shard::new(parts.executor.clone(), parts.streams, parts.limits, parts.meters);
+    let http = Rc::new(Http {
+        config: parts.http,
+        addresses: parts.addresses,
+        executor: parts.executor,
+        shard: shard.clone(),
+    });
+    let running = tokio::task::spawn_local(shard.clone().run());
+    loop {
+        tokio::select! {
+            Some((stream, peer)) = accepted.recv() => {
+                match adopt(stream, parts.send_buffer_bytes) {
+                    Ok(stream) => {
+                        tokio::task::spawn_local(http.clone().serve(stream, peer));
+                    }
+                    Err(error) => tracing::debug!(%peer, %error, "connection lost at once"),
+                }
+            }
+            changed = drained.changed() => {
+                let spread = *drained.borrow();
+                shard.drain(spread.unwrap_or_default());
+                if changed.is_err() || spread.is_some() {
+                    break;
+                }
+            }
+        }
+    }
+    if running.await.is_err() {
+        tracing::error!("a shard ended early");
+    }
+}
+
+fn adopt(stream: std::net::TcpStream, send_buffer_bytes: usize) -> io::Result<TcpStream> {
+    // Bounds what a reader that stopped costs in the kernel.
+    socket2::SockRef::from(&stream).set_send_buffer_size(send_buffer_bytes)?;
+    TcpStream::from_std(stream)
+}

@@ -1,0 +1,78 @@
+//! Every bound that the engine keeps, with its number. The hub's config overrides those that
+//! CONTRACT section 7 names; the others are ours.
+
+use std::time::Duration;
+
+/// Limits of one socket.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Largest message after the ack, in bytes; a larger one closes with 1009.
+    pub message_bytes: usize,
+    /// The same before the ack: a stranger gets less.
+    pub message_bytes_before_ack: usize,
+    /// Operations alive on one socket.
+    pub operations_per_socket: usize,
+    /// Of these, queries and mutations whose result is still being worked out.
+    pub pending_subscribes_per_socket: usize,
+    /// `subscribe` messages a second, on average.
+    pub subscribe_rate: u32,
+    /// `subscribe` messages at once.
+    pub subscribe_burst: u32,
+    /// From the upgrade to `connection_init`; then 4408.
+    pub init_timeout: Duration,
+    /// Without a byte leaving while some wait; then 1013.
+    pub writer_stall: Duration,
+    /// Between two pings of ours; a peer silent for two of these is dropped.
+    pub ping_interval: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_bytes: 256 << 10,
+            message_bytes_before_ack: 16 << 10,
+            operations_per_socket: 256,
+            pending_subscribes_per_socket: 32,
+            subscribe_rate: 50,
+            subscribe_burst: 200,
+            init_timeout: Duration::from_secs(5),
+            writer_stall: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(25),
+        }
+    }
+}
+
+/// Longest id of an operation in bytes: it is repeated in every message to the client.
+pub const OPERATION_ID_BYTES: usize = 128;
+
+/// Longest reason of a close frame: 125 bytes of a control frame's payload less the code.
+pub const CLOSE_REASON_BYTES: usize = 123;
+
+/// Replies (acks, pongs, errors, results of queries) that may wait for one socket before we stop
+/// reading from it, in bytes.
+pub(crate) const REPLY_BACKLOG_BYTES: usize = 64 << 10;
+
+/// Frames that leave in one `writev`. 32 frames are 64 slices, well below the kernel's 1,024, and
+/// past 16 the cost per message hardly falls any more.
+pub(crate) const FRAMES_PER_WRITE: usize = 32;
+
+/// Payload bytes that one operation writes before the next one has its turn.
+pub(crate) const BYTES_PER_TURN: usize = 128 << 10;
+
+/// Writes between two yields of a fan-out, about a millisecond: pings are answered in between.
+pub(crate) const WRITES_PER_YIELD: usize = 256;
+
+/// Messages read from one socket before the others have their turn.
+pub(crate) const READS_PER_TURN: usize = 32;
+
+/// A socket's clock granularity: deadlines are looked at this often.
+pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long a close frame of ours waits to leave and to be answered.
+pub(crate) const CLOSE_LINGER: Duration = Duration::from_secs(10);
+
+/// How long one message may take from its first byte to its last.
+pub(crate) const UNFINISHED_MESSAGE: Duration = Duration::from_secs(10);
+
+const _: () = assert!(FRAMES_PER_WRITE * 2 <= 1024, "IOV_MAX");
+const _: () = assert!(SWEEP_INTERVAL.as_millis() * 4 <= CLOSE_LINGER.as_millis());

@@ -1,0 +1,271 @@
+//! The messages of `graphql-transport-ws`, as the protocol document of the graphql-ws project has
+//! them: text to [`ClientMessage`], and what we say to bytes. No state here.
+
+use serde_json::{Map, Value};
+
+use crate::executor::Request;
+use crate::limits::{CLOSE_REASON_BYTES, OPERATION_ID_BYTES};
+
+/// Name of the subprotocol in `Sec-WebSocket-Protocol`.
+pub const GRAPHQL_TRANSPORT_WS: &str = "graphql-transport-ws";
+
+/// Codes we close with. Part of the contract: stock clients decide by them whether to come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseCode {
+    /// 1002: broken WebSocket framing.
+    ProtocolError,
+    /// 1007: text that is not UTF-8.
+    InvalidText,
+    /// 1009: message larger than the limit.
+    TooLarge,
+    /// 1012: the hub is going away; come back.
+    Restarting,
+    /// 1013: too slow, or a limit that may pass; come back.
+    TryAgainLater,
+    /// 4400
+    InvalidMessage,
+    /// 4401: subscribe before the ack.
+    Unauthorized,
+    /// 4403: refused or expired.
+    Forbidden,
+    /// 4406: no common subprotocol.
+    NoSubprotocol,
+    /// 4408: no `connection_init` in time.
+    InitTimeout,
+    /// 4409: an operation with this id is alive.
+    IdInUse,
+    /// 4429: second `connection_init`.
+    TooManyInits,
+}
+
+impl CloseCode {
+    pub const ALL: [Self; 12] = [
+        Self::ProtocolError,
+        Self::InvalidText,
+        Self::TooLarge,
+        Self::Restarting,
+        Self::TryAgainLater,
+        Self::InvalidMessage,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::NoSubprotocol,
+        Self::InitTimeout,
+        Self::IdInUse,
+        Self::TooManyInits,
+    ];
+
+    pub fn number(self) -> u16 {
+        match self {
+            Self::ProtocolError => 1002,
+            Self::InvalidText => 1007,
+            Self::TooLarge => 1009,
+            Self::Restarting => 1012,
+            Self::TryAgainLater => 1013,
+            Self::InvalidMessage => 4400,
+            Self::Unauthorized => 4401,
+            Self::Forbidden => 4403,
+            Self::NoSubprotocol => 4406,
+            Self::InitTimeout => 4408,
+            Self::IdInUse => 4409,
+            Self::TooManyInits => 4429,
+        }
+    }
+}
+
+/// What a client may say.
+#[derive(Debug)]
+pub(crate) enum ClientMessage {
+    Init(Option<Map<String, Value>>),
+    Ping(Option<Map<String, Value>>),
+    Pong,
+    Subscribe { id: String, request: Request },
+    Complete { id: String },
+}
+
+/// Reads one message. The error is the reason of the 4400.
+pub(crate) fn parse(text: &str) -> Result<ClientMessage, &'static str> {
+    let Ok(Value::Object(mut message)) = serde_json::from_str(text) else {
+        return Err("Message is not a JSON object");
+    };
+    let Some(Value::String(kind)) = message.remove("type") else {
+        return Err("Message needs a 'type' that is a string");
+    };
+    let payload = message.remove("payload");
+    let optional = |payload| match payload {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(map)) => Ok(Some(map)),
+        Some(_) => Err("Message 'payload' must be an object"),
+    };
+    match kind.as_str() {
+        "connection_init" => Ok(ClientMessage::Init(optional(payload)?)),
+        "ping" => Ok(ClientMessage::Ping(optional(payload)?)),
+        "pong" => optional(payload).map(|_| ClientMessage::Pong),
+        "subscribe" => {
+            let id = id_of(&mut message)?;
+            let Some(Value::Object(payload)) = payload else {
+                return Err("Subscribe needs a 'payload' that is an object");
+            };
+            Ok(ClientMessage::Subscribe { id, request: request_of(payload)? })
+        }
+        "complete" => Ok(ClientMessage::Complete { id: id_of(&mut message)? }),
+        _ => Err("Message has an unknown 'type'"),
+    }
+}
+
+fn id_of(message: &mut Map<String, Value>) -> Result<String, &'static str> {
+    match message.remove("id") {
+        Some(Value::String(id)) if id.is_empty() => Err("Message 'id' must not be empty"),
+        Some(Value::String(id)) if id.len() > OPERATION_ID_BYTES => {
+            Err("Message 'id' is longer than 128 bytes")
+        }
+        Some(Value::String(id)) => Ok(id),
+        _ => Err("Message needs an 'id' that is a string"),
+    }
+}
+
+fn request_of(mut payload: Map<String, Value>) -> Result<Request, &'static str> {
+    let object = |value| match value {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(map)) => Ok(Some(map)),
+        Some(_) => Err("Subscribe 'variables' and 'extensions' must be objects"),
+    };
+    Ok(Request {
+        query: match payload.remove("query") {
+            Some(Value::String(query)) => query,
+            _ => return Err("Subscribe payload needs a 'query' that is a string"),
+        },
+        operation_name: match payload.remove("operationName") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(name)) => Some(name),
+            Some(_) => return Err("Subscribe 'operationName' must be a string"),
+        },
+        variables: object(payload.remove("variables"))?,
+        extensions: object(payload.remove("extensions"))?,
+    })
+}
+
+pub(crate) const ACK: &[u8] = br#"{"type":"connection_ack"}"#;
+
+pub(crate) fn pong(payload: Option<Map<String, Value>>) -> Vec<u8> {
+    match payload {
+        None => br#"{"type":"pong"}"#.to_vec(),
+        Some(payload) => {
+            let mut text = br#"{"type":"pong","payload":"#.to_vec();
+            text.extend_from_slice(Value::Object(payload).to_string().as_bytes());
+            text.push(b'}');
+            text
+        }
+    }
+}
+
+/// `id` is JSON already, with its quotes.
+pub(crate) fn error(id: &str, errors: &[u8]) -> Vec<u8> {
+    [br#"{"id":"#, id.as_bytes(), br#","type":"error","payload":"#, errors, b"}"].concat()
+}
+
+/// `id` is JSON already, with its quotes.
+pub(crate) fn complete(id: &str) -> Vec<u8> {
+    [br#"{"id":"#, id.as_bytes(), br#","type":"complete"}"#].concat()
+}
+
+/// What stands before a shared payload; the payload brings the closing brace (see `Frame::tail`).
+const NEXT_BEFORE_ID: &[u8] = br#"{"id":"#;
+const NEXT_AFTER_ID: &[u8] = br#","type":"next","payload":"#;
+
+/// Appends the WebSocket header and the client-specific start of a `next` message whose rest is
+/// `tail_bytes` long.
+pub(crate) fn next_prefix(id: &str, tail_bytes: usize, into: &mut Vec<u8>) {
+    text_header(NEXT_BEFORE_ID.len() + id.len() + NEXT_AFTER_ID.len() + tail_bytes, into);
+    into.extend_from_slice(NEXT_BEFORE_ID);
+    into.extend_from_slice(id.as_bytes());
+    into.extend_from_slice(NEXT_AFTER_ID);
+}
+
+/// Header of an unmasked, final text frame (RFC 6455, 5.2).
+fn text_header(length: usize, into: &mut Vec<u8>) {
+    header(0x81, length, into);
+}
+
+fn header(first: u8, length: usize, into: &mut Vec<u8>) {
+    into.push(first);
+    match length {
+        0..=125 => into.push(length as u8),
+        126..=0xFFFF => {
+            into.push(126);
+            into.extend_from_slice(&(length as u16).to_be_bytes());
+        }
+        _ => {
+            into.push(127);
+            into.extend_from_slice(&(length as u64).to_be_bytes());
+        }
+    }
+}
+
+/// A whole text frame.
+pub(crate) fn text_frame(text: &[u8], into: &mut Vec<u8>) {
+    text_header(text.len(), into);
+    into.extend_from_slice(text);
+}
+
+/// A ping without payload.
+pub(crate) const PING_FRAME: &[u8] = &[0x89, 0];
+
+/// A whole close frame; the reason is cut to what fits.
+pub(crate) fn close_frame(code: CloseCode, reason: &str, into: &mut Vec<u8>) {
+    let reason = &reason[..reason.floor_char_boundary(CLOSE_REASON_BYTES)];
+    header(0x88, 2 + reason.len(), into);
+    into.extend_from_slice(&code.number().to_be_bytes());
+    into.extend_from_slice(reason.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_malformed_message_has_its_reason() {
+        let cases = [
+            ("", "Message is not a JSON object"),
+            ("[]", "Message is not a JSON object"),
+            ("{}", "Message needs a 'type' that is a string"),
+            (r#"{"type":1}"#, "Message needs a 'type' that is a string"),
+            (r#"{"type":"next","id":"1","payload":{}}"#, "Message has an unknown 'type'"),
+            (r#"{"type":"start","id":"1"}"#, "Message has an unknown 'type'"),
+            (r#"{"type":"ping","payload":1}"#, "Message 'payload' must be an object"),
+            (r#"{"type":"complete"}"#, "Message needs an 'id' that is a string"),
+            (r#"{"type":"complete","id":""}"#, "Message 'id' must not be empty"),
+            (r#"{"type":"subscribe","id":"1"}"#, "Subscribe needs a 'payload' that is an object"),
+            (
+                r#"{"type":"subscribe","id":"1","payload":{"query":1}}"#,
+                "Subscribe payload needs a 'query' that is a string",
+            ),
+            (
+                r#"{"type":"subscribe","id":"1","payload":{"query":"","variables":[]}}"#,
+                "Subscribe 'variables' and 'extensions' must be objects",
+            ),
+            (
+                r#"{"type":"subscribe","id":"1","payload":{"query":"","operationName":1}}"#,
+                "Subscribe 'operationName' must be a string",
+            ),
+        ];
+        for (text, reason) in cases {
+            assert_eq!(parse(text).err(), Some(reason), "{text}");
+            assert!(reason.len() <= CLOSE_REASON_BYTES);
+        }
+        let long = format!(r#"{{"type":"complete","id":"{}"}}"#, "x".repeat(129));
+        assert_eq!(parse(&long).err(), Some("Message 'id' is longer than 128 bytes"));
+    }
+
+    #[test]
+    fn a_hundred_thousand_nested_brackets_are_refused_without_a_stack_overflow() {
+        let text = format!(r#"{{"type":"ping","payload":{}"#, "[".repeat(100_000));
+        assert_eq!(parse(&text).err(), Some("Message is not a JSON object"));
+    }
+
+    #[test]
+    fn a_close_reason_is_cut_at_a_character() {
+        let mut frame = Vec::new();
+        close_frame(CloseCode::TryAgainLater, &"é".repeat(100), &mut frame);
+        assert_eq!((frame[0], frame[1], frame.len()), (0x88, 124, 126));
+    }
+}

@@ -1,0 +1,395 @@
+//! One client's protocol state: a message goes in, a decision comes out. No clock (the time is
+//! handed in), no socket, no task; whoever owns the socket carries the decisions out.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use crate::executor::Request;
+use crate::limits::Limits;
+use crate::protocol::{self, ClientMessage, CloseCode};
+
+/// What the owner of the socket has to do now.
+#[derive(Debug)]
+pub(crate) enum Decision {
+    Nothing,
+    /// Send this message.
+    Reply(Vec<u8>),
+    /// Judge the credentials, then call [`Session::accept`] or close with 4403.
+    Judge(Option<Map<String, Value>>),
+    /// Execute, then call [`Session::refuse`], [`Session::settle`] or stream.
+    Begin {
+        operation: OperationRef,
+        request: Request,
+    },
+    /// The client wants no more of this operation: stop it and say nothing.
+    End {
+        operation: OperationRef,
+    },
+    Close {
+        code: CloseCode,
+        reason: String,
+    },
+}
+
+/// An operation of a session. The generation tells a new operation from a dead one whose slot or
+/// id it got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct OperationRef {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Nobody said `connection_init` yet.
+    Fresh,
+    /// `connection_init` is being judged.
+    Judging,
+    Acknowledged,
+}
+
+struct Operation {
+    /// The id as JSON with its quotes, as it is spliced into every message.
+    id: Rc<str>,
+    /// Its result is still being worked out.
+    pending: bool,
+}
+
+/// A slot outlives its operations, so that the generation can rise.
+struct Slot {
+    generation: u32,
+    operation: Option<Operation>,
+}
+
+pub(crate) struct Session {
+    phase: Phase,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    by_id: HashMap<Rc<str>, u32>,
+    pending: usize,
+    bucket: TokenBucket,
+}
+
+impl Session {
+    pub(crate) fn new(limits: &Limits, now: Instant) -> Self {
+        Self {
+            phase: Phase::Fresh,
+            slots: Vec::new(),
+            free: Vec::new(),
+            by_id: HashMap::new(),
+            pending: 0,
+            bucket: TokenBucket::new(limits, now),
+        }
+    }
+
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.phase == Phase::Fresh
+    }
+
+    /// Operations alive.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// One text message of the client.
+    pub(crate) fn receive(&mut self, text: &str, limits: &Limits, now: Instant) -> Decision {
+        let message = match protocol::parse(text) {
+            Ok(message) => message,
+            Err(reason) => return close(CloseCode::InvalidMessage, reason),
+        };
+        match message {
+            ClientMessage::Ping(payload) => Decision::Reply(protocol::pong(payload)),
+            ClientMessage::Pong => Decision::Nothing,
+            ClientMessage::Init(payload) => match self.phase {
+                Phase::Fresh => {
+                    self.phase = Phase::Judging;
+                    Decision::Judge(payload)
+                }
+                _ => close(CloseCode::TooManyInits, "Too many initialisation requests"),
+            },
+            ClientMessage::Complete { id } => match self.by_id.get(&*json_id(&id)) {
+                Some(&slot) => {
+                    let operation = self.reference(slot);
+                    self.forget(operation);
+                    Decision::End { operation }
+                }
+                None => Decision::Nothing,
+            },
+            ClientMessage::Subscribe { .. } if self.phase != Phase::Acknowledged => {
+                close(CloseCode::Unauthorized, "Unauthorized")
+            }
+            ClientMessage::Subscribe { id, request } => self.subscribe(&id, request, limits, now),
+        }
+    }
+
+    fn subscribe(&mut self, id: &str, request: Request, limits: &Limits, now: Instant) -> Decision {
+        let id: Rc<str> = json_id(id).into();
+        if self.by_id.contains_key(&id) {
+            let reason = format!("Subscriber for {id} already exists");
+            return Decision::Close { code: CloseCode::IdInUse, reason };
+        }
+        let refusal = if self.by_id.len() >= limits.operations_per_socket {
+            limit_error("operations_per_socket", limits.operations_per_socket, self.by_id.len())
+        } else if self.pending >= limits.pending_subscribes_per_socket {
+            let limit = limits.pending_subscribes_per_socket;
+            limit_error("pending_subscribes_per_socket", limit, self.pending)
+        } else if let Err(retry_after_ms) = self.bucket.take(limits, now) {
+            rate_error(limits.subscribe_rate, retry_after_ms)
+        } else {
+            let operation = self.remember(id);
+            return Decision::Begin { operation, request };
+        };
+        Decision::Reply(protocol::error(&id, refusal.to_string().as_bytes()))
+    }
+
+    /// The credentials were good: returns the ack to send.
+    pub(crate) fn accept(&mut self) -> &'static [u8] {
+        self.phase = Phase::Acknowledged;
+        protocol::ACK
+    }
+
+    /// The operation streams from now on: no longer counted as being worked out.
+    pub(crate) fn streams(&mut self, operation: OperationRef) {
+        if let Some(alive) = self.alive_mut(operation)
+            && std::mem::take(&mut alive.pending)
+        {
+            self.pending -= 1;
+        }
+    }
+
+    /// The operation ends with errors: returns the message to send, none if it is gone already.
+    pub(crate) fn refuse(&mut self, operation: OperationRef, errors: &[u8]) -> Option<Vec<u8>> {
+        let id = self.forget(operation)?;
+        Some(protocol::error(&id, errors))
+    }
+
+    /// The operation has had its only result: returns the id to send it under and the `complete`,
+    /// none if it is gone already.
+    pub(crate) fn settle(&mut self, operation: OperationRef) -> Option<(Rc<str>, Vec<u8>)> {
+        let id = self.forget(operation)?;
+        let complete = protocol::complete(&id);
+        Some((id, complete))
+    }
+
+    /// The id (as JSON) of an operation that is alive.
+    pub(crate) fn id(&self, operation: OperationRef) -> Option<&Rc<str>> {
+        let slot = self.slots.get(operation.slot as usize)?;
+        if slot.generation != operation.generation {
+            return None;
+        }
+        slot.operation.as_ref().map(|alive| &alive.id)
+    }
+
+    fn alive_mut(&mut self, operation: OperationRef) -> Option<&mut Operation> {
+        let slot = self.slots.get_mut(operation.slot as usize)?;
+        if slot.generation != operation.generation {
+            return None;
+        }
+        slot.operation.as_mut()
+    }
+
+    pub(crate) fn reference(&self, slot: u32) -> OperationRef {
+        OperationRef { slot, generation: self.slots[slot as usize].generation }
+    }
+
+    fn remember(&mut self, id: Rc<str>) -> OperationRef {
+        let operation = Operation { id: id.clone(), pending: true };
+        self.pending += 1;
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize].operation = Some(operation);
+                slot
+            }
+            None => {
+                self.slots.push(Slot { generation: 0, operation: Some(operation) });
+                (self.slots.len() - 1) as u32
+            }
+        };
+        self.by_id.insert(id, slot);
+        self.reference(slot)
+    }
+
+    /// Checks and removes in one: whoever gets the id is the one that ended the operation.
+    fn forget(&mut self, operation: OperationRef) -> Option<Rc<str>> {
+        self.alive_mut(operation)?;
+        let slot = &mut self.slots[operation.slot as usize];
+        let gone = slot.operation.take()?;
+        slot.generation = slot.generation.wrapping_add(1);
+        if gone.pending {
+            self.pending -= 1;
+        }
+        self.free.push(operation.slot);
+        self.by_id.remove(&gone.id);
+        Some(gone.id)
+    }
+}
+
+fn close(code: CloseCode, reason: &str) -> Decision {
+    Decision::Close { code, reason: reason.to_owned() }
+}
+
+fn json_id(id: &str) -> String {
+    Value::from(id).to_string()
+}
+
+fn limit_error(name: &str, limit: usize, current: usize) -> Value {
+    json!([{
+        "message": format!("limit {name} is {limit}: complete an operation before the next one"),
+        "extensions": {"code": "LIMIT_EXCEEDED", "name": name, "limit": limit, "current": current},
+    }])
+}
+
+fn rate_error(rate: u32, retry_after_ms: u64) -> Value {
+    json!([{
+        "message": format!(
+            "limit subscribe_rate is {rate} a second: try again in {retry_after_ms} ms"
+        ),
+        "extensions": {
+            "code": "RATE_LIMITED", "name": "subscribe_rate", "limit": rate,
+            "retryAfterMs": retry_after_ms,
+        },
+    }])
+}
+
+/// Counts in thousandths of a token, so that a millisecond at 1/s is worth a whole unit.
+struct TokenBucket {
+    thousandths: u64,
+    filled: Instant,
+}
+
+const TOKEN: u64 = 1_000;
+
+impl TokenBucket {
+    fn new(limits: &Limits, now: Instant) -> Self {
+        Self { thousandths: u64::from(limits.subscribe_burst) * TOKEN, filled: now }
+    }
+
+    /// The error is the milliseconds until a token is there.
+    fn take(&mut self, limits: &Limits, now: Instant) -> Result<(), u64> {
+        let rate = u64::from(limits.subscribe_rate.max(1));
+        let full = u64::from(limits.subscribe_burst) * TOKEN;
+        let waited = now.saturating_duration_since(self.filled).as_millis() as u64;
+        self.thousandths = full.min(self.thousandths.saturating_add(waited.saturating_mul(rate)));
+        self.filled = now;
+        match self.thousandths.checked_sub(TOKEN) {
+            Some(rest) => {
+                self.thousandths = rest;
+                Ok(())
+            }
+            None => Err((TOKEN - self.thousandths).div_ceil(rate)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn acknowledged(limits: &Limits) -> (Session, Instant) {
+        let now = Instant::now();
+        let mut session = Session::new(limits, now);
+        assert!(matches!(
+            session.receive(r#"{"type":"connection_init"}"#, limits, now),
+            Decision::Judge(None)
+        ));
+        session.accept();
+        (session, now)
+    }
+
+    fn subscribe(id: &str) -> String {
+        json!({"type": "subscribe", "id": id, "payload": {"query": "subscription { x }"}})
+            .to_string()
+    }
+
+    fn begun(decision: Decision) -> OperationRef {
+        match decision {
+            Decision::Begin { operation, .. } => operation,
+            other => panic!("expected Begin, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_reused_id_does_not_revive_its_predecessor() {
+        let limits = Limits::default();
+        let (mut session, now) = acknowledged(&limits);
+        let first = begun(session.receive(&subscribe("a"), &limits, now));
+        let ended = session.receive(r#"{"type":"complete","id":"a"}"#, &limits, now);
+        assert!(matches!(ended, Decision::End { operation } if operation == first));
+        let second = begun(session.receive(&subscribe("a"), &limits, now));
+        assert_ne!(first, second);
+        assert!(session.settle(first).is_none());
+        assert!(session.refuse(first, b"[]").is_none());
+        assert_eq!(session.id(second).map(|id| &**id), Some("\"a\""));
+        assert_eq!(session.len(), 1);
+    }
+
+    #[test]
+    fn a_doubled_id_closes_also_while_the_first_is_being_worked_out() {
+        let limits = Limits::default();
+        let (mut session, now) = acknowledged(&limits);
+        begun(session.receive(&subscribe("a"), &limits, now));
+        let doubled = session.receive(&subscribe("a"), &limits, now);
+        assert!(matches!(doubled, Decision::Close { code: CloseCode::IdInUse, .. }));
+    }
+
+    #[test]
+    fn the_operation_limit_answers_by_name_and_the_session_lives() {
+        let limits = Limits { operations_per_socket: 2, ..Limits::default() };
+        let (mut session, now) = acknowledged(&limits);
+        let first = begun(session.receive(&subscribe("1"), &limits, now));
+        begun(session.receive(&subscribe("2"), &limits, now));
+        let Decision::Reply(text) = session.receive(&subscribe("3"), &limits, now) else {
+            panic!("expected an error message");
+        };
+        let reply: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(reply["payload"][0]["extensions"]["name"], "operations_per_socket");
+        assert_eq!(reply["payload"][0]["extensions"]["limit"], 2);
+        assert_eq!(reply["payload"][0]["extensions"]["current"], 2);
+        session.settle(first);
+        begun(session.receive(&subscribe("3"), &limits, now));
+    }
+
+    #[test]
+    fn the_pending_limit_counts_only_what_is_being_worked_out() {
+        let limits = Limits { pending_subscribes_per_socket: 1, ..Limits::default() };
+        let (mut session, now) = acknowledged(&limits);
+        let first = begun(session.receive(&subscribe("1"), &limits, now));
+        assert!(matches!(session.receive(&subscribe("2"), &limits, now), Decision::Reply(_)));
+        session.streams(first);
+        session.streams(first);
+        begun(session.receive(&subscribe("2"), &limits, now));
+    }
+
+    #[test]
+    fn the_subscribe_rate_says_when_to_try_again() {
+        let limits = Limits { subscribe_rate: 10, subscribe_burst: 2, ..Limits::default() };
+        let (mut session, now) = acknowledged(&limits);
+        for id in ["1", "2"] {
+            begun(session.receive(&subscribe(id), &limits, now));
+        }
+        let Decision::Reply(text) = session.receive(&subscribe("3"), &limits, now) else {
+            panic!("expected an error message");
+        };
+        let reply: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(reply["payload"][0]["extensions"]["retryAfterMs"], 100);
+        begun(session.receive(&subscribe("3"), &limits, now + Duration::from_millis(100)));
+    }
+
+    #[test]
+    fn order_of_init_and_subscribe_is_kept() {
+        let limits = Limits::default();
+        let now = Instant::now();
+        let mut session = Session::new(&limits, now);
+        let early = session.receive(&subscribe("1"), &limits, now);
+        assert!(matches!(early, Decision::Close { code: CloseCode::Unauthorized, .. }));
+        let (mut session, now) = acknowledged(&limits);
+        let again = session.receive(r#"{"type":"connection_init"}"#, &limits, now);
+        assert!(matches!(again, Decision::Close { code: CloseCode::TooManyInits, .. }));
+    }
+}

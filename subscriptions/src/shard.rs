@@ -1,0 +1,330 @@
+//! One thread's share of the sockets. A push into a stream rings the shard's doorbell; the shard
+//! reads the new frames once and writes them to each of its readers itself, inline: no task is
+//! woken, nothing is queued and nothing allocated for a reader that keeps up.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use crate::connection::{Connection, Guard, Shared, Socket};
+use crate::executor::Executor;
+use crate::limits::{FRAMES_PER_WRITE, Limits, SWEEP_INTERVAL, WRITES_PER_YIELD};
+use crate::meters::Meters;
+use crate::protocol::CloseCode;
+use crate::ring::Frame;
+use crate::stream::{Doorbell, Listener, ResponseStream, Streams};
+
+/// One read takes at most this much from a socket; shared by all sockets of the shard.
+const READ_BUFFER_BYTES: usize = 16 << 10;
+
+/// How a new socket begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// Speaks `graphql-transport-ws`.
+    GraphqlTransportWs,
+    /// Accepted only to be told why not: a browser can't read an HTTP error.
+    Refuse { code: CloseCode, reason: &'static str },
+}
+
+/// See the module's text. Lives on one thread, inside a tokio `LocalSet`.
+pub struct Shard<S, E: Executor> {
+    pub(crate) executor: Arc<E>,
+    pub(crate) limits: Limits,
+    pub(crate) meters: Arc<Meters>,
+    streams: Arc<Streams>,
+    doorbell: Arc<Doorbell>,
+    connections: RefCell<Slab<Shared<S, E>>>,
+    read: RefCell<Table<S, E>>,
+    clock: Cell<Instant>,
+    tally: Tally,
+    draining: Cell<bool>,
+    // Scratch memory of one write or read at a time, kept to allocate nothing on the hot path.
+    pub(crate) read_buffer: RefCell<Box<[u8]>>,
+    pub(crate) prefixes: RefCell<Vec<u8>>,
+    pub(crate) frames: RefCell<Vec<Frame>>,
+}
+
+/// Gives back what a connection holds, also when its task panics.
+struct Ending<S: Socket, E: Executor> {
+    connection: Shared<S, E>,
+    shard: Rc<Shard<S, E>>,
+}
+
+impl<S: Socket, E: Executor> Drop for Ending<S, E> {
+    fn drop(&mut self) {
+        self.connection.borrow_mut().end(&self.shard);
+    }
+}
+
+/// The streams that this shard has readers of.
+struct Table<S, E: Executor> {
+    places: Slab<Local<S, E>>,
+    by_id: HashMap<u64, usize>,
+}
+
+struct Local<S, E: Executor> {
+    stream: Arc<ResponseStream>,
+    listener: Arc<Listener>,
+    /// Index in the ring up to which every reader that isn't waiting was served.
+    next: u64,
+    /// A slab, so that a reader that leaves moves nobody while others are being served.
+    members: Slab<Member<S, E>>,
+}
+
+struct Member<S, E: Executor> {
+    connection: Weak<RefCell<Connection<S, E>>>,
+    slot: u32,
+}
+
+/// Counts of this thread, added to the shared meters once a turn.
+#[derive(Default)]
+struct Tally {
+    delivered: Cell<u64>,
+    bytes: Cell<u64>,
+    writes: Cell<u64>,
+}
+
+fn bump(cell: &Cell<u64>, by: usize) {
+    cell.set(cell.get() + by as u64);
+}
+
+impl<S: Socket, E: Executor> Shard<S, E> {
+    pub fn new(
+        executor: Arc<E>,
+        streams: Arc<Streams>,
+        limits: Limits,
+        meters: Arc<Meters>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            executor,
+            limits,
+            meters,
+            streams,
+            doorbell: Arc::default(),
+            connections: RefCell::default(),
+            read: RefCell::new(Table { places: Slab::new(), by_id: HashMap::new() }),
+            clock: Cell::new(Instant::now()),
+            tally: Tally::default(),
+            draining: Cell::new(false),
+            read_buffer: RefCell::new(vec![0; READ_BUFFER_BYTES].into_boxed_slice()),
+            prefixes: RefCell::default(),
+            frames: RefCell::default(),
+        })
+    }
+
+    /// Takes over a socket whose upgrade was answered. `early` are bytes that the client sent
+    /// behind its request. The guard is dropped when the connection is gone.
+    pub fn adopt(self: &Rc<Self>, socket: S, opening: Opening, early: &[u8], guard: Option<Guard>) {
+        self.set_now();
+        let shard = self.clone();
+        let connection = {
+            let mut connections = self.connections.borrow_mut();
+            let entry = connections.vacant_entry();
+            let connection = Connection::share(socket, self, entry.key(), guard);
+            entry.insert(connection.clone());
+            connection
+        };
+        connection.borrow_mut().open(opening, early, self);
+        self.meters.sockets_open.add(1);
+        self.meters.sockets_opened.add(1);
+        tokio::task::spawn_local(async move {
+            let ending = Ending { connection, shard };
+            poll_fn(|cx| {
+                ending.shard.set_now();
+                ending.connection.borrow_mut().poll(cx, &ending.shard)
+            })
+            .await;
+        });
+    }
+
+    /// The shard's own work: the fan-out and the clock. Ends when the shard was told to drain and
+    /// its last connection is gone.
+    pub async fn run(self: Rc<Self>) {
+        let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rung = Vec::new();
+        while !(self.draining.get() && self.connections.borrow().is_empty()) {
+            tokio::select! {
+                () = self.doorbell.rung() => {
+                    self.doorbell.take(&mut rung);
+                    for place in rung.drain(..) {
+                        // Unconstrained: tokio's budget would make sockets look full.
+                        tokio::task::coop::unconstrained(self.deliver(place)).await;
+                    }
+                }
+                _ = sweep.tick() => self.sweep(),
+            }
+            self.settle_tally();
+        }
+    }
+
+    /// Closes every connection with 1012, evenly spread over `spread`, so that a crowd does not
+    /// come back at one instant.
+    pub fn drain(&self, spread: Duration) {
+        self.set_now();
+        self.draining.set(true);
+        let connections = self.connections.borrow();
+        let count = connections.len().max(1) as u32;
+        for (place, (_, connection)) in connections.iter().enumerate() {
+            let delay = spread * place as u32 / count;
+            connection.borrow_mut().drain_at(self.now() + delay);
+        }
+        self.doorbell.wake();
+    }
+
+    /// Gives back a stream that an execution opened and nobody will read.
+    pub fn give_back(&self, stream: &ResponseStream) {
+        self.streams.release(stream);
+    }
+
+    /// Connections alive.
+    pub fn len(&self) -> usize {
+        self.connections.borrow().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Hands the stream's new frames to the readers of one place.
+    async fn deliver(&self, place: usize) {
+        let mut batch = Vec::new();
+        let mut writes = 0;
+        loop {
+            batch.clear();
+            let (start, members) = {
+                let mut table = self.read.borrow_mut();
+                let Some(local) = table.places.get_mut(place) else { return };
+                local.listener.answered();
+                let start = local.next;
+                if local.stream.read(start, FRAMES_PER_WRITE, &mut batch) {
+                    local.next += batch.len() as u64;
+                } else {
+                    // The thread slept for longer than the ring is deep.
+                    local.next = local.stream.next_index();
+                }
+                (start, local.members.capacity())
+            };
+            let overrun = batch.is_empty() && {
+                let table = self.read.borrow();
+                table.places.get(place).is_some_and(|local| local.next != start)
+            };
+            if batch.is_empty() && !overrun {
+                return;
+            }
+            for member in 0..members {
+                let found = {
+                    let table = self.read.borrow();
+                    let Some(local) = table.places.get(place) else { return };
+                    local.members.get(member).map(|one| (one.connection.upgrade(), one.slot))
+                };
+                let Some((Some(connection), slot)) = found else { continue };
+                match overrun {
+                    true => connection.borrow_mut().lag(slot),
+                    false => connection.borrow_mut().offer(slot, start, &batch, self),
+                }
+                writes += 1;
+                if writes % WRITES_PER_YIELD == 0 {
+                    tokio::task::yield_now().await;
+                    self.set_now();
+                }
+            }
+            if batch.len() < FRAMES_PER_WRITE {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn sweep(&self) {
+        self.set_now();
+        for (_, connection) in self.connections.borrow().iter() {
+            connection.borrow_mut().sweep(self.now(), self);
+        }
+    }
+
+    /// A reader begins: returns where the shard knows it.
+    pub(crate) fn join(
+        &self,
+        stream: &Arc<ResponseStream>,
+        connection: Weak<RefCell<Connection<S, E>>>,
+        slot: u32,
+    ) -> (usize, usize) {
+        self.meters.readers_open.add(1);
+        let mut table = self.read.borrow_mut();
+        let Table { places, by_id } = &mut *table;
+        let place = *by_id.entry(stream.id()).or_insert_with(|| {
+            let entry = places.vacant_entry();
+            let place = entry.key();
+            let listener = Arc::new(Listener::new(self.doorbell.clone(), place));
+            // Listening first: a push after this rings, one before it is below `next`.
+            stream.listen(listener.clone());
+            entry.insert(Local {
+                next: stream.next_index(),
+                stream: stream.clone(),
+                listener,
+                members: Slab::new(),
+            });
+            place
+        });
+        let member = places[place].members.insert(Member { connection, slot });
+        (place, member)
+    }
+
+    /// A reader ends.
+    pub(crate) fn leave(&self, place: usize, member: usize) {
+        self.meters.readers_open.subtract(1);
+        let mut table = self.read.borrow_mut();
+        let local = &mut table.places[place];
+        local.members.remove(member);
+        self.streams.release(&local.stream);
+        if local.members.is_empty() {
+            let local = table.places.remove(place);
+            local.stream.unlisten(&local.listener);
+            table.by_id.remove(&local.stream.id());
+        }
+    }
+
+    /// A connection ends.
+    pub(crate) fn forget(&self, key: usize) {
+        if self.connections.borrow_mut().try_remove(key).is_some() {
+            self.meters.sockets_open.subtract(1);
+        }
+        if self.draining.get() {
+            self.doorbell.wake();
+        }
+    }
+
+    /// The time of this turn; reading the clock for each message would cost more than the rest.
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.get()
+    }
+
+    fn set_now(&self) {
+        self.clock.set(Instant::now());
+    }
+
+    pub(crate) fn count_delivered(&self, frames: usize) {
+        bump(&self.tally.delivered, frames);
+    }
+
+    pub(crate) fn count_bytes(&self, bytes: usize) {
+        bump(&self.tally.bytes, bytes);
+    }
+
+    pub(crate) fn count_writes(&self) {
+        bump(&self.tally.writes, 1);
+    }
+
+    fn settle_tally(&self) {
+        self.meters.frames_delivered.add(self.tally.delivered.take());
+        self.meters.bytes_sent.add(self.tally.bytes.take());
+        self.meters.writes.add(self.tally.writes.take());
+    }
+}

@@ -1,0 +1,229 @@
+//! A small hub for the engine's tests: one topic whose state is a few numbered fields, with the
+//! same rules that the books have (snapshot, deltas, merge, resume), and nothing of GraphQL.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
+use spreadly_subscriptions::{
+    Execution, Executor, Frame, InitRefused, Meters, OperationKey, Request, ResponseStream, Source,
+    Start, StreamLimits, Streams,
+};
+
+/// How many changes the board can tell of; older readers get a snapshot.
+const JOURNAL: usize = 400;
+
+#[derive(Default)]
+struct State {
+    sequence: u64,
+    fields: BTreeMap<u64, u64>,
+    /// Which field each sequence touched.
+    journal: VecDeque<(u64, u64)>,
+    streams: Vec<(Kind, Arc<ResponseStream>)>,
+    /// The last one encoded, with where in the ring its readers go on, by stream.
+    snapshot: HashMap<u64, (Frame, u64)>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// May be merged, like a book.
+    Fields,
+    /// May not be merged, like trades.
+    Log,
+}
+
+#[derive(Default)]
+pub struct Board {
+    state: Mutex<State>,
+    pub snapshots_encoded: AtomicU64,
+    pub lagged: AtomicU64,
+    pub merged: AtomicU64,
+    pub too_slow: AtomicU64,
+}
+
+impl Board {
+    /// Sets a field, as an event of a feed would.
+    pub fn set(&self, field: u64, value: u64, padding: usize) {
+        let mut state = self.state.lock();
+        let previous = state.sequence;
+        state.sequence += 1 + value % 3;
+        let sequence = state.sequence;
+        state.fields.insert(field, value);
+        state.journal.push_back((sequence, field));
+        if state.journal.len() > JOURNAL {
+            state.journal.pop_front();
+        }
+        for (_, stream) in &state.streams {
+            stream.push(delta(previous, sequence, [(field, value)], 1, padding));
+        }
+    }
+
+    pub fn heartbeat(&self) {
+        let state = self.state.lock();
+        for (_, stream) in &state.streams {
+            let body = json!({"data": {"beat": state.sequence}});
+            stream.push(Frame::new(state.sequence, state.sequence, body.to_string().into_bytes()));
+        }
+    }
+
+    pub fn fields(&self) -> (u64, BTreeMap<u64, u64>) {
+        let state = self.state.lock();
+        (state.sequence, state.fields.clone())
+    }
+
+    fn snapshot(&self, state: &mut State, stream: &ResponseStream, reason: &str) -> Start {
+        if reason == "INITIAL"
+            && let Some((frame, next)) = state.snapshot.get(&stream.id())
+            && stream.backlog_bytes(*next).is_some()
+        {
+            return Start::Frames { frames: vec![frame.clone()], next: *next };
+        }
+        self.snapshots_encoded.fetch_add(1, Ordering::Relaxed);
+        let fields: Vec<_> = state.fields.iter().collect();
+        let body = json!({"data": {
+            "snapshot": state.sequence, "reason": reason, "fields": fields,
+        }});
+        let frame = Frame::new(state.sequence, state.sequence, body.to_string().into_bytes());
+        if reason == "INITIAL" {
+            state.snapshot.insert(stream.id(), (frame.clone(), stream.next_index()));
+        }
+        Start::Frames { frames: vec![frame], next: stream.next_index() }
+    }
+
+    fn since(&self, state: &State, seen: u64, stream: &ResponseStream) -> Option<Start> {
+        if seen == state.sequence {
+            return Some(Start::Ring { seen, next: stream.next_index() });
+        }
+        let floor = state.journal.front().map_or(0, |(sequence, _)| *sequence);
+        if seen < floor {
+            return None;
+        }
+        let later = state.journal.iter().filter(|(sequence, _)| *sequence > seen);
+        let count = later.clone().count();
+        let touched: BTreeMap<u64, u64> =
+            later.map(|(_, field)| (*field, state.fields[field])).collect();
+        let frame = delta(seen, state.sequence, touched, count, 0);
+        Some(Start::Frames { frames: vec![frame], next: stream.next_index() })
+    }
+}
+
+fn delta(
+    previous: u64,
+    sequence: u64,
+    set: impl IntoIterator<Item = (u64, u64)>,
+    events: usize,
+    padding: usize,
+) -> Frame {
+    let set: Vec<_> = set.into_iter().collect();
+    let body = json!({"data": {
+        "previous": previous, "sequence": sequence, "set": set, "events": events,
+        "padding": "x".repeat(padding),
+    }});
+    Frame::new(previous, sequence, body.to_string().into_bytes())
+}
+
+struct BoardSource {
+    board: Arc<Board>,
+    kind: Kind,
+}
+
+impl Source for BoardSource {
+    fn attach(&self, stream: &Arc<ResponseStream>) {
+        self.board.state.lock().streams.push((self.kind, stream.clone()));
+    }
+
+    fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Start {
+        let mut state = self.board.state.lock();
+        match after.map(str::parse) {
+            None => self.board.snapshot(&mut state, stream, "INITIAL"),
+            Some(Err(_)) => Start::Refused(Bytes::from_static(b"[{\"message\":\"bad cursor\"}]")),
+            Some(Ok(seen)) => match stream.behind(seen) {
+                Some(next) => Start::Ring { seen, next },
+                None => match self.board.since(&state, seen, stream) {
+                    Some(start) => start,
+                    None => self.board.snapshot(&mut state, stream, "RESUME_TOO_OLD"),
+                },
+            },
+        }
+    }
+
+    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Start {
+        if self.kind == Kind::Log {
+            self.board.too_slow.fetch_add(1, Ordering::Relaxed);
+            return Start::TooSlow;
+        }
+        let mut state = self.board.state.lock();
+        match self.board.since(&state, seen, stream) {
+            Some(start) => {
+                self.board.merged.fetch_add(1, Ordering::Relaxed);
+                start
+            }
+            None => {
+                self.board.lagged.fetch_add(1, Ordering::Relaxed);
+                self.board.snapshot(&mut state, stream, "LAGGED")
+            }
+        }
+    }
+
+    fn detach(&self, stream: &ResponseStream) {
+        let mut state = self.board.state.lock();
+        state.snapshot.remove(&stream.id());
+        state.streams.retain(|(_, one)| one.id() != stream.id());
+    }
+}
+
+/// Queries: `fields`, `log` (subscriptions), `ask` (one result), `never` (a result that does not
+/// come); all else is refused. Variable `after` is the cursor, `own` makes the key unshared.
+pub struct BoardExecutor {
+    pub board: Arc<Board>,
+    pub streams: Arc<Streams>,
+}
+
+impl BoardExecutor {
+    pub fn new(limits: StreamLimits) -> (Arc<Self>, Arc<Meters>) {
+        let meters = Arc::new(Meters::default());
+        let streams = Arc::new(Streams::new(limits, meters.clone()));
+        (Arc::new(Self { board: Arc::default(), streams }), meters)
+    }
+}
+
+impl Executor for BoardExecutor {
+    type Principal = ();
+
+    fn init(&self, payload: Option<&Map<String, Value>>) -> Result<(), InitRefused> {
+        match payload.and_then(|payload| payload.get("refuse")) {
+            Some(_) => Err(InitRefused { reason: "Forbidden".to_owned() }),
+            None => Ok(()),
+        }
+    }
+
+    fn execute(&self, request: Request, (): &()) -> Execution {
+        let kind = match request.query.as_str() {
+            "fields" => Kind::Fields,
+            "log" => Kind::Log,
+            "ask" => {
+                let answer = json!({"data": {"ask": self.board.fields().0}}).to_string();
+                return Execution::Single(Box::pin(async move { answer.into() }));
+            }
+            "never" => return Execution::Single(Box::pin(std::future::pending())),
+            _ => return Execution::Refused(Bytes::from_static(b"[{\"message\":\"unknown\"}]")),
+        };
+        let mut variables = request.variables.unwrap_or_default();
+        let after = variables.remove("after").and_then(|after| Some(after.as_str()?.to_owned()));
+        let key = OperationKey {
+            document: request.query,
+            operation_name: None,
+            variables: Value::Object(variables).to_string(),
+            audience: String::new(),
+            cursor_extension: false,
+        };
+        let source = BoardSource { board: self.board.clone(), kind };
+        match self.streams.open(key, || Ok(Box::new(source) as Box<dyn Source>)) {
+            Ok(stream) => Execution::Stream { stream, after },
+            Err(_) => Execution::Refused(Bytes::from_static(b"[{\"message\":\"full\"}]")),
+        }
+    }
+}

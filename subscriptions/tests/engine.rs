@@ -1,0 +1,66 @@
+//! The engine over in-memory pipes with paused time: what a client may trust, one fact a test.
+
+#![expect(clippy::unwrap_used, reason = "a test's panic is its failure")]
+
+mod board;
+mod client;
+mod protocol;
+mod simulation;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use spreadly_subscriptions::{Limits, Meters, Opening, Shard, StreamLimits};
+use tokio::io::DuplexStream;
+use tokio::task::LocalSet;
+
+use board::{Board, BoardExecutor};
+use client::Client;
+
+/// One shard with its hub, on this thread.
+struct Hub {
+    shard: Rc<Shard<DuplexStream, BoardExecutor>>,
+    board: Arc<Board>,
+    executor: Arc<BoardExecutor>,
+    meters: Arc<Meters>,
+}
+
+impl Hub {
+    fn start(limits: Limits, streams: StreamLimits) -> Self {
+        let (executor, meters) = BoardExecutor::new(streams);
+        let table = executor.streams.clone();
+        let shard = Shard::new(executor.clone(), table, limits, meters.clone());
+        tokio::task::spawn_local(shard.clone().run());
+        Self { shard, board: executor.board.clone(), executor, meters }
+    }
+
+    /// `window` is how many bytes the pipe holds in each direction: a socket's buffers.
+    fn connect(&self, window: usize) -> Client {
+        let (ours, theirs) = tokio::io::duplex(window);
+        self.shard.adopt(ours, Opening::GraphqlTransportWs, &[], None);
+        Client::new(theirs)
+    }
+
+    /// Nobody is left: everything that was counted in was counted out.
+    async fn is_clean(&self) {
+        while self.meters.sockets_open.get() > 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(self.meters.readers_open.get(), 0, "readers left behind");
+        let later = tokio::time::Instant::now() + Duration::from_secs(3600);
+        self.executor.streams.sweep(later);
+        assert!(self.executor.streams.is_empty(), "streams left behind");
+        assert_eq!(self.meters.streams_open.get(), 0);
+    }
+}
+
+/// Runs a test on one thread with the clock paused: it jumps when everybody waits.
+fn paused(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    LocalSet::new().block_on(&runtime, test);
+}
