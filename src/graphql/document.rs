@@ -204,11 +204,14 @@ pub fn after<'a>(operation: &'a OperationDefinition, field: &'a Field) -> After<
     }
 }
 
-/// The text with the string literal at this position replaced by `null`. If the position can't be
-/// told apart the text stays as it is: then the stream is not shared, which is slower, not wrong.
-pub fn without_literal(text: &str, at: Pos) -> String {
+/// The document's tokens, one space between them, so that clients who differ in layout only are
+/// one; with the string literal at `cut` replaced by `null`. If its position can't be told apart it
+/// stays: then the stream is not shared, which is slower, not wrong.
+pub fn normalised(text: &str, cut: Option<Pos>) -> String {
     let (mut line, mut column, mut seen) = (1, 1, 0);
-    let mut found = Vec::new();
+    let mut whole = String::with_capacity(text.len());
+    let mut cuts = 0;
+    let mut without = String::with_capacity(text.len());
     for token in Tokens::new(text) {
         // Counted as the parser counts, which takes `\r` for the start of a line but not for one.
         for letter in text[seen..token.start].chars() {
@@ -219,18 +222,23 @@ pub fn without_literal(text: &str, at: Pos) -> String {
             }
         }
         seen = token.start;
-        if (Pos { line, column }) == at && text.as_bytes()[token.start] == b'"' {
-            found.push(token);
+        let own = &text[token.start..token.end];
+        let is_cut = Some(Pos { line, column }) == cut && own.starts_with('"');
+        cuts += usize::from(is_cut);
+        for (into, part) in [(&mut whole, own), (&mut without, if is_cut { "null" } else { own })] {
+            if !into.is_empty() {
+                into.push(' ');
+            }
+            into.push_str(part);
         }
     }
-    match found[..] {
-        [token] => format!("{}null{}", &text[..token.start], &text[token.end..]),
-        _ => text.to_owned(),
-    }
+    if cuts == 1 { without } else { whole }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn cut(text: &str) -> String {
@@ -238,7 +246,7 @@ mod tests {
         let operation = operation(&document, None).unwrap();
         let field = root_field(&document, operation).unwrap();
         match after(&operation.node, &field.node) {
-            After::Literal { at, .. } => without_literal(text, at),
+            After::Literal { at, .. } => normalised(text, Some(at)),
             other => panic!("{other:?}"),
         }
     }
@@ -247,12 +255,27 @@ mod tests {
     fn the_literal_is_cut_out_wherever_it_stands() {
         assert_eq!(
             cut("subscription{b(after:\"x\",market:\"after\"){a}}"),
-            "subscription{b(after:null,market:\"after\"){a}}"
+            "subscription { b ( after : null market : \"after\" ) { a } }"
         );
         assert_eq!(
             cut("# é\r\nsubscription {\r\n\tb(m: \"é\" after :\n\"\"\"x \" y\"\"\") { a } }"),
-            "# é\r\nsubscription {\r\n\tb(m: \"é\" after :\nnull) { a } }"
+            "subscription { b ( m : \"é\" after : null ) { a } }"
         );
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_parsed_or_refused_without_a_panic(
+            text in "([{}()\\[\\]:$@!.\"#\\\\ \\r\\n,]|on|fragment|subscription|[a-z]|[0-9]|é|\"\"\"|\\PC){0,60}",
+        ) {
+            let limits = QueryLimits::default();
+            if let Ok(document) = Documents::default().parse(&text, &limits) {
+                let again = normalised(&text, None);
+                prop_assert_eq!(normalised(&again, None), again.clone());
+                let reparsed = Documents::default().parse(&again, &limits).unwrap();
+                prop_assert_eq!(reparsed.fragments.len(), document.fragments.len());
+            }
+        }
     }
 
     #[test]
@@ -271,7 +294,7 @@ mod tests {
     #[test]
     fn a_syntax_error_of_a_large_document_does_not_repeat_it() {
         let documents = Documents::default();
-        let large = format!("{{a(b:\"{}\") ]", "x".repeat(200_000));
+        let large = format!("{{a(b:\"{}\") ]", "x".repeat(30_000));
         let errors = documents.parse(&large, &QueryLimits::default()).unwrap_err().into_bytes();
         assert!(errors.len() < 300, "{}", errors.len());
         let small = documents.parse("{a", &QueryLimits::default()).unwrap_err().into_bytes();

@@ -1,6 +1,6 @@
 //! Errors as clients get them: each with a code, few, short, and without what is only ours to know.
 
-use async_graphql::{Error, ErrorExtensions, Pos, Response, ServerError, Value};
+use async_graphql::{Context, Error, ErrorExtensions, Pos, Response, ServerError, Value};
 use bytes::Bytes;
 
 use super::guard::QueryLimits;
@@ -56,6 +56,10 @@ impl Refused {
         Self(vec![error.into_server_error(Pos::default()).located(None)])
     }
 
+    pub fn internal(reason: &str) -> Self {
+        Self(vec![internal(reason).into_server_error(Pos::default()).located(None)])
+    }
+
     pub fn from_response(response: Response) -> Self {
         Self(response.errors)
     }
@@ -103,9 +107,26 @@ pub(super) fn encode(mut response: Response, cursor: Option<String>) -> Vec<u8> 
     if let Some(cursor) = cursor {
         response.extensions.insert("cursor".to_owned(), Value::String(cursor));
     }
-    serde_json::to_vec(&response).unwrap_or_else(|_| INTERNAL.to_vec())
+    serde_json::to_vec(&response).unwrap_or_else(|fault| internal_result(&fault.to_string()))
 }
 
-/// For what can't happen, and would be a bug of ours.
-pub(super) const INTERNAL: &[u8] =
-    br#"{"data":null,"errors":[{"message":"internal error","extensions":{"code":"INTERNAL"}}]}"#;
+/// For what would be a bug of ours: the client gets an id, the log has the id and the reason.
+pub(super) fn internal(reason: &str) -> Error {
+    let id = format!("{:016x}", rand::random::<u64>());
+    tracing::error!(id, reason, "internal error");
+    Error::new("internal error").extend_with(|_, values| {
+        values.set("code", "INTERNAL");
+        values.set("id", id.as_str());
+    })
+}
+
+/// A whole result that is nothing but an internal error.
+pub(super) fn internal_result(reason: &str) -> Vec<u8> {
+    let errors = Refused::internal(reason).into_bytes();
+    [b"{\"data\":null,\"errors\":", &errors[..], b"}"].concat()
+}
+
+/// What every schema that executes was built with.
+pub(super) fn state<'a, T: Send + Sync + 'static>(ctx: &Context<'a>) -> Result<&'a T, Error> {
+    ctx.data::<T>().map_err(|_| internal(std::any::type_name::<T>()))
+}

@@ -117,14 +117,14 @@ impl GraphqlExecutor {
         let mut variables: Map<String, Value> =
             declared.map(|(name, value)| (name.clone(), value.clone())).collect();
 
-        let mut text = request.query;
+        let mut cut = None;
         let mut neutral = None;
         let mut cursor = None;
         match document::after(&operation.node, &field.node) {
             After::Absent => {}
             After::Literal { cursor: literal, at } => {
                 cursor = Some(literal.to_owned());
-                text = document::without_literal(&text, at);
+                cut = Some(at);
             }
             After::Variable { name, default, nullable } => {
                 cursor = match variables.remove(name) {
@@ -139,14 +139,14 @@ impl GraphqlExecutor {
         }
         let resumed = extensions.get("after").cloned().map(text_or_null).transpose()?.flatten();
         let key = OperationKey {
-            document: text,
+            document: document::normalised(&request.query, cut),
             operation_name: name,
             variables: canonical(&variables),
             audience: String::new(),
             cursor_extension: extensions.get("cursor") == Some(&Value::Bool(true)),
         };
         let with_cursor = key.cursor_extension;
-        let (text, name) = (key.document.clone(), key.operation_name.clone());
+        let (text, name) = (request.query, key.operation_name.clone());
         let opened = self.streams.open(key, || {
             let plain = document::with_plain_root(document, operation, field);
             let document = plain.unwrap_or_else(|| document.clone());
@@ -191,7 +191,7 @@ impl GraphqlExecutor {
             None => None,
         };
         debug_assert!(source.is_some(), "a resolver that runs names a source that exists");
-        source.ok_or_else(|| Refused::new("INTERNAL", "internal error", None))
+        source.ok_or_else(|| Refused::internal("a subscription named no source"))
     }
 }
 
@@ -223,7 +223,7 @@ impl Encoder {
         debug_assert!(response.is_some(), "a frame's resolvers waited for something");
         match response {
             Some(response) => errors::encode(response, cursor),
-            None => errors::INTERNAL.to_vec(),
+            None => errors::internal_result("a frame's resolvers waited for something"),
         }
     }
 }

@@ -1,12 +1,20 @@
 //! The schema's frames of books and offers: thin views of what the live topics tell.
 
-use async_graphql::{ID, Interface, Object, SimpleObject};
+use std::borrow::Cow;
+
+use async_graphql::registry::Registry;
+use async_graphql::{
+    ContextSelectionSet, ID, Interface, Name, Object, OutputType, Positioned, ServerResult,
+    SimpleObject, Value,
+};
+use async_graphql_parser::types::{Field, Selection, SelectionSet};
 
 use super::scalars::{Cursor, DateTime, Decimal, UInt32, UInt64};
 use super::types::{FeedState, SnapshotReason};
 use crate::live;
 use crate::market::book::Level;
 use crate::market::event::MarketDefinition;
+use crate::market::fixed;
 
 /// One price level of a book.
 #[derive(Clone, SimpleObject)]
@@ -19,13 +27,97 @@ pub struct PriceLevel {
     orders: Option<i32>,
 }
 
-fn levels(definition: &MarketDefinition, levels: &[Level]) -> Vec<PriceLevel> {
-    let one = |(price, size): &Level| PriceLevel {
-        price: Decimal::new(*price, definition.price_decimals),
-        size: Decimal::new(*size, definition.size_decimals),
-        orders: None,
+/// Levels of one side, told as `[PriceLevel!]!`.
+///
+/// A deep book has ten thousand of them, and the library spends microseconds on each object of a
+/// list. Where the selection is nothing but fields, as it nearly always is, the values are put
+/// together here; anything else goes the library's way.
+pub struct Levels {
+    levels: Vec<Level>,
+    price_decimals: u8,
+    size_decimals: u8,
+}
+
+impl Levels {
+    fn new(definition: &MarketDefinition, levels: &[Level]) -> Self {
+        Self {
+            levels: levels.to_vec(),
+            price_decimals: definition.price_decimals,
+            size_decimals: definition.size_decimals,
+        }
+    }
+
+    fn object(&self, (price, size): &Level) -> PriceLevel {
+        PriceLevel {
+            price: Decimal::new(*price, self.price_decimals),
+            size: Decimal::new(*size, self.size_decimals),
+            orders: None,
+        }
+    }
+
+    fn value(&self, wanted: &[(Name, Wanted)], (price, size): &Level) -> Value {
+        let part = |(key, wanted): &(Name, Wanted)| {
+            let value = match wanted {
+                Wanted::Price => Value::String(fixed::format(*price, self.price_decimals)),
+                Wanted::Size => Value::String(fixed::format(*size, self.size_decimals)),
+                Wanted::Orders => Value::Null,
+            };
+            (key.clone(), value)
+        };
+        Value::Object(wanted.iter().map(part).collect())
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Wanted {
+    Price,
+    Size,
+    Orders,
+}
+
+/// Response keys with what they stand for; `None` where the selection is more than fields.
+fn wanted(set: &SelectionSet) -> Option<Vec<(Name, Wanted)>> {
+    let field = |selection: &Positioned<Selection>| {
+        let Selection::Field(field) = &selection.node else { return None };
+        let wanted = match field.node.name.node.as_str() {
+            "price" => Wanted::Price,
+            "size" => Wanted::Size,
+            "orders" => Wanted::Orders,
+            _ => return None,
+        };
+        Some((field.node.response_key().node.clone(), wanted))
     };
-    levels.iter().map(one).collect()
+    set.items.iter().map(field).collect()
+}
+
+impl OutputType for Levels {
+    fn type_name() -> Cow<'static, str> {
+        <Vec<PriceLevel> as OutputType>::type_name()
+    }
+
+    fn qualified_type_name() -> String {
+        <Vec<PriceLevel> as OutputType>::qualified_type_name()
+    }
+
+    fn create_type_info(registry: &mut Registry) -> String {
+        <Vec<PriceLevel> as OutputType>::create_type_info(registry)
+    }
+
+    async fn resolve(
+        &self,
+        ctx: &ContextSelectionSet<'_>,
+        field: &Positioned<Field>,
+    ) -> ServerResult<Value> {
+        match wanted(&field.node.selection_set.node) {
+            Some(wanted) => {
+                Ok(Value::List(self.levels.iter().map(|one| self.value(&wanted, one)).collect()))
+            }
+            None => {
+                let objects: Vec<_> = self.levels.iter().map(|one| self.object(one)).collect();
+                objects.resolve(ctx, field).await
+            }
+        }
+    }
 }
 
 /// One frame of an order book. It follows the last one iff its epoch is the same and its
@@ -107,13 +199,13 @@ impl BookSnapshot {
     }
 
     /// Best first: descending prices.
-    async fn bids(&self) -> Vec<PriceLevel> {
-        levels(&self.0.head.definition, &self.0.bids)
+    async fn bids(&self) -> Levels {
+        Levels::new(&self.0.head.definition, &self.0.bids)
     }
 
     /// Best first: ascending prices.
-    async fn asks(&self) -> Vec<PriceLevel> {
-        levels(&self.0.head.definition, &self.0.asks)
+    async fn asks(&self) -> Levels {
+        Levels::new(&self.0.head.definition, &self.0.asks)
     }
 }
 
@@ -169,13 +261,13 @@ impl BookDelta {
     }
 
     /// Absolute sizes; 0: the level left the window.
-    async fn bids(&self) -> Vec<PriceLevel> {
-        levels(&self.0.head.definition, &self.0.bids)
+    async fn bids(&self) -> Levels {
+        Levels::new(&self.0.head.definition, &self.0.bids)
     }
 
     /// Absolute sizes; 0: the level left the window.
-    async fn asks(&self) -> Vec<PriceLevel> {
-        levels(&self.0.head.definition, &self.0.asks)
+    async fn asks(&self) -> Levels {
+        Levels::new(&self.0.head.definition, &self.0.asks)
     }
 }
 
@@ -266,12 +358,12 @@ impl BestBidOfferFrame {
 
     /// Null while nobody buys.
     async fn bid(&self) -> Option<PriceLevel> {
-        levels(&self.0.definition, self.0.bid.as_slice()).pop()
+        self.0.bid.map(|level| Levels::new(&self.0.definition, &[]).object(&level))
     }
 
     /// Null while nobody sells.
     async fn ask(&self) -> Option<PriceLevel> {
-        levels(&self.0.definition, self.0.ask.as_slice()).pop()
+        self.0.ask.map(|level| Levels::new(&self.0.definition, &[]).object(&level))
     }
 
     /// Of the event that last changed price or size of either, at its source.

@@ -19,6 +19,8 @@ pub struct QueryLimits {
     pub query_aliases: usize,
     /// Lexical tokens of the document.
     pub query_tokens: usize,
+    /// Bytes of the document. Each open stream keeps its own, so this times the streams is memory.
+    pub query_bytes: usize,
     /// Markets one subscription may name.
     pub markets_per_subscription: usize,
     /// Deepest book that can be asked for, in levels a side.
@@ -34,6 +36,7 @@ impl Default for QueryLimits {
             query_complexity: 2_000,
             query_aliases: 30,
             query_tokens: 2_000,
+            query_bytes: 32 * 1_024,
             markets_per_subscription: 100,
             book_depth: 5_000,
             introspection: true,
@@ -44,6 +47,10 @@ impl Default for QueryLimits {
 /// Most brackets open at once, of any kind. The parser recurses by them; it has a limit for
 /// selections (64) but none for lists and objects.
 const MOST_NESTING: usize = 64;
+
+/// Longest name, in bytes. An alias comes back with every level of a book: ten thousand times in
+/// a deep one.
+const MOST_NAME_BYTES: usize = 64;
 
 /// Depth allowed below `__schema` and `__type`: what GraphiQL asks has 15 levels.
 const INTROSPECTION_DEPTH: usize = 20;
@@ -134,12 +141,19 @@ impl Iterator for Tokens<'_> {
     }
 }
 
-/// Before parsing: how many tokens, how deeply nested.
+/// Before parsing: how long, how many tokens, how deeply nested.
 pub fn check_text(text: &str, limits: &QueryLimits) -> Result<(), Refused> {
+    if text.len() > limits.query_bytes {
+        return Err(Refused::limit("query_bytes", limits.query_bytes, text.len()));
+    }
     let (mut count, mut nesting, mut deepest) = (0, 0usize, 0);
     for token in Tokens::new(text) {
         count += 1;
+        let bytes = token.end - token.start;
         match text.as_bytes()[token.start] {
+            b'_' | b'a'..=b'z' | b'A'..=b'Z' if bytes > MOST_NAME_BYTES => {
+                return Err(Refused::limit("name_bytes", MOST_NAME_BYTES, bytes));
+            }
             b'{' | b'[' | b'(' => nesting += 1,
             b'}' | b']' | b')' => nesting = nesting.saturating_sub(1),
             _ => {}
@@ -313,6 +327,8 @@ mod tests {
         assert_limit(&format!("{{{aliases}}}"), "query_aliases", 30, 31);
         assert_limit(&format!("{{{}}}", "a ".repeat(1_999)), "query_tokens", 2_000, 2_001);
         assert_eq!(refusal(&format!("{{{}}}", "a ".repeat(1_998))), None);
+        assert_limit(&format!("{{a}}#{}", "é".repeat(20_000)), "query_bytes", 32_768, 40_004);
+        assert_limit(&format!("{{{}:a}}", "a".repeat(65)), "name_bytes", 64, 65);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_graphql::{Context, ID, Object, Result};
 
-use super::errors::{checked_depth, fault};
+use super::errors::{checked_depth, state};
 use super::frames::BookSnapshot;
 use super::guard::QueryLimits;
 use super::scalars::{DateTime, UInt64};
@@ -52,7 +52,7 @@ impl Query {
         // An error inside of an option leaves this field null; around it, it would take the whole
         // result along.
         let snapshot = || {
-            let depth = checked_depth(depth, ctx.data::<QueryLimits>()?)?;
+            let depth = checked_depth(depth, state::<QueryLimits>(ctx)?)?;
             Ok(live(ctx)?.snapshot(&market, depth).map(BookSnapshot))
         };
         snapshot().transpose()
@@ -65,7 +65,7 @@ impl Query {
 
     /// This hub.
     async fn hub(&self, ctx: &Context<'_>) -> Result<Hub> {
-        let (live, view) = (live(ctx)?, ctx.data::<HubView>()?);
+        let (live, view) = (live(ctx)?, state::<HubView>(ctx)?);
         let seconds = (live.now() - view.started).max(0) / 1_000_000;
         Ok(Hub {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -79,7 +79,7 @@ impl Query {
     }
 }
 
-/// The live topics, which every schema that executes was built with.
+/// The live topics.
 pub(super) fn live<'a>(ctx: &Context<'a>) -> Result<&'a Arc<Live>> {
-    ctx.data::<Arc<Live>>().map_err(|_| fault("INTERNAL", "the schema has no state"))
+    state(ctx)
 }

@@ -10,7 +10,7 @@ use futures_util::future::ready;
 use futures_util::stream::{BoxStream, Stream, StreamExt, poll_fn};
 use parking_lot::Mutex;
 
-use super::errors::{checked_depth, fault, limit_exceeded};
+use super::errors::{checked_depth, fault, limit_exceeded, state};
 use super::frames::{BestBidOfferFrame, BookDelta, BookFrame, BookHeartbeat, BookSnapshot};
 use super::guard::QueryLimits;
 use super::query::live;
@@ -95,7 +95,7 @@ impl Subscription {
     ) -> Result<BoxStream<'static, BookFrame>> {
         // Read from the request before it came here: it must not be part of the stream.
         drop(after);
-        let depth = checked_depth(depth, ctx.data::<QueryLimits>()?)?;
+        let depth = checked_depth(depth, state::<QueryLimits>(ctx)?)?;
         let speed = speed.unwrap_or(BookSpeed::Raw).into();
         let spec = SourceSpec::OrderBook { market: known(ctx, &market)?, depth, speed };
         let frames = slot(ctx)?.frames(spec).filter_map(|frame| {
@@ -115,7 +115,7 @@ impl Subscription {
         ctx: &Context<'_>,
         #[graphql(desc = "From 1 to the hub's limit (100).")] markets: Vec<ID>,
     ) -> Result<BoxStream<'static, BestBidOfferFrame>> {
-        let limit = ctx.data::<QueryLimits>()?.markets_per_subscription;
+        let limit = state::<QueryLimits>(ctx)?.markets_per_subscription;
         if markets.is_empty() {
             return Err(fault("VALIDATION_FAILED", "name at least one market"));
         }
@@ -148,7 +148,7 @@ impl Subscription {
 }
 
 fn slot<'a>(ctx: &Context<'a>) -> Result<&'a Arc<Slot>> {
-    ctx.data::<Arc<Slot>>().map_err(|_| fault("INTERNAL", "no stream drives this subscription"))
+    state(ctx)
 }
 
 fn known(ctx: &Context<'_>, market: &str) -> Result<MarketId> {

@@ -22,6 +22,10 @@ pub(super) const QUIET_BEATS: u8 = 4;
 /// longer tail is worth a new encoding.
 const MOST_BACKLOG_FRAMES: u64 = 32;
 
+/// Largest snapshot kept for later joiners: the deepest book with all its fields is about half of
+/// this. What a document of many aliases blows up further is not worth a stream's memory.
+const MOST_CACHED_BYTES: usize = 1 << 20;
+
 /// The market as it is at this moment, for whoever builds frames of it.
 pub(super) struct Now<'a> {
     /// With the depth left at 0: each stream puts its own.
@@ -222,7 +226,9 @@ impl BookStream {
             let snapshot = LiveFrame::Snapshot(now.snapshot(self.depth, reason));
             let frame = Frame::new(self.last, self.last, (self.encode)(snapshot));
             self.snapshots.retain(|(why, _)| *why != reason);
-            self.snapshots.push((reason, frame.clone()));
+            if frame.tail.len() <= MOST_CACHED_BYTES {
+                self.snapshots.push((reason, frame.clone()));
+            }
             (vec![frame], self.stream.next_index())
         });
         frames.extend(self.notice(now, frames[0].sequence));
