@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 //! The schema, and its execution for the engine. Resolvers look at [`crate::live`]; nothing here
 //! keeps state of its own but the documents that were parsed lately.
 
@@ -40,10 +39,4 @@ mod tests {
             "config/schema.graphql differs: `spreadly schema` prints it, {REWRITE}=1 writes it"
         );
     }
-=======
-//! To be written.
-
-pub fn sdl() -> String {
-    String::new()
->>>>>>> setup
 }

@@ -1,8 +1,8 @@
 //! Pure state of the markets: no clock, no task, no input or output.
 
+pub mod admission;
 pub mod bbo;
 pub mod book;
 pub mod checksum;
-pub mod admission;
 pub mod event;
 pub mod fixed;

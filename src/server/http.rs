@@ -21,7 +21,7 @@ use spreadly_subscriptions::{CloseCode, Execution, Executor, Opening, Shard};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use super::origin::OriginPolicy;
+use crate::config::{Network, Origins};
 
 /// Most headers of one request; browsers send about twenty.
 const MOST_HEADERS: usize = 64;
@@ -31,9 +31,9 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// What the public port keeps to, from the config.
 #[derive(Clone, Debug)]
 pub struct HttpConfig {
-    pub origins: OriginPolicy,
+    pub origins: Origins,
     /// Peers whose `X-Forwarded-For` is believed.
-    pub trusted_proxies: Vec<IpAddr>,
+    pub trusted_proxies: Vec<Network>,
     pub sockets_per_address: usize,
     pub exempt_loopback: bool,
     /// From the first byte of a request to the end of its headers.
@@ -135,7 +135,8 @@ impl<E: Executor> Http<E> {
 
     fn upgrade(self: Rc<Self>, mut request: Request<Incoming>, peer: IpAddr) -> Reply {
         let headers = request.headers();
-        if !self.config.origins.admits(headers) {
+        let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("unreadable"));
+        if !self.config.origins.allow(text(header::ORIGIN), text(header::HOST)) {
             return refusal(
                 StatusCode::FORBIDDEN,
                 "FORBIDDEN",
@@ -259,8 +260,9 @@ impl<E: Executor> Http<E> {
 
 /// The client behind the proxies that are ours: the last address in `X-Forwarded-For` that no
 /// trusted proxy has, as everything before it is the client's own word.
-fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpAddr]) -> IpAddr {
-    if !trusted.contains(&peer) {
+fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
+    let is_trusted = |one: IpAddr| trusted.iter().any(|network| network.contains(one));
+    if !is_trusted(peer) {
         return peer;
     }
     headers
@@ -269,7 +271,7 @@ fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[IpAddr]) -> IpAd
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|one| one.trim().parse().ok())
-        .filter(|one| !trusted.contains(one))
+        .filter(|one| !is_trusted(*one))
         .next_back()
         .unwrap_or(peer)
 }
@@ -334,9 +336,10 @@ mod tests {
         headers.append("x-forwarded-for", "6.6.6.6, 203.0.113.7".parse().unwrap());
         headers.append("x-forwarded-for", "10.0.0.1".parse().unwrap());
         let client: IpAddr = "203.0.113.7".parse().unwrap();
-        assert_eq!(client_address(proxy, &headers, &[proxy]), client);
-        assert_eq!(client_address(client, &headers, &[proxy]), client);
-        assert_eq!(client_address(proxy, &HeaderMap::new(), &[proxy]), proxy);
+        let trusted: [Network; 1] = ["10.0.0.0/8".parse().unwrap()];
+        assert_eq!(client_address(proxy, &headers, &trusted), client);
+        assert_eq!(client_address(client, &headers, &trusted), client);
+        assert_eq!(client_address(proxy, &HeaderMap::new(), &trusted), proxy);
     }
 
     #[test]

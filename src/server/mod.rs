@@ -1,6 +1,334 @@
 //! The hub as a process: what is constructed, in which order it starts and in which it stops.
 
 pub mod admin;
-pub mod http;
-pub mod origin;
-pub mod shards;
+mod board;
+mod http;
+mod metrics;
+mod shards;
+mod simulate;
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use serde_json::json;
+use spreadly_subscriptions::{Meters, StreamLimits, Streams};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use self::admin::{AdminSource, Dependency};
+use self::shards::{Parts, Shards};
+use crate::config::{Config, FilesMode, Limits, Synchronous};
+use crate::feeds::door::{self, Door, DoorConfig, LiveSide};
+use crate::feeds::files::{self, FilesConfig};
+use crate::feeds::recovery;
+use crate::feeds::simulator::SimulatorConfig;
+use crate::feeds::status::{FeedKind, FeedStatuses};
+use crate::graphql::{GraphqlExecutor, HubView, QueryLimits};
+use crate::live::{FeedState, Live};
+use crate::market::admission::Admission;
+use crate::market::event::Micros;
+use crate::store::{self, Store, StoreError};
+
+/// How long the last closes, the feeds and the log may take after the drain.
+const STOP_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Why the hub could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("can't listen on {key} = {address}: {source}")]
+    Listen { key: &'static str, address: SocketAddr, source: io::Error },
+    #[error("the store can't be used: {0}")]
+    Store(#[from] StoreError),
+    #[error("the system refused a thread or a timer: {0}")]
+    System(#[from] io::Error),
+    #[error("not everything had stopped {} s after the drain", STOP_DEADLINE.as_secs())]
+    Stuck,
+}
+
+/// Runs the hub until SIGTERM or SIGINT, on this thread and those it starts. With a simulator it
+/// is `spreadly dev`.
+pub fn run(config: Config, simulator: Option<SimulatorConfig>) -> Result<(), ServeError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(config, simulator))
+}
+
+/// What the hub is doing, for `/readyz`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Starting,
+    Running,
+    Draining,
+}
+
+async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<(), ServeError> {
+    // Listening before the log is read: a port in use is told at once, probes get an answer, and
+    // clients that come early wait in the backlog.
+    let public = listen("server.listen", config.server.listen).await?;
+    let admin = listen("admin.listen", config.admin.listen).await?;
+    let addresses = (public.local_addr()?, admin.local_addr()?);
+
+    let stop = CancellationToken::new();
+    let tracker = TaskTracker::new();
+    let stage = Arc::new(Mutex::new(Stage::Starting));
+    let out_of_files = Arc::new(AtomicBool::new(false));
+    let statuses = FeedStatuses::new();
+    let meters = Arc::new(Meters::default());
+
+    let store = Store::open_with(&config.store.path, synchronous(config.store.synchronous))?;
+    let live = Arc::new(Live::new(store.epoch(), Box::new(now)));
+
+    let source = AdminSource {
+        readiness: readiness(stage.clone(), statuses.clone(), out_of_files.clone()),
+        metrics: metrics::text(meters.clone(), live.clone(), statuses.clone()),
+    };
+    let admin_stop = CancellationToken::new();
+    tracker.spawn(admin::run(admin, Arc::new(source), admin_stop.clone(), tracker.clone()));
+
+    let streams = Arc::new(Streams::new(stream_limits(&config.limits), meters.clone()));
+    let (door, sequencer) = open_door(store, &live, &statuses, &stop).await?;
+
+    let executor = executor(&config, &live, &streams, &meters);
+    let shards = Shards::start(
+        shard_count(&config),
+        &Parts {
+            executor,
+            streams: streams.clone(),
+            limits: socket_limits(&config),
+            meters,
+            http: Arc::new(http_config(&config)),
+            addresses: Arc::default(),
+            send_buffer_bytes: config.server.send_buffer_bytes,
+        },
+    )?;
+    start_feeds(&config, simulator.as_ref(), &door, &statuses, &tracker, &stop);
+    drop(door);
+    board::start(&live, &streams, &statuses, &tracker, &stop);
+
+    *stage.lock() = Stage::Running;
+    announce(addresses, simulator.is_some());
+    let accepting = CancellationToken::new();
+    tokio::select! {
+        () = shards.accept(public, accepting.clone(), &out_of_files) => {}
+        signal = stopped() => signal?,
+    }
+
+    // Stops in this order: no new sockets; everyone told; sockets closed over the drain while
+    // feeds still flow; feeds; the log, which then has everything that was acknowledged.
+    tracing::info!("draining");
+    *stage.lock() = Stage::Draining;
+    accepting.cancel();
+    live.set_feed_state(FeedState::ShuttingDown);
+    shards.drain(config.server.drain).await;
+    stop.cancel();
+    admin_stop.cancel();
+    tracker.close();
+    let ended = async {
+        tracker.wait().await;
+        tokio::task::spawn_blocking(move || sequencer.join()).await
+    };
+    match tokio::time::timeout(STOP_DEADLINE, ended).await {
+        Ok(Ok(Ok(()))) => Ok(()),
+        _ => Err(ServeError::Stuck),
+    }
+}
+
+/// Brings the state to the end of the log and opens the door for feeds.
+async fn open_door(
+    store: Store,
+    live: &Arc<Live>,
+    statuses: &FeedStatuses,
+    stop: &CancellationToken,
+) -> Result<(Door, std::thread::JoinHandle<()>), ServeError> {
+    let (applying, restoring) = (live.clone(), live.clone());
+    let (store, admission, recovered) = tokio::task::spawn_blocking(move || {
+        let mut admission = Admission::default();
+        let recovered = recovery::recover(
+            &store,
+            &mut admission,
+            &mut |events| applying.apply(events),
+            &mut |market, _, state| restoring.restore(market, state).is_ok(),
+        );
+        recovered.map(|recovered| (store, admission, recovered))
+    })
+    .await
+    .map_err(io::Error::other)??;
+    tracing::info!(replayed = recovered.replayed, "the log is read");
+    let (applying, asking) = (live.clone(), live.clone());
+    let side = LiveSide {
+        apply: Box::new(move |events| applying.apply(events)),
+        checkpoint: Box::new(move |market| asking.checkpoint(market)),
+    };
+    let config = DoorConfig { checkpoint_events: door::CHECKPOINT_EVENTS, shutdown: stop.clone() };
+    Ok(door::start(store, admission, recovered, statuses.clone(), side, config)?)
+}
+
+fn start_feeds(
+    config: &Config,
+    simulator: Option<&SimulatorConfig>,
+    door: &Door,
+    statuses: &FeedStatuses,
+    tracker: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    let written = &config.feeds.files;
+    let feed = statuses.register("files", FeedKind::Files);
+    let files = FilesConfig {
+        path: written.path.clone(),
+        mode: match written.mode {
+            FilesMode::Watch => files::Mode::Watch,
+            FilesMode::Poll => files::Mode::Poll,
+        },
+        poll_interval: written.poll_interval,
+    };
+    tracker.spawn(files::run(files, door.clone(), statuses.clone(), feed, stop.clone()));
+    if let Some(after) = written.stale_after {
+        tracker.spawn(board::watch_for_silence(statuses.clone(), feed, after, stop.clone()));
+    }
+    if let Some(simulator) = simulator {
+        let feed = statuses.register("simulator", FeedKind::Simulator);
+        tracker.spawn(simulate::run(simulator.clone(), door.clone(), feed, stop.clone()));
+    }
+}
+
+fn executor(
+    config: &Config,
+    live: &Arc<Live>,
+    streams: &Arc<Streams>,
+    meters: &Arc<Meters>,
+) -> Arc<GraphqlExecutor> {
+    let (sockets, operations) = (meters.clone(), meters.clone());
+    let view = HubView {
+        started: now(),
+        sockets: Box::new(move || sockets.sockets_open.get()),
+        operations: Box::new(move || operations.readers_open.get()),
+    };
+    let limits = QueryLimits {
+        query_depth: config.limits.query_depth,
+        query_complexity: config.limits.query_complexity,
+        query_aliases: config.limits.query_aliases,
+        query_tokens: config.limits.query_tokens,
+        markets_per_subscription: config.limits.markets_per_subscription,
+        book_depth: config.limits.book_depth,
+        ..QueryLimits::default()
+    };
+    Arc::new(GraphqlExecutor::new(live.clone(), streams.clone(), view, limits))
+}
+
+async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { key, address, source })
+}
+
+async fn stopped() -> io::Result<()> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    Ok(())
+}
+
+/// One line for programs on stdout; for people, how to look at it, on stderr.
+fn announce((public, admin): (SocketAddr, SocketAddr), simulated: bool) {
+    let line = json!({"listening": public.to_string(), "admin": admin.to_string()});
+    let mut out = io::stdout().lock();
+    if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
+        tracing::debug!("nobody reads stdout");
+    }
+    if simulated {
+        eprintln!(
+            "\n  GraphQL    ws://{public}/graphql (graphql-transport-ws), POST http://{public}/graphql\n  \
+             admin      http://{admin}/readyz  http://{admin}/metrics\n  \
+             load test  spreadly-storm run --url ws://{public}/graphql --market ERG-USD \
+             --connections 1000 --duration 10 --hub-pid {}\n",
+            std::process::id()
+        );
+    }
+}
+
+fn readiness(
+    stage: Arc<Mutex<Stage>>,
+    statuses: FeedStatuses,
+    out_of_files: Arc<AtomicBool>,
+) -> Box<dyn Fn() -> Vec<Dependency> + Send + Sync> {
+    Box::new(move || {
+        let stage = *stage.lock();
+        let mut rows = vec![
+            Dependency {
+                name: "hub".to_owned(),
+                ready: stage == Stage::Running,
+                detail: format!("{stage:?}").to_lowercase(),
+            },
+            Dependency {
+                name: "open files".to_owned(),
+                ready: !out_of_files.load(Ordering::Relaxed),
+                detail: "new sockets are accepted while there are file descriptors".to_owned(),
+            },
+        ];
+        rows.extend(statuses.snapshot().into_iter().map(|feed| Dependency {
+            name: format!("feed {}", feed.name),
+            ready: feed.state == crate::feeds::status::FeedState::Live,
+            detail: feed.reason.unwrap_or_else(|| "live".to_owned()),
+        }));
+        rows
+    })
+}
+
+fn stream_limits(limits: &Limits) -> StreamLimits {
+    StreamLimits {
+        ring_bytes: limits.ring_bytes_per_topic,
+        linger: limits.stream_linger,
+        most_streams: limits.streams,
+    }
+}
+
+fn socket_limits(config: &Config) -> spreadly_subscriptions::Limits {
+    let limits = &config.limits;
+    spreadly_subscriptions::Limits {
+        message_bytes: limits.message_bytes,
+        message_bytes_before_ack: limits.message_bytes_before_ack,
+        operations_per_socket: limits.operations_per_socket,
+        pending_subscribes_per_socket: limits.pending_subscribes_per_socket,
+        subscribe_rate: limits.subscribe_rate,
+        subscribe_burst: limits.subscribe_burst,
+        init_timeout: limits.init_timeout,
+        writer_stall: limits.writer_stall,
+        ping_interval: config.server.ping_interval,
+    }
+}
+
+fn http_config(config: &Config) -> http::HttpConfig {
+    http::HttpConfig {
+        origins: config.server.origins.clone(),
+        trusted_proxies: config.server.trusted_proxies.clone(),
+        sockets_per_address: config.limits.sockets_per_address,
+        exempt_loopback: config.limits.exempt_loopback,
+        header_timeout: config.server.header_timeout,
+        header_bytes: config.server.header_bytes,
+        message_bytes: config.limits.message_bytes,
+    }
+}
+
+fn shard_count(config: &Config) -> usize {
+    match config.server.shards {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        count => count,
+    }
+}
+
+fn synchronous(written: Synchronous) -> store::Synchronous {
+    match written {
+        Synchronous::Full => store::Synchronous::Full,
+        Synchronous::Normal | Synchronous::Off => store::Synchronous::Normal,
+    }
+}
+
+fn now() -> Micros {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
+}

@@ -1,0 +1,127 @@
+//! What the hub does by the clock: conflated streams tick, quiet ones beat, feeds' health reaches
+//! the streams, idle streams go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use spreadly_subscriptions::Streams;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::feeds::status::{self, FeedId, FeedStatus, FeedStatuses};
+use crate::live::{FeedState, FeedView, Live, Refusal, Speed};
+
+const HEARTBEAT: Duration = Duration::from_secs(1);
+const SWEEP: Duration = Duration::from_secs(5);
+/// Counts in a feed's status change with every event; clients are told at most this often.
+const STATUS_PACE: Duration = Duration::from_millis(250);
+
+pub fn start(
+    live: &Arc<Live>,
+    streams: &Arc<Streams>,
+    statuses: &FeedStatuses,
+    tracker: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    for (speed, period) in [(Speed::Ms100, 100), (Speed::Ms250, 250), (Speed::S1, 1_000)] {
+        let live = live.clone();
+        let tick = move || live.tick(speed);
+        tracker.spawn(every(Duration::from_millis(period), stop.clone(), tick));
+    }
+    let beating = live.clone();
+    tracker.spawn(every(HEARTBEAT, stop.clone(), move || beating.heartbeat()));
+    let sweeping = streams.clone();
+    tracker.spawn(every(SWEEP, stop.clone(), move || sweeping.sweep(Instant::now())));
+    tracker.spawn(follow_feeds(live.clone(), statuses.clone(), stop.clone()));
+}
+
+async fn every(period: Duration, stop: CancellationToken, act: impl Fn()) {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    while stop.run_until_cancelled(interval.tick()).await.is_some() {
+        act();
+    }
+}
+
+/// Tells the streams how the feeds do.
+async fn follow_feeds(live: Arc<Live>, statuses: FeedStatuses, stop: CancellationToken) {
+    let mut changes = statuses.changes();
+    loop {
+        changes.mark_unchanged();
+        let feeds = statuses.snapshot();
+        // The drain's own word stays the last.
+        if live.feed_state() != FeedState::ShuttingDown {
+            live.set_feed_state(worst(&feeds));
+        }
+        live.set_feeds(feeds.into_iter().map(view).collect());
+        let pause = async {
+            tokio::time::sleep(STATUS_PACE).await;
+            changes.changed().await
+        };
+        match stop.run_until_cancelled(pause).await {
+            Some(Ok(())) => {}
+            Some(Err(_)) | None => return,
+        }
+    }
+}
+
+/// Every feed may carry any market, so what one lacks, all may.
+fn worst(feeds: &[FeedStatus]) -> FeedState {
+    let has = |state| feeds.iter().any(|feed| feed.state == state);
+    if has(status::FeedState::Halted) {
+        FeedState::Halted
+    } else if has(status::FeedState::Stale) {
+        FeedState::Stale
+    } else {
+        FeedState::Live
+    }
+}
+
+fn view(feed: FeedStatus) -> FeedView {
+    FeedView {
+        name: feed.name.to_string(),
+        kind: format!("{:?}", feed.kind).to_uppercase(),
+        state: match feed.state {
+            status::FeedState::Live => FeedState::Live,
+            status::FeedState::Stale => FeedState::Stale,
+            status::FeedState::Halted => FeedState::Halted,
+            status::FeedState::ShuttingDown => FeedState::ShuttingDown,
+        },
+        reason: feed.reason,
+        events_total: feed.events_total,
+        refused_total: feed.refused_total,
+        last_refusal: feed.last_refusal.map(|refusal| Refusal {
+            source: refusal.place.source.to_string(),
+            place: refusal.place.at.to_string(),
+            reason: refusal.reason.to_string(),
+        }),
+        last_event_time: feed.last_event_micros,
+        lag: Some(feed.bytes_behind),
+    }
+}
+
+/// Calls a feed stale that should never be silent for `after`, and live when it speaks again.
+pub async fn watch_for_silence(
+    statuses: FeedStatuses,
+    feed: FeedId,
+    after: Duration,
+    stop: CancellationToken,
+) {
+    let mut seen = None;
+    let mut since = Instant::now();
+    let mut silent = false;
+    let mut interval = tokio::time::interval((after / 4).clamp(STATUS_PACE, HEARTBEAT));
+    while stop.run_until_cancelled(interval.tick()).await.is_some() {
+        let Some(status) = statuses.get(feed) else { return };
+        if status.last_event_micros != seen {
+            seen = status.last_event_micros;
+            since = Instant::now();
+        }
+        if silent != (since.elapsed() >= after) {
+            silent = !silent;
+            let reason = format!("no event for {} ms (stale_after_ms)", after.as_millis());
+            statuses.stale(feed, silent.then_some(reason));
+        }
+    }
+}

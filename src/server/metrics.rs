@@ -1,0 +1,140 @@
+//! `/metrics`: what was counted, as OpenMetrics text. Names carry their unit; labels are bounded.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use spreadly_subscriptions::Meters;
+
+use crate::feeds::status::{FeedState, FeedStatuses};
+use crate::live::Live;
+
+struct Everything {
+    meters: Arc<Meters>,
+    live: Arc<Live>,
+    statuses: FeedStatuses,
+}
+
+impl fmt::Debug for Everything {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Everything")
+    }
+}
+
+/// What renders the page.
+pub fn text(
+    meters: Arc<Meters>,
+    live: Arc<Live>,
+    statuses: FeedStatuses,
+) -> Box<dyn Fn() -> String + Send + Sync> {
+    let mut registry = Registry::with_prefix("spreadly");
+    registry.register_collector(Box::new(Everything { meters, live, statuses }));
+    Box::new(move || {
+        let mut page = String::new();
+        match prometheus_client::encoding::text::encode(&mut page, &registry) {
+            Ok(()) => page,
+            Err(error) => format!("# {error}\n"),
+        }
+    })
+}
+
+impl Collector for Everything {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let meters = &self.meters;
+        let gauges = [
+            ("websockets_open", "WebSockets open now", meters.sockets_open.get()),
+            ("readers_open", "Operations that read a stream now", meters.readers_open.get()),
+            ("response_streams_open", "Response streams open now", meters.streams_open.get()),
+        ];
+        for (name, help, value) in gauges {
+            gauge(&mut encoder, name, help, value)?;
+        }
+        let encodings = self.live.snapshot_encodings.load(Ordering::Relaxed);
+        let counters = [
+            ("websockets_opened", "WebSockets opened", meters.sockets_opened.get()),
+            ("messages_received", "Messages from clients", meters.messages_received.get()),
+            ("frames_published", "Results encoded, once each", meters.frames_published.get()),
+            ("frames_delivered", "Results handed to sockets", meters.frames_delivered.get()),
+            ("sent_bytes", "Bytes written to WebSockets", meters.bytes_sent.get()),
+            ("writes", "Vectored writes of results", meters.writes.get()),
+            ("catch_ups", "Readers that left the ring behind", meters.catch_ups.get()),
+            ("silent_peers_dropped", "Peers silent for two pings", meters.dropped_silent.get()),
+            ("snapshot_encodings", "Snapshots encoded, not shared", encodings),
+        ];
+        for (name, help, value) in counters {
+            counter(&mut encoder, name, help, &[vec![]], &[value])?;
+        }
+        let (codes, closes): (Vec<_>, Vec<_>) = meters
+            .closes()
+            .map(|(code, count)| (vec![("code", code.number().to_string())], count))
+            .unzip();
+        counter(&mut encoder, "closes", "Sockets closed by us, by code", &codes, &closes)?;
+        self.feeds(&mut encoder)
+    }
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+impl Everything {
+    fn feeds(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let feeds = self.statuses.snapshot();
+        let labels: Vec<Labels> =
+            feeds.iter().map(|feed| vec![("feed", feed.name.to_string())]).collect();
+        let column = |of: fn(&crate::feeds::status::FeedStatus) -> u64| -> Vec<u64> {
+            feeds.iter().map(of).collect()
+        };
+        let events = column(|feed| feed.events_total);
+        counter(encoder, "feed_events", "Events that entered the log", &labels, &events)?;
+        let known = column(|feed| feed.known_total);
+        counter(encoder, "feed_events_known", "Events whose id was known", &labels, &known)?;
+        let refused = column(|feed| feed.refused_total);
+        counter(encoder, "feed_events_refused", "Events that were refused", &labels, &refused)?;
+        let live = column(|feed| u64::from(feed.state == FeedState::Live));
+        family(encoder, "feed_live", "1 while the feed is live", MetricType::Gauge, |mut family| {
+            for (labels, value) in labels.iter().zip(&live) {
+                let value = i64::try_from(*value).unwrap_or(i64::MAX);
+                ConstGauge::new(value).encode(family.encode_family(labels)?)?;
+            }
+            Ok(())
+        })
+    }
+}
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    let value = i64::try_from(value).unwrap_or(i64::MAX);
+    family(encoder, name, help, MetricType::Gauge, |family| ConstGauge::new(value).encode(family))
+}
+
+fn counter(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    labels: &[Labels],
+    values: &[u64],
+) -> fmt::Result {
+    family(encoder, name, help, MetricType::Counter, |mut family| {
+        for (labels, value) in labels.iter().zip(values) {
+            if labels.is_empty() {
+                return ConstCounter::new(*value).encode(family);
+            }
+            ConstCounter::new(*value).encode(family.encode_family(labels)?)?;
+        }
+        Ok(())
+    })
+}
+
+fn family(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    kind: MetricType,
+    fill: impl FnOnce(prometheus_client::encoding::MetricEncoder<'_>) -> fmt::Result,
+) -> fmt::Result {
+    fill(encoder.encode_descriptor(name, help, None, kind)?)
+}
