@@ -1,0 +1,231 @@
+//! One stream of lines: a file, wherever it was renamed to, from the last line that is in the log.
+//! Which file continues which stream is decided here by content; who is asked, in [`super::folder`].
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::feeds::door::Incoming;
+use crate::feeds::status::{At, Place};
+use crate::market::event::{MOST_LINE_BYTES, Refusal};
+use crate::store::{FileProgress, Fingerprint};
+
+/// Read at a time: large enough that a 10 GB file costs few calls, small enough that others get
+/// their turn within a millisecond.
+pub(super) const CHUNK_BYTES: usize = 256 * 1024;
+/// Remembered of a file's beginning, and of what stands before the offset.
+const FINGERPRINT_BYTES: u64 = 256;
+
+const _: () = assert!(CHUNK_BYTES < MOST_LINE_BYTES, "a line that outgrows a chunk is read again");
+
+pub(super) struct Stream {
+    pub(super) progress: FileProgress,
+    /// Shown with each line; the name, shared.
+    source: Arc<str>,
+    /// How far a line that is too long was looked through for its end. Not progress: after a crash
+    /// the line is looked through again from its beginning.
+    skipped_to: Option<u64>,
+}
+
+/// What one read brought.
+#[derive(Debug)]
+pub(super) enum Read {
+    Lines {
+        /// There is more to read at once.
+        more: bool,
+    },
+    /// The file holds something else than what was read of it before.
+    Another,
+}
+
+impl Stream {
+    pub(super) fn new(progress: FileProgress) -> Self {
+        Self { source: (*progress.name).into(), progress, skipped_to: None }
+    }
+
+    pub(super) fn rename(&mut self, name: &str) {
+        self.progress.name = name.into();
+        self.source = name.into();
+    }
+
+    pub(super) fn bind(&mut self, (device, inode): (u64, u64)) {
+        (self.progress.device, self.progress.inode) = (device, inode);
+    }
+
+    /// From the first byte again, as a file with new content.
+    pub(super) fn restart(&mut self) {
+        self.progress.offset = 0;
+        self.progress.line = 0;
+        self.progress.head = Fingerprint::default();
+        self.progress.tail = Fingerprint::default();
+        self.skipped_to = None;
+    }
+
+    /// Whether a file begins with what this stream has read: then it goes on in it.
+    pub(super) fn continues_in(&self, file: &File) -> io::Result<bool> {
+        let FileProgress { offset, head, tail, .. } = &self.progress;
+        if file.metadata()?.len() < *offset {
+            return Ok(false);
+        }
+        let mut bytes = [0; FINGERPRINT_BYTES as usize];
+        for (print, from) in [(head, 0), (tail, offset.saturating_sub(u64::from(tail.bytes)))] {
+            let wanted = print.bytes as usize;
+            let Some(bytes) = bytes.get_mut(..wanted) else { return Ok(false) };
+            let got = read_at(file, bytes, from)?;
+            if got < wanted || fingerprint(bytes) != *print {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes at most `room` lines, not all of them if they don't fit into one chunk. The buffer is
+    /// the caller's, as one serves all streams.
+    pub(super) fn read(
+        &mut self,
+        file: &File,
+        buffer: &mut Vec<u8>,
+        room: usize,
+        lines: &mut Vec<Incoming>,
+    ) -> io::Result<Read> {
+        if !self.continues_in(file)? {
+            return Ok(Read::Another);
+        }
+        if let Some(from) = self.skipped_to {
+            return self.skip(file, buffer, from, lines);
+        }
+        // Also what stands before the offset: the new fingerprints are of bytes that were read
+        // in one go with the lines.
+        let start = self.progress.offset.saturating_sub(FINGERPRINT_BYTES);
+        let before = usize::try_from(self.progress.offset - start).map_err(io::Error::other)?;
+        let mut want = CHUNK_BYTES;
+        let got = loop {
+            buffer.resize(before + want, 0);
+            let got = read_at(file, buffer, start)?.saturating_sub(before);
+            let window = &buffer[before..before + got];
+            if window.contains(&b'\n') {
+                break got;
+            }
+            if got < want {
+                // A line without its end waits for it.
+                return Ok(Read::Lines { more: false });
+            }
+            if want > MOST_LINE_BYTES {
+                self.skipped_to = Some(self.progress.offset + got as u64);
+                return Ok(Read::Lines { more: true });
+            }
+            want = MOST_LINE_BYTES + 1;
+        };
+        let (taken, ended) = self.split(&buffer[before..before + got], room, lines);
+        self.advance(start, &buffer[..before + taken]);
+        Ok(Read::Lines { more: !ended || got == want })
+    }
+
+    /// Cuts a window into lines; says how many bytes were taken and whether every whole line was.
+    fn split(&mut self, window: &[u8], room: usize, lines: &mut Vec<Incoming>) -> (usize, bool) {
+        let mut taken = 0;
+        let mut left = room;
+        for line in window.split_inclusive(|byte| *byte == b'\n') {
+            let Some(text) = line.strip_suffix(b"\n") else { break };
+            if left == 0 {
+                return (taken, false);
+            }
+            self.progress.line += 1;
+            if !text.iter().all(u8::is_ascii_whitespace) {
+                let place = self.place(self.progress.offset + taken as u64);
+                lines.push(Incoming { place, line: Ok(text.to_vec()) });
+                left -= 1;
+            }
+            taken += line.len();
+        }
+        (taken, true)
+    }
+
+    /// Looks for the end of a line that is too long.
+    fn skip(
+        &mut self,
+        file: &File,
+        buffer: &mut Vec<u8>,
+        from: u64,
+        lines: &mut Vec<Incoming>,
+    ) -> io::Result<Read> {
+        // The line is longer than a fingerprint, so what stands before is of the line.
+        let start = from - FINGERPRINT_BYTES;
+        let before = FINGERPRINT_BYTES as usize;
+        buffer.resize(before + CHUNK_BYTES, 0);
+        let got = read_at(file, buffer, start)?.saturating_sub(before);
+        let Some(end) = buffer[before..before + got].iter().position(|byte| *byte == b'\n') else {
+            self.skipped_to = Some(from + got as u64);
+            return Ok(Read::Lines { more: got == CHUNK_BYTES });
+        };
+        let mut head = [0; FINGERPRINT_BYTES as usize];
+        if read_at(file, &mut head, 0)? < head.len() {
+            return Ok(Read::Another);
+        }
+        self.progress.line += 1;
+        let place = self.place(self.progress.offset);
+        lines.push(Incoming { place, line: Err(Refusal::TooLong) });
+        self.skipped_to = None;
+        self.progress.head = fingerprint(&head);
+        self.advance(start, &buffer[..before + end + 1]);
+        Ok(Read::Lines { more: true })
+    }
+
+    /// Puts the offset behind a window of whole lines that begins at `start`.
+    fn advance(&mut self, start: u64, window: &[u8]) {
+        if start == 0 {
+            self.progress.head =
+                fingerprint(&window[..window.len().min(FINGERPRINT_BYTES as usize)]);
+        }
+        let tail = window.len().saturating_sub(FINGERPRINT_BYTES as usize);
+        self.progress.tail = fingerprint(&window[tail..]);
+        self.progress.offset = start + window.len() as u64;
+    }
+
+    fn place(&self, byte: u64) -> Place {
+        let at = At::Line { number: self.progress.line, byte };
+        Place { source: Arc::clone(&self.source), at }
+    }
+}
+
+/// Opens what is a regular file and nothing else: opening a FIFO never waits for its writer, and
+/// a symlink is not followed, also if it came between a look at the folder and now.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file"));
+    }
+    Ok(file)
+}
+
+pub(super) fn identity(of: &impl MetadataExt) -> (u64, u64) {
+    (of.dev(), of.ino())
+}
+
+/// Reads until the buffer is full or the file ends.
+fn read_at(file: &File, buffer: &mut [u8], from: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buffer.len() {
+        match file.read_at(&mut buffer[done..], from + done as u64) {
+            Ok(0) => break,
+            Ok(got) => done += got,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+fn fingerprint(bytes: &[u8]) -> Fingerprint {
+    // FNV-1a: stable over builds, as it stands in the store.
+    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    // Never more than FINGERPRINT_BYTES.
+    Fingerprint { bytes: bytes.len() as u32, hash }
+}
