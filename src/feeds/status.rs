@@ -55,12 +55,21 @@ pub enum At {
     Nowhere,
 }
 
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line { number, byte } => write!(f, "line {number} (byte {byte})"),
+            Self::Offset(offset) => write!(f, "offset {offset}"),
+            Self::Nowhere => f.write_str("no place"),
+        }
+    }
+}
+
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.at {
-            At::Line { number, byte } => write!(f, "{} line {number} (byte {byte})", self.source),
-            At::Offset(offset) => write!(f, "{} offset {offset}", self.source),
-            At::Nowhere => write!(f, "{}", self.source),
+            At::Nowhere => f.write_str(&self.source),
+            at => write!(f, "{} {at}", self.source),
         }
     }
 }
