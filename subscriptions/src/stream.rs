@@ -148,7 +148,7 @@ impl ResponseStream {
     }
 
     /// Appends at most `most` frames from `index` on; false if some were already dropped.
-    pub(crate) fn read(&self, index: u64, most: usize, into: &mut Vec<Frame>) -> bool {
+    pub fn read(&self, index: u64, most: usize, into: &mut Vec<Frame>) -> bool {
         match self.ring.lock().from(index, most) {
             Some(frames) => {
                 into.extend(frames.cloned());
@@ -158,7 +158,8 @@ impl ResponseStream {
         }
     }
 
-    pub(crate) fn source(&self) -> &dyn Source {
+    /// What stands behind this stream.
+    pub fn source(&self) -> &dyn Source {
         &*self.source
     }
 
