@@ -48,20 +48,6 @@ impl GraphqlExecutor {
         Self { schema: builder.finish(), live, streams, limits, documents: Documents::default() }
     }
 
-    /// For transports that answer once: the whole result of a query, `{"data":…}` or
-    /// `{"errors":…}`. A subscription is refused: it needs a transport that can stream.
-    pub async fn execute_once(&self, request: Request, principal: &Principal) -> Bytes {
-        match self.execute(request, principal) {
-            Execution::Single(result) => result.await,
-            Execution::Refused(errors) => enclosed(&errors),
-            Execution::Stream { stream, .. } => {
-                self.streams.release(&stream);
-                let message = "a subscription needs a WebSocket or an event stream";
-                enclosed(&Refused::new("BAD_REQUEST", message, None).into_bytes())
-            }
-        }
-    }
-
     fn plan(&self, request: Request) -> Result<Execution, Refused> {
         let name = request.operation_name.as_deref().filter(|name| !name.is_empty());
         let document = self.documents.parse(&request.query, &self.limits)?;
@@ -264,11 +250,6 @@ fn canonical(variables: &Map<String, Value>) -> String {
         }
     }
     sorted(&Value::Object(variables.clone())).to_string()
-}
-
-/// A whole result around an errors array.
-fn enclosed(errors: &[u8]) -> Bytes {
-    [b"{\"errors\":", errors, b"}"].concat().into()
 }
 
 #[cfg(test)]

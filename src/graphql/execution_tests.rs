@@ -395,21 +395,6 @@ fn offers_and_feeds_are_followed_too() {
 }
 
 #[test]
-fn a_transport_that_answers_once_refuses_subscriptions_and_leaves_no_reader() {
-    let executor = executor();
-    let answer = |query: &str| -> Value {
-        let request = request(query, Value::Null, Value::Null);
-        let bytes = executor.execute_once(request, &Principal {}).now_or_never().unwrap();
-        serde_json::from_slice(&bytes).unwrap()
-    };
-    assert_eq!(answer(BOOK)["errors"][0]["extensions"]["code"], "BAD_REQUEST");
-    let (stream, _) = stream(execute(&executor, BOOK, Value::Null));
-    assert_eq!(stream.readers(), 1);
-    assert_eq!(answer("{nothing}")["errors"][0]["extensions"]["code"], "VALIDATION_FAILED");
-    assert_eq!(answer("{__typename}"), json!({ "data": { "__typename": "Query" } }));
-}
-
-#[test]
 fn variables_are_compared_without_their_order() {
     let variables = |text: &str| canonical(&serde_json::from_str(text).unwrap());
     assert_eq!(

@@ -125,6 +125,8 @@ impl Live {
     /// an empty one, and everyone is told.
     pub fn define(&self, definition: Arc<MarketDefinition>) {
         let id = definition.market.clone();
+        // First, so that a market that can be asked for has an offer to state.
+        self.offers.lock().define(&definition);
         if let Some(market) = self.market(&id) {
             let mut state = market.state.lock();
             let decimals = |one: &MarketDefinition| (one.price_decimals, one.size_decimals);
@@ -147,7 +149,6 @@ impl Live {
             };
             self.markets.write().insert(id, Arc::new(Market { state: Mutex::new(state) }));
         }
-        self.offers.lock().define(&definition);
     }
 
     /// Puts a market's book back as [`Live::checkpoint`] gave it; the market must be defined.

@@ -12,6 +12,7 @@ use spreadly_subscriptions::{
 
 use super::frame::book_topic;
 use super::*;
+use crate::market::book::JOURNAL_TOUCHES;
 use crate::market::event::{MarketStatus, Side};
 
 const EPOCH: Epoch = Epoch(7);
@@ -365,6 +366,55 @@ fn ten_thousand_joiners_cost_one_encoding() {
         assert_eq!(client.seen, Some(60));
     }
     assert_eq!(live.snapshot_encodings.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn a_joiner_is_given_an_earlier_snapshot_with_at_most_32_frames_behind_it() {
+    let (live, streams, _) = busy();
+    // Wide enough to outweigh all the deltas that follow.
+    let wide: Vec<_> = (100..500).map(|price| (Side::Sell, price, 1_000_000_000)).collect();
+    live.apply(&[change(51, &wide)]);
+    let stream = open_book(&live, &streams, 500, Speed::Raw);
+    let encodings_after_joining = || {
+        assert!(matches!(stream.source().join(&stream, None), Start::Frames { .. }));
+        live.snapshot_encodings.load(Ordering::Relaxed)
+    };
+    assert_eq!(encodings_after_joining(), 1);
+    for behind in 1..=32 {
+        live.apply(&[change(51 + behind, &[(Side::Sell, 11, 10 + u128::from(behind))])]);
+        assert_eq!(encodings_after_joining(), 1, "{behind} frames behind");
+    }
+    live.apply(&[change(84, &[(Side::Sell, 11, 1)])]);
+    assert_eq!(encodings_after_joining(), 2);
+}
+
+#[test]
+fn a_snapshot_for_joiners_is_encoded_anew_when_the_stream_was_quiet() {
+    let (live, streams, history) = busy();
+    let stream = open_book(&live, &streams, 10, Speed::Raw);
+    for encodings in 1..4 {
+        (0..3).for_each(|_| drop(Client::join(&stream, 10, &history)));
+        assert_eq!(live.snapshot_encodings.load(Ordering::Relaxed), encodings);
+        (0..4).for_each(|_| live.heartbeat());
+    }
+}
+
+#[test]
+fn a_merged_stream_that_fell_behind_the_journal_is_given_the_whole_window() {
+    let (live, streams, mut history) = busy();
+    let stream = open_book(&live, &streams, 10, Speed::S1);
+    let mut client = Client::join(&stream, 10, &history);
+    let mut book = history[&50].clone();
+    // Each event replaces one size, and so is one touch.
+    for sequence in 51..=51 + JOURNAL_TOUCHES as u64 {
+        let level = (Side::Buy, 9, u128::from(sequence));
+        live.apply(&[change(sequence, &[level])]);
+        book.set(level.0, level.1, level.2);
+    }
+    history.insert(51 + JOURNAL_TOUCHES as u64, book);
+    live.tick(Speed::S1);
+    client.drain(&history);
+    assert_eq!(client.snapshots, ["Initial", "Lagged"]);
 }
 
 #[test]

@@ -486,6 +486,15 @@ mod tests {
     }
 
     #[test]
+    fn events_that_leave_the_journal_take_the_floor_along_even_if_they_touched_nothing() {
+        let mut book = Book::default();
+        let all = JOURNAL_EVENTS as u64 + 5;
+        (1..=all).for_each(|sequence| book.apply(sequence, &[]));
+        assert_eq!((book.floor(), book.changes_since(4, 1)), (5, None));
+        assert_eq!(book.changes_since(5, 1).unwrap().events as usize, JOURNAL_EVENTS);
+    }
+
+    #[test]
     fn bytes_that_are_no_checkpoint_are_refused() {
         assert!(Book::from_checkpoint(b"{}").is_err());
         assert!(Book::from_checkpoint(br#"{"sequence":1,"bids":[["x","1"]],"asks":[]}"#).is_err());

@@ -158,6 +158,7 @@ impl ResponseStream {
         }
     }
 
+    /// What stands behind this stream.
     pub fn source(&self) -> &dyn Source {
         &*self.source
     }
