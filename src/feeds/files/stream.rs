@@ -72,6 +72,9 @@ impl Stream {
         let mut bytes = [0; FINGERPRINT_BYTES as usize];
         for (print, from) in [(head, 0), (tail, offset.saturating_sub(u64::from(tail.bytes)))] {
             let wanted = print.bytes as usize;
+            if wanted == 0 {
+                continue;
+            }
             let Some(bytes) = bytes.get_mut(..wanted) else { return Ok(false) };
             let got = read_at(file, bytes, from)?;
             if got < wanted || fingerprint(bytes) != *print {
