@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::doorbell::Ring;
-use super::stream::{CHUNK_BYTES, Read, Stream, identity, open};
+use super::stream::{CHUNK_BYTES, Read, Stream, contains, identity, open};
 use crate::feeds::door::Incoming;
 use crate::store::{FileProgress, Fingerprint};
 
@@ -265,10 +265,7 @@ impl Folder {
         }
         // The number of a removed file is given to new ones. One that is open can't have been
         // removed for good; otherwise it must hold what was read, and more than nothing.
-        if !entry.name.ends_with(ENDING)
-            && followed.file.is_none()
-            && followed.stream.progress.offset == 0
-        {
+        if followed.file.is_none() && followed.stream.progress.offset == 0 {
             return false;
         }
         let file = self.open_entry(entry);
@@ -303,16 +300,18 @@ impl Folder {
             return;
         }
         let named = self.by_name.get(&entry.name).copied();
-        // With nothing read there is nothing to go on from, and what its own file held may still be
-        // drained.
-        let left = named.filter(|named| {
-            let followed = &self.streams[named];
-            !followed.alive && followed.stream.progress.offset > 0
-        });
-        if let Some(left) = left {
-            let stream = &self.streams[&left].stream;
-            let file = self.open_entry(entry);
-            match file.and_then(|file| Ok(stream.continues_in(&file)?.then_some(file))) {
+        if let Some(left) = named.filter(|named| !self.streams[named].alive) {
+            let followed = &self.streams[&left];
+            let continues = self.open_entry(entry).and_then(|file| {
+                // With nothing read there is nothing to compare, but what the name's own file held
+                // is in the new one too, or has to be drained.
+                let contained = match &followed.file {
+                    Some(old) if followed.stream.progress.offset == 0 => contains(&file, old)?,
+                    _ => true,
+                };
+                Ok((contained && followed.stream.continues_in(&file)?).then_some(file))
+            });
+            match continues {
                 Ok(Some(file)) => {
                     self.close(left);
                     self.rebind(left, id);
@@ -329,11 +328,10 @@ impl Folder {
         }
         // Truncated, or written anew: the same file or name, another stream. The old one's content
         // is gone; but if its file only left the folder, it is drained and may come back.
+        // A stream of another name that had this file's number isn't touched: its own file may be
+        // the next entry, by name.
         match self.by_file.get(&id).copied() {
-            Some(known) => {
-                if self.streams[&known].stream.progress.name != entry.name {
-                    self.rename(known, &entry.name);
-                }
+            Some(known) if self.streams[&known].stream.progress.name == entry.name => {
                 self.change(known, |followed| {
                     followed.stream.restart();
                     followed.alive = true;
@@ -342,7 +340,7 @@ impl Folder {
                 self.seen(known, &entry.metadata);
                 self.queue(known);
             }
-            None => self.begin(&entry.name, &entry.metadata),
+            _ => self.begin(&entry.name, &entry.metadata),
         }
     }
 
@@ -449,11 +447,8 @@ impl Folder {
         self.moved.insert(id);
     }
 
-    /// Puts a stream on another file. A stream that this file had before is of removed content.
+    /// Puts a stream on another file.
     fn rebind(&mut self, id: u64, file: FileId) {
-        if let Some(former) = self.by_file.get(&file).copied().filter(|former| *former != id) {
-            self.forget(former);
-        }
         let Some(followed) = self.streams.get_mut(&id) else { return };
         let old = (followed.stream.progress.device, followed.stream.progress.inode);
         followed.stream.bind(file);

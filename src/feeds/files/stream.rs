@@ -206,6 +206,16 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
+/// Whether a file is at least as long as another and begins alike.
+pub(super) fn contains(file: &File, other: &File) -> io::Result<bool> {
+    let (mut one, mut two) = ([0; FINGERPRINT_BYTES as usize], [0; FINGERPRINT_BYTES as usize]);
+    let wanted = read_at(other, &mut one, 0)?;
+    let got = read_at(file, &mut two, 0)?.min(wanted);
+    Ok(got == wanted
+        && one[..wanted] == two[..wanted]
+        && file.metadata()?.len() >= other.metadata()?.len())
+}
+
 pub(super) fn identity(of: &impl MetadataExt) -> (u64, u64) {
     (of.dev(), of.ino())
 }
