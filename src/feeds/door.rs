@@ -368,4 +368,4 @@ fn now() -> Micros {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

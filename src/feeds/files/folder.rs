@@ -1,7 +1,7 @@
 //! The watched folder: which of its files continue which streams, and whose turn it is. Blocking;
 //! the feed runs it beside the async threads.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::doorbell::Ring;
-use super::stream::{CHUNK_BYTES, Read, Stream, identity, open};
+use super::stream::{CHUNK_BYTES, Read, Stream, contains, identity, open};
 use crate::feeds::door::Incoming;
 use crate::store::{FileProgress, Fingerprint};
 
@@ -34,6 +34,7 @@ const LAST_WORDS_SCANS: u8 = 2;
 const MOST_NAMED: usize = 3;
 
 const ENDING: &str = ".ndjson";
+const ANOTHER_NAME: &str = "it is another name of a file that is read";
 
 type FileId = (u64, u64);
 /// Size and times: unchanged means unread content can't have appeared.
@@ -253,8 +254,7 @@ impl Folder {
         let Some(known) = self.by_file.get(&id).copied() else { return false };
         let followed = &self.streams[&known];
         if followed.alive {
-            self.ignored
-                .insert(entry.name.to_string(), "it is another name of a file that is read");
+            self.ignored.insert(entry.name.to_string(), ANOTHER_NAME);
             return true;
         }
         let same_name = followed.stream.progress.name == entry.name;
@@ -265,27 +265,21 @@ impl Folder {
         }
         // The number of a removed file is given to new ones. One that is open can't have been
         // removed for good; otherwise it must hold what was read, and more than nothing.
-        if !entry.name.ends_with(ENDING)
-            && followed.file.is_none()
-            && followed.stream.progress.offset == 0
-        {
+        if followed.file.is_none() && followed.stream.progress.offset == 0 {
             return false;
         }
-        let continues = self.opened(known, &entry.name, id).and_then(|()| {
-            let followed = &self.streams[&known];
-            followed.file.as_ref().map_or(Ok(false), |file| followed.stream.continues_in(file))
-        });
+        let file = self.open_entry(entry);
+        let continues =
+            file.and_then(|file| Ok(followed.stream.continues_in(&file)?.then_some(file)));
         match continues {
-            Ok(true) => {
+            Ok(Some(file)) => {
                 if !same_name {
                     self.rename(known, &entry.name);
                 }
-                self.change(known, |followed| followed.alive = true);
-                self.seen(known, &entry.metadata);
-                self.queue(known);
+                self.go_on(known, file, &entry.metadata);
                 true
             }
-            Ok(false) => {
+            Ok(None) => {
                 self.close(known);
                 false
             }
@@ -301,37 +295,43 @@ impl Folder {
     /// a file goes on where the name's stream is, if the content does; all else begins.
     fn take_over(&mut self, entry: &Entry) {
         let id = identity(&entry.metadata);
+        if self.by_file.get(&id).is_some_and(|known| self.streams[known].alive) {
+            self.ignored.insert(entry.name.to_string(), ANOTHER_NAME);
+            return;
+        }
         let named = self.by_name.get(&entry.name).copied();
-        if let Some(named) = named.filter(|named| !self.streams[named].alive) {
-            self.close(named);
-            let continues = self.opened(named, &entry.name, id).and_then(|()| {
-                let followed = &self.streams[&named];
-                followed.file.as_ref().map_or(Ok(false), |file| followed.stream.continues_in(file))
+        if let Some(left) = named.filter(|named| !self.streams[named].alive) {
+            let followed = &self.streams[&left];
+            let continues = self.open_entry(entry).and_then(|file| {
+                // With nothing read there is nothing to compare, but what the name's own file held
+                // is in the new one too, or has to be drained.
+                let contained = match &followed.file {
+                    Some(old) if followed.stream.progress.offset == 0 => contains(&file, old)?,
+                    _ => true,
+                };
+                Ok((contained && followed.stream.continues_in(&file)?).then_some(file))
             });
             match continues {
-                Ok(true) => {
-                    self.forget_file(id, Some(named));
-                    self.rebind(named, id);
-                    self.change(named, |followed| followed.alive = true);
-                    self.seen(named, &entry.metadata);
-                    self.queue(named);
+                Ok(Some(file)) => {
+                    self.close(left);
+                    self.rebind(left, id);
+                    self.go_on(left, file, &entry.metadata);
                     return;
                 }
-                Ok(false) => self.close(named),
+                Ok(None) => {}
                 Err(error) => {
-                    // Not known yet which: the name's stream waits for it.
-                    self.fail(named, &entry.name, &error);
+                    // Not known yet whether it goes on: the name's stream waits for it.
+                    self.fail(left, &entry.name, &error);
                     return;
                 }
             }
         }
         // Truncated, or written anew: the same file or name, another stream. The old one's content
-        // is gone, but when its file only left the folder it may come back.
+        // is gone; but if its file only left the folder, it is drained and may come back.
+        // A stream of another name that had this file's number isn't touched: its own file may be
+        // the next entry, by name.
         match self.by_file.get(&id).copied() {
-            Some(known) => {
-                if self.streams[&known].stream.progress.name != entry.name {
-                    self.rename(known, &entry.name);
-                }
+            Some(known) if self.streams[&known].stream.progress.name == entry.name => {
                 self.change(known, |followed| {
                     followed.stream.restart();
                     followed.alive = true;
@@ -340,7 +340,7 @@ impl Folder {
                 self.seen(known, &entry.metadata);
                 self.queue(known);
             }
-            None => self.begin(&entry.name, &entry.metadata),
+            _ => self.begin(&entry.name, &entry.metadata),
         }
     }
 
@@ -426,17 +426,14 @@ impl Folder {
         self.moved.remove(&id);
         let Some(followed) = self.streams.remove(&id) else { return };
         let progress = followed.stream.progress;
-        self.forget_file((progress.device, progress.inode), Some(id));
+        let file = (progress.device, progress.inode);
+        if self.by_file.get(&file) == Some(&id) {
+            self.by_file.remove(&file);
+        }
         if self.by_name.get(&progress.name) == Some(&id) {
             self.by_name.remove(&progress.name);
         }
         self.forgotten.push(FileProgress { forgotten: true, ..progress });
-    }
-
-    fn forget_file(&mut self, file: FileId, unless_other_than: Option<u64>) {
-        if self.by_file.get(&file).copied() == unless_other_than {
-            self.by_file.remove(&file);
-        }
     }
 
     fn rename(&mut self, id: u64, name: &str) {
@@ -450,11 +447,8 @@ impl Folder {
         self.moved.insert(id);
     }
 
-    /// Puts a stream on another file. A stream that this file had before is of removed content.
+    /// Puts a stream on another file.
     fn rebind(&mut self, id: u64, file: FileId) {
-        if let Some(former) = self.by_file.get(&file).copied().filter(|former| *former != id) {
-            self.forget(former);
-        }
         let Some(followed) = self.streams.get_mut(&id) else { return };
         let old = (followed.stream.progress.device, followed.stream.progress.inode);
         followed.stream.bind(file);
@@ -488,35 +482,50 @@ impl Folder {
         }
     }
 
+    /// A stream goes on in an entry's file.
+    fn go_on(&mut self, id: u64, file: File, metadata: &Metadata) {
+        self.change(id, |followed| followed.alive = true);
+        self.hold(id, file);
+        self.seen(id, metadata);
+        self.queue(id);
+    }
+
+    /// A file that was renamed, removed or replaced since it was looked at is no fault: the next
+    /// look, at once, finds out. Any other error is told until a scan reads the file again.
     fn fail(&mut self, id: u64, name: &str, error: &io::Error) {
-        self.close(id);
         self.change(id, |followed| followed.seen = None);
+        if error.kind() == io::ErrorKind::NotFound {
+            self.needs_scan = true;
+            return;
+        }
         self.faults.insert(name.into(), format!("can't be read ({error})"));
     }
 
-    /// Sees to it that the stream's file is open.
-    fn opened(&mut self, id: u64, name: &str, file: FileId) -> io::Result<()> {
-        let Some(followed) = self.streams.get_mut(&id) else { return Ok(()) };
-        if followed.file.is_some() {
-            self.opened.remove(&followed.opened);
-        } else {
-            let opened = open(&self.path.join(name))?;
-            if identity(&opened.metadata()?) != file {
-                // Replaced since it was looked at.
-                self.needs_scan = true;
-                return Ok(());
-            }
-            followed.file = Some(opened);
+    /// Opens an entry, if it is still the file that was looked at.
+    fn open_entry(&self, entry: &Entry) -> io::Result<File> {
+        self.open_as(&entry.name, identity(&entry.metadata))
+    }
+
+    fn open_as(&self, name: &str, id: FileId) -> io::Result<File> {
+        let file = open(&self.path.join(name))?;
+        if identity(&file.metadata()?) != id {
+            return Err(io::ErrorKind::NotFound.into());
         }
+        Ok(file)
+    }
+
+    /// Keeps a stream's file open, and only the last used ones.
+    fn hold(&mut self, id: u64, file: File) {
+        self.close(id);
         self.uses += 1;
-        followed.opened = self.uses;
-        self.opened.insert(self.uses, id);
+        let uses = self.uses;
+        self.change(id, |followed| (followed.file, followed.opened) = (Some(file), uses));
+        self.opened.insert(uses, id);
         if self.opened.len() > MOST_OPEN
             && let Some((_, oldest)) = self.opened.pop_first()
         {
             self.change(oldest, |followed| followed.file = None);
         }
-        Ok(())
     }
 
     fn close(&mut self, id: u64) {
@@ -531,8 +540,12 @@ impl Folder {
     /// is full. What it holds counts as read: it must be delivered, or this folder be dropped.
     pub(super) fn turn(&mut self) -> Turn {
         let mut turn = Turn::default();
-        let mut bytes = 0;
-        while turn.lines.len() < BATCH_LINES && bytes + CHUNK_BYTES <= BATCH_BYTES {
+        let (mut bytes, mut reads) = (0, 0);
+        while turn.lines.len() < BATCH_LINES
+            && bytes + CHUNK_BYTES <= BATCH_BYTES
+            && reads < BATCH_LINES
+        {
+            reads += 1;
             let Some(id) = self.due.pop_front() else { break };
             self.change(id, |followed| followed.queued = false);
             bytes += self.read(id, BATCH_LINES - turn.lines.len(), &mut turn.lines);
@@ -551,21 +564,23 @@ impl Folder {
         let (name, from) = (progress.name.clone(), progress.offset);
         let file = (progress.device, progress.inode);
         let mut buffer = std::mem::take(&mut self.buffer);
-        let read = self.opened(id, &name, file).and_then(|()| {
-            let Some(followed) = self.streams.get_mut(&id) else {
-                return Ok(Read::Another);
-            };
-            match &followed.file {
-                Some(file) => followed.stream.read(file, &mut buffer, room, lines),
-                None => Ok(Read::Another),
-            }
+        let held = self.streams.get_mut(&id).and_then(|followed| followed.file.take());
+        let held = held.map_or_else(|| self.open_as(&name, file), Ok);
+        let read = held.and_then(|held| {
+            let Some(followed) = self.streams.get_mut(&id) else { return Ok(Read::Another) };
+            let read = followed.stream.read(&held, &mut buffer, room, lines);
+            self.opened.remove(&followed.opened);
+            self.hold(id, held);
+            read
         });
         // Grown for one long line; others rarely need it.
         buffer.truncate(CHUNK_BYTES * 2);
         buffer.shrink_to(CHUNK_BYTES * 2);
         self.buffer = buffer;
+        let mut unended = false;
         match read {
             Ok(Read::Lines { more }) => {
+                unended = more;
                 if more {
                     self.queue(id);
                 }
@@ -574,24 +589,23 @@ impl Folder {
                 self.change(id, |followed| followed.seen = None);
                 self.needs_scan = true;
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                // Renamed or removed since it was looked at.
-                self.change(id, |followed| followed.seen = None);
-                self.needs_scan = true;
-            }
             Err(error) => self.fail(id, &name, &error),
         }
         let to = self.streams.get(&id).map_or(from, |followed| followed.stream.progress.offset);
         if to != from {
             self.moved.insert(id);
+        } else if unended {
+            // Looking for the end of a line that is too long is work too.
+            return CHUNK_BYTES;
         }
         usize::try_from(to.saturating_sub(from)).unwrap_or(CHUNK_BYTES)
     }
+}
 
-    /// Names of the files that are being followed, for tests and the log.
-    pub(super) fn names(&self) -> HashSet<&str> {
-        let alive = self.streams.values().filter(|followed| followed.alive);
-        alive.map(|followed| &*followed.stream.progress.name).collect()
+#[cfg(test)]
+impl Folder {
+    pub(super) fn buffer_bytes(&self) -> usize {
+        self.buffer.capacity()
     }
 }
 

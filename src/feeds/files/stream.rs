@@ -72,6 +72,9 @@ impl Stream {
         let mut bytes = [0; FINGERPRINT_BYTES as usize];
         for (print, from) in [(head, 0), (tail, offset.saturating_sub(u64::from(tail.bytes)))] {
             let wanted = print.bytes as usize;
+            if wanted == 0 {
+                continue;
+            }
             let Some(bytes) = bytes.get_mut(..wanted) else { return Ok(false) };
             let got = read_at(file, bytes, from)?;
             if got < wanted || fingerprint(bytes) != *print {
@@ -201,6 +204,16 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file"));
     }
     Ok(file)
+}
+
+/// Whether a file is at least as long as another and begins alike.
+pub(super) fn contains(file: &File, other: &File) -> io::Result<bool> {
+    let (mut one, mut two) = ([0; FINGERPRINT_BYTES as usize], [0; FINGERPRINT_BYTES as usize]);
+    let wanted = read_at(other, &mut one, 0)?;
+    let got = read_at(file, &mut two, 0)?.min(wanted);
+    Ok(got == wanted
+        && one[..wanted] == two[..wanted]
+        && file.metadata()?.len() >= other.metadata()?.len())
 }
 
 pub(super) fn identity(of: &impl MetadataExt) -> (u64, u64) {

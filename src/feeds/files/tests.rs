@@ -1,1 +1,605 @@
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
+use std::process::Command;
+use std::time::SystemTime;
 
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use tempfile::TempDir;
+
+use super::stream::CHUNK_BYTES;
+use super::*;
+use crate::feeds::door::tests::Hub;
+use crate::feeds::status::{FeedState, FeedStatus};
+use crate::market::event::{MOST_LINE_BYTES, Refusal};
+use crate::store::{NewEvent, Store};
+
+/// A folder, its log and no thread: what the feed does, one step at a time.
+struct Bench {
+    home: TempDir,
+    store: Store,
+    folder: Folder,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        fs::create_dir(home.path().join("feeds")).unwrap();
+        let store = Store::open(&home.path().join("log.db")).unwrap();
+        let folder = Folder::new(&home.path().join("feeds"), "feeds", vec![]);
+        Self { home, store, folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join("feeds").join(name)
+    }
+
+    fn append(&self, name: &str, text: &str) {
+        append(&self.path(name), text);
+    }
+
+    fn commit(&mut self, turn: Turn) {
+        let event = |line: Vec<u8>| NewEvent {
+            topic: "t".into(),
+            id: None,
+            body: String::from_utf8(line).unwrap().into(),
+        };
+        let lines: Vec<_> = turn.lines.into_iter().map(|one| event(one.line.unwrap())).collect();
+        self.store.append(&lines, &turn.progress, 0).unwrap();
+    }
+
+    /// Looks and reads until nothing is left.
+    fn drain(&mut self) {
+        self.folder.look(Ring::Scan).unwrap();
+        while self.folder.is_busy() {
+            let turn = self.folder.turn();
+            self.commit(turn);
+            self.folder.look(Ring::Names([].into())).unwrap();
+        }
+        assert_eq!(self.folder.fault(), None);
+    }
+
+    /// As after `kill -9`: only what is committed is left.
+    fn crash(&mut self) {
+        let progress = self.store.file_progress("feeds").unwrap();
+        self.folder = Folder::new(&self.home.path().join("feeds"), "feeds", progress);
+    }
+
+    fn log(&self) -> Vec<String> {
+        let all = self.store.read_from(0, usize::MAX).unwrap();
+        all.into_iter().map(|event| event.body.into()).collect()
+    }
+}
+
+fn append(path: &Path, text: &str) {
+    let mut file = OpenOptions::new().create(true).append(true).open(path).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+}
+
+#[test]
+fn files_are_read_in_name_order_and_only_whole_lines() {
+    let mut bench = Bench::new();
+    bench.append("b.ndjson", "b1\nb2\n");
+    bench.append("a.ndjson", "a1\n\r\n  \na2\nhal");
+    bench.append("notes.txt", "no\n");
+    bench.drain();
+    assert_eq!(bench.log(), ["a1", "a2", "b1", "b2"]);
+    bench.append("a.ndjson", "f\na4\n");
+    bench.drain();
+    assert_eq!(bench.log()[4..], ["half", "a4"]);
+    let progress = bench.store.file_progress("feeds").unwrap();
+    assert_eq!((progress[0].offset, progress[0].line), (19, 6));
+}
+
+#[test]
+fn after_a_crash_each_file_goes_on_behind_its_last_committed_line() {
+    let mut bench = Bench::new();
+    bench.append("a.ndjson", "1\n2\n");
+    bench.drain();
+    bench.append("a.ndjson", "3\n");
+    bench.folder.look(Ring::Scan).unwrap();
+    assert_eq!(bench.folder.turn().lines.len(), 1, "read, and lost with the process");
+    bench.crash();
+    bench.drain();
+    bench.crash();
+    bench.drain();
+    assert_eq!(bench.log(), ["1", "2", "3"]);
+}
+
+#[test]
+fn a_rotated_file_is_drained_under_a_name_that_is_not_ours() {
+    for crash in [false, true] {
+        let mut bench = Bench::new();
+        bench.append("a.ndjson", "1\n");
+        bench.drain();
+        bench.append("a.ndjson", "2\n");
+        fs::rename(bench.path("a.ndjson"), bench.path("a.ndjson.1")).unwrap();
+        bench.append("a.ndjson", "3\n");
+        if crash {
+            bench.crash();
+        }
+        bench.drain();
+        bench.append("a.ndjson.1", "4\n");
+        bench.append("a.ndjson", "5\n");
+        bench.drain();
+        let mut log = bench.log();
+        log.sort();
+        assert_eq!(log, ["1", "2", "3", "4", "5"], "crash {crash}");
+    }
+}
+
+#[test]
+fn a_file_that_is_moved_out_or_removed_is_drained_while_it_is_open() {
+    let mut bench = Bench::new();
+    let away = bench.home.path().join("away");
+    bench.append("a.ndjson", "a1\n");
+    bench.append("b.ndjson", "b1\n");
+    bench.drain();
+    bench.append("a.ndjson", "a2\n");
+    bench.append("b.ndjson", "b2\n");
+    fs::rename(bench.path("a.ndjson"), &away).unwrap();
+    fs::remove_file(bench.path("b.ndjson")).unwrap();
+    bench.append("a.ndjson", "new\n");
+    bench.drain();
+    append(&away, "a3\n");
+    bench.drain();
+    let mut log = bench.log();
+    log.sort();
+    assert_eq!(log, ["a1", "a2", "a3", "b1", "b2", "new"]);
+}
+
+#[test]
+fn an_editors_save_goes_on_and_a_changed_beginning_is_read_anew() {
+    let mut bench = Bench::new();
+    bench.append("a.ndjson", "1\n2\n");
+    bench.drain();
+    bench.append("a.tmp", "1\n2\n3\n");
+    fs::rename(bench.path("a.tmp"), bench.path("a.ndjson")).unwrap();
+    bench.drain();
+    assert_eq!(bench.log(), ["1", "2", "3"]);
+    bench.append("a.tmp", "x\n2\n3\n4\n");
+    fs::rename(bench.path("a.tmp"), bench.path("a.ndjson")).unwrap();
+    bench.drain();
+    assert_eq!(bench.log()[3..], ["x", "2", "3", "4"]);
+}
+
+#[test]
+fn a_truncated_file_is_a_new_stream_also_when_it_has_grown_past_the_offset() {
+    let mut bench = Bench::new();
+    bench.append("a.ndjson", "1\n2\n");
+    bench.drain();
+    fs::write(bench.path("a.ndjson"), "3\n").unwrap();
+    bench.drain();
+    fs::write(bench.path("a.ndjson"), "4\n").unwrap();
+    bench.drain();
+    fs::write(bench.path("a.ndjson"), "5\n6\n7\n").unwrap();
+    bench.crash();
+    bench.drain();
+    assert_eq!(bench.log(), ["1", "2", "3", "4", "5", "6", "7"]);
+    assert_eq!(bench.store.file_progress("feeds").unwrap().len(), 1);
+}
+
+#[test]
+fn a_file_put_back_goes_on_where_it_was() {
+    let mut bench = Bench::new();
+    bench.append("a.ndjson", "1\n");
+    bench.drain();
+    fs::remove_file(bench.path("a.ndjson")).unwrap();
+    bench.drain();
+    bench.crash();
+    bench.drain();
+    bench.append("a.ndjson", "1\n2\n");
+    bench.drain();
+    assert_eq!(bench.log(), ["1", "2"]);
+}
+
+#[test]
+fn names_that_change_hands_keep_their_streams() {
+    let mut bench = Bench::new();
+    bench.append("a.ndjson", "a1\n");
+    bench.append("b.ndjson", "b1\n");
+    bench.drain();
+    fs::rename(bench.path("a.ndjson"), bench.path("c")).unwrap();
+    fs::rename(bench.path("b.ndjson"), bench.path("a.ndjson")).unwrap();
+    fs::rename(bench.path("c"), bench.path("b.ndjson")).unwrap();
+    bench.append("a.ndjson", "b2\n");
+    bench.append("b.ndjson", "a2\n");
+    bench.drain();
+    bench.crash();
+    bench.drain();
+    let mut log = bench.log();
+    log.sort();
+    assert_eq!(log, ["a1", "a2", "b1", "b2"]);
+}
+
+#[test]
+fn what_is_no_regular_file_of_ours_is_ignored_with_a_reason() {
+    use std::os::unix::ffi::OsStrExt as _;
+    let mut bench = Bench::new();
+    let outside = bench.home.path().join("outside.ndjson");
+    append(&outside, "secret\n");
+    symlink(&outside, bench.path("link.ndjson")).unwrap();
+    fs::create_dir(bench.path("folder.ndjson")).unwrap();
+    let fifo = Command::new("mkfifo").arg(bench.path("pipe.ndjson")).status().unwrap();
+    assert!(fifo.success());
+    let odd = std::ffi::OsStr::from_bytes(b"\xff.ndjson");
+    append(&bench.home.path().join("feeds").join(odd), "odd\n");
+    bench.append("a.ndjson", "1\n");
+    fs::hard_link(bench.path("a.ndjson"), bench.path("b.ndjson")).unwrap();
+    bench.drain();
+    assert_eq!(bench.log(), ["1"]);
+    let note = bench.folder.note().unwrap();
+    assert!(note.ends_with(" and 2 more"), "{note}");
+    for (name, reason) in [
+        ("b.ndjson", "it is another name of a file that is read"),
+        ("folder.ndjson", "it is a folder"),
+        ("link.ndjson", "it is a symlink"),
+    ] {
+        assert!(note.contains(&format!("{name} is ignored: {reason}")), "{note}");
+    }
+    // Also when a pipe comes between the look and the opening.
+    assert!(stream::open(&bench.path("pipe.ndjson")).is_err());
+    assert!(stream::open(&bench.path("link.ndjson")).is_err());
+}
+
+#[test]
+fn a_line_that_is_too_long_is_refused_with_its_place_and_the_next_one_read() {
+    let mut bench = Bench::new();
+    let long = "x".repeat(3 * MOST_LINE_BYTES);
+    let most = "y".repeat(MOST_LINE_BYTES);
+    bench.append("a.ndjson", "first\n");
+    bench.append("a.ndjson", &long);
+    let mut turns = vec![];
+    let mut step = |bench: &mut Bench| {
+        bench.folder.look(Ring::Scan).unwrap();
+        while bench.folder.is_busy() {
+            let turn = bench.folder.turn();
+            turns.extend(turn.lines.into_iter().map(|one| (one.place.to_string(), one.line)));
+            assert!(bench.folder.buffer_bytes() <= CHUNK_BYTES * 2);
+        }
+    };
+    step(&mut bench);
+    bench.append("a.ndjson", &format!("{long}\n{most}\nlast\n"));
+    step(&mut bench);
+    assert_eq!(turns.len(), 4);
+    assert_eq!(turns[0], ("a.ndjson line 1 (byte 0)".into(), Ok(b"first".to_vec())));
+    assert_eq!(turns[1], ("a.ndjson line 2 (byte 6)".into(), Err(Refusal::TooLong)));
+    assert_eq!(turns[2].1, Ok(most.into_bytes()));
+    assert_eq!(turns[3].1, Ok(b"last".to_vec()));
+}
+
+#[test]
+fn a_large_file_does_not_starve_small_ones() {
+    let mut bench = Bench::new();
+    bench.append("a.ndjson", &"large\n".repeat(1_000_000));
+    bench.append("b.ndjson", "small\n");
+    bench.folder.look(Ring::Scan).unwrap();
+    let mut turns = 0;
+    while !bench.folder.turn().lines.iter().any(|one| &*one.place.source == "b.ndjson") {
+        turns += 1;
+    }
+    assert_eq!(turns, 1, "after one chunk of the large file's");
+}
+
+#[test]
+fn every_line_enters_once_whatever_a_writer_does_and_wherever_it_crashes() {
+    for seed in 0..20 {
+        println!("seed {seed}");
+        let (crashes, kinds) = storm(seed);
+        assert!(crashes > 0 && kinds.iter().all(|count| *count > 0), "{crashes} {kinds:?}");
+    }
+}
+
+/// Returns how often it crashed and how often the writer did each of its things.
+fn storm(seed: u64) -> (u32, [u32; 8]) {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut bench = Bench::new();
+    let names = ["a.ndjson", "b.ndjson", "c.ndjson"];
+    let (mut crashes, mut kinds, mut next, mut rotated) = (0, [0; 8], 0, 0);
+    let mut written = vec![];
+    let mut half = std::collections::BTreeMap::<&str, String>::new();
+    for _ in 0..600 {
+        let name = *names.choose(&mut random).unwrap();
+        let kind = random.random_range(0..8);
+        let exists = bench.path(name).exists();
+        kinds[kind] += 1;
+        match kind {
+            0 | 1 => {
+                let mut text = half.remove(name).unwrap_or_default();
+                for _ in 0..random.random_range(0..20) {
+                    text +=
+                        &format!("{name} {next:06}{}\n", "x".repeat(random.random_range(0..99)));
+                    next += 1;
+                }
+                written.extend(text.lines().map(str::to_owned));
+                // Its first half was written before.
+                let rest = text.split_once('|').map_or(&*text, |(_, rest)| rest);
+                if let Some((before, _)) = text.split_once('|') {
+                    let line = before.to_owned() + rest.lines().next().unwrap();
+                    let place = written.iter().position(|one| one.contains('|')).unwrap();
+                    written[place] = line;
+                }
+                bench.append(name, rest);
+            }
+            2 if !half.contains_key(name) => {
+                let before = format!("{name} {next:06}ha");
+                next += 1;
+                bench.append(name, &before);
+                half.insert(name, format!("{before}|lf\n"));
+            }
+            // Rotated to a name that isn't ours (once it is known), and to one that is.
+            3 | 4 if exists && !half.contains_key(name) => {
+                bench.drain();
+                let text = format!("{name} {next:06}\n");
+                next += 1;
+                written.push(text.trim().into());
+                bench.append(name, &text);
+                rotated += 1;
+                // A file is known by its content: the first line must be in the log before.
+                let known = fs::metadata(bench.path(name)).unwrap().len() > text.len() as u64;
+                let ending = if kind == 3 && known { "1" } else { "ndjson" };
+                let to = format!("{name}.{rotated}.{ending}");
+                fs::rename(bench.path(name), bench.path(&to)).unwrap();
+            }
+            // An editor's save, with a line more.
+            5 if exists && !half.contains_key(name) => {
+                let mut text = fs::read_to_string(bench.path(name)).unwrap();
+                let line = format!("{name} {next:06} edited");
+                next += 1;
+                text += &format!("{line}\n");
+                written.push(line);
+                fs::write(bench.path("save.tmp"), text).unwrap();
+                fs::rename(bench.path("save.tmp"), bench.path(name)).unwrap();
+            }
+            // Truncated once drained, or removed.
+            6 if exists && !half.contains_key(name) => {
+                bench.drain();
+                let file = OpenOptions::new().write(true).open(bench.path(name)).unwrap();
+                file.set_len(0).unwrap();
+            }
+            7 if exists && !half.contains_key(name) => {
+                bench.drain();
+                fs::remove_file(bench.path(name)).unwrap();
+            }
+            _ => {}
+        }
+        match random.random_range(0..6) {
+            0 => bench.drain(),
+            1 => {
+                bench.folder.look(Ring::Scan).unwrap();
+                let turn = bench.folder.turn();
+                bench.commit(turn);
+            }
+            2 => {
+                // As the bell would ring.
+                let _ = bench.folder.look(Ring::Names(names.map(Into::into).into()));
+                let turn = bench.folder.turn();
+                bench.commit(turn);
+            }
+            3 => {
+                bench.folder.look(Ring::Scan).unwrap();
+                drop(bench.folder.turn());
+                bench.crash();
+                crashes += 1;
+            }
+            _ => {}
+        }
+    }
+    bench.drain();
+    let mut log = bench.log();
+    log.sort();
+    written.retain(|line| !line.contains('|'));
+    written.sort();
+    let missing: Vec<_> = written.iter().filter(|line| !log.contains(line)).collect();
+    let doubled: Vec<_> = log.windows(2).filter(|two| two[0] == two[1]).collect();
+    let foreign: Vec<_> = log.iter().filter(|line| !written.contains(line)).collect();
+    assert!(missing.is_empty(), "seed {seed} lost {missing:?}");
+    assert!(doubled.is_empty() && foreign.is_empty(), "seed {seed}: {doubled:?} {foreign:?}");
+    assert_eq!(log.len(), written.len());
+    (crashes, kinds)
+}
+
+/// The feed as it runs, with the door behind it.
+struct Running {
+    home: TempDir,
+    hub: Hub,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Running {
+    fn start(mode: Mode) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), mode)
+    }
+
+    fn start_in(home: TempDir, mode: Mode) -> Self {
+        let hub = Hub::start(&home.path().join("log.db"), 1_000);
+        let config = FilesConfig {
+            path: home.path().join("feeds"),
+            mode,
+            poll_interval: Duration::from_millis(5),
+        };
+        let stop = CancellationToken::new();
+        let task =
+            tokio::spawn(run(config, hub.door.clone(), hub.board.clone(), hub.feed, stop.clone()));
+        Self { home, hub, stop, task }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join("feeds").join(name)
+    }
+
+    async fn until(&self, fact: impl Fn(&FeedStatus) -> bool) -> FeedStatus {
+        let mut changes = self.hub.board.changes();
+        loop {
+            let status = self.hub.board.get(self.hub.feed).unwrap();
+            if fact(&status) {
+                return status;
+            }
+            let waited = tokio::time::timeout(Duration::from_secs(30), changes.changed()).await;
+            assert!(waited.is_ok(), "{status:?}");
+        }
+    }
+
+    async fn made(&self) {
+        while !self.path("").exists() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Ends it and tells how many events its log has.
+    async fn end(self) -> (TempDir, usize) {
+        self.stop.cancel();
+        self.task.await.unwrap();
+        let status = self.hub.board.get(self.hub.feed).unwrap();
+        assert_eq!(status.state, FeedState::ShuttingDown);
+        self.hub.stop();
+        let store = Store::open(&self.home.path().join("log.db")).unwrap();
+        let events = store.read_from(0, usize::MAX).unwrap().len();
+        (self.home, events)
+    }
+}
+
+fn message(number: usize) -> String {
+    format!("{{\"kind\":\"message\",\"topic\":\"t\",\"id\":\"{number}\",\"data\":{number}}}\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_appended_flows_watched_or_polled_and_goes_on_after_a_restart() {
+    for mode in [Mode::Watch, Mode::Poll] {
+        let feed = Running::start(mode);
+        feed.made().await;
+        append(&feed.path("a.ndjson"), &message(1));
+        feed.until(|status| status.events_total == 1).await;
+        append(&feed.path("a.ndjson"), &message(2));
+        append(&feed.path("b.ndjson"), &message(2));
+        feed.until(|status| status.events_total == 2 && status.known_total == 1).await;
+        append(&feed.path("b.ndjson"), "{\"kind\":\"odd\"}\n");
+        let status = feed.until(|status| status.refused_total == 1).await;
+        let refusal = status.last_refusal.unwrap();
+        assert_eq!(refusal.place.to_string(), "b.ndjson line 2 (byte 49)");
+        assert_eq!(refusal.reason, Refusal::UnknownKind("odd".into()));
+        let (home, events) = feed.end().await;
+        assert_eq!(events, 2);
+        append(&home.path().join("feeds/a.ndjson"), &message(3));
+        let feed = Running::start_in(home, mode);
+        feed.until(|status| status.events_total == 1).await;
+        assert_eq!(feed.end().await.1, 3, "{mode:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_thousand_files_at_once_are_all_read() {
+    for renamed in [false, true] {
+        let feed = Running::start(Mode::Watch);
+        feed.made().await;
+        for number in 0..3_000 {
+            let name = feed.path(&format!("{number}.ndjson"));
+            if renamed {
+                let temporary = feed.path(&format!("{number}.tmp"));
+                append(&temporary, &message(number));
+                fs::rename(temporary, name).unwrap();
+            } else {
+                append(&name, &message(number));
+            }
+        }
+        let status = feed.until(|status| status.events_total == 3_000).await;
+        assert_eq!((status.known_total, status.refused_total), (0, 0));
+        assert_eq!(feed.end().await.1, 3_000);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_is_gone_halts_the_feed_until_it_is_back() {
+    for mode in [Mode::Watch, Mode::Poll] {
+        let feed = Running::start(mode);
+        feed.made().await;
+        append(&feed.path("a.ndjson"), &message(1));
+        feed.until(|status| status.events_total == 1).await;
+        let away = feed.home.path().join("away");
+        fs::rename(feed.path(""), &away).unwrap();
+        let status = feed.until(|status| status.state == FeedState::Halted).await;
+        assert!(status.reason.unwrap().contains("feeds can't be read (No such file"), "{mode:?}");
+        append(&away.join("a.ndjson"), &message(2));
+        fs::rename(&away, feed.path("")).unwrap();
+        feed.until(|status| status.state == FeedState::Live && status.events_total == 2).await;
+        append(&feed.path("a.ndjson"), &message(3));
+        feed.until(|status| status.events_total == 3).await;
+        assert_eq!(feed.end().await.1, 3);
+    }
+}
+
+/// Who has root's rights can read every file, so as root this runs itself again as nobody.
+#[test]
+fn an_unreadable_file_halts_the_feed_names_itself_and_others_flow() {
+    const INNER: &str = "SPREADLY_TEST_AS_NOBODY";
+    const NOBODY: u32 = 65_534;
+    use std::os::unix::process::CommandExt as _;
+    let name =
+        "feeds::files::tests::an_unreadable_file_halts_the_feed_names_itself_and_others_flow";
+    let home = tempfile::tempdir().unwrap();
+    fs::write(home.path().join("probe"), "").unwrap();
+    fs::set_permissions(home.path().join("probe"), fs::Permissions::from_mode(0)).unwrap();
+    if fs::read(home.path().join("probe")).is_ok() {
+        assert!(std::env::var_os(INNER).is_none(), "nobody reads everything");
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        // From a copy: the build's folder may be closed to others.
+        let copy = home.path().join("tests");
+        fs::copy(std::env::current_exe().unwrap(), &copy).unwrap();
+        let done = Command::new(&copy)
+            .args(["--exact", name, "--nocapture"])
+            .env(INNER, "1")
+            .env("TMPDIR", home.path())
+            .current_dir(home.path())
+            .uid(NOBODY)
+            .gid(NOBODY)
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&done.stdout);
+        assert!(done.status.success() && told.contains("1 passed"), "{told}");
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let feed = Running::start(Mode::Watch);
+        feed.made().await;
+        append(&feed.path("good.ndjson"), &message(1));
+        feed.until(|status| status.events_total == 1).await;
+        let bad = feed.path("bad.ndjson");
+        let mut file =
+            OpenOptions::new().create_new(true).append(true).mode(0o000).open(&bad).unwrap();
+        file.write_all(message(2).as_bytes()).unwrap();
+        let status = feed.until(|status| status.state == FeedState::Halted).await;
+        assert_eq!(
+            status.reason.as_deref(),
+            Some("bad.ndjson: can't be read (Permission denied (os error 13))")
+        );
+        append(&feed.path("good.ndjson"), &message(3));
+        let status = feed.until(|status| status.events_total == 2).await;
+        assert_eq!(status.state, FeedState::Halted);
+        fs::set_permissions(&bad, fs::Permissions::from_mode(0o600)).unwrap();
+        feed.until(|status| status.state == FeedState::Live && status.events_total == 3).await;
+        assert_eq!(feed.end().await.1, 3);
+    });
+}
+
+/// Prints what it costs and asserts no time.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_of_two_hundred_appends_is_noticed_by_the_watch() {
+    let feed = Running::start(Mode::Watch);
+    feed.made().await;
+    append(&feed.path("a.ndjson"), &message(0));
+    feed.until(|status| status.events_total == 1).await;
+    let mut delays = vec![];
+    for number in 1..=200 {
+        let before = SystemTime::now();
+        append(&feed.path("a.ndjson"), &message(number));
+        feed.until(|status| status.events_total == number as u64 + 1).await;
+        delays.push(before.elapsed().unwrap());
+    }
+    delays.sort();
+    println!("append to committed and applied: p50 {:?}, p99 {:?}", delays[100], delays[198]);
+    assert_eq!(feed.end().await.1, 201);
+}
