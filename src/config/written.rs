@@ -254,7 +254,7 @@ impl Written {
             let of_name = strsim::osa_distance(&name, &known_name);
             let of_section = strsim::osa_distance(&section, &known_section);
             if of_name * 3 <= name.len() {
-                of_name + of_section.min(1)
+                of_name + of_section.min(2)
             } else {
                 of_name + of_section
             }

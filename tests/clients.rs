@@ -1,0 +1,136 @@
+//! Stock clients, unchanged, against the hub as a process: npm `graphql-ws` and Python `gql`. Each
+//! is a script under `tests/clients/` that prints what it saw; here is what it must have seen.
+
+use std::io::{BufRead as _, BufReader, Lines};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::harness::{Client, Hub, market};
+
+const MARKET: &str = "XBT-USD";
+const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients");
+
+/// Where `tests/setup/clients.sh` put what the scripts need.
+fn cache() -> PathBuf {
+    let base = std::env::var_os("XDG_CACHE_HOME").map_or_else(
+        || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache"),
+        PathBuf::from,
+    );
+    base.join("spreadly")
+}
+
+/// A test that can't run says so aloud: it fails, and names the line to type.
+fn installed(path: &Path) {
+    assert!(path.exists(), "{} is missing: run tests/setup/clients.sh", path.display());
+}
+
+fn node() -> Command {
+    let folder = cache().join("clients");
+    installed(&folder.join("node_modules/graphql-ws"));
+    // Modules are looked for beside the script, so it runs from a copy beside them.
+    let script = folder.join("graphql_ws.mjs");
+    std::fs::copy(Path::new(SCRIPTS).join("graphql_ws.mjs"), &script).unwrap();
+    let mut command = Command::new("node");
+    command.arg(script);
+    command
+}
+
+fn python() -> Command {
+    let python = cache().join("python/bin/python");
+    installed(&python);
+    let mut command = Command::new(python);
+    command.arg(Path::new(SCRIPTS).join("gql_client.py"));
+    command
+}
+
+struct Script {
+    child: Child,
+    facts: Lines<BufReader<ChildStdout>>,
+}
+
+impl Script {
+    /// Ends well once step `last` of the market is seen.
+    fn start(mut command: Command, hub: &Hub, last: u64) -> Self {
+        let size = format!("{}.00000000", 2 + last);
+        command.args([hub.url().as_str(), MARKET, &size]).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let facts = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { child, facts }
+    }
+
+    /// The next fact; the script's own end is one that no test awaits.
+    fn fact(&mut self) -> Value {
+        let line = self.facts.next().expect("the script says something more").unwrap();
+        let fact: Value = serde_json::from_str(&line).unwrap();
+        assert_ne!(fact["fact"], "broken", "{fact}");
+        fact
+    }
+
+    /// Reads on until a fact of this name.
+    fn until(&mut self, name: &str) -> Vec<Value> {
+        let mut all = Vec::new();
+        loop {
+            let fact = self.fact();
+            let found = fact["fact"] == name;
+            all.push(fact);
+            if found {
+                return all;
+            }
+        }
+    }
+
+    fn finish(mut self) {
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn steps(range: std::ops::Range<u64>) -> Vec<String> {
+    range.map(|number| market::step(MARKET, number)).collect()
+}
+
+/// A snapshot, deltas, a hub that is killed while lines go on coming, and the rest of the chain.
+async fn a_cut_is_survived_with_a_whole_chain(command: Command) {
+    let mut hub = Hub::start();
+    hub.append_lines("book.ndjson", &market::beginning(MARKET));
+    Client::knowing(hub.address(), MARKET).await;
+
+    let mut script = Script::start(command, &hub, 29);
+    let first = script.until("BookSnapshot").pop().unwrap();
+    assert_eq!(first["reason"], "INITIAL");
+    hub.append_lines("book.ndjson", &steps(0..10));
+    let seen = |fact: &Value, step: u64| {
+        let size = format!("{}.00000000", 2 + step);
+        fact["sizes"].as_array().is_some_and(|all| all.iter().any(|one| *one == size))
+    };
+    while !seen(&script.until("BookDelta").pop().unwrap(), 9) {}
+
+    hub.kill9();
+    hub.append_lines("book.ndjson", &steps(10..20));
+    hub.restart();
+    script.until("closed");
+    script.until("connected");
+    hub.append_lines("book.ndjson", &steps(20..30));
+    let rest = script.until("done");
+    let snapshots = rest.iter().filter(|fact| fact["fact"] == "BookSnapshot").count();
+    assert_eq!(snapshots, 0, "resumed behind its cursor, not begun anew: {rest:#?}");
+    script.finish();
+}
+
+#[tokio::test]
+async fn the_stock_npm_client_resumes_by_itself_after_the_hub_was_killed() {
+    a_cut_is_survived_with_a_whole_chain(node()).await;
+}
+
+#[tokio::test]
+async fn the_stock_python_client_resumes_after_the_hub_was_killed() {
+    a_cut_is_survived_with_a_whole_chain(python()).await;
+}

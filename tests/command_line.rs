@@ -1,0 +1,66 @@
+//! What the program says to a shell: exit codes, and which stream it says it on.
+
+use std::process::{Command, Output};
+
+fn spreadly(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_spreadly")).args(arguments).output().unwrap()
+}
+
+fn written(config: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), config).unwrap();
+    file
+}
+
+#[test]
+fn a_faulty_file_is_told_whole_and_exits_with_2() {
+    let file = written("server.shards = -1\nlimits.mesage_bytes = 2\n");
+    let output = spreadly(&["check-config", file.path().to_str().unwrap()]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(told.lines().count(), 3, "{told}");
+    assert!(told.contains(":1: server.shards: given -1"), "{told}");
+    assert!(told.contains("the nearest is limits.message_bytes"), "{told}");
+    assert_eq!(output.stdout, b"");
+}
+
+#[test]
+fn a_sound_file_is_printed_as_it_would_run() {
+    let file = written("server.shards = 3\n");
+    let output = spreadly(&["check-config", file.path().to_str().unwrap()]);
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(printed.contains("shards = 3\n"), "{printed}");
+    assert!(printed.contains("url = \"sqlite:data/spreadly.db\"\n"), "{printed}");
+}
+
+#[test]
+fn a_fault_in_a_flag_exits_with_2_before_anything_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_spreadly"))
+        .current_dir(folder.path())
+        .args(["serve", "--listen", "nowhere"])
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(told.starts_with("--listen: server.listen: given \"nowhere\""), "{told}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn an_unknown_command_exits_with_2() {
+    assert_eq!(spreadly(&["sevre"]).status.code(), Some(2));
+    assert_eq!(spreadly(&["serve", "--set", "no-equals-sign"]).status.code(), Some(2));
+    assert_eq!(spreadly(&["dev", "--markets", "0"]).status.code(), Some(2));
+}
+
+#[test]
+fn the_committed_schema_is_what_the_program_prints() {
+    let output = spreadly(&["schema"]);
+    assert_eq!(output.status.code(), Some(0));
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/schema.graphql");
+    let committed = std::fs::read_to_string(path).unwrap();
+    assert_eq!(printed, committed, "write it anew: spreadly schema > config/schema.graphql");
+}

@@ -1,0 +1,178 @@
+//! The real hub as a process, in a folder of its own, on ports the kernel chose.
+
+use std::fs::OpenOptions;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+/// A debug build on a loaded machine; a hub that needs longer hangs.
+const START_DEADLINE: Duration = Duration::from_secs(60);
+const STOP_DEADLINE: Duration = Duration::from_secs(60);
+
+pub struct Hub {
+    /// `None` between a kill and a restart.
+    child: Option<Child>,
+    folder: TempDir,
+    settings: Vec<String>,
+    listening: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Hub {
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// `settings` are `section.key=value`, as after `--set`.
+    pub fn start_with(settings: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("feeds")).unwrap();
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut hub = Self {
+            child: None,
+            folder,
+            settings: settings.iter().map(|one| (*one).to_owned()).collect(),
+            listening: nowhere,
+            admin: nowhere,
+        };
+        hub.launch(0);
+        hub
+    }
+
+    fn launch(&mut self, port: u16) {
+        assert!(self.child.is_none(), "the hub runs already");
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.folder.path().join("hub.log"))
+            .unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_spreadly"));
+        command
+            .current_dir(self.folder.path())
+            .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
+            .args(["--admin-listen", "127.0.0.1:0"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log);
+        for setting in &self.settings {
+            command.args(["--set", setting]);
+        }
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("SPREADLY__") {
+                command.env_remove(name);
+            }
+        }
+        let mut child = command.spawn().unwrap();
+        let stdout = child.stdout.take().unwrap();
+        self.child = Some(child);
+
+        // On a thread of its own: a read from a pipe has no deadline. It reads on after the
+        // first line, so that a hub that prints more is never stopped by a full pipe.
+        let (said, heard) = mpsc::sync_channel(1);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = said.try_send(line);
+            }
+        });
+        let line = heard.recv_timeout(START_DEADLINE).unwrap_or_else(|_| {
+            panic!("the hub did not say where it listens; its log:\n{}", self.log())
+        });
+        let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let address = |key: &str| ready[key].as_str().unwrap().parse().unwrap();
+        self.listening = address("listening");
+        self.admin = address("admin");
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.listening
+    }
+
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Of the WebSocket.
+    pub fn url(&self) -> String {
+        format!("ws://{}/graphql", self.listening)
+    }
+
+    pub fn feed(&self, file: &str) -> PathBuf {
+        self.folder.path().join("feeds").join(file)
+    }
+
+    /// Appends whole lines to a file of the feed's folder, in one write.
+    pub fn append_lines(&self, file: &str, lines: &[impl AsRef<str>]) {
+        let mut text = String::new();
+        for line in lines {
+            text.push_str(line.as_ref());
+            text.push('\n');
+        }
+        let mut file = OpenOptions::new().create(true).append(true).open(self.feed(file)).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// What the hub has logged since its folder was made.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("hub.log")).unwrap_or_default()
+    }
+
+    /// Ends the process with no chance to do anything.
+    pub fn kill9(&mut self) {
+        let mut child = self.child.take().expect("the hub runs");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Asks it to drain, and does not wait.
+    pub fn terminate(&self) {
+        let child = self.child.as_ref().expect("the hub runs");
+        let done = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+        assert!(done.unwrap().success());
+    }
+
+    /// Asks it to drain, and gives its exit status.
+    pub fn sigterm(&mut self) -> ExitStatus {
+        self.terminate();
+        self.exited()
+    }
+
+    /// Waits until it has ended by itself.
+    pub fn exited(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("the hub runs");
+        let (over, ended) = mpsc::sync_channel(1);
+        let id = child.id();
+        std::thread::spawn(move || over.send(child.wait()));
+        match ended.recv_timeout(STOP_DEADLINE) {
+            Ok(status) => status.unwrap(),
+            Err(_) => {
+                let _ = Command::new("kill").args(["-KILL", &id.to_string()]).status();
+                panic!("the hub did not stop; its log:\n{}", self.log());
+            }
+        }
+    }
+
+    /// On the same folder and the same port, so that clients find it again.
+    pub fn restart(&mut self) {
+        if self.child.is_some() {
+            self.kill9();
+        }
+        self.launch(self.listening.port());
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("the hub's log:\n{}", self.log());
+        }
+    }
+}

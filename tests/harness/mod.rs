@@ -1,0 +1,11 @@
+//! What tests share: the hub as a process, a client of the protocol, a client's copy of a book.
+//! Nothing here uses the hub's own code, so that both can't be wrong in the same way.
+
+pub mod client;
+pub mod follower;
+pub mod hub;
+pub mod market;
+
+pub use client::{Client, Seen};
+pub use follower::Follower;
+pub use hub::Hub;

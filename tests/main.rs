@@ -1,0 +1,12 @@
+//! The hub as a process, with clients that nobody here wrote the rules for.
+
+// Outside the functions marked as tests clippy can't tell that all of this is one.
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+
+mod admin;
+mod clients;
+mod command_line;
+mod follow;
+mod protocol;
