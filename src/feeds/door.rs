@@ -100,12 +100,16 @@ impl Door {
     }
 }
 
+/// Gets events in the log's order.
+pub type Apply = Box<dyn FnMut(&[Applied]) + Send>;
+/// A market's state with the sequence it stands at.
+pub type TakeCheckpoint = Box<dyn FnMut(&str) -> Option<(u64, Vec<u8>)> + Send>;
+
 /// The live state, as the sequencer sees it. Both are called on its thread.
 pub struct LiveSide {
     /// Gets every committed event, in the log's order.
-    pub apply: Box<dyn FnMut(&[Applied]) + Send>,
-    /// A market's state with the sequence it stands at.
-    pub checkpoint: Box<dyn FnMut(&str) -> Option<(u64, Vec<u8>)> + Send>,
+    pub apply: Apply,
+    pub checkpoint: TakeCheckpoint,
 }
 
 #[derive(Clone, Debug)]

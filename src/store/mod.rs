@@ -309,13 +309,14 @@ impl Store {
             .at(&self.path)
     }
 
-    /// How far each file of a feed was read.
+    /// How far each file of a feed was read; the one that moved last comes last, as each move
+    /// replaces the row.
     pub fn file_progress(&self, feed: &str) -> Result<Vec<FileProgress>, StoreError> {
         self.connection
             .prepare_cached(
                 "SELECT feed, stream, name, device, inode, offset, line, head_bytes, head_hash,
                      tail_bytes, tail_hash
-                 FROM files WHERE feed = ?1 ORDER BY stream",
+                 FROM files WHERE feed = ?1 ORDER BY rowid",
             )
             .and_then(|mut statement| {
                 statement

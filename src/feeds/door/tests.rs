@@ -104,8 +104,7 @@ impl Hub {
     pub(crate) fn stop(self) -> Model {
         drop(self.door);
         self.thread.join().unwrap();
-        let model = self.model.lock().clone();
-        model
+        std::mem::take(&mut *self.model.lock())
     }
 
     fn batch(&self, lines: &[String]) -> Batch {

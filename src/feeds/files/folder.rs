@@ -302,19 +302,24 @@ impl Folder {
         let named = self.by_name.get(&entry.name).copied();
         if let Some(left) = named.filter(|named| !self.streams[named].alive) {
             let followed = &self.streams[&left];
-            let continues = self.open_entry(entry).and_then(|file| {
-                // With nothing read there is nothing to compare, but what the name's own file held
-                // is in the new one too, or has to be drained.
+            let read = followed.stream.progress.offset > 0;
+            let found = self.open_entry(entry).and_then(|file| {
+                // What the name's own file holds now is in the new one too, or has to be drained.
                 let contained = match &followed.file {
-                    Some(old) if followed.stream.progress.offset == 0 => contains(&file, old)?,
-                    _ => true,
+                    Some(old) => contains(&file, old)?,
+                    None => false,
                 };
-                Ok((contained && followed.stream.continues_in(&file)?).then_some(file))
+                let continues = read && followed.stream.continues_in(&file)?;
+                Ok((continues || contained).then_some((file, continues)))
             });
-            match continues {
-                Ok(Some(file)) => {
+            match found {
+                Ok(Some((file, continues))) => {
                     self.close(left);
                     self.rebind(left, id);
+                    if !continues {
+                        // It had been written anew before it was replaced.
+                        self.change(left, |followed| followed.stream.restart());
+                    }
                     self.go_on(left, file, &entry.metadata);
                     return;
                 }
@@ -336,6 +341,8 @@ impl Folder {
                     followed.stream.restart();
                     followed.alive = true;
                 });
+                // A later stream of this name may have left with its file.
+                self.by_name.insert(entry.name.clone(), known);
                 self.moved.insert(known);
                 self.seen(known, &entry.metadata);
                 self.queue(known);
@@ -485,6 +492,9 @@ impl Folder {
     /// A stream goes on in an entry's file.
     fn go_on(&mut self, id: u64, file: File, metadata: &Metadata) {
         self.change(id, |followed| followed.alive = true);
+        if let Some(followed) = self.streams.get(&id) {
+            self.by_name.insert(followed.stream.progress.name.clone(), id);
+        }
         self.hold(id, file);
         self.seen(id, metadata);
         self.queue(id);
@@ -586,7 +596,13 @@ impl Folder {
                 }
             }
             Ok(Read::Another) => {
-                self.change(id, |followed| followed.seen = None);
+                self.change(id, |followed| {
+                    followed.seen = None;
+                    if !followed.alive {
+                        // Written anew and then moved away: nothing else will tell.
+                        followed.stream.restart();
+                    }
+                });
                 self.needs_scan = true;
             }
             Err(error) => self.fail(id, &name, &error),

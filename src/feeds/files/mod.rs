@@ -13,7 +13,8 @@
 //!   name: a file that is rotated away is drained, also under a name that doesn't end in `.ndjson`,
 //!   and, while it is kept open, outside the folder or after its removal.
 //! - A new file under a known name, whose own file is no longer there, goes on from the offset when
-//!   it matches both fingerprints: an editor's save, a rename over it, a backup put back.
+//!   it matches both fingerprints: an editor's save, a rename over it, a backup put back. While the
+//!   old file is still open, a new one that begins as it does replaces it too, read or not.
 //! - All else begins at 0, as a stream of its own: a new file, one that was truncated below the
 //!   offset or written anew, a copy.
 //!
