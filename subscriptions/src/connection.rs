@@ -18,8 +18,8 @@ use tokio::time::Instant;
 use crate::codec::{Codec, Received};
 use crate::executor::{Execution, Executor};
 use crate::limits::{
-    BYTES_PER_TURN, CLOSE_LINGER, FRAMES_PER_WRITE, READS_PER_TURN, REPLY_BACKLOG_BYTES,
-    UNFINISHED_MESSAGE,
+    BYTES_PER_TURN, CLOSE_LINGER, CONTIGUOUS_BYTES, FRAMES_PER_WRITE, READS_PER_TURN,
+    REPLY_BACKLOG_BYTES, UNFINISHED_MESSAGE,
 };
 use crate::protocol::{self, CloseCode};
 use crate::ring::Frame;
@@ -37,29 +37,32 @@ pub type Guard = Box<dyn std::any::Any>;
 /// A connection as its task, its shard's fan-out and its pending queries share it.
 pub(crate) type Shared<S, E> = Rc<RefCell<Connection<S, E>>>;
 
+/// In this order in memory: what a fan-out touches of each of thousands of connections comes
+/// first and together, as each further cache line costs more than the work done on it.
+#[repr(C)]
 pub(crate) struct Connection<S, E: Executor> {
     socket: S,
+    /// By the session's slot.
+    work: Vec<Option<Work>>,
+    /// Wakes this connection's task; none before its first turn.
+    waker: Option<Waker>,
+    /// The frame of a stream that left in part; nothing else may be written before its rest.
+    partial: Option<Box<Partial>>,
+    /// Whole WebSocket frames that wait, all of them before any result of a stream.
+    replies: Vec<u8>,
+    /// Slots with something to send that could not be sent at once, each once, in turn.
+    waiting: VecDeque<u32>,
+    /// A close frame of ours was queued: nothing else is sent, and this is the end of patience.
+    closing: Option<Instant>,
+    /// Since when nothing could be written although something waits.
+    stalled_since: Option<Instant>,
+    replies_sent: usize,
     codec: Codec,
     session: Session,
     principal: Option<E::Principal>,
-    /// Whole WebSocket frames that wait, all of them before any result of a stream.
-    replies: Vec<u8>,
-    replies_sent: usize,
-    /// The frame of a stream that left in part; nothing else may be written before its rest.
-    partial: Option<Partial>,
-    /// By the session's slot.
-    work: Vec<Option<Work>>,
-    /// Slots with something to send that could not be sent at once, each once, in turn.
-    waiting: VecDeque<u32>,
-    /// Wakes this connection's task; none before its first turn.
-    waker: Option<Waker>,
     opened: Instant,
     heard: Instant,
     pinged: Instant,
-    /// Since when nothing could be written although something waits.
-    stalled_since: Option<Instant>,
-    /// A close frame of ours was queued: nothing else is sent, and this is the end of patience.
-    closing: Option<Instant>,
     drain_at: Option<Instant>,
     /// The peer broke the framing: what comes is thrown away, as its messages can't be told apart.
     deaf: bool,
@@ -76,6 +79,8 @@ enum Work {
 
 /// A place in a stream: all that a reader costs.
 struct Reading {
+    /// The operation's id as JSON.
+    id: Rc<str>,
     stream: Arc<ResponseStream>,
     /// Where the shard knows this reader.
     place: usize,
@@ -277,10 +282,13 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 Work::Single(task.abort_handle())
             }
             Execution::Stream { stream, after } => {
-                self.session.streams(operation);
+                let Some(id) = self.session.streams(operation) else {
+                    return shard.give_back(&stream);
+                };
                 let (place, member) = shard.join(&stream, self.own.clone(), operation.slot);
                 self.waiting.push_back(operation.slot);
                 Work::Stream(Reading {
+                    id,
                     stream,
                     place,
                     member,
@@ -663,7 +671,8 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         }
     }
 
-    /// One vectored write of at most `FRAMES_PER_WRITE` frames, each with this client's prefix.
+    /// One write of at most `FRAMES_PER_WRITE` frames, each with this client's prefix: a vectored
+    /// one, or for a single small frame a plain one, which costs the kernel less.
     fn write_frames(
         &mut self,
         cx: &mut Context<'_>,
@@ -672,10 +681,28 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         shard: &Shard<S, E>,
     ) -> io::Result<Written> {
         let frames = &frames[..frames.len().min(FRAMES_PER_WRITE)];
-        let operation = self.session.reference(slot);
-        let Some(id) = self.session.id(operation) else {
+        let Some(Some(Work::Stream(Reading { id, .. }))) = self.work.get(slot as usize) else {
             return Ok(Written::Frames(frames.len()));
         };
+        if let [frame] = frames
+            && frame.tail.len() <= CONTIGUOUS_BYTES
+        {
+            let mut contiguous = shard.contiguous.borrow_mut();
+            let (message, prefix) = contiguous.message(id, &frame.tail);
+            let polled = Pin::new(&mut self.socket).poll_write(cx, message);
+            let written = match self.progress(polled, shard) {
+                Poll::Pending => return Ok(Written::Blocked),
+                Poll::Ready(result) => result?,
+            };
+            if written < message.len() {
+                let prefix = message[..prefix].into();
+                let tail = frame.tail.clone();
+                self.partial = Some(Box::new(Partial { prefix, tail, sent: written }));
+            }
+            shard.count_writes();
+            shard.count_delivered(1);
+            return Ok(Written::Frames(1));
+        }
         let mut prefixes = shard.prefixes.borrow_mut();
         prefixes.clear();
         let mut ends = [0; FRAMES_PER_WRITE];
@@ -703,8 +730,8 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             if written < whole {
                 if written > 0 {
                     let prefix = prefixes[begin..end].into();
-                    self.partial =
-                        Some(Partial { prefix, tail: frame.tail.clone(), sent: written });
+                    let tail = frame.tail.clone();
+                    self.partial = Some(Box::new(Partial { prefix, tail, sent: written }));
                 }
                 let count = place + usize::from(written > 0);
                 shard.count_delivered(count);

@@ -56,6 +56,11 @@ pub(crate) const REPLY_BACKLOG_BYTES: usize = 64 << 10;
 /// past 16 the cost per message hardly falls any more.
 pub(crate) const FRAMES_PER_WRITE: usize = 32;
 
+/// Largest frame that is copied behind its prefix and leaves in a plain write. Copying 450 bytes
+/// once per event is next to nothing, and `send` spares the kernel the walk over a vector: 0.5 µs
+/// of 6 a message. Far above this the copy is no longer free.
+pub(crate) const CONTIGUOUS_BYTES: usize = 16 << 10;
+
 /// Payload bytes that one operation writes before the next one has its turn.
 pub(crate) const BYTES_PER_TURN: usize = 128 << 10;
 

@@ -1,6 +1,7 @@
 //! The messages of `graphql-transport-ws`, as the protocol document of the graphql-ws project has
 //! them: text to [`ClientMessage`], and what we say to bytes. No state here.
 
+use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use crate::executor::Request;
@@ -181,6 +182,38 @@ pub(crate) fn next_prefix(id: &str, tail_bytes: usize, into: &mut Vec<u8>) {
     into.extend_from_slice(NEXT_AFTER_ID);
 }
 
+/// Room before a payload for any prefix: header, fixed text, and an id in which every byte had to
+/// be escaped as `\u00XX`.
+const HEADROOM: usize =
+    10 + NEXT_BEFORE_ID.len() + (OPERATION_ID_BYTES * 6 + 2) + NEXT_AFTER_ID.len();
+
+/// One payload with room before it, so that each reader's prefix is written in front of it and both
+/// leave as one piece. The payload is copied once, however many readers there are.
+#[derive(Default)]
+pub(crate) struct Contiguous {
+    bytes: Vec<u8>,
+    /// What stands in `bytes` behind the room; held, so that its address stays its own.
+    tail: Bytes,
+    prefix: Vec<u8>,
+}
+
+impl Contiguous {
+    /// The whole message, and how many of its bytes are the prefix.
+    pub(crate) fn message(&mut self, id: &str, tail: &Bytes) -> (&[u8], usize) {
+        if self.tail.as_ptr() != tail.as_ptr() || self.tail.len() != tail.len() {
+            self.bytes.resize(HEADROOM, 0);
+            self.bytes.truncate(HEADROOM);
+            self.bytes.extend_from_slice(tail);
+            self.tail = tail.clone();
+        }
+        self.prefix.clear();
+        next_prefix(id, tail.len(), &mut self.prefix);
+        let start = HEADROOM - self.prefix.len();
+        self.bytes[start..HEADROOM].copy_from_slice(&self.prefix);
+        (&self.bytes[start..], self.prefix.len())
+    }
+}
+
 /// Header of an unmasked, final text frame (RFC 6455, 5.2).
 fn text_header(length: usize, into: &mut Vec<u8>) {
     header(0x81, length, into);
@@ -260,6 +293,21 @@ mod tests {
     fn a_hundred_thousand_nested_brackets_are_refused_without_a_stack_overflow() {
         let text = format!(r#"{{"type":"ping","payload":{}"#, "[".repeat(100_000));
         assert_eq!(parse(&text).err(), Some("Message is not a JSON object"));
+    }
+
+    #[test]
+    fn a_message_in_one_piece_is_what_prefix_and_payload_are_in_two() {
+        let mut contiguous = Contiguous::default();
+        let worst = Value::from("\u{1}".repeat(OPERATION_ID_BYTES)).to_string();
+        for tail in [100, 40_000, 70_000].map(|length| Bytes::from(vec![b'x'; length])) {
+            for id in ["\"1\"", worst.as_str(), "\"22\""] {
+                let mut expected = Vec::new();
+                next_prefix(id, tail.len(), &mut expected);
+                let prefix = expected.len();
+                expected.extend_from_slice(&tail);
+                assert_eq!(contiguous.message(id, &tail), (expected.as_slice(), prefix));
+            }
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::connection::{Connection, Guard, Shared, Socket};
 use crate::executor::Executor;
 use crate::limits::{FRAMES_PER_WRITE, Limits, SWEEP_INTERVAL, WRITES_PER_YIELD};
 use crate::meters::Meters;
-use crate::protocol::CloseCode;
+use crate::protocol::{CloseCode, Contiguous};
 use crate::ring::Frame;
 use crate::stream::{Doorbell, Listener, ResponseStream, Streams};
 
@@ -47,6 +47,7 @@ pub struct Shard<S, E: Executor> {
     // Scratch memory of one write or read at a time, kept to allocate nothing on the hot path.
     pub(crate) read_buffer: RefCell<Box<[u8]>>,
     pub(crate) prefixes: RefCell<Vec<u8>>,
+    pub(crate) contiguous: RefCell<Contiguous>,
     pub(crate) frames: RefCell<Vec<Frame>>,
 }
 
@@ -114,6 +115,7 @@ impl<S: Socket, E: Executor> Shard<S, E> {
             draining: Cell::new(false),
             read_buffer: RefCell::new(vec![0; READ_BUFFER_BYTES].into_boxed_slice()),
             prefixes: RefCell::default(),
+            contiguous: RefCell::default(),
             frames: RefCell::default(),
         })
     }
