@@ -102,6 +102,9 @@ pub struct Store {
     /// Pages the database may grow to: a full disk, as far as SQLite can tell.
     #[cfg(test)]
     pub(crate) disk: std::sync::Arc<std::sync::atomic::AtomicI64>,
+    /// What SQLite was last told of it.
+    #[cfg(test)]
+    limited: std::cell::Cell<i64>,
 }
 
 impl Store {
@@ -120,6 +123,8 @@ impl Store {
             epoch,
             #[cfg(test)]
             disk: std::sync::Arc::new(std::sync::atomic::AtomicI64::new(i64::from(u32::MAX) - 1)),
+            #[cfg(test)]
+            limited: std::cell::Cell::default(),
         })
     }
 
@@ -132,6 +137,8 @@ impl Store {
             return Err(StoreError::Replaced { path: self.path.clone() });
         }
         self.connection = fresh;
+        #[cfg(test)]
+        self.limited.set(0);
         Ok(())
     }
 
@@ -352,6 +359,9 @@ impl Store {
     #[cfg(test)]
     fn limit_pages(&self) {
         let pages = self.disk.load(std::sync::atomic::Ordering::SeqCst);
+        if self.limited.replace(pages) == pages {
+            return;
+        }
         self.connection
             .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
             .unwrap();
