@@ -458,6 +458,19 @@ fn a_cursor_that_can_not_be_followed_gets_a_snapshot_that_says_why() {
 }
 
 #[test]
+fn a_cursor_whose_event_a_power_cut_took_gets_a_snapshot_also_when_others_followed() {
+    let (live, streams, _) = busy();
+    let stream = open_book(&live, &streams, 10, Speed::Raw);
+    // The client saw 55, the log came back with 50 and goes on behind what was reserved.
+    assert_eq!(reason(&stream, &cursor(10, EPOCH, 55)), "EpochChange");
+    live.apply(&[change(10_001, &[(Side::Buy, 3, 7)])]);
+    for lost in [51, 55, 10_000] {
+        assert_eq!(reason(&stream, &cursor(10, EPOCH, lost)), "ResumeTooOld");
+    }
+    assert_eq!(reason(&stream, &cursor(10, EPOCH, 49)), "none", "49 was an event, so a delta");
+}
+
+#[test]
 fn a_restored_market_goes_on_where_its_checkpoint_was_taken() {
     let (live, _, history) = busy();
     let (sequence, state) = live.checkpoint(MARKET).unwrap();

@@ -128,6 +128,13 @@ impl Book {
         self.floor
     }
 
+    /// Whether the book stood at this sequence, as far as its journal reaches. A power cut may have
+    /// taken the event of a sequence that a client saw; the number is never used again.
+    pub fn stood_at(&self, sequence: u64) -> bool {
+        sequence == self.floor
+            || (sequence > self.floor && self.events.binary_search(&sequence).is_ok())
+    }
+
     /// One event's levels: sizes are absolute and 0 removes. Removing an unknown level is no fault.
     pub fn apply(&mut self, sequence: u64, levels: &[LevelChange]) {
         self.begin(sequence);
@@ -220,11 +227,11 @@ impl Book {
     }
 
     /// The exact difference between the best `depth` levels as they were at `from` and as they are
-    /// now; `None` if the journal doesn't reach there. Costs the touches since `from` and one walk
-    /// to the edge of the window.
+    /// now; `None` if the journal doesn't reach there, or if the book never stood there. Costs the
+    /// touches since `from` and one walk to the edge of the window.
     pub fn changes_since(&self, from: u64, depth: usize) -> Option<Changes> {
         assert!(depth > 0, "a window holds at least one level");
-        if from < self.floor || from > self.sequence {
+        if !self.stood_at(from) {
             return None;
         }
         let (mut bids, mut asks) = (BTreeMap::new(), BTreeMap::new());
@@ -431,6 +438,7 @@ mod tests {
                 for (index, (from, then)) in past.iter().enumerate() {
                     let changes = book.changes_since(*from, depth);
                     prop_assert_eq!(changes.is_some(), *from >= book.floor());
+                    prop_assert_eq!(changes.is_some(), book.stood_at(*from));
                     let Some(changes) = changes else { continue };
                     prop_assert_eq!(changes.events as usize, past.len() - 1 - index);
                     let mut client = then.top(depth);
@@ -439,6 +447,10 @@ mod tests {
                     prop_assert_eq!(&client, &naive.top(depth));
                     prop_assert_eq!(changes.is_empty(), unchanged);
                 }
+            }
+            for lost in 0..=book.sequence() + 1 {
+                let was = lost >= book.floor() && past.iter().any(|(one, _)| *one == lost);
+                prop_assert_eq!(book.stood_at(lost), was);
             }
             prop_assert!(book.touches.len() <= most_touches);
             prop_assert_eq!(book.changes_since(book.sequence() + 1, depth), None);

@@ -11,7 +11,8 @@ use super::Synchronous;
 use super::fault::{At, StoreError};
 
 /// Format of the tables below. A migration raises it; a newer one than ours is not touched.
-const FORMAT: i64 = 1;
+/// Format 2 numbers events by `log.reserved`, format 1 did by AUTOINCREMENT.
+const FORMAT: i64 = 2;
 /// "Sprd": tells our databases from those of other programs.
 const APPLICATION: i64 = 0x5370_7264;
 /// How long a writer waits for another process (a backup, a shell) to leave the lock.
@@ -19,11 +20,11 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Statements kept prepared: more than this module has.
 const PREPARED: usize = 32;
 
-/// `id` is unique only where given. `(topic, sequence)` serves resumes of one topic. `files` and
+/// Rows of `events` are never deleted, and their sequences are ours. `id` is unique only where given. `(topic, sequence)` serves resumes of one topic. `files` and
 /// `checkpoints` may be lost without losing events: the first would read files anew, the second
 /// replay the log from its start.
 const TABLES: &str = "
-    CREATE TABLE log (epoch INTEGER NOT NULL) STRICT;
+    CREATE TABLE log (epoch INTEGER NOT NULL, reserved INTEGER NOT NULL DEFAULT 0) STRICT;
     CREATE TABLE events (
         sequence INTEGER PRIMARY KEY AUTOINCREMENT,
         topic TEXT NOT NULL,
@@ -90,15 +91,24 @@ pub(super) fn connect(
         return Err(StoreError::Newer { path: path.to_owned(), found: format, known: FORMAT });
     }
     connection.pragma_update(None, "journal_mode", "WAL").at(path)?;
-    let level = match synchronous {
+    // What follows may say which numbers were given out, so it must be on the disk before them.
+    self::synchronous(&connection, Synchronous::Full).at(path)?;
+    match format {
+        0 => create(&mut connection).at(path)?,
+        1 => upgrade(&mut connection).at(path)?,
+        _ => {}
+    }
+    self::synchronous(&connection, synchronous).at(path)?;
+    Ok(connection)
+}
+
+/// Not within a transaction: SQLite would leave it as it was.
+pub(super) fn synchronous(connection: &Connection, level: Synchronous) -> rusqlite::Result<()> {
+    let level = match level {
         Synchronous::Normal => "NORMAL",
         Synchronous::Full => "FULL",
     };
-    connection.pragma_update(None, "synchronous", level).at(path)?;
-    if format == 0 {
-        create(&mut connection).at(path)?;
-    }
-    Ok(connection)
+    connection.pragma_update(None, "synchronous", level)
 }
 
 /// For a reader beside the writer.
@@ -126,13 +136,42 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
+/// From format 1, whose last commits may be lost with their numbers: skips more than those were.
+fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
+    transaction.execute_batch(
+        "ALTER TABLE log ADD COLUMN reserved INTEGER NOT NULL DEFAULT 0;
+         UPDATE log SET reserved = (SELECT max(sequence) + 1000000 FROM events)
+             WHERE EXISTS (SELECT 1 FROM events);",
+    )?;
+    transaction.pragma_update(None, "user_version", FORMAT)?;
+    transaction.commit()
+}
+
+/// What the log says of its numbering.
+pub(super) struct Log {
+    pub(super) epoch: Epoch,
+    /// Sequence of the newest event; 0 if there is none.
+    pub(super) newest: u64,
+    /// No sequence above it was given out.
+    pub(super) reserved: u64,
+}
+
 /// Also walks to both ends of the log, where a torn file shows first.
-pub(super) fn epoch(path: &Path, connection: &Connection) -> Result<Epoch, StoreError> {
+pub(super) fn log(path: &Path, connection: &Connection) -> Result<Log, StoreError> {
+    let newest = connection
+        .query_row(
+            "SELECT max(sequence), sum(length(body)) FROM events WHERE sequence IN (
+                 (SELECT min(sequence) FROM events), (SELECT max(sequence) FROM events))",
+            [],
+            |row| row.get::<_, Option<i64>>(0),
+        )
+        .at(path)?
+        .map_or(0, i64::cast_unsigned);
     connection
-        .query_row("SELECT min(sequence), max(sequence), sum(length(body)) FROM events WHERE sequence IN ((SELECT min(sequence) FROM events), (SELECT max(sequence) FROM events))", [], |_| Ok(()))
-        .at(path)?;
-    connection
-        .query_row("SELECT epoch FROM log", [], |row| row.get::<_, i64>(0))
-        .map(|epoch| Epoch(epoch.cast_unsigned()))
+        .query_row("SELECT epoch, reserved FROM log", [], |row| {
+            let whole = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+            Ok(Log { epoch: Epoch(whole(0)?), newest, reserved: whole(1)? })
+        })
         .at(path)
 }

@@ -54,6 +54,75 @@ fn what_was_appended_is_there_after_reopening_in_the_same_epoch() {
     assert_eq!(store.latest("none").unwrap(), None);
 }
 
+/// The files as a power cut leaves them that takes what was not on the disk: the write-ahead log
+/// as it was when the last fsync was done.
+fn copy(from: &Path, to: &Path) {
+    fs::copy(from, to).unwrap();
+    fs::copy(from.with_extension("db-wal"), to.with_extension("db-wal")).unwrap();
+}
+
+#[test]
+fn sequences_that_a_power_cut_took_are_never_given_out_again() {
+    let (folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    store.append(&[event("a", None, "1")], &[], 0).unwrap();
+    let cut = folder.path().join("cut.db");
+    copy(&path, &cut);
+    // Seen by clients, and on no disk.
+    let many: Vec<_> = (0..RESERVED_AT_ONCE - 1).map(|_| event("a", None, "lost")).collect();
+    let lost = store.append(&many, &[], 0).unwrap();
+    assert_eq!(lost.last(), Some(&Some(RESERVED_AT_ONCE)));
+    let mut mended = Store::open(&cut).unwrap();
+    assert_eq!(mended.epoch(), store.epoch());
+    assert_eq!(mended.read_from(0, 10).unwrap().len(), 1);
+    let next = mended.append(&[event("a", None, "2")], &[], 0).unwrap();
+    assert_eq!(next, [Some(RESERVED_AT_ONCE + 1)]);
+    // The next block is on the disk before the first of its numbers is.
+    let next = store.append(&[event("a", None, "2")], &[], 0).unwrap();
+    assert_eq!((next[0], store.reserved), (Some(RESERVED_AT_ONCE + 1), 2 * RESERVED_AT_ONCE));
+    let on_disk: i64 =
+        store.connection.query_row("SELECT reserved FROM log", [], |row| row.get(0)).unwrap();
+    assert_eq!(on_disk.cast_unsigned(), 2 * RESERVED_AT_ONCE);
+}
+
+#[test]
+fn a_clean_stop_skips_no_sequence_and_a_kill_only_what_was_reserved() {
+    let (_folder, path) = folder();
+    let mut next = 0;
+    for clean in [true, false, false, true, true] {
+        let mut store = Store::open(&path).unwrap();
+        let given = store.append(&[event("a", None, "1")], &[], 0).unwrap();
+        assert_eq!(given, [Some(next + 1)]);
+        next += 1;
+        match clean {
+            true => store.tidy().unwrap(),
+            false => next = store.reserved,
+        }
+    }
+    // Also a block that is smaller than a batch is no obstacle.
+    let mut store = Store::open(&path).unwrap();
+    let many: Vec<_> = (0..2 * RESERVED_AT_ONCE).map(|_| event("a", None, "1")).collect();
+    let given = store.append(&many, &[], 0).unwrap();
+    assert_eq!(given.last(), Some(&Some(next + 2 * RESERVED_AT_ONCE)));
+}
+
+#[test]
+fn a_log_of_the_first_format_is_read_and_its_numbering_goes_on_far_behind() {
+    let (_folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    store.append(&[event("a", None, "1")], &[], 0).unwrap();
+    let epoch = store.epoch();
+    store
+        .connection
+        .execute_batch("ALTER TABLE log DROP COLUMN reserved; PRAGMA user_version = 1")
+        .unwrap();
+    drop(store);
+    let mut store = Store::open(&path).unwrap();
+    assert_eq!(store.epoch(), epoch);
+    assert_eq!(store.append(&[event("a", None, "2")], &[], 0).unwrap(), [Some(1_000_002)]);
+    assert_eq!(store.read_from(0, 10).unwrap().len(), 2);
+}
+
 #[test]
 fn two_stores_have_two_epochs() {
     let ((_one, one), (_two, two)) = (folder(), folder());
@@ -184,7 +253,7 @@ fn a_newer_format_and_a_foreign_database_are_left_alone() {
     let (_folder, path) = folder();
     Store::open(&path).unwrap().connection.pragma_update(None, "user_version", 9).unwrap();
     let error = Store::open(&path).unwrap_err();
-    assert!(matches!(error, StoreError::Newer { found: 9, known: 1, .. }), "{error}");
+    assert!(matches!(error, StoreError::Newer { found: 9, known: 2, .. }), "{error}");
     let foreign = path.with_file_name("foreign.db");
     Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
     assert!(matches!(Store::open(&foreign).unwrap_err(), StoreError::Foreign { .. }));
