@@ -14,6 +14,7 @@ mod fault;
 mod reader;
 mod schema;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
@@ -107,6 +108,8 @@ pub struct Store {
     path: PathBuf,
     synchronous: Synchronous,
     connection: Connection,
+    /// Held for the store's life: the numbering and the state are only right with one writer.
+    _lock: File,
     epoch: Epoch,
     /// The newest sequence given out, or the end of what an unclean stop left reserved.
     last: u64,
@@ -121,18 +124,22 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the log and makes it, with its folder, where there is none.
+    /// Opens the log and makes it, with its folder, where there is none. One at a time: another
+    /// opening of the same file, by whatever process, is [`StoreError::InUse`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         Self::open_with(path, Synchronous::Normal)
     }
 
     pub fn open_with(path: &Path, synchronous: Synchronous) -> Result<Self, StoreError> {
+        schema::make_folder(path)?;
+        let lock = schema::lock(path)?;
         let connection = schema::connect(path, synchronous, schema::Missing::Make)?;
         let schema::Log { epoch, newest, reserved } = schema::log(path, &connection)?;
         Ok(Self {
             path: path.to_owned(),
             synchronous,
             connection,
+            _lock: lock,
             epoch,
             last: newest.max(reserved),
             reserved,

@@ -1,6 +1,6 @@
 //! The database file: how it is opened, what tables it has and which formats are known.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::Path;
 use std::time::Duration;
 
@@ -63,17 +63,38 @@ pub(super) enum Missing {
     Refuse,
 }
 
+pub(super) fn make_folder(path: &Path) -> Result<(), StoreError> {
+    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) => fs::create_dir_all(folder)
+            .map_err(|source| StoreError::Folder { path: path.to_owned(), source }),
+        None => Ok(()),
+    }
+}
+
+/// In a file of its own: SQLite's locks are only held while it writes, and one on the database
+/// itself would be lost with any other file handle of it. The system gives it back when the
+/// process ends, however it ends; the file stays, as removing it would race with the next one.
+pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let failed = |source| StoreError::Lock { path: name.clone().into(), source };
+    let options = File::options().create(true).truncate(false).write(true).clone();
+    let file = options.open(&name).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(StoreError::InUse { path: path.to_owned(), lock: name.into() })
+        }
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
 pub(super) fn connect(
     path: &Path,
     synchronous: Synchronous,
     missing: Missing,
 ) -> Result<Connection, StoreError> {
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    if let (Missing::Make, Some(folder)) = (missing, folder) {
-        fs::create_dir_all(folder)
-            .map_err(|source| StoreError::Folder { path: path.to_owned(), source })?;
-    }
     flags.set(OpenFlags::SQLITE_OPEN_CREATE, missing == Missing::Make);
     let mut connection = Connection::open_with_flags(path, flags).at(path)?;
     configure(&connection).at(path)?;

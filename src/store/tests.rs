@@ -270,8 +270,25 @@ fn a_store_that_was_replaced_is_not_taken_for_the_old_one() {
         fs::remove_file(path.with_extension(name)).unwrap();
     }
     assert!(store.reopen().unwrap_err().is_retryable(), "one that is gone may come back");
-    Store::open(&path).unwrap();
+    // Whoever puts another one there heeds no lock.
+    let other = path.with_file_name("other.db");
+    Store::open(&other).unwrap().tidy().unwrap();
+    fs::rename(&other, &path).unwrap();
     assert!(matches!(store.reopen().unwrap_err(), StoreError::Replaced { .. }));
+}
+
+#[test]
+fn a_store_has_one_hub_at_a_time_and_the_second_is_told_which_file() {
+    let (_folder, path) = folder();
+    let store = Store::open(&path).unwrap();
+    let error = Store::open(&path).unwrap_err();
+    assert!(matches!(error, StoreError::InUse { .. }), "{error}");
+    assert!(!error.is_retryable());
+    let lock = format!("{}.lock", path.display());
+    assert!(error.to_string().contains(&lock), "{error}");
+    assert!(error.to_string().contains("store.url"), "{error}");
+    drop(store);
+    Store::open(&path).unwrap();
 }
 
 /// Prints, never asserts: `cargo test --release --lib -- --ignored --nocapture what_a_commit_costs`.
