@@ -17,7 +17,7 @@ mod schema;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use spreadly_subscriptions::Epoch;
 
 use self::fault::At;
@@ -115,6 +115,8 @@ pub struct Store {
     last: u64,
     /// No sequence above it was ever given out. On the disk, which the newest commits need not be.
     reserved: u64,
+    /// Moves of files' progress, so that it can be listed in their order.
+    moves: i64,
     /// Pages the database may grow to: a full disk, as far as SQLite can tell.
     #[cfg(test)]
     pub(crate) disk: std::sync::Arc<std::sync::atomic::AtomicI64>,
@@ -134,7 +136,7 @@ impl Store {
         schema::make_folder(path)?;
         let lock = schema::lock(path)?;
         let connection = schema::connect(path, synchronous, schema::Missing::Make)?;
-        let schema::Log { epoch, newest, reserved } = schema::log(path, &connection)?;
+        let schema::Log { epoch, newest, reserved, moves } = schema::log(path, &connection)?;
         Ok(Self {
             path: path.to_owned(),
             synchronous,
@@ -143,6 +145,7 @@ impl Store {
             epoch,
             last: newest.max(reserved),
             reserved,
+            moves,
             #[cfg(test)]
             disk: std::sync::Arc::new(std::sync::atomic::AtomicI64::new(i64::from(u32::MAX) - 1)),
             #[cfg(test)]
@@ -200,8 +203,15 @@ impl Store {
         if self.reserved.saturating_sub(self.last) < most {
             self.reserve(self.last + most.max(RESERVED_AT_ONCE))?;
         }
-        let sequences =
-            Self::write(&mut self.connection, self.last, batch, progress, now).at(&self.path)?;
+        // Also if nothing of it is kept: it only has to rise.
+        let moves = self.moves;
+        self.moves += progress.len() as i64;
+        let write = |connection: &Connection| {
+            let sequences = Self::write_events(connection, self.last, batch, now)?;
+            Self::write_progress(connection, moves, progress)?;
+            Ok(sequences)
+        };
+        let sequences = transact(&self.connection, write).at(&self.path)?;
         self.last = sequences.iter().flatten().next_back().copied().unwrap_or(self.last);
         Ok(sequences)
     }
@@ -220,47 +230,53 @@ impl Store {
         Ok(())
     }
 
-    fn write(
-        connection: &mut Connection,
+    fn write_events(
+        connection: &Connection,
         mut last: u64,
         batch: &[NewEvent],
-        progress: &[FileProgress],
         now: Micros,
     ) -> rusqlite::Result<Vec<Option<u64>>> {
-        // Immediate: a lock that can't be had is told before anything is written.
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut sequences = Vec::with_capacity(batch.len());
-        {
-            let mut insert = transaction.prepare_cached(
-                "INSERT INTO events (sequence, topic, id, body, received_micros)
-                 VALUES (?1, ?2, ?3, ?4, ?5)
-                 ON CONFLICT (id) WHERE id IS NOT NULL DO NOTHING",
-            )?;
-            for event in batch {
-                let rows = insert.execute(params![
-                    (last + 1).cast_signed(),
-                    &*event.topic,
-                    event.id.as_deref(),
-                    &*event.body,
-                    now
-                ])?;
-                last += rows as u64;
-                sequences.push((rows == 1).then_some(last));
+        let mut insert = connection.prepare_cached(
+            "INSERT INTO events (sequence, topic, id, body, received_micros)
+             VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (id) WHERE id IS NOT NULL DO NOTHING",
+        )?;
+        for event in batch {
+            let rows = insert.execute(params![
+                (last + 1).cast_signed(),
+                &*event.topic,
+                event.id.as_deref(),
+                &*event.body,
+                now
+            ])?;
+            last += rows as u64;
+            sequences.push((rows == 1).then_some(last));
+        }
+        Ok(sequences)
+    }
+
+    fn write_progress(
+        connection: &Connection,
+        mut moves: i64,
+        progress: &[FileProgress],
+    ) -> rusqlite::Result<()> {
+        for file in progress {
+            let stream = file.stream.cast_signed();
+            if file.forgotten {
+                connection
+                    .prepare_cached("DELETE FROM files WHERE feed = ?1 AND stream = ?2")?
+                    .execute(params![&*file.feed, stream])?;
+                continue;
             }
-            let mut advance = transaction.prepare_cached(
-                "INSERT OR REPLACE INTO files (feed, stream, name, device, inode, offset, line,
-                     head_bytes, head_hash, tail_bytes, tail_hash)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-            )?;
-            let mut forget =
-                transaction.prepare_cached("DELETE FROM files WHERE feed = ?1 AND stream = ?2")?;
-            for file in progress {
-                let stream = file.stream.cast_signed();
-                if file.forgotten {
-                    forget.execute(params![&*file.feed, stream])?;
-                    continue;
-                }
-                advance.execute(params![
+            moves += 1;
+            connection
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO files (feed, stream, name, device, inode, offset, line,
+                         head_bytes, head_hash, tail_bytes, tail_hash, moved)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                )?
+                .execute(params![
                     &*file.feed,
                     stream,
                     &*file.name,
@@ -272,11 +288,10 @@ impl Store {
                     file.head.hash.cast_signed(),
                     file.tail.bytes,
                     file.tail.hash.cast_signed(),
+                    moves,
                 ])?;
-            }
         }
-        transaction.commit()?;
-        Ok(sequences)
+        Ok(())
     }
 
     /// Events of every topic behind `sequence`, in order, at most `most`.
@@ -311,25 +326,23 @@ impl Store {
         sequence: u64,
         state: &[u8],
     ) -> Result<(), StoreError> {
-        let save = |connection: &mut Connection| {
-            let transaction =
-                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            transaction
+        let save = |connection: &Connection| {
+            connection
                 .prepare_cached(
                     "INSERT OR REPLACE INTO checkpoints (topic, sequence, state)
                      VALUES (?1, ?2, ?3)",
                 )?
                 .execute(params![topic, sequence.cast_signed(), state])?;
-            transaction
+            connection
                 .prepare_cached(
                     "DELETE FROM checkpoints WHERE topic = ?1 AND sequence NOT IN (
                          SELECT sequence FROM checkpoints WHERE topic = ?1
                          ORDER BY sequence DESC LIMIT 2)",
                 )?
                 .execute([topic])?;
-            transaction.commit()
+            Ok(())
         };
-        save(&mut self.connection).at(&self.path)
+        transact(&self.connection, save).at(&self.path)
     }
 
     /// Of each topic that has two checkpoints the older: a restart from it replays at least the
@@ -366,14 +379,13 @@ impl Store {
             .at(&self.path)
     }
 
-    /// How far each file of a feed was read; the one that moved last comes last, as each move
-    /// replaces the row.
+    /// How far each file of a feed was read; the one that moved last comes last.
     pub fn file_progress(&self, feed: &str) -> Result<Vec<FileProgress>, StoreError> {
         self.connection
             .prepare_cached(
                 "SELECT feed, stream, name, device, inode, offset, line, head_bytes, head_hash,
                      tail_bytes, tail_hash
-                 FROM files WHERE feed = ?1 ORDER BY rowid",
+                 FROM files WHERE feed = ?1 ORDER BY moved",
             )
             .and_then(|mut statement| {
                 statement
@@ -422,6 +434,23 @@ impl Store {
             .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
             .unwrap();
     }
+}
+
+/// All of it or, on an error, nothing. rusqlite's own transactions prepare their statements anew
+/// each time, a tenth of what a commit of one event costs.
+fn transact<T>(
+    connection: &Connection,
+    work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    let run = |sql| connection.prepare_cached(sql)?.execute([]);
+    // Immediate: a lock that can't be had is told before anything is written.
+    run("BEGIN IMMEDIATE")?;
+    let done = work(connection).and_then(|value| run("COMMIT").map(|_| value));
+    // Some errors (a full disk) have rolled back by themselves.
+    if done.is_err() && !connection.is_autocommit() {
+        run("ROLLBACK")?;
+    }
+    done
 }
 
 #[cfg(test)]

@@ -11,12 +11,16 @@ use super::Synchronous;
 use super::fault::{At, StoreError};
 
 /// Format of the tables below. A migration raises it; a newer one than ours is not touched.
-/// Format 2 numbers events by `log.reserved`, format 1 did by AUTOINCREMENT.
+/// Format 2 numbers events by `log.reserved`, format 1 did by AUTOINCREMENT, which costs a page
+/// each commit; so did an index of `files` beside its table.
 const FORMAT: i64 = 2;
 /// "Sprd": tells our databases from those of other programs.
 const APPLICATION: i64 = 0x5370_7264;
 /// How long a writer waits for another process (a backup, a shell) to leave the lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pages of the write-ahead log (16 MiB) that are folded into the database at once, with two
+/// fsyncs. A page that several commits wrote is folded once, so more at once is less in all.
+const FOLD_PAGES: i64 = 4_000;
 /// Statements kept prepared: more than this module has.
 const PREPARED: usize = 32;
 
@@ -26,7 +30,7 @@ const PREPARED: usize = 32;
 const TABLES: &str = "
     CREATE TABLE log (epoch INTEGER NOT NULL, reserved INTEGER NOT NULL DEFAULT 0) STRICT;
     CREATE TABLE events (
-        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        sequence INTEGER PRIMARY KEY,
         topic TEXT NOT NULL,
         id TEXT,
         body TEXT NOT NULL,
@@ -34,6 +38,16 @@ const TABLES: &str = "
     ) STRICT;
     CREATE UNIQUE INDEX events_id ON events (id) WHERE id IS NOT NULL;
     CREATE INDEX events_topic ON events (topic, sequence);
+    CREATE TABLE checkpoints (
+        topic TEXT NOT NULL,
+        sequence INTEGER NOT NULL,
+        state BLOB NOT NULL,
+        PRIMARY KEY (topic, sequence)
+    ) STRICT;
+";
+
+/// `moved` rises over all rows.
+const FILES: &str = "
     CREATE TABLE files (
         feed TEXT NOT NULL,
         stream INTEGER NOT NULL,
@@ -46,14 +60,9 @@ const TABLES: &str = "
         head_hash INTEGER NOT NULL,
         tail_bytes INTEGER NOT NULL,
         tail_hash INTEGER NOT NULL,
+        moved INTEGER NOT NULL,
         PRIMARY KEY (feed, stream)
-    ) STRICT;
-    CREATE TABLE checkpoints (
-        topic TEXT NOT NULL,
-        sequence INTEGER NOT NULL,
-        state BLOB NOT NULL,
-        PRIMARY KEY (topic, sequence)
-    ) STRICT;
+    ) STRICT, WITHOUT ROWID;
 ";
 
 /// What to do where there is no database.
@@ -112,6 +121,7 @@ pub(super) fn connect(
         return Err(StoreError::Newer { path: path.to_owned(), found: format, known: FORMAT });
     }
     connection.pragma_update(None, "journal_mode", "WAL").at(path)?;
+    connection.pragma_update(None, "wal_autocheckpoint", FOLD_PAGES).at(path)?;
     // What follows may say which numbers were given out, so it must be on the disk before them.
     self::synchronous(&connection, Synchronous::Full).at(path)?;
     match format {
@@ -150,6 +160,7 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
 fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
     transaction.execute_batch(TABLES)?;
+    transaction.execute_batch(FILES)?;
     let epoch: u64 = rand::random();
     transaction.execute("INSERT INTO log (epoch) VALUES (?1)", params![epoch.cast_signed()])?;
     transaction.pragma_update(None, "application_id", APPLICATION)?;
@@ -163,7 +174,12 @@ fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.execute_batch(
         "ALTER TABLE log ADD COLUMN reserved INTEGER NOT NULL DEFAULT 0;
          UPDATE log SET reserved = (SELECT max(sequence) + 1000000 FROM events)
-             WHERE EXISTS (SELECT 1 FROM events);",
+             WHERE EXISTS (SELECT 1 FROM events);
+         ALTER TABLE files RENAME TO files_1;",
+    )?;
+    transaction.execute_batch(FILES)?;
+    transaction.execute_batch(
+        "INSERT INTO files SELECT *, rowid FROM files_1 ORDER BY rowid; DROP TABLE files_1;",
     )?;
     transaction.pragma_update(None, "user_version", FORMAT)?;
     transaction.commit()
@@ -176,6 +192,8 @@ pub(super) struct Log {
     pub(super) newest: u64,
     /// No sequence above it was given out.
     pub(super) reserved: u64,
+    /// The newest of the files' progress.
+    pub(super) moves: i64,
 }
 
 /// Also walks to both ends of the log, where a torn file shows first.
@@ -190,9 +208,10 @@ pub(super) fn log(path: &Path, connection: &Connection) -> Result<Log, StoreErro
         .at(path)?
         .map_or(0, i64::cast_unsigned);
     connection
-        .query_row("SELECT epoch, reserved FROM log", [], |row| {
+        .query_row("SELECT epoch, reserved, (SELECT max(moved) FROM files) FROM log", [], |row| {
             let whole = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
-            Ok(Log { epoch: Epoch(whole(0)?), newest, reserved: whole(1)? })
+            let moves = row.get::<_, Option<i64>>(2)?.unwrap_or(0);
+            Ok(Log { epoch: Epoch(whole(0)?), newest, reserved: whole(1)?, moves })
         })
         .at(path)
 }

@@ -114,12 +114,27 @@ fn a_log_of_the_first_format_is_read_and_its_numbering_goes_on_far_behind() {
     let epoch = store.epoch();
     store
         .connection
-        .execute_batch("ALTER TABLE log DROP COLUMN reserved; PRAGMA user_version = 1")
+        .execute_batch(
+            "ALTER TABLE log DROP COLUMN reserved;
+             DROP TABLE files;
+             CREATE TABLE files (
+                 feed TEXT NOT NULL, stream INTEGER NOT NULL, name TEXT NOT NULL,
+                 device INTEGER NOT NULL, inode INTEGER NOT NULL, offset INTEGER NOT NULL,
+                 line INTEGER NOT NULL, head_bytes INTEGER NOT NULL, head_hash INTEGER NOT NULL,
+                 tail_bytes INTEGER NOT NULL, tail_hash INTEGER NOT NULL,
+                 PRIMARY KEY (feed, stream)) STRICT;
+             INSERT INTO files VALUES ('feeds', 2, 'a.ndjson', -1, -2, 9, 3, 256, -1, 7, 1);
+             INSERT INTO files VALUES ('feeds', 1, 'a.ndjson', -1, -2, 5, 3, 256, -1, 7, 1);
+             PRAGMA user_version = 1",
+        )
         .unwrap();
     drop(store);
     let mut store = Store::open(&path).unwrap();
     assert_eq!(store.epoch(), epoch);
-    assert_eq!(store.append(&[event("a", None, "2")], &[], 0).unwrap(), [Some(1_000_002)]);
+    assert_eq!(store.file_progress("feeds").unwrap(), [progress(2, 9), progress(1, 5)]);
+    let again = store.append(&[event("a", None, "2")], &[progress(2, 10)], 0).unwrap();
+    assert_eq!(again, [Some(1_000_002)]);
+    assert_eq!(store.file_progress("feeds").unwrap(), [progress(1, 5), progress(2, 10)]);
     assert_eq!(store.read_from(0, 10).unwrap().len(), 2);
 }
 
