@@ -214,6 +214,7 @@ fn executor(
         query_complexity: config.limits.query_complexity,
         query_aliases: config.limits.query_aliases,
         query_tokens: config.limits.query_tokens,
+        query_level_fields: config.limits.query_level_fields,
         markets_per_subscription: config.limits.markets_per_subscription,
         book_depth: config.limits.book_depth,
         ..QueryLimits::default()
