@@ -144,7 +144,7 @@ impl GraphqlExecutor {
         match opened {
             Ok(stream) => Ok(Execution::Stream { stream, after: resumed.or(cursor) }),
             Err(OpenError::Refused(errors)) => Ok(Execution::Refused(errors)),
-            Err(OpenError::TooMany { limit }) => Err(Refused::limit("most_streams", limit, limit)),
+            Err(OpenError::TooMany { limit }) => Err(Refused::limit("streams", limit, limit)),
         }
     }
 

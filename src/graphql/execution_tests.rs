@@ -336,6 +336,20 @@ fn the_levels_of_a_result_are_counted_with_the_depth_however_it_is_given() {
 }
 
 #[test]
+fn one_stream_too_many_is_told_by_the_name_of_its_key() {
+    let executor = executor();
+    let most_streams = 1;
+    let limits = StreamLimits { most_streams, ..StreamLimits::default() };
+    let streams = Arc::new(Streams::new(limits, Arc::new(Meters::default())));
+    let executor = GraphqlExecutor { streams, ..executor };
+    stream(execute(&executor, BOOK, json!({})));
+    stream(execute(&executor, BOOK, json!({})));
+    let error = refusal(execute(&executor, "subscription{feedStatus{name}}", json!({})));
+    assert_eq!(error["name"], "streams");
+    assert_eq!(error["limit"], 1);
+}
+
+#[test]
 fn a_query_answers_from_memory() {
     let executor = executor();
     buy(&executor, 3, [(10_000, 5)].into_iter());
