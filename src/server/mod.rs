@@ -191,7 +191,8 @@ fn start_feeds(
     let broken = statuses.clone();
     tracker.spawn(async move {
         // A bug of ours: the feed is over, the hub isn't.
-        if let Some(error) = thread.await.map_or_else(|error| Some(error.to_string()), Result::err) {
+        if let Some(error) = thread.await.map_or_else(|error| Some(error.to_string()), Result::err)
+        {
             tracing::error!(%error, "the file feed has ended");
             broken.halt(feed, Cause::Source, &error);
         }
