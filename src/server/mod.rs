@@ -331,7 +331,7 @@ fn http_config(config: &Config) -> http::HttpConfig {
 
 fn shard_count(config: &Config) -> usize {
     match config.server.shards {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        0 => std::thread::available_parallelism().map_or(1, |cores| (cores.get() - 1).max(1)),
         count => count,
     }
 }

@@ -84,15 +84,15 @@ enum Work {
 struct Reading {
     stream: Arc<ResponseStream>,
     seat: Seat,
-    state: Joining,
-    /// Frames to send before the ring's: a snapshot, a merged delta.
-    owed: VecDeque<Frame>,
+    /// What comes before the ring; none for nearly all readers nearly always.
+    before: Option<Box<Before>>,
 }
 
-enum Joining {
-    /// Not asked the source yet; with the cursor that the client brought.
-    Asked(Option<Box<str>>),
-    Joined,
+enum Before {
+    /// The source was not asked yet; with the cursor that the client brought.
+    Join(Option<Box<str>>),
+    /// Frames to send: a snapshot, a merged delta.
+    Owed(VecDeque<Frame>),
 }
 
 struct Partial {
@@ -288,8 +288,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 Work::Stream(Reading {
                     stream,
                     seat,
-                    state: Joining::Asked(after.map(String::into_boxed_str)),
-                    owed: VecDeque::new(),
+                    before: Some(Box::new(Before::Join(after.map(String::into_boxed_str)))),
                 })
             }
         };
@@ -539,7 +538,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 self.waiting.push_back(slot);
                 return Ok(Poll::Ready(()));
             }
-            if let Joining::Asked(after) = &reading.state {
+            if let Some(Before::Join(after)) = reading.before.as_deref() {
                 let start = reading.stream.source().join(&reading.stream, after.as_deref());
                 if !self.start(slot, start, shard) {
                     return Ok(Poll::Ready(()));
@@ -548,10 +547,15 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             }
             let mut frames = shard.frames.take();
             frames.clear();
-            let (seat, owed) = (reading.seat, !reading.owed.is_empty());
+            let (seat, owed) = (reading.seat, reading.before.is_some());
             let (next, seen) = shard.progress(seat);
-            let held = owed || reading.stream.read(next, FRAMES_PER_WRITE, &mut frames);
-            frames.extend(reading.owed.iter().take(FRAMES_PER_WRITE).cloned());
+            let held = match reading.before.as_deref() {
+                Some(Before::Owed(owed)) => {
+                    frames.extend(owed.iter().take(FRAMES_PER_WRITE).cloned());
+                    true
+                }
+                _ => reading.stream.read(next, FRAMES_PER_WRITE, &mut frames),
+            };
             if !held {
                 let start = reading.stream.source().catch_up(&reading.stream, seen);
                 shard.meters.catch_ups.add(1);
@@ -599,14 +603,15 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         let Some(Some(Work::Stream(reading))) = self.work.get_mut(slot as usize) else {
             return false;
         };
-        reading.state = Joining::Joined;
+        reading.before = None;
         match start {
             Start::Ring { seen, next } => {
                 shard.advance(reading.seat, next, seen);
                 true
             }
             Start::Frames { frames, next } => {
-                reading.owed = frames.into();
+                reading.before =
+                    (!frames.is_empty()).then(|| Box::new(Before::Owed(frames.into())));
                 let (_, seen) = shard.progress(reading.seat);
                 shard.advance(reading.seat, next, seen);
                 true
@@ -627,11 +632,12 @@ impl<S: Socket, E: Executor> Connection<S, E> {
 
     /// After `count` owed frames left.
     fn pay(&mut self, slot: u32, count: usize) {
-        if let Some(Some(Work::Stream(reading))) = self.work.get_mut(slot as usize) {
-            reading.owed.drain(..count);
-            if reading.owed.is_empty() {
-                // Its buffer is given back: most readers never owe again.
-                reading.owed = VecDeque::new();
+        if let Some(Some(Work::Stream(reading))) = self.work.get_mut(slot as usize)
+            && let Some(Before::Owed(owed)) = reading.before.as_deref_mut()
+        {
+            owed.drain(..count);
+            if owed.is_empty() {
+                reading.before = None;
             }
         }
     }

@@ -123,8 +123,8 @@ impl InlineId {
 /// Where the shard knows a reader.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seat {
-    place: usize,
-    member: usize,
+    place: u32,
+    member: u32,
 }
 
 /// Counts of this thread, added to the shared meters once a turn.
@@ -269,7 +269,7 @@ impl<S: Socket, E: Executor> Shard<S, E> {
                 return;
             }
             for member in 0..members {
-                if !self.serve(Seat { place, member }, start, &batch, overrun) {
+                if !self.serve(place, member, start, &batch, overrun) {
                     continue;
                 }
                 writes += 1;
@@ -286,10 +286,17 @@ impl<S: Socket, E: Executor> Shard<S, E> {
     }
 
     /// Hands frames `start..` to one reader, unless it waits. Whether there is such a reader.
-    fn serve(&self, seat: Seat, start: u64, batch: &[Frame], overrun: bool) -> bool {
+    fn serve(
+        &self,
+        place: usize,
+        member: usize,
+        start: u64,
+        batch: &[Frame],
+        overrun: bool,
+    ) -> bool {
         let mut table = self.read.borrow_mut();
-        let Some(local) = table.places.get_mut(seat.place) else { return false };
-        let Some(member) = local.members.get_mut(seat.member).filter(|one| !one.waits) else {
+        let Some(local) = table.places.get_mut(place) else { return false };
+        let Some(member) = local.members.get_mut(member).filter(|one| !one.waits) else {
             return false;
         };
         debug_assert!(overrun || member.next >= start, "who is behind the shard waits");
@@ -353,11 +360,12 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         });
         let id = InlineId::new(id);
         let member = Member { connection, next: 0, seen: 0, slot, waits: true, id };
-        Seat { place, member: places[place].members.insert(member) }
+        Seat { place: place as u32, member: places[place].members.insert(member) as u32 }
     }
 
     fn with<T>(&self, seat: Seat, act: impl FnOnce(&mut Member<S, E>) -> T) -> T {
-        act(&mut self.read.borrow_mut().places[seat.place].members[seat.member])
+        let mut table = self.read.borrow_mut();
+        act(&mut table.places[seat.place as usize].members[seat.member as usize])
     }
 
     /// The index in the ring at which a reader goes on, and the last sequence it was sent.
@@ -381,7 +389,7 @@ impl<S: Socket, E: Executor> Shard<S, E> {
 
     /// A reader ends.
     pub(crate) fn leave(&self, seat: Seat) {
-        let Seat { place, member } = seat;
+        let (place, member) = (seat.place as usize, seat.member as usize);
         self.meters.readers_open.subtract(1);
         let mut table = self.read.borrow_mut();
         let local = &mut table.places[place];
