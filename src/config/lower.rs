@@ -84,14 +84,7 @@ fn store(reader: &mut Reader<'_>) -> StoreConfig {
     StoreConfig {
         path: reader.read("store.url", default.path, sqlite_path),
         synchronous: reader.read("store.synchronous", default.synchronous, |value| {
-            one_of(
-                value,
-                &[
-                    ("off", Synchronous::Off),
-                    ("normal", Synchronous::Normal),
-                    ("full", Synchronous::Full),
-                ],
-            )
+            one_of(value, &[("normal", Synchronous::Normal), ("full", Synchronous::Full)])
         }),
     }
 }

@@ -96,10 +96,8 @@ impl Default for StoreConfig {
 /// How hard SQLite holds on to a commit (`PRAGMA synchronous` with a write-ahead log).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Synchronous {
-    /// Survives a killed process, not a killed machine.
-    Off,
-    /// Survives both whole; the last commits before a power cut may be missing and come again
-    /// from the feed.
+    /// Survives a killed process and a killed machine whole; the last commits before a power cut
+    /// may be missing and come again from the feed.
     #[default]
     Normal,
     /// Every commit is on the disk before it counts; costs an fsync each.

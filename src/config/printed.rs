@@ -19,7 +19,6 @@ pub(super) fn settings(config: &Config) -> Vec<(&'static str, Setting)> {
     let files = &feeds.files;
     let networks = server.trusted_proxies.iter().map(ToString::to_string).collect();
     let synchronous = match store.synchronous {
-        Synchronous::Off => "off",
         Synchronous::Normal => "normal",
         Synchronous::Full => "full",
     };

@@ -12,7 +12,7 @@ const BOOK: &str = r#"subscription{orderBook(market:"ERG-USD",depth:2){
     ... on BookDelta{prevSequence mergedEvents bids{price size} asks{price}}}}"#;
 
 fn executor_with(limits: QueryLimits) -> GraphqlExecutor {
-    let live = Arc::new(Live::new(Epoch(7), Box::new(|| 1_700_000_000_000_000)));
+    let live = Arc::new(Live::new(Epoch(7), Box::new(|| 1_700_000_000_000_000), 32_768));
     for market in [MARKET, "A-B"] {
         live.define(Arc::new(MarketDefinition {
             market: market.into(),

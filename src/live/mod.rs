@@ -40,6 +40,8 @@ pub type Clock = Box<dyn Fn() -> Micros + Send + Sync>;
 pub struct Live {
     epoch: Epoch,
     clock: Clock,
+    /// Of each book, see [`Book::with_journal`].
+    journal_touches: usize,
     /// Sorted, as queries list them.
     markets: RwLock<BTreeMap<MarketId, Arc<Market>>>,
     offers: Mutex<Offers>,
@@ -72,10 +74,11 @@ struct Checkpoint<B> {
 }
 
 impl Live {
-    pub fn new(epoch: Epoch, clock: Clock) -> Self {
+    pub fn new(epoch: Epoch, clock: Clock, journal_touches: usize) -> Self {
         Self {
             epoch,
             clock,
+            journal_touches,
             markets: RwLock::default(),
             offers: Mutex::new(Offers::new(epoch)),
             feeds: Mutex::default(),
@@ -133,7 +136,7 @@ impl Live {
             let same = decimals(&state.definition) == decimals(&definition);
             state.definition = definition.clone();
             if !same {
-                state.book = Book::empty_at(state.book.sequence());
+                state.book = Book::with_journal(state.book.sequence(), self.journal_touches);
                 state.checksum.take();
                 state.each(self, |stream, now| {
                     stream.restate(now, SnapshotReason::EpochChange);
@@ -142,7 +145,7 @@ impl Live {
         } else {
             let state = MarketState {
                 definition: definition.clone(),
-                book: Book::default(),
+                book: Book::with_journal(0, self.journal_touches),
                 event_time: None,
                 checksum: OnceCell::new(),
                 streams: BTreeMap::new(),
@@ -157,7 +160,7 @@ impl Live {
         let own = self.market(market).ok_or_else(unknown)?;
         let checkpoint: Checkpoint<&serde_json::value::RawValue> =
             serde_json::from_slice(state).map_err(CheckpointError::from)?;
-        let book = Book::from_checkpoint(checkpoint.book.get().as_bytes())?;
+        let book = Book::from_checkpoint(checkpoint.book.get().as_bytes(), self.journal_touches)?;
         let (best, sequence) = (book.best(), book.sequence());
         let id = {
             let mut state = own.state.lock();

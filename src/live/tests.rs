@@ -33,7 +33,7 @@ fn definition(market: &str) -> Arc<MarketDefinition> {
 }
 
 fn new_live() -> Arc<Live> {
-    let live = Arc::new(Live::new(EPOCH, Box::new(|| 9_000_000)));
+    let live = Arc::new(Live::new(EPOCH, Box::new(|| 9_000_000), JOURNAL_TOUCHES));
     live.define(definition(MARKET));
     live
 }
@@ -458,6 +458,19 @@ fn a_cursor_that_can_not_be_followed_gets_a_snapshot_that_says_why() {
 }
 
 #[test]
+fn a_cursor_whose_event_a_power_cut_took_gets_a_snapshot_also_when_others_followed() {
+    let (live, streams, _) = busy();
+    let stream = open_book(&live, &streams, 10, Speed::Raw);
+    // The client saw 55, the log came back with 50 and goes on behind what was reserved.
+    assert_eq!(reason(&stream, &cursor(10, EPOCH, 55)), "EpochChange");
+    live.apply(&[change(10_001, &[(Side::Buy, 3, 7)])]);
+    for lost in [51, 55, 10_000] {
+        assert_eq!(reason(&stream, &cursor(10, EPOCH, lost)), "ResumeTooOld");
+    }
+    assert_eq!(reason(&stream, &cursor(10, EPOCH, 49)), "none", "49 was an event, so a delta");
+}
+
+#[test]
 fn a_restored_market_goes_on_where_its_checkpoint_was_taken() {
     let (live, _, history) = busy();
     let (sequence, state) = live.checkpoint(MARKET).unwrap();
@@ -474,6 +487,25 @@ fn a_restored_market_goes_on_where_its_checkpoint_was_taken() {
     assert_eq!(restored.checkpoint(MARKET).unwrap().1, state);
     assert!(matches!(restored.restore("A-B", &state), Err(RestoreError::UnknownMarket(_))));
     assert!(restored.restore(MARKET, b"{}").is_err());
+}
+
+#[test]
+fn a_resume_reaches_as_far_back_as_the_journal_was_told_to_also_of_a_restored_book() {
+    let live = Arc::new(Live::new(EPOCH, Box::new(|| 9_000_000), 3));
+    live.define(definition(MARKET));
+    let restored = Arc::new(Live::new(EPOCH, Box::new(|| 9_000_000), 3));
+    restored.define(definition(MARKET));
+    live.apply(&[change(1, &[(Side::Buy, 1, 1)])]);
+    restored.restore(MARKET, &live.checkpoint(MARKET).unwrap().1).unwrap();
+    for live in [live, restored] {
+        let streams = new_streams(1 << 20);
+        (2..=9).for_each(|sequence| {
+            live.apply(&[change(sequence, &[(Side::Buy, 1, sequence.into())])])
+        });
+        let stream = open_book(&live, &streams, 10, Speed::Raw);
+        assert_eq!(reason(&stream, &cursor(10, EPOCH, 5)), "ResumeTooOld");
+        assert_eq!(reason(&stream, &cursor(10, EPOCH, 6)), "none", "three events behind 6");
+    }
 }
 
 #[test]

@@ -9,13 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::event::{LevelChange, Side};
 use super::fixed::Fixed;
 
-/// Touches that a journal keeps. At about 56 bytes each this is under 2 MiB a market, and at a
+/// Touches that a journal keeps unless told otherwise. At about 56 bytes each this is under 2 MiB a market, and at a
 /// busy market's 500 touches a second it reaches a minute back: longer than a reconnect takes.
 pub const JOURNAL_TOUCHES: usize = 32_768;
-
-/// Events that a journal counts. As many as touches: an event that touches nothing costs 8 bytes
-/// but must still be counted by whoever merges over it.
-const JOURNAL_EVENTS: usize = JOURNAL_TOUCHES;
 
 /// Price and size of one level.
 pub type Level = (Fixed, Fixed);
@@ -74,12 +70,14 @@ pub struct Book {
     events: VecDeque<u64>,
     /// The oldest sequence from which changes can still be told.
     floor: u64,
+    /// And as many events: one that touches nothing costs 8 bytes but must still be counted by
+    /// whoever merges over it.
     most_touches: usize,
 }
 
 impl Default for Book {
     fn default() -> Self {
-        Self::empty_at(0)
+        Self::with_journal(0, JOURNAL_TOUCHES)
     }
 }
 
@@ -101,12 +99,9 @@ pub enum CheckpointError {
 }
 
 impl Book {
-    /// A book without levels that knows nothing from before `sequence`.
-    pub fn empty_at(sequence: u64) -> Self {
-        Self::with_journal(sequence, JOURNAL_TOUCHES)
-    }
-
-    fn with_journal(sequence: u64, most_touches: usize) -> Self {
+    /// A book without levels that knows nothing from before `sequence`, and of what follows as many
+    /// touches and events.
+    pub fn with_journal(sequence: u64, most_touches: usize) -> Self {
         Self {
             bids: BTreeMap::new(),
             asks: BTreeMap::new(),
@@ -126,6 +121,13 @@ impl Book {
     /// The oldest sequence from which [`Book::changes_since`] can tell.
     pub fn floor(&self) -> u64 {
         self.floor
+    }
+
+    /// Whether the book stood at this sequence, as far as its journal reaches. A power cut may have
+    /// taken the event of a sequence that a client saw; the number is never used again.
+    pub fn stood_at(&self, sequence: u64) -> bool {
+        sequence == self.floor
+            || (sequence > self.floor && self.events.binary_search(&sequence).is_ok())
     }
 
     /// One event's levels: sizes are absolute and 0 removes. Removing an unknown level is no fault.
@@ -186,7 +188,7 @@ impl Book {
                 self.floor = self.floor.max(touch.sequence);
             }
         }
-        while self.events.len() > JOURNAL_EVENTS {
+        while self.events.len() > self.most_touches {
             if let Some(sequence) = self.events.pop_front() {
                 self.floor = self.floor.max(sequence);
             }
@@ -220,11 +222,11 @@ impl Book {
     }
 
     /// The exact difference between the best `depth` levels as they were at `from` and as they are
-    /// now; `None` if the journal doesn't reach there. Costs the touches since `from` and one walk
-    /// to the edge of the window.
+    /// now; `None` if the journal doesn't reach there, or if the book never stood there. Costs the
+    /// touches since `from` and one walk to the edge of the window.
     pub fn changes_since(&self, from: u64, depth: usize) -> Option<Changes> {
         assert!(depth > 0, "a window holds at least one level");
-        if from < self.floor || from > self.sequence {
+        if !self.stood_at(from) {
             return None;
         }
         let (mut bids, mut asks) = (BTreeMap::new(), BTreeMap::new());
@@ -257,9 +259,10 @@ impl Book {
         serde_json::to_vec(&checkpoint).unwrap_or_default()
     }
 
-    pub fn from_checkpoint(bytes: &[u8]) -> Result<Self, CheckpointError> {
+    /// With a journal of this size, see [`Book::with_journal`].
+    pub fn from_checkpoint(bytes: &[u8], most_touches: usize) -> Result<Self, CheckpointError> {
         let checkpoint: Checkpoint = serde_json::from_slice(bytes)?;
-        let mut book = Self::empty_at(checkpoint.sequence);
+        let mut book = Self::with_journal(checkpoint.sequence, most_touches);
         for (price, size) in checkpoint.bids {
             book.bids.insert(rank(Side::Buy, price.parse()?), size.parse()?);
         }
@@ -431,6 +434,7 @@ mod tests {
                 for (index, (from, then)) in past.iter().enumerate() {
                     let changes = book.changes_since(*from, depth);
                     prop_assert_eq!(changes.is_some(), *from >= book.floor());
+                    prop_assert_eq!(changes.is_some(), book.stood_at(*from));
                     let Some(changes) = changes else { continue };
                     prop_assert_eq!(changes.events as usize, past.len() - 1 - index);
                     let mut client = then.top(depth);
@@ -439,6 +443,10 @@ mod tests {
                     prop_assert_eq!(&client, &naive.top(depth));
                     prop_assert_eq!(changes.is_empty(), unchanged);
                 }
+            }
+            for lost in 0..=book.sequence() + 1 {
+                let was = lost >= book.floor() && past.iter().any(|(one, _)| *one == lost);
+                prop_assert_eq!(book.stood_at(lost), was);
             }
             prop_assert!(book.touches.len() <= most_touches);
             prop_assert_eq!(book.changes_since(book.sequence() + 1, depth), None);
@@ -450,10 +458,11 @@ mod tests {
             for (index, levels) in events.iter().enumerate() {
                 book.apply(index as u64 + 1, levels);
             }
-            let restored = Book::from_checkpoint(&book.to_checkpoint()).unwrap();
+            let restored = Book::from_checkpoint(&book.to_checkpoint(), 9).unwrap();
             prop_assert_eq!(&restored.bids, &book.bids);
             prop_assert_eq!(&restored.asks, &book.asks);
             prop_assert_eq!((restored.sequence(), restored.floor()), (book.sequence(), book.sequence()));
+            prop_assert_eq!(restored.most_touches, 9);
         }
     }
 
@@ -488,15 +497,17 @@ mod tests {
     #[test]
     fn events_that_leave_the_journal_take_the_floor_along_even_if_they_touched_nothing() {
         let mut book = Book::default();
-        let all = JOURNAL_EVENTS as u64 + 5;
+        let all = JOURNAL_TOUCHES as u64 + 5;
         (1..=all).for_each(|sequence| book.apply(sequence, &[]));
         assert_eq!((book.floor(), book.changes_since(4, 1)), (5, None));
-        assert_eq!(book.changes_since(5, 1).unwrap().events as usize, JOURNAL_EVENTS);
+        assert_eq!(book.changes_since(5, 1).unwrap().events as usize, JOURNAL_TOUCHES);
     }
 
     #[test]
     fn bytes_that_are_no_checkpoint_are_refused() {
-        assert!(Book::from_checkpoint(b"{}").is_err());
-        assert!(Book::from_checkpoint(br#"{"sequence":1,"bids":[["x","1"]],"asks":[]}"#).is_err());
+        assert!(Book::from_checkpoint(b"{}", 9).is_err());
+        assert!(
+            Book::from_checkpoint(br#"{"sequence":1,"bids":[["x","1"]],"asks":[]}"#, 9).is_err()
+        );
     }
 }

@@ -81,7 +81,8 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<(),
     let meters = Arc::new(Meters::default());
 
     let store = Store::open_with(&config.store.path, synchronous(config.store.synchronous))?;
-    let live = Arc::new(Live::new(store.epoch(), Box::new(now)));
+    let journal = config.limits.journal_touches_per_market;
+    let live = Arc::new(Live::new(store.epoch(), Box::new(now), journal));
 
     let source = AdminSource {
         readiness: readiness(stage.clone(), statuses.clone(), out_of_files.clone()),
@@ -339,7 +340,7 @@ fn shard_count(config: &Config) -> usize {
 fn synchronous(written: Synchronous) -> store::Synchronous {
     match written {
         Synchronous::Full => store::Synchronous::Full,
-        Synchronous::Normal | Synchronous::Off => store::Synchronous::Normal,
+        Synchronous::Normal => store::Synchronous::Normal,
     }
 }
 

@@ -11,6 +11,13 @@ pub enum StoreError {
     #[error("the folder of the store {path} can't be made: {source}")]
     Folder { path: PathBuf, source: io::Error },
     #[error(
+        "the store {path} is in use by another hub, which holds {lock}: stop that one (`fuser \
+         {lock}` names it) or give this one a file of its own with store.url"
+    )]
+    InUse { path: PathBuf, lock: PathBuf },
+    #[error("the store's lock {path} can't be taken: {source}")]
+    Lock { path: PathBuf, source: io::Error },
+    #[error(
         "the store {path} can't be written ({source}): free space or mend the disk, the hub goes on by itself"
     )]
     Unavailable { path: PathBuf, source: rusqlite::Error },

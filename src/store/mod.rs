@@ -4,20 +4,30 @@
 //!
 //! Each append is one transaction that also moves the files' progress, so a line and the mark
 //! behind it stand in the log together or not at all.
+//!
+//! No sequence is ever given out twice, though a power cut may take the last commits and with them
+//! what they say of the numbering: numbers are reserved in blocks, by a commit that is on the disk
+//! before the first of its block is used. After a stop that was not clean the numbering goes on
+//! behind the block. So a client's cursor never names another event than the one it was made for.
 
 mod fault;
 mod reader;
 mod schema;
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use spreadly_subscriptions::Epoch;
 
 use self::fault::At;
 pub use self::fault::StoreError;
 pub use self::reader::LogReader;
 use crate::market::event::Micros;
+
+/// Sequences reserved at once. Each block costs an fsync, some 10 ms on a slow disk, and an unclean
+/// stop skips at most as many numbers.
+const RESERVED_AT_ONCE: u64 = 10_000;
 
 /// What a power cut may take; a killed process loses nothing either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -98,28 +108,48 @@ pub struct Store {
     path: PathBuf,
     synchronous: Synchronous,
     connection: Connection,
+    /// Held for the store's life: the numbering and the state are only right with one writer.
+    _lock: File,
     epoch: Epoch,
+    /// The newest sequence given out, or the end of what an unclean stop left reserved.
+    last: u64,
+    /// No sequence above it was ever given out. On the disk, which the newest commits need not be.
+    reserved: u64,
+    /// Moves of files' progress, so that it can be listed in their order.
+    moves: i64,
     /// Pages the database may grow to: a full disk, as far as SQLite can tell.
     #[cfg(test)]
     pub(crate) disk: std::sync::Arc<std::sync::atomic::AtomicI64>,
+    /// What SQLite was last told of it.
+    #[cfg(test)]
+    limited: std::cell::Cell<i64>,
 }
 
 impl Store {
-    /// Opens the log and makes it, with its folder, where there is none.
+    /// Opens the log and makes it, with its folder, where there is none. One at a time: another
+    /// opening of the same file, by whatever process, is [`StoreError::InUse`].
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         Self::open_with(path, Synchronous::Normal)
     }
 
     pub fn open_with(path: &Path, synchronous: Synchronous) -> Result<Self, StoreError> {
+        schema::make_folder(path)?;
+        let lock = schema::lock(path)?;
         let connection = schema::connect(path, synchronous, schema::Missing::Make)?;
-        let epoch = schema::epoch(path, &connection)?;
+        let schema::Log { epoch, newest, reserved, moves } = schema::log(path, &connection)?;
         Ok(Self {
             path: path.to_owned(),
             synchronous,
             connection,
+            _lock: lock,
             epoch,
+            last: newest.max(reserved),
+            reserved,
+            moves,
             #[cfg(test)]
             disk: std::sync::Arc::new(std::sync::atomic::AtomicI64::new(i64::from(u32::MAX) - 1)),
+            #[cfg(test)]
+            limited: std::cell::Cell::default(),
         })
     }
 
@@ -128,10 +158,16 @@ impl Store {
     /// come back.
     pub fn reopen(&mut self) -> Result<(), StoreError> {
         let fresh = schema::connect(&self.path, self.synchronous, schema::Missing::Refuse)?;
-        if schema::epoch(&self.path, &fresh)? != self.epoch {
+        let log = schema::log(&self.path, &fresh)?;
+        if log.epoch != self.epoch {
             return Err(StoreError::Replaced { path: self.path.clone() });
         }
         self.connection = fresh;
+        // A commit that was reported as failed may be there after all.
+        self.last = self.last.max(log.newest);
+        self.reserved = log.reserved;
+        #[cfg(test)]
+        self.limited.set(0);
         Ok(())
     }
 
@@ -163,47 +199,84 @@ impl Store {
     ) -> Result<Vec<Option<u64>>, StoreError> {
         #[cfg(test)]
         self.limit_pages();
-        Self::write(&mut self.connection, batch, progress, now).at(&self.path)
+        let most = batch.len() as u64;
+        if self.reserved.saturating_sub(self.last) < most {
+            self.reserve(self.last + most.max(RESERVED_AT_ONCE))?;
+        }
+        // Also if nothing of it is kept: it only has to rise.
+        let moves = self.moves;
+        self.moves += progress.len() as i64;
+        let write = |connection: &Connection| {
+            let sequences = Self::write_events(connection, self.last, batch, now)?;
+            Self::write_progress(connection, moves, progress)?;
+            Ok(sequences)
+        };
+        let sequences = transact(&self.connection, write).at(&self.path)?;
+        self.last = sequences.iter().flatten().next_back().copied().unwrap_or(self.last);
+        Ok(sequences)
     }
 
-    fn write(
-        connection: &mut Connection,
+    /// Allows sequences up to this one, with an fsync whatever the level is otherwise.
+    fn reserve(&mut self, reserved: u64) -> Result<(), StoreError> {
+        let reserve = |connection: &Connection| {
+            schema::synchronous(connection, Synchronous::Full)?;
+            let written =
+                connection.execute("UPDATE log SET reserved = ?1", params![reserved.cast_signed()]);
+            schema::synchronous(connection, self.synchronous)?;
+            written
+        };
+        reserve(&self.connection).at(&self.path)?;
+        self.reserved = reserved;
+        Ok(())
+    }
+
+    fn write_events(
+        connection: &Connection,
+        mut last: u64,
         batch: &[NewEvent],
-        progress: &[FileProgress],
         now: Micros,
     ) -> rusqlite::Result<Vec<Option<u64>>> {
-        // Immediate: a lock that can't be had is told before anything is written.
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut sequences = Vec::with_capacity(batch.len());
-        {
-            let mut insert = transaction.prepare_cached(
-                "INSERT INTO events (topic, id, body, received_micros) VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT (id) WHERE id IS NOT NULL DO NOTHING",
-            )?;
-            for event in batch {
-                let rows = insert.execute(params![
-                    &*event.topic,
-                    event.id.as_deref(),
-                    &*event.body,
-                    now
-                ])?;
-                let sequence = transaction.last_insert_rowid().cast_unsigned();
-                sequences.push((rows == 1).then_some(sequence));
+        let mut insert = connection.prepare_cached(
+            "INSERT INTO events (sequence, topic, id, body, received_micros)
+             VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (id) WHERE id IS NOT NULL DO NOTHING",
+        )?;
+        for event in batch {
+            let rows = insert.execute(params![
+                (last + 1).cast_signed(),
+                &*event.topic,
+                event.id.as_deref(),
+                &*event.body,
+                now
+            ])?;
+            last += rows as u64;
+            sequences.push((rows == 1).then_some(last));
+        }
+        Ok(sequences)
+    }
+
+    fn write_progress(
+        connection: &Connection,
+        mut moves: i64,
+        progress: &[FileProgress],
+    ) -> rusqlite::Result<()> {
+        for file in progress {
+            let stream = file.stream.cast_signed();
+            if file.forgotten {
+                connection
+                    .prepare_cached("DELETE FROM files WHERE feed = ?1 AND stream = ?2")?
+                    .execute(params![&*file.feed, stream])?;
+                continue;
             }
-            let mut advance = transaction.prepare_cached(
-                "INSERT OR REPLACE INTO files (feed, stream, name, device, inode, offset, line,
-                     head_bytes, head_hash, tail_bytes, tail_hash)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-            )?;
-            let mut forget =
-                transaction.prepare_cached("DELETE FROM files WHERE feed = ?1 AND stream = ?2")?;
-            for file in progress {
-                let stream = file.stream.cast_signed();
-                if file.forgotten {
-                    forget.execute(params![&*file.feed, stream])?;
-                    continue;
-                }
-                advance.execute(params![
+            moves += 1;
+            connection
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO files (feed, stream, name, device, inode, offset, line,
+                         head_bytes, head_hash, tail_bytes, tail_hash, moved)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                )?
+                .execute(params![
                     &*file.feed,
                     stream,
                     &*file.name,
@@ -215,11 +288,10 @@ impl Store {
                     file.head.hash.cast_signed(),
                     file.tail.bytes,
                     file.tail.hash.cast_signed(),
+                    moves,
                 ])?;
-            }
         }
-        transaction.commit()?;
-        Ok(sequences)
+        Ok(())
     }
 
     /// Events of every topic behind `sequence`, in order, at most `most`.
@@ -254,25 +326,23 @@ impl Store {
         sequence: u64,
         state: &[u8],
     ) -> Result<(), StoreError> {
-        let save = |connection: &mut Connection| {
-            let transaction =
-                connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            transaction
+        let save = |connection: &Connection| {
+            connection
                 .prepare_cached(
                     "INSERT OR REPLACE INTO checkpoints (topic, sequence, state)
                      VALUES (?1, ?2, ?3)",
                 )?
                 .execute(params![topic, sequence.cast_signed(), state])?;
-            transaction
+            connection
                 .prepare_cached(
                     "DELETE FROM checkpoints WHERE topic = ?1 AND sequence NOT IN (
                          SELECT sequence FROM checkpoints WHERE topic = ?1
                          ORDER BY sequence DESC LIMIT 2)",
                 )?
                 .execute([topic])?;
-            transaction.commit()
+            Ok(())
         };
-        save(&mut self.connection).at(&self.path)
+        transact(&self.connection, save).at(&self.path)
     }
 
     /// Of each topic that has two checkpoints the older: a restart from it replays at least the
@@ -309,14 +379,13 @@ impl Store {
             .at(&self.path)
     }
 
-    /// How far each file of a feed was read; the one that moved last comes last, as each move
-    /// replaces the row.
+    /// How far each file of a feed was read; the one that moved last comes last.
     pub fn file_progress(&self, feed: &str) -> Result<Vec<FileProgress>, StoreError> {
         self.connection
             .prepare_cached(
                 "SELECT feed, stream, name, device, inode, offset, line, head_bytes, head_hash,
                      tail_bytes, tail_hash
-                 FROM files WHERE feed = ?1 ORDER BY rowid",
+                 FROM files WHERE feed = ?1 ORDER BY moved",
             )
             .and_then(|mut statement| {
                 statement
@@ -340,8 +409,14 @@ impl Store {
             .at(&self.path)
     }
 
-    /// Moves the write-ahead log into the database, so that a stopped hub leaves one file.
+    /// Gives back what was reserved and not used, so that a clean stop skips no number, and moves
+    /// the write-ahead log into the database, so that a stopped hub leaves one file.
     pub fn tidy(&mut self) -> Result<(), StoreError> {
+        // It stands behind the events in the write-ahead log, so it can't be there without them.
+        self.connection
+            .execute("UPDATE log SET reserved = ?1", params![self.last.cast_signed()])
+            .at(&self.path)?;
+        self.reserved = self.last;
         self.connection
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
             .optional()
@@ -352,10 +427,30 @@ impl Store {
     #[cfg(test)]
     fn limit_pages(&self) {
         let pages = self.disk.load(std::sync::atomic::Ordering::SeqCst);
+        if self.limited.replace(pages) == pages {
+            return;
+        }
         self.connection
             .query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
             .unwrap();
     }
+}
+
+/// All of it or, on an error, nothing. rusqlite's own transactions prepare their statements anew
+/// each time, a tenth of what a commit of one event costs.
+fn transact<T>(
+    connection: &Connection,
+    work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<T> {
+    let run = |sql| connection.prepare_cached(sql)?.execute([]);
+    // Immediate: a lock that can't be had is told before anything is written.
+    run("BEGIN IMMEDIATE")?;
+    let done = work(connection).and_then(|value| run("COMMIT").map(|_| value));
+    // Some errors (a full disk) have rolled back by themselves.
+    if done.is_err() && !connection.is_autocommit() {
+        run("ROLLBACK")?;
+    }
+    done
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! The database file: how it is opened, what tables it has and which formats are known.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,21 +11,26 @@ use super::Synchronous;
 use super::fault::{At, StoreError};
 
 /// Format of the tables below. A migration raises it; a newer one than ours is not touched.
-const FORMAT: i64 = 1;
+/// Format 2 numbers events by `log.reserved`, format 1 did by AUTOINCREMENT, which costs a page
+/// each commit; so did an index of `files` beside its table.
+const FORMAT: i64 = 2;
 /// "Sprd": tells our databases from those of other programs.
 const APPLICATION: i64 = 0x5370_7264;
 /// How long a writer waits for another process (a backup, a shell) to leave the lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pages of the write-ahead log (16 MiB) that are folded into the database at once, with two
+/// fsyncs. A page that several commits wrote is folded once, so more at once is less in all.
+const FOLD_PAGES: i64 = 4_000;
 /// Statements kept prepared: more than this module has.
 const PREPARED: usize = 32;
 
-/// `id` is unique only where given. `(topic, sequence)` serves resumes of one topic. `files` and
+/// Rows of `events` are never deleted, and their sequences are ours. `id` is unique only where given. `(topic, sequence)` serves resumes of one topic. `files` and
 /// `checkpoints` may be lost without losing events: the first would read files anew, the second
 /// replay the log from its start.
 const TABLES: &str = "
-    CREATE TABLE log (epoch INTEGER NOT NULL) STRICT;
+    CREATE TABLE log (epoch INTEGER NOT NULL, reserved INTEGER NOT NULL DEFAULT 0) STRICT;
     CREATE TABLE events (
-        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        sequence INTEGER PRIMARY KEY,
         topic TEXT NOT NULL,
         id TEXT,
         body TEXT NOT NULL,
@@ -33,6 +38,16 @@ const TABLES: &str = "
     ) STRICT;
     CREATE UNIQUE INDEX events_id ON events (id) WHERE id IS NOT NULL;
     CREATE INDEX events_topic ON events (topic, sequence);
+    CREATE TABLE checkpoints (
+        topic TEXT NOT NULL,
+        sequence INTEGER NOT NULL,
+        state BLOB NOT NULL,
+        PRIMARY KEY (topic, sequence)
+    ) STRICT;
+";
+
+/// `moved` rises over all rows.
+const FILES: &str = "
     CREATE TABLE files (
         feed TEXT NOT NULL,
         stream INTEGER NOT NULL,
@@ -45,14 +60,9 @@ const TABLES: &str = "
         head_hash INTEGER NOT NULL,
         tail_bytes INTEGER NOT NULL,
         tail_hash INTEGER NOT NULL,
+        moved INTEGER NOT NULL,
         PRIMARY KEY (feed, stream)
-    ) STRICT;
-    CREATE TABLE checkpoints (
-        topic TEXT NOT NULL,
-        sequence INTEGER NOT NULL,
-        state BLOB NOT NULL,
-        PRIMARY KEY (topic, sequence)
-    ) STRICT;
+    ) STRICT, WITHOUT ROWID;
 ";
 
 /// What to do where there is no database.
@@ -62,17 +72,38 @@ pub(super) enum Missing {
     Refuse,
 }
 
+pub(super) fn make_folder(path: &Path) -> Result<(), StoreError> {
+    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) => fs::create_dir_all(folder)
+            .map_err(|source| StoreError::Folder { path: path.to_owned(), source }),
+        None => Ok(()),
+    }
+}
+
+/// In a file of its own: SQLite's locks are only held while it writes, and one on the database
+/// itself would be lost with any other file handle of it. The system gives it back when the
+/// process ends, however it ends; the file stays, as removing it would race with the next one.
+pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let failed = |source| StoreError::Lock { path: name.clone().into(), source };
+    let options = File::options().create(true).truncate(false).write(true).clone();
+    let file = options.open(&name).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(StoreError::InUse { path: path.to_owned(), lock: name.into() })
+        }
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
 pub(super) fn connect(
     path: &Path,
     synchronous: Synchronous,
     missing: Missing,
 ) -> Result<Connection, StoreError> {
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    if let (Missing::Make, Some(folder)) = (missing, folder) {
-        fs::create_dir_all(folder)
-            .map_err(|source| StoreError::Folder { path: path.to_owned(), source })?;
-    }
     flags.set(OpenFlags::SQLITE_OPEN_CREATE, missing == Missing::Make);
     let mut connection = Connection::open_with_flags(path, flags).at(path)?;
     configure(&connection).at(path)?;
@@ -90,15 +121,25 @@ pub(super) fn connect(
         return Err(StoreError::Newer { path: path.to_owned(), found: format, known: FORMAT });
     }
     connection.pragma_update(None, "journal_mode", "WAL").at(path)?;
-    let level = match synchronous {
+    connection.pragma_update(None, "wal_autocheckpoint", FOLD_PAGES).at(path)?;
+    // What follows may say which numbers were given out, so it must be on the disk before them.
+    self::synchronous(&connection, Synchronous::Full).at(path)?;
+    match format {
+        0 => create(&mut connection).at(path)?,
+        1 => upgrade(&mut connection).at(path)?,
+        _ => {}
+    }
+    self::synchronous(&connection, synchronous).at(path)?;
+    Ok(connection)
+}
+
+/// Not within a transaction: SQLite would leave it as it was.
+pub(super) fn synchronous(connection: &Connection, level: Synchronous) -> rusqlite::Result<()> {
+    let level = match level {
         Synchronous::Normal => "NORMAL",
         Synchronous::Full => "FULL",
     };
-    connection.pragma_update(None, "synchronous", level).at(path)?;
-    if format == 0 {
-        create(&mut connection).at(path)?;
-    }
-    Ok(connection)
+    connection.pragma_update(None, "synchronous", level)
 }
 
 /// For a reader beside the writer.
@@ -119,6 +160,7 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
 fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
     transaction.execute_batch(TABLES)?;
+    transaction.execute_batch(FILES)?;
     let epoch: u64 = rand::random();
     transaction.execute("INSERT INTO log (epoch) VALUES (?1)", params![epoch.cast_signed()])?;
     transaction.pragma_update(None, "application_id", APPLICATION)?;
@@ -126,13 +168,50 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
+/// From format 1, whose last commits may be lost with their numbers: skips more than those were.
+fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
+    transaction.execute_batch(
+        "ALTER TABLE log ADD COLUMN reserved INTEGER NOT NULL DEFAULT 0;
+         UPDATE log SET reserved = (SELECT max(sequence) + 1000000 FROM events)
+             WHERE EXISTS (SELECT 1 FROM events);
+         ALTER TABLE files RENAME TO files_1;",
+    )?;
+    transaction.execute_batch(FILES)?;
+    transaction.execute_batch(
+        "INSERT INTO files SELECT *, rowid FROM files_1 ORDER BY rowid; DROP TABLE files_1;",
+    )?;
+    transaction.pragma_update(None, "user_version", FORMAT)?;
+    transaction.commit()
+}
+
+/// What the log says of its numbering.
+pub(super) struct Log {
+    pub(super) epoch: Epoch,
+    /// Sequence of the newest event; 0 if there is none.
+    pub(super) newest: u64,
+    /// No sequence above it was given out.
+    pub(super) reserved: u64,
+    /// The newest of the files' progress.
+    pub(super) moves: i64,
+}
+
 /// Also walks to both ends of the log, where a torn file shows first.
-pub(super) fn epoch(path: &Path, connection: &Connection) -> Result<Epoch, StoreError> {
+pub(super) fn log(path: &Path, connection: &Connection) -> Result<Log, StoreError> {
+    let newest = connection
+        .query_row(
+            "SELECT max(sequence), sum(length(body)) FROM events WHERE sequence IN (
+                 (SELECT min(sequence) FROM events), (SELECT max(sequence) FROM events))",
+            [],
+            |row| row.get::<_, Option<i64>>(0),
+        )
+        .at(path)?
+        .map_or(0, i64::cast_unsigned);
     connection
-        .query_row("SELECT min(sequence), max(sequence), sum(length(body)) FROM events WHERE sequence IN ((SELECT min(sequence) FROM events), (SELECT max(sequence) FROM events))", [], |_| Ok(()))
-        .at(path)?;
-    connection
-        .query_row("SELECT epoch FROM log", [], |row| row.get::<_, i64>(0))
-        .map(|epoch| Epoch(epoch.cast_unsigned()))
+        .query_row("SELECT epoch, reserved, (SELECT max(moved) FROM files) FROM log", [], |row| {
+            let whole = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+            let moves = row.get::<_, Option<i64>>(2)?.unwrap_or(0);
+            Ok(Log { epoch: Epoch(whole(0)?), newest, reserved: whole(1)?, moves })
+        })
         .at(path)
 }

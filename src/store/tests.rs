@@ -54,6 +54,90 @@ fn what_was_appended_is_there_after_reopening_in_the_same_epoch() {
     assert_eq!(store.latest("none").unwrap(), None);
 }
 
+/// The files as a power cut leaves them that takes what was not on the disk: the write-ahead log
+/// as it was when the last fsync was done.
+fn copy(from: &Path, to: &Path) {
+    fs::copy(from, to).unwrap();
+    fs::copy(from.with_extension("db-wal"), to.with_extension("db-wal")).unwrap();
+}
+
+#[test]
+fn sequences_that_a_power_cut_took_are_never_given_out_again() {
+    let (folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    store.append(&[event("a", None, "1")], &[], 0).unwrap();
+    let cut = folder.path().join("cut.db");
+    copy(&path, &cut);
+    // Seen by clients, and on no disk.
+    let many: Vec<_> = (0..RESERVED_AT_ONCE - 1).map(|_| event("a", None, "lost")).collect();
+    let lost = store.append(&many, &[], 0).unwrap();
+    assert_eq!(lost.last(), Some(&Some(RESERVED_AT_ONCE)));
+    let mut mended = Store::open(&cut).unwrap();
+    assert_eq!(mended.epoch(), store.epoch());
+    assert_eq!(mended.read_from(0, 10).unwrap().len(), 1);
+    let next = mended.append(&[event("a", None, "2")], &[], 0).unwrap();
+    assert_eq!(next, [Some(RESERVED_AT_ONCE + 1)]);
+    // The next block is on the disk before the first of its numbers is.
+    let next = store.append(&[event("a", None, "2")], &[], 0).unwrap();
+    assert_eq!((next[0], store.reserved), (Some(RESERVED_AT_ONCE + 1), 2 * RESERVED_AT_ONCE));
+    let on_disk: i64 =
+        store.connection.query_row("SELECT reserved FROM log", [], |row| row.get(0)).unwrap();
+    assert_eq!(on_disk.cast_unsigned(), 2 * RESERVED_AT_ONCE);
+}
+
+#[test]
+fn a_clean_stop_skips_no_sequence_and_a_kill_only_what_was_reserved() {
+    let (_folder, path) = folder();
+    let mut next = 0;
+    for clean in [true, false, false, true, true] {
+        let mut store = Store::open(&path).unwrap();
+        let given = store.append(&[event("a", None, "1")], &[], 0).unwrap();
+        assert_eq!(given, [Some(next + 1)]);
+        next += 1;
+        match clean {
+            true => store.tidy().unwrap(),
+            false => next = store.reserved,
+        }
+    }
+    // Also a block that is smaller than a batch is no obstacle.
+    let mut store = Store::open(&path).unwrap();
+    let many: Vec<_> = (0..2 * RESERVED_AT_ONCE).map(|_| event("a", None, "1")).collect();
+    let given = store.append(&many, &[], 0).unwrap();
+    assert_eq!(given.last(), Some(&Some(next + 2 * RESERVED_AT_ONCE)));
+}
+
+#[test]
+fn a_log_of_the_first_format_is_read_and_its_numbering_goes_on_far_behind() {
+    let (_folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    store.append(&[event("a", None, "1")], &[], 0).unwrap();
+    let epoch = store.epoch();
+    store
+        .connection
+        .execute_batch(
+            "ALTER TABLE log DROP COLUMN reserved;
+             DROP TABLE files;
+             CREATE TABLE files (
+                 feed TEXT NOT NULL, stream INTEGER NOT NULL, name TEXT NOT NULL,
+                 device INTEGER NOT NULL, inode INTEGER NOT NULL, offset INTEGER NOT NULL,
+                 line INTEGER NOT NULL, head_bytes INTEGER NOT NULL, head_hash INTEGER NOT NULL,
+                 tail_bytes INTEGER NOT NULL, tail_hash INTEGER NOT NULL,
+                 PRIMARY KEY (feed, stream)) STRICT;
+             INSERT INTO files VALUES ('feeds', 2, 'a.ndjson', -1, -2, 9, 3, 256, -1, 7, 1);
+             INSERT INTO files VALUES ('feeds', 1, 'a.ndjson', -1, -2, 5, 3, 256, -1, 7, 1);
+             PRAGMA user_version = 1",
+        )
+        .unwrap();
+    drop(store);
+    let mut store = Store::open(&path).unwrap();
+    assert_eq!(store.epoch(), epoch);
+    assert_eq!(store.file_progress("feeds").unwrap(), [progress(2, 9), progress(1, 5)]);
+    let again = store.append(&[event("a", None, "2")], &[progress(2, 10)], 0).unwrap();
+    assert_eq!(again, [Some(1_000_002)]);
+    assert_eq!(store.file_progress("feeds").unwrap(), [progress(1, 5), progress(2, 10)]);
+    assert_eq!(store.read_from(0, 10).unwrap().len(), 2);
+}
+
 #[test]
 fn two_stores_have_two_epochs() {
     let ((_one, one), (_two, two)) = (folder(), folder());
@@ -184,7 +268,7 @@ fn a_newer_format_and_a_foreign_database_are_left_alone() {
     let (_folder, path) = folder();
     Store::open(&path).unwrap().connection.pragma_update(None, "user_version", 9).unwrap();
     let error = Store::open(&path).unwrap_err();
-    assert!(matches!(error, StoreError::Newer { found: 9, known: 1, .. }), "{error}");
+    assert!(matches!(error, StoreError::Newer { found: 9, known: 2, .. }), "{error}");
     let foreign = path.with_file_name("foreign.db");
     Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
     assert!(matches!(Store::open(&foreign).unwrap_err(), StoreError::Foreign { .. }));
@@ -201,6 +285,45 @@ fn a_store_that_was_replaced_is_not_taken_for_the_old_one() {
         fs::remove_file(path.with_extension(name)).unwrap();
     }
     assert!(store.reopen().unwrap_err().is_retryable(), "one that is gone may come back");
-    Store::open(&path).unwrap();
+    // Whoever puts another one there heeds no lock.
+    let other = path.with_file_name("other.db");
+    Store::open(&other).unwrap().tidy().unwrap();
+    fs::rename(&other, &path).unwrap();
     assert!(matches!(store.reopen().unwrap_err(), StoreError::Replaced { .. }));
+}
+
+#[test]
+fn a_store_has_one_hub_at_a_time_and_the_second_is_told_which_file() {
+    let (_folder, path) = folder();
+    let store = Store::open(&path).unwrap();
+    let error = Store::open(&path).unwrap_err();
+    assert!(matches!(error, StoreError::InUse { .. }), "{error}");
+    assert!(!error.is_retryable());
+    let lock = format!("{}.lock", path.display());
+    assert!(error.to_string().contains(&lock), "{error}");
+    assert!(error.to_string().contains("store.url"), "{error}");
+    drop(store);
+    Store::open(&path).unwrap();
+}
+
+/// Prints, never asserts: `cargo test --release --lib -- --ignored --nocapture what_a_commit_costs`.
+#[test]
+#[ignore = "a measurement"]
+fn what_a_commit_costs() {
+    let (_folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    let body =
+        format!(r#"{{"kind":"book.delta","market":"A-B","bids":[["1","{}"]]}}"#, "1".repeat(60));
+    let mut offset = 0;
+    for (name, with_progress) in [("event", false), ("event and progress", true)] {
+        let begun = std::time::Instant::now();
+        for _ in 0..20_000 {
+            offset += body.len() as u64;
+            let moved = [progress(1, offset)];
+            let progress: &[FileProgress] = if with_progress { &moved } else { &[] };
+            store.append(&[event("book:A-B", None, &body)], progress, 7).unwrap();
+        }
+        let micros = begun.elapsed().as_secs_f64() * 1e6 / 20_000.0;
+        println!("a commit of one {name}: {micros:.1} us");
+    }
 }
