@@ -22,6 +22,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// How often and how soon a test looks whether a line it wrote has been read. Below the default
 /// rate of subscribes a socket, so that looking is never refused.
 const LOOKS: u32 = 600;
+const BETWEEN_TRIES: Duration = Duration::from_millis(10);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// What a close frame without a code stands for (RFC 6455, 7.1.5).
@@ -49,6 +50,14 @@ pub async fn open(
     address: SocketAddr,
     headers: &[(&str, &str)],
 ) -> Result<Client, Box<Response<Option<Vec<u8>>>>> {
+    match try_open(address, headers).await {
+        Ok(client) => Ok(client),
+        Err(Error::Http(response)) => Err(response),
+        Err(error) => panic!("the upgrade failed: {error}"),
+    }
+}
+
+async fn try_open(address: SocketAddr, headers: &[(&str, &str)]) -> Result<Client, Error> {
     let mut request = format!("ws://{address}/graphql").into_client_request().unwrap();
     for (name, value) in headers {
         request.headers_mut().insert(
@@ -56,14 +65,11 @@ pub async fn open(
             HeaderValue::from_str(value).unwrap(),
         );
     }
-    let stream = TcpStream::connect(address).await.unwrap();
-    stream.set_nodelay(true).unwrap();
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
     let opened = tokio_tungstenite::client_async(request, stream);
-    match tokio::time::timeout(PATIENCE, opened).await.expect("the hub answers the upgrade") {
-        Ok((socket, _)) => Ok(Client { socket }),
-        Err(Error::Http(response)) => Err(response),
-        Err(error) => panic!("the upgrade failed: {error}"),
-    }
+    let opened = tokio::time::timeout(PATIENCE, opened).await.expect("the hub answers the upgrade");
+    opened.map(|(socket, _)| Client { socket })
 }
 
 /// A socket whose upgrade was accepted with no subprotocol, whatever was offered. By hand: a
@@ -108,6 +114,28 @@ impl Client {
         client.send(json!({"type": "connection_init"})).await;
         assert_eq!(client.message().await["type"], "connection_ack");
         client
+    }
+
+    /// The same on a hub that may be down, or go down at any moment: tried until it is up.
+    pub async fn reconnected(address: SocketAddr) -> Self {
+        let trying = async {
+            loop {
+                if let Ok(client) = Self::try_connected(address).await {
+                    return client;
+                }
+                tokio::time::sleep(BETWEEN_TRIES).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, trying).await.expect("the hub comes back")
+    }
+
+    async fn try_connected(address: SocketAddr) -> Result<Self, Error> {
+        let mut client = try_open(address, &[("sec-websocket-protocol", MODERN)]).await?;
+        client.socket.send(Message::text(r#"{"type":"connection_init"}"#)).await?;
+        match client.seen().await {
+            Seen::Message(message) if message["type"] == "connection_ack" => Ok(client),
+            _ => Err(Error::ConnectionClosed),
+        }
     }
 
     /// A socket that has its `connection_ack`, on a hub that has read the market from its feed.
