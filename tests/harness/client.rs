@@ -184,6 +184,16 @@ impl Client {
         self.subscribe_with(id, json!({"query": query})).await;
     }
 
+    /// The same, on a socket that may be cut at any moment: then the next look at it says so.
+    pub async fn try_subscribe(&mut self, id: &str, query: &str) {
+        let payload = json!({ "query": query });
+        self.try_send(json!({"type": "subscribe", "id": id, "payload": payload})).await;
+    }
+
+    pub async fn try_send(&mut self, message: Value) {
+        drop(self.socket.send(Message::text(message.to_string())).await);
+    }
+
     pub async fn subscribe_with(&mut self, id: &str, payload: Value) {
         self.send(json!({"type": "subscribe", "id": id, "payload": payload})).await;
     }

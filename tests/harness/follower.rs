@@ -66,9 +66,7 @@ impl Follower {
         let sequence: u64 = text("sequence").parse().unwrap();
         let applied = match text("__typename") {
             "BookSnapshot" => {
-                self.bids.clear();
-                self.asks.clear();
-                self.set_levels(frame);
+                self.apply_snapshot(frame);
                 self.snapshots += 1;
                 Applied::Snapshot { reason: text("reason").to_owned() }
             }
@@ -97,6 +95,13 @@ impl Follower {
         self.position = Some((epoch, sequence));
         self.cursor = Some(text("cursor").to_owned());
         applied
+    }
+
+    /// Takes the levels of a snapshot, wherever it was said.
+    pub fn apply_snapshot(&mut self, snapshot: &Value) {
+        self.bids.clear();
+        self.asks.clear();
+        self.set_levels(snapshot);
     }
 
     fn set_levels(&mut self, frame: &Value) {

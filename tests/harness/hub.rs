@@ -99,10 +99,6 @@ impl Hub {
         self.listening
     }
 
-    pub fn admin(&self) -> SocketAddr {
-        self.admin
-    }
-
     /// Of the WebSocket.
     pub fn url(&self) -> String {
         format!("ws://{}/graphql", self.listening)
@@ -191,12 +187,13 @@ impl Hub {
         answer["data"].clone()
     }
 
-    /// Every event's text in the log's order, read beside the hub from its store.
-    pub fn logged(&self, store: &Path) -> Vec<String> {
+    /// A topic's events in the log's order, as they were written, read beside the hub.
+    pub fn logged(&self, store: &Path, topic: &str) -> Vec<String> {
         let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
         let store = rusqlite::Connection::open_with_flags(store, flags).unwrap();
-        let mut rows = store.prepare("SELECT body FROM events ORDER BY sequence").unwrap();
-        let rows = rows.query_map([], |row| row.get(0)).unwrap();
+        let query = "SELECT body FROM events WHERE topic = ?1 ORDER BY sequence";
+        let mut rows = store.prepare(query).unwrap();
+        let rows = rows.query_map([topic], |row| row.get(0)).unwrap();
         rows.map(Result::unwrap).collect()
     }
 
