@@ -22,6 +22,7 @@ pub struct Hub {
     child: Option<Child>,
     folder: TempDir,
     settings: Vec<String>,
+    starter: Vec<&'static str>,
     listening: SocketAddr,
     admin: SocketAddr,
 }
@@ -33,6 +34,11 @@ impl Hub {
 
     /// `settings` are `section.key=value`, as after `--set`.
     pub fn start_with(settings: &[&str]) -> Self {
+        Self::start_by(&[], settings)
+    }
+
+    /// `starter` is a program, with its arguments, that becomes the hub.
+    pub fn start_by(starter: &[&'static str], settings: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("feeds")).unwrap();
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
@@ -40,6 +46,7 @@ impl Hub {
             child: None,
             folder,
             settings: settings.iter().map(|one| (*one).to_owned()).collect(),
+            starter: starter.to_vec(),
             listening: nowhere,
             admin: nowhere,
         };
@@ -55,8 +62,11 @@ impl Hub {
             .append(true)
             .open(self.folder.path().join("hub.log"))
             .unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_spreadly"));
+        let hub = env!("CARGO_BIN_EXE_spreadly");
+        let mut words = self.starter.iter().copied().chain([hub]);
+        let mut command = Command::new(words.next().unwrap_or(hub));
         command
+            .args(words)
             .current_dir(self.folder.path())
             .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
             .args(["--admin-listen", "127.0.0.1:0"])
