@@ -238,7 +238,8 @@ async fn follow_all(speed: &str, depth: u32) -> (Recording, usize, usize) {
 /// Waits until the feed has taken this many events.
 fn until_read(hub: &Hub, events: usize) {
     let began = std::time::Instant::now();
-    while hub.query("{ feeds { eventsTotal } }")["feeds"][0]["eventsTotal"] != events.to_string() {
+    let all = events.to_string();
+    while hub.query("{ feeds { eventsTotal } }")["feeds"][0]["eventsTotal"] != all.as_str() {
         assert!(began.elapsed() < PATIENCE, "the feed never took {events} events");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
