@@ -27,6 +27,7 @@ ROUNDS = 5
 
 
 def config(folder):
+    os.makedirs(os.path.join(folder, "feeds"))
     path = os.path.join(folder, "hub.toml")
     with open(path, "w") as file:
         file.write(f"""
@@ -145,7 +146,6 @@ def main(hub):
                                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=folder)
         try:
             address = json.loads(process.stdout.readline())["listening"]
-            os.makedirs(os.path.join(folder, "feeds"), exist_ok=True)
             append(folder, "a.ndjson", market("QUIET") + market("HOT"))
             print(json.dumps(measure(process.pid, address, folder)))
         finally:
