@@ -7,6 +7,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 
 .DEFAULT_GOAL := help
 .PHONY: help run test soak setup rust fmt clippy deny unit bench schema clean
+.PHONY: help run test setup rust fmt clippy deny unit bench schema clean fuzz
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,3 +52,7 @@ unit: setup
 
 clean: ## Remove what was built, not what was installed
 	cargo clean
+
+fuzz: rust ## Look for what breaks a session, for a minute (`ARGS` goes to the fuzzer)
+	@command -v cargo-fuzz > /dev/null || cargo install cargo-fuzz --locked
+	cd subscriptions && RUSTC_BOOTSTRAP=1 cargo fuzz run session --target-dir "$(CARGO_TARGET_DIR)/fuzz" -- $(or $(ARGS),-max_total_time=60)

@@ -151,6 +151,11 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
         ),
         query_aliases: reader.size("limits.query_aliases", d.query_aliases, 0..=100_000),
         query_tokens: reader.size("limits.query_tokens", d.query_tokens, 10..=1_000_000),
+        query_level_fields: reader.size(
+            "limits.query_level_fields",
+            d.query_level_fields,
+            1_000..=1_000_000_000,
+        ),
         markets_per_subscription: reader.size(
             "limits.markets_per_subscription",
             d.markets_per_subscription,

@@ -158,6 +158,8 @@ pub struct Limits {
     pub query_complexity: usize,
     pub query_aliases: usize,
     pub query_tokens: usize,
+    /// Fields of price levels in one result.
+    pub query_level_fields: usize,
     pub markets_per_subscription: usize,
     /// Levels a side that a client may ask for.
     pub book_depth: usize,
@@ -186,6 +188,7 @@ impl Default for Limits {
             query_complexity: 2_000,
             query_aliases: 30,
             query_tokens: 2_000,
+            query_level_fields: 100_000,
             markets_per_subscription: 100,
             book_depth: 5_000,
             writer_stall: Duration::from_secs(10),

@@ -60,6 +60,7 @@ pub(super) fn settings(config: &Config) -> Vec<(&'static str, Setting)> {
         ("limits.query_complexity", size(limits.query_complexity)),
         ("limits.query_aliases", size(limits.query_aliases)),
         ("limits.query_tokens", size(limits.query_tokens)),
+        ("limits.query_level_fields", size(limits.query_level_fields)),
         ("limits.markets_per_subscription", size(limits.markets_per_subscription)),
         ("limits.book_depth", size(limits.book_depth)),
         ("limits.writer_stall_ms", millis(limits.writer_stall)),

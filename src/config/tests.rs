@@ -78,6 +78,7 @@ limits.query_depth = 5
 limits.query_complexity = 4
 limits.query_aliases = 3
 limits.query_tokens = 20
+limits.query_level_fields = 1_000
 limits.markets_per_subscription = 2
 limits.book_depth = 10
 limits.writer_stall_ms = 102

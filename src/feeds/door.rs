@@ -54,6 +54,8 @@ pub struct Batch {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ack {
     pub accepted: usize,
+    /// Of these, events that change nothing a client can see yet.
+    pub logged_only: usize,
     /// Their ids were in the log before.
     pub known: usize,
     pub refused: usize,
@@ -263,6 +265,7 @@ impl Sequencer {
                 continue;
             };
             ack.accepted += 1;
+            ack.logged_only += usize::from(effect == Effect::None);
             ack.last_sequence = Some(sequence);
             if let Effect::Replace { market, .. } | Effect::Change { market, .. } = &effect {
                 let since = self.since_checkpoint.entry(market.clone()).or_default();
@@ -351,6 +354,7 @@ impl Ack {
     fn counts(&self) -> Counts {
         Counts {
             accepted: self.accepted as u64,
+            logged_only: self.logged_only as u64,
             known: self.known as u64,
             refused: self.refused as u64,
             last_refusal: self.last_refusal.clone(),

@@ -112,6 +112,8 @@ pub struct FeedStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
     pub accepted: u64,
+    /// Of these, events that change nothing a client can see yet.
+    pub logged_only: u64,
     pub known: u64,
     pub refused: u64,
     pub last_refusal: Option<LastRefusal>,
@@ -122,8 +124,14 @@ struct Entry {
     halted: BTreeMap<Cause, String>,
     stale: Option<String>,
     note: Option<String>,
+    /// It brought events that change nothing a client can see yet.
+    logged_only: bool,
     shutting_down: bool,
 }
+
+/// Said once for all such events: a count in it would be told to every client again and again.
+const LOGGED_ONLY: &str = "its order.*, trade, block.* and message events are only logged: no book follows from them \
+                           and nothing shows them yet";
 
 /// The board. Clones share it.
 #[derive(Clone)]
@@ -162,7 +170,14 @@ impl FeedStatuses {
         let id = FeedId(u16::try_from(entries.len()).unwrap_or(u16::MAX));
         assert_ne!(id.0, u16::MAX, "feeds come from the config, one by one");
         let halted = BTreeMap::new();
-        entries.push(Entry { status, halted, stale: None, note: None, shutting_down: false });
+        entries.push(Entry {
+            status,
+            halted,
+            stale: None,
+            note: None,
+            logged_only: false,
+            shutting_down: false,
+        });
         drop(entries);
         self.generation.send_modify(|generation| *generation += 1);
         id
@@ -230,8 +245,14 @@ impl FeedStatuses {
         self.change(feed, |entry| entry.shutting_down = true);
     }
 
+    /// Before their tasks end: who follows them is told while there are still sockets.
+    pub fn all_shutting_down(&self) {
+        self.each(|entry| entry.shutting_down = true);
+    }
+
     pub(super) fn count(&self, feed: FeedId, counts: Counts, now: Micros) {
         self.change(feed, |entry| {
+            entry.logged_only |= counts.logged_only > 0;
             let status = &mut entry.status;
             status.events_total += counts.accepted;
             status.known_total += counts.known;
@@ -278,7 +299,9 @@ impl Entry {
         } else if self.stale.is_some() {
             (FeedState::Stale, self.stale.clone())
         } else {
-            (FeedState::Live, self.note.clone())
+            let logged_only = self.logged_only.then_some(LOGGED_ONLY);
+            let notes: Vec<&str> = self.note.as_deref().into_iter().chain(logged_only).collect();
+            (FeedState::Live, (!notes.is_empty()).then(|| notes.join("; ")))
         };
         self.status.state = if self.shutting_down { FeedState::ShuttingDown } else { state };
         self.status.reason = reason;
@@ -322,13 +345,34 @@ mod tests {
     }
 
     #[test]
+    fn a_feed_says_once_that_some_of_its_events_are_only_logged() {
+        let board = FeedStatuses::new();
+        let feed = board.register("files", FeedKind::Files);
+        board.note(feed, Some("a.txt is no .ndjson".into()));
+        board.count(feed, Counts { accepted: 1, ..Counts::default() }, 5);
+        assert_eq!(board.get(feed).unwrap().reason.as_deref(), Some("a.txt is no .ndjson"));
+        board.count(feed, Counts { accepted: 2, logged_only: 1, ..Counts::default() }, 6);
+        let told = board.get(feed).unwrap();
+        assert_eq!(told.state, FeedState::Live);
+        assert_eq!(told.reason, Some(format!("a.txt is no .ndjson; {LOGGED_ONLY}")));
+        board.count(feed, Counts { accepted: 9, logged_only: 9, ..Counts::default() }, 7);
+        assert_eq!(board.get(feed).unwrap().reason, told.reason);
+    }
+
+    #[test]
     fn the_last_refusal_stays_and_the_counts_add_up() {
         let board = FeedStatuses::new();
         let feed = board.register("files", FeedKind::Files);
         let place = Place { source: "a.ndjson".into(), at: At::Line { number: 3, byte: 90 } };
         assert_eq!(place.to_string(), "a.ndjson line 3 (byte 90)");
         let refusal = Some(LastRefusal { place, reason: Refusal::NotAnObject });
-        let first = Counts { accepted: 2, known: 1, refused: 1, last_refusal: refusal.clone() };
+        let first = Counts {
+            accepted: 2,
+            known: 1,
+            refused: 1,
+            last_refusal: refusal.clone(),
+            ..Counts::default()
+        };
         board.count(feed, first, 5);
         board.count(feed, Counts { known: 1, ..Counts::default() }, 6);
         let status = board.get(feed).unwrap();

@@ -3,7 +3,7 @@
 use async_graphql::{Context, Error, ErrorExtensions, Pos, Response, ServerError, Value};
 use bytes::Bytes;
 
-use super::guard::QueryLimits;
+use super::guard::{DEFAULT_DEPTH, QueryLimits};
 
 /// Most errors in one reply. More help nobody, and an attacker's document could cause thousands.
 const MOST_ERRORS: usize = 10;
@@ -32,8 +32,7 @@ pub(super) fn limit_exceeded(name: &str, limit: usize, current: usize) -> Error 
 /// The depth argument of an order book.
 pub(super) fn checked_depth(depth: Option<i32>, limits: &QueryLimits) -> Result<usize, Error> {
     // An explicit null is the default too.
-    let depth = depth.unwrap_or(25);
-    match usize::try_from(depth) {
+    match depth.map_or(Ok(DEFAULT_DEPTH), usize::try_from) {
         Ok(depth) if depth > limits.book_depth => {
             Err(limit_exceeded("book_depth", limits.book_depth, depth))
         }

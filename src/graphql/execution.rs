@@ -15,7 +15,7 @@ use spreadly_subscriptions::{
 
 use super::document::{self, After, Documents};
 use super::errors::{self, Refused};
-use super::guard::QueryLimits;
+use super::guard::{self, QueryLimits};
 use super::query::{HubView, Query};
 use super::subscription::{Slot, SourceSpec, Subscription};
 use crate::live::{Encode, Live, LiveFrame};
@@ -52,6 +52,7 @@ impl GraphqlExecutor {
         let name = request.operation_name.as_deref().filter(|name| !name.is_empty());
         let document = self.documents.parse(&request.query, &self.limits)?;
         let operation = document::operation(&document, name)?;
+        guard::check_levels(&document, &operation.node, request.variables.as_ref(), &self.limits)?;
         match operation.node.ty {
             OperationType::Subscription => self.plan_stream(&document, request),
             OperationType::Query | OperationType::Mutation => self.plan_single(&document, request),
@@ -143,7 +144,7 @@ impl GraphqlExecutor {
         match opened {
             Ok(stream) => Ok(Execution::Stream { stream, after: resumed.or(cursor) }),
             Err(OpenError::Refused(errors)) => Ok(Execution::Refused(errors)),
-            Err(OpenError::TooMany { limit }) => Err(Refused::limit("most_streams", limit, limit)),
+            Err(OpenError::TooMany { limit }) => Err(Refused::limit("streams", limit, limit)),
         }
     }
 

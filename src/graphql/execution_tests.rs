@@ -299,6 +299,57 @@ fn what_does_not_exist_and_what_is_too_much_are_told_apart() {
 }
 
 #[test]
+fn the_levels_of_a_result_are_counted_with_the_depth_however_it_is_given() {
+    let executor = executor();
+    let levels = "bids{price size} asks{price size}";
+    let books = |depth: &str, count: usize| -> String {
+        (0..count)
+            .map(|one| format!("b{one}:orderBook(market:\"A-B\"{depth}){{{levels}}}"))
+            .collect()
+    };
+    let too_many = |query: &str, variables: Value, current: usize| {
+        let extensions = refusal(execute(&executor, query, variables));
+        assert_eq!(extensions["code"], "LIMIT_EXCEEDED", "{query}");
+        assert_eq!(extensions["name"], "query_level_fields");
+        assert_eq!(
+            (&extensions["limit"], &extensions["current"]),
+            (&json!(100_000), &json!(current))
+        );
+    };
+    let deep = |count| books(",depth:5000", count);
+    too_many(&format!("{{{}}}", deep(30)), json!({}), 600_000);
+    too_many(&format!("{{{}}}", deep(6)), json!({}), 120_000);
+    single(execute(&executor, &format!("{{{}}}", deep(5)), json!({})));
+    let by_variable = format!("query($d:Int=5000){{{}}}", books(",depth:$d", 6));
+    too_many(&by_variable, json!({}), 120_000);
+    too_many(&by_variable, json!({"d": 4_999}), 119_976);
+    single(execute(&executor, &by_variable, json!({"d": 25})));
+    let spread = "{...A ...B}fragment A on Query{a:orderBook(market:\"A-B\",depth:5000){...L}}
+        fragment B on Query{b:orderBook(market:\"A-B\",depth:5000){...L ...L}}
+        fragment L on BookSnapshot{bids{price size orders a:price b:price c:price d:price}}";
+    too_many(spread, json!({}), 105_000);
+    single(execute(&executor, &format!("{{{}}}", books("", 30)), json!({})));
+    let whole = "subscription{orderBook(market:\"ERG-USD\",depth:5000){
+        ...on BookSnapshot{bids{price size orders} asks{price size orders}}
+        ...on BookDelta{bids{price size orders} asks{price size orders}}}}";
+    stream(execute(&executor, whole, json!({})));
+}
+
+#[test]
+fn one_stream_too_many_is_told_by_the_name_of_its_key() {
+    let executor = executor();
+    let most_streams = 1;
+    let limits = StreamLimits { most_streams, ..StreamLimits::default() };
+    let streams = Arc::new(Streams::new(limits, Arc::new(Meters::default())));
+    let executor = GraphqlExecutor { streams, ..executor };
+    stream(execute(&executor, BOOK, json!({})));
+    stream(execute(&executor, BOOK, json!({})));
+    let error = refusal(execute(&executor, "subscription{feedStatus{name}}", json!({})));
+    assert_eq!(error["name"], "streams");
+    assert_eq!(error["limit"], 1);
+}
+
+#[test]
 fn a_query_answers_from_memory() {
     let executor = executor();
     buy(&executor, 3, [(10_000, 5)].into_iter());

@@ -4,7 +4,11 @@
 
 use std::collections::HashMap;
 
-use async_graphql_parser::types::{ExecutableDocument, Selection, SelectionSet};
+use async_graphql_parser::types::{
+    ExecutableDocument, Field, OperationDefinition, Selection, SelectionSet,
+};
+use async_graphql_value::Value;
+use serde_json::Map;
 
 use super::errors::Refused;
 
@@ -19,6 +23,9 @@ pub struct QueryLimits {
     pub query_aliases: usize,
     /// Lexical tokens of the document.
     pub query_tokens: usize,
+    /// Fields of price levels in one result: the depth of each book times what is selected below
+    /// its `bids` and `asks`, fragments expanded.
+    pub query_level_fields: usize,
     /// Bytes of the document. Each open stream keeps its own, so this times the streams is memory.
     pub query_bytes: usize,
     /// Markets one subscription may name.
@@ -36,6 +43,7 @@ impl Default for QueryLimits {
             query_complexity: 2_000,
             query_aliases: 30,
             query_tokens: 2_000,
+            query_level_fields: 100_000,
             query_bytes: 32 * 1_024,
             markets_per_subscription: 100,
             book_depth: 5_000,
@@ -51,6 +59,9 @@ const MOST_NESTING: usize = 64;
 /// Longest name, in bytes. An alias comes back with every level of a book: ten thousand times in
 /// a deep one.
 const MOST_NAME_BYTES: usize = 64;
+
+/// Levels a side of a book whose depth isn't given.
+pub const DEFAULT_DEPTH: usize = 25;
 
 /// Depth allowed below `__schema` and `__type`: what GraphiQL asks has 15 levels.
 const INTROSPECTION_DEPTH: usize = 20;
@@ -177,6 +188,8 @@ struct Cost {
     introspection_depth: usize,
     fields: usize,
     aliases: usize,
+    /// Below `bids` and `asks`; once a level of the book is known, times the depth.
+    level_fields: usize,
 }
 
 impl Cost {
@@ -185,6 +198,7 @@ impl Cost {
         self.introspection_depth = self.introspection_depth.max(other.introspection_depth);
         self.fields = self.fields.saturating_add(other.fields);
         self.aliases = self.aliases.saturating_add(other.aliases);
+        self.level_fields = self.level_fields.saturating_add(other.level_fields);
     }
 
     fn check(&self, limits: &QueryLimits) -> Result<(), Refused> {
@@ -203,13 +217,15 @@ impl Cost {
 }
 
 /// Each fragment is weighed once, however often it is spread.
-struct Scale<'a> {
+struct Scale<'a, 'd> {
     document: &'a ExecutableDocument,
     /// `None` while a fragment is being weighed: meeting it again is a cycle.
     fragments: HashMap<&'a str, Option<Cost>>,
+    /// The depth that a field of a book asks for.
+    depth: &'d dyn Fn(&Field) -> usize,
 }
 
-impl<'a> Scale<'a> {
+impl<'a> Scale<'a, '_> {
     fn fragment(&mut self, name: &'a str) -> Result<Cost, Refused> {
         match self.fragments.get(name) {
             Some(Some(cost)) => return Ok(*cost),
@@ -233,6 +249,14 @@ impl<'a> Scale<'a> {
             sum.add(match &selection.node {
                 Selection::Field(field) => {
                     let mut cost = self.set(&field.node.selection_set.node)?;
+                    match field.node.name.node.as_str() {
+                        "bids" | "asks" => cost.level_fields = cost.fields,
+                        "orderBook" => {
+                            let depth = (self.depth)(&field.node);
+                            cost.level_fields = cost.level_fields.saturating_mul(depth);
+                        }
+                        _ => {}
+                    }
                     cost.fields = cost.fields.saturating_add(1);
                     cost.aliases =
                         cost.aliases.saturating_add(usize::from(field.node.alias.is_some()));
@@ -256,7 +280,7 @@ impl<'a> Scale<'a> {
 /// Before validation: what the document expands to, all operations together, and each fragment by
 /// itself, as validation looks at unused ones too.
 pub fn check_document(document: &ExecutableDocument, limits: &QueryLimits) -> Result<(), Refused> {
-    let mut scale = Scale { document, fragments: HashMap::new() };
+    let mut scale = Scale { document, fragments: HashMap::new(), depth: &|_| 0 };
     let mut sum = Cost::default();
     for (_, operation) in document.operations.iter() {
         sum.add(scale.set(&operation.node.selection_set.node)?);
@@ -270,6 +294,41 @@ pub fn check_document(document: &ExecutableDocument, limits: &QueryLimits) -> Re
         cost.check(limits)?;
     }
     Ok(())
+}
+
+/// Before an operation runs, when its variables are known: how many fields of price levels its
+/// result may have. All else that a result repeats is bounded by the number of markets.
+pub fn check_levels(
+    document: &ExecutableDocument,
+    operation: &OperationDefinition,
+    variables: Option<&Map<String, serde_json::Value>>,
+    limits: &QueryLimits,
+) -> Result<(), Refused> {
+    let depth = |field: &Field| {
+        let whole = |value: &Value| match value {
+            Value::Number(number) => number.as_u64(),
+            Value::Variable(name) => match variables.and_then(|all| all.get(name.as_str())) {
+                Some(given) => given.as_u64(),
+                None => operation
+                    .variable_definitions
+                    .iter()
+                    .find(|one| one.node.name.node == *name)
+                    .and_then(|one| one.node.default_value.as_ref())
+                    .and_then(|default| default.node.clone().into_json().ok()?.as_u64()),
+            },
+            _ => None,
+        };
+        // What is no number, too small or beyond the hub's limit is refused where it is resolved.
+        let asked = field.get_argument("depth").and_then(|value| whole(&value.node));
+        let asked = asked.map_or(DEFAULT_DEPTH, |depth| usize::try_from(depth).unwrap_or(0));
+        if asked > limits.book_depth { 0 } else { asked }
+    };
+    let mut scale = Scale { document, fragments: HashMap::new(), depth: &depth };
+    let current = scale.set(&operation.selection_set.node)?.level_fields;
+    match limits.query_level_fields {
+        limit if current > limit => Err(Refused::limit("query_level_fields", limit, current)),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -130,11 +130,11 @@ pub struct Refusal {
 pub struct FeedStatus {
     /// As the configuration names it.
     name: String,
-    /// What it reads: files, postgres, kafka, simulator.
+    /// What it reads: FILES, or SIMULATOR in `spreadly dev`.
     kind: String,
     /// Whether it is up to date.
     state: FeedState,
-    /// Why it is not live.
+    /// Why it is not live, or what a live feed passes over or only logs.
     reason: Option<String>,
     /// Events taken since the hub started.
     events_total: UInt64,
@@ -142,9 +142,9 @@ pub struct FeedStatus {
     refused_total: UInt64,
     /// The newest of the refused ones.
     last_refusal: Option<Refusal>,
-    /// The last event's own time.
+    /// When the newest event went into the log, by the hub's clock.
     last_event_time: Option<DateTime>,
-    /// Events known to wait at the source.
+    /// Bytes at the source that are not in the log yet; 0 when it has caught up.
     lag: Option<UInt64>,
 }
 

@@ -142,9 +142,9 @@ pub struct FeedView {
     pub events_total: u64,
     pub refused_total: u64,
     pub last_refusal: Option<Refusal>,
-    /// The last event's own time.
+    /// When the newest event went into the log, by the hub's clock.
     pub last_event_time: Option<Micros>,
-    /// Known events that the hub has not taken yet.
+    /// Bytes at the source that are not in the log yet.
     pub lag: Option<u64>,
 }
 

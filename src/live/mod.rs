@@ -70,7 +70,17 @@ struct MarketState {
 #[serde(rename_all = "camelCase")]
 struct Checkpoint<B> {
     event_time: Option<Micros>,
+    /// The event that put the best bid and offer there; releases before did not keep it.
+    #[serde(default)]
+    offer: Option<OfferMark>,
     book: B,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct OfferMark {
+    sequence: u64,
+    event_time: Option<Micros>,
 }
 
 impl Live {
@@ -169,19 +179,25 @@ impl Live {
             state.checksum.take();
             state.definition.market.clone()
         };
-        self.offers.lock().update(&id, best, sequence, checkpoint.event_time, self.now());
+        // Where it isn't known since when the offer stands: it stood at the book's sequence.
+        let unknown = OfferMark { sequence, event_time: checkpoint.event_time };
+        let since = checkpoint.offer.unwrap_or(unknown);
+        self.offers.lock().update(&id, best, since.sequence, since.event_time, self.now());
         Ok(())
     }
 
-    /// A market's state and the sequence it stands for; `None` if the market is not known.
+    /// A market's state and the sequence it stands for; `None` if the market is not known. To be
+    /// called by who calls [`Live::apply`], so that the book and its offer are of one moment.
     pub fn checkpoint(&self, market: &str) -> Option<(u64, Vec<u8>)> {
-        let market = self.market(market)?;
+        let own = self.market(market)?;
         let (sequence, book, event_time) = {
-            let state = market.state.lock();
+            let state = own.state.lock();
             (state.book.sequence(), state.book.to_checkpoint(), state.event_time)
         };
+        let offer = self.offers.lock().since(market);
+        let offer = offer.map(|(sequence, event_time)| OfferMark { sequence, event_time });
         let book: Box<serde_json::value::RawValue> = serde_json::from_slice(&book).ok()?;
-        Some((sequence, serde_json::to_vec(&Checkpoint { event_time, book }).ok()?))
+        Some((sequence, serde_json::to_vec(&Checkpoint { event_time, offer, book }).ok()?))
     }
 
     /// Takes events that stand in the log, in the log's order, from one thread.

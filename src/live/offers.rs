@@ -81,6 +81,11 @@ impl Offers {
         }
     }
 
+    /// The event that put a market's offer there, and when it happened at its source.
+    pub(super) fn since(&self, market: &str) -> Option<(u64, Option<Micros>)> {
+        self.markets.get(market).map(|(_, bbo)| (bbo.sequence, bbo.event_time))
+    }
+
     pub(super) fn set_state(&mut self, state: FeedState, now: Micros) {
         self.state = state;
         self.repeat(now, |_| true);

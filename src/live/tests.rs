@@ -490,6 +490,29 @@ fn a_restored_market_goes_on_where_its_checkpoint_was_taken() {
 }
 
 #[test]
+fn a_restored_offer_stands_since_the_event_that_put_it_there() {
+    let live = new_live();
+    live.apply(&[change(3, &[(Side::Buy, 10, 1)]), change(5, &[(Side::Buy, 9, 1)])]);
+    let (sequence, state) = live.checkpoint(MARKET).unwrap();
+    assert_eq!(sequence, 5);
+    let mut before: Value = serde_json::from_slice(&state).unwrap();
+    before.as_object_mut().unwrap().remove("offer").unwrap();
+    for (state, since) in [(state, 3), (before.to_string().into_bytes(), 5)] {
+        let (restored, streams) = (new_live(), new_streams(1 << 20));
+        restored.restore(MARKET, &state).unwrap();
+        let stream = open(&streams, "offers".into(), || {
+            restored.offer_source(vec![MARKET.into()], Box::new(plain))
+        });
+        let Start::Frames { frames, next } = stream.source().join(&stream, None) else { panic!() };
+        assert_eq!(parsed(&frames[0])["sequence"], since);
+        restored.apply(&[change(8, &[(Side::Buy, 10, 2)])]);
+        let mut frames = Vec::new();
+        assert!(stream.read(next, 9, &mut frames));
+        assert_eq!(parsed(&frames[0])["previous"], since);
+    }
+}
+
+#[test]
 fn a_resume_reaches_as_far_back_as_the_journal_was_told_to_also_of_a_restored_book() {
     let live = Arc::new(Live::new(EPOCH, Box::new(|| 9_000_000), 3));
     live.define(definition(MARKET));

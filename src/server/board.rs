@@ -44,6 +44,13 @@ async fn every(period: Duration, stop: CancellationToken, act: impl Fn()) {
     }
 }
 
+/// Tells every topic and who follows the feeds that the hub is about to close its sockets.
+pub fn shut_down(live: &Live, statuses: &FeedStatuses) {
+    live.set_feed_state(FeedState::ShuttingDown);
+    statuses.all_shutting_down();
+    live.set_feeds(statuses.snapshot().into_iter().map(view).collect());
+}
+
 /// Tells the streams how the feeds do.
 async fn follow_feeds(live: Arc<Live>, statuses: FeedStatuses, stop: CancellationToken) {
     let mut changes = statuses.changes();
@@ -123,5 +130,26 @@ pub async fn watch_for_silence(
             let reason = format!("no event for {} ms (stale_after_ms)", after.as_millis());
             statuses.stale(feed, silent.then_some(reason));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use spreadly_subscriptions::Epoch;
+
+    use super::*;
+    use crate::feeds::status::FeedKind;
+
+    #[test]
+    fn whoever_follows_the_feeds_is_told_of_the_shutdown_before_their_tasks_end() {
+        let live = Live::new(Epoch(7), Box::new(|| 0), 16);
+        let statuses = FeedStatuses::new();
+        statuses.register("files", FeedKind::Files);
+        statuses.register("simulator", FeedKind::Simulator);
+        live.set_feeds(statuses.snapshot().into_iter().map(view).collect());
+        shut_down(&live, &statuses);
+        let told: Vec<_> = live.feeds().into_iter().map(|feed| feed.state).collect();
+        assert_eq!(told, [FeedState::ShuttingDown; 2]);
+        assert_eq!(live.feed_state(), FeedState::ShuttingDown);
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -110,6 +110,13 @@ impl<E: Executor> Http<E> {
 
     async fn answer(self: Rc<Self>, request: Request<Incoming>, peer: IpAddr) -> Reply {
         match (request.method(), request.uri().path()) {
+            // Also of a POST: a page of another origin can send one that its browser asks nobody
+            // about, though it could not read the answer.
+            (_, "/graphql") if !self.allows(request.headers()) => refusal(
+                StatusCode::FORBIDDEN,
+                "FORBIDDEN",
+                "this Origin is not allowed: add it to server.origins",
+            ),
             (&Method::GET, "/graphql") if wants_websocket(request.headers()) => {
                 self.upgrade(request, peer)
             }
@@ -131,18 +138,15 @@ impl<E: Executor> Http<E> {
         }
     }
 
+    fn allows(&self, headers: &HeaderMap) -> bool {
+        let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("unreadable"));
+        self.config.origins.allow(text(header::ORIGIN), text(header::HOST))
+    }
+
     // ---- WebSocket ----
 
     fn upgrade(self: Rc<Self>, mut request: Request<Incoming>, peer: IpAddr) -> Reply {
         let headers = request.headers();
-        let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("unreadable"));
-        if !self.config.origins.allow(text(header::ORIGIN), text(header::HOST)) {
-            return refusal(
-                StatusCode::FORBIDDEN,
-                "FORBIDDEN",
-                "this Origin is not allowed: add it to server.origins",
-            );
-        }
         let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY).cloned() else {
             return bad_request("Sec-WebSocket-Key is missing");
         };
@@ -215,16 +219,17 @@ impl<E: Executor> Http<E> {
                 "Content-Type must be application/json",
             );
         }
+        // As announced; a body in chunks is only known to be longer than the limit.
+        let announced = request.body().size_hint().lower();
         let body = Limited::new(request.into_body(), self.config.message_bytes).collect();
         let body = match tokio::time::timeout(BODY_TIMEOUT, body).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(_)) => {
                 let most = self.config.message_bytes;
-                return refusal(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "LIMIT_EXCEEDED",
-                    &format!("message_bytes: the limit is {most}"),
-                );
+                let current = usize::try_from(announced).unwrap_or(usize::MAX).max(most + 1);
+                let message = format!("limit message_bytes is {most}: send less at once");
+                let status = StatusCode::PAYLOAD_TOO_LARGE;
+                return limit_exceeded(status, "message_bytes", most, current, &message);
             }
             Err(_) => {
                 return refusal(
@@ -297,14 +302,25 @@ fn offers(headers: &HeaderMap, protocol: &str) -> bool {
 }
 
 fn too_many_sockets(limit: usize, current: usize) -> Reply {
+    let message = format!("limit sockets_per_address is {limit}: close one before the next");
+    let status = StatusCode::TOO_MANY_REQUESTS;
+    limit_exceeded(status, "sockets_per_address", limit, current, &message)
+}
+
+fn limit_exceeded(
+    status: StatusCode,
+    name: &str,
+    limit: usize,
+    current: usize,
+    message: &str,
+) -> Reply {
     let error = json!({"errors": [{
-        "message": format!("limit sockets_per_address is {limit}: close one before the next"),
+        "message": message,
         "extensions": {
-            "code": "LIMIT_EXCEEDED", "name": "sockets_per_address",
-            "limit": limit, "current": current,
+            "code": "LIMIT_EXCEEDED", "name": name, "limit": limit, "current": current,
         },
     }]});
-    reply(StatusCode::TOO_MANY_REQUESTS, error.to_string().into())
+    reply(status, error.to_string().into())
 }
 
 fn bad_request(message: &str) -> Reply {

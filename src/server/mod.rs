@@ -30,7 +30,7 @@ use crate::feeds::recovery;
 use crate::feeds::simulator::SimulatorConfig;
 use crate::feeds::status::{Cause, FeedKind, FeedStatuses};
 use crate::graphql::{GraphqlExecutor, HubView, QueryLimits};
-use crate::live::{FeedState, Live};
+use crate::live::Live;
 use crate::market::admission::Admission;
 use crate::market::event::Micros;
 use crate::store::{self, Store, StoreError};
@@ -124,7 +124,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<(),
     tracing::info!("draining");
     *stage.lock() = Stage::Draining;
     accepting.cancel();
-    live.set_feed_state(FeedState::ShuttingDown);
+    board::shut_down(&live, &statuses);
     shards.drain(config.server.drain).await;
     stop.cancel();
     admin_stop.cancel();
@@ -229,6 +229,7 @@ fn executor(
         query_complexity: config.limits.query_complexity,
         query_aliases: config.limits.query_aliases,
         query_tokens: config.limits.query_tokens,
+        query_level_fields: config.limits.query_level_fields,
         markets_per_subscription: config.limits.markets_per_subscription,
         book_depth: config.limits.book_depth,
         ..QueryLimits::default()

@@ -23,7 +23,8 @@ pub enum StoreError {
     Unavailable { path: PathBuf, source: rusqlite::Error },
     #[error(
         "the store {path} is damaged ({source}): move it and its -wal and -shm files aside, then \
-         restore it from the archive with `spreadly restore --from CID` or start with an empty one"
+         put a copy of it back or start with an empty one, into which the feeds bring what they \
+         still have"
     )]
     Damaged { path: PathBuf, source: rusqlite::Error },
     #[error("{path} is a database of another program: set store.url to a file of its own")]

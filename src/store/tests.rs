@@ -228,7 +228,7 @@ fn a_file_that_is_no_database_is_told_with_what_to_do() {
     let error = Store::open(&path).unwrap_err();
     assert!(!error.is_retryable());
     assert!(error.to_string().contains("is damaged"), "{error}");
-    assert!(error.to_string().contains("spreadly restore --from CID"), "{error}");
+    assert!(error.to_string().contains("put a copy of it back"), "{error}");
 }
 
 #[test]

@@ -5,6 +5,8 @@
 mod codec;
 mod connection;
 pub mod executor;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod key;
 pub mod limits;
 pub mod meters;

@@ -90,7 +90,7 @@ impl Session {
     }
 
     /// Operations alive.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn len(&self) -> usize {
         self.by_id.len()
     }

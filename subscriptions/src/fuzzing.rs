@@ -1,0 +1,205 @@
+//! A session under a client and an owner that do anything in any order, checked against a model of
+//! what is alive. Driven by the fuzzer in `fuzz/` and, so that each test run does some of it, by a
+//! property test. Not part of the engine.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::limits::Limits;
+use crate::protocol::{self, ClientMessage};
+use crate::session::{Decision, OperationRef, Session};
+
+/// Small, so that a short input reaches them.
+fn limits() -> Limits {
+    Limits {
+        operations_per_socket: 5,
+        pending_subscribes_per_socket: 3,
+        subscribe_rate: 10,
+        subscribe_burst: 8,
+        ..Limits::default()
+    }
+}
+
+/// Runs what the bytes say. Panics where the session breaks its word.
+pub fn fuzz_session(data: &[u8]) {
+    let mut run = Run::new();
+    let mut rest = data;
+    while let [step, tail @ ..] = rest {
+        rest = run.step(*step, tail);
+        run.check();
+    }
+}
+
+struct Run {
+    session: Session,
+    limits: Limits,
+    now: Instant,
+    judging: bool,
+    /// By the client's id: which operation is alive under it, and whether it is being worked out.
+    alive: HashMap<String, (OperationRef, bool)>,
+    /// Every operation there ever was, dead ones too: results come late.
+    begun: Vec<OperationRef>,
+}
+
+impl Run {
+    fn new() -> Self {
+        let (limits, now) = (limits(), Instant::now());
+        let session = Session::new(&limits, now);
+        let (judging, alive, begun) = (false, HashMap::new(), Vec::new());
+        Self { session, limits, now, judging, alive, begun }
+    }
+
+    /// One step and what it takes of the bytes behind it.
+    fn step<'a>(&mut self, step: u8, tail: &'a [u8]) -> &'a [u8] {
+        let (argument, behind) = match tail {
+            [argument, behind @ ..] => (*argument, behind),
+            [] => (0, tail),
+        };
+        // Some ids need escapes in JSON.
+        let id = ["a", "b", "\\\"", "\\u0000", "é", "a ", "1", "\\\\"][usize::from(argument % 8)];
+        match step % 10 {
+            0 => {
+                let (text, behind) = behind.split_at(behind.len().min(usize::from(argument)));
+                self.receive(&String::from_utf8_lossy(text));
+                return behind;
+            }
+            1 => self.receive(r#"{"type":"connection_init"}"#),
+            2 | 3 => self.receive(&format!(
+                r#"{{"type":"subscribe","id":"{id}","payload":{{"query":"{{x}}"}}}}"#
+            )),
+            4 => self.receive(&format!(r#"{{"type":"complete","id":"{id}"}}"#)),
+            5 if self.judging => {
+                self.judging = false;
+                self.session.accept();
+            }
+            5 => {}
+            6 => self.end(argument, |session, operation| session.settle(operation).is_some()),
+            7 => {
+                self.end(argument, |session, operation| session.refuse(operation, b"[]").is_some())
+            }
+            8 => self.streams(argument),
+            _ => self.now += Duration::from_millis(u64::from(argument) * 10),
+        }
+        behind
+    }
+
+    fn receive(&mut self, text: &str) {
+        let decision = self.session.receive(text, &self.limits, self.now);
+        let message = protocol::parse(text);
+        match decision {
+            Decision::Begin { operation, .. } => {
+                let Ok(ClientMessage::Subscribe { id, .. }) = message else {
+                    panic!("began without a subscribe: {text}");
+                };
+                assert!(!self.begun.contains(&operation), "an operation's name is used once");
+                self.begun.push(operation);
+                let before = self.alive.insert(id.to_string(), (operation, true));
+                assert!(before.is_none(), "{id} was alive");
+            }
+            Decision::End { operation } => {
+                let Ok(ClientMessage::Complete { id }) = message else {
+                    panic!("ended without a complete: {text}");
+                };
+                let ended = self.alive.remove(&*id).map(|(operation, _)| operation);
+                assert_eq!(ended, Some(operation));
+            }
+            Decision::Judge(_) => {
+                assert!(matches!(message, Ok(ClientMessage::Init(_))) && self.begun.is_empty());
+                self.judging = true;
+            }
+            Decision::Reply(reply) => {
+                assert!(serde_json::from_slice::<serde_json::Value>(&reply).is_ok());
+            }
+            // The owner of a socket would end here; that a session stands more is worth knowing.
+            Decision::Close { .. } => {}
+            Decision::Nothing => {
+                if let Ok(ClientMessage::Complete { id }) = message {
+                    assert!(!self.alive.contains_key(&*id), "{id} was alive and was not ended");
+                }
+            }
+        }
+    }
+
+    fn some(&self, argument: u8) -> Option<OperationRef> {
+        self.begun
+            .len()
+            .checked_sub(1 + usize::from(argument) % self.begun.len().max(1))
+            .map(|place| self.begun[place])
+    }
+
+    /// A result arrives, for an operation that may be long gone.
+    fn end(&mut self, argument: u8, act: impl FnOnce(&mut Session, OperationRef) -> bool) {
+        let Some(operation) = self.some(argument) else { return };
+        let before = self.alive.len();
+        self.alive.retain(|_, (one, _)| *one != operation);
+        assert_eq!(act(&mut self.session, operation), self.alive.len() < before);
+    }
+
+    fn streams(&mut self, argument: u8) {
+        let Some(operation) = self.some(argument) else { return };
+        let alive = self.alive.iter_mut().find(|(_, (one, _))| *one == operation);
+        let expected = alive.map(|(id, (_, pending))| {
+            *pending = false;
+            serde_json::Value::from(id.as_str()).to_string()
+        });
+        assert_eq!(self.session.streams(operation).as_deref(), expected.as_deref());
+    }
+
+    fn check(&self) {
+        assert_eq!(self.session.len(), self.alive.len());
+        assert!(self.alive.len() <= self.limits.operations_per_socket);
+        let pending = self.alive.values().filter(|(_, pending)| *pending).count();
+        assert!(pending <= self.limits.pending_subscribes_per_socket);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// So that neither a limit nor a late result was only never met.
+    #[test]
+    fn the_steps_reach_every_limit_and_late_results() {
+        let mut run = Run::new();
+        let mut go = |bytes: &[u8]| {
+            let mut rest = bytes;
+            while let [step, tail @ ..] = rest {
+                rest = run.step(*step, tail);
+                run.check();
+            }
+            (run.alive.len(), run.begun.len())
+        };
+        assert_eq!(go(&[1, 0, 5, 0, 2, 0, 2, 1, 2, 2, 2, 3]), (3, 3), "three are worked out");
+        assert_eq!(go(&[8, 0, 8, 1, 8, 2, 2, 3, 2, 4, 8, 0, 8, 1, 2, 5]), (5, 5), "five are alive");
+        assert_eq!(go(&[4, 0, 6, 4, 2, 0, 7, 5]), (5, 6), "late results revive nothing");
+        assert_eq!(go(&[7, 0, 6, 0, 2, 0, 2, 5]), (5, 7), "a place that was given back");
+    }
+
+    proptest! {
+        #[test]
+        fn a_session_keeps_its_word_whatever_is_done_in_whatever_order(
+            steps in prop::collection::vec((0u8..10, any::<u8>(), ".{0,8}"), 0..200),
+        ) {
+            let mut data = vec![1, 0, 5, 0];
+            for (step, argument, text) in steps {
+                match step {
+                    0 => {
+                        data.extend([0, text.len() as u8]);
+                        data.extend(text.as_bytes());
+                    }
+                    _ => data.extend([step, argument]),
+                }
+            }
+            fuzz_session(&data);
+        }
+
+        #[test]
+        fn a_session_takes_any_bytes(data in prop::collection::vec(any::<u8>(), 0..400)) {
+            fuzz_session(&data);
+        }
+    }
+}
