@@ -13,3 +13,4 @@ mod feed;
 mod follow;
 mod protocol;
 mod restart;
+mod slow;
