@@ -6,8 +6,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/spreadly
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak setup rust fmt clippy deny unit bench schema clean
-.PHONY: help run test setup rust fmt clippy deny unit bench schema clean fuzz
+.PHONY: help run test soak setup rust fmt clippy deny unit bench schema clean fuzz
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,7 +22,10 @@ soak: rust ## Kill the hub 50 times while lines flow and clients follow
 
 bench: rust ## How near we are to the machine's limit, measured in the same run
 	cargo build --release --locked --package spreadly --package spreadly-storm
-	"$(CARGO_TARGET_DIR)/release/spreadly-storm" bench $(ARGS)
+	"$(CARGO_TARGET_DIR)/release/spreadly-storm" bench --hub "$(CARGO_TARGET_DIR)/release/spreadly" $(ARGS)
+	python3 loadtest/bench/many_operations.py "$(CARGO_TARGET_DIR)/release/spreadly"
+	python3 loadtest/bench/stopped_reader.py "$(CARGO_TARGET_DIR)/release/spreadly" \
+		"$(CARGO_TARGET_DIR)/release/spreadly-storm"
 
 schema: rust ## Write config/schema.graphql anew
 	cargo run --quiet --locked --package spreadly -- schema > "$(CACHE)/schema.graphql"
