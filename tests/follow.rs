@@ -9,10 +9,8 @@ const MARKET: &str = "XBT-USD";
 
 /// Applies frames until the copy is the book after this many steps, however they were merged.
 async fn follow(client: &mut Client, follower: &mut Follower, steps: u64) {
-    while follower.bids != market::bids_after(steps) {
-        let message = client.message().await;
-        follower.apply(&message);
-    }
+    let awaited = market::bids_after(steps);
+    client.follow(follower, |copy| copy.bids == awaited).await;
 }
 
 fn steps(range: std::ops::Range<u64>) -> Vec<String> {

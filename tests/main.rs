@@ -6,7 +6,11 @@
 mod harness;
 
 mod admin;
+mod capture;
 mod clients;
 mod command_line;
+mod feed;
 mod follow;
 mod protocol;
+mod restart;
+mod slow;

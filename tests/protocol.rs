@@ -6,6 +6,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::harness::client::{self, LEGACY, MODERN};
 use crate::harness::{Client, Hub, Seen, follower, market};
@@ -26,7 +28,7 @@ async fn hub_with(settings: &[&str]) -> Hub {
 }
 
 fn book() -> String {
-    follower::subscription(MARKET, 10, None)
+    follower::subscription(MARKET, 25, None)
 }
 
 /// The code a connected client is closed with after this text.
@@ -126,11 +128,8 @@ async fn a_subscribe_before_the_ack_is_closed_with_4401() {
 #[tokio::test]
 async fn a_socket_with_no_common_protocol_is_accepted_and_closed_with_4406() {
     let hub = Hub::start();
-    for headers in [&[][..], &[("sec-websocket-protocol", "mqtt")]] {
-        let mut client = match client::open(hub.address(), headers).await {
-            Ok(client) => client,
-            Err(response) => panic!("a browser can't read {}", response.status()),
-        };
+    for offered in [None, Some("mqtt"), Some("")] {
+        let mut client = client::open_without_protocol(hub.address(), offered).await;
         assert_eq!(client.close_code().await, 4406);
     }
 }
@@ -290,9 +289,8 @@ async fn nothing_is_sent_for_an_operation_after_its_complete() {
 
     let lines: Vec<_> = (0..20).map(|number| market::step(MARKET, number)).collect();
     hub.append_lines("book.ndjson", &lines);
-    while copy.bids != market::bids_after(20) {
-        copy.apply(&watcher.message().await);
-    }
+    let awaited = market::bids_after(20);
+    watcher.follow(&mut copy, |copy| copy.bids == awaited).await;
     // The other listener has everything, so this one's share would have been sent by now.
     assert_eq!(client.until_pong().await, Vec::<Value>::new());
 }
@@ -391,8 +389,13 @@ async fn a_subscribe_beyond_the_operations_of_a_socket_is_told_the_limit() {
 async fn a_clients_close_is_answered_with_its_code() {
     let hub = Hub::start();
     let mut client = Client::connected(hub.address()).await;
+    let frame = CloseFrame { code: CloseCode::Library(4999), reason: "done".into() };
+    client.socket.send(Message::Close(Some(frame))).await.unwrap();
+    assert!(matches!(client.seen().await, Seen::Closed(4999, _)));
+
+    let mut client = Client::connected(hub.address()).await;
     client.socket.send(Message::Close(None)).await.unwrap();
-    assert!(!matches!(client.seen().await, Seen::Message(_)));
+    assert_eq!(client.seen().await, Seen::Closed(client::NO_CODE, String::new()));
 }
 
 #[tokio::test]
@@ -415,37 +418,8 @@ async fn a_request_that_is_no_websocket_does_not_end_the_hub() {
 }
 
 #[tokio::test]
-async fn legacy_a_start_before_the_init_is_refused() {
+async fn a_client_of_the_legacy_protocol_alone_is_told_4406() {
     let hub = Hub::start();
-    let mut client = Client::opened_as(hub.address(), LEGACY).await;
-    let start = json!({"type": "start", "id": "1", "payload": {"query": TYPENAME}});
-    client.send(start).await;
-    assert_eq!(client.close_code().await, 4401);
-}
-
-#[tokio::test]
-async fn legacy_data_is_sent_after_the_ack_and_a_stop_is_idempotent() {
-    let hub = hub().await;
-    let mut client = Client::opened_as(hub.address(), LEGACY).await;
-    client.send(json!({"type": "connection_init"})).await;
-    let mut types = Vec::new();
-    for _ in 0..2 {
-        types.push(client.message().await["type"].clone());
-    }
-    assert_eq!(types, ["connection_ack", "ka"]);
-    let start = json!({"type": "start", "id": "1", "payload": {"query": book()}});
-    client.send(start).await;
-    let data = client.message().await;
-    assert_eq!((&data["type"], &data["id"]), (&json!("data"), &json!("1")));
-    for _ in 0..2 {
-        client.send(json!({"type": "stop", "id": "1"})).await;
-    }
-    client.send(json!({"type": "start", "id": "2", "payload": {"query": TYPENAME}})).await;
-    loop {
-        let message = client.message().await;
-        if message["id"] == "2" {
-            break assert_eq!(message["payload"]["data"]["__typename"], "Query");
-        }
-        assert!(message["type"] == "ka" || message["type"] == "complete", "{message}");
-    }
+    let mut client = client::open_without_protocol(hub.address(), Some(LEGACY)).await;
+    assert_eq!(client.close_code().await, 4406);
 }

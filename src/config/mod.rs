@@ -38,7 +38,7 @@ pub struct ServerConfig {
     pub origins: Origins,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
-    /// Threads that own sockets; 0 stands for one a core.
+    /// Threads that own sockets; 0 stands for one a core, less one for the feeds and the log.
     pub shards: usize,
     /// Between two pings to a peer; one that is silent for two of them is dropped.
     pub ping_interval: Duration,

@@ -276,8 +276,7 @@ fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpA
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|one| one.trim().parse().ok())
-        .filter(|one| !is_trusted(*one))
-        .next_back()
+        .rfind(|one| !is_trusted(*one))
         .unwrap_or(peer)
 }
 

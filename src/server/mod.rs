@@ -28,7 +28,7 @@ use crate::feeds::door::{self, Door, DoorConfig, LiveSide};
 use crate::feeds::files::{self, FilesConfig};
 use crate::feeds::recovery;
 use crate::feeds::simulator::SimulatorConfig;
-use crate::feeds::status::{FeedKind, FeedStatuses};
+use crate::feeds::status::{Cause, FeedKind, FeedStatuses};
 use crate::graphql::{GraphqlExecutor, HubView, QueryLimits};
 use crate::live::Live;
 use crate::market::admission::Admission;
@@ -187,7 +187,17 @@ fn start_feeds(
         },
         poll_interval: written.poll_interval,
     };
-    tracker.spawn(files::run(files, door.clone(), statuses.clone(), feed, stop.clone()));
+    let following = files::run(files, door.clone(), statuses.clone(), feed, stop.clone());
+    let thread = tracker.spawn_blocking(move || on_own_runtime(following));
+    let broken = statuses.clone();
+    tracker.spawn(async move {
+        // A bug of ours: the feed is over, the hub isn't.
+        if let Some(error) = thread.await.map_or_else(|error| Some(error.to_string()), Result::err)
+        {
+            tracing::error!(%error, "the file feed has ended");
+            broken.halt(feed, Cause::Source, &error);
+        }
+    });
     if let Some(after) = written.stale_after {
         tracker.spawn(board::watch_for_silence(statuses.clone(), feed, after, stop.clone()));
     }
@@ -195,6 +205,11 @@ fn start_feeds(
         let feed = statuses.register("simulator", FeedKind::Simulator);
         tracker.spawn(simulate::run(simulator.clone(), door.clone(), feed, stop.clone()));
     }
+}
+
+fn on_own_runtime(feed: impl Future<Output = ()>) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    runtime.map(|runtime| runtime.block_on(feed)).map_err(|error| error.to_string())
 }
 
 fn executor(
@@ -318,7 +333,7 @@ fn http_config(config: &Config) -> http::HttpConfig {
 
 fn shard_count(config: &Config) -> usize {
     match config.server.shards {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        0 => std::thread::available_parallelism().map_or(1, |cores| (cores.get() - 1).max(1)),
         count => count,
     }
 }

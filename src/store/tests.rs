@@ -305,25 +305,3 @@ fn a_store_has_one_hub_at_a_time_and_the_second_is_told_which_file() {
     drop(store);
     Store::open(&path).unwrap();
 }
-
-/// Prints, never asserts: `cargo test --release --lib -- --ignored --nocapture what_a_commit_costs`.
-#[test]
-#[ignore = "a measurement"]
-fn what_a_commit_costs() {
-    let (_folder, path) = folder();
-    let mut store = Store::open(&path).unwrap();
-    let body =
-        format!(r#"{{"kind":"book.delta","market":"A-B","bids":[["1","{}"]]}}"#, "1".repeat(60));
-    let mut offset = 0;
-    for (name, with_progress) in [("event", false), ("event and progress", true)] {
-        let begun = std::time::Instant::now();
-        for _ in 0..20_000 {
-            offset += body.len() as u64;
-            let moved = [progress(1, offset)];
-            let progress: &[FileProgress] = if with_progress { &moved } else { &[] };
-            store.append(&[event("book:A-B", None, &body)], progress, 7).unwrap();
-        }
-        let micros = begun.elapsed().as_secs_f64() * 1e6 / 20_000.0;
-        println!("a commit of one {name}: {micros:.1} us");
-    }
-}

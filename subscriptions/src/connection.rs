@@ -18,13 +18,13 @@ use tokio::time::Instant;
 use crate::codec::{Codec, Received};
 use crate::executor::{Execution, Executor};
 use crate::limits::{
-    BYTES_PER_TURN, CLOSE_LINGER, CONTIGUOUS_BYTES, FRAMES_PER_WRITE, READS_PER_TURN,
-    REPLY_BACKLOG_BYTES, UNFINISHED_MESSAGE,
+    BYTES_PER_TURN, CLOSE_LINGER, FRAMES_PER_WRITE, READS_PER_TURN, REPLY_BACKLOG_BYTES,
+    UNFINISHED_MESSAGE,
 };
 use crate::protocol::{self, CloseCode};
 use crate::ring::Frame;
 use crate::session::{Decision, OperationRef, Session};
-use crate::shard::{Opening, Shard};
+use crate::shard::{Opening, Seat, Shard};
 use crate::stream::{ResponseStream, Start};
 
 /// What carries a connection: a TCP socket, or a pipe in tests.
@@ -42,6 +42,9 @@ pub(crate) type Shared<S, E> = Rc<RefCell<Connection<S, E>>>;
 #[repr(C)]
 pub(crate) struct Connection<S, E: Executor> {
     socket: S,
+    /// Nothing waits to be written: the fan-out may write at once. Set by `flush` alone, taken back
+    /// by whatever queues something.
+    clear: bool,
     /// By the session's slot.
     work: Vec<Option<Work>>,
     /// Wakes this connection's task; none before its first turn.
@@ -77,29 +80,19 @@ enum Work {
     Stream(Reading),
 }
 
-/// A place in a stream: all that a reader costs.
+/// An operation that reads a stream. Its place in the ring is the shard's [`Member`].
 struct Reading {
-    /// The operation's id as JSON.
-    id: Rc<str>,
     stream: Arc<ResponseStream>,
-    /// Where the shard knows this reader.
-    place: usize,
-    member: usize,
-    /// Index in the ring of the next frame to send, once `joined`.
-    next: u64,
-    /// The last sequence sent.
-    seen: u64,
-    /// In `waiting`.
-    waits: bool,
-    state: Joining,
-    /// Frames to send before the ring's: a snapshot, a merged delta.
-    owed: VecDeque<Frame>,
+    seat: Seat,
+    /// What comes before the ring; none for nearly all readers nearly always.
+    before: Option<Box<Before>>,
 }
 
-enum Joining {
-    /// Not asked the source yet; with the cursor that the client brought.
-    Asked(Option<Box<str>>),
-    Joined,
+enum Before {
+    /// The source was not asked yet; with the cursor that the client brought.
+    Join(Option<Box<str>>),
+    /// Frames to send: a snapshot, a merged delta.
+    Owed(VecDeque<Frame>),
 }
 
 struct Partial {
@@ -108,6 +101,9 @@ struct Partial {
     /// Of both together.
     sent: usize,
 }
+
+/// The socket or something queued before stands in the way.
+pub(crate) struct Blocked;
 
 /// How a write went.
 enum Written {
@@ -127,6 +123,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         Rc::new_cyclic(|own| {
             RefCell::new(Self {
                 socket,
+                clear: false,
                 codec: Codec::new(shard.limits.message_bytes_before_ack),
                 session: Session::new(&shard.limits, now),
                 principal: None,
@@ -164,6 +161,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
         }
+        self.clear = false;
         let turned = self.read(cx, shard).and_then(|()| self.flush(cx, shard));
         if turned.is_err() || self.dead {
             return Poll::Ready(());
@@ -285,18 +283,12 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 let Some(id) = self.session.streams(operation) else {
                     return shard.give_back(&stream);
                 };
-                let (place, member) = shard.join(&stream, self.own.clone(), operation.slot);
+                let seat = shard.join(&stream, self.own.clone(), operation.slot, &id);
                 self.waiting.push_back(operation.slot);
                 Work::Stream(Reading {
-                    id,
                     stream,
-                    place,
-                    member,
-                    next: 0,
-                    seen: 0,
-                    waits: true,
-                    state: Joining::Asked(after.map(String::into_boxed_str)),
-                    owed: VecDeque::new(),
+                    seat,
+                    before: Some(Box::new(Before::Join(after.map(String::into_boxed_str)))),
                 })
             }
         };
@@ -319,7 +311,8 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             return; // Completed by the client in the meantime.
         };
         self.work[operation.slot as usize] = None;
-        protocol::next_prefix(&id, result.len() + 1, &mut self.replies);
+        self.clear = false;
+        protocol::next_prefix(id.as_bytes(), result.len() + 1, &mut self.replies);
         self.replies.extend_from_slice(result);
         self.replies.push(b'}');
         protocol::text_frame(&complete, &mut self.replies);
@@ -331,10 +324,8 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         match self.work.get_mut(slot as usize).and_then(Option::take) {
             Some(Work::Single(task)) => task.abort(),
             Some(Work::Stream(reading)) => {
-                shard.leave(reading.place, reading.member);
-                if reading.waits {
-                    self.waiting.retain(|one| *one != slot);
-                }
+                shard.leave(reading.seat);
+                self.waiting.retain(|one| *one != slot);
             }
             None => {}
         }
@@ -380,6 +371,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
     /// Looks at the deadlines; called every `SWEEP_INTERVAL`.
     pub(crate) fn sweep(&mut self, now: Instant, shard: &Shard<S, E>) {
         let limits = &shard.limits;
+        // Whatever is found to do below queues something, and wakes the task that flushes it.
         let passed = |since: Instant, most: Duration| now.saturating_duration_since(since) >= most;
         if let Some(deadline) = self.closing {
             self.dead = now >= deadline;
@@ -405,80 +397,53 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         } else {
             return;
         }
+        self.clear = false;
         self.wake();
     }
 
     // ---- writing ----
 
-    /// Called by the fan-out: frames `start..start + frames.len()` of the stream this slot reads.
-    pub(crate) fn offer(&mut self, slot: u32, start: u64, frames: &[Frame], shard: &Shard<S, E>) {
-        let busy = self.partial.is_some()
-            || !self.replies.is_empty()
-            || !self.waiting.is_empty()
-            || self.closing.is_some();
-        let Some(Some(Work::Stream(reading))) = self.work.get_mut(slot as usize) else {
-            return;
-        };
-        if reading.waits {
-            return;
+    /// Called by the fan-out with one whole message, of which the payload `tail` is shared. What the
+    /// socket does not take of it is kept.
+    pub(crate) fn offer(
+        &mut self,
+        message: &[u8],
+        tail: &Bytes,
+        shard: &Shard<S, E>,
+    ) -> Result<(), Blocked> {
+        if !self.clear {
+            return Err(Blocked);
         }
-        debug_assert!(reading.next >= start, "a reader behind the shard must be waiting");
-        let skip = usize::try_from(reading.next - start).unwrap_or(usize::MAX);
-        let Some(fresh) = frames.get(skip..).filter(|fresh| !fresh.is_empty()) else {
-            return;
-        };
-        let Some(waker) = (if busy { None } else { self.waker.take() }) else {
-            return self.wait(slot);
-        };
-        let mut cx = Context::from_waker(&waker);
-        let written = self.write_frames(&mut cx, slot, fresh, shard);
-        let blocked = match written {
-            Ok(Written::Frames(count)) => {
-                self.advance(slot, &fresh[..count]);
-                count < fresh.len() || self.partial.is_some()
+        // No waker: a socket that is full is the connection's own task's to wait for.
+        let mut cx = Context::from_waker(Waker::noop());
+        let polled = Pin::new(&mut self.socket).poll_write(&mut cx, message);
+        match self.progress(polled, shard) {
+            Poll::Ready(Ok(written)) if written == message.len() => Ok(()),
+            Poll::Ready(Ok(written)) => {
+                self.rest(&message[..message.len() - tail.len()], tail, written);
+                self.wake();
+                Ok(())
             }
-            Ok(Written::Blocked) => true,
-            Err(_) => {
+            Poll::Ready(Err(_)) => {
                 self.dead = true;
-                waker.wake_by_ref();
-                false
+                self.wake();
+                Ok(())
             }
-        };
-        self.waker = Some(waker);
-        if blocked {
-            self.wait(slot);
-            // Not only a partial write: the task must ask for the socket's readiness.
-            self.wake();
+            Poll::Pending => Err(Blocked),
         }
     }
 
-    /// The stream has news that the shard could not hand over: read the ring when there is room.
-    pub(crate) fn lag(&mut self, slot: u32) {
-        if let Some(Some(Work::Stream(reading))) = self.work.get(slot as usize)
-            && !reading.waits
-        {
-            self.wait(slot);
-            self.wake();
-        }
+    /// Has news that the fan-out could not hand over: reads the ring when there is room.
+    pub(crate) fn wait(&mut self, slot: u32) {
+        self.clear = false;
+        self.waiting.push_back(slot);
+        self.wake();
     }
 
-    fn wait(&mut self, slot: u32) {
-        if let Some(Some(Work::Stream(reading))) = self.work.get_mut(slot as usize)
-            && !reading.waits
-        {
-            reading.waits = true;
-            self.waiting.push_back(slot);
-        }
-    }
-
-    /// After `sent` frames of the ring left.
-    fn advance(&mut self, slot: u32, sent: &[Frame]) {
-        if let (Some(Some(Work::Stream(reading))), Some(last)) =
-            (self.work.get_mut(slot as usize), sent.last())
-        {
-            reading.next += sent.len() as u64;
-            reading.seen = last.sequence;
-        }
+    /// Keeps what is left of a message of which `sent` bytes are gone.
+    fn rest(&mut self, prefix: &[u8], tail: &Bytes, sent: usize) {
+        self.clear = false;
+        self.partial = Some(Box::new(Partial { prefix: prefix.into(), tail: tail.clone(), sent }));
     }
 
     /// Writes as much as the socket takes: the rest of a frame, then replies, then each waiting
@@ -514,6 +479,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                     return Ok(());
                 }
             } else {
+                self.clear = true;
                 return Ok(());
             }
         }
@@ -572,7 +538,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 self.waiting.push_back(slot);
                 return Ok(Poll::Ready(()));
             }
-            if let Joining::Asked(after) = &reading.state {
+            if let Some(Before::Join(after)) = reading.before.as_deref() {
                 let start = reading.stream.source().join(&reading.stream, after.as_deref());
                 if !self.start(slot, start, shard) {
                     return Ok(Poll::Ready(()));
@@ -581,11 +547,17 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             }
             let mut frames = shard.frames.take();
             frames.clear();
-            let owed = !reading.owed.is_empty();
-            let held = owed || reading.stream.read(reading.next, FRAMES_PER_WRITE, &mut frames);
-            frames.extend(reading.owed.iter().take(FRAMES_PER_WRITE).cloned());
+            let (seat, owed) = (reading.seat, reading.before.is_some());
+            let (next, seen) = shard.progress(seat);
+            let held = match reading.before.as_deref() {
+                Some(Before::Owed(owed)) => {
+                    frames.extend(owed.iter().take(FRAMES_PER_WRITE).cloned());
+                    true
+                }
+                _ => reading.stream.read(next, FRAMES_PER_WRITE, &mut frames),
+            };
             if !held {
-                let start = reading.stream.source().catch_up(&reading.stream, reading.seen);
+                let start = reading.stream.source().catch_up(&reading.stream, seen);
                 shard.meters.catch_ups.add(1);
                 shard.frames.replace(frames);
                 if !self.start(slot, start, shard) {
@@ -594,19 +566,19 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 continue;
             }
             if frames.is_empty() {
-                reading.waits = false;
+                shard.up_to_date(seat);
                 shard.frames.replace(frames);
                 return Ok(Poll::Ready(()));
             }
-            let written = self.write_frames(cx, slot, &frames, shard);
-            let outcome = match written {
+            let outcome = match self.write_frames(cx, seat, &frames, shard) {
                 Ok(Written::Frames(count)) => {
-                    written_bytes +=
-                        frames[..count].iter().map(|one| one.tail.len()).sum::<usize>();
+                    let sent = &frames[..count];
+                    written_bytes += sent.iter().map(|one| one.tail.len()).sum::<usize>();
+                    let seen = sent.last().map_or(seen, |last| last.sequence);
+                    let next = if owed { next } else { next + count as u64 };
+                    shard.advance(seat, next, seen);
                     if owed {
-                        self.pay(slot, count, frames[count - 1].sequence);
-                    } else {
-                        self.advance(slot, &frames[..count]);
+                        self.pay(slot, count);
                     }
                     None
                 }
@@ -631,20 +603,20 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         let Some(Some(Work::Stream(reading))) = self.work.get_mut(slot as usize) else {
             return false;
         };
-        reading.state = Joining::Joined;
+        reading.before = None;
         match start {
             Start::Ring { seen, next } => {
-                reading.seen = seen;
-                reading.next = next;
+                shard.advance(reading.seat, next, seen);
                 true
             }
             Start::Frames { frames, next } => {
-                reading.owed = frames.into();
-                reading.next = next;
+                reading.before =
+                    (!frames.is_empty()).then(|| Box::new(Before::Owed(frames.into())));
+                let (_, seen) = shard.progress(reading.seat);
+                shard.advance(reading.seat, next, seen);
                 true
             }
             Start::Refused(errors) => {
-                reading.waits = false;
                 let operation = self.session.reference(slot);
                 self.stop(slot, shard);
                 self.refuse(operation, &errors);
@@ -652,7 +624,6 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             }
             Start::TooSlow => {
                 let reason = "Too slow: what was missed can't be told any more, resume or restart";
-                reading.waits = false;
                 self.close(CloseCode::TryAgainLater, reason, shard);
                 false
             }
@@ -660,54 +631,31 @@ impl<S: Socket, E: Executor> Connection<S, E> {
     }
 
     /// After `count` owed frames left.
-    fn pay(&mut self, slot: u32, count: usize, seen: u64) {
-        if let Some(Some(Work::Stream(reading))) = self.work.get_mut(slot as usize) {
-            reading.owed.drain(..count);
-            if reading.owed.is_empty() {
-                // Its buffer is given back: most readers never owe again.
-                reading.owed = VecDeque::new();
+    fn pay(&mut self, slot: u32, count: usize) {
+        if let Some(Some(Work::Stream(reading))) = self.work.get_mut(slot as usize)
+            && let Some(Before::Owed(owed)) = reading.before.as_deref_mut()
+        {
+            owed.drain(..count);
+            if owed.is_empty() {
+                reading.before = None;
             }
-            reading.seen = seen;
         }
     }
 
-    /// One write of at most `FRAMES_PER_WRITE` frames, each with this client's prefix: a vectored
-    /// one, or for a single small frame a plain one, which costs the kernel less.
+    /// One vectored write of at most `FRAMES_PER_WRITE` frames, each with this client's prefix.
     fn write_frames(
         &mut self,
         cx: &mut Context<'_>,
-        slot: u32,
+        seat: Seat,
         frames: &[Frame],
         shard: &Shard<S, E>,
     ) -> io::Result<Written> {
         let frames = &frames[..frames.len().min(FRAMES_PER_WRITE)];
-        let Some(Some(Work::Stream(Reading { id, .. }))) = self.work.get(slot as usize) else {
-            return Ok(Written::Frames(frames.len()));
-        };
-        if let [frame] = frames
-            && frame.tail.len() <= CONTIGUOUS_BYTES
-        {
-            let mut contiguous = shard.contiguous.borrow_mut();
-            let (message, prefix) = contiguous.message(id, &frame.tail);
-            let polled = Pin::new(&mut self.socket).poll_write(cx, message);
-            let written = match self.progress(polled, shard) {
-                Poll::Pending => return Ok(Written::Blocked),
-                Poll::Ready(result) => result?,
-            };
-            if written < message.len() {
-                let prefix = message[..prefix].into();
-                let tail = frame.tail.clone();
-                self.partial = Some(Box::new(Partial { prefix, tail, sent: written }));
-            }
-            shard.count_writes();
-            shard.count_delivered(1);
-            return Ok(Written::Frames(1));
-        }
         let mut prefixes = shard.prefixes.borrow_mut();
         prefixes.clear();
         let mut ends = [0; FRAMES_PER_WRITE];
         for (frame, end) in frames.iter().zip(&mut ends) {
-            protocol::next_prefix(id, frame.tail.len(), &mut prefixes);
+            shard.prefix(seat, frame.tail.len(), &mut prefixes);
             *end = prefixes.len();
         }
         let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE * 2];
@@ -729,9 +677,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             let whole = end - begin + frame.tail.len();
             if written < whole {
                 if written > 0 {
-                    let prefix = prefixes[begin..end].into();
-                    let tail = frame.tail.clone();
-                    self.partial = Some(Box::new(Partial { prefix, tail, sent: written }));
+                    self.rest(&prefixes[begin..end], &frame.tail, written);
                 }
                 let count = place + usize::from(written > 0);
                 shard.count_delivered(count);

@@ -175,10 +175,10 @@ const NEXT_AFTER_ID: &[u8] = br#","type":"next","payload":"#;
 
 /// Appends the WebSocket header and the client-specific start of a `next` message whose rest is
 /// `tail_bytes` long.
-pub(crate) fn next_prefix(id: &str, tail_bytes: usize, into: &mut Vec<u8>) {
+pub(crate) fn next_prefix(id: &[u8], tail_bytes: usize, into: &mut Vec<u8>) {
     text_header(NEXT_BEFORE_ID.len() + id.len() + NEXT_AFTER_ID.len() + tail_bytes, into);
     into.extend_from_slice(NEXT_BEFORE_ID);
-    into.extend_from_slice(id.as_bytes());
+    into.extend_from_slice(id);
     into.extend_from_slice(NEXT_AFTER_ID);
 }
 
@@ -198,8 +198,8 @@ pub(crate) struct Contiguous {
 }
 
 impl Contiguous {
-    /// The whole message, and how many of its bytes are the prefix.
-    pub(crate) fn message(&mut self, id: &str, tail: &Bytes) -> (&[u8], usize) {
+    /// The whole message: prefix and payload.
+    pub(crate) fn message(&mut self, id: &[u8], tail: &Bytes) -> &[u8] {
         if self.tail.as_ptr() != tail.as_ptr() || self.tail.len() != tail.len() {
             self.bytes.resize(HEADROOM, 0);
             self.bytes.truncate(HEADROOM);
@@ -210,7 +210,7 @@ impl Contiguous {
         next_prefix(id, tail.len(), &mut self.prefix);
         let start = HEADROOM - self.prefix.len();
         self.bytes[start..HEADROOM].copy_from_slice(&self.prefix);
-        (&self.bytes[start..], self.prefix.len())
+        &self.bytes[start..]
     }
 }
 
@@ -302,10 +302,9 @@ mod tests {
         for tail in [100, 40_000, 70_000].map(|length| Bytes::from(vec![b'x'; length])) {
             for id in ["\"1\"", worst.as_str(), "\"22\""] {
                 let mut expected = Vec::new();
-                next_prefix(id, tail.len(), &mut expected);
-                let prefix = expected.len();
+                next_prefix(id.as_bytes(), tail.len(), &mut expected);
                 expected.extend_from_slice(&tail);
-                assert_eq!(contiguous.message(id, &tail), (expected.as_slice(), prefix));
+                assert_eq!(contiguous.message(id.as_bytes(), &tail), expected.as_slice());
             }
         }
     }

@@ -14,9 +14,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::connection::{Connection, Guard, Shared, Socket};
 use crate::executor::Executor;
-use crate::limits::{FRAMES_PER_WRITE, Limits, SWEEP_INTERVAL, WRITES_PER_YIELD};
+use crate::limits::{CONTIGUOUS_BYTES, FRAMES_PER_WRITE, Limits, SWEEP_INTERVAL, WRITES_PER_YIELD};
 use crate::meters::Meters;
-use crate::protocol::{CloseCode, Contiguous};
+use crate::protocol::{CloseCode, Contiguous, next_prefix};
 use crate::ring::Frame;
 use crate::stream::{Doorbell, Listener, ResponseStream, Streams};
 
@@ -78,9 +78,53 @@ struct Local<S, E: Executor> {
     members: Slab<Member<S, E>>,
 }
 
+/// A place in a stream: all that a reader which keeps up costs. Kept here rather than with its
+/// connection, one behind the other in memory, as a fan-out runs over thousands of them.
 struct Member<S, E: Executor> {
     connection: Weak<RefCell<Connection<S, E>>>,
+    /// Index in the ring of the next frame to send.
+    next: u64,
+    /// The last sequence sent.
+    seen: u64,
     slot: u32,
+    /// Reads the ring itself, in its connection's turns, until it is up to date.
+    waits: bool,
+    id: InlineId,
+}
+
+/// An operation's id as JSON, in place where it is short, as nearly all are (a UUID has 38 bytes).
+enum InlineId {
+    Short { length: u8, bytes: [u8; INLINE_ID_BYTES] },
+    Long(Rc<str>),
+}
+
+const INLINE_ID_BYTES: usize = 46;
+
+impl InlineId {
+    fn new(id: &Rc<str>) -> Self {
+        let mut bytes = [0; INLINE_ID_BYTES];
+        match bytes.get_mut(..id.len()) {
+            Some(own) => {
+                own.copy_from_slice(id.as_bytes());
+                Self::Short { length: id.len() as u8, bytes }
+            }
+            None => Self::Long(id.clone()),
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Short { length, bytes } => &bytes[..usize::from(*length)],
+            Self::Long(id) => id.as_bytes(),
+        }
+    }
+}
+
+/// Where the shard knows a reader.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seat {
+    place: u32,
+    member: u32,
 }
 
 /// Counts of this thread, added to the shared meters once a turn.
@@ -133,6 +177,10 @@ impl<S: Socket, E: Executor> Shard<S, E> {
             connection
         };
         connection.borrow_mut().open(opening, early, self);
+        if self.draining.get() {
+            // Its upgrade was under way when the drain began.
+            connection.borrow_mut().drain_at(self.now());
+        }
         self.meters.sockets_open.add(1);
         self.meters.sockets_opened.add(1);
         tokio::task::spawn_local(async move {
@@ -221,15 +269,8 @@ impl<S: Socket, E: Executor> Shard<S, E> {
                 return;
             }
             for member in 0..members {
-                let found = {
-                    let table = self.read.borrow();
-                    let Some(local) = table.places.get(place) else { return };
-                    local.members.get(member).map(|one| (one.connection.upgrade(), one.slot))
-                };
-                let Some((Some(connection), slot)) = found else { continue };
-                match overrun {
-                    true => connection.borrow_mut().lag(slot),
-                    false => connection.borrow_mut().offer(slot, start, &batch, self),
+                if !self.serve(place, member, start, &batch, overrun) {
+                    continue;
                 }
                 writes += 1;
                 if writes % WRITES_PER_YIELD == 0 {
@@ -242,6 +283,47 @@ impl<S: Socket, E: Executor> Shard<S, E> {
             }
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Hands frames `start..` to one reader, unless it waits. Whether there is such a reader.
+    fn serve(
+        &self,
+        place: usize,
+        member: usize,
+        start: u64,
+        batch: &[Frame],
+        overrun: bool,
+    ) -> bool {
+        let mut table = self.read.borrow_mut();
+        let Some(local) = table.places.get_mut(place) else { return false };
+        let Some(member) = local.members.get_mut(member).filter(|one| !one.waits) else {
+            return false;
+        };
+        debug_assert!(overrun || member.next >= start, "who is behind the shard waits");
+        let skip = usize::try_from(member.next - start.min(member.next)).unwrap_or(usize::MAX);
+        let fresh = batch.get(skip..).unwrap_or_default();
+        if fresh.is_empty() && !overrun {
+            return false;
+        }
+        let Some(connection) = member.connection.upgrade() else { return false };
+        let mut connection = connection.borrow_mut();
+        if let [frame] = fresh
+            && frame.tail.len() <= CONTIGUOUS_BYTES
+        {
+            let mut contiguous = self.contiguous.borrow_mut();
+            let message = contiguous.message(member.id.as_bytes(), &frame.tail);
+            if connection.offer(message, &frame.tail, self).is_ok() {
+                member.next += 1;
+                member.seen = frame.sequence;
+                bump(&self.tally.delivered, 1);
+                bump(&self.tally.writes, 1);
+                return true;
+            }
+        }
+        // Several frames, a large one, or no room: in the connection's own turn, which gathers.
+        member.waits = true;
+        connection.wait(member.slot);
+        true
     }
 
     fn sweep(&self) {
@@ -257,7 +339,8 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         stream: &Arc<ResponseStream>,
         connection: Weak<RefCell<Connection<S, E>>>,
         slot: u32,
-    ) -> (usize, usize) {
+        id: &Rc<str>,
+    ) -> Seat {
         self.meters.readers_open.add(1);
         let mut table = self.read.borrow_mut();
         let Table { places, by_id } = &mut *table;
@@ -275,12 +358,38 @@ impl<S: Socket, E: Executor> Shard<S, E> {
             });
             place
         });
-        let member = places[place].members.insert(Member { connection, slot });
-        (place, member)
+        let id = InlineId::new(id);
+        let member = Member { connection, next: 0, seen: 0, slot, waits: true, id };
+        Seat { place: place as u32, member: places[place].members.insert(member) as u32 }
+    }
+
+    fn with<T>(&self, seat: Seat, act: impl FnOnce(&mut Member<S, E>) -> T) -> T {
+        let mut table = self.read.borrow_mut();
+        act(&mut table.places[seat.place as usize].members[seat.member as usize])
+    }
+
+    /// The index in the ring at which a reader goes on, and the last sequence it was sent.
+    pub(crate) fn progress(&self, seat: Seat) -> (u64, u64) {
+        self.with(seat, |member| (member.next, member.seen))
+    }
+
+    pub(crate) fn advance(&self, seat: Seat, next: u64, seen: u64) {
+        self.with(seat, |member| (member.next, member.seen) = (next, seen));
+    }
+
+    /// The reader has read all there is: from now on the fan-out serves it.
+    pub(crate) fn up_to_date(&self, seat: Seat) {
+        self.with(seat, |member| member.waits = false);
+    }
+
+    /// Appends what stands before a payload of this length for this reader.
+    pub(crate) fn prefix(&self, seat: Seat, tail_bytes: usize, into: &mut Vec<u8>) {
+        self.with(seat, |member| next_prefix(member.id.as_bytes(), tail_bytes, into));
     }
 
     /// A reader ends.
-    pub(crate) fn leave(&self, place: usize, member: usize) {
+    pub(crate) fn leave(&self, seat: Seat) {
+        let (place, member) = (seat.place as usize, seat.member as usize);
         self.meters.readers_open.subtract(1);
         let mut table = self.read.borrow_mut();
         let local = &mut table.places[place];

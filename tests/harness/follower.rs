@@ -16,9 +16,15 @@ pub const FIELDS: &str = "__typename market epoch sequence cursor checksum event
 
 /// A subscription to a book from its beginning, or from behind a cursor.
 pub fn subscription(market: &str, depth: u32, after: Option<&str>) -> String {
+    subscription_at("RAW", market, depth, after)
+}
+
+/// The same at a speed.
+pub fn subscription_at(speed: &str, market: &str, depth: u32, after: Option<&str>) -> String {
     let after = after.map_or(String::new(), |cursor| format!(r#", after: "{cursor}""#));
     format!(
-        r#"subscription {{ orderBook(market: "{market}", depth: {depth}{after}) {{ {FIELDS} }} }}"#
+        r#"subscription {{ orderBook(market: "{market}", depth: {depth}, speed: {speed}{after})
+            {{ {FIELDS} }} }}"#
     )
 }
 
@@ -29,6 +35,8 @@ pub enum Applied {
     Heartbeat { state: String },
 }
 
+pub type Levels = BTreeMap<u128, u128>;
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Follower {
     price_decimals: usize,
@@ -36,8 +44,8 @@ pub struct Follower {
     pub position: Option<(String, u64)>,
     pub cursor: Option<String>,
     /// In units of the market's last decimal.
-    pub bids: BTreeMap<u128, u128>,
-    pub asks: BTreeMap<u128, u128>,
+    pub bids: Levels,
+    pub asks: Levels,
     pub snapshots: u64,
     pub deltas: u64,
     pub merged_events: u64,
@@ -58,9 +66,7 @@ impl Follower {
         let sequence: u64 = text("sequence").parse().unwrap();
         let applied = match text("__typename") {
             "BookSnapshot" => {
-                self.bids.clear();
-                self.asks.clear();
-                self.set_levels(frame);
+                self.apply_snapshot(frame);
                 self.snapshots += 1;
                 Applied::Snapshot { reason: text("reason").to_owned() }
             }
@@ -91,16 +97,49 @@ impl Follower {
         applied
     }
 
+    /// Takes the levels of a snapshot, wherever it was said.
+    pub fn apply_snapshot(&mut self, snapshot: &Value) {
+        self.bids.clear();
+        self.asks.clear();
+        self.set_levels(snapshot);
+    }
+
     fn set_levels(&mut self, frame: &Value) {
-        for (side, levels) in [("bids", &mut self.bids), ("asks", &mut self.asks)] {
+        for side in ["bids", "asks"] {
             for level in frame[side].as_array().unwrap() {
-                let price = units(level["price"].as_str().unwrap(), self.price_decimals);
-                match units(level["size"].as_str().unwrap(), self.size_decimals) {
-                    0 => levels.remove(&price),
-                    size => levels.insert(price, size),
-                };
+                self.set(side, level["price"].as_str().unwrap(), level["size"].as_str().unwrap());
             }
         }
+    }
+
+    fn set(&mut self, side: &str, price: &str, size: &str) {
+        let levels = if side == "bids" { &mut self.bids } else { &mut self.asks };
+        let price = units(price, self.price_decimals);
+        match units(size, self.size_decimals) {
+            0 => levels.remove(&price),
+            size => levels.insert(price, size),
+        };
+    }
+
+    /// Takes an event as a feed writes it: the book that a hub should have.
+    pub fn apply_event(&mut self, event: &Value) {
+        match event["kind"].as_str().unwrap() {
+            "book.snapshot" => (self.bids, self.asks) = Default::default(),
+            "book.delta" => {}
+            other => panic!("no event of a book: {other}"),
+        }
+        for side in ["bids", "asks"] {
+            for level in event[side].as_array().unwrap() {
+                self.set(side, level[0].as_str().unwrap(), level[1].as_str().unwrap());
+            }
+        }
+    }
+
+    /// The best levels alone, as (bids, asks).
+    pub fn window(&self, depth: usize) -> (Levels, Levels) {
+        let bids = self.bids.iter().rev().take(depth).map(|(price, size)| (*price, *size));
+        let asks = self.asks.iter().take(depth).map(|(price, size)| (*price, *size));
+        (bids.collect(), asks.collect())
     }
 
     /// As Kraken's second version defines it. Whole units without a dot are just what it wants:
@@ -114,14 +153,14 @@ impl Follower {
 }
 
 /// A decimal of at most `decimals` places in units of the last one.
-fn units(text: &str, decimals: usize) -> u128 {
+pub fn units(text: &str, decimals: usize) -> u128 {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     assert!(fraction.len() <= decimals, "{text} has more than {decimals} decimals");
     format!("{whole}{fraction:0<decimals$}").parse().unwrap()
 }
 
 /// ISO 3309, bit by bit: slow, and nobody's library.
-fn crc32(bytes: &[u8]) -> u32 {
+pub fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(u32::MAX, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
             if crc & 1 == 1 { (crc >> 1) ^ 0xedb8_8320 } else { crc >> 1 }

@@ -1,14 +1,17 @@
 //! The real hub as a process, in a folder of its own, on ports the kernel chose.
 
 use std::fs::OpenOptions;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use super::client::PATIENCE;
 
 /// A debug build on a loaded machine; a hub that needs longer hangs.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -19,6 +22,7 @@ pub struct Hub {
     child: Option<Child>,
     folder: TempDir,
     settings: Vec<String>,
+    starter: Vec<&'static str>,
     listening: SocketAddr,
     admin: SocketAddr,
 }
@@ -30,6 +34,11 @@ impl Hub {
 
     /// `settings` are `section.key=value`, as after `--set`.
     pub fn start_with(settings: &[&str]) -> Self {
+        Self::start_by(&[], settings)
+    }
+
+    /// `starter` is a program, with its arguments, that becomes the hub.
+    pub fn start_by(starter: &[&'static str], settings: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("feeds")).unwrap();
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
@@ -37,6 +46,7 @@ impl Hub {
             child: None,
             folder,
             settings: settings.iter().map(|one| (*one).to_owned()).collect(),
+            starter: starter.to_vec(),
             listening: nowhere,
             admin: nowhere,
         };
@@ -44,15 +54,19 @@ impl Hub {
         hub
     }
 
-    fn launch(&mut self, port: u16) {
+    /// Starts the process and does not wait for it.
+    fn spawn(&mut self, port: u16) {
         assert!(self.child.is_none(), "the hub runs already");
         let log = OpenOptions::new()
             .create(true)
             .append(true)
             .open(self.folder.path().join("hub.log"))
             .unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_spreadly"));
+        let hub = env!("CARGO_BIN_EXE_spreadly");
+        let mut words = self.starter.iter().copied().chain([hub]);
+        let mut command = Command::new(words.next().unwrap_or(hub));
         command
+            .args(words)
             .current_dir(self.folder.path())
             .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
             .args(["--admin-listen", "127.0.0.1:0"])
@@ -67,9 +81,12 @@ impl Hub {
                 command.env_remove(name);
             }
         }
-        let mut child = command.spawn().unwrap();
-        let stdout = child.stdout.take().unwrap();
-        self.child = Some(child);
+        self.child = Some(command.spawn().unwrap());
+    }
+
+    fn launch(&mut self, port: u16) {
+        self.spawn(port);
+        let stdout = self.child.as_mut().and_then(|child| child.stdout.take()).unwrap();
 
         // On a thread of its own: a read from a pipe has no deadline. It reads on after the
         // first line, so that a hub that prints more is never stopped by a full pipe.
@@ -82,7 +99,7 @@ impl Hub {
         let line = heard.recv_timeout(START_DEADLINE).unwrap_or_else(|_| {
             panic!("the hub did not say where it listens; its log:\n{}", self.log())
         });
-        let ready: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let ready: Value = serde_json::from_str(&line).unwrap();
         let address = |key: &str| ready[key].as_str().unwrap().parse().unwrap();
         self.listening = address("listening");
         self.admin = address("admin");
@@ -92,13 +109,14 @@ impl Hub {
         self.listening
     }
 
-    pub fn admin(&self) -> SocketAddr {
-        self.admin
-    }
-
     /// Of the WebSocket.
     pub fn url(&self) -> String {
         format!("ws://{}/graphql", self.listening)
+    }
+
+    /// Where it runs: `feeds/` and `data/` are in it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
     pub fn feed(&self, file: &str) -> PathBuf {
@@ -107,13 +125,7 @@ impl Hub {
 
     /// Appends whole lines to a file of the feed's folder, in one write.
     pub fn append_lines(&self, file: &str, lines: &[impl AsRef<str>]) {
-        let mut text = String::new();
-        for line in lines {
-            text.push_str(line.as_ref());
-            text.push('\n');
-        }
-        let mut file = OpenOptions::new().create(true).append(true).open(self.feed(file)).unwrap();
-        file.write_all(text.as_bytes()).unwrap();
+        append(&self.feed(file), lines);
     }
 
     /// What the hub has logged since its folder was made.
@@ -156,6 +168,45 @@ impl Hub {
         }
     }
 
+    /// Starts it and ends it this long after, ready or not.
+    pub fn kill9_while_starting(&mut self, after: Duration) {
+        self.spawn(self.listening.port());
+        std::thread::sleep(after);
+        self.kill9();
+    }
+
+    /// Status and body of a page of the admin port.
+    pub fn admin_page(&self, path: &str) -> (u16, String) {
+        http(self.admin, &format!("GET {path} HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n"))
+    }
+
+    /// The `data` of a query by POST.
+    pub fn query(&self, query: &str) -> Value {
+        let body = json!({ "query": query }).to_string();
+        let (status, answer) = http(
+            self.listening,
+            &format!(
+                "POST /graphql HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\
+                 Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            ),
+        );
+        assert_eq!(status, 200, "{answer}");
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        assert!(answer["errors"].is_null(), "{answer}");
+        answer["data"].clone()
+    }
+
+    /// A topic's events in the log's order, as they were written, read beside the hub.
+    pub fn logged(&self, store: &Path, topic: &str) -> Vec<String> {
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let store = rusqlite::Connection::open_with_flags(store, flags).unwrap();
+        let query = "SELECT body FROM events WHERE topic = ?1 ORDER BY sequence";
+        let mut rows = store.prepare(query).unwrap();
+        let rows = rows.query_map([topic], |row| row.get(0)).unwrap();
+        rows.map(Result::unwrap).collect()
+    }
+
     /// On the same folder and the same port, so that clients find it again.
     pub fn restart(&mut self) {
         if self.child.is_some() {
@@ -163,6 +214,25 @@ impl Hub {
         }
         self.launch(self.listening.port());
     }
+}
+
+/// Appends whole lines to a file, in one write.
+pub fn append(file: &Path, lines: &[impl AsRef<str>]) {
+    let text: String = lines.iter().flat_map(|line| [line.as_ref(), "\n"]).collect();
+    let mut file = OpenOptions::new().create(true).append(true).open(file).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+}
+
+/// One request on a connection of its own; its answer must not be chunked.
+fn http(address: SocketAddr, request: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    assert!(!head.to_lowercase().contains("transfer-encoding"), "{head}");
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
 impl Drop for Hub {

@@ -4,6 +4,7 @@
 pub mod client;
 pub mod follower;
 pub mod hub;
+pub mod loud;
 pub mod market;
 
 pub use client::{Client, Seen};

@@ -33,7 +33,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use notify::RecommendedWatcher;
-use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -63,7 +62,8 @@ pub struct FilesConfig {
     pub poll_interval: Duration,
 }
 
-/// Runs until told to stop, or until the door is closed.
+/// Runs until told to stop, or until the door is closed. Reads files in place, so it wants a thread
+/// of its own: handing each read to another thread and back cost more than the read itself.
 pub async fn run(
     config: FilesConfig,
     door: Door,
@@ -71,21 +71,8 @@ pub async fn run(
     feed: FeedId,
     shutdown: CancellationToken,
 ) {
-    let stopped =
-        shutdown.run_until_cancelled(Files::new(config, door, statuses.clone(), feed).follow());
-    match stopped.await {
-        None | Some(Stop::DoorClosed) => statuses.shutting_down(feed),
-        Some(Stop::Broken(reason)) => {
-            tracing::error!(%reason, "the file feed has ended");
-            statuses.halt(feed, Cause::Source, &reason);
-        }
-    }
-}
-
-enum Stop {
-    DoorClosed,
-    /// A bug of ours: the feed is over, the hub isn't.
-    Broken(String),
+    shutdown.run_until_cancelled(Files::new(config, door, statuses.clone(), feed).follow()).await;
+    statuses.shutting_down(feed);
 }
 
 struct Files {
@@ -97,7 +84,7 @@ struct Files {
     bell: Doorbell,
 }
 
-/// What goes to the blocking side and comes back.
+/// What reads the folder.
 struct Side {
     folder: Folder,
     watch: Option<Watch>,
@@ -112,7 +99,7 @@ struct Watch {
     folder: (u64, u64),
 }
 
-/// What the blocking side found.
+/// What one look at the folder found.
 struct Step {
     turn: Turn,
     /// The folder can't be read.
@@ -125,12 +112,13 @@ impl Files {
         Self { config, name, door, statuses, feed, bell: Doorbell::default() }
     }
 
-    async fn follow(self) -> Stop {
+    /// Ends when the door is closed.
+    async fn follow(self) {
         let mut backoff = Backoff::new();
         let progress = loop {
             match self.door.file_progress(&self.name).await {
                 Ok(progress) => break progress,
-                Err(DoorError::Closed) => return Stop::DoorClosed,
+                Err(DoorError::Closed) => return,
                 Err(error) => {
                     self.statuses.halt(self.feed, Cause::Source, &error.to_string());
                     tokio::time::sleep(backoff.wait()).await;
@@ -146,19 +134,7 @@ impl Files {
         loop {
             let scan = Instant::now() >= next_scan;
             let ring = if scan { Ring::Scan } else { self.bell.take() };
-            let (mode, path, bell) =
-                (self.config.mode, self.config.path.clone(), self.bell.clone());
-            let stepped = spawn_blocking(move || {
-                let step = side.step(ring, mode, &path, &bell);
-                (side, step)
-            });
-            let step = match stepped.await {
-                Ok((back, step)) => {
-                    side = back;
-                    step
-                }
-                Err(error) => return Stop::Broken(error.to_string()),
-            };
+            let step = side.step(ring, self.config.mode, &self.config.path, &self.bell);
             let healthy = self.report(&side, &step);
             if healthy {
                 backoff.reset();
@@ -174,7 +150,7 @@ impl Files {
             if !lines.is_empty() || !progress.is_empty() {
                 let batch = Batch { feed: self.feed, lines, progress };
                 if self.door.deliver(batch).await.is_err() {
-                    return Stop::DoorClosed;
+                    return;
                 }
             }
             if step.fault.is_none() && side.folder.is_busy() {
