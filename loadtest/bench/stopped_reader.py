@@ -20,7 +20,7 @@ import time
 import many_operations as base
 
 DEPTH = 200
-RATE = 400
+RATE = 200
 STOP_SECONDS = 10
 QUERY = ("subscription { orderBook(market: \"HOT\", depth: %d) { __typename sequence "
          "... on BookSnapshot { reason bids { price size } asks { price size } } "
@@ -31,7 +31,6 @@ QUERY = ("subscription { orderBook(market: \"HOT\", depth: %d) { __typename sequ
 class Reader(base.Client):
     def __init__(self, address):
         super().__init__(address)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         self.say({"type": "subscribe", "id": "1", "payload": {"query": QUERY}})
         self.book, self.sequence, self.kinds = {}, None, {}
         self.take()
@@ -71,7 +70,7 @@ def write(folder, stop):
 
 def p99(storm, address):
     done = subprocess.run([storm, "run", "--url", f"ws://{address}/graphql", "--connections", "200",
-                           "--market", "HOT", "--duration", str(STOP_SECONDS - 2), "--json"],
+                           "--market", "HOT", "--duration", str(STOP_SECONDS - 5), "--json"],
                           capture_output=True, text=True, timeout=60)
     return int(re.search(r'"p99[A-Za-z]*":\s*(\d+)', done.stdout).group(1))
 
@@ -108,8 +107,10 @@ def main(hub, storm):
             time.sleep(max(0.0, stopped + STOP_SECONDS - time.monotonic()))
             stop.set()
             writer.join()
+            # Reads again before writer_stall_ms, which counts from when the buffers were full.
             reader.kinds = {}
-            time.sleep(1)
+            reader.take()
+            time.sleep(0.5)
             now = ask(address, "{ orderBook(market: \"HOT\", depth: %d) { sequence "
                       "bids { price size } asks { price size } } }" % DEPTH)["orderBook"]
             while reader.sequence != now["sequence"]:

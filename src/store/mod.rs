@@ -437,7 +437,7 @@ impl Store {
 }
 
 /// All of it or, on an error, nothing. rusqlite's own transactions prepare their statements anew
-/// each time, a tenth of what a commit of one event costs.
+/// each time.
 fn transact<T>(
     connection: &Connection,
     work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
