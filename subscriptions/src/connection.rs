@@ -11,7 +11,9 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -27,9 +29,31 @@ use crate::session::{Decision, OperationRef, Session};
 use crate::shard::{Opening, Seat, Shard};
 use crate::stream::{ResponseStream, Start};
 
-/// What carries a connection: a TCP socket, or a pipe in tests.
-pub trait Socket: AsyncRead + AsyncWrite + Unpin + 'static {}
-impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Socket for S {}
+/// What carries a connection.
+pub trait Socket: AsyncRead + AsyncWrite + Unpin + 'static {
+    /// Writes what the socket takes at once. [`io::ErrorKind::WouldBlock`] when it is full: nobody
+    /// is woken for it, that is for `poll_write` to do.
+    fn write_now(&mut self, bytes: &[u8]) -> io::Result<usize>;
+}
+
+impl Socket for TcpStream {
+    /// Straight to the system: what the runtime notes of a socket's readiness lies in memory of its
+    /// own, which a fan-out over thousands of sockets would fetch for each of them.
+    fn write_now(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        SockRef::from(&*self).send(bytes)
+    }
+}
+
+/// A pipe, for tests and for fuzzing.
+impl Socket for DuplexStream {
+    fn write_now(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut cx = Context::from_waker(Waker::noop());
+        match Pin::new(self).poll_write(&mut cx, bytes) {
+            Poll::Ready(written) => written,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
 
 /// Something whose end tells its maker that the connection is gone (a count of sockets).
 pub type Guard = Box<dyn std::any::Any>;
@@ -414,9 +438,11 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         if !self.clear {
             return Err(Blocked);
         }
-        // No waker: a socket that is full is the connection's own task's to wait for.
-        let mut cx = Context::from_waker(Waker::noop());
-        let polled = Pin::new(&mut self.socket).poll_write(&mut cx, message);
+        // A socket that is full is the connection's own task's to wait for.
+        let polled = match self.socket.write_now(message) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+            result => Poll::Ready(result),
+        };
         match self.progress(polled, shard) {
             Poll::Ready(Ok(written)) if written == message.len() => Ok(()),
             Poll::Ready(Ok(written)) => {
