@@ -264,3 +264,10 @@ async fn merged_frames_end_at_the_venues_checksum() {
     assert_eq!(matched, frames, "one proven update a frame");
     assert!(frames < recording.deltas.len() / 2, "nothing was merged: this has proven nothing");
 }
+
+#[tokio::test]
+async fn merged_frames_at_depth_1000_end_at_the_venues_checksum() {
+    let (recording, matched, frames) = follow_all("MS_100", 1_000).await;
+    assert_eq!(matched, frames, "one proven update a frame");
+    assert!(frames < recording.deltas.len() / 2, "nothing was merged: this has proven nothing");
+}
