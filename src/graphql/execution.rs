@@ -1,12 +1,14 @@
 //! What a request means: queries run once, subscriptions become response streams that everyone
 //! shares who asked for the same.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use async_graphql::{EmptyMutation, Response, Schema};
 use async_graphql_parser::types::{ExecutableDocument, OperationType};
 use bytes::Bytes;
-use futures_util::future::{FutureExt, ready};
+use futures_util::future::{BoxFuture, FutureExt, TryFutureExt, ready};
 use futures_util::stream::{BoxStream, StreamExt};
 use serde_json::{Map, Value};
 use spreadly_subscriptions::{
@@ -70,11 +72,14 @@ impl GraphqlExecutor {
         let name = request.operation_name.filter(|name| !name.is_empty());
         let prepared = prepared(request.query, name, variables, document.clone());
         let schema = self.schema.clone();
-        let mut running = async move { schema.execute(prepared).await }.boxed();
+        let mut running = unwinding(async move { schema.execute(prepared).await });
         let response = match (&mut running).now_or_never() {
-            Some(response) => response,
+            Some(response) => response.map_err(|panic| Refused::internal(&panic))?,
             None => {
-                let result = running.map(|response| Bytes::from(errors::encode(response, None)));
+                let result = running.map(|response| match response {
+                    Ok(response) => Bytes::from(errors::encode(response, None)),
+                    Err(panic) => Bytes::from(errors::internal_result(&panic)),
+                });
                 return Ok(Execution::Single(result.boxed()));
             }
         };
@@ -165,7 +170,7 @@ impl GraphqlExecutor {
             None => {}
         }
         let spec = slot.take_spec();
-        let mut encoder = Encoder { slot, results, with_cursor };
+        let mut encoder = Encoder { slot, results: Some(results), with_cursor };
         let encode: Encode = Box::new(move |frame| encoder.encode(frame));
         let source = match spec {
             Some(SourceSpec::OrderBook { market, depth, speed }) => {
@@ -190,14 +195,17 @@ impl Executor for GraphqlExecutor {
     }
 
     fn execute(&self, request: Request, _principal: &Principal) -> Execution {
-        self.plan(request).unwrap_or_else(|refused| Execution::Refused(refused.into_bytes()))
+        let planned = catch_unwind(AssertUnwindSafe(|| self.plan(request)))
+            .unwrap_or_else(|panic| Err(Refused::internal(&said(&*panic))));
+        planned.unwrap_or_else(|refused| Execution::Refused(refused.into_bytes()))
     }
 }
 
 /// Resolves and encodes the frames of one response stream.
 struct Encoder {
     slot: Arc<Slot>,
-    results: BoxStream<'static, Response>,
+    /// None after a panic, which a stream can't be polled behind.
+    results: Option<BoxStream<'static, Response>>,
     with_cursor: bool,
 }
 
@@ -205,14 +213,35 @@ impl Encoder {
     fn encode(&mut self, frame: LiveFrame) -> Vec<u8> {
         let cursor = if self.with_cursor { frame.cursor() } else { None };
         self.slot.put(frame);
+        let Some(results) = &mut self.results else {
+            return errors::internal_result("a resolver of this subscription panicked before");
+        };
         // No resolver of a subscription waits, so the frame that was put is resolved by one poll.
-        let response = self.results.next().now_or_never().flatten();
-        debug_assert!(response.is_some(), "a frame's resolvers waited for something");
-        match response {
-            Some(response) => errors::encode(response, cursor),
-            None => errors::internal_result("a frame's resolvers waited for something"),
+        let polled = catch_unwind(AssertUnwindSafe(|| results.next().now_or_never().flatten()));
+        debug_assert!(!matches!(polled, Ok(None)), "a frame's resolvers waited for something");
+        match polled {
+            Ok(Some(response)) => errors::encode(response, cursor),
+            Ok(None) => errors::internal_result("a frame's resolvers waited for something"),
+            Err(panic) => {
+                self.results = None;
+                errors::internal_result(&said(&*panic))
+            }
         }
     }
+}
+
+/// A resolver that panics is one client's error: the thread it runs on is everyone's.
+fn unwinding<T: Send + 'static>(
+    running: impl Future<Output = T> + Send + 'static,
+) -> BoxFuture<'static, Result<T, String>> {
+    AssertUnwindSafe(running).catch_unwind().map_err(|panic| said(&*panic)).boxed()
+}
+
+/// What a panic said, for the log.
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+    format!("a resolver panicked: {}", text.unwrap_or("without a text"))
 }
 
 fn prepared(

@@ -12,6 +12,13 @@ const BOOK: &str = r#"subscription{orderBook(market:"ERG-USD",depth:2){
     ... on BookDelta{prevSequence mergedEvents bids{price size} asks{price}}}}"#;
 
 fn executor_with(limits: QueryLimits) -> GraphqlExecutor {
+    executor_of(limits, Box::new(|| 3))
+}
+
+fn executor_of(
+    limits: QueryLimits,
+    sockets: Box<dyn Fn() -> u64 + Send + Sync>,
+) -> GraphqlExecutor {
     let live = Arc::new(Live::new(Epoch(7), Box::new(|| 1_700_000_000_000_000), 32_768));
     for market in [MARKET, "A-B"] {
         live.define(Arc::new(MarketDefinition {
@@ -27,11 +34,7 @@ fn executor_with(limits: QueryLimits) -> GraphqlExecutor {
         }));
     }
     let streams = Streams::new(StreamLimits::default(), Arc::new(Meters::default()));
-    let hub = HubView {
-        started: 1_699_999_990_000_000,
-        sockets: Box::new(|| 3),
-        operations: Box::new(|| 5),
-    };
+    let hub = HubView { started: 1_699_999_990_000_000, sockets, operations: Box::new(|| 5) };
     GraphqlExecutor::new(live, Arc::new(streams), hub, limits)
 }
 
@@ -452,4 +455,50 @@ fn variables_are_compared_without_their_order() {
         variables(r#"{"b":{"y":[{"d":1,"c":2}],"x":1},"a":2}"#),
         r#"{"a":2,"b":{"x":1,"y":[{"c":2,"d":1}]}}"#
     );
+}
+
+#[test]
+fn a_resolver_that_panics_is_one_error_with_an_id_and_the_next_request_runs() {
+    let executor = executor_of(QueryLimits::default(), Box::new(|| panic!("a secret")));
+    let Execution::Refused(errors) = execute(&executor, "{ hub { sockets } }", Value::Null) else {
+        panic!("not refused")
+    };
+    assert!(!String::from_utf8_lossy(&errors).contains("secret"));
+    let extensions = refusal(Execution::Refused(errors));
+    assert_eq!(extensions["code"], "INTERNAL");
+    assert_eq!(extensions["id"].as_str().unwrap().len(), 16);
+    let next = single(execute(&executor, "{ markets { id } }", Value::Null));
+    assert_eq!(next["data"]["markets"][0]["id"], "A-B");
+}
+
+#[tokio::test]
+async fn a_resolver_that_panics_after_it_waited_is_an_error_too() {
+    let panicked = unwinding(async {
+        tokio::task::yield_now().await;
+        panic!("{} late", "too");
+    });
+    let result: Result<(), String> = panicked.await;
+    assert_eq!(result.unwrap_err(), "a resolver panicked: too late");
+}
+
+#[test]
+fn a_panic_within_a_subscription_is_the_error_of_each_frame_from_then_on() {
+    let results = futures_util::stream::poll_fn(|_| panic!("out of order")).boxed();
+    let mut encoder = Encoder { slot: Arc::default(), results: Some(results), with_cursor: false };
+    let view = crate::live::FeedView {
+        name: "f".to_owned(),
+        kind: "files".to_owned(),
+        state: crate::live::FeedState::Live,
+        reason: None,
+        events_total: 0,
+        refused_total: 0,
+        last_refusal: None,
+        last_event_time: None,
+        lag: None,
+    };
+    for _ in 0..2 {
+        let result = encoder.encode(LiveFrame::Feed(view.clone()));
+        let result: Value = serde_json::from_slice(&result).unwrap();
+        assert_eq!(result["errors"][0]["extensions"]["code"], "INTERNAL");
+    }
 }
