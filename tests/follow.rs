@@ -81,6 +81,51 @@ async fn a_client_resumes_behind_its_cursor_after_the_hub_was_killed() {
 }
 
 #[tokio::test]
+async fn a_cursor_older_than_the_journal_is_answered_by_a_snapshot_that_says_so() {
+    let mut hub = Hub::start_with(&[
+        "limits.ring_bytes_per_topic=65536",
+        "limits.journal_touches_per_market=100",
+        "limits.stream_linger_ms=0",
+    ]);
+    hub.append_lines("book.ndjson", &market::beginning(MARKET));
+    let (client, first) = joined(&hub, &follower::subscription(MARKET, 25, None)).await;
+    let mut copy = Follower::new(1, 8);
+    copy.apply(&first);
+    drop(client);
+    hub.append_lines("book.ndjson", &steps(0..1_000));
+    let mut reader = Client::connected(hub.address()).await;
+    reader.subscribe("reader", &follower::subscription(MARKET, 25, None)).await;
+    follow(&mut reader, &mut Follower::new(1, 8), 1_000).await;
+
+    // A restart keeps no ring, and replays no more than the journal holds.
+    hub.kill9();
+    hub.restart();
+    let query = follower::subscription(MARKET, 25, copy.cursor.as_deref());
+    let (_, first) = joined(&hub, &query).await;
+    assert_eq!(copy.apply(&first), Applied::Snapshot { reason: "RESUME_TOO_OLD".to_owned() });
+    assert_eq!(copy.bids, market::bids_after(1_000));
+}
+
+#[tokio::test]
+async fn a_cursor_of_another_log_is_answered_by_a_snapshot_of_the_new_epoch() {
+    let mut hub = Hub::start();
+    hub.append_lines("book.ndjson", &market::beginning(MARKET));
+    let query = follower::subscription(MARKET, 25, None);
+    let (_, first) = joined(&hub, &query).await;
+    let mut copy = Follower::new(1, 8);
+    copy.apply(&first);
+    let old = copy.position.clone().unwrap();
+
+    hub.kill9();
+    std::fs::remove_dir_all(hub.folder().join("data")).unwrap();
+    hub.restart();
+    let query = follower::subscription(MARKET, 25, copy.cursor.as_deref());
+    let (_, first) = joined(&hub, &query).await;
+    assert_eq!(copy.apply(&first), Applied::Snapshot { reason: "EPOCH_CHANGE".to_owned() });
+    assert_ne!(copy.position.unwrap().0, old.0);
+}
+
+#[tokio::test]
 async fn the_cursor_in_extensions_wins_over_the_argument() {
     let hub = Hub::start();
     hub.append_lines("book.ndjson", &market::beginning(MARKET));
