@@ -214,6 +214,63 @@ fn every_venues_capture_is_guessed_and_has_no_gap() {
 }
 
 #[test]
+fn every_order_of_the_bitstamp_capture_becomes_an_event_and_its_chain_is_whole() {
+    let Some(input) = recorded("six-venues-2026/bitstamp_live_orders.jsonl") else { return };
+    let (summary, events) = fed(&input, &["--ids"]);
+    let counts = ["created", "changed", "deleted", "gaps", "orderFaults", "refusedLines"];
+    assert_eq!(counts.map(|key| summary[key].as_u64().unwrap()), [248, 2, 250, 0, 0, 0]);
+    // 98 of the 250 were placed before the recording began; one of them was changed too.
+    assert_eq!((&summary["earlierOrders"], &summary["ofEarlierOrders"]), (&json!(98), &json!(99)));
+    let of = |kind: &str| events.iter().filter(|event| event["kind"] == kind).count();
+    assert_eq!((of("order.placed"), of("order.filled"), of("order.canceled")), (248, 4, 248));
+    assert_eq!(events[0]["market"], "BTC-USD");
+    assert_eq!(events[1]["id"], "bitstamp/bitstamp_live_orders.jsonl/2/BTC-USD");
+}
+
+fn live_order(event: &str, number: u64, order: u64, amount: &str, traded: &str) -> Value {
+    json!({"event": event, "channel": "live_orders_ausd", "event_id": format!("e{number}"),
+           "pre_event_id": format!("e{}", number - 1),
+           "data": {"id_str": order.to_string(), "order_type": order % 2, "price_str": "2.50",
+                    "microtimestamp": "1000000", "amount_str": amount, "amount_traded": traded}})
+}
+
+#[test]
+fn orders_are_placed_filled_and_canceled_and_what_does_not_fit_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("capture");
+    let capture = [
+        live_order("order_created", 1, 7, "3.0", "0"),
+        live_order("order_changed", 2, 7, "2.0", "1.0"),
+        live_order("order_deleted", 3, 7, "1.5", "0.5"),
+        live_order("order_created", 4, 8, "1.0", "0"),
+        // One message is missing, more is gone than was traded, and 9 was never placed.
+        live_order("order_changed", 6, 8, "0.5", "0.2"),
+        live_order("order_deleted", 7, 9, "4.0", "0"),
+    ];
+    std::fs::write(&input, capture.map(|line| line.to_string()).join("\n")).unwrap();
+    let (summary, events) = fed(&input, &[]);
+    let counts = ["created", "changed", "deleted", "gaps", "orderFaults", "earlierOrders"];
+    assert_eq!(counts.map(|key| summary[key].as_u64().unwrap()), [2, 2, 2, 1, 1, 1]);
+    let told = |event: &Value| {
+        let text = |key: &str| event[key].as_str().unwrap_or("-").to_owned();
+        [text("kind"), text("order"), text("side"), text("size")].join(" ")
+    };
+    let told: Vec<_> = events[1..].iter().map(told).collect();
+    assert_eq!(
+        told,
+        [
+            "order.placed 7 SELL 3.0",
+            "order.filled 7 - 1.0",
+            "order.filled 7 - 0.5",
+            "order.canceled 7 - -",
+            "order.placed 8 BUY 1.0",
+            "order.filled 8 - 0.2",
+            "order.canceled 9 - -",
+        ]
+    );
+}
+
+#[test]
 fn a_removed_line_of_a_numbered_venue_is_one_gap() {
     let line = |previous: i64, this: i64, action: &str| {
         json!({"arg": {"channel": "books", "instId": "A-USD"}, "action": action, "data": [{

@@ -2,9 +2,10 @@
 //! a venue leaves unsaid has to be said to a hub: levels that fall out of a fixed depth, and which
 //! differences a REST snapshot already contains. Nothing here reads files or clocks.
 
+use super::orders::Orders;
 use crate::book::{Book, Side};
 use crate::decimal::{DecimalError, decimals_of, printed, smallest_step};
-use crate::venues::{Kind, Level, Link, VenueUpdate, base_and_quote};
+use crate::venues::{Kind, Level, Link, VenueOrder, VenueUpdate, base_and_quote};
 use serde::Serialize;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -28,6 +29,13 @@ impl MarketFacts {
         }
         self.first_time = self.first_time.or(update.time);
     }
+
+    pub fn see_order(&mut self, step: &VenueOrder) {
+        self.price_decimals = self.price_decimals.max(decimals_of(&step.price));
+        self.size_decimals = self.size_decimals.max(decimals_of(&step.open));
+        self.size_decimals = self.size_decimals.max(decimals_of(&step.traded));
+        self.first_time = self.first_time.or(step.time);
+    }
 }
 
 /// Counted, and printed as the command's last line.
@@ -50,6 +58,16 @@ pub struct Counts {
     pub truncated_levels: u64,
     pub checksums_matched: u64,
     pub checksum_faults: u64,
+    /// Messages about single orders, by what they say happened.
+    pub created: u64,
+    pub changed: u64,
+    pub deleted: u64,
+    /// Orders that stood before the capture began, and the messages about them: a hub refuses
+    /// those, as nothing says what these orders were.
+    pub earlier_orders: u64,
+    pub of_earlier_orders: u64,
+    /// Messages that contradict what was said of their order before.
+    pub order_faults: u64,
 }
 
 /// One event, ready to be written. `due` paces it.
@@ -59,17 +77,24 @@ pub struct Event {
     pub due: Option<i64>,
 }
 
+/// What every event has.
+#[derive(Serialize)]
+pub struct Head<'a> {
+    pub kind: &'static str,
+    pub market: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time: Option<String>,
+}
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct BookEvent<'a> {
-    kind: &'static str,
-    market: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<String>,
+    #[serde(flatten)]
+    head: Head<'a>,
     bids: Vec<(&'a str, &'a str)>,
     asks: Vec<(&'a str, &'a str)>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    time: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     venue_checksum: Option<u32>,
 }
@@ -77,10 +102,8 @@ struct BookEvent<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct MarketEvent<'a> {
-    kind: &'static str,
-    market: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<String>,
+    #[serde(flatten)]
+    head: Head<'a>,
     base: &'a str,
     quote: &'a str,
     price_decimals: usize,
@@ -88,8 +111,6 @@ struct MarketEvent<'a> {
     tick_size: String,
     lot_size: String,
     status: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    time: Option<String>,
 }
 
 #[derive(Debug)]
@@ -98,6 +119,7 @@ struct Market {
     book: Book,
     anchor: Anchor,
     time: Option<i64>,
+    orders: Orders,
 }
 
 #[derive(Debug)]
@@ -141,9 +163,12 @@ impl Converter {
                 .ok_or_else(|| format!("symbol `{symbol}` has no base and quote"))?;
             let id = format!("{base}-{quote}");
             let event = MarketEvent {
-                kind: "market",
-                market: &id,
-                id: converter.id_prefix.as_ref().map(|prefix| format!("{prefix}/market/{id}")),
+                head: Head {
+                    kind: "market",
+                    market: &id,
+                    id: converter.id_prefix.as_ref().map(|prefix| format!("{prefix}/market/{id}")),
+                    time: facts.first_time.and_then(rfc3339_micros),
+                },
                 base: &base,
                 quote: &quote,
                 price_decimals: facts.price_decimals,
@@ -151,13 +176,13 @@ impl Converter {
                 tick_size: smallest_step(facts.price_decimals),
                 lot_size: smallest_step(facts.size_decimals),
                 status: "ACTIVE",
-                time: facts.first_time.and_then(rfc3339_micros),
             };
             events.push(Event { json: json(&event), due: None });
             converter.counts.markets += 1;
             let book = Book::new(facts.price_decimals, facts.size_decimals);
             let anchor = Anchor::Waiting(VecDeque::new());
-            let market = Market { id, book, anchor, time: facts.first_time };
+            let orders = Orders::default();
+            let market = Market { id, book, anchor, time: facts.first_time, orders };
             converter.markets.insert(symbol.clone(), market);
         }
         Ok((converter, events))
@@ -189,6 +214,23 @@ impl Converter {
         let result = self.market_update(&mut market, line, update, &mut events);
         self.markets.insert(symbol, market);
         result.map(|()| events)
+    }
+
+    /// The events that one message about a single order makes.
+    ///
+    /// # Errors
+    /// As [`Converter::update`].
+    pub fn order(&mut self, line: u64, step: &VenueOrder) -> Result<Vec<Event>, DecimalError> {
+        let Some(market) = self.markets.get_mut(&step.symbol) else {
+            return Err(DecimalError::Malformed(step.symbol.clone()));
+        };
+        let id = self.id_prefix.as_ref().map(|prefix| format!("{prefix}/{line}/{}", market.id));
+        let size_decimals = market.book.size_decimals;
+        let (orders, counts) = (&mut market.orders, &mut self.counts);
+        let (events, remark) =
+            orders.step(&market.id, id.as_deref(), size_decimals, step, counts)?;
+        self.remarks.extend(remark.map(|remark| format!("line {line}: {remark}")));
+        Ok(events)
     }
 
     fn market_update(
@@ -281,15 +323,17 @@ impl Converter {
             self.counts.deltas += 1;
         }
         let event = BookEvent {
-            kind: if is_snapshot { "book.snapshot" } else { "book.delta" },
-            market: &market.id,
-            id: self.id_prefix.as_ref().map(|prefix| {
-                // A line of several markets makes several events of that line.
-                format!("{prefix}/{line}/{}", market.id)
-            }),
+            head: Head {
+                kind: if is_snapshot { "book.snapshot" } else { "book.delta" },
+                market: &market.id,
+                id: self.id_prefix.as_ref().map(|prefix| {
+                    // A line of several markets makes several events of that line.
+                    format!("{prefix}/{line}/{}", market.id)
+                }),
+                time: market.time.and_then(rfc3339_micros),
+            },
             bids: bids.values().rev().map(borrowed).collect(),
             asks: asks.values().map(borrowed).collect(),
-            time: market.time.and_then(rfc3339_micros),
             venue_checksum: update.checksum,
         };
         Ok(Event { json: json(&event), due: update.received.or(update.time) })
@@ -308,8 +352,16 @@ impl Converter {
         }
     }
 
-    /// To be called once behind the last line: says which markets never got a snapshot.
+    /// To be called once behind the last line: says which markets never got a snapshot, and what
+    /// stood before the capture.
     pub fn finish(&mut self) {
+        if self.counts.earlier_orders > 0 {
+            let Counts { earlier_orders, of_earlier_orders, .. } = self.counts;
+            self.remarks.push(format!(
+                "{earlier_orders} orders stood before the capture began, {of_earlier_orders} \
+                 messages are about them: a hub refuses these by name, as it never saw them placed"
+            ));
+        }
         for market in self.markets.values() {
             if let Anchor::Waiting(held) = &market.anchor
                 && !held.is_empty()
@@ -373,12 +425,12 @@ fn borrowed((price, size): &(String, String)) -> (&str, &str) {
     (price, size)
 }
 
-fn rfc3339_micros(micros: i64) -> Option<String> {
+pub(super) fn rfc3339_micros(micros: i64) -> Option<String> {
     let time = jiff::Timestamp::from_microsecond(micros).ok()?;
     Some(format!("{time:.6}"))
 }
 
-fn json(event: &impl Serialize) -> String {
+pub(super) fn json(event: &impl Serialize) -> String {
     serde_json::to_string(event).expect("strings and numbers always serialize")
 }
 
@@ -420,8 +472,8 @@ mod tests {
         assert_eq!(
             jsons(converter.update(2, delta).unwrap()),
             [concat!(
-                r#"{"kind":"book.delta","market":"A-USD","bids":[["3.0","2.00"],["1.0","0"]],"#,
-                r#""asks":[],"time":"2021-04-17T16:48:53.481570Z"}"#
+                r#"{"kind":"book.delta","market":"A-USD","time":"2021-04-17T16:48:53.481570Z","#,
+                r#""bids":[["3.0","2.00"],["1.0","0"]],"asks":[]}"#
             )]
         );
         assert_eq!(converter.counts.truncated_levels, 1);

@@ -2,6 +2,7 @@
 //! convert) and appended to a file that the hub watches, at the pace it was recorded.
 
 mod convert;
+mod orders;
 
 use crate::venues::{Format, Message, Reader};
 use clap::Args;
@@ -50,7 +51,7 @@ pub struct FeedArgs {
     /// 1 is the recorded pace, N is N times as fast, `max` doesn't wait
     #[arg(long, default_value = "1")]
     speed: Speed,
-    /// Stop after this many book events
+    /// Stop after this many events of books and orders
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
     /// Give each event a stable id, so that feeding it twice counts once
@@ -208,6 +209,9 @@ fn convert_line(
             Message::Book(update) => {
                 events.extend(converter.update(number, update).map_err(|e| e.to_string())?);
             }
+            Message::Order(step) => {
+                events.extend(converter.order(number, &step).map_err(|e| e.to_string())?);
+            }
             Message::ConnectionSequence(sequence) => converter.connection_sequence(sequence),
         }
     }
@@ -254,10 +258,10 @@ struct Survey {
 
 fn survey(args: &FeedArgs, format: Format) -> Result<Survey, FeedError> {
     let mut markets: BTreeMap<String, MarketFacts> = BTreeMap::new();
-    let mut see = |message: &Message| {
-        if let Message::Book(update) = message {
-            markets.entry(update.symbol.clone()).or_default().see(update);
-        }
+    let mut see = |message: &Message| match message {
+        Message::Book(update) => markets.entry(update.symbol.clone()).or_default().see(update),
+        Message::Order(step) => markets.entry(step.symbol.clone()).or_default().see_order(step),
+        Message::ConnectionSequence(_) => {}
     };
     let mut reader = Reader::new(format);
     for (_, line) in lines(&args.input)? {

@@ -1,8 +1,9 @@
-//! Bitstamp `diff_order_book_…`, anchored on the REST book by its `microtimestamp`: what isn't
-//! newer than the snapshot is already in it. The venue numbers nothing, so a lost message can't be
-//! told from a quiet moment.
+//! Bitstamp `live_orders_…`, where each message names the one before, and
+//! `diff_order_book_…`, anchored on the REST book by its `microtimestamp`: what isn't
+//! newer than the snapshot is already in it. Differences have no numbers, so a lost one can't be told
+//! from a quiet moment.
 
-use super::{Kind, Level, Link, Message, VenueError, VenueUpdate};
+use super::{Kind, Level, Link, Message, OrderStep, Side, VenueError, VenueOrder, VenueUpdate};
 use serde::Deserialize;
 
 #[derive(Debug, Default)]
@@ -18,6 +19,8 @@ struct Line {
     channel: Option<String>,
     event: Option<String>,
     data: Option<serde_json::Value>,
+    event_id: Option<String>,
+    pre_event_id: Option<String>,
     #[serde(flatten)]
     rest: Option<Book>,
 }
@@ -41,11 +44,25 @@ impl Reader {
                 }
             };
         }
-        let (Some(channel), Some("data"), Some(data)) =
-            (line.channel, line.event.as_deref(), line.data)
-        else {
+        let (Some(channel), Some(event), Some(data)) = (line.channel, line.event, line.data) else {
             return Ok(Vec::new());
         };
+        if let Some(symbol) = channel.strip_prefix("live_orders_") {
+            let step = match event.as_str() {
+                "order_created" => OrderStep::Created,
+                "order_changed" => OrderStep::Changed,
+                "order_deleted" => OrderStep::Deleted,
+                _ => return Ok(Vec::new()),
+            };
+            let (Some(event), Some(previous)) = (line.event_id, line.pre_event_id) else {
+                return Err(VenueError::Meaning("no event_id and pre_event_id".to_owned()));
+            };
+            let order: Order = serde_json::from_value(data)?;
+            return Ok(vec![Message::Order(order.step(symbol, step, event, previous)?)]);
+        }
+        if event != "data" {
+            return Ok(Vec::new());
+        }
         let Some(symbol) = channel.strip_prefix("diff_order_book_") else {
             return Ok(Vec::new());
         };
@@ -60,10 +77,51 @@ impl Reader {
     }
 }
 
+#[derive(Deserialize)]
+struct Order {
+    id_str: String,
+    /// 0 buys, 1 sells.
+    order_type: u8,
+    microtimestamp: String,
+    amount_str: String,
+    amount_traded: String,
+    price_str: String,
+}
+
+impl Order {
+    fn step(
+        self,
+        symbol: &str,
+        step: OrderStep,
+        event: String,
+        previous: String,
+    ) -> Result<VenueOrder, VenueError> {
+        let side = match self.order_type {
+            0 => Side::Bid,
+            1 => Side::Ask,
+            other => return Err(VenueError::Meaning(format!("order_type {other} is no side"))),
+        };
+        Ok(VenueOrder {
+            symbol: symbol.to_owned(),
+            order: self.id_str,
+            step,
+            side,
+            price: self.price_str,
+            open: self.amount_str,
+            traded: self.amount_traded,
+            time: i64::try_from(micros(&self.microtimestamp)?).ok(),
+            event,
+            previous,
+        })
+    }
+}
+
+fn micros(text: &str) -> Result<u64, VenueError> {
+    text.parse().map_err(|_| VenueError::Meaning(format!("microtimestamp `{text}` is no number")))
+}
+
 fn update(symbol: String, kind: Kind, book: Book) -> Result<VenueUpdate, VenueError> {
-    let micros: u64 = book.microtimestamp.parse().map_err(|_| {
-        VenueError::Meaning(format!("microtimestamp `{}` is no number", book.microtimestamp))
-    })?;
+    let micros = micros(&book.microtimestamp)?;
     Ok(VenueUpdate {
         symbol,
         kind,

@@ -9,6 +9,7 @@ mod kraken_v1;
 mod kraken_v2;
 mod okx;
 
+pub use crate::book::Side;
 use clap::ValueEnum;
 use thiserror::Error;
 
@@ -24,7 +25,7 @@ pub enum Format {
     Coinbase,
     /// Bybit v5 `orderbook.N`
     Bybit,
-    /// Bitstamp `diff_order_book` with its REST snapshot
+    /// Bitstamp `diff_order_book` with its REST snapshot, or `live_orders`
     Bitstamp,
     /// Binance `depthUpdate` with its REST snapshot, alone or as combined streams
     Binance,
@@ -56,7 +57,7 @@ impl Format {
             Some(Self::Okx)
         } else if has("\"topic\":\"orderbook.") {
             Some(Self::Bybit)
-        } else if has("diff_order_book_") {
+        } else if has("diff_order_book_") || has("\"channel\":\"live_orders_") {
             Some(Self::Bitstamp)
         } else if has("\"depthUpdate\"") {
             Some(Self::Binance)
@@ -112,9 +113,38 @@ pub struct VenueUpdate {
     pub checksum: Option<u32>,
 }
 
+/// What happened to a single order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OrderStep {
+    Created,
+    Changed,
+    Deleted,
+}
+
+/// A message about one single order.
+#[derive(Debug, Clone)]
+pub struct VenueOrder {
+    pub symbol: String,
+    pub order: String,
+    pub step: OrderStep,
+    pub side: Side,
+    /// Of the order; of the trade where some was traded. Zero: at any price.
+    pub price: String,
+    /// Not traded yet, after this message.
+    pub open: String,
+    /// By this message.
+    pub traded: String,
+    /// Microseconds since 1970, the venue's clock.
+    pub time: Option<i64>,
+    /// The message's own name, and that of the one before.
+    pub event: String,
+    pub previous: String,
+}
+
 #[derive(Debug)]
 pub enum Message {
     Book(VenueUpdate),
+    Order(VenueOrder),
     /// Numbers every message of the connection, also those about nothing (Coinbase).
     ConnectionSequence(u64),
 }
