@@ -16,11 +16,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::backoff::Backoff;
-use super::recovery::Recovered;
+use super::recovery::{self, Recovered};
 use super::status::{Cause, Counts, FeedId, FeedStatuses, LastRefusal, Place};
 use crate::market::admission::{Admission, Admitted};
-use crate::market::event::{self, Applied, Body, Effect, MarketId, Micros, Refusal};
-use crate::store::{FileProgress, NewEvent, Store, StoreError};
+use crate::market::event::{
+    self, Applied, Body, Effect, Event, MarketId, Micros, OrderEvent, PlacedOrder, Refusal,
+};
+use crate::market::orders::Order;
+use crate::store::{FileProgress, NewEvent, OrderRecord, Store, StoreError};
 
 /// Batches that may wait for the sequencer. Each feed has one at a time; mutations, one event
 /// each, share the rest.
@@ -164,8 +167,10 @@ struct Group {
     /// Of each event: which delivery brought it, its time and what it does.
     effects: Vec<(usize, Option<Micros>, Effect)>,
     progress: Vec<FileProgress>,
-    /// Ids of the definitions in this group, see [`Sequencer::is_known_definition`].
-    definitions: HashSet<Box<str>>,
+    /// Ids of the events in this group, see [`Sequencer::is_known`].
+    ids: HashSet<Box<str>>,
+    /// Orders that were placed in this group: the log does not know them yet.
+    placed: HashSet<Box<str>>,
 }
 
 impl Sequencer {
@@ -219,16 +224,21 @@ impl Sequencer {
                     continue;
                 }
             };
-            if matches!(event.body, Body::Market(_))
+            if matches!(event.body, Body::Market(_) | Body::Order(_))
                 && let Some(id) = &event.id
-                && self.is_known_definition(id, group)?
+                && self.is_known(id, group)?
             {
                 group.deliveries[index].ack.known += 1;
                 continue;
             }
-            match self.admission.admit(&event) {
+            match self.check_order(&event, group)?.and_then(|()| self.admission.admit(&event)) {
                 Ok(Admitted { topic, effect }) => {
-                    group.events.push(NewEvent { topic, id: event.id, body: body(line) });
+                    group.ids.extend(event.id.clone());
+                    if let Effect::Order { update, .. } = &effect {
+                        group.placed.insert((&*update.order.id).into());
+                    }
+                    let (order, body) = (record(&effect), body(line));
+                    group.events.push(NewEvent { topic, id: event.id, body, order });
                     group.effects.push((index, event.time, effect));
                 }
                 Err(reason) => group.deliveries[index].ack.refuse(place, reason),
@@ -237,12 +247,24 @@ impl Sequencer {
         Some(())
     }
 
-    /// A definition that is sent again must not undo a newer one, so it is told apart before it is
-    /// admitted. With other events the log's own check, while writing, is early enough.
-    fn is_known_definition(&mut self, id: &str, group: &mut Group) -> Option<bool> {
-        let known = group.definitions.contains(id) || self.persist(|store| store.knows(id))?;
-        group.definitions.insert(id.into());
-        Some(known)
+    /// A definition that is sent again must not undo a newer one, and an order's event must not
+    /// count twice, so these are told apart before they are admitted. With other events the log's
+    /// own check, while writing, is early enough.
+    fn is_known(&mut self, id: &str, group: &Group) -> Option<bool> {
+        Some(group.ids.contains(id) || self.persist(|store| store.knows(id))?)
+    }
+
+    /// Whether an order that is placed is a new one: those that are final are known to the log
+    /// alone.
+    fn check_order(&mut self, event: &Event, group: &mut Group) -> Option<Result<(), Refusal>> {
+        let Body::Order(order) = &event.body else { return Some(Ok(())) };
+        let OrderEvent::Placed(PlacedOrder { order: id, .. }) = &**order else {
+            return Some(Ok(()));
+        };
+        if group.placed.contains(id) || self.persist(|store| store.knows_order(id))? {
+            return Some(Err(Refusal::DoubledOrder(id.clone())));
+        }
+        Some(Ok(()))
     }
 
     fn commit(&mut self, mut group: Group) -> Option<()> {
@@ -267,7 +289,7 @@ impl Sequencer {
             ack.accepted += 1;
             ack.logged_only += usize::from(effect == Effect::None);
             ack.last_sequence = Some(sequence);
-            if let Effect::Replace { market, .. } | Effect::Change { market, .. } = &effect {
+            if let Some(market) = effect.book() {
                 let since = self.since_checkpoint.entry(market.clone()).or_default();
                 *since += 1;
                 if *since >= self.config.checkpoint_events {
@@ -292,8 +314,8 @@ impl Sequencer {
     fn checkpoint(&mut self, market: &MarketId) {
         self.since_checkpoint.insert(market.clone(), 0);
         let Some((sequence, state)) = (self.live.checkpoint)(market) else { return };
-        if let Err(error) = self.store.save_checkpoint(&format!("book:{market}"), sequence, &state)
-        {
+        let (topic, state) = recovery::checkpoint(&self.admission, market, state);
+        if let Err(error) = self.store.save_checkpoint(&topic, sequence, &state) {
             tracing::warn!(%error, %market, "checkpoint not saved");
         }
     }
@@ -360,6 +382,23 @@ impl Ack {
             last_refusal: self.last_refusal.clone(),
         }
     }
+}
+
+/// What queries read of the order that an event changed.
+fn record(effect: &Effect) -> Option<OrderRecord> {
+    let Effect::Order { update, .. } = effect else { return None };
+    let Order { id, market, account, side, status, .. } = &update.order;
+    Some(OrderRecord {
+        id: id.clone(),
+        market: market.clone(),
+        account: account.clone(),
+        side: side.name(),
+        status: status.name(),
+        open: !status.is_final(),
+        // Strings and whole numbers always become JSON.
+        state: serde_json::to_string(&update.order).unwrap_or_default().into(),
+        update: serde_json::to_string(&**update).unwrap_or_default().into(),
+    })
 }
 
 /// The line as it is kept: without a byte order mark and without spaces around it, so that whoever

@@ -4,12 +4,17 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
 
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
 use crate::market::admission::{Admission, BookMode};
 use crate::market::event::{Applied, MarketId, parse};
-use crate::store::{Store, StoreError, Stored};
+use crate::store::{Checkpoint, Store, StoreError, Stored};
 
 /// Events handed to the state at once.
 const BATCH: usize = 256;
+/// Before the market's name: the topic of its orders' events.
+const ORDERS: &str = "orders:";
 /// Rows kept read ahead, shared among the books that are replayed.
 const READ_AHEAD: usize = 16_384;
 
@@ -49,21 +54,21 @@ pub fn recover(
     for topic in &topics {
         if let Some(market) = topic.name.strip_prefix("book:") {
             admission.settle(market, BookMode::Levels);
-        } else if let Some(market) = topic.name.strip_prefix("orders:") {
+        } else if let Some(market) = topic.name.strip_prefix(ORDERS) {
             admission.settle(market, BookMode::Orders);
         }
     }
     let mut restored = HashMap::new();
     for checkpoint in store.older_checkpoints()? {
-        let Some(market) = checkpoint.topic.strip_prefix("book:") else { continue };
-        if restore(market, checkpoint.sequence, &checkpoint.state) {
+        let Some(market) = book_market(&checkpoint.topic) else { continue };
+        if put_back(admission, restore, market, &checkpoint) {
             restored.insert(checkpoint.topic, checkpoint.sequence);
         } else {
             tracing::warn!(market, "its checkpoint can't be read: replaying its whole book");
         }
     }
     let mut books = Vec::new();
-    for topic in topics.into_iter().filter(|topic| topic.name.starts_with("book:")) {
+    for topic in topics.into_iter().filter(|topic| book_market(&topic.name).is_some()) {
         let after = restored.get(&topic.name).copied().unwrap_or(0);
         if topic.last > after {
             let newest = store.newest_checkpoint(&topic.name)?.unwrap_or(0);
@@ -72,6 +77,54 @@ pub fn recover(
     }
     replay(store, admission, apply, books, &mut recovered)?;
     Ok(recovered)
+}
+
+/// The market of a topic whose events make a book.
+fn book_market(topic: &str) -> Option<&str> {
+    topic.strip_prefix("book:").or_else(|| topic.strip_prefix(ORDERS))
+}
+
+/// A checkpoint of a market whose book is summed from orders: the book and the open orders of one
+/// moment, so that neither can be ahead of the other.
+#[derive(Serialize, Deserialize)]
+struct WithOrders<T> {
+    orders: T,
+    market: T,
+}
+
+/// A market's checkpoint as the store keeps it, and the topic of the events behind it.
+pub(super) fn checkpoint(admission: &Admission, market: &str, state: Vec<u8>) -> (String, Vec<u8>) {
+    if admission.mode(market) != Some(BookMode::Orders) {
+        return (format!("book:{market}"), state);
+    }
+    let raw = |bytes: &[u8]| serde_json::from_slice::<Box<RawValue>>(bytes).unwrap_or_default();
+    let orders = raw(&admission.orders().to_checkpoint(market));
+    let both = WithOrders { orders, market: raw(&state) };
+    (format!("{ORDERS}{market}"), serde_json::to_vec(&both).unwrap_or_default())
+}
+
+/// Whether a checkpoint could be read: all of it was put back or, to the eyes of who replays the
+/// market's events from the first, nothing.
+fn put_back(
+    admission: &mut Admission,
+    restore: &mut dyn FnMut(&str, u64, &[u8]) -> bool,
+    market: &str,
+    checkpoint: &Checkpoint,
+) -> bool {
+    if !checkpoint.topic.starts_with(ORDERS) {
+        return restore(market, checkpoint.sequence, &checkpoint.state);
+    }
+    let Ok(both) = serde_json::from_slice::<WithOrders<&RawValue>>(&checkpoint.state) else {
+        return false;
+    };
+    let orders = admission.orders_mut();
+    if orders.restore(market, both.orders.get().as_bytes()).is_ok()
+        && restore(market, checkpoint.sequence, both.market.get().as_bytes())
+    {
+        return true;
+    }
+    admission.orders_mut().forget(market);
+    false
 }
 
 /// One book's events that are still to be replayed.
@@ -118,7 +171,7 @@ fn replay(
         let Some((place, stored)) = waiting.remove(&sequence) else { continue };
         let book = &mut books[place];
         batch.push(replayed(admission, &stored)?);
-        if let Some(market) = book.topic.strip_prefix("book:").filter(|_| sequence > book.newest) {
+        if let Some(market) = book_market(&book.topic).filter(|_| sequence > book.newest) {
             *recovered.since_checkpoint.entry(market.into()).or_default() += 1;
         }
         if let Some(stored) = book.next(store, page)? {

@@ -130,7 +130,7 @@ struct Entry {
 }
 
 /// Said once for all such events: a count in it would be told to every client again and again.
-const LOGGED_ONLY: &str = "its order.*, trade, block.* and message events are only logged: no book follows from them \
+const LOGGED_ONLY: &str = "its trade, block.* and message events are only logged: no book follows from them \
                            and nothing shows them yet";
 
 /// The board. Clones share it.

@@ -43,7 +43,7 @@ fn executor() -> GraphqlExecutor {
 }
 
 fn buy(executor: &GraphqlExecutor, sequence: u64, levels: impl Iterator<Item = (u128, u128)>) {
-    let level = |(price, size)| LevelChange { side: Side::Buy, price, size };
+    let level = |(price, size)| LevelChange { side: Side::Buy, price, size, orders: 0 };
     let effect = Effect::Change { market: MARKET.into(), levels: levels.map(level).collect() };
     executor.live.apply(&[Applied { sequence, time: None, effect }]);
 }

@@ -23,7 +23,8 @@ pub struct PriceLevel {
     price: Decimal,
     /// In the base, at the market's precision; in a delta 0 means that the level left the window.
     size: Decimal,
-    /// Single orders at this price; null where the source tells levels only.
+    /// Single orders at this price; null where the source tells levels only, and on a level that
+    /// left the window.
     orders: Option<i32>,
 }
 
@@ -47,25 +48,30 @@ impl Levels {
         }
     }
 
-    fn object(&self, (price, size): &Level) -> PriceLevel {
+    fn object(&self, level: &Level) -> PriceLevel {
         PriceLevel {
-            price: Decimal::new(*price, self.price_decimals),
-            size: Decimal::new(*size, self.size_decimals),
-            orders: None,
+            price: Decimal::new(level.price, self.price_decimals),
+            size: Decimal::new(level.size, self.size_decimals),
+            orders: orders(level),
         }
     }
 
-    fn value(&self, wanted: &[(Name, Wanted)], (price, size): &Level) -> Value {
+    fn value(&self, wanted: &[(Name, Wanted)], level: &Level) -> Value {
         let part = |(key, wanted): &(Name, Wanted)| {
             let value = match wanted {
-                Wanted::Price => Value::String(fixed::format(*price, self.price_decimals)),
-                Wanted::Size => Value::String(fixed::format(*size, self.size_decimals)),
-                Wanted::Orders => Value::Null,
+                Wanted::Price => Value::String(fixed::format(level.price, self.price_decimals)),
+                Wanted::Size => Value::String(fixed::format(level.size, self.size_decimals)),
+                Wanted::Orders => orders(level).map_or(Value::Null, Value::from),
             };
             (key.clone(), value)
         };
         Value::Object(wanted.iter().map(part).collect())
     }
+}
+
+/// Null where no single orders are known: a level that stands has at least one.
+fn orders(level: &Level) -> Option<i32> {
+    (level.orders > 0).then(|| i32::try_from(level.orders).unwrap_or(i32::MAX))
 }
 
 #[derive(Clone, Copy)]

@@ -207,6 +207,9 @@ impl Live {
                 Effect::Define(definition) => self.define(definition.clone()),
                 Effect::Replace { market, levels } => self.change(event, market, levels, true),
                 Effect::Change { market, levels } => self.change(event, market, levels, false),
+                Effect::Order { update, levels } => {
+                    self.change(event, &update.order.market, levels, false);
+                }
                 Effect::None => {}
             }
         }

@@ -12,7 +12,7 @@ use spreadly_subscriptions::{
 
 use super::frame::book_topic;
 use super::*;
-use crate::market::book::JOURNAL_TOUCHES;
+use crate::market::book::{JOURNAL_TOUCHES, Level};
 use crate::market::event::{MarketStatus, Side};
 
 const EPOCH: Epoch = Epoch(7);
@@ -42,6 +42,14 @@ fn new_streams(ring_bytes: usize) -> Streams {
     Streams::new(StreamLimits { ring_bytes, ..Default::default() }, Arc::new(Meters::default()))
 }
 
+fn pair(level: Level) -> (u128, u128) {
+    (level.price, level.size)
+}
+
+fn pairs(levels: &[Level]) -> Vec<(u128, u128)> {
+    levels.iter().copied().map(pair).collect()
+}
+
 fn plain(frame: LiveFrame) -> Vec<u8> {
     let book = |kind: &str, head: &BookHead, rest: Value| {
         json!({ "kind": kind, "sequence": head.sequence, "checksum": head.checksum,
@@ -49,18 +57,19 @@ fn plain(frame: LiveFrame) -> Vec<u8> {
     };
     let value = match frame {
         LiveFrame::Snapshot(one) => {
-            let rest = json!({ "reason": format!("{:?}", one.reason), "bids": one.bids, "asks": one.asks });
+            let rest = json!({ "reason": format!("{:?}", one.reason), "bids": pairs(&one.bids), "asks": pairs(&one.asks) });
             book("snapshot", &one.head, rest)
         }
         LiveFrame::Delta(one) => {
             let rest = json!({ "previous": one.previous, "merged": one.merged_events,
-                               "bids": one.bids, "asks": one.asks });
+                               "bids": pairs(&one.bids), "asks": pairs(&one.asks) });
             book("delta", &one.head, rest)
         }
         LiveFrame::Heartbeat(one) => book("heartbeat", &one.head, json!({ "state": one.state })),
         LiveFrame::Offer(one) => json!({
             "kind": "offer", "market": &*one.definition.market, "sequence": one.sequence,
-            "previous": one.previous, "bid": one.bid, "ask": one.ask, "state": one.state,
+            "previous": one.previous, "bid": one.bid.map(pair), "ask": one.ask.map(pair),
+            "state": one.state,
         }),
         LiveFrame::Feed(one) => json!({ "kind": "feed", "name": one.name, "state": one.state }),
     };
@@ -107,6 +116,7 @@ fn change(sequence: u64, levels: &[(Side, u128, u128)]) -> Applied {
         side: *side,
         price: *price,
         size: *size,
+        orders: 0,
     };
     let levels = levels.iter().map(level).collect();
     let effect = Effect::Change { market: MARKET.into(), levels };

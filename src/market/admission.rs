@@ -1,14 +1,16 @@
 //! Whether an event may enter the log, given the markets defined so far, and what it does to the
-//! state. The book itself is elsewhere: this knows each market's precision and where its book
-//! comes from, nothing that changes with every event.
+//! state. The book itself is elsewhere: this knows each market's precision, where its book comes
+//! from, and the open orders.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::event::{
-    Body, Effect, Event, LevelChange, MarketDefinition, MarketId, Refusal, Side, WrittenLevel,
+    Body, Effect, Event, LevelChange, MarketDefinition, MarketId, Micros, OrderEvent, Refusal,
+    Side, WrittenLevel,
 };
 use super::fixed::{self, Fixed};
+use super::orders::{Changed, Orders};
 
 /// Most markets of a hub: each costs its book, its rings and a label in the metrics.
 pub const MOST_MARKETS: usize = 10_000;
@@ -44,12 +46,15 @@ struct Market {
     mode: Option<BookMode>,
     /// Kept, as every book event is logged under it.
     book_topic: Arc<str>,
+    /// The same of order events.
+    orders_topic: Arc<str>,
 }
 
 /// What all events so far settled.
 #[derive(Default)]
 pub struct Admission {
     markets: HashMap<MarketId, Market>,
+    orders: Orders,
 }
 
 impl Admission {
@@ -67,6 +72,21 @@ impl Admission {
         if let Some(market) = self.markets.get_mut(market) {
             market.mode = Some(mode);
         }
+    }
+
+    /// Where a market's book comes from; `None` while it has none.
+    pub fn mode(&self, market: &str) -> Option<BookMode> {
+        self.markets.get(market)?.mode
+    }
+
+    /// The open orders.
+    pub fn orders(&self) -> &Orders {
+        &self.orders
+    }
+
+    /// For who brings back what a checkpoint held.
+    pub fn orders_mut(&mut self) -> &mut Orders {
+        &mut self.orders
     }
 
     /// Checks an event and remembers what it settles. An event that is refused changes nothing.
@@ -87,12 +107,9 @@ impl Admission {
                 known.mode = Some(BookMode::Levels);
                 Ok(known.book(Effect::Change { market: known.id(), levels }))
             }
+            Body::Order(order) => self.order(order, event.time),
             Body::Logged { topic } => {
-                if let Some(market) = topic.strip_prefix("orders:") {
-                    let known = self.market(market)?;
-                    known.check_mode(BookMode::Orders)?;
-                    known.mode = Some(BookMode::Orders);
-                } else if let Some(market) = topic.strip_prefix("trades:") {
+                if let Some(market) = topic.strip_prefix("trades:") {
                     self.market(market)?;
                 }
                 Ok(Admitted { topic: topic.clone().into(), effect: Effect::None })
@@ -120,10 +137,22 @@ impl Admission {
                 return Err(Refusal::TooManyMarkets(MOST_MARKETS));
             }
             let book_topic = format!("book:{id}").into();
-            let market = Market { definition: Arc::clone(&definition), mode: None, book_topic };
+            let orders_topic = format!("orders:{id}").into();
+            let definition = Arc::clone(&definition);
+            let market = Market { definition, mode: None, book_topic, orders_topic };
             self.markets.insert(Arc::clone(id), market);
         }
         Ok(Admitted { topic: format!("market:{id}").into(), effect: Effect::Define(definition) })
+    }
+
+    fn order(&mut self, event: &OrderEvent, time: Option<Micros>) -> Result<Admitted, Refusal> {
+        let id = self.orders.market_of(event)?;
+        let known = self.markets.get_mut(&id).ok_or_else(|| Refusal::UnknownMarket(id.clone()))?;
+        known.check_mode(BookMode::Orders)?;
+        let Changed { update, levels } = self.orders.take(&known.definition, event, time)?;
+        known.mode = Some(BookMode::Orders);
+        let effect = Effect::Order { update: Arc::new(update), levels };
+        Ok(Admitted { topic: Arc::clone(&known.orders_topic), effect })
     }
 
     fn market(&mut self, market: &str) -> Result<&mut Market, Refusal> {
@@ -186,7 +215,7 @@ impl Market {
             if price == 0 {
                 return Err(self.fault("price", price_text, "must be above 0".into()));
             }
-            levels.push(LevelChange { side, price, size });
+            levels.push(LevelChange { side, price, size, orders: 0 });
         }
         let own = &levels[start..];
         // Sides are nearly always one to three levels, or sorted: then nothing is hashed.
@@ -257,9 +286,9 @@ mod tests {
         let admitted = send(&mut admission, &line).unwrap();
         assert_eq!(&*admitted.topic, "book:A-B");
         let levels = vec![
-            LevelChange { side: Side::Buy, price: 105, size: 10 },
-            LevelChange { side: Side::Buy, price: 100, size: 200 },
-            LevelChange { side: Side::Sell, price: 110, size: 125 },
+            LevelChange { side: Side::Buy, price: 105, size: 10, orders: 0 },
+            LevelChange { side: Side::Buy, price: 100, size: 200, orders: 0 },
+            LevelChange { side: Side::Sell, price: 110, size: 125, orders: 0 },
         ];
         assert_eq!(admitted.effect, Effect::Replace { market: "A-B".into(), levels });
     }

@@ -39,9 +39,10 @@ mod tests {
     #[test]
     fn a_change_names_the_change_before_and_no_change_is_none() {
         let mut bbo = BestBidOffer::default();
-        assert_eq!(bbo.update((Some((10, 1)), None), 4, None), Some(0));
-        assert_eq!(bbo.update((Some((10, 1)), None), 5, None), None);
-        assert_eq!(bbo.update((Some((10, 2)), None), 9, Some(7)), Some(4));
+        let bid = |size| (Some(Level { price: 10, size, orders: 0 }), None);
+        assert_eq!(bbo.update(bid(1), 4, None), Some(0));
+        assert_eq!(bbo.update(bid(1), 5, None), None);
+        assert_eq!(bbo.update(bid(2), 9, Some(7)), Some(4));
         assert_eq!((bbo.sequence, bbo.event_time), (9, Some(7)));
     }
 }

@@ -13,8 +13,40 @@ use super::fixed::Fixed;
 /// busy market's 500 touches a second it reaches a minute back: longer than a reconnect takes.
 pub const JOURNAL_TOUCHES: usize = 32_768;
 
-/// Price and size of one level.
-pub type Level = (Fixed, Fixed);
+/// One price of one side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Level {
+    pub price: Fixed,
+    /// 0: the level is gone, or left the window.
+    pub size: Fixed,
+    /// Single orders that make up the size; 0 where the source tells levels only.
+    pub orders: u32,
+}
+
+/// What stands at one price.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Standing {
+    size: Fixed,
+    orders: u32,
+}
+
+/// No level: the orders of one that is gone are none.
+const NOTHING: Standing = Standing { size: 0, orders: 0 };
+
+impl Standing {
+    fn at(self, side: Side, key: Rank) -> Level {
+        Level { price: rank(side, key), size: self.size, orders: self.orders }
+    }
+}
+
+impl From<&LevelChange> for Standing {
+    fn from(change: &LevelChange) -> Self {
+        match change.size {
+            0 => NOTHING,
+            size => Self { size, orders: change.orders },
+        }
+    }
+}
 
 /// A price as its place on its side: the best one is the smallest, on both sides.
 type Rank = u128;
@@ -35,7 +67,7 @@ fn rank(side: Side, price: u128) -> Rank {
 struct Touch {
     sequence: u64,
     rank: Rank,
-    before: Fixed,
+    before: Standing,
     side: Side,
 }
 
@@ -60,8 +92,8 @@ impl Changes {
 /// See the module's text.
 #[derive(Clone, Debug)]
 pub struct Book {
-    bids: BTreeMap<Rank, Fixed>,
-    asks: BTreeMap<Rank, Fixed>,
+    bids: BTreeMap<Rank, Standing>,
+    asks: BTreeMap<Rank, Standing>,
     /// Of the last event.
     sequence: u64,
     /// Oldest first; sequences rise, equal within one event.
@@ -87,6 +119,11 @@ struct Checkpoint {
     sequence: u64,
     bids: Vec<(String, String)>,
     asks: Vec<(String, String)>,
+    /// Orders of each level, in the same order; empty where levels are all that is known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    bid_orders: Vec<u32>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ask_orders: Vec<u32>,
 }
 
 /// Why bytes are no checkpoint of ours.
@@ -134,7 +171,7 @@ impl Book {
     pub fn apply(&mut self, sequence: u64, levels: &[LevelChange]) {
         self.begin(sequence);
         for change in levels {
-            self.set(change.side, rank(change.side, change.price), change.size);
+            self.set(change.side, rank(change.side, change.price), change.into());
         }
         self.forget();
     }
@@ -144,19 +181,19 @@ impl Book {
     pub fn replace(&mut self, sequence: u64, levels: &[LevelChange]) {
         self.begin(sequence);
         for side in [Side::Buy, Side::Sell] {
-            let mut stated: BTreeMap<Rank, Fixed> = levels
+            let mut stated: BTreeMap<Rank, Standing> = levels
                 .iter()
                 .filter(|level| level.side == side)
-                .map(|level| (rank(side, level.price), level.size))
+                .map(|level| (rank(side, level.price), level.into()))
                 .collect();
-            stated.retain(|_, size| *size > 0);
+            stated.retain(|_, standing| standing.size > 0);
             let gone: Vec<Rank> =
                 self.side(side).keys().filter(|one| !stated.contains_key(one)).copied().collect();
             for rank in gone {
-                self.set(side, rank, 0);
+                self.set(side, rank, NOTHING);
             }
-            for (rank, size) in stated {
-                self.set(side, rank, size);
+            for (rank, standing) in stated {
+                self.set(side, rank, standing);
             }
         }
         self.forget();
@@ -168,14 +205,14 @@ impl Book {
         self.events.push_back(sequence);
     }
 
-    fn set(&mut self, side: Side, rank: Rank, size: Fixed) {
+    fn set(&mut self, side: Side, rank: Rank, now: Standing) {
         let levels = match side {
             Side::Buy => &mut self.bids,
             Side::Sell => &mut self.asks,
         };
-        let before = if size == 0 { levels.remove(&rank) } else { levels.insert(rank, size) };
-        let before = before.unwrap_or(0);
-        if before != size {
+        let before = if now.size == 0 { levels.remove(&rank) } else { levels.insert(rank, now) };
+        let before = before.unwrap_or(NOTHING);
+        if before != now {
             self.touches.push_back(Touch { sequence: self.sequence, rank, before, side });
         }
     }
@@ -195,7 +232,7 @@ impl Book {
         }
     }
 
-    fn side(&self, side: Side) -> &BTreeMap<Rank, Fixed> {
+    fn side(&self, side: Side) -> &BTreeMap<Rank, Standing> {
         match side {
             Side::Buy => &self.bids,
             Side::Sell => &self.asks,
@@ -204,7 +241,7 @@ impl Book {
 
     /// The best `depth` levels of a side, best first.
     pub fn top(&self, side: Side, depth: usize) -> impl Iterator<Item = Level> {
-        self.side(side).iter().take(depth).map(move |(key, size)| (rank(side, *key), *size))
+        self.side(side).iter().take(depth).map(move |(key, standing)| standing.at(side, *key))
     }
 
     /// Best bid and best ask.
@@ -249,13 +286,21 @@ impl Book {
     /// The levels and the sequence, without the journal: a book that was restored can tell changes
     /// from that sequence on.
     pub fn to_checkpoint(&self) -> Vec<u8> {
-        let side = |side| {
-            self.top(side, usize::MAX)
-                .map(|(price, size)| (price.to_string(), size.to_string()))
-                .collect()
+        let all = |side| self.top(side, usize::MAX);
+        let levels = |side| {
+            all(side).map(|level| (level.price.to_string(), level.size.to_string())).collect()
         };
-        let checkpoint =
-            Checkpoint { sequence: self.sequence, bids: side(Side::Buy), asks: side(Side::Sell) };
+        let orders = |side| match all(side).any(|level| level.orders > 0) {
+            true => all(side).map(|level| level.orders).collect(),
+            false => Vec::new(),
+        };
+        let checkpoint = Checkpoint {
+            sequence: self.sequence,
+            bids: levels(Side::Buy),
+            asks: levels(Side::Sell),
+            bid_orders: orders(Side::Buy),
+            ask_orders: orders(Side::Sell),
+        };
         serde_json::to_vec(&checkpoint).unwrap_or_default()
     }
 
@@ -263,25 +308,30 @@ impl Book {
     pub fn from_checkpoint(bytes: &[u8], most_touches: usize) -> Result<Self, CheckpointError> {
         let checkpoint: Checkpoint = serde_json::from_slice(bytes)?;
         let mut book = Self::with_journal(checkpoint.sequence, most_touches);
-        for (price, size) in checkpoint.bids {
-            book.bids.insert(rank(Side::Buy, price.parse()?), size.parse()?);
-        }
-        for (price, size) in checkpoint.asks {
-            book.asks.insert(rank(Side::Sell, price.parse()?), size.parse()?);
+        let sides = [
+            (Side::Buy, &mut book.bids, checkpoint.bids, checkpoint.bid_orders),
+            (Side::Sell, &mut book.asks, checkpoint.asks, checkpoint.ask_orders),
+        ];
+        for (side, levels, written, orders) in sides {
+            let orders = orders.into_iter().chain(std::iter::repeat(0));
+            for ((price, size), orders) in written.into_iter().zip(orders) {
+                let standing = Standing { size: size.parse()?, orders };
+                levels.insert(rank(side, price.parse()?), standing);
+            }
         }
         Ok(book)
     }
 }
 
 /// What changed among the best `depth` levels of one side. `live` is the side now; `before` has
-/// the earlier size (0: none) of each level that was touched since.
+/// what stood earlier at each level that was touched since.
 ///
 /// Only the edges of the two windows are looked for. Behind both nothing matters, before both only
 /// touched levels differ, and between them untouched levels were pushed out or let in.
 fn window_changes(
     side: Side,
-    live: &BTreeMap<Rank, Fixed>,
-    before: &BTreeMap<Rank, Fixed>,
+    live: &BTreeMap<Rank, Standing>,
+    before: &BTreeMap<Rank, Standing>,
     depth: usize,
 ) -> Vec<Level> {
     if before.is_empty() {
@@ -292,10 +342,10 @@ fn window_changes(
         false => WORST,
     };
     let edge_then = earlier_edge(live, before, depth, edge_now);
-    let within = |edge: Rank, rank: Rank, size: Fixed| if rank <= edge { size } else { 0 };
-    let mut changes: Vec<(Rank, Fixed)> = Vec::with_capacity(before.len());
+    let within = |edge: Rank, rank: Rank, one: Standing| if rank <= edge { one } else { NOTHING };
+    let mut changes: Vec<(Rank, Standing)> = Vec::with_capacity(before.len());
     for (rank, earlier) in before {
-        let now = within(edge_now, *rank, live.get(rank).copied().unwrap_or(0));
+        let now = within(edge_now, *rank, live.get(rank).copied().unwrap_or(NOTHING));
         if within(edge_then, *rank, *earlier) != now {
             changes.push((*rank, now));
         }
@@ -303,23 +353,23 @@ fn window_changes(
     let (inner, outer) = (edge_now.min(edge_then), edge_now.max(edge_then));
     if inner < outer {
         let between = live.range(inner + 1..=outer).filter(|(rank, _)| !before.contains_key(rank));
-        changes.extend(between.map(|(rank, size)| (*rank, within(edge_now, *rank, *size))));
-        changes.sort_unstable();
+        changes.extend(between.map(|(rank, one)| (*rank, within(edge_now, *rank, *one))));
+        changes.sort_unstable_by_key(|(rank, _)| *rank);
     }
-    changes.into_iter().map(|(key, size)| (rank(side, key), size)).collect()
+    changes.into_iter().map(|(key, standing)| standing.at(side, key)).collect()
 }
 
 /// The worst rank in the window as it was before, found from where the edge is now.
 fn earlier_edge(
-    live: &BTreeMap<Rank, Fixed>,
-    before: &BTreeMap<Rank, Fixed>,
+    live: &BTreeMap<Rank, Standing>,
+    before: &BTreeMap<Rank, Standing>,
     depth: usize,
     edge_now: Rank,
 ) -> Rank {
     // Levels then, in all and up to today's edge: today's plus those that left less those that came.
     let (mut all, mut inside) = (live.len(), live.len().min(depth));
     for (rank, earlier) in before {
-        let step = match (*earlier > 0, live.contains_key(rank)) {
+        let step = match (earlier.size > 0, live.contains_key(rank)) {
             (true, false) => 1isize,
             (false, true) => -1,
             _ => continue,
@@ -334,7 +384,7 @@ fn earlier_edge(
     }
     // The earlier levels near today's edge: untouched ones from `live`, touched ones from `before`.
     let untouched = |rank: &&Rank| !before.contains_key(rank);
-    let existed = |(_, earlier): &(&Rank, &Fixed)| **earlier > 0;
+    let existed = |(_, earlier): &(&Rank, &Standing)| earlier.size > 0;
     if inside > depth {
         let steps = inside - depth;
         let kept = live.range(..=edge_now).rev().map(|(rank, _)| rank).filter(untouched);
@@ -363,14 +413,21 @@ mod tests {
     use super::*;
 
     fn change(side: Side, price: Fixed, size: Fixed) -> LevelChange {
-        LevelChange { side, price, size }
+        LevelChange { side, price, size, orders: 0 }
+    }
+
+    /// Price and size.
+    type Pair = (Fixed, Fixed);
+
+    fn pairs(levels: &[Level]) -> Vec<Pair> {
+        levels.iter().map(|level| (level.price, level.size)).collect()
     }
 
     /// The slow way, sharing nothing with the book: plain sorted vectors.
     #[derive(Clone, Default, Debug, PartialEq)]
     struct Naive {
-        bids: Vec<Level>,
-        asks: Vec<Level>,
+        bids: Vec<Pair>,
+        asks: Vec<Pair>,
     }
 
     impl Naive {
@@ -387,14 +444,14 @@ mod tests {
         }
 
         fn top(&self, depth: usize) -> Self {
-            let cut = |levels: &[Level]| levels.iter().take(depth).copied().collect();
+            let cut = |levels: &[Pair]| levels.iter().take(depth).copied().collect();
             Self { bids: cut(&self.bids), asks: cut(&self.asks) }
         }
 
         fn follow(&mut self, changes: &Changes) {
             for (side, levels) in [(Side::Buy, &changes.bids), (Side::Sell, &changes.asks)] {
-                for (price, size) in levels {
-                    self.set(side, *price, *size);
+                for level in levels {
+                    self.set(side, level.price, level.size);
                 }
             }
         }
@@ -471,10 +528,26 @@ mod tests {
         let mut book = Book::default();
         book.apply(1, &[change(Side::Sell, 10, 1), change(Side::Sell, 11, 1)]);
         book.apply(2, &[change(Side::Sell, 9, 5)]);
-        assert_eq!(book.changes_since(1, 2).unwrap().asks, [(9, 5), (11, 0)]);
+        assert_eq!(pairs(&book.changes_since(1, 2).unwrap().asks), [(9, 5), (11, 0)]);
         book.apply(3, &[change(Side::Sell, 9, 0)]);
-        assert_eq!(book.changes_since(2, 2).unwrap().asks, [(9, 0), (11, 1)]);
+        assert_eq!(pairs(&book.changes_since(2, 2).unwrap().asks), [(9, 0), (11, 1)]);
         assert!(book.changes_since(1, 2).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_level_whose_orders_alone_changed_is_told_and_survives_a_checkpoint() {
+        let orders = |orders| LevelChange { orders, ..change(Side::Buy, 7, 10) };
+        let mut book = Book::default();
+        book.apply(1, &[orders(1), change(Side::Sell, 9, 1)]);
+        book.apply(2, &[orders(2)]);
+        let changes = book.changes_since(1, 5).unwrap();
+        assert_eq!(changes.bids, [Level { price: 7, size: 10, orders: 2 }]);
+        assert!(changes.asks.is_empty());
+        let restored = Book::from_checkpoint(&book.to_checkpoint(), 9).unwrap();
+        assert_eq!(restored.best(), book.best());
+        book.apply(3, &[change(Side::Buy, 7, 0)]);
+        let gone = Level { price: 7, size: 0, orders: 0 };
+        assert_eq!(book.changes_since(2, 5).unwrap().bids, [gone]);
     }
 
     #[test]

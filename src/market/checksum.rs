@@ -3,23 +3,22 @@
 
 use std::fmt::Write as _;
 
-use super::book::Book;
+use super::book::{Book, Level};
 use super::event::Side;
-use super::fixed::Fixed;
 
 /// Levels of each side that the checksum covers.
 const CHECKSUM_DEPTH: usize = 10;
 
 /// Of the book as it is now: asks from the best up, then bids from the best down; each price and
 /// size at the market's precision, without the dot and without leading zeros. That is how
-/// [`Fixed`] prints, so the decimals need not be known here.
+/// [`super::fixed::Fixed`] prints, so the decimals need not be known here.
 pub fn of(book: &Book) -> u32 {
     over(book.top(Side::Sell, CHECKSUM_DEPTH).chain(book.top(Side::Buy, CHECKSUM_DEPTH)))
 }
 
-fn over(levels: impl Iterator<Item = (Fixed, Fixed)>) -> u32 {
+fn over(levels: impl Iterator<Item = Level>) -> u32 {
     let mut text = String::with_capacity(2 * CHECKSUM_DEPTH * 24);
-    for (price, size) in levels {
+    for Level { price, size, .. } in levels {
         // Writing into a string does not fail.
         let _ = write!(text, "{price}{size}");
     }
@@ -40,6 +39,7 @@ mod tests {
                 side,
                 price: parse(at, price).unwrap(),
                 size: parse(of, size).unwrap(),
+                orders: 0,
             }
         };
         let mut levels: Vec<_> = asks.iter().map(level(Side::Sell)).collect();

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use super::fixed::{self, MOST_DECIMALS};
+use super::orders::OrderUpdate;
 
 /// Longest line, in bytes without its newline: a book of some 20,000 levels. What is longer is
 /// skipped by the feeds without being held in memory.
@@ -38,6 +39,16 @@ pub type MarketId = Arc<str>;
 pub enum Side {
     Buy,
     Sell,
+}
+
+impl Side {
+    /// As events, the schema and the store write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Buy => "BUY",
+            Self::Sell => "SELL",
+        }
+    }
 }
 
 /// A `market` event: what a market is.
@@ -88,10 +99,76 @@ pub enum Body {
         bids: Vec<WrittenLevel>,
         asks: Vec<WrittenLevel>,
     },
+    Order(Box<OrderEvent>),
     /// A known kind that goes into the log and touches no state yet; the topic it belongs to.
     Logged {
         topic: Box<str>,
     },
+}
+
+/// What happens to a single order. Prices and sizes as written; ids are checked by form only.
+#[derive(Clone, Debug, PartialEq)]
+pub enum OrderEvent {
+    Placed(PlacedOrder),
+    Filled(FilledOrder),
+    Canceled(CanceledOrder),
+}
+
+/// An `order.placed` event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PlacedOrder {
+    pub market: MarketId,
+    pub order: Box<str>,
+    pub account: Option<Box<str>>,
+    pub side: Side,
+    pub order_type: OrderType,
+    /// Always there for a limit order.
+    pub price: Option<Box<str>>,
+    pub size: Box<str>,
+    pub client_id: Option<Box<str>>,
+    pub metadata_cid: Option<Box<str>>,
+    pub box_id: Option<Box<str>>,
+    /// When the order ends by itself; told, as only the chain's events end an order.
+    pub expires_at: Option<Micros>,
+}
+
+/// An `order.filled` event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FilledOrder {
+    /// May be left out, as the order's id says it.
+    pub market: Option<MarketId>,
+    pub order: Box<str>,
+    pub trade: Option<Box<str>>,
+    pub price: Box<str>,
+    pub size: Box<str>,
+    pub liquidity: Option<Liquidity>,
+    /// The box that holds the rest of the order.
+    pub box_id: Option<Box<str>>,
+}
+
+/// An `order.canceled` event.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CanceledOrder {
+    /// May be left out, as the order's id says it.
+    pub market: Option<MarketId>,
+    pub order: Box<str>,
+    pub reason: Option<Box<str>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum OrderType {
+    /// Rests in the book at its price.
+    Limit,
+    /// Never rests.
+    Market,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "UPPERCASE")]
+pub enum Liquidity {
+    Maker,
+    Taker,
 }
 
 /// A price level at its market's precision; size 0 removes it.
@@ -100,6 +177,8 @@ pub struct LevelChange {
     pub side: Side,
     pub price: super::fixed::Fixed,
     pub size: super::fixed::Fixed,
+    /// Single orders that make up the size; 0 where the source tells levels only.
+    pub orders: u32,
 }
 
 /// What an admitted event does to the state: checked against the market it belongs to.
@@ -111,8 +190,21 @@ pub enum Effect {
     Replace { market: MarketId, levels: Vec<LevelChange> },
     /// Sets levels of a market's book; absolute sizes.
     Change { market: MarketId, levels: Vec<LevelChange> },
+    /// Changes a single order, and with it the levels of its market's book (absolute sizes).
+    Order { update: Arc<OrderUpdate>, levels: Vec<LevelChange> },
     /// Stands in the log only.
     None,
+}
+
+impl Effect {
+    /// The market whose book it is an event of.
+    pub fn book(&self) -> Option<&MarketId> {
+        match self {
+            Self::Replace { market, .. } | Self::Change { market, .. } => Some(market),
+            Self::Order { update, .. } => Some(&update.order.market),
+            Self::Define(_) | Self::None => None,
+        }
+    }
 }
 
 /// An event that stands in the log, with the position the log gave it.
@@ -161,6 +253,16 @@ pub enum Refusal {
          under it, define a new market"
     )]
     DecimalsChanged { market: MarketId, price: u8, size: u8 },
+    #[error("order \"{0}\" was placed before: give each order an id of its own")]
+    DoubledOrder(Box<str>),
+    #[error("order \"{0}\" is not open: it was never placed, or is filled or canceled already")]
+    UnknownOrder(Box<str>),
+    #[error("order \"{order}\": a fill of {size} is beyond its open size {open}")]
+    Overfilled { order: Box<str>, size: String, open: String },
+    #[error("order \"{order}\" is one of market {has}, not of {sent}")]
+    OtherMarket { order: Box<str>, has: MarketId, sent: MarketId },
+    #[error("{0} orders are open already: that is the most")]
+    TooManyOrders(usize),
     #[error("{0} markets are defined already: that is the most")]
     TooManyMarkets(usize),
 }
@@ -226,6 +328,8 @@ struct Fields<'a> {
     #[serde(borrow)]
     box_id: Option<&'a RawValue>,
     #[serde(borrow)]
+    expires_at: Option<&'a RawValue>,
+    #[serde(borrow)]
     trade: Option<&'a RawValue>,
     #[serde(borrow)]
     liquidity: Option<&'a RawValue>,
@@ -277,11 +381,7 @@ pub fn parse(line: &[u8]) -> Result<Event, Refusal> {
         "trade" => trade(&fields)?,
         "order.placed" => order_placed(&fields)?,
         "order.filled" => order_filled(&fields)?,
-        "order.canceled" => {
-            identifier(fields.order, "order")?.ok_or(Refusal::Missing("order"))?;
-            optional::<String>(fields.reason, "reason")?;
-            orders_topic(&fields)?
-        }
+        "order.canceled" => order_canceled(&fields)?,
         "block.applied" => {
             required::<u64>(fields.height, "height")?;
             identifier(fields.block, "block")?.ok_or(Refusal::Missing("block"))?;
@@ -297,8 +397,8 @@ pub fn parse(line: &[u8]) -> Result<Event, Refusal> {
     optional::<u64>(fields.height, "height")?;
     identifier(fields.block, "block")?;
     identifier(fields.tx, "tx")?;
-    let id = identifier(fields.id, "id")?.map(String::into_boxed_str);
-    Ok(Event { id, time: time(fields.time)?, body })
+    let id = boxed(fields.id, "id")?;
+    Ok(Event { id, time: time(fields.time, "time")?, body })
 }
 
 fn definition(fields: &Fields<'_>) -> Result<MarketDefinition, Refusal> {
@@ -330,7 +430,7 @@ fn definition(fields: &Fields<'_>) -> Result<MarketDefinition, Refusal> {
         tick_size: step(fields.tick_size, "tickSize", price_decimals)?,
         lot_size: step(fields.lot_size, "lotSize", size_decimals)?,
         status: optional(fields.status, "status")?.unwrap_or(MarketStatus::Active),
-        time: time(fields.time)?,
+        time: time(fields.time, "time")?,
     })
 }
 
@@ -348,55 +448,54 @@ fn trade(fields: &Fields<'_>) -> Result<Body, Refusal> {
     Ok(Body::Logged { topic: format!("trades:{market}").into() })
 }
 
-#[derive(Deserialize, PartialEq)]
-#[serde(rename_all = "UPPERCASE")]
-enum OrderType {
-    Limit,
-    Market,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-enum Liquidity {
-    Maker,
-    Taker,
-}
-
 fn order_placed(fields: &Fields<'_>) -> Result<Body, Refusal> {
-    market(fields)?;
-    identifier(fields.order, "order")?.ok_or(Refusal::Missing("order"))?;
-    required::<Side>(fields.side, "side")?;
+    let order_type = optional(fields.order_type, "type")?.unwrap_or(OrderType::Limit);
     // Only an order that rests in the book must have a price.
-    if optional(fields.order_type, "type")?.unwrap_or(OrderType::Limit) == OrderType::Limit
-        || fields.price.is_some()
-    {
-        decimal(fields.price, "price")?;
-    }
-    decimal(fields.size, "size")?;
-    identifier(fields.account, "account")?;
-    identifier(fields.client_id, "clientId")?;
-    identifier(fields.metadata_cid, "metadataCid")?;
-    identifier(fields.box_id, "boxId")?;
-    orders_topic(fields)
+    let price = match order_type == OrderType::Limit || fields.price.is_some() {
+        true => Some(decimal(fields.price, "price")?),
+        false => None,
+    };
+    Ok(order(OrderEvent::Placed(PlacedOrder {
+        market: market(fields)?,
+        order: order_id(fields)?,
+        account: boxed(fields.account, "account")?,
+        side: required(fields.side, "side")?,
+        order_type,
+        price,
+        size: decimal(fields.size, "size")?,
+        client_id: boxed(fields.client_id, "clientId")?,
+        metadata_cid: boxed(fields.metadata_cid, "metadataCid")?,
+        box_id: boxed(fields.box_id, "boxId")?,
+        expires_at: time(fields.expires_at, "expiresAt")?,
+    })))
 }
 
 fn order_filled(fields: &Fields<'_>) -> Result<Body, Refusal> {
-    identifier(fields.order, "order")?.ok_or(Refusal::Missing("order"))?;
-    decimal(fields.price, "price")?;
-    decimal(fields.size, "size")?;
-    identifier(fields.trade, "trade")?;
-    optional::<Liquidity>(fields.liquidity, "liquidity")?;
-    identifier(fields.box_id, "boxId")?;
-    orders_topic(fields)
+    Ok(order(OrderEvent::Filled(FilledOrder {
+        market: fields.market.map(|_| market(fields)).transpose()?,
+        order: order_id(fields)?,
+        trade: boxed(fields.trade, "trade")?,
+        price: decimal(fields.price, "price")?,
+        size: decimal(fields.size, "size")?,
+        liquidity: optional(fields.liquidity, "liquidity")?,
+        box_id: boxed(fields.box_id, "boxId")?,
+    })))
 }
 
-/// Fills and cancellations may leave out their market, as the order's id says it.
-fn orders_topic(fields: &Fields<'_>) -> Result<Body, Refusal> {
-    let topic = match fields.market {
-        Some(_) => format!("orders:{}", market(fields)?).into(),
-        None => "orders".into(),
-    };
-    Ok(Body::Logged { topic })
+fn order_canceled(fields: &Fields<'_>) -> Result<Body, Refusal> {
+    Ok(order(OrderEvent::Canceled(CanceledOrder {
+        market: fields.market.map(|_| market(fields)).transpose()?,
+        order: order_id(fields)?,
+        reason: optional::<Box<str>>(fields.reason, "reason")?,
+    })))
+}
+
+fn order(event: OrderEvent) -> Body {
+    Body::Order(Box::new(event))
+}
+
+fn order_id(fields: &Fields<'_>) -> Result<Box<str>, Refusal> {
+    boxed(fields.order, "order")?.ok_or(Refusal::Missing("order"))
 }
 
 fn message(fields: &Fields<'_>) -> Result<Body, Refusal> {
@@ -434,17 +533,21 @@ fn identifier(raw: Raw<'_>, field: &'static str) -> Result<Option<String>, Refus
     Ok(Some(text))
 }
 
-/// A decimal string, as precise as any market may be.
-fn decimal(raw: Raw<'_>, field: &'static str) -> Result<(), Refusal> {
-    let text: String = required(raw, field)?;
-    fixed::parse(&text, MOST_DECIMALS).map_err(|error| fault(field, error.to_string()))?;
-    Ok(())
+fn boxed(raw: Raw<'_>, field: &'static str) -> Result<Option<Box<str>>, Refusal> {
+    Ok(identifier(raw, field)?.map(String::into_boxed_str))
 }
 
-fn time(raw: Raw<'_>) -> Result<Option<Micros>, Refusal> {
-    let Some(text) = optional::<String>(raw, "time")? else { return Ok(None) };
+/// A decimal string, as precise as any market may be.
+fn decimal(raw: Raw<'_>, field: &'static str) -> Result<Box<str>, Refusal> {
+    let text: Box<str> = required(raw, field)?;
+    fixed::parse(&text, MOST_DECIMALS).map_err(|error| fault(field, error.to_string()))?;
+    Ok(text)
+}
+
+fn time(raw: Raw<'_>, field: &'static str) -> Result<Option<Micros>, Refusal> {
+    let Some(text) = optional::<String>(raw, field)? else { return Ok(None) };
     let time: Timestamp = text.parse().map_err(|_| {
-        fault("time", "must be RFC 3339 such as \"2026-01-31T12:00:00.000001Z\"".into())
+        fault(field, "must be RFC 3339 such as \"2026-01-31T12:00:00.000001Z\"".into())
     })?;
     Ok(Some(time.as_microsecond()))
 }
@@ -556,18 +659,6 @@ mod tests {
                 r#"{"kind":"trade","market":"KSM-XBT","id":"1","price":"1.5","size":"2","takerSide":"BUY"}"#,
                 "trades:KSM-XBT",
             ),
-            (
-                r#"{"kind":"order.placed","market":"GRT-ETH","order":"o","account":"9g","side":"SELL","type":"LIMIT","price":"1","size":"2"}"#,
-                "orders:GRT-ETH",
-            ),
-            (
-                r#"{"kind":"order.filled","order":"o","trade":"t","price":"1","size":"2","liquidity":"MAKER"}"#,
-                "orders",
-            ),
-            (
-                r#"{"kind":"order.canceled","market":"GRT-ETH","order":"o","reason":"user"}"#,
-                "orders:GRT-ETH",
-            ),
             (r#"{"kind":"block.applied","height":1200345,"block":"ab"}"#, "blocks"),
             (r#"{"kind":"block.reverted","height":1200345}"#, "blocks"),
             (r#"{"kind":"message","topic":"news","data":null}"#, "message:news"),
@@ -575,6 +666,47 @@ mod tests {
         for (line, topic) in all {
             assert_eq!(logged(line), topic);
         }
+    }
+
+    #[test]
+    fn an_orders_events_are_read_with_all_they_say() {
+        let order = |line: &str| match parse(line.as_bytes()).unwrap().body {
+            Body::Order(event) => *event,
+            other => panic!("{other:?}"),
+        };
+        let line = r#"{"kind":"order.placed","market":"GRT-ETH","order":"o","account":"9g","side":"SELL","type":"LIMIT","price":"1","size":"2","clientId":"c","metadataCid":"bafy","boxId":"b","expiresAt":"1970-01-01T00:00:01Z"}"#;
+        let placed = PlacedOrder {
+            market: "GRT-ETH".into(),
+            order: "o".into(),
+            account: Some("9g".into()),
+            side: Side::Sell,
+            order_type: OrderType::Limit,
+            price: Some("1".into()),
+            size: "2".into(),
+            client_id: Some("c".into()),
+            metadata_cid: Some("bafy".into()),
+            box_id: Some("b".into()),
+            expires_at: Some(1_000_000),
+        };
+        assert_eq!(order(line), OrderEvent::Placed(placed));
+        let line = r#"{"kind":"order.filled","order":"o","trade":"t","price":"1","size":"2","liquidity":"MAKER"}"#;
+        let filled = FilledOrder {
+            market: None,
+            order: "o".into(),
+            trade: Some("t".into()),
+            price: "1".into(),
+            size: "2".into(),
+            liquidity: Some(Liquidity::Maker),
+            box_id: None,
+        };
+        assert_eq!(order(line), OrderEvent::Filled(filled));
+        let line = r#"{"kind":"order.canceled","market":"GRT-ETH","order":"o","reason":"user"}"#;
+        let canceled = CanceledOrder {
+            market: Some("GRT-ETH".into()),
+            order: "o".into(),
+            reason: Some("user".into()),
+        };
+        assert_eq!(order(line), OrderEvent::Canceled(canceled));
     }
 
     #[test]

@@ -6,3 +6,4 @@ pub mod book;
 pub mod checksum;
 pub mod event;
 pub mod fixed;
+pub mod orders;

@@ -16,6 +16,7 @@ mod schema;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use spreadly_subscriptions::Epoch;
@@ -42,10 +43,28 @@ pub enum Synchronous {
 /// An event on its way into the log.
 #[derive(Clone, Debug)]
 pub struct NewEvent {
-    pub topic: std::sync::Arc<str>,
+    pub topic: Arc<str>,
     pub id: Option<Box<str>>,
     /// The line as written.
     pub body: Box<str>,
+    /// Where it changes a single order.
+    pub order: Option<OrderRecord>,
+}
+
+/// What queries read of a single order, as an event left it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OrderRecord {
+    pub id: Arc<str>,
+    pub market: Arc<str>,
+    pub account: Option<Arc<str>>,
+    pub side: &'static str,
+    pub status: &'static str,
+    /// Something may still happen to it.
+    pub open: bool,
+    /// The order as JSON.
+    pub state: Box<str>,
+    /// The order with what the event did to it, as JSON.
+    pub update: Box<str>,
 }
 
 /// An event as the log has it.
@@ -189,6 +208,14 @@ impl Store {
             .at(&self.path)
     }
 
+    /// Whether an order of this id was ever placed.
+    pub fn knows_order(&self, id: &str) -> Result<bool, StoreError> {
+        self.connection
+            .prepare_cached("SELECT 1 FROM orders WHERE id = ?1")
+            .and_then(|mut statement| statement.exists([id]))
+            .at(&self.path)
+    }
+
     /// Writes events and progress in one transaction: all of it or, on an error, nothing. `None`
     /// stands for an event whose id was known: it counts once.
     pub fn append(
@@ -252,8 +279,40 @@ impl Store {
             ])?;
             last += rows as u64;
             sequences.push((rows == 1).then_some(last));
+            if let Some(order) = event.order.as_ref().filter(|_| rows == 1) {
+                Self::write_order(connection, last.cast_signed(), order)?;
+            }
         }
         Ok(sequences)
+    }
+
+    fn write_order(
+        connection: &Connection,
+        sequence: i64,
+        order: &OrderRecord,
+    ) -> rusqlite::Result<()> {
+        connection
+            .prepare_cached(
+                "INSERT INTO orders (id, placed, market, account, side, status, open, state)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+                 ON CONFLICT (id) DO UPDATE SET status = ?6, open = ?7, state = ?8",
+            )?
+            .execute(params![
+                &*order.id,
+                sequence,
+                &*order.market,
+                order.account.as_deref(),
+                order.side,
+                order.status,
+                order.open,
+                &*order.state
+            ])?;
+        connection
+            .prepare_cached(
+                "INSERT INTO order_updates (sequence, account, state) VALUES (?1, ?2, ?3)",
+            )?
+            .execute(params![sequence, order.account.as_deref(), &*order.update])?;
+        Ok(())
     }
 
     fn write_progress(

@@ -12,8 +12,8 @@ use super::fault::{At, StoreError};
 
 /// Format of the tables below. A migration raises it; a newer one than ours is not touched.
 /// Format 2 numbers events by `log.reserved`, format 1 did by AUTOINCREMENT, which costs a page
-/// each commit; so did an index of `files` beside its table.
-const FORMAT: i64 = 2;
+/// each commit; so did an index of `files` beside its table. Format 3 has the tables of orders.
+const FORMAT: i64 = 3;
 /// "Sprd": tells our databases from those of other programs.
 const APPLICATION: i64 = 0x5370_7264;
 /// How long a writer waits for another process (a backup, a shell) to leave the lock.
@@ -44,6 +44,33 @@ const TABLES: &str = "
         state BLOB NOT NULL,
         PRIMARY KEY (topic, sequence)
     ) STRICT;
+";
+
+/// What queries read of single orders, written with the events that it follows from: each order as
+/// it is now, and as each of its events (`sequence`) left it. `placed` is the event that placed it.
+const ORDERS: &str = "
+    CREATE TABLE orders (
+        id TEXT PRIMARY KEY,
+        placed INTEGER NOT NULL,
+        market TEXT NOT NULL,
+        account TEXT,
+        side TEXT NOT NULL,
+        status TEXT NOT NULL,
+        open INTEGER NOT NULL,
+        state TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX orders_placed ON orders (placed);
+    CREATE INDEX orders_market ON orders (market, placed);
+    CREATE INDEX orders_account ON orders (account, placed) WHERE account IS NOT NULL;
+    CREATE INDEX orders_open ON orders (market, placed) WHERE open = 1;
+    CREATE INDEX orders_account_open ON orders (account, placed) WHERE open = 1;
+    CREATE TABLE order_updates (
+        sequence INTEGER PRIMARY KEY,
+        account TEXT,
+        state TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX order_updates_account ON order_updates (account, sequence)
+        WHERE account IS NOT NULL;
 ";
 
 /// `moved` rises over all rows.
@@ -126,7 +153,10 @@ pub(super) fn connect(
     self::synchronous(&connection, Synchronous::Full).at(path)?;
     match format {
         0 => create(&mut connection).at(path)?,
-        1 => upgrade(&mut connection).at(path)?,
+        1 => {
+            from_format_1(&mut connection).and_then(|()| from_format_2(&mut connection)).at(path)?
+        }
+        2 => from_format_2(&mut connection).at(path)?,
         _ => {}
     }
     self::synchronous(&connection, synchronous).at(path)?;
@@ -161,6 +191,7 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
     transaction.execute_batch(TABLES)?;
     transaction.execute_batch(FILES)?;
+    transaction.execute_batch(ORDERS)?;
     let epoch: u64 = rand::random();
     transaction.execute("INSERT INTO log (epoch) VALUES (?1)", params![epoch.cast_signed()])?;
     transaction.pragma_update(None, "application_id", APPLICATION)?;
@@ -169,7 +200,7 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
 }
 
 /// From format 1, whose last commits may be lost with their numbers: skips more than those were.
-fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
+fn from_format_1(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
     transaction.execute_batch(
         "ALTER TABLE log ADD COLUMN reserved INTEGER NOT NULL DEFAULT 0;
@@ -180,6 +211,19 @@ fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.execute_batch(FILES)?;
     transaction.execute_batch(
         "INSERT INTO files SELECT *, rowid FROM files_1 ORDER BY rowid; DROP TABLE files_1;",
+    )?;
+    transaction.pragma_update(None, "user_version", 2)?;
+    transaction.commit()
+}
+
+/// Before format 3 order events were checked by their form alone and changed nothing, so they may
+/// not follow from each other. They stay readable under another topic.
+fn from_format_2(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
+    transaction.execute_batch(ORDERS)?;
+    transaction.execute_batch(
+        "UPDATE events SET topic = 'unchecked:' || topic
+             WHERE topic = 'orders' OR topic >= 'orders:' AND topic < 'orders;'",
     )?;
     transaction.pragma_update(None, "user_version", FORMAT)?;
     transaction.commit()

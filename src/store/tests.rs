@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use super::*;
 
 fn event(topic: &str, id: Option<&str>, body: &str) -> NewEvent {
-    NewEvent { topic: topic.into(), id: id.map(Into::into), body: body.into() }
+    NewEvent { topic: topic.into(), id: id.map(Into::into), body: body.into(), order: None }
 }
 
 fn progress(stream: u64, offset: u64) -> FileProgress {
@@ -115,7 +115,9 @@ fn a_log_of_the_first_format_is_read_and_its_numbering_goes_on_far_behind() {
     store
         .connection
         .execute_batch(
-            "ALTER TABLE log DROP COLUMN reserved;
+            "DROP TABLE orders;
+             DROP TABLE order_updates;
+             ALTER TABLE log DROP COLUMN reserved;
              DROP TABLE files;
              CREATE TABLE files (
                  feed TEXT NOT NULL, stream INTEGER NOT NULL, name TEXT NOT NULL,
@@ -136,6 +138,22 @@ fn a_log_of_the_first_format_is_read_and_its_numbering_goes_on_far_behind() {
     assert_eq!(again, [Some(1_000_002)]);
     assert_eq!(store.file_progress("feeds").unwrap(), [progress(1, 5), progress(2, 10)]);
     assert_eq!(store.read_from(0, 10).unwrap().len(), 2);
+}
+
+#[test]
+fn order_events_of_the_second_format_are_kept_under_a_topic_that_nothing_follows() {
+    let (_folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    let all = ["orders", "orders:A-B", "ordersx", "book:A-B"].map(|topic| event(topic, None, "1"));
+    store.append(&all, &[], 0).unwrap();
+    let old = "DROP TABLE orders; DROP TABLE order_updates; PRAGMA user_version = 2";
+    store.connection.execute_batch(old).unwrap();
+    drop(store);
+    let store = Store::open(&path).unwrap();
+    let topics: Vec<_> = store.topics().unwrap().into_iter().map(|one| one.name).collect();
+    let kept = ["book:A-B", "ordersx", "unchecked:orders", "unchecked:orders:A-B"];
+    assert_eq!(topics, kept.map(Box::from));
+    assert!(!store.knows_order("1").unwrap());
 }
 
 #[test]
@@ -268,7 +286,7 @@ fn a_newer_format_and_a_foreign_database_are_left_alone() {
     let (_folder, path) = folder();
     Store::open(&path).unwrap().connection.pragma_update(None, "user_version", 9).unwrap();
     let error = Store::open(&path).unwrap_err();
-    assert!(matches!(error, StoreError::Newer { found: 9, known: 2, .. }), "{error}");
+    assert!(matches!(error, StoreError::Newer { found: 9, known: 3, .. }), "{error}");
     let foreign = path.with_file_name("foreign.db");
     Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
     assert!(matches!(Store::open(&foreign).unwrap_err(), StoreError::Foreign { .. }));

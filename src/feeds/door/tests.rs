@@ -35,6 +35,7 @@ impl Model {
                 }
                 Effect::Replace { market, levels } => (market, levels, true),
                 Effect::Change { market, levels } => (market, levels, false),
+                Effect::Order { update, levels } => (&update.order.market, levels, false),
                 Effect::None => continue,
             };
             let (last, book) = self.books.entry(market.to_string()).or_default();
@@ -327,6 +328,104 @@ async fn recovery_from_checkpoints_equals_replay_of_everything() {
     assert!(with_checkpoints < replayed_all / 2, "{with_checkpoints} of {replayed_all}");
     // Each of the two busy books replays one to two stretches of 20.
     assert!(shortest >= 4 + 2 * 20, "{shortest}");
+}
+
+fn placed(order: u32, price: u32, size: u32) -> String {
+    format!(
+        r#"{{"kind":"order.placed","id":"p{order}","market":"O-P","order":"{order}","account":"9g","side":"SELL","price":"{price}","size":"{size}"}}"#
+    )
+}
+
+fn filled(order: u32, size: u32) -> String {
+    format!(r#"{{"kind":"order.filled","order":"{order}","price":"1","size":"{size}"}}"#)
+}
+
+#[tokio::test]
+async fn orders_and_their_book_come_back_from_checkpoints() {
+    let seed = 20_261_125;
+    println!("seed {seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let path = path(&folder);
+    // Open size of each order, a reading of the events that shares nothing with the hub's.
+    let mut open = BTreeMap::<u32, (u32, u32)>::new();
+    let (mut next, mut sent, mut shortest) = (0, 0, u64::MAX);
+    let mut model = Model::default();
+    for life in 0..6 {
+        let hub = Hub::start(&path, 20);
+        assert_eq!(hub.model.lock().books, model.books, "life {life}");
+        shortest = if life > 2 { shortest.min(hub.replayed) } else { shortest };
+        let mut lines = vec![market("O-P", "ACTIVE", &format!("o{life}"))];
+        for _ in 0..random.random_range(60..140) {
+            let chosen = open.keys().nth(random.random_range(0..open.len().max(1))).copied();
+            match (random.random_range(0..3), chosen) {
+                (1, Some(order)) => {
+                    let left = open.get_mut(&order).unwrap();
+                    let size = random.random_range(1..=left.1);
+                    left.1 -= size;
+                    open.retain(|_, (_, left)| *left > 0);
+                    lines.push(filled(order, size));
+                }
+                (2, Some(order)) => {
+                    open.remove(&order);
+                    lines.push(format!(r#"{{"kind":"order.canceled","order":"{order}"}}"#));
+                }
+                _ => {
+                    let (price, size) = (random.random_range(1..9), random.random_range(1..9));
+                    open.insert(next, (price, size));
+                    lines.push(placed(next, price, size));
+                    next += 1;
+                }
+            }
+        }
+        for batch in lines.chunks(7) {
+            let ack = hub.send(batch).await;
+            assert_eq!((ack.accepted, ack.refused), (batch.len(), 0), "{:?}", ack.last_refusal);
+            sent += ack.accepted;
+        }
+        model = hub.stop();
+        let mut levels = BTreeMap::new();
+        for (price, size) in open.values() {
+            *levels.entry(format!("false {}", price * 10)).or_insert(0) += u128::from(size * 10);
+        }
+        assert_eq!(model.books["O-P"].1, levels, "life {life}");
+    }
+    assert!(shortest >= 21 && shortest < sent as u64 / 2, "{shortest} of {sent}");
+    let database = rusqlite::Connection::open(&path).unwrap();
+    for change in ["UPDATE checkpoints SET state = x'00'", "DELETE FROM checkpoints"] {
+        database.execute(change, []).unwrap();
+        let hub = Hub::start(&path, u64::MAX);
+        assert_eq!(hub.replayed, sent as u64 - 5, "all but the older definitions");
+        assert_eq!(hub.stop().books, model.books);
+    }
+    let rows = |query: &str| database.query_row(query, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(rows("SELECT count(*) FROM orders"), i64::from(next));
+    assert_eq!(rows("SELECT count(*) FROM orders WHERE open = 1"), open.len() as i64);
+    assert_eq!(rows("SELECT count(*) FROM order_updates"), sent as i64 - 6);
+}
+
+#[tokio::test]
+async fn an_order_is_placed_once_and_its_events_count_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&path(&folder), 1_000);
+    let first = filled(1, 2).replacen('{', r#"{"id":"f","#, 1);
+    let lines = [market("O-P", "ACTIVE", "d"), placed(1, 5, 3), first.clone(), first.clone()];
+    let ack = hub.send(&lines).await;
+    assert_eq!((ack.accepted, ack.known, ack.refused), (3, 1, 0), "{:?}", ack.last_refusal);
+    let again = placed(1, 5, 3).replace("\"p1\"", "\"q1\"");
+    // Final and placed again: in one group, in a later one, and after a restart.
+    let ack = hub.send(&[first.clone(), filled(1, 1), again.clone(), placed(1, 5, 3)]).await;
+    assert_eq!((ack.accepted, ack.known, ack.refused), (1, 2, 1));
+    assert_eq!(ack.last_refusal.unwrap().reason, Refusal::DoubledOrder("1".into()));
+    let fleeting = [placed(2, 5, 1), filled(2, 1), placed(2, 5, 1).replace("\"p2\"", "\"q2\"")];
+    let ack = hub.send(&fleeting).await;
+    assert_eq!((ack.accepted, ack.refused), (2, 1));
+    assert_eq!(ack.last_refusal.unwrap().reason, Refusal::DoubledOrder("2".into()));
+    hub.stop();
+    let hub = Hub::start(&path(&folder), 1_000);
+    let ack = hub.send(&[again, first, filled(1, 1)]).await;
+    assert_eq!((ack.accepted, ack.known, ack.refused), (0, 1, 2));
+    assert_eq!(ack.last_refusal.unwrap().reason, Refusal::UnknownOrder("1".into()));
 }
 
 #[tokio::test]

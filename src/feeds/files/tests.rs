@@ -45,6 +45,7 @@ impl Bench {
             topic: "t".into(),
             id: None,
             body: String::from_utf8(line).unwrap().into(),
+            order: None,
         };
         let lines: Vec<_> = turn.lines.into_iter().map(|one| event(one.line.unwrap())).collect();
         self.store.append(&lines, &turn.progress, 0).unwrap();

@@ -1,0 +1,191 @@
+//! Orders against a model that keeps nothing but a list of them.
+
+use proptest::prelude::*;
+
+use super::super::event::{Body, MarketStatus, parse};
+use super::*;
+
+fn definition() -> MarketDefinition {
+    MarketDefinition {
+        market: "A-B".into(),
+        base: "A".into(),
+        quote: "B".into(),
+        price_decimals: 1,
+        size_decimals: 2,
+        tick_size: "0.1".into(),
+        lot_size: "0.01".into(),
+        status: MarketStatus::Active,
+        time: None,
+    }
+}
+
+fn event(line: &str) -> OrderEvent {
+    match parse(line.as_bytes()).unwrap().body {
+        Body::Order(event) => *event,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn take(orders: &mut Orders, line: &str) -> Result<Changed, String> {
+    let event = event(line);
+    orders.market_of(&event).map_err(|refusal| refusal.to_string())?;
+    orders.take(&definition(), &event, Some(7)).map_err(|refusal| refusal.to_string())
+}
+
+fn placed(order: &str, side: &str, price: &str, size: &str) -> String {
+    format!(
+        r#"{{"kind":"order.placed","market":"A-B","order":"{order}","account":"9g","side":"{side}","type":"LIMIT","price":"{price}","size":"{size}","boxId":"b0"}}"#
+    )
+}
+
+fn filled(order: &str, size: &str, box_id: &str) -> String {
+    format!(
+        r#"{{"kind":"order.filled","order":"{order}","price":"10","size":"{size}","boxId":"{box_id}"}}"#
+    )
+}
+
+fn canceled(order: &str) -> String {
+    format!(r#"{{"kind":"order.canceled","order":"{order}","reason":"asked"}}"#)
+}
+
+fn level(side: Side, price: Fixed, size: Fixed, orders: u32) -> LevelChange {
+    LevelChange { side, price, size, orders }
+}
+
+#[test]
+fn a_partial_fill_moves_the_box_and_keeps_the_order() {
+    let mut orders = Orders::default();
+    let changed = take(&mut orders, &placed("o1", "SELL", "10.5", "2")).unwrap();
+    assert_eq!(changed.levels, [level(Side::Sell, 105, 200, 1)]);
+    let changed = take(&mut orders, &filled("o1", "0.5", "b1")).unwrap();
+    let order = &changed.update.order;
+    assert_eq!((&*order.id, order.box_id.as_deref()), ("o1", Some("b1")));
+    assert_eq!((order.open, order.filled), (150, 50));
+    assert_eq!(order.status, OrderStatus::PartiallyFilled);
+    assert_eq!(changed.levels, [level(Side::Sell, 105, 150, 1)]);
+    let changed = take(&mut orders, &filled("o1", "1.5", "b2")).unwrap();
+    assert_eq!(changed.update.order.status, OrderStatus::Filled);
+    assert_eq!(changed.levels, [level(Side::Sell, 105, 0, 0)]);
+    assert!(orders.is_empty(), "what is final leaves");
+}
+
+#[test]
+fn a_market_order_never_rests() {
+    let mut orders = Orders::default();
+    let line = r#"{"kind":"order.placed","market":"A-B","order":"m","side":"BUY","type":"MARKET","price":"11","size":"1"}"#;
+    assert_eq!(take(&mut orders, line).unwrap().levels, []);
+    assert_eq!(take(&mut orders, &filled("m", "0.4", "b")).unwrap().levels, []);
+    assert_eq!(take(&mut orders, &canceled("m")).unwrap().levels, []);
+}
+
+#[test]
+fn what_can_not_be_is_refused_with_its_reason_and_changes_nothing() {
+    let mut orders = Orders::with_limit(2);
+    take(&mut orders, &placed("o1", "BUY", "10", "1")).unwrap();
+    let other = r#"{"kind":"order.canceled","order":"o1","market":"C-D"}"#;
+    let all = [
+        (filled("o1", "1.01", "b"), "order \"o1\": a fill of 1.01 is beyond its open size 1.00"),
+        (
+            filled("o2", "1", "b"),
+            "order \"o2\" is not open: it was never placed, or is filled or canceled already",
+        ),
+        (
+            canceled("o2"),
+            "order \"o2\" is not open: it was never placed, or is filled or canceled already",
+        ),
+        (
+            placed("o1", "SELL", "11", "1"),
+            "order \"o1\" was placed before: give each order an id of its own",
+        ),
+        (other.to_owned(), "order \"o1\" is one of market A-B, not of C-D"),
+        (placed("o3", "BUY", "0", "1"), "market A-B: price \"0\" must be above 0"),
+        (placed("o3", "BUY", "1", "0.00"), "market A-B: size \"0.00\" must be above 0"),
+        (placed("o3", "BUY", "1.55", "1"), "market A-B: price \"1.55\" has more than 1 decimals"),
+        (filled("o1", "0.001", "b"), "market A-B: size \"0.001\" has more than 2 decimals"),
+    ];
+    for (line, reason) in all {
+        assert_eq!(take(&mut orders, &line), Err(reason.to_owned()));
+    }
+    take(&mut orders, &placed("o2", "BUY", "10", "1")).unwrap();
+    let reason = Err("2 orders are open already: that is the most".to_owned());
+    assert_eq!(take(&mut orders, &placed("o3", "BUY", "10", "1")), reason);
+    let changed = take(&mut orders, &canceled("o1")).unwrap();
+    assert_eq!(changed.levels, [level(Side::Buy, 100, 100, 1)]);
+    take(&mut orders, &placed("o3", "BUY", "10", "1")).unwrap();
+}
+
+#[test]
+fn a_level_whose_sum_does_not_fit_is_refused() {
+    let mut orders = Orders::default();
+    let fine = MarketDefinition { size_decimals: 18, ..definition() };
+    let most = fixed::format(u128::MAX, 18);
+    orders.take(&fine, &event(&placed("o1", "BUY", "10", &most)), None).unwrap();
+    let second = event(&placed("o2", "BUY", "10", &most));
+    let refused = orders.take(&fine, &second, None).unwrap_err().to_string();
+    assert!(refused.ends_with("is too large for its price level"), "{refused}");
+    assert_eq!(orders.len(), 1);
+}
+
+/// An open order of the model: side, price, open size.
+type Model = BTreeMap<u8, (Side, Fixed, Fixed)>;
+
+fn sums(model: &Model) -> BTreeMap<(bool, Fixed), (Fixed, u32)> {
+    let mut sums = BTreeMap::new();
+    for (side, price, open) in model.values() {
+        let sum: &mut (Fixed, u32) = sums.entry((*side == Side::Buy, *price)).or_default();
+        *sum = (sum.0 + open, sum.1 + 1);
+    }
+    sums
+}
+
+proptest! {
+    #[test]
+    fn the_levels_told_are_the_sums_of_the_open_orders(
+        steps in prop::collection::vec((0u8..12, 0u8..4, any::<bool>(), 1u128..6, 1u128..90), 1..120),
+    ) {
+        let mut orders = Orders::default();
+        let mut model = Model::new();
+        let mut told: BTreeMap<(bool, Fixed), (Fixed, u32)> = BTreeMap::new();
+        for (order, what, buys, price, size) in steps {
+            let side = if buys { Side::Buy } else { Side::Sell };
+            let written = fixed::format(size, 2);
+            let known = model.get(&order).copied();
+            let (line, possible) = match what {
+                0 | 1 => {
+                    let name = if buys { "BUY" } else { "SELL" };
+                    let line = placed(&order.to_string(), name, &fixed::format(price, 1), &written);
+                    if known.is_none() {
+                        model.insert(order, (side, price, size));
+                    }
+                    (line, known.is_none())
+                }
+                2 => {
+                    let fits = known.is_some_and(|(_, _, open)| size <= open);
+                    if fits {
+                        let left = model.get_mut(&order).unwrap();
+                        left.2 -= size;
+                        if left.2 == 0 {
+                            model.remove(&order);
+                        }
+                    }
+                    (filled(&order.to_string(), &written, "b"), fits)
+                }
+                _ => (canceled(&order.to_string()), model.remove(&order).is_some()),
+            };
+            let changed = take(&mut orders, &line);
+            prop_assert_eq!(changed.is_ok(), possible);
+            for level in changed.map(|changed| changed.levels).unwrap_or_default() {
+                let key = (level.side == Side::Buy, level.price);
+                match level.size {
+                    0 => told.remove(&key),
+                    size => told.insert(key, (size, level.orders)),
+                };
+            }
+            prop_assert_eq!(&told, &sums(&model));
+            prop_assert_eq!(orders.len(), model.len());
+            // What a checkpoint brings back goes on the same way.
+            let checkpoint = orders.to_checkpoint("A-B");
+            orders.restore("A-B", &checkpoint).unwrap();
+        }
+    }
+}
