@@ -77,7 +77,7 @@ impl Recording {
 
     /// The venue's, through the converter that users have; else a generated one, said aloud.
     fn load() -> Self {
-        let Some(capture) = capture() else {
+        let Some(capture) = recorded("kraken-2021/KRAKEN.ws.50.0") else {
             loud::not_run(
                 "the recorded capture kraken-2021/KRAKEN.ws.50.0 is absent: set SPREADLY_TEST_DATA \
                  to its folder. Running on generated data with a book kept by the test instead",
@@ -93,7 +93,8 @@ impl Recording {
     }
 }
 
-fn capture() -> Option<PathBuf> {
+/// A file of the recorded data, where that is.
+pub fn recorded(file: &str) -> Option<PathBuf> {
     let root = match std::env::var_os("SPREADLY_TEST_DATA") {
         Some(root) => PathBuf::from(root),
         None => {
@@ -102,11 +103,12 @@ fn capture() -> Option<PathBuf> {
             beside.into_iter().find(|root| root.exists())?
         }
     };
-    Some(root.join("kraken-2021/KRAKEN.ws.50.0")).filter(|file| file.exists())
+    Some(root.join(file)).filter(|file| file.exists())
 }
 
-/// Cargo names the programs of this package alone to a test; the load tester's is built beside it.
-fn converted(capture: &Path) -> Vec<String> {
+/// The events of a capture, through the converter that users have. Cargo names the programs of this
+/// package alone to a test; the load tester's is built beside it.
+pub fn converted(capture: &Path) -> Vec<String> {
     let storm = Path::new(env!("CARGO_BIN_EXE_spreadly")).with_file_name("spreadly-storm");
     assert!(storm.exists(), "the load tester is not built: cargo build --package spreadly-storm");
     let folder = tempfile::tempdir().unwrap();
@@ -114,11 +116,11 @@ fn converted(capture: &Path) -> Vec<String> {
         .arg("feed")
         .arg(capture)
         .args(["--to", &format!("folder:{}", folder.path().display())])
-        .args(["--file", "kraken.ndjson", "--speed", "max"])
+        .args(["--file", "capture.ndjson", "--speed", "max"])
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = std::fs::read_to_string(folder.path().join("kraken.ndjson")).unwrap();
+    let text = std::fs::read_to_string(folder.path().join("capture.ndjson")).unwrap();
     text.lines().map(str::to_owned).collect()
 }
 
@@ -236,7 +238,7 @@ async fn follow_all(speed: &str, depth: u32) -> (Recording, usize, usize) {
 }
 
 /// Waits until the feed has taken this many events.
-fn until_read(hub: &Hub, events: usize) {
+pub fn until_read(hub: &Hub, events: usize) {
     let began = std::time::Instant::now();
     let all = events.to_string();
     while hub.query("{ feeds { eventsTotal } }")["feeds"][0]["eventsTotal"] != all.as_str() {
