@@ -1,5 +1,6 @@
-//! Stock clients, unchanged, against the hub as a process: npm `graphql-ws` and Python `gql`. Each
-//! is a script under `tests/clients/` that prints what it saw; here is what it must have seen.
+//! Stock clients, unchanged, against the hub as a process: npm `graphql-ws`, Apollo Client, urql
+//! and Python `gql`. Each is a script under `tests/clients/` that prints what it saw; here is what
+//! it must have seen.
 
 use std::io::{BufRead as _, BufReader, Lines};
 use std::path::{Path, PathBuf};
@@ -26,14 +27,19 @@ fn installed(path: &Path) {
     assert!(path.exists(), "{} is missing: run tests/setup/clients.sh", path.display());
 }
 
-fn node() -> Command {
+/// A script, and the package that it is there for.
+fn node(script: &str, package: &str) -> Command {
     let folder = cache().join("clients");
-    installed(&folder.join("node_modules/graphql-ws"));
-    // Modules are looked for beside the script, so it runs from a copy beside them.
-    let script = folder.join("graphql_ws.mjs");
-    std::fs::copy(Path::new(SCRIPTS).join("graphql_ws.mjs"), &script).unwrap();
+    installed(&folder.join("node_modules").join(package));
+    // Modules are looked for beside the script, so it runs from a folder beside them; one of its
+    // own, as tests run side by side.
+    let own = folder.join(format!("run-{}", script.replace('.', "-")));
+    std::fs::create_dir_all(&own).unwrap();
+    for file in [script, "following.mjs"] {
+        std::fs::copy(Path::new(SCRIPTS).join(file), own.join(file)).unwrap();
+    }
     let mut command = Command::new("node");
-    command.arg(script);
+    command.arg(own.join(script));
     command
 }
 
@@ -127,7 +133,17 @@ async fn a_cut_is_survived_with_a_whole_chain(command: Command) {
 
 #[tokio::test]
 async fn the_stock_npm_client_resumes_by_itself_after_the_hub_was_killed() {
-    a_cut_is_survived_with_a_whole_chain(node()).await;
+    a_cut_is_survived_with_a_whole_chain(node("graphql_ws.mjs", "graphql-ws")).await;
+}
+
+#[tokio::test]
+async fn apollo_client_queries_over_http_and_resumes_by_itself_after_the_hub_was_killed() {
+    a_cut_is_survived_with_a_whole_chain(node("apollo_client.mjs", "@apollo/client")).await;
+}
+
+#[tokio::test]
+async fn urql_queries_over_http_and_resumes_by_itself_after_the_hub_was_killed() {
+    a_cut_is_survived_with_a_whole_chain(node("urql.mjs", "@urql/core")).await;
 }
 
 #[tokio::test]

@@ -8,16 +8,9 @@
 import { createClient } from 'graphql-ws';
 import WebSocket from 'ws';
 
+import { Follower, QUERY, fail, say } from './following.mjs';
+
 const [url, market, lastBidSize] = process.argv.slice(2);
-const say = (fact) => process.stdout.write(`${JSON.stringify(fact)}\n`);
-const fail = (why) => {
-  say({ fact: 'broken', why });
-  process.exit(1);
-};
-
-let cursor;
-let position;
-
 const client = createClient({
   url,
   webSocketImpl: WebSocket,
@@ -28,41 +21,18 @@ const client = createClient({
     closed: (event) => say({ fact: 'closed', code: event.code }),
   },
 });
-
-const query = `subscription ($market: ID!) {
-  orderBook(market: $market, depth: 25) {
-    __typename epoch sequence cursor
-    ... on BookSnapshot { reason bids { price size } }
-    ... on BookDelta { prevSequence mergedEvents bids { price size } }
-  }
-}`;
-
+const follower = new Follower(lastBidSize);
 const results = client.iterate({
-  query,
+  query: QUERY,
   variables: { market },
-  extensions: {
-    cursor: true,
-    // Read anew at each reconnect, since the client writes the message anew.
-    get after() {
-      return cursor;
-    },
-  },
+  extensions: follower.extensions,
 });
-
 for await (const result of results) {
   if (result.errors) fail(result.errors);
-  const frame = result.data.orderBook;
-  if (result.extensions?.cursor !== frame.cursor) fail('extensions.cursor is not the cursor');
-  if (frame.__typename === 'BookDelta') {
-    if (frame.epoch !== position?.epoch || frame.prevSequence !== position?.sequence) {
-      fail({ after: position, came: frame });
-    }
+  if (result.extensions?.cursor !== result.data.orderBook.cursor) {
+    fail('extensions.cursor is not the cursor');
   }
-  position = { epoch: frame.epoch, sequence: frame.sequence };
-  cursor = frame.cursor;
-  if (frame.__typename === 'BookHeartbeat') continue;
-  say({ fact: frame.__typename, reason: frame.reason, sizes: frame.bids.map((bid) => bid.size) });
-  if (frame.bids.some((bid) => bid.size === lastBidSize)) break;
+  if (follower.take(result.data)) break;
 }
 say({ fact: 'done' });
 await client.dispose();

@@ -1,0 +1,66 @@
+// The stock Apollo Client, unchanged: queries over HTTP, subscriptions over graphql-ws, as its
+// documentation sets it up. Nothing here reconnects or resumes: the link and the getter do.
+//
+//   node apollo_client.mjs URL MARKET LAST_BID_SIZE
+import { ApolloClient, ApolloLink, HttpLink, InMemoryCache, gql } from '@apollo/client';
+import { GraphQLWsLink } from '@apollo/client/link/subscriptions';
+import { getMainDefinition } from '@apollo/client/utilities';
+import { createClient } from 'graphql-ws';
+import WebSocket from 'ws';
+
+import { Follower, QUERY, fail, say } from './following.mjs';
+
+const [url, market, lastBidSize] = process.argv.slice(2);
+const socket = createClient({
+  url,
+  webSocketImpl: WebSocket,
+  retryAttempts: 1000,
+  retryWait: () => new Promise((resolve) => setTimeout(resolve, 50)),
+  on: {
+    connected: () => say({ fact: 'connected' }),
+    closed: (event) => say({ fact: 'closed', code: event.code }),
+  },
+});
+const client = new ApolloClient({
+  cache: new InMemoryCache(),
+  link: ApolloLink.split(
+    ({ query }) => getMainDefinition(query).operation === 'subscription',
+    new GraphQLWsLink(socket),
+    new HttpLink({ uri: url.replace(/^ws/, 'http') }),
+  ),
+});
+
+const { data } = await client.query({
+  query: gql`
+    query ($market: ID!) {
+      market(id: $market) {
+        id
+      }
+    }
+  `,
+  variables: { market },
+});
+say({ fact: 'queried', market: data.market.id });
+
+const follower = new Follower(lastBidSize);
+await new Promise((done) => {
+  const following = client
+    .subscribe({
+      query: gql(QUERY),
+      variables: { market },
+      extensions: follower.extensions,
+      fetchPolicy: 'no-cache',
+    })
+    .subscribe({
+      // The link hands on what a result says, without its extensions.
+      next: ({ data, error }) => {
+        if (error) fail(String(error));
+        if (!follower.take(data)) return;
+        following.unsubscribe();
+        done();
+      },
+      error: (error) => fail(String(error)),
+    });
+});
+say({ fact: 'done' });
+await socket.dispose();
