@@ -1,9 +1,12 @@
 //! The hub: everything that knows the outside world. `ARCHITECTURE.md` has the map.
 
+pub mod backoff;
+pub mod client;
 pub mod config;
 pub mod feeds;
 pub mod graphql;
 pub mod live;
 pub mod market;
 pub mod server;
+pub mod signals;
 pub mod store;

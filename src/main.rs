@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use serde_json::{Map, Value};
+use spreadly::client::{self, Endpoint};
 use spreadly::config::{Config, ConfigFault, LogConfig, LogFormat, Overrides};
 use spreadly::feeds::simulator::{MOST_MARKETS, MOST_RATE, SimulatorConfig};
 use tracing_subscriber::EnvFilter;
@@ -25,10 +27,32 @@ Examples:
   SPREADLY__LOG__FORMAT=json spreadly serve       every key has a variable
   spreadly check-config spreadly.toml             every fault at once; else what would run
   spreadly schema > schema.graphql
+  spreadly subscribe 'subscription { feedStatus { name state } }'
 
 Flags beat SPREADLY__SECTION__KEY variables, which beat the file, which beats the defaults.
 config/spreadly.toml has every key with its unit and reason.
 Exit codes: 0 stopped as asked, 1 could not run, 2 a fault in the arguments or the configuration.";
+
+const SUBSCRIBE_EXAMPLES: &str = "\
+Examples:
+  spreadly subscribe 'subscription { orderBook(market: \"ERG-USD\", depth: 5) { __typename sequence
+    ... on BookSnapshot { bids { price size } } ... on BookDelta { bids { price size } } } }'
+  spreadly subscribe --variables '{\"markets\": [\"ERG-USD\"]}' \\
+    'subscription ($markets: [ID!]!) { bestBidOffer(markets: $markets) { market bid { price } } }'
+  spreadly subscribe --pretty '{ markets { id tickSize } hub { version } }'
+  spreadly subscribe --count 100 '…' | jq -c .data
+
+On stdout is nothing but results, a line of JSON each as the hub wrote it, heartbeats among them;
+what happens meanwhile is on stderr. Each result of a stream that can be resumed has its cursor in
+extensions.cursor. After a cut the client comes back, waiting 0.2 s at first and 10 s at most, and
+goes on behind the last cursor, without gap or double. Give a cursor to --after to go on where an
+earlier run ended.
+
+Exit codes: 0 complete, --count reached, or Ctrl-C; 1 the hub refused it, or closed the socket with
+a code that trying again would only repeat; 2 a fault in the arguments.";
+
+/// Where `spreadly serve` listens by itself.
+const DEFAULT_URL: &str = "ws://127.0.0.1:4000/graphql";
 
 /// The streaming hub of a decentralised exchange: takes events from feeds, keeps each market's
 /// state and pushes it to very many clients as GraphQL subscriptions.
@@ -63,6 +87,33 @@ enum Command {
     CheckConfig { file: PathBuf },
     /// Print the GraphQL schema
     Schema,
+    /// Follow a GraphQL subscription, or run a query, and print each result as a line of JSON
+    #[command(after_help = SUBSCRIBE_EXAMPLES)]
+    Subscribe {
+        /// A GraphQL document with one operation
+        document: String,
+        #[command(flatten)]
+        hub: HubUrl,
+        /// A JSON object
+        #[arg(long, value_name = "JSON", default_value = "{}", value_parser = variables)]
+        variables: Map<String, Value>,
+        /// Begin behind this position instead of anew
+        #[arg(long, value_name = "CURSOR")]
+        after: Option<String>,
+        /// End after so many results
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+        count: Option<u64>,
+        /// Indent the results, for people
+        #[arg(long)]
+        pretty: bool,
+    },
+}
+
+#[derive(Args)]
+struct HubUrl {
+    /// The hub's GraphQL address
+    #[arg(long, value_name = "URL", default_value = DEFAULT_URL)]
+    url: Endpoint,
 }
 
 #[derive(Args)]
@@ -86,6 +137,10 @@ fn key_and_value(text: &str) -> Result<(String, String), String> {
     Ok((key.trim().to_owned(), value.trim().to_owned()))
 }
 
+fn variables(text: &str) -> Result<Map<String, Value>, String> {
+    serde_json::from_str(text).map_err(|error| format!("write it as a JSON object: {error}"))
+}
+
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Serve(settings) => serve(settings, None),
@@ -96,6 +151,21 @@ fn main() -> ExitCode {
         Command::Schema => {
             print!("{}", spreadly::graphql::sdl());
             ExitCode::SUCCESS
+        }
+        Command::Subscribe { document, hub, variables, after, count, pretty } => {
+            let endpoint = hub.url;
+            let asked = client::Subscribe { endpoint, document, variables, after, count, pretty };
+            told(client::subscribe(asked))
+        }
+    }
+}
+
+fn told(outcome: Result<(), client::ClientError>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("spreadly: {error}");
+            ExitCode::FAILURE
         }
     }
 }

@@ -15,3 +15,4 @@ mod orders;
 mod protocol;
 mod restart;
 mod slow;
+mod terminal;

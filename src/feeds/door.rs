@@ -15,7 +15,6 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::backoff::Backoff;
 use super::recovery::{self, Recovered};
 use super::status::{Cause, Counts, FeedId, FeedStatuses, LastRefusal, Place};
 use crate::market::admission::{Admission, Admitted};
@@ -326,7 +325,7 @@ impl Sequencer {
         mut work: impl FnMut(&mut Store) -> Result<T, StoreError>,
     ) -> Option<T> {
         let mut result = work(&mut self.store);
-        let mut backoff = Backoff::new();
+        let mut backoff = super::backoff();
         let mut halted = false;
         loop {
             let error = match result {

@@ -7,4 +7,16 @@ pub mod recovery;
 pub mod simulator;
 pub mod status;
 
-mod backoff;
+use std::time::Duration;
+
+use crate::backoff::Backoff;
+
+/// Most faults that pass at all (a lock, a rename in progress) pass within it.
+const FIRST_WAIT: Duration = Duration::from_millis(10);
+/// A mended disk is noticed within a second.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// Between two tries of a feed or of the log.
+fn backoff() -> Backoff {
+    Backoff::between(FIRST_WAIT, LONGEST_WAIT)
+}

@@ -17,7 +17,6 @@ use parking_lot::Mutex;
 use serde_json::json;
 use spreadly_subscriptions::{Meters, StreamLimits, Streams};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +32,7 @@ use crate::graphql::{GraphqlExecutor, HubView, QueryLimits};
 use crate::live::Live;
 use crate::market::admission::Admission;
 use crate::market::event::Micros;
+use crate::signals;
 use crate::store::{self, Store, StoreError};
 
 /// How long the last closes, the feeds and the log may take after the drain.
@@ -116,7 +116,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<(),
     let accepting = CancellationToken::new();
     tokio::select! {
         () = shards.accept(public, accepting.clone(), &out_of_files) => {}
-        signal = stopped() => signal?,
+        signal = signals::stopped() => signal?,
     }
 
     // Stops in this order: no new sockets; everyone told; sockets closed over the drain while
@@ -239,15 +239,6 @@ fn executor(
 
 async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
     TcpListener::bind(address).await.map_err(|source| ServeError::Listen { key, address, source })
-}
-
-async fn stopped() -> io::Result<()> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
-    Ok(())
 }
 
 /// One line for programs on stdout; for people, how to look at it, on stderr.

@@ -39,7 +39,6 @@ use tokio_util::sync::CancellationToken;
 use self::doorbell::{Doorbell, Ring};
 use self::folder::{Folder, Turn};
 use self::stream::identity;
-use super::backoff::Backoff;
 use super::door::{Batch, Door, DoorError};
 use super::status::{Cause, FeedId, FeedStatuses};
 
@@ -114,7 +113,7 @@ impl Files {
 
     /// Ends when the door is closed.
     async fn follow(self) {
-        let mut backoff = Backoff::new();
+        let mut backoff = super::backoff();
         let progress = loop {
             match self.door.file_progress(&self.name).await {
                 Ok(progress) => break progress,

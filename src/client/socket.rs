@@ -1,0 +1,222 @@
+//! One WebSocket with one operation on it, as graphql-transport-ws has it from the client's side.
+//! Decides nothing: what a close or an error means is the caller's.
+
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::http::{HeaderValue, Response, header};
+use tokio_tungstenite::tungstenite::{self, Utf8Bytes};
+
+use super::endpoint::Endpoint;
+use super::fault::{ClientError, GraphqlErrors};
+
+const PROTOCOL: &str = "graphql-transport-ws";
+/// The socket has one operation, so any name does.
+const OPERATION: &str = "1";
+/// For the connection, the upgrade and the ack, each.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// A silent hub is asked whether it lives, and given up after as much again. It pings every 25 s
+/// and repeats itself every 5 s, so that this is rare.
+const SILENCE: Duration = Duration::from_secs(15);
+/// What a close frame without a code stands for (RFC 6455, 7.1.5).
+const NO_CODE: u16 = 1005;
+
+/// What the hub says of the operation.
+pub enum Message {
+    Next(Box<RawValue>),
+    Error(GraphqlErrors),
+    Complete,
+}
+
+#[derive(Deserialize)]
+struct Incoming {
+    #[serde(rename = "type")]
+    kind: String,
+    payload: Option<Box<RawValue>>,
+}
+
+pub struct Socket {
+    stream: WebSocketStream<TcpStream>,
+}
+
+impl Socket {
+    /// Connected, upgraded and acknowledged.
+    pub async fn open(endpoint: &Endpoint) -> Result<Self, ClientError> {
+        let Endpoint { host, port, url } = endpoint;
+        let failed = |source| ClientError::Connect { address: format!("{host}:{port}"), source };
+        let tcp = in_time(TcpStream::connect((host.as_str(), *port))).await?.map_err(failed)?;
+        tcp.set_nodelay(true).map_err(failed)?;
+        let mut request = url.as_str().into_client_request().map_err(refusal)?;
+        let protocol = HeaderValue::from_static(PROTOCOL);
+        request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+        let upgraded = in_time(tokio_tungstenite::client_async(request, tcp)).await?;
+        let (stream, _) = upgraded.map_err(refusal)?;
+        let mut socket = Self { stream };
+        socket.send(json!({"type": "connection_init"})).await?;
+        let acknowledged = async {
+            loop {
+                let message = socket.incoming().await?;
+                if message.kind == "connection_ack" {
+                    return Ok(());
+                }
+                socket.answer(message).await?;
+            }
+        };
+        in_time(acknowledged).await??;
+        Ok(socket)
+    }
+
+    /// Asks for a cursor on each result, and to begin behind one.
+    pub async fn subscribe(
+        &mut self,
+        document: &str,
+        variables: &Map<String, Value>,
+        after: Option<&str>,
+    ) -> Result<(), ClientError> {
+        self.send(json!({
+            "type": "subscribe",
+            "id": OPERATION,
+            "payload": {
+                "query": document,
+                "variables": variables,
+                "extensions": {"cursor": true, "after": after},
+            },
+        }))
+        .await
+    }
+
+    /// The next word about the operation. May be dropped at any moment: nothing is lost.
+    pub async fn message(&mut self) -> Result<Message, ClientError> {
+        loop {
+            let message = self.incoming().await?;
+            let payload = || message.payload.as_deref().map_or("null", RawValue::get);
+            match message.kind.as_str() {
+                "next" => {
+                    let missing = || ClientError::Protocol("a result without payload".to_owned());
+                    return Ok(Message::Next(message.payload.ok_or_else(missing)?));
+                }
+                "error" => {
+                    let errors = serde_json::from_str(payload()).map_err(unreadable)?;
+                    return Ok(Message::Error(errors));
+                }
+                "complete" => return Ok(Message::Complete),
+                _ => self.answer(message).await?,
+            }
+        }
+    }
+
+    /// Ends the operation and the socket, as far as the hub still listens.
+    pub async fn goodbye(&mut self) {
+        if self.send(json!({"type": "complete", "id": OPERATION})).await.is_ok() {
+            // Whether the hub hears it makes no difference to anyone any more.
+            drop(self.stream.close(None).await);
+        }
+    }
+
+    /// To what is no word about the operation.
+    async fn answer(&mut self, message: Incoming) -> Result<(), ClientError> {
+        match message.kind.as_str() {
+            "ping" => self.send(json!({"type": "pong", "payload": message.payload})).await,
+            "pong" => Ok(()),
+            other => Err(ClientError::Protocol(format!("a message of type {other:?}"))),
+        }
+    }
+
+    async fn send(&mut self, message: Value) -> Result<(), ClientError> {
+        let sent = self.stream.send(tungstenite::Message::text(message.to_string()));
+        in_time(sent).await?.map_err(cut)
+    }
+
+    async fn incoming(&mut self) -> Result<Incoming, ClientError> {
+        loop {
+            let frame = match tokio::time::timeout(SILENCE, self.stream.next()).await {
+                Ok(frame) => frame,
+                Err(_) => {
+                    let ping = tungstenite::Message::Ping(Default::default());
+                    in_time(self.stream.send(ping)).await?.map_err(cut)?;
+                    let again = tokio::time::timeout(SILENCE, self.stream.next()).await;
+                    again.map_err(|_| ClientError::Late(SILENCE * 2))?
+                }
+            };
+            match frame {
+                Some(Ok(tungstenite::Message::Text(text))) => return read(&text),
+                Some(Ok(tungstenite::Message::Close(frame))) => {
+                    let (code, reason) = frame.map_or((NO_CODE, String::new()), |frame| {
+                        (frame.code.into(), frame.reason.to_string())
+                    });
+                    return Err(ClientError::Closed { code, reason });
+                }
+                // Pings are answered by the library.
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(cut(error)),
+                None => return Err(ClientError::Cut("without a close frame".to_owned())),
+            }
+        }
+    }
+}
+
+/// A result's cursor and errors, where it has them.
+pub fn read_result(
+    result: &RawValue,
+) -> Result<(Option<String>, Option<GraphqlErrors>), ClientError> {
+    #[derive(Deserialize)]
+    struct Extensions {
+        cursor: Option<String>,
+    }
+    #[derive(Deserialize)]
+    struct Parts {
+        errors: Option<GraphqlErrors>,
+        extensions: Option<Extensions>,
+    }
+    let parts: Parts = serde_json::from_str(result.get()).map_err(unreadable)?;
+    Ok((parts.extensions.and_then(|extensions| extensions.cursor), parts.errors))
+}
+
+fn read(text: &Utf8Bytes) -> Result<Incoming, ClientError> {
+    serde_json::from_str(text).map_err(unreadable)
+}
+
+fn unreadable(error: serde_json::Error) -> ClientError {
+    ClientError::Protocol(format!("what it says can't be read: {error}"))
+}
+
+async fn in_time<T>(answer: impl Future<Output = T>) -> Result<T, ClientError> {
+    let late = |_| ClientError::Late(ANSWER_DEADLINE);
+    tokio::time::timeout(ANSWER_DEADLINE, answer).await.map_err(late)
+}
+
+/// A socket that breaks is one that was cut, whatever broke it.
+fn cut(error: tungstenite::Error) -> ClientError {
+    ClientError::Cut(error.to_string())
+}
+
+/// Why there is no WebSocket.
+fn refusal(error: tungstenite::Error) -> ClientError {
+    match error {
+        tungstenite::Error::Http(response) => {
+            let status = response.status().as_u16();
+            ClientError::NoUpgrade { status, detail: detail(&response).unwrap_or_default() }
+        }
+        tungstenite::Error::Io(_) => cut(error),
+        tungstenite::Error::Protocol(tungstenite::error::ProtocolError::HandshakeIncomplete) => {
+            cut(error)
+        }
+        other => ClientError::Protocol(other.to_string()),
+    }
+}
+
+/// What the hub's own refusals say.
+fn detail(response: &Response<Option<Vec<u8>>>) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Refusal {
+        errors: GraphqlErrors,
+    }
+    let refusal: Refusal = serde_json::from_slice(response.body().as_deref()?).ok()?;
+    Some(refusal.errors.to_string())
+}

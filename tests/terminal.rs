@@ -1,0 +1,249 @@
+//! The terminal client as a process, against the hub as a process.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+
+use serde_json::{Value, json};
+
+use crate::harness::client::PATIENCE;
+use crate::harness::follower::{self, Applied};
+use crate::harness::{Client, Follower, Hub, market};
+
+const MARKET: &str = "XBT-USD";
+/// More than a test ever writes before it looks.
+const LINES_AHEAD: usize = 10_000;
+
+fn command(hub: &Hub, document: &str, flags: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spreadly"));
+    command.args(["subscribe", document, "--url", &hub.url()]).args(flags);
+    command
+}
+
+fn run(hub: &Hub, document: &str, flags: &[&str]) -> Output {
+    command(hub, document, flags).output().unwrap()
+}
+
+fn lines(output: &Output) -> Vec<Value> {
+    let text = std::str::from_utf8(&output.stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+async fn hub_with_a_book() -> Hub {
+    let hub = Hub::start();
+    hub.append_lines("book.ndjson", &market::beginning(MARKET));
+    Client::knowing(hub.address(), MARKET).await;
+    hub
+}
+
+/// One that runs while the test does other things.
+struct Running {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Running {
+    fn start(hub: &Hub, document: &str) -> Self {
+        let mut child = command(hub, document, &[])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (said, lines) = mpsc::sync_channel(LINES_AHEAD);
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if said.send(line).is_err() {
+                    break;
+                }
+            }
+        });
+        Self { child, lines }
+    }
+
+    fn result(&mut self) -> Value {
+        let line = self.lines.recv_timeout(PATIENCE).expect("the client prints something more");
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// Applies what it prints until the copy has merged so many events.
+    fn follow(&mut self, copy: &mut Follower, merged_events: u64) {
+        while copy.merged_events < merged_events {
+            let result = self.result();
+            copy.apply(&json!({"type": "next", "payload": result}));
+            let frame = &result["data"]["orderBook"];
+            assert_eq!(result["extensions"]["cursor"], frame["cursor"], "{result}");
+        }
+        assert_eq!(copy.merged_events, merged_events);
+    }
+
+    /// Its exit code after a signal, and what it said on stderr.
+    fn signalled(mut self, name: &str) -> (Option<i32>, String) {
+        let kill = Command::new("kill").args([name, &self.child.id().to_string()]).status();
+        assert!(kill.unwrap().success());
+        let mut told = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+        (self.child.wait().unwrap().code(), told)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn steps(range: std::ops::Range<u64>) -> Vec<String> {
+    range.map(|number| market::step(MARKET, number)).collect()
+}
+
+#[tokio::test]
+async fn the_terminal_client_goes_on_without_gap_or_double_while_the_hub_is_killed() {
+    const KILLS: u64 = 3;
+    let mut hub = hub_with_a_book().await;
+    let mut client = Running::start(&hub, &follower::subscription(MARKET, 25, None));
+    let mut copy = Follower::new(1, 8);
+    let first = copy.apply(&json!({"type": "next", "payload": client.result()}));
+    assert_eq!(first, Applied::Snapshot { reason: "INITIAL".to_owned() });
+    for kill in 0..KILLS {
+        let from = kill * 20;
+        hub.append_lines("book.ndjson", &steps(from..from + 10));
+        client.follow(&mut copy, from + 10);
+        hub.kill9();
+        hub.append_lines("book.ndjson", &steps(from + 10..from + 20));
+        hub.restart();
+        client.follow(&mut copy, from + 20);
+    }
+    assert_eq!(copy.snapshots, 1, "resumed behind its cursor, not begun anew");
+    assert_eq!(copy.bids, market::bids_after(KILLS * 20));
+    let (code, told) = client.signalled("-TERM");
+    assert_eq!(code, Some(0), "{told}");
+    assert_eq!(told.matches("going on behind the last cursor").count(), KILLS as usize, "{told}");
+}
+
+#[tokio::test]
+async fn ctrl_c_ends_it_well_and_leaves_nothing_at_the_hub() {
+    let hub = hub_with_a_book().await;
+    let mut client = Running::start(&hub, &follower::subscription(MARKET, 25, None));
+    client.result();
+    let (code, told) = client.signalled("-INT");
+    assert_eq!((code, told.as_str()), (Some(0), ""));
+    assert!(hub.log().lines().all(|line| !line.contains("WARN")), "{}", hub.log());
+}
+
+#[tokio::test]
+async fn so_many_results_as_asked_and_the_next_run_goes_on_behind_them() {
+    let hub = hub_with_a_book().await;
+    let first = run(&hub, &follower::subscription(MARKET, 25, None), &["--count", "1"]);
+    assert_eq!(first.status.code(), Some(0));
+    let first = lines(&first);
+    assert_eq!(first.len(), 1);
+    let mut copy = Follower::new(1, 8);
+    copy.apply(&json!({"type": "next", "payload": first[0]}));
+
+    hub.append_lines("book.ndjson", &steps(0..3));
+    let cursor = first[0]["extensions"]["cursor"].as_str().unwrap();
+    let mut rest = 0;
+    while rest < 3 {
+        let cursor = copy.cursor.clone().unwrap_or_else(|| cursor.to_owned());
+        let flags = ["--count", "1", "--after", &cursor];
+        let output = run(&hub, &follower::subscription(MARKET, 25, None), &flags);
+        let result = lines(&output).pop().unwrap();
+        if let Applied::Delta { merged_events } =
+            copy.apply(&json!({"type": "next", "payload": result}))
+        {
+            rest += merged_events;
+        }
+    }
+    assert_eq!((rest, copy.snapshots), (3, 1));
+    assert_eq!(copy.bids, market::bids_after(3));
+}
+
+#[tokio::test]
+async fn a_query_is_one_line_or_many_with_its_fields_in_order() {
+    let hub = hub_with_a_book().await;
+    let query = "query ($id: ID!) { market(id: $id) { quote id } }";
+    let variables = ["--variables", r#"{"id": "XBT-USD"}"#];
+    let output = run(&hub, query, &variables);
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().count(), 1);
+    assert!(text.starts_with(r#"{"data":{"market":{"quote":"USD","id":"XBT-USD"}}"#), "{text}");
+
+    let output = run(&hub, query, &[&variables[..], &["--pretty"]].concat());
+    let text = String::from_utf8(output.stdout).unwrap();
+    let expected =
+        "    \"market\": {\n      \"quote\": \"USD\",\n      \"id\": \"XBT-USD\"\n    }\n";
+    assert!(text.contains(expected), "{text}");
+}
+
+#[tokio::test]
+async fn what_can_not_be_mended_is_told_on_stderr_and_exits_with_1() {
+    let hub = hub_with_a_book().await;
+    let refused = |document: &str, told: &str| {
+        let output = run(&hub, document, &[]);
+        let text = String::from_utf8(output.stderr.clone()).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert_eq!(output.stdout, b"");
+        assert!(text.starts_with(told), "{text}");
+        assert_eq!(text.matches("spreadly: ").count(), 1, "told once, tried once: {text}");
+    };
+    refused(
+        r#"subscription { orderBook(market: "NO-SUCH") { cursor } }"#,
+        "spreadly: NOT_FOUND: there is no market of this id",
+    );
+    refused("{ markets { id }", "spreadly: BAD_REQUEST: ");
+}
+
+#[tokio::test]
+async fn a_close_code_that_is_final_is_not_tried_again() {
+    let hub =
+        Hub::start_with(&["limits.message_bytes=2000", "limits.message_bytes_before_ack=2000"]);
+    let long = format!("subscription {{ feedStatus {{ name }} }} #{}", "x".repeat(2_000));
+    let output = run(&hub, &long, &[]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.starts_with("spreadly: closed with 1009: "), "{told}");
+    assert_eq!(told.lines().count(), 1, "{told}");
+}
+
+#[tokio::test]
+async fn whoever_stops_reading_its_output_ends_it() {
+    let hub = hub_with_a_book().await;
+    let mut child = command(&hub, &follower::subscription(MARKET, 25, None), &[])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn faults_in_its_arguments_exit_with_2() {
+    let code = |flags: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_spreadly"));
+        command.args(["subscribe", "{ hub { version } }"]).args(flags);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (status, told) = code(&["--url", "wss://hub/graphql"]);
+    assert_eq!(status, Some(2));
+    assert!(told.contains("TLS is not spoken here"), "{told}");
+    assert_eq!(code(&["--url", "hub"]).0, Some(2));
+    assert_eq!(code(&["--variables", "[]"]).0, Some(2));
+    assert_eq!(code(&["--count", "0"]).0, Some(2));
+}
+
+#[test]
+fn a_query_has_one_try_when_no_hub_is_there() {
+    // Bound and dropped: a port that nobody listens on.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spreadly"));
+    let url = format!("ws://127.0.0.1:{port}");
+    let output =
+        command.args(["subscribe", "{ hub { version } }", "--url", &url]).output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(told.starts_with(&format!("spreadly: can't connect to 127.0.0.1:{port}: ")), "{told}");
+}
