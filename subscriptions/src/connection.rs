@@ -11,6 +11,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
@@ -21,7 +22,7 @@ use crate::codec::{Codec, Received};
 use crate::executor::{Execution, Executor};
 use crate::limits::{
     BYTES_PER_TURN, CLOSE_LINGER, FRAMES_PER_WRITE, READS_PER_TURN, REPLY_BACKLOG_BYTES,
-    UNFINISHED_MESSAGE,
+    START_DEADLINE, UNFINISHED_MESSAGE,
 };
 use crate::protocol::{self, CloseCode};
 use crate::ring::Frame;
@@ -115,8 +116,59 @@ struct Reading {
 enum Before {
     /// The source was not asked yet; with the cursor that the client brought.
     Join(Option<Box<str>>),
-    /// Frames to send: a snapshot, a merged delta.
-    Owed(VecDeque<Frame>),
+    /// The source was asked and takes its time: the operation's turn comes with the answer.
+    Asked {
+        _task: Asking,
+    },
+    Answered(Start),
+    /// Frames to send: a snapshot, a merged delta, a page of the log.
+    Owed {
+        frames: VecDeque<Frame>,
+        then: Then,
+    },
+    /// A page was sent: the source is asked what follows it.
+    Ask,
+}
+
+/// Where a reader goes on behind what it is owed.
+#[derive(Clone, Copy)]
+enum Then {
+    Ring,
+    Ask,
+}
+
+/// A task that waits for a source's answer; ends with the operation it waits for.
+struct Asking(AbortHandle);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Before {
+    /// These frames, and what comes behind them where there are none.
+    fn owe(frames: VecDeque<Frame>, then: Then) -> Option<Box<Self>> {
+        match then {
+            _ if !frames.is_empty() => Some(Box::new(Self::Owed { frames, then })),
+            Then::Ring => None,
+            Then::Ask => Some(Box::new(Self::Ask)),
+        }
+    }
+
+    /// What the source says; `None` while it takes its time, or where frames are owed.
+    fn ask(&mut self, stream: &ResponseStream, seen: u64) -> Option<Start> {
+        let source = stream.source();
+        match self {
+            Self::Join(after) => Some(source.join(stream, after.as_deref())),
+            Self::Ask => Some(source.catch_up(stream, seen)),
+            Self::Answered(_) => match std::mem::replace(self, Self::Ask) {
+                Self::Answered(start) => Some(start),
+                _ => None,
+            },
+            Self::Asked { .. } | Self::Owed { .. } => None,
+        }
+    }
 }
 
 struct Partial {
@@ -459,7 +511,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         }
     }
 
-    /// Has news that the fan-out could not hand over: reads the ring when there is room.
+    /// Has something to send that was not handed over: its turn comes when there is room.
     pub(crate) fn wait(&mut self, slot: u32) {
         self.clear = false;
         self.waiting.push_back(slot);
@@ -564,27 +616,29 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 self.waiting.push_back(slot);
                 return Ok(Poll::Ready(()));
             }
-            if let Some(Before::Join(after)) = reading.before.as_deref() {
-                let start = reading.stream.source().join(&reading.stream, after.as_deref());
-                if !self.start(slot, start, shard) {
-                    return Ok(Poll::Ready(()));
-                }
-                continue;
-            }
-            let mut frames = shard.frames.take();
-            frames.clear();
             let (seat, owed) = (reading.seat, reading.before.is_some());
             let (next, seen) = shard.progress(seat);
-            let held = match reading.before.as_deref() {
-                Some(Before::Owed(owed)) => {
+            let mut frames = shard.frames.take();
+            frames.clear();
+            let start = match reading.before.as_deref_mut() {
+                Some(Before::Owed { frames: owed, .. }) => {
                     frames.extend(owed.iter().take(FRAMES_PER_WRITE).cloned());
-                    true
+                    None
                 }
-                _ => reading.stream.read(next, FRAMES_PER_WRITE, &mut frames),
+                Some(before) => match before.ask(&reading.stream, seen) {
+                    Some(start) => Some(start),
+                    None => {
+                        shard.frames.replace(frames);
+                        return Ok(Poll::Ready(()));
+                    }
+                },
+                None if reading.stream.read(next, FRAMES_PER_WRITE, &mut frames) => None,
+                None => {
+                    shard.meters.catch_ups.add(1);
+                    Some(reading.stream.source().catch_up(&reading.stream, seen))
+                }
             };
-            if !held {
-                let start = reading.stream.source().catch_up(&reading.stream, seen);
-                shard.meters.catch_ups.add(1);
+            if let Some(start) = start {
                 shard.frames.replace(frames);
                 if !self.start(slot, start, shard) {
                     return Ok(Poll::Ready(()));
@@ -636,10 +690,22 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 true
             }
             Start::Frames { frames, next } => {
-                reading.before =
-                    (!frames.is_empty()).then(|| Box::new(Before::Owed(frames.into())));
+                reading.before = Before::owe(frames.into(), Then::Ring);
                 let (_, seen) = shard.progress(reading.seat);
                 shard.advance(reading.seat, next, seen);
+                true
+            }
+            Start::Page(frames) => {
+                shard.meters.replayed_pages.add(1);
+                debug_assert!(!frames.is_empty(), "a page brings its reader on");
+                reading.before = Before::owe(frames.into(), Then::Ask);
+                true
+            }
+            Start::Later(answer) => {
+                let task = self.ask(slot, answer);
+                if let Some(Some(Work::Stream(reading))) = self.work.get_mut(slot as usize) {
+                    reading.before = Some(Box::new(Before::Asked { _task: task }));
+                }
                 true
             }
             Start::Refused(errors) => {
@@ -656,14 +722,38 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         }
     }
 
+    /// Waits for a source's answer in a task of its own; the operation goes on with it, unless it
+    /// has ended meanwhile.
+    fn ask(&self, slot: u32, answer: BoxFuture<'static, Start>) -> Asking {
+        let (own, operation) = (self.own.clone(), self.session.reference(slot));
+        let task = tokio::task::spawn_local(async move {
+            let answer = tokio::time::timeout(START_DEADLINE, answer).await;
+            if let Some(connection) = own.upgrade() {
+                connection.borrow_mut().answered(operation, answer.unwrap_or(Start::TooSlow));
+            }
+        });
+        Asking(task.abort_handle())
+    }
+
+    fn answered(&mut self, operation: OperationRef, answer: Start) {
+        let OperationRef { slot, .. } = operation;
+        if self.session.reference(slot) == operation
+            && let Some(Some(Work::Stream(reading))) = self.work.get_mut(slot as usize)
+            && let Some(Before::Asked { .. }) = reading.before.as_deref()
+        {
+            reading.before = Some(Box::new(Before::Answered(answer)));
+            self.wait(slot);
+        }
+    }
+
     /// After `count` owed frames left.
     fn pay(&mut self, slot: u32, count: usize) {
         if let Some(Some(Work::Stream(reading))) = self.work.get_mut(slot as usize)
-            && let Some(Before::Owed(owed)) = reading.before.as_deref_mut()
+            && let Some(Before::Owed { frames, then }) = reading.before.as_deref_mut()
         {
-            owed.drain(..count);
-            if owed.is_empty() {
-                reading.before = None;
+            frames.drain(..count);
+            if frames.is_empty() {
+                reading.before = Before::owe(VecDeque::new(), *then);
             }
         }
     }

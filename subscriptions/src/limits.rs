@@ -79,5 +79,9 @@ pub(crate) const CLOSE_LINGER: Duration = Duration::from_secs(10);
 /// How long one message may take from its first byte to its last.
 pub(crate) const UNFINISHED_MESSAGE: Duration = Duration::from_secs(10);
 
+/// How long a source may take to say where a reader goes on. A reader that waits costs a task, and
+/// whoever reads the log for it has a shorter deadline of its own; this ends what hangs.
+pub const START_DEADLINE: Duration = Duration::from_secs(30);
+
 const _: () = assert!(FRAMES_PER_WRITE * 2 <= 1024, "IOV_MAX");
 const _: () = assert!(SWEEP_INTERVAL.as_millis() * 4 <= CLOSE_LINGER.as_millis());

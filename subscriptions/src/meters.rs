@@ -45,6 +45,8 @@ pub struct Meters {
     pub writes: Meter,
     /// Readers that the ring no longer served and that got a merged delta or a snapshot.
     pub catch_ups: Meter,
+    /// Pages of a log that readers were given, on coming back or behind the ring.
+    pub replayed_pages: Meter,
     /// Peers dropped because nothing was heard for two ping intervals.
     pub dropped_silent: Meter,
     closes: [Meter; CloseCode::ALL.len()],

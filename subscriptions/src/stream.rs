@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -17,7 +18,7 @@ use crate::meters::Meters;
 use crate::ring::{Frame, Ring};
 
 /// What stands behind a response stream: the hub's state of a topic. May lock its own state, must
-/// not wait for anything else.
+/// not wait for anything else: what has to is told by [`Start::Later`].
 ///
 /// What makes joining free of gaps: the implementor pushes into a stream only while it holds the
 /// lock under which `join` and `catch_up` look at the state and at [`ResponseStream::next_index`].
@@ -28,8 +29,8 @@ pub trait Source: Send + Sync {
     /// Where an operation starts that just asked, with the cursor it brought.
     fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Start;
 
-    /// What brings a reader up to date that saw everything up to `seen` and now asks for frames
-    /// that the ring no longer holds.
+    /// What brings a reader up to date that saw everything up to `seen`, and either asks for frames
+    /// that the ring no longer holds or has read the page it was given.
     fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Start;
 
     /// The last operation left and none came back: forget the stream.
@@ -37,13 +38,19 @@ pub trait Source: Send + Sync {
 }
 
 /// Where a reader goes on.
-#[derive(Debug)]
 pub enum Start {
     /// The ring holds all that follows `seen`, from index `next` on.
     Ring { seen: u64, next: u64 },
     /// Send these frames first (a snapshot for each topic, or one merged delta), then go on in the
     /// ring at `next`. Never empty.
     Frames { frames: Vec<Frame>, next: u64 },
+    /// Send these frames first (a page of the log), then ask [`Source::catch_up`] again. Never
+    /// empty, so that each page brings its reader on.
+    Page(Vec<Frame>),
+    /// Only something that takes time can tell (the log): awaited in a task of the operation's own,
+    /// which ends with it. The future keeps its own deadline; one that takes longer than
+    /// [`crate::limits::START_DEADLINE`] counts as [`Start::TooSlow`].
+    Later(BoxFuture<'static, Start>),
     /// The operation ends with these errors (a JSON array of GraphQL errors).
     Refused(Bytes),
     /// Nothing can be merged and the log can't help: the connection is closed with 1013.

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -22,6 +23,8 @@ struct State {
     fields: BTreeMap<u64, u64>,
     /// Which field each sequence touched.
     journal: VecDeque<(u64, u64)>,
+    /// Every event as it was pushed.
+    kept: Vec<Frame>,
     streams: Vec<(Kind, Arc<ResponseStream>)>,
     /// The last one encoded, with where in the ring its readers go on, by stream.
     snapshot: HashMap<u64, (Frame, u64)>,
@@ -31,9 +34,16 @@ struct State {
 pub enum Kind {
     /// May be merged, like a book.
     Fields,
-    /// May not be merged, like trades.
+    /// May not be merged, and nothing is kept.
     Log,
+    /// May not be merged, and all is kept where reading takes a while, like trades.
+    Kept,
 }
+
+/// Events in a page of what is kept.
+pub const PAGE: usize = 5;
+/// How long a page takes.
+pub const PAGE_TAKES: Duration = Duration::from_millis(40);
 
 #[derive(Default)]
 pub struct Board {
@@ -42,6 +52,9 @@ pub struct Board {
     pub lagged: AtomicU64,
     pub merged: AtomicU64,
     pub too_slow: AtomicU64,
+    pub pages: AtomicU64,
+    /// Pages that never come: what is kept can't be read.
+    pub stuck: AtomicBool,
 }
 
 impl Board {
@@ -56,8 +69,10 @@ impl Board {
         if state.journal.len() > JOURNAL {
             state.journal.pop_front();
         }
+        let frame = delta(previous, sequence, [(field, value)], 1, padding);
+        state.kept.push(frame.clone());
         for (_, stream) in &state.streams {
-            stream.push(delta(previous, sequence, [(field, value)], 1, padding));
+            stream.push(frame.clone());
         }
     }
 
@@ -91,6 +106,32 @@ impl Board {
             state.snapshot.insert(stream.id(), (frame.clone(), stream.next_index()));
         }
         Start::Frames { frames: vec![frame], next: stream.next_index() }
+    }
+
+    /// Behind `seen`: from the ring, else a page of what is kept, which is read without the lock.
+    fn replay(self: &Arc<Self>, stream: &ResponseStream, seen: u64) -> Start {
+        let state = self.state.lock();
+        let until = state.sequence;
+        let place = match seen == until {
+            true => Some(stream.next_index()),
+            false => stream.behind(seen),
+        };
+        if let Some(next) = place {
+            return Start::Ring { seen, next };
+        }
+        drop(state);
+        let board = self.clone();
+        Start::Later(Box::pin(async move {
+            tokio::time::sleep(PAGE_TAKES).await;
+            if board.stuck.load(Ordering::Relaxed) {
+                std::future::pending::<()>().await;
+            }
+            board.pages.fetch_add(1, Ordering::Relaxed);
+            let state = board.state.lock();
+            let first = state.kept.partition_point(|frame| frame.sequence <= seen);
+            let behind = state.kept[first..].iter().take_while(|frame| frame.sequence <= until);
+            Start::Page(behind.take(PAGE).cloned().collect())
+        }))
     }
 
     fn since(&self, state: &State, seen: u64, stream: &ResponseStream) -> Option<Start> {
@@ -136,6 +177,9 @@ impl Source for BoardSource {
     }
 
     fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Start {
+        if let (Kind::Kept, Some(Ok(seen))) = (self.kind, after.map(str::parse)) {
+            return self.board.replay(stream, seen);
+        }
         let mut state = self.board.state.lock();
         match after.map(str::parse) {
             None => self.board.snapshot(&mut state, stream, "INITIAL"),
@@ -151,9 +195,13 @@ impl Source for BoardSource {
     }
 
     fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Start {
-        if self.kind == Kind::Log {
-            self.board.too_slow.fetch_add(1, Ordering::Relaxed);
-            return Start::TooSlow;
+        match self.kind {
+            Kind::Fields => {}
+            Kind::Log => {
+                self.board.too_slow.fetch_add(1, Ordering::Relaxed);
+                return Start::TooSlow;
+            }
+            Kind::Kept => return self.board.replay(stream, seen),
         }
         let mut state = self.board.state.lock();
         match self.board.since(&state, seen, stream) {
@@ -175,7 +223,7 @@ impl Source for BoardSource {
     }
 }
 
-/// Queries: `fields`, `log` (subscriptions), `ask` (one result), `never` (a result that does not
+/// Queries: `fields`, `log`, `kept` (subscriptions), `ask` (one result), `never` (a result that does not
 /// come); all else is refused. Variable `after` is the cursor, `own` makes the key unshared.
 pub struct BoardExecutor {
     pub board: Arc<Board>,
@@ -204,6 +252,7 @@ impl Executor for BoardExecutor {
         let kind = match request.query.as_str() {
             "fields" => Kind::Fields,
             "log" => Kind::Log,
+            "kept" => Kind::Kept,
             "ask" => {
                 let answer = json!({"data": {"ask": self.board.fields().0}}).to_string();
                 return Execution::Single(Box::pin(async move { answer.into() }));

@@ -5,6 +5,7 @@
 mod board;
 mod client;
 mod protocol;
+mod replay;
 mod simulation;
 
 use std::rc::Rc;

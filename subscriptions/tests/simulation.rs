@@ -23,6 +23,7 @@ struct Tally {
     vanishings: Cell<u64>,
     resumes: Cell<u64>,
     too_slow: Cell<u64>,
+    replayed: Cell<u64>,
     ended_equal: Cell<u64>,
 }
 
@@ -34,6 +35,8 @@ const STORM: Duration = Duration::from_secs(60);
 const CLIENTS: u64 = 2_000;
 /// Ids are few, so that they are reused.
 const IDS: [&str; 3] = ["a", "b", "\"quoted\""];
+/// Of what is kept and never merged, so that a predecessor's last words hold the same.
+const KEPT: &str = "kept";
 
 #[test]
 fn whatever_clients_do_every_chain_is_whole() {
@@ -73,37 +76,48 @@ async fn storm(seed: u64) {
     for happened in [&tally.stalls, &tally.reuses, &tally.vanishings, &tally.resumes] {
         assert!(happened.get() > 100, "a storm without weather: {tally:?}");
     }
-    for rung in [&hub.board.merged, &hub.board.lagged, &hub.board.too_slow] {
+    let board = &hub.board;
+    for rung in [&board.merged, &board.lagged, &board.too_slow, &board.pages] {
         assert!(rung.load(std::sync::atomic::Ordering::Relaxed) > 0, "a rung nobody stood on");
     }
     assert!(tally.too_slow.get() > 0, "{tally:?}");
+    assert!(tally.replayed.get() > 100, "{tally:?}");
     assert_eq!(tally.ended_equal.get(), CLIENTS);
 }
 
 /// One operation as its client sees it.
-#[derive(Default)]
 struct Held {
     follower: Follower,
-    log: bool,
+    query: &'static str,
+    id: &'static str,
     /// Until its first frame, what comes under this id may be its predecessor's.
     fresh: bool,
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self { follower: Follower::default(), query: "fields", id: "a", fresh: false }
+    }
 }
 
 /// Lives until the storm ends: connects, does as it pleases, comes back with its last position.
 async fn client(hub: Rc<Hub>, tally: Rc<Tally>, random: SmallRng, end: Instant) {
     let random = RefCell::new(random);
     let roll = |most: u64| random.borrow_mut().random_range(0..most);
-    let mut kept: Option<Follower> = None;
+    let mut kept: Option<Held> = None;
     tokio::time::sleep(Duration::from_millis(roll(5_000))).await;
     while Instant::now() < end {
         let mut client = hub.connect(1 << (9 + roll(5)));
         client.init().await;
         let mut held = HashMap::new();
-        if let Some(follower) = kept.take() {
+        if let Some(one) = kept.take() {
             count(&tally.resumes);
-            let after = follower.seen.map(|seen| seen.to_string());
-            client.say(&subscribe("a", "fields", json!({"after": after}))).await;
-            held.insert("a", Held { follower, log: false, fresh: false });
+            if one.id == KEPT {
+                count(&tally.replayed);
+            }
+            let after = one.follower.seen.map(|seen| seen.to_string());
+            client.say(&subscribe(one.id, one.query, json!({"after": after}))).await;
+            held.insert(one.id, one);
         }
         let leave = (Instant::now() + Duration::from_millis(roll(30_000))).min(end);
         let mut open = true;
@@ -129,17 +143,19 @@ async fn client(hub: Rc<Hub>, tally: Rc<Tally>, random: SmallRng, end: Instant) 
             }
         }
         count(&tally.vanishings);
-        kept = held.remove("a").filter(|one| !one.log && !one.fresh).map(|one| one.follower);
+        let mut resumable = |id| held.remove(id).filter(|one| one.query != "log" && !one.fresh);
+        kept = resumable(KEPT).or_else(|| resumable("a"));
     }
     come_home(&hub, kept.unwrap_or_default(), &tally).await;
 }
 
 /// After the storm: comes back once more with the last position, and must end equal to the board.
-async fn come_home(hub: &Hub, mut follower: Follower, tally: &Tally) {
+async fn come_home(hub: &Hub, held: Held, tally: &Tally) {
+    let Held { mut follower, query, .. } = held;
     let mut client = hub.connect(1 << 12);
     client.init().await;
     let after = follower.seen.map(|seen| seen.to_string());
-    client.say(&subscribe("home", "fields", json!({"after": after}))).await;
+    client.say(&subscribe("home", query, json!({"after": after}))).await;
     let (sequence, fields) = hub.board.fields();
     while follower.seen != Some(sequence) {
         match client.hear().await {
@@ -159,17 +175,17 @@ async fn begin(
     roll: &impl Fn(u64) -> u64,
     tally: &Tally,
 ) -> bool {
+    let query = ["log", "kept", "fields", "fields"][roll(4) as usize];
+    let id = if query == "kept" { KEPT } else { id };
     if held.remove(id).is_some() {
         count(&tally.reuses);
         if !client.say(&json!({"type": "complete", "id": id})).await {
             return false;
         }
     }
-    let log = roll(4) == 0;
-    let query = if log { "log" } else { "fields" };
     // A few keys of their own: streams that open and close.
     let own = if roll(10) == 0 { roll(5) } else { 99 };
-    held.insert(id, Held { follower: Follower::default(), log, fresh: true });
+    held.insert(id, Held { follower: Follower::default(), query, id, fresh: true });
     client.say(&subscribe(id, query, json!({"own": own}))).await
 }
 
@@ -187,8 +203,7 @@ async fn take(
             }
             assert_eq!(message["type"], "next", "{message}");
             let id = message["id"].as_str().unwrap();
-            let Some(held) = IDS.iter().find(|one| **one == id).and_then(|id| held.get_mut(id))
-            else {
+            let Some(held) = held.get_mut(id) else {
                 panic!("a result under {id}, which never ran")
             };
             let data = &message["payload"]["data"];
@@ -197,6 +212,10 @@ async fn take(
             }
             held.fresh = false;
             held.follower.take(data).unwrap();
+            if id == KEPT {
+                let lagged = data["reason"] == "LAGGED";
+                assert!(!lagged && held.follower.merged == 0, "what is kept is never left out");
+            }
             true
         }
         Heard::Ping => client.send(&super::client::frame(0x8A, b"")).await,
