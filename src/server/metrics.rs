@@ -64,6 +64,7 @@ impl Collector for Everything {
             ("sent_bytes", "Bytes written to WebSockets", meters.bytes_sent.get()),
             ("writes", "Vectored writes of results", meters.writes.get()),
             ("catch_ups", "Readers that left the ring behind", meters.catch_ups.get()),
+            ("replayed_pages", "Pages of the log given to readers", meters.replayed_pages.get()),
             ("silent_peers_dropped", "Peers silent for two pings", meters.dropped_silent.get()),
             ("snapshot_encodings", "Snapshots encoded, not shared", encodings),
         ];

@@ -12,6 +12,7 @@
 
 mod fault;
 mod reader;
+mod readers;
 mod schema;
 
 use std::fs::File;
@@ -23,7 +24,8 @@ use spreadly_subscriptions::Epoch;
 
 use self::fault::At;
 pub use self::fault::StoreError;
-pub use self::reader::LogReader;
+pub use self::reader::{LogReader, Span};
+pub use self::readers::{LogReaders, MOST_READERS, ReadError};
 use crate::market::event::Micros;
 
 /// Sequences reserved at once. Each block costs an fsync, some 10 ms on a slow disk, and an unclean

@@ -1,0 +1,142 @@
+//! The few connections that read the log beside its writer, shared by all who ask: replays and list
+//! queries. Reading takes a while, so it happens on the runtime's blocking threads, never on one
+//! that owns sockets; how many read at once is bounded here.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::fault::StoreError;
+use super::reader::LogReader;
+
+/// Readers at once. Each is a connection with some 2 MiB of cache and a thread while it reads; more
+/// than the cores of a machine only wait for one another.
+pub const MOST_READERS: usize = 8;
+
+/// Why nothing was read.
+#[derive(Debug, Error)]
+pub enum ReadError {
+    #[error("{0} others read the log already: try again")]
+    Busy(usize),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("reading the log ended early: {0}")]
+    Broken(String),
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct LogReaders {
+    path: PathBuf,
+    most: usize,
+    places: Arc<Semaphore>,
+    /// Not in use now; opened when first needed.
+    idle: Mutex<Vec<LogReader>>,
+}
+
+impl LogReaders {
+    /// Opens nothing yet.
+    pub fn new(path: &Path, most: usize) -> Arc<Self> {
+        let places = Arc::new(Semaphore::new(most));
+        Arc::new(Self { path: path.to_owned(), most, places, idle: Mutex::default() })
+    }
+
+    /// Reads now, or is [`ReadError::Busy`] at once: for queries, which a client can repeat.
+    pub async fn now<T: Send + 'static>(
+        self: Arc<Self>,
+        read: impl FnOnce(&LogReader) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let place = self.places.clone().try_acquire_owned();
+        let place = place.map_err(|_| ReadError::Busy(self.most))?;
+        self.run(place, read).await
+    }
+
+    /// Reads in turn, or is [`ReadError::Busy`] after `patience`: for replays, as a crowd that comes
+    /// back at once is nobody's mistake. Who waits is an operation, so their number is bounded.
+    pub async fn soon<T: Send + 'static>(
+        self: Arc<Self>,
+        patience: Duration,
+        read: impl FnOnce(&LogReader) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let place = tokio::time::timeout(patience, self.places.clone().acquire_owned()).await;
+        match place {
+            Ok(Ok(place)) => self.run(place, read).await,
+            Ok(Err(_)) | Err(_) => Err(ReadError::Busy(self.most)),
+        }
+    }
+
+    async fn run<T: Send + 'static>(
+        self: Arc<Self>,
+        place: OwnedSemaphorePermit,
+        read: impl FnOnce(&LogReader) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        // The place goes along: who asked may be gone long before the thread is done.
+        let reading = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            let idle = self.idle.lock().pop();
+            let reader = match idle {
+                Some(reader) => reader,
+                None => LogReader::open(&self.path)?,
+            };
+            let read = read(&reader)?;
+            // One that failed is not kept: it may hold a stale view of a file that was mended.
+            self.idle.lock().push(reader);
+            Ok(read)
+        });
+        reading.await.map_err(|error| ReadError::Broken(error.to_string()))?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::super::Store;
+    use super::*;
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+    }
+
+    #[test]
+    fn a_reader_too_many_is_told_at_once_and_one_in_line_has_its_turn() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.db");
+        let _store = Store::open(&path).unwrap();
+        runtime().block_on(async {
+            let readers = LogReaders::new(&path, 1);
+            let (go, told) = mpsc::channel::<()>();
+            let first = tokio::spawn(readers.clone().now(move |_| {
+                told.recv().unwrap();
+                Ok(1)
+            }));
+            tokio::task::yield_now().await;
+            let busy = readers.clone().now(|_| Ok(2)).await;
+            assert!(matches!(busy, Err(ReadError::Busy(1))), "{busy:?}");
+            let busy = readers.clone().soon(Duration::ZERO, |_| Ok(3)).await;
+            assert!(matches!(busy, Err(ReadError::Busy(1))), "{busy:?}");
+            let third = tokio::spawn(readers.clone().soon(Duration::from_secs(60), |_| Ok(4)));
+            tokio::task::yield_now().await;
+            go.send(()).unwrap();
+            assert_eq!((first.await.unwrap().unwrap(), third.await.unwrap().unwrap()), (1, 4));
+            assert_eq!(readers.idle.lock().len(), 1, "one connection served both");
+        });
+    }
+
+    #[test]
+    fn a_read_that_panics_gives_its_place_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.db");
+        let _store = Store::open(&path).unwrap();
+        runtime().block_on(async {
+            let readers = LogReaders::new(&path, 1);
+            let broken = readers.clone().now(|_| -> Result<(), _> { panic!("on purpose") }).await;
+            assert!(matches!(broken, Err(ReadError::Broken(_))), "{broken:?}");
+            assert!(readers.now(|_| Ok(())).await.is_ok());
+        });
+    }
+}
