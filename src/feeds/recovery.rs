@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::market::admission::{Admission, BookMode};
-use crate::market::event::{Applied, MarketId, parse};
-use crate::store::{Checkpoint, Store, StoreError, Stored};
+use crate::market::event::{Applied, MarketId, Micros, parse};
+use crate::store::{Checkpoint, Store, StoreError, Stored, Topic};
 
 /// Events handed to the state at once.
 const BATCH: usize = 256;
@@ -25,6 +25,9 @@ pub struct Recovered {
     pub replayed: u64,
     /// Each book's events behind its newest checkpoint.
     pub since_checkpoint: HashMap<MarketId, u64>,
+    /// Where the topics stand whose events are told one by one, and when their last event was at
+    /// its source, where that was read.
+    pub topics: Vec<(Topic, Option<Micros>)>,
 }
 
 /// Brings the state to the end of the log. `restore` gets each market's older checkpoint and says
@@ -56,6 +59,15 @@ pub fn recover(
             admission.settle(market, BookMode::Levels);
         } else if let Some(market) = topic.name.strip_prefix(ORDERS) {
             admission.settle(market, BookMode::Orders);
+        } else if let Some(market) = topic.name.strip_prefix("trades:") {
+            admission.settle_trades(market);
+            // For how long ago the last trade was; a generic topic tells that from its next event.
+            let latest = store.latest(&topic.name)?;
+            let time = latest.and_then(|stored| parse(stored.body.as_bytes()).ok()?.time);
+            recovered.topics.push((topic.clone(), time));
+        } else if topic.name.starts_with("message:") {
+            admission.settle_topic(&topic.name);
+            recovered.topics.push((topic.clone(), None));
         }
     }
     let mut restored = HashMap::new();

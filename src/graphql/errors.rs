@@ -4,6 +4,8 @@ use async_graphql::{Context, Error, ErrorExtensions, Pos, Response, ServerError,
 use bytes::Bytes;
 
 use super::guard::{DEFAULT_DEPTH, QueryLimits};
+use crate::live::TopicName;
+use crate::market::event::{check_topic, message_topic};
 
 /// Most errors in one reply. More help nobody, and an attacker's document could cause thousands.
 const MOST_ERRORS: usize = 10;
@@ -38,6 +40,14 @@ pub(super) fn checked_depth(depth: Option<i32>, limits: &QueryLimits) -> Result<
         }
         Ok(depth) if depth > 0 => Ok(depth),
         _ => Err(fault("VALIDATION_FAILED", "depth must be at least 1")),
+    }
+}
+
+/// The log's name of a generic topic.
+pub(super) fn checked_topic(name: &str) -> Result<TopicName, Error> {
+    match check_topic(name) {
+        Ok(()) => Ok(message_topic(name)),
+        Err(reason) => Err(fault("VALIDATION_FAILED", &format!("topic {reason}"))),
     }
 }
 

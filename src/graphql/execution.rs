@@ -179,6 +179,7 @@ impl GraphqlExecutor {
             Some(SourceSpec::BestBidOffer { markets }) => {
                 Some(self.live.offer_source(markets, encode))
             }
+            Some(SourceSpec::Topics(names)) => Some(self.live.topic_source(names, encode)),
             Some(SourceSpec::FeedStatus) => Some(self.live.feed_source(encode)),
             None => None,
         };

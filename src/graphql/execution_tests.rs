@@ -5,6 +5,7 @@ use spreadly_subscriptions::{Epoch, Frame, Meters, ResponseStream, Start, Stream
 
 use super::*;
 use crate::market::event::{Applied, Effect, LevelChange, MarketDefinition, MarketStatus, Side};
+use crate::store::LogReaders;
 
 const MARKET: &str = "ERG-USD";
 const BOOK: &str = r#"subscription{orderBook(market:"ERG-USD",depth:2){
@@ -19,7 +20,8 @@ fn executor_of(
     limits: QueryLimits,
     sockets: Box<dyn Fn() -> u64 + Send + Sync>,
 ) -> GraphqlExecutor {
-    let live = Arc::new(Live::new(Epoch(7), Box::new(|| 1_700_000_000_000_000), 32_768));
+    let log = LogReaders::new("nowhere".as_ref(), 1);
+    let live = Arc::new(Live::new(Epoch(7), Box::new(|| 1_700_000_000_000_000), 32_768, log));
     for market in [MARKET, "A-B"] {
         live.define(Arc::new(MarketDefinition {
             market: market.into(),

@@ -6,6 +6,7 @@ mod errors;
 mod execution;
 mod frames;
 mod guard;
+mod log_frames;
 mod query;
 mod scalars;
 mod subscription;

@@ -119,6 +119,29 @@ impl ScalarType for Cursor {
     }
 }
 
+/// Any JSON. Numbers with a fraction are as exact as 64 bit floats.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Json(pub Value);
+
+impl Json {
+    /// From text that is known to be JSON.
+    pub fn from_text(text: &str) -> Self {
+        Self(serde_json::from_str(text).unwrap_or_default())
+    }
+}
+
+/// Any JSON. Numbers with a fraction are as exact as 64 bit floats.
+#[Scalar(name = "JSON")]
+impl ScalarType for Json {
+    fn parse(value: Value) -> InputValueResult<Self> {
+        Ok(Self(value))
+    }
+
+    fn to_value(&self) -> Value {
+        self.0.clone()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

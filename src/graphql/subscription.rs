@@ -10,20 +10,29 @@ use futures_util::future::ready;
 use futures_util::stream::{BoxStream, Stream, StreamExt, poll_fn};
 use parking_lot::Mutex;
 
-use super::errors::{checked_depth, fault, limit_exceeded, state};
+use super::errors::{checked_depth, checked_topic, fault, limit_exceeded, state};
 use super::frames::{BestBidOfferFrame, BookDelta, BookFrame, BookHeartbeat, BookSnapshot};
 use super::guard::QueryLimits;
+use super::log_frames::{EventFrame, TradeFrame};
 use super::query::live;
 use super::scalars::Cursor;
 use super::types::{BookSpeed, FeedStatus};
-use crate::live::{LiveFrame, Speed};
-use crate::market::event::MarketId;
+use crate::live::{LiveFrame, Speed, TopicName};
+use crate::market::event::{MarketId, trades_topic};
 
 /// What a subscription's arguments ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SourceSpec {
-    OrderBook { market: MarketId, depth: usize, speed: Speed },
-    BestBidOffer { markets: Vec<MarketId> },
+    OrderBook {
+        market: MarketId,
+        depth: usize,
+        speed: Speed,
+    },
+    BestBidOffer {
+        markets: Vec<MarketId>,
+    },
+    /// Topics of the log, told event by event.
+    Topics(Vec<TopicName>),
     FeedStatus,
 }
 
@@ -103,7 +112,7 @@ impl Subscription {
                 LiveFrame::Snapshot(frame) => Some(BookFrame::Snapshot(BookSnapshot(frame))),
                 LiveFrame::Delta(frame) => Some(BookFrame::Delta(BookDelta(frame))),
                 LiveFrame::Heartbeat(frame) => Some(BookFrame::Heartbeat(BookHeartbeat(frame))),
-                LiveFrame::Offer(_) | LiveFrame::Feed(_) => None,
+                LiveFrame::Offer(_) | LiveFrame::Feed(_) | LiveFrame::Log(_) => None,
             })
         });
         Ok(frames.boxed())
@@ -115,20 +124,52 @@ impl Subscription {
         ctx: &Context<'_>,
         #[graphql(desc = "From 1 to the hub's limit (100).")] markets: Vec<ID>,
     ) -> Result<BoxStream<'static, BestBidOfferFrame>> {
-        let limit = state::<QueryLimits>(ctx)?.markets_per_subscription;
-        if markets.is_empty() {
-            return Err(fault("VALIDATION_FAILED", "name at least one market"));
-        }
-        if markets.len() > limit {
-            return Err(limit_exceeded("markets_per_subscription", limit, markets.len()));
-        }
-        let mut known: Vec<_> = markets.iter().map(|id| known(ctx, id)).collect::<Result<_>>()?;
-        known.sort_unstable();
-        known.dedup();
+        let known = known_markets(ctx, &markets)?;
         let spec = SourceSpec::BestBidOffer { markets: known };
         let frames = slot(ctx)?.frames(spec).filter_map(|frame| {
             ready(match frame {
                 LiveFrame::Offer(offer) => Some(BestBidOfferFrame(offer)),
+                _ => None,
+            })
+        });
+        Ok(frames.boxed())
+    }
+
+    /// The trades of some markets, none left out: each as it is made, or all that follow `after`,
+    /// then several in a frame. The first frames say where each market stands.
+    async fn trades(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "From 1 to the hub's limit (100).")] markets: Vec<ID>,
+        #[graphql(desc = "Resume behind the frame of this cursor, of the same markets.")]
+        after: Option<Cursor>,
+    ) -> Result<BoxStream<'static, TradeFrame>> {
+        // Read from the request before it came here: it must not be part of the stream.
+        drop(after);
+        let known = known_markets(ctx, &markets)?;
+        let topics = known.iter().map(|market| trades_topic(market)).collect();
+        let frames = slot(ctx)?.frames(SourceSpec::Topics(topics)).filter_map(|frame| {
+            ready(match frame {
+                LiveFrame::Log(frame) => Some(TradeFrame(frame)),
+                _ => None,
+            })
+        });
+        Ok(frames.boxed())
+    }
+
+    /// What is published to a generic topic, nothing left out: each as it comes, or all that follow
+    /// `after`, then several in a frame. The first frame says where the topic stands.
+    async fn events(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "1 to 128 characters; it need not have events yet.")] topic: String,
+        #[graphql(desc = "Resume behind the frame of this cursor.")] after: Option<Cursor>,
+    ) -> Result<BoxStream<'static, EventFrame>> {
+        drop(after);
+        let spec = SourceSpec::Topics(vec![checked_topic(&topic)?]);
+        let frames = slot(ctx)?.frames(spec).filter_map(|frame| {
+            ready(match frame {
+                LiveFrame::Log(frame) => Some(EventFrame(frame)),
                 _ => None,
             })
         });
@@ -156,4 +197,18 @@ fn known(ctx: &Context<'_>, market: &str) -> Result<MarketId> {
         Some(definition) => Ok(definition.market.clone()),
         None => Err(fault("NOT_FOUND", "there is no market of this id")),
     }
+}
+
+fn known_markets(ctx: &Context<'_>, markets: &[ID]) -> Result<Vec<MarketId>> {
+    let limit = state::<QueryLimits>(ctx)?.markets_per_subscription;
+    if markets.is_empty() {
+        return Err(fault("VALIDATION_FAILED", "name at least one market"));
+    }
+    if markets.len() > limit {
+        return Err(limit_exceeded("markets_per_subscription", limit, markets.len()));
+    }
+    let mut known: Vec<_> = markets.iter().map(|id| known(ctx, id)).collect::<Result<_>>()?;
+    known.sort_unstable();
+    known.dedup();
+    Ok(known)
 }

@@ -6,7 +6,7 @@ use async_graphql::{Enum, ID, Object, SimpleObject};
 
 use super::scalars::{DateTime, Decimal, UInt64};
 use crate::live::{self, FeedView, SnapshotReason as Reason};
-use crate::market::event::{MarketDefinition, MarketStatus as Status};
+use crate::market::event::{self, MarketDefinition, MarketStatus as Status};
 
 /// How often an order book stream pushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
@@ -53,6 +53,16 @@ pub enum FeedState {
     Halted,
     /// The hub is about to close its connections.
     ShuttingDown,
+}
+
+/// Which side of a market.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[graphql(remote = "event::Side")]
+pub enum Side {
+    /// Of who pays the quote.
+    Buy,
+    /// Of who gives the base.
+    Sell,
 }
 
 /// Whether a market trades.

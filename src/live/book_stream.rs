@@ -270,7 +270,7 @@ impl BookStream {
 }
 
 /// The errors array for a cursor that can't be used.
-fn bad_cursor(fault: CursorError) -> Bytes {
+pub(super) fn bad_cursor(fault: CursorError) -> Bytes {
     let errors = serde_json::json!([{
         "message": fault.to_string(),
         "extensions": { "code": "BAD_REQUEST" },

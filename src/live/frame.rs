@@ -4,10 +4,11 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use spreadly_subscriptions::{Cursor, Epoch, Position, topic_hash};
+use spreadly_subscriptions::{Cursor, CursorError, Epoch, Position, topic_hash};
 
 use crate::market::book::Level;
-use crate::market::event::{MarketDefinition, Micros};
+use crate::market::event::{MarketDefinition, Message, Micros};
+use crate::market::trade::Trade;
 
 /// How often an `orderBook` stream pushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -156,6 +157,68 @@ impl FeedView {
     }
 }
 
+/// An event of a topic whose events are told one by one and never merged.
+#[derive(Clone, Debug)]
+pub struct Item {
+    pub sequence: u64,
+    /// At its source.
+    pub time: Option<Micros>,
+    pub body: ItemBody,
+}
+
+/// What such an event means.
+#[derive(Clone, Debug)]
+pub enum ItemBody {
+    Trade(Arc<Trade>),
+    Message(Arc<Message>),
+}
+
+/// Some events of one topic in the log's order, or none: then it says where the topic stands.
+#[derive(Clone, Debug)]
+pub struct LogFrame {
+    /// The log's name of it.
+    pub topic: Arc<str>,
+    pub epoch: Epoch,
+    /// Of the last event told, or of the topic's last.
+    pub sequence: u64,
+    /// The topic's event before the first one told; the same as `sequence` where nothing happened;
+    /// `None` where the client begins.
+    pub previous: Option<u64>,
+    /// Where the whole subscription stands, which may follow several topics.
+    pub cursor: LogCursor,
+    /// Of the last event, at its source.
+    pub event_time: Option<Micros>,
+    pub publish_time: Micros,
+    pub state: FeedState,
+    pub items: Vec<Item>,
+}
+
+/// A place on all topics of a subscription: one number is enough, as the log numbers all topics
+/// with one rising sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogCursor {
+    /// Which topics, see [`log_topics`].
+    pub topics: u64,
+    pub position: Position,
+}
+
+impl LogCursor {
+    pub fn encode(&self) -> String {
+        Cursor::single(0, self.topics, self.position).encode()
+    }
+
+    /// Reads a client's cursor of exactly these topics.
+    pub fn decode(text: &str, topics: u64) -> Result<Self, CursorError> {
+        Ok(Self { topics, position: Cursor::decode(text)?.only(topics)? })
+    }
+}
+
+/// The cursor's name of a set of topics, given sorted; of a single one its own.
+pub fn log_topics(names: &[Arc<str>]) -> u64 {
+    // No name has a control character in it.
+    topic_hash(&names.join("\n"))
+}
+
 /// What a stream is given to encode.
 #[derive(Clone, Debug)]
 pub enum LiveFrame {
@@ -164,6 +227,7 @@ pub enum LiveFrame {
     Heartbeat(BookHeartbeat),
     Offer(Offer),
     Feed(FeedView),
+    Log(LogFrame),
 }
 
 impl LiveFrame {
@@ -174,6 +238,7 @@ impl LiveFrame {
             | Self::Delta(BookDelta { head, .. })
             | Self::Heartbeat(BookHeartbeat { head, .. }) => Some(head.cursor()),
             Self::Offer(offer) => Some(offer.cursor()),
+            Self::Log(frame) => Some(frame.cursor.encode()),
             Self::Feed(_) => None,
         }
     }

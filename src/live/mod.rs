@@ -2,8 +2,8 @@
 //! thread brings events in, timers bring the ticks, sessions join. Knows no GraphQL: whoever
 //! opens a stream brings what encodes its frames.
 //!
-//! Locks: a market's state, the offers, the feeds' board and the list of markets are each behind
-//! their own, and no two of them are ever held together, so there is no order to keep. The feed
+//! Locks: a market's state, the offers, the log topics, the feeds' board and the list of markets are
+//! each behind their own, and no two of them are ever held together, so there is no order to keep. The feed
 //! state's lock is the innermost: held for one read or write, inside any of the others.
 
 mod book_stream;
@@ -11,6 +11,7 @@ mod feeds;
 mod frame;
 mod offers;
 mod source;
+mod topics;
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -24,14 +25,19 @@ use spreadly_subscriptions::Epoch;
 use self::book_stream::{BookStream, Now};
 use self::feeds::FeedBoard;
 use self::offers::Offers;
+use self::topics::Topics;
 use crate::market::book::{Book, CheckpointError};
 use crate::market::checksum;
-use crate::market::event::{Applied, Effect, LevelChange, MarketDefinition, MarketId, Micros};
+use crate::market::event::{
+    Applied, Effect, LevelChange, MarketDefinition, MarketId, Micros, message_topic, trades_topic,
+};
+use crate::store::{self, LogReaders};
 
 pub use self::frame::{
-    BookDelta, BookHead, BookHeartbeat, BookSnapshot, Encode, FeedState, FeedView, LiveFrame,
-    Offer, Refusal, SnapshotReason, Speed, age_ms,
+    BookDelta, BookHead, BookHeartbeat, BookSnapshot, Encode, FeedState, FeedView, Item, ItemBody,
+    LiveFrame, LogCursor, LogFrame, Offer, Refusal, SnapshotReason, Speed, age_ms, log_topics,
 };
+pub use self::topics::{TopicName, item};
 
 /// The hub's wall clock.
 pub type Clock = Box<dyn Fn() -> Micros + Send + Sync>;
@@ -45,6 +51,9 @@ pub struct Live {
     /// Sorted, as queries list them.
     markets: RwLock<BTreeMap<MarketId, Arc<Market>>>,
     offers: Mutex<Offers>,
+    topics: Mutex<Topics>,
+    /// What is told again to whoever comes back is read with these.
+    log: Arc<LogReaders>,
     feeds: Mutex<FeedBoard>,
     feed_state: Mutex<FeedState>,
     /// Snapshots that were encoded rather than taken from a stream's cache.
@@ -84,13 +93,15 @@ struct OfferMark {
 }
 
 impl Live {
-    pub fn new(epoch: Epoch, clock: Clock, journal_touches: usize) -> Self {
+    pub fn new(epoch: Epoch, clock: Clock, journal_touches: usize, log: Arc<LogReaders>) -> Self {
         Self {
             epoch,
             clock,
             journal_touches,
             markets: RwLock::default(),
             offers: Mutex::new(Offers::new(epoch)),
+            topics: Mutex::new(Topics::new(epoch)),
+            log,
             feeds: Mutex::default(),
             feed_state: Mutex::new(FeedState::Live),
             snapshot_encodings: AtomicU64::new(0),
@@ -210,8 +221,31 @@ impl Live {
                 Effect::Order { update, levels } => {
                     self.change(event, &update.order.market, levels, false);
                 }
+                Effect::Trade(trade) => {
+                    let body = ItemBody::Trade(trade.clone());
+                    self.tell(&trades_topic(&trade.market), event, body);
+                }
+                Effect::Message(message) => {
+                    let body = ItemBody::Message(message.clone());
+                    self.tell(&message_topic(&message.topic), event, body);
+                }
                 Effect::None => {}
             }
+        }
+    }
+
+    /// Tells an event to whoever follows a log topic. An event may be told in several.
+    fn tell(&self, topic: &TopicName, event: &Applied, body: ItemBody) {
+        let item = Item { sequence: event.sequence, time: event.time, body };
+        self.topics.lock().publish(topic, &item, self.now());
+    }
+
+    /// Takes over where topics of the log stand, and when their last events were at their source,
+    /// where that is known. Before the first event.
+    pub fn restore_topics(&self, known: Vec<(store::Topic, Option<Micros>)>) {
+        let mut topics = self.topics.lock();
+        for (topic, time) in known {
+            topics.restore(topic, time);
         }
     }
 
@@ -256,6 +290,7 @@ impl Live {
     pub fn heartbeat(&self) {
         self.each_stream(|stream, now| stream.beat(now));
         self.offers.lock().beat(self.now());
+        self.topics.lock().beat(self.now());
         self.feeds.lock().beat();
     }
 
@@ -266,6 +301,7 @@ impl Live {
         }
         self.each_stream(|stream, now| stream.announce(now));
         self.offers.lock().set_state(state, self.now());
+        self.topics.lock().set_state(state, self.now());
     }
 
     /// Takes the feeds as they are now; who follows `feedStatus` is told what changed.

@@ -7,6 +7,7 @@ use spreadly_subscriptions::{ResponseStream, Source, Start};
 
 use super::book_stream::BookStream;
 use super::frame::{Encode, Speed};
+use super::topics::{Replay, TopicName};
 use super::{Live, Market};
 use crate::market::event::MarketId;
 
@@ -31,6 +32,18 @@ impl Live {
         encode: Encode,
     ) -> Box<dyn Source> {
         Box::new(OfferSource { live: self.clone(), markets, encode: Mutex::new(Some(encode)) })
+    }
+
+    /// The source of some log topics.
+    pub fn topic_source(
+        self: &Arc<Self>,
+        mut names: Vec<TopicName>,
+        encode: Encode,
+    ) -> Box<dyn Source> {
+        names.sort_unstable();
+        names.dedup();
+        let encode = Mutex::new(Some(encode));
+        Box::new(TopicSource { live: self.clone(), names: names.into(), encode })
     }
 
     /// The source of the feeds' status.
@@ -109,6 +122,33 @@ impl Source for OfferSource {
 
     fn detach(&self, stream: &ResponseStream) {
         self.live.offers.lock().detach(stream);
+    }
+}
+
+struct TopicSource {
+    live: Arc<Live>,
+    names: Arc<[TopicName]>,
+    encode: Waiting,
+}
+
+impl Source for TopicSource {
+    fn attach(&self, stream: &Arc<ResponseStream>) {
+        let Some(encode) = self.encode.lock().take() else { return };
+        self.live.topics.lock().attach(stream, self.names.clone(), encode);
+    }
+
+    fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Start {
+        let place = self.live.topics.lock().join(stream, after, self.live.now());
+        Replay::Joining.start(&self.live, stream.id(), &self.names, place)
+    }
+
+    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Start {
+        let place = self.live.topics.lock().catch_up(stream, seen);
+        Replay::CatchingUp.start(&self.live, stream.id(), &self.names, place)
+    }
+
+    fn detach(&self, stream: &ResponseStream) {
+        self.live.topics.lock().detach(stream);
     }
 }
 

@@ -32,8 +32,13 @@ fn definition(market: &str) -> Arc<MarketDefinition> {
     })
 }
 
+/// Books are never read back from it.
+fn no_log() -> Arc<LogReaders> {
+    LogReaders::new("nowhere".as_ref(), 1)
+}
+
 fn new_live() -> Arc<Live> {
-    let live = Arc::new(Live::new(EPOCH, Box::new(|| 9_000_000), JOURNAL_TOUCHES));
+    let live = Arc::new(Live::new(EPOCH, Box::new(|| 9_000_000), JOURNAL_TOUCHES, no_log()));
     live.define(definition(MARKET));
     live
 }
@@ -72,6 +77,7 @@ fn plain(frame: LiveFrame) -> Vec<u8> {
             "state": one.state,
         }),
         LiveFrame::Feed(one) => json!({ "kind": "feed", "name": one.name, "state": one.state }),
+        LiveFrame::Log(one) => json!({ "kind": "log", "topic": &*one.topic }),
     };
     value.to_string().into_bytes()
 }
@@ -524,9 +530,9 @@ fn a_restored_offer_stands_since_the_event_that_put_it_there() {
 
 #[test]
 fn a_resume_reaches_as_far_back_as_the_journal_was_told_to_also_of_a_restored_book() {
-    let live = Arc::new(Live::new(EPOCH, Box::new(|| 9_000_000), 3));
+    let live = Arc::new(Live::new(EPOCH, Box::new(|| 9_000_000), 3, no_log()));
     live.define(definition(MARKET));
-    let restored = Arc::new(Live::new(EPOCH, Box::new(|| 9_000_000), 3));
+    let restored = Arc::new(Live::new(EPOCH, Box::new(|| 9_000_000), 3, no_log()));
     restored.define(definition(MARKET));
     live.apply(&[change(1, &[(Side::Buy, 1, 1)])]);
     restored.restore(MARKET, &live.checkpoint(MARKET).unwrap().1).unwrap();

@@ -7,13 +7,17 @@ use std::sync::Arc;
 
 use super::event::{
     Body, Effect, Event, LevelChange, MarketDefinition, MarketId, Micros, OrderEvent, Refusal,
-    Side, WrittenLevel,
+    Side, WrittenLevel, message_topic, trades_topic,
 };
 use super::fixed::{self, Fixed};
 use super::orders::{Changed, Orders};
+use super::trade::{Trade, TradeError, WrittenTrade};
 
 /// Most markets of a hub: each costs its book, its rings and a label in the metrics.
 pub const MOST_MARKETS: usize = 10_000;
+
+/// Most generic topics that ever had an event: each costs its name and its last position.
+pub const MOST_TOPICS: usize = 100_000;
 
 /// Where a market's book comes from; settled by its first such event, for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,10 +48,13 @@ pub struct Admitted {
 struct Market {
     definition: Arc<MarketDefinition>,
     mode: Option<BookMode>,
+    /// It has trades, which are at its decimals too.
+    traded: bool,
     /// Kept, as every book event is logged under it.
     book_topic: Arc<str>,
     /// The same of order events.
     orders_topic: Arc<str>,
+    trades_topic: Arc<str>,
 }
 
 /// What all events so far settled.
@@ -55,6 +62,8 @@ struct Market {
 pub struct Admission {
     markets: HashMap<MarketId, Market>,
     orders: Orders,
+    /// The log's names of the generic topics that have events.
+    topics: HashSet<Arc<str>>,
 }
 
 impl Admission {
@@ -89,6 +98,18 @@ impl Admission {
         &mut self.orders
     }
 
+    /// Settles that a market has trades, as the log shows it at start-up.
+    pub fn settle_trades(&mut self, market: &str) {
+        if let Some(market) = self.markets.get_mut(market) {
+            market.traded = true;
+        }
+    }
+
+    /// Settles that a generic topic has events, by its name in the log.
+    pub fn settle_topic(&mut self, topic: &str) {
+        self.topics.insert(topic.into());
+    }
+
     /// Checks an event and remembers what it settles. An event that is refused changes nothing.
     pub fn admit(&mut self, event: &Event) -> Result<Admitted, Refusal> {
         match &event.body {
@@ -108,10 +129,25 @@ impl Admission {
                 Ok(known.book(Effect::Change { market: known.id(), levels }))
             }
             Body::Order(order) => self.order(order, event.time),
-            Body::Logged { topic } => {
-                if let Some(market) = topic.strip_prefix("trades:") {
-                    self.market(market)?;
+            Body::Trade(written) => {
+                let known = self.market(&written.market)?;
+                let trade = Trade::admit(written, &known.definition)
+                    .map_err(|error| known.trade_fault(written, error))?;
+                known.traded = true;
+                let effect = Effect::Trade(Arc::new(trade));
+                Ok(Admitted { topic: Arc::clone(&known.trades_topic), effect })
+            }
+            Body::Message(message) => {
+                let topic = message_topic(&message.topic);
+                if !self.topics.contains(&topic) {
+                    if self.topics.len() >= MOST_TOPICS {
+                        return Err(Refusal::TooManyTopics(MOST_TOPICS));
+                    }
+                    self.topics.insert(Arc::clone(&topic));
                 }
+                Ok(Admitted { topic, effect: Effect::Message(Arc::new(message.clone())) })
+            }
+            Body::Logged { topic } => {
                 Ok(Admitted { topic: topic.clone().into(), effect: Effect::None })
             }
         }
@@ -124,7 +160,7 @@ impl Admission {
             let now = &known.definition;
             let same = now.price_decimals == definition.price_decimals
                 && now.size_decimals == definition.size_decimals;
-            if known.mode.is_some() && !same {
+            if (known.mode.is_some() || known.traded) && !same {
                 return Err(Refusal::DecimalsChanged {
                     market: known.id(),
                     price: now.price_decimals,
@@ -138,8 +174,14 @@ impl Admission {
             }
             let book_topic = format!("book:{id}").into();
             let orders_topic = format!("orders:{id}").into();
-            let definition = Arc::clone(&definition);
-            let market = Market { definition, mode: None, book_topic, orders_topic };
+            let market = Market {
+                definition: Arc::clone(&definition),
+                mode: None,
+                traded: false,
+                book_topic,
+                orders_topic,
+                trades_topic: trades_topic(id),
+            };
             self.markets.insert(Arc::clone(id), market);
         }
         Ok(Admitted { topic: format!("market:{id}").into(), effect: Effect::Define(definition) })
@@ -245,6 +287,13 @@ impl Market {
 
     fn number(&self, what: &'static str, text: &str, decimals: u8) -> Result<Fixed, Refusal> {
         fixed::parse(text, decimals).map_err(|error| self.fault(what, text, error.to_string()))
+    }
+
+    fn trade_fault(&self, written: &WrittenTrade, error: TradeError) -> Refusal {
+        match error {
+            TradeError::Price(reason) => self.fault("price", &written.price, reason.to_string()),
+            TradeError::Size(reason) => self.fault("size", &written.size, reason.to_string()),
+        }
     }
 
     fn fault(&self, what: &'static str, written: &str, reason: String) -> Refusal {
@@ -371,7 +420,7 @@ mod tests {
         let mut admission = defined();
         send(&mut admission, &define(2, 2)).unwrap();
         send(&mut admission, &book("delta", r#"[["10.55","1"]]"#, "[]")).unwrap();
-        let reason = "market A-B has a book at 2 price and 2 size decimals: they can't change under it, define a new market";
+        let reason = "market A-B has a book or trades at 2 price and 2 size decimals: they can't change under them, define a new market";
         assert_eq!(send(&mut admission, &define(1, 2)), Err(reason.into()));
         assert!(send(&mut admission, &define(2, 2)).is_ok(), "a new status or tick size is fine");
     }

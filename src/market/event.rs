@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use super::fixed::{self, MOST_DECIMALS};
 use super::orders::OrderUpdate;
+use super::trade::{Trade, WrittenTrade};
 
 /// Longest line, in bytes without its newline: a book of some 20,000 levels. What is longer is
 /// skipped by the feeds without being held in memory.
@@ -100,6 +101,8 @@ pub enum Body {
         asks: Vec<WrittenLevel>,
     },
     Order(Box<OrderEvent>),
+    Trade(WrittenTrade),
+    Message(Message),
     /// A known kind that goes into the log and touches no state yet; the topic it belongs to.
     Logged {
         topic: Box<str>,
@@ -171,6 +174,27 @@ pub enum Liquidity {
     Taker,
 }
 
+/// A `message` event: what somebody published to a generic topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The event's own id, which makes it count once.
+    pub id: Option<Box<str>>,
+    /// 1 to [`MOST_TOPIC_CHARACTERS`] characters, none of them a control character.
+    pub topic: Arc<str>,
+    /// JSON, as written.
+    pub data: Box<str>,
+}
+
+/// The log's name of a market's trades.
+pub fn trades_topic(market: &str) -> Arc<str> {
+    format!("trades:{market}").into()
+}
+
+/// The log's name of a generic topic.
+pub fn message_topic(name: &str) -> Arc<str> {
+    format!("message:{name}").into()
+}
+
 /// A price level at its market's precision; size 0 removes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LevelChange {
@@ -192,6 +216,10 @@ pub enum Effect {
     Change { market: MarketId, levels: Vec<LevelChange> },
     /// Changes a single order, and with it the levels of its market's book (absolute sizes).
     Order { update: Arc<OrderUpdate>, levels: Vec<LevelChange> },
+    /// Somebody traded; in the topic [`trades_topic`].
+    Trade(Arc<Trade>),
+    /// Somebody published to a generic topic, [`message_topic`].
+    Message(Arc<Message>),
     /// Stands in the log only.
     None,
 }
@@ -202,7 +230,7 @@ impl Effect {
         match self {
             Self::Replace { market, .. } | Self::Change { market, .. } => Some(market),
             Self::Order { update, .. } => Some(&update.order.market),
-            Self::Define(_) | Self::None => None,
+            Self::Define(_) | Self::Trade(_) | Self::Message(_) | Self::None => None,
         }
     }
 }
@@ -249,8 +277,8 @@ pub enum Refusal {
     )]
     MixedBook { market: MarketId, has: &'static str, sent: &'static str },
     #[error(
-        "market {market} has a book at {price} price and {size} size decimals: they can't change \
-         under it, define a new market"
+        "market {market} has a book or trades at {price} price and {size} size decimals: they \
+         can't change under them, define a new market"
     )]
     DecimalsChanged { market: MarketId, price: u8, size: u8 },
     #[error("order \"{0}\" was placed before: give each order an id of its own")]
@@ -265,6 +293,8 @@ pub enum Refusal {
     TooManyOrders(usize),
     #[error("{0} markets are defined already: that is the most")]
     TooManyMarkets(usize),
+    #[error("{0} generic topics have events already: that is the most, publish to one of them")]
+    TooManyTopics(usize),
 }
 
 const KINDS: &str = "market, book.snapshot, book.delta, trade, order.placed, order.filled, \
@@ -378,7 +408,7 @@ pub fn parse(line: &[u8]) -> Result<Event, Refusal> {
             let (market, bids, asks) = book(&fields)?;
             Body::BookDelta { market, bids, asks }
         }
-        "trade" => trade(&fields)?,
+        "trade" => Body::Trade(trade(&fields)?),
         "order.placed" => order_placed(&fields)?,
         "order.filled" => order_filled(&fields)?,
         "order.canceled" => order_canceled(&fields)?,
@@ -391,7 +421,7 @@ pub fn parse(line: &[u8]) -> Result<Event, Refusal> {
             required::<u64>(fields.height, "height")?;
             Body::Logged { topic: "blocks".into() }
         }
-        "message" => message(&fields)?,
+        "message" => Body::Message(message(&fields)?),
         other => return Err(Refusal::UnknownKind(other.chars().take(MOST_QUOTED).collect())),
     };
     optional::<u64>(fields.height, "height")?;
@@ -440,12 +470,14 @@ fn book(fields: &Fields<'_>) -> Result<WrittenBook, Refusal> {
     Ok((market(fields)?, required(fields.bids, "bids")?, required(fields.asks, "asks")?))
 }
 
-fn trade(fields: &Fields<'_>) -> Result<Body, Refusal> {
-    let market = market(fields)?;
-    decimal(fields.price, "price")?;
-    decimal(fields.size, "size")?;
-    optional::<Side>(fields.taker_side, "takerSide")?;
-    Ok(Body::Logged { topic: format!("trades:{market}").into() })
+fn trade(fields: &Fields<'_>) -> Result<WrittenTrade, Refusal> {
+    Ok(WrittenTrade {
+        market: market(fields)?,
+        id: boxed(fields.id, "id")?,
+        price: decimal(fields.price, "price")?,
+        size: decimal(fields.size, "size")?,
+        taker_side: optional(fields.taker_side, "takerSide")?,
+    })
 }
 
 fn order_placed(fields: &Fields<'_>) -> Result<Body, Refusal> {
@@ -498,17 +530,23 @@ fn order_id(fields: &Fields<'_>) -> Result<Box<str>, Refusal> {
     boxed(fields.order, "order")?.ok_or(Refusal::Missing("order"))
 }
 
-fn message(fields: &Fields<'_>) -> Result<Body, Refusal> {
+fn message(fields: &Fields<'_>) -> Result<Message, Refusal> {
     let topic: String = required(fields.topic, "topic")?;
-    if topic.is_empty() || topic.chars().count() > MOST_TOPIC_CHARACTERS {
-        let reason = format!("must have 1 to {MOST_TOPIC_CHARACTERS} characters");
-        return Err(fault("topic", reason));
+    check_topic(&topic).map_err(|reason| fault("topic", reason))?;
+    let data = fields.data.ok_or(Refusal::Missing("data"))?;
+    let id = boxed(fields.id, "id")?;
+    Ok(Message { id, topic: topic.into(), data: data.get().into() })
+}
+
+/// Whether a generic topic may have this name; the error is what it must be.
+pub fn check_topic(name: &str) -> Result<(), String> {
+    if name.is_empty() || name.chars().count() > MOST_TOPIC_CHARACTERS {
+        return Err(format!("must have 1 to {MOST_TOPIC_CHARACTERS} characters"));
     }
-    if topic.chars().any(char::is_control) {
-        return Err(fault("topic", "must be without control characters".into()));
+    if name.chars().any(char::is_control) {
+        return Err("must be without control characters".to_owned());
     }
-    fields.data.ok_or(Refusal::Missing("data"))?;
-    Ok(Body::Logged { topic: format!("message:{topic}").into() })
+    Ok(())
 }
 
 fn market(fields: &Fields<'_>) -> Result<MarketId, Refusal> {
@@ -605,6 +643,8 @@ mod tests {
     fn logged(line: &str) -> String {
         match parse(line.as_bytes()).unwrap().body {
             Body::Logged { topic } => topic.into(),
+            Body::Trade(trade) => trades_topic(&trade.market).to_string(),
+            Body::Message(message) => message_topic(&message.topic).to_string(),
             other => panic!("{other:?}"),
         }
     }

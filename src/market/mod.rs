@@ -7,3 +7,4 @@ pub mod checksum;
 pub mod event;
 pub mod fixed;
 pub mod orders;
+pub mod trade;

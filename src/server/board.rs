@@ -139,10 +139,11 @@ mod tests {
 
     use super::*;
     use crate::feeds::status::FeedKind;
+    use crate::store::LogReaders;
 
     #[test]
     fn whoever_follows_the_feeds_is_told_of_the_shutdown_before_their_tasks_end() {
-        let live = Live::new(Epoch(7), Box::new(|| 0), 16);
+        let live = Live::new(Epoch(7), Box::new(|| 0), 16, LogReaders::new("nowhere".as_ref(), 1));
         let statuses = FeedStatuses::new();
         statuses.register("files", FeedKind::Files);
         statuses.register("simulator", FeedKind::Simulator);

@@ -33,7 +33,7 @@ use crate::live::Live;
 use crate::market::admission::Admission;
 use crate::market::event::Micros;
 use crate::signals;
-use crate::store::{self, Store, StoreError};
+use crate::store::{self, LogReaders, MOST_READERS, Store, StoreError};
 
 /// How long the last closes, the feeds and the log may take after the drain.
 const STOP_DEADLINE: Duration = Duration::from_secs(15);
@@ -82,7 +82,8 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<(),
 
     let store = Store::open_with(&config.store.path, synchronous(config.store.synchronous))?;
     let journal = config.limits.journal_touches_per_market;
-    let live = Arc::new(Live::new(store.epoch(), Box::new(now), journal));
+    let log = LogReaders::new(&config.store.path, MOST_READERS);
+    let live = Arc::new(Live::new(store.epoch(), Box::new(now), journal, log));
 
     let source = AdminSource {
         readiness: readiness(stage.clone(), statuses.clone(), out_of_files.clone()),
@@ -147,7 +148,7 @@ async fn open_door(
     stop: &CancellationToken,
 ) -> Result<(Door, std::thread::JoinHandle<()>), ServeError> {
     let (applying, restoring) = (live.clone(), live.clone());
-    let (store, admission, recovered) = tokio::task::spawn_blocking(move || {
+    let (store, admission, mut recovered) = tokio::task::spawn_blocking(move || {
         let mut admission = Admission::default();
         let recovered = recovery::recover(
             &store,
@@ -159,6 +160,7 @@ async fn open_door(
     })
     .await
     .map_err(io::Error::other)??;
+    live.restore_topics(std::mem::take(&mut recovered.topics));
     tracing::info!(replayed = recovered.replayed, "the log is read");
     let (applying, asking) = (live.clone(), live.clone());
     let side = LiveSide {

@@ -1,6 +1,7 @@
 //! A response stream: the results of one operation key, resolved once and encoded once, for all
 //! operations that asked for the same. And the table of those that are open.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -55,6 +56,19 @@ pub enum Start {
     Refused(Bytes),
     /// Nothing can be merged and the log can't help: the connection is closed with 1013.
     TooSlow,
+}
+
+impl fmt::Debug for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ring { seen, next } => write!(f, "Ring {{ seen: {seen}, next: {next} }}"),
+            Self::Frames { frames, next } => write!(f, "Frames {{ {frames:?}, next: {next} }}"),
+            Self::Page(frames) => write!(f, "Page({frames:?})"),
+            Self::Later(_) => f.write_str("Later"),
+            Self::Refused(errors) => write!(f, "Refused({errors:?})"),
+            Self::TooSlow => f.write_str("TooSlow"),
+        }
+    }
 }
 
 /// How a stream tells one shard that it has news. A shard's own doorbell with the stream's place

@@ -36,7 +36,7 @@ impl Model {
                 Effect::Replace { market, levels } => (market, levels, true),
                 Effect::Change { market, levels } => (market, levels, false),
                 Effect::Order { update, levels } => (&update.order.market, levels, false),
-                Effect::None => continue,
+                Effect::Trade(_) | Effect::Message(_) | Effect::None => continue,
             };
             let (last, book) = self.books.entry(market.to_string()).or_default();
             assert!(*last < event.sequence, "a book's events come in order");

@@ -1,0 +1,417 @@
+//! Log topics over a real log: whoever joins, resumes or falls behind is told every event once, in
+//! order, whatever the rings still hold.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use spreadly_subscriptions::{Cursor, Frame, Meters, OperationKey, StreamLimits, Streams};
+
+use super::*;
+use crate::live::Live;
+use crate::live::frame::{LiveFrame, LogCursor, log_topics};
+use crate::market::admission::Admission;
+use crate::market::event::{Applied, parse, trades_topic};
+use crate::store::{LogReaders, NewEvent, Store};
+
+const MARKETS: [&str; 3] = ["A-B", "C-D", "E-F"];
+
+/// A hub without its threads: what the sequencer does is done by the test.
+struct Hub {
+    store: Store,
+    admission: Admission,
+    live: Arc<Live>,
+    streams: Streams,
+    encoded: Arc<AtomicU64>,
+    _folder: tempfile::TempDir,
+}
+
+impl Hub {
+    fn new(ring_bytes: usize) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.db");
+        let store = Store::open(&path).unwrap();
+        let log = LogReaders::new(&path, 2);
+        let live = Arc::new(Live::new(store.epoch(), Box::new(|| 9_000_000), 16, log));
+        let limits = StreamLimits { ring_bytes, ..StreamLimits::default() };
+        let streams = Streams::new(limits, Arc::new(Meters::default()));
+        let (admission, encoded) = (Admission::new(), Arc::default());
+        let mut hub = Self { store, admission, live, streams, encoded, _folder: folder };
+        for market in MARKETS {
+            hub.send(&format!(
+                r#"{{"kind":"market","market":"{market}","base":"A","quote":"B","priceDecimals":2,"sizeDecimals":1}}"#
+            ));
+        }
+        hub
+    }
+
+    fn send(&mut self, line: &str) -> u64 {
+        let event = parse(line.as_bytes()).unwrap();
+        let admitted = self.admission.admit(&event).unwrap();
+        let new = NewEvent { topic: admitted.topic, id: event.id, body: line.into(), order: None };
+        let sequence = self.store.append(&[new], &[], 1).unwrap()[0].unwrap();
+        let applied = Applied { sequence, time: event.time, effect: admitted.effect };
+        self.live.apply(&[applied]);
+        sequence
+    }
+
+    fn trade(&mut self, market: usize, size: u64) -> u64 {
+        let market = MARKETS[market];
+        self.send(&format!(
+            r#"{{"kind":"trade","market":"{market}","price":"1.5","size":"{size}","takerSide":"BUY"}}"#
+        ))
+    }
+
+    fn open(&self, markets: &[usize]) -> Arc<ResponseStream> {
+        let key = OperationKey {
+            document: format!("{markets:?}"),
+            operation_name: None,
+            variables: String::new(),
+            audience: String::new(),
+            cursor_extension: false,
+        };
+        let names = markets.iter().map(|market| trades_topic(MARKETS[*market])).collect();
+        let encoded = self.encoded.clone();
+        let encode: Encode = Box::new(move |frame| {
+            encoded.fetch_add(1, Ordering::Relaxed);
+            plain(frame)
+        });
+        let source = self.live.topic_source(names, encode);
+        self.streams.open(key, || Ok(source)).unwrap_or_else(|_| panic!("a stream opens"))
+    }
+}
+
+fn plain(frame: LiveFrame) -> Vec<u8> {
+    let LiveFrame::Log(frame) = frame else { panic!("{frame:?}") };
+    let items: Vec<_> = frame.items.iter().map(|item| item.sequence).collect();
+    let value = json!({
+        "topic": &*frame.topic, "sequence": frame.sequence, "previous": frame.previous,
+        "items": items, "cursor": frame.cursor.encode(), "state": frame.state,
+    });
+    value.to_string().into_bytes()
+}
+
+/// A client that believes nothing: keeps a chain a topic and what it was told.
+#[derive(Default)]
+struct Client {
+    chain: HashMap<String, u64>,
+    told: Vec<u64>,
+    cursor: Option<String>,
+    pages: usize,
+    /// The engine's share: where it reads on, what it was sent.
+    next: u64,
+    seen: u64,
+    largest: usize,
+}
+
+impl Client {
+    fn take(&mut self, frame: &Frame) {
+        let text = &frame.tail[..frame.tail.len() - 1];
+        let data: Value = serde_json::from_slice(text).unwrap();
+        let (topic, sequence) =
+            (data["topic"].as_str().unwrap(), data["sequence"].as_u64().unwrap());
+        let items: Vec<u64> = serde_json::from_value(data["items"].clone()).unwrap();
+        if let Some(previous) = data["previous"].as_u64() {
+            if let Some(known) = self.chain.get(topic) {
+                assert_eq!(previous, *known, "{data}");
+            }
+        } else {
+            assert!(self.told.is_empty() && items.is_empty(), "{data}");
+        }
+        assert_eq!(items.last().copied().unwrap_or(sequence), sequence, "{data}");
+        self.chain.insert(topic.to_owned(), sequence);
+        self.largest = self.largest.max(items.len());
+        self.told.extend(items);
+        self.cursor = Some(data["cursor"].as_str().unwrap().to_owned());
+        self.seen = frame.sequence;
+    }
+
+    /// What a connection does with a start, to the end of the ring. `between` runs while the log is
+    /// read and before what was read is used.
+    fn go_on(&mut self, stream: &ResponseStream, mut start: Start, between: &mut dyn FnMut()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        loop {
+            start = match start {
+                Start::Later(answer) => {
+                    let answer = runtime.block_on(answer);
+                    between();
+                    answer
+                }
+                Start::Page(frames) => {
+                    frames.iter().for_each(|frame| self.take(frame));
+                    self.pages += 1;
+                    stream.source().catch_up(stream, self.seen)
+                }
+                Start::Frames { frames, next } => {
+                    frames.iter().for_each(|frame| self.take(frame));
+                    self.next = next;
+                    break;
+                }
+                Start::Ring { seen, next } => {
+                    (self.seen, self.next) = (seen, next);
+                    break;
+                }
+                other => panic!("{other:?}"),
+            };
+        }
+        let mut frames = Vec::new();
+        if stream.read(self.next, usize::MAX, &mut frames) {
+            self.next += frames.len() as u64;
+            frames.iter().for_each(|frame| self.take(frame));
+        } else {
+            let start = stream.source().catch_up(stream, self.seen);
+            self.go_on(stream, start, between);
+        }
+    }
+
+    fn join(&mut self, stream: &ResponseStream, between: &mut dyn FnMut()) {
+        let start = stream.source().join(stream, self.cursor.clone().as_deref());
+        self.go_on(stream, start, between);
+    }
+
+    fn read_on(&mut self, stream: &ResponseStream) {
+        self.go_on(stream, Start::Ring { seen: self.seen, next: self.next }, &mut || {});
+    }
+}
+
+fn refusal(start: Start) -> Value {
+    match start {
+        Start::Refused(errors) => serde_json::from_slice::<Value>(&errors).unwrap()[0].clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn who_begins_now_is_told_where_each_topic_stands_and_then_every_event() {
+    let mut hub = Hub::new(1 << 20);
+    let first = hub.trade(0, 1);
+    let stream = hub.open(&[0, 1]);
+    let mut client = Client::default();
+    client.join(&stream, &mut || {});
+    let stands = HashMap::from([("trades:A-B".to_owned(), first), ("trades:C-D".to_owned(), 0)]);
+    assert_eq!((&client.chain, client.told.len()), (&stands, 0));
+    let told = [hub.trade(1, 1), hub.trade(0, 2), hub.trade(0, 3)];
+    hub.trade(2, 9);
+    client.read_on(&stream);
+    assert_eq!(client.told, told);
+}
+
+#[test]
+fn an_event_is_encoded_once_for_all_readers_and_a_crowds_page_too() {
+    let mut hub = Hub::new(1 << 20);
+    let stream = hub.open(&[0]);
+    let encoded = hub.encoded.clone();
+    let mut clients: Vec<_> = (0..50).map(|_| Client::default()).collect();
+    clients.iter_mut().for_each(|client| client.join(&stream, &mut || {}));
+    assert_eq!(encoded.load(Ordering::Relaxed), 1, "where the topic stands");
+    for size in 1..=10 {
+        hub.trade(0, size);
+    }
+    clients.iter_mut().for_each(|client| client.read_on(&stream));
+    assert!(clients.iter().all(|client| client.told.len() == 10));
+    assert_eq!(encoded.load(Ordering::Relaxed), 11);
+    let cursor =
+        LogCursor::decode(clients[0].cursor.as_ref().unwrap(), log_topics(&[trades_topic("A-B")]));
+    let mut begin = cursor.unwrap();
+    begin.position.sequence = 0;
+    for _ in 0..50 {
+        let mut late = Client { cursor: Some(begin.encode()), ..Client::default() };
+        // A stream of its own, so that no ring helps.
+        late.join(&hub.open(&[0, 0]), &mut || {});
+        assert_eq!((late.told.len(), late.pages, late.largest), (10, 1, 10));
+    }
+    assert_eq!(encoded.load(Ordering::Relaxed), 12, "ten events in one frame, once");
+}
+
+#[test]
+fn a_replay_of_many_pages_is_whole_while_events_come() {
+    let mut hub = Hub::new(4 << 10);
+    let mut all: Vec<_> = (0..2_000).map(|size| hub.trade(size as usize % 2, size + 1)).collect();
+    let stream = hub.open(&[0, 1]);
+    let topics = log_topics(&[trades_topic("A-B"), trades_topic("C-D")]);
+    let position = spreadly_subscriptions::Position { epoch: hub.store.epoch(), sequence: 0 };
+    let mut client =
+        Client { cursor: Some(LogCursor { topics, position }.encode()), ..Client::default() };
+    let mut size = 0;
+    client.join(&stream, &mut || {
+        if size < 40 {
+            size += 1;
+            all.push(hub.trade(size as usize % 2, size));
+        }
+    });
+    client.read_on(&stream);
+    assert_eq!(client.told, all);
+    assert!(client.pages >= 4, "{} pages", client.pages);
+}
+
+#[test]
+fn what_stands_in_the_log_and_was_not_pushed_yet_is_not_told_twice() {
+    let mut hub = Hub::new(1 << 20);
+    let topics = log_topics(&[trades_topic("A-B")]);
+    let position = spreadly_subscriptions::Position { epoch: hub.store.epoch(), sequence: 0 };
+    let mut told: Vec<_> = (1..=3).map(|size| hub.trade(0, size)).collect();
+    let stream = hub.open(&[0]);
+    // Between the commit and what follows it.
+    let line = r#"{"kind":"trade","market":"A-B","price":"1","size":"9"}"#;
+    let admitted = hub.admission.admit(&parse(line.as_bytes()).unwrap()).unwrap();
+    let new = NewEvent { topic: admitted.topic, id: None, body: line.into(), order: None };
+    let sequence = hub.store.append(&[new], &[], 1).unwrap()[0].unwrap();
+    let mut client =
+        Client { cursor: Some(LogCursor { topics, position }.encode()), ..Client::default() };
+    client.join(&stream, &mut || {});
+    assert_eq!(client.told, told);
+    hub.live.apply(&[Applied { sequence, time: None, effect: admitted.effect }]);
+    client.read_on(&stream);
+    told.push(sequence);
+    assert_eq!(client.told, told);
+}
+
+#[test]
+fn what_the_log_does_not_have_is_refused_with_the_place_that_was_asked_for() {
+    let mut hub = Hub::new(1 << 20);
+    let last = hub.trade(0, 1);
+    let stream = hub.open(&[0]);
+    let topics = log_topics(&[trades_topic("A-B")]);
+    let at = |epoch, sequence| {
+        let position = spreadly_subscriptions::Position { epoch, sequence };
+        LogCursor { topics, position }.encode()
+    };
+    let epoch = hub.store.epoch();
+    for cursor in [at(Epoch(epoch.0 ^ 1), last), at(epoch, last + 1)] {
+        let told = refusal(stream.source().join(&stream, Some(&cursor)));
+        assert_eq!(told["extensions"]["code"], "RESYNC_REQUIRED");
+        let asked = Cursor::decode(&cursor).unwrap().positions[0].1;
+        let requested = json!({
+            "epoch": asked.epoch.to_string(), "sequence": asked.sequence.to_string(),
+        });
+        assert_eq!(told["extensions"]["requested"], requested);
+        let floor = json!({ "epoch": epoch.to_string(), "sequence": "0" });
+        assert_eq!(told["extensions"]["floor"], floor);
+    }
+    let position = spreadly_subscriptions::Position { epoch, sequence: last };
+    let other = LogCursor { topics: log_topics(&[trades_topic("C-D")]), position }.encode();
+    for cursor in [other.as_str(), "nonsense"] {
+        let told = refusal(stream.source().join(&stream, Some(cursor)));
+        assert_eq!(told["extensions"]["code"], "BAD_REQUEST");
+    }
+}
+
+#[test]
+fn quiet_topics_beat_and_a_change_of_state_is_told_at_once() {
+    let mut hub = Hub::new(1 << 20);
+    let last = hub.trade(0, 1);
+    let stream = hub.open(&[0, 1]);
+    let frames = |from| {
+        let mut frames = Vec::new();
+        assert!(stream.read(from, usize::MAX, &mut frames));
+        let told = |frame: &Frame| -> Value {
+            serde_json::from_slice(&frame.tail[..frame.tail.len() - 1]).unwrap()
+        };
+        frames.iter().map(told).collect::<Vec<_>>()
+    };
+    for _ in 0..3 {
+        hub.live.heartbeat();
+    }
+    assert_eq!(stream.next_index(), 0);
+    hub.live.heartbeat();
+    let beats = frames(0);
+    let told: Vec<_> = beats
+        .iter()
+        .map(|beat| (beat["sequence"].as_u64(), beat["previous"].as_u64(), beat["state"].as_str()))
+        .collect();
+    assert_eq!(told, [(Some(last), Some(last), Some("LIVE")), (Some(0), Some(0), Some("LIVE"))]);
+    hub.live.set_feed_state(FeedState::Stale);
+    assert!(frames(2).iter().all(|beat| beat["state"] == "STALE"));
+    assert_eq!(stream.next_index(), 4);
+    // Who resumes at the end while the state is not live hears of it.
+    let mut client =
+        Client { cursor: beats[1]["cursor"].as_str().map(str::to_owned), ..Client::default() };
+    let start = stream.source().join(&stream, client.cursor.as_deref());
+    let Start::Frames { frames, .. } = &start else { panic!("{start:?}") };
+    assert_eq!(frames.len(), 2);
+    client.go_on(&stream, start, &mut || {});
+    hub.live.set_feed_state(FeedState::Live);
+    assert_eq!(stream.next_index(), 6);
+}
+
+#[test]
+fn nothing_is_kept_of_topics_that_nobody_published_to() {
+    let hub = Hub::new(1 << 20);
+    let names = |number: u32| vec![crate::market::event::message_topic(&format!("t{number}"))];
+    let mut streams = Vec::new();
+    for number in 0..100 {
+        let key = OperationKey {
+            document: number.to_string(),
+            operation_name: None,
+            variables: String::new(),
+            audience: String::new(),
+            cursor_extension: false,
+        };
+        let source = hub.live.topic_source(names(number), Box::new(plain));
+        streams.push(hub.streams.open(key, || Ok(source)).unwrap_or_else(|_| panic!()));
+    }
+    assert_eq!(hub.live.topics.lock().known(), 100);
+    for stream in streams {
+        stream.source().detach(&stream);
+    }
+    assert_eq!(hub.live.topics.lock().known(), 0);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Trade(usize),
+    /// This client reads what there is.
+    Read(usize),
+    /// This client comes back with its cursor.
+    Resume(usize),
+    Beat,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..3usize).prop_map(Step::Trade),
+        2 => (0..3usize).prop_map(Step::Read),
+        1 => (0..3usize).prop_map(Step::Resume),
+        1 => Just(Step::Beat),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whoever_follows_is_told_every_event_of_its_topics_once(
+        steps in prop::collection::vec(step(), 1..120),
+        ring_bytes in prop_oneof![Just(600usize), Just(2_000), Just(1 << 20)],
+    ) {
+        let mut hub = Hub::new(ring_bytes);
+        let followed: [&[usize]; 3] = [&[0], &[0, 1], &[0, 1, 2]];
+        let streams = followed.map(|markets| hub.open(markets));
+        let mut clients = [(); 3].map(|()| Client::default());
+        for (client, stream) in clients.iter_mut().zip(&streams) {
+            client.join(stream, &mut || {});
+        }
+        let mut all = Vec::new();
+        for (number, step) in steps.into_iter().enumerate() {
+            match step {
+                Step::Trade(market) => all.push((market, hub.trade(market, number as u64 + 1))),
+                Step::Read(one) => clients[one].read_on(&streams[one]),
+                Step::Resume(one) => clients[one].join(&streams[one], &mut || {
+                    if all.len() % 7 == 3 {
+                        all.push((0, hub.trade(0, 1)));
+                    }
+                }),
+                Step::Beat => hub.live.heartbeat(),
+            }
+        }
+        for ((client, stream), markets) in clients.iter_mut().zip(&streams).zip(followed) {
+            client.read_on(stream);
+            let expected: Vec<_> = all
+                .iter()
+                .filter(|(market, _)| markets.contains(market))
+                .map(|(_, sequence)| *sequence)
+                .collect();
+            prop_assert_eq!(&client.told, &expected);
+        }
+    }
+}
