@@ -16,3 +16,4 @@ mod protocol;
 mod restart;
 mod slow;
 mod terminal;
+mod topics;

@@ -397,6 +397,50 @@ mod tests {
     }
 
     #[test]
+    fn a_trade_is_at_its_markets_precision_or_refused_by_name() {
+        let mut admission = defined();
+        let trade = |price: &str, size: &str| {
+            format!(
+                r#"{{"kind":"trade","market":"A-B","id":"7","price":"{price}","size":"{size}","takerSide":"SELL"}}"#
+            )
+        };
+        let admitted = send(&mut admission, &trade("10.50", "3")).unwrap();
+        let expected = Trade {
+            market: "A-B".into(),
+            id: Some("7".into()),
+            price: 105,
+            size: 300,
+            price_decimals: 1,
+            size_decimals: 2,
+            taker_side: Some(Side::Sell),
+        };
+        assert_eq!(admitted.effect, Effect::Trade(Arc::new(expected)));
+        for (price, size, reason) in [
+            ("10.55", "1", "market A-B: price \"10.55\" has more than 1 decimals"),
+            ("10.5", "0.001", "market A-B: size \"0.001\" has more than 2 decimals"),
+            ("0.0", "1", "market A-B: price \"0.0\" must be above 0"),
+            ("1", "0", "market A-B: size \"0\" must be above 0"),
+        ] {
+            assert_eq!(send(&mut admission, &trade(price, size)), Err(reason.into()));
+        }
+        assert!(send(&mut admission, &define(2, 2)).is_err(), "trades are at its decimals too");
+    }
+
+    #[test]
+    fn a_generic_topic_too_many_is_refused_and_the_known_ones_go_on() {
+        let mut admission = Admission::new();
+        let message = |topic: usize| format!(r#"{{"kind":"message","topic":"t{topic}","data":1}}"#);
+        for topic in 1..MOST_TOPICS {
+            admission.settle_topic(&message_topic(&format!("t{topic}")));
+        }
+        assert!(send(&mut admission, &message(MOST_TOPICS)).is_ok());
+        let reason =
+            "100000 generic topics have events already: that is the most, publish to one of them";
+        assert_eq!(send(&mut admission, &message(0)), Err(reason.into()));
+        assert!(send(&mut admission, &message(7)).is_ok());
+    }
+
+    #[test]
     fn a_market_that_mixes_levels_and_orders_is_refused() {
         let order = r#"{"kind":"order.placed","market":"A-B","order":"o","side":"BUY","price":"1","size":"1"}"#;
         let mut by_levels = defined();

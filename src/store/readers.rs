@@ -109,7 +109,7 @@ mod tests {
         let _store = Store::open(&path).unwrap();
         runtime().block_on(async {
             let readers = LogReaders::new(&path, 1);
-            let (go, told) = mpsc::channel::<()>();
+            let (go, told) = mpsc::sync_channel::<()>(1);
             let first = tokio::spawn(readers.clone().now(move |_| {
                 told.recv().unwrap();
                 Ok(1)

@@ -1,0 +1,322 @@
+//! Trades and generic topics: every event once, in order, for whoever follows, whoever comes back
+//! over kills of the hub, and whoever reads too slowly.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::client::PATIENCE;
+use crate::harness::{Client, Hub, Seen, loud, market};
+
+const TRADES: &str = "market epoch sequence prevSequence cursor state lastEventAgeMs eventTime \
+    publishTime trades { id market price size takerSide time sequence }";
+const EVENTS: &str = "topic epoch sequence prevSequence cursor state lastEventAgeMs eventTime \
+    publishTime events { id topic data time sequence }";
+
+fn trades(markets: &[&str], after: Option<&str>) -> String {
+    let markets = json!(markets);
+    format!("subscription {{ trades(markets: {markets}{}) {{ {TRADES} }} }}", argument(after))
+}
+
+fn events(topic: &str, after: Option<&str>) -> String {
+    let topic = json!(topic);
+    format!("subscription {{ events(topic: {topic}{}) {{ {EVENTS} }} }}", argument(after))
+}
+
+fn argument(after: Option<&str>) -> String {
+    after.map_or(String::new(), |cursor| format!(r#", after: "{cursor}""#))
+}
+
+fn trade(market: &str, number: u64) -> String {
+    let side = if number.is_multiple_of(2) { "BUY" } else { "SELL" };
+    format!(
+        r#"{{"kind":"trade","market":"{market}","id":"{market}/{number}","price":"{}.5","size":"1","takerSide":"{side}","time":"{}"}}"#,
+        number + 1,
+        market::TIME
+    )
+}
+
+fn message(topic: &str, number: u64) -> String {
+    json!({"kind": "message", "topic": topic, "data": {"number": number}}).to_string()
+}
+
+/// A client's copy: a chain for each market or topic, and what was told in which order.
+#[derive(Debug, Default)]
+struct Told {
+    chain: HashMap<String, (String, String)>,
+    cursor: Option<String>,
+    items: Vec<Value>,
+    frames: u64,
+    /// Most items in one frame.
+    largest: usize,
+    states: Vec<String>,
+}
+
+impl Told {
+    /// Takes one frame; panics when it does not follow what came before of its topic.
+    fn take(&mut self, message: &Value) {
+        assert_eq!(message["type"], "next", "{message}");
+        assert!(message["payload"]["errors"].is_null(), "{message}");
+        let data = message["payload"]["data"].as_object().unwrap();
+        let frame = data.values().next().unwrap();
+        let text = |field: &str| frame[field].as_str().unwrap().to_owned();
+        let name = frame["market"].as_str().or(frame["topic"].as_str()).unwrap().to_owned();
+        let items = frame["trades"].as_array().or(frame["events"].as_array()).unwrap();
+        let position = (text("epoch"), text("sequence"));
+        match (frame["prevSequence"].as_str(), self.chain.get(&name)) {
+            (Some(previous), Some((epoch, seen))) => {
+                assert_eq!((epoch, &**seen), (&position.0, previous), "{frame}");
+            }
+            (Some(_), None) => panic!("a chain that begins in the middle: {frame}"),
+            (None, known) => assert!(known.is_none() && items.is_empty(), "{frame}"),
+        }
+        if let Some(last) = items.last() {
+            assert_eq!(last["sequence"], frame["sequence"], "{frame}");
+            assert_eq!(last["time"], frame["eventTime"], "{frame}");
+        } else {
+            let stands = frame["prevSequence"].is_null() || frame["prevSequence"] == position.1;
+            assert!(stands, "{frame}");
+        }
+        self.chain.insert(name, position);
+        self.cursor = Some(text("cursor"));
+        self.items.extend(items.iter().cloned());
+        self.frames += 1;
+        self.largest = self.largest.max(items.len());
+        self.states.push(text("state"));
+    }
+
+    async fn follow(&mut self, client: &mut Client, awaited: usize) {
+        let following = async {
+            while self.items.len() < awaited {
+                let message = client.message().await;
+                self.take(&message);
+            }
+        };
+        let done = tokio::time::timeout(PATIENCE, following).await;
+        assert!(done.is_ok(), "{} of {awaited} items came", self.items.len());
+    }
+
+    fn ids(&self) -> Vec<&str> {
+        self.items.iter().map(|item| item["id"].as_str().unwrap()).collect()
+    }
+}
+
+/// A counter or gauge of `/metrics`.
+fn metric(hub: &Hub, name: &str) -> u64 {
+    let (_, page) = hub.admin_page("/metrics");
+    let line = page.lines().find(|line| line.starts_with(&format!("spreadly_{name} ")));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap()
+}
+
+/// A hub that knows these markets.
+async fn knowing(markets: &[&str], settings: &[&str]) -> Hub {
+    let hub = Hub::start_with(settings);
+    for market in markets {
+        hub.append_lines("markets.ndjson", &market::beginning(market));
+    }
+    for market in markets {
+        Client::knowing(hub.address(), market).await;
+    }
+    hub
+}
+
+#[tokio::test]
+async fn trades_of_several_markets_come_on_one_operation_each_with_its_own_chain() {
+    let hub = knowing(&["XBT-USD", "ERG-USD"], &[]).await;
+    let mut client = Client::connected(hub.address()).await;
+    client.subscribe("t", &trades(&["XBT-USD", "ERG-USD", "XBT-USD"], None)).await;
+    let mut told = Told::default();
+    for _ in 0..2 {
+        told.take(&client.message().await);
+    }
+    assert_eq!((told.chain.len(), told.items.len()), (2, 0), "where each market stands, once");
+    let lines: Vec<_> = (0..50).flat_map(|n| [trade("XBT-USD", n), trade("ERG-USD", n)]).collect();
+    hub.append_lines("trades.ndjson", &lines);
+    told.follow(&mut client, 100).await;
+    let first = json!({
+        "id": "XBT-USD/0", "market": "XBT-USD", "price": "1.5", "size": "1.00000000",
+        "takerSide": "BUY", "time": "2026-01-01T00:00:00.000000Z",
+        "sequence": told.items[0]["sequence"],
+    });
+    assert_eq!(told.items[0], first);
+    let expected: Vec<_> =
+        (0..50).flat_map(|n| [format!("XBT-USD/{n}"), format!("ERG-USD/{n}")]).collect();
+    assert_eq!(told.ids(), expected);
+}
+
+#[tokio::test]
+async fn an_event_is_resolved_and_encoded_once_for_all_who_ask_for_the_same() {
+    let hub = knowing(&["XBT-USD"], &[]).await;
+    let mut clients = Vec::new();
+    for number in 0..40 {
+        let mut client = Client::connected(hub.address()).await;
+        // The same document laid out otherwise, half of them.
+        let query = trades(&["XBT-USD"], None);
+        let query = if number % 2 == 0 { query } else { query.replace(' ', "\n ") };
+        client.subscribe("t", &query).await;
+        let mut told = Told::default();
+        told.take(&client.message().await);
+        clients.push((client, told));
+    }
+    let before = metric(&hub, "frames_published_total");
+    let lines: Vec<_> = (0..100).map(|n| trade("XBT-USD", n)).collect();
+    hub.append_lines("trades.ndjson", &lines);
+    for (client, told) in &mut clients {
+        told.follow(client, 100).await;
+    }
+    let beats: u64 = clients.iter().map(|(_, told)| told.frames - 101).max().unwrap();
+    let published = metric(&hub, "frames_published_total") - before;
+    assert!((100..=100 + beats + 1).contains(&published), "{published} with {beats} heartbeats");
+    assert_eq!(metric(&hub, "response_streams_open"), 1);
+}
+
+/// Follows over every cut until `awaited` items came; how often it had to resume.
+async fn follow_through(
+    address: std::net::SocketAddr,
+    query: impl Fn(Option<&str>) -> String,
+    awaited: usize,
+) -> (Told, usize) {
+    let (mut told, mut resumed) = (Told::default(), 0);
+    let mut client = Client::reconnected(address).await;
+    client.try_subscribe("s", &query(None)).await;
+    while told.items.len() < awaited {
+        match client.seen().await {
+            Seen::Message(message) if message["type"] == "ping" => {
+                client.try_send(json!({"type": "pong"})).await;
+            }
+            Seen::Message(message) => told.take(&message),
+            Seen::Closed(..) | Seen::Cut => {
+                client = Client::reconnected(address).await;
+                client.try_subscribe("s", &query(told.cursor.as_deref())).await;
+                resumed += 1;
+            }
+        }
+    }
+    (told, resumed)
+}
+
+const KILLS: usize = 5;
+const STEPS: u64 = 400;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn trades_and_events_go_on_behind_a_cursor_whenever_the_hub_is_killed() {
+    let mut hub = knowing(&["XBT-USD", "ERG-USD"], &[]).await;
+    let address = hub.address();
+    let (one, both, news) = (STEPS as usize, 2 * STEPS as usize, STEPS as usize);
+    let following = [
+        tokio::spawn(follow_through(address, |after| trades(&["XBT-USD"], after), one)),
+        tokio::spawn(follow_through(address, |after| trades(&["ERG-USD", "XBT-USD"], after), both)),
+        tokio::spawn(follow_through(address, |after| events("news", after), news)),
+    ];
+    // Everyone stands at the beginning before the first line is written.
+    while metric(&hub, "readers_open") < 3 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    for part in 0..KILLS as u64 {
+        let size = STEPS / KILLS as u64;
+        let (half, end) = (part * size + size / 2, (part + 1) * size);
+        let lines = |from, to| -> Vec<String> {
+            (from..to)
+                .flat_map(|n| [trade("XBT-USD", n), trade("ERG-USD", n), message("news", n)])
+                .collect()
+        };
+        hub.append_lines("all.ndjson", &lines(part * size, half));
+        tokio::time::sleep(Duration::from_millis(20 * part)).await;
+        hub.kill9();
+        hub.append_lines("all.ndjson", &lines(half, end));
+        hub = tokio::task::spawn_blocking(move || {
+            hub.restart();
+            hub
+        })
+        .await
+        .unwrap();
+    }
+    let mut resumes = 0;
+    let mut all = Vec::new();
+    for client in following {
+        let done = tokio::time::timeout(PATIENCE, client).await.expect("it has it all").unwrap();
+        resumes += done.1;
+        all.push(done.0);
+    }
+    let xbt: Vec<_> = (0..STEPS).map(|n| format!("XBT-USD/{n}")).collect();
+    assert_eq!(all[0].ids(), xbt);
+    let each: Vec<_> =
+        (0..STEPS).flat_map(|n| [format!("XBT-USD/{n}"), format!("ERG-USD/{n}")]).collect();
+    assert_eq!(all[1].ids(), each);
+    let numbers: Vec<_> = all[2].items.iter().map(|item| item["data"]["number"].as_u64()).collect();
+    assert_eq!(numbers, (0..STEPS).map(Some).collect::<Vec<_>>());
+    let largest = all.iter().map(|told| told.largest).max().unwrap();
+    loud::say(&format!("{KILLS} kills, {resumes} resumes, up to {largest} items in a frame"));
+    assert!(resumes >= 3, "nobody had to resume: this has proven nothing");
+    assert!(largest > 1, "nothing was replayed: this has proven nothing");
+}
+
+#[tokio::test]
+async fn a_reader_of_trades_that_sleeps_is_given_every_one_and_the_one_beside_it_too() {
+    let settings = [
+        "limits.ring_bytes_per_topic=65536",
+        "server.send_buffer_bytes=65536",
+        "limits.writer_stall_ms=60000",
+    ];
+    let hub = knowing(&["XBT-USD"], &settings).await;
+    let mut sleeper = Client::connected(hub.address()).await;
+    let mut reader = Client::connected(hub.address()).await;
+    let (mut late, mut told) = (Told::default(), Told::default());
+    for (client, told) in [(&mut sleeper, &mut late), (&mut reader, &mut told)] {
+        client.subscribe("t", &trades(&["XBT-USD"], None)).await;
+        told.take(&client.message().await);
+    }
+    let most = 20_000;
+    for first in (0..most).step_by(500) {
+        let lines: Vec<_> = (first..first + 500).map(|n| trade("XBT-USD", n)).collect();
+        hub.append_lines("trades.ndjson", &lines);
+        told.follow(&mut reader, first as usize + 500).await;
+    }
+    late.follow(&mut sleeper, most as usize).await;
+    let expected: Vec<_> = (0..most).map(|n| format!("XBT-USD/{n}")).collect();
+    assert_eq!(told.ids(), expected);
+    assert_eq!(late.ids(), expected);
+    let pages = metric(&hub, "replayed_pages_total");
+    loud::say(&format!(
+        "asleep for {most} trades: {pages} pages, up to {} in a frame",
+        late.largest
+    ));
+    assert!(pages > 0 && late.largest > 1, "it never fell behind: this has proven nothing");
+}
+
+#[tokio::test]
+async fn what_can_not_be_followed_is_told_apart() {
+    let hub = knowing(&["XBT-USD"], &[]).await;
+    let mut client = Client::connected(hub.address()).await;
+    let many: Vec<_> = (0..101).map(|n| format!("M-{n}")).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    let cases = [
+        (trades(&["NO-SUCH"], None), "NOT_FOUND"),
+        (trades(&[], None), "VALIDATION_FAILED"),
+        (trades(&many, None), "LIMIT_EXCEEDED"),
+        (trades(&["XBT-USD"], Some("nonsense")), "BAD_REQUEST"),
+        (events("", None), "VALIDATION_FAILED"),
+        (events(&"x".repeat(129), None), "VALIDATION_FAILED"),
+        (events("a\u{0}b", None), "VALIDATION_FAILED"),
+    ];
+    for (query, code) in cases {
+        client.subscribe("x", &query).await;
+        let error = client.message().await;
+        assert_eq!(error["type"], "error", "{query}: {error}");
+        assert_eq!(error["payload"][0]["extensions"]["code"], code, "{query}");
+    }
+    // A topic's name is data: whatever it holds, it is itself and nothing else.
+    for name in ["it's", "a\"b", "a%_\\", "ünï—☃", "x; DROP TABLE events"] {
+        client.subscribe("n", &events(name, None)).await;
+        let mut told = Told::default();
+        told.take(&client.message().await);
+        hub.append_lines("names.ndjson", &[message(&format!("{name}!"), 1), message(name, 2)]);
+        told.follow(&mut client, 1).await;
+        assert_eq!(
+            (&told.items[0]["topic"], &told.items[0]["data"]["number"]),
+            (&json!(name), &json!(2))
+        );
+        client.send(json!({"type": "complete", "id": "n"})).await;
+    }
+}
