@@ -150,3 +150,9 @@ async fn urql_queries_over_http_and_resumes_by_itself_after_the_hub_was_killed()
 async fn the_stock_python_client_resumes_after_the_hub_was_killed() {
     a_cut_is_survived_with_a_whole_chain(python()).await;
 }
+
+#[tokio::test]
+async fn the_client_of_the_older_protocol_resumes_after_the_hub_was_killed() {
+    let script = node("subscriptions_transport_ws.mjs", "subscriptions-transport-ws");
+    a_cut_is_survived_with_a_whole_chain(script).await;
+}

@@ -418,8 +418,14 @@ async fn a_request_that_is_no_websocket_does_not_end_the_hub() {
 }
 
 #[tokio::test]
-async fn a_client_of_the_legacy_protocol_alone_is_told_4406() {
+async fn a_client_of_the_legacy_protocol_alone_is_served_in_it() {
     let hub = Hub::start();
-    let mut client = client::open_without_protocol(hub.address(), Some(LEGACY)).await;
-    assert_eq!(client.close_code().await, 4406);
+    let mut client = Client::opened_as(hub.address(), LEGACY).await;
+    client.send(json!({"type": "connection_init"})).await;
+    assert_eq!(client.message().await["type"], "connection_ack");
+    assert_eq!(client.message().await["type"], "ka");
+    let payload = json!({"query": TYPENAME});
+    client.send(json!({"type": "start", "id": "1", "payload": payload})).await;
+    assert_eq!(client.message().await["type"], "data");
+    assert_eq!(client.message().await["type"], "complete");
 }

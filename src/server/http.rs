@@ -16,8 +16,9 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use serde_json::json;
+use spreadly_subscriptions::dialect::GRAPHQL_WS;
 use spreadly_subscriptions::protocol::GRAPHQL_TRANSPORT_WS;
-use spreadly_subscriptions::{CloseCode, Execution, Executor, Opening, Shard};
+use spreadly_subscriptions::{CloseCode, Dialect, Execution, Executor, Opening, Shard};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -167,14 +168,16 @@ impl<E: Executor> Http<E> {
             Ok(place) => place,
             Err(current) => return too_many_sockets(self.config.sockets_per_address, current),
         };
-        let common = offers(headers, GRAPHQL_TRANSPORT_WS);
-        let opening = if common {
-            Opening::GraphqlTransportWs
-        } else {
-            Opening::Refuse {
+        let agreed =
+            [(GRAPHQL_TRANSPORT_WS, Dialect::TransportWs), (GRAPHQL_WS, Dialect::LegacyWs)]
+                .into_iter()
+                .find(|(name, _)| offers(headers, name));
+        let opening = match agreed {
+            Some((_, dialect)) => Opening::Speak(dialect),
+            None => Opening::Refuse {
                 code: CloseCode::NoSubprotocol,
                 reason: "Subprotocol not acceptable: offer graphql-transport-ws",
-            }
+            },
         };
         let upgrade = hyper::upgrade::on(&mut request);
         let http = self.clone();
@@ -196,8 +199,8 @@ impl<E: Executor> Http<E> {
         if let Ok(accept) = derive_accept_key(key.as_bytes()).try_into() {
             headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
         }
-        if common {
-            let name = HeaderValue::from_static(GRAPHQL_TRANSPORT_WS);
+        if let Some((name, _)) = agreed {
+            let name = HeaderValue::from_static(name);
             headers.insert(header::SEC_WEBSOCKET_PROTOCOL, name);
         }
         reply

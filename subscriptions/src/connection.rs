@@ -227,7 +227,10 @@ impl<S: Socket, E: Executor> Connection<S, E> {
     /// Before its first turn: what came with the upgrade, or why there is nothing to come.
     pub(crate) fn open(&mut self, opening: Opening, early: &[u8], shard: &Shard<S, E>) {
         match opening {
-            Opening::GraphqlTransportWs => self.digest(early, shard),
+            Opening::Speak(dialect) => {
+                self.session.speak(dialect);
+                self.digest(early, shard);
+            }
             Opening::Refuse { code, reason } => self.close(code, reason, shard),
         }
     }
@@ -323,14 +326,25 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             Decision::Nothing => {}
             Decision::Reply(message) => protocol::text_frame(&message, &mut self.replies),
             Decision::Close { code, reason } => self.close(code, &reason, shard),
-            Decision::End { operation } => self.stop(operation.slot, shard),
+            Decision::End { operation, answer } => {
+                self.stop(operation.slot, shard);
+                if let Some(answer) = answer {
+                    protocol::text_frame(&answer, &mut self.replies);
+                }
+            }
             Decision::Judge(payload) => match shard.executor.init(payload.as_ref()) {
                 Ok(principal) => {
                     self.principal = Some(principal);
                     self.codec.allow(shard.limits.message_bytes);
                     protocol::text_frame(self.session.accept(), &mut self.replies);
+                    self.keep_alive();
                 }
-                Err(refused) => self.close(CloseCode::Forbidden, &refused.reason, shard),
+                Err(refused) => {
+                    if let Some(message) = self.session.dialect().rejection(&refused.reason) {
+                        protocol::text_frame(&message, &mut self.replies);
+                    }
+                    self.close(CloseCode::Forbidden, &refused.reason, shard);
+                }
             },
             Decision::Begin { operation, request } => {
                 let Some(principal) = &self.principal else {
@@ -339,6 +353,13 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 let execution = shard.executor.execute(request, principal);
                 self.begin(operation, execution, shard);
             }
+        }
+    }
+
+    /// Says that we live, to a client that doesn't see a WebSocket's own pings.
+    fn keep_alive(&mut self) {
+        if let Some(message) = self.session.dialect().keep_alive() {
+            protocol::text_frame(message, &mut self.replies);
         }
     }
 
@@ -359,7 +380,8 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 let Some(id) = self.session.streams(operation) else {
                     return shard.give_back(&stream);
                 };
-                let seat = shard.join(&stream, self.own.clone(), operation.slot, &id);
+                let dialect = self.session.dialect();
+                let seat = shard.join(&stream, self.own.clone(), operation.slot, &id, dialect);
                 self.waiting.push_back(operation.slot);
                 Work::Stream(Reading {
                     stream,
@@ -388,7 +410,8 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         };
         self.work[operation.slot as usize] = None;
         self.clear = false;
-        protocol::next_prefix(id.as_bytes(), result.len() + 1, &mut self.replies);
+        let dialect = self.session.dialect();
+        protocol::next_prefix(dialect, id.as_bytes(), result.len() + 1, &mut self.replies);
         self.replies.extend_from_slice(result);
         self.replies.push(b'}');
         protocol::text_frame(&complete, &mut self.replies);
@@ -470,6 +493,9 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         } else if passed(self.pinged, limits.ping_interval) {
             self.pinged = now;
             self.replies.extend_from_slice(protocol::PING_FRAME);
+            if self.principal.is_some() {
+                self.keep_alive();
+            }
         } else {
             return;
         }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::dialect::Dialect;
 use crate::limits::Limits;
-use crate::protocol::{self, ClientMessage};
+use crate::protocol::ClientMessage;
 use crate::session::{Decision, OperationRef, Session};
 
 /// Small, so that a short input reaches them.
@@ -22,9 +23,11 @@ fn limits() -> Limits {
     }
 }
 
-/// Runs what the bytes say. Panics where the session breaks its word.
+/// Runs what the bytes say; the first one's highest bit chooses the dialect. Panics where the
+/// session breaks its word.
 pub fn fuzz_session(data: &[u8]) {
-    let mut run = Run::new();
+    let legacy = data.first().is_some_and(|first| first & 0x80 != 0);
+    let mut run = Run::new(if legacy { Dialect::LegacyWs } else { Dialect::TransportWs });
     let mut rest = data;
     while let [step, tail @ ..] = rest {
         rest = run.step(*step, tail);
@@ -44,9 +47,10 @@ struct Run {
 }
 
 impl Run {
-    fn new() -> Self {
+    fn new(dialect: Dialect) -> Self {
         let (limits, now) = (limits(), Instant::now());
-        let session = Session::new(&limits, now);
+        let mut session = Session::new(&limits, now);
+        session.speak(dialect);
         let (judging, alive, begun) = (false, HashMap::new(), Vec::new());
         Self { session, limits, now, judging, alive, begun }
     }
@@ -59,6 +63,10 @@ impl Run {
         };
         // Some ids need escapes in JSON.
         let id = ["a", "b", "\\\"", "\\u0000", "é", "a ", "1", "\\\\"][usize::from(argument % 8)];
+        let (begin, end) = match self.session.dialect() {
+            Dialect::TransportWs => ("subscribe", "complete"),
+            Dialect::LegacyWs => ("start", "stop"),
+        };
         match step % 10 {
             0 => {
                 let (text, behind) = behind.split_at(behind.len().min(usize::from(argument)));
@@ -67,9 +75,9 @@ impl Run {
             }
             1 => self.receive(r#"{"type":"connection_init"}"#),
             2 | 3 => self.receive(&format!(
-                r#"{{"type":"subscribe","id":"{id}","payload":{{"query":"{{x}}"}}}}"#
+                r#"{{"type":"{begin}","id":"{id}","payload":{{"query":"{{x}}"}}}}"#
             )),
-            4 => self.receive(&format!(r#"{{"type":"complete","id":"{id}"}}"#)),
+            4 => self.receive(&format!(r#"{{"type":"{end}","id":"{id}"}}"#)),
             5 if self.judging => {
                 self.judging = false;
                 self.session.accept();
@@ -87,7 +95,7 @@ impl Run {
 
     fn receive(&mut self, text: &str) {
         let decision = self.session.receive(text, &self.limits, self.now);
-        let message = protocol::parse(text);
+        let message = self.session.dialect().parse(text);
         match decision {
             Decision::Begin { operation, .. } => {
                 let Ok(ClientMessage::Subscribe { id, .. }) = message else {
@@ -98,7 +106,8 @@ impl Run {
                 let before = self.alive.insert(id.to_string(), (operation, true));
                 assert!(before.is_none(), "{id} was alive");
             }
-            Decision::End { operation } => {
+            Decision::End { operation, answer } => {
+                assert_eq!(answer.is_some(), self.session.dialect() == Dialect::LegacyWs);
                 let Ok(ClientMessage::Complete { id }) = message else {
                     panic!("ended without a complete: {text}");
                 };
@@ -164,7 +173,7 @@ mod tests {
     /// So that neither a limit nor a late result was only never met.
     #[test]
     fn the_steps_reach_every_limit_and_late_results() {
-        let mut run = Run::new();
+        let mut run = Run::new(Dialect::TransportWs);
         let mut go = |bytes: &[u8]| {
             let mut rest = bytes;
             while let [step, tail @ ..] = rest {
@@ -182,9 +191,11 @@ mod tests {
     proptest! {
         #[test]
         fn a_session_keeps_its_word_whatever_is_done_in_whatever_order(
+            legacy in any::<bool>(),
             steps in prop::collection::vec((0u8..10, any::<u8>(), ".{0,8}"), 0..200),
         ) {
-            let mut data = vec![1, 0, 5, 0];
+            // 131 is the step 1 too.
+            let mut data = vec![if legacy { 131 } else { 1 }, 0, 5, 0];
             for (step, argument, text) in steps {
                 match step {
                     0 => {

@@ -4,6 +4,7 @@
 
 mod codec;
 mod connection;
+pub mod dialect;
 pub mod executor;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -18,6 +19,7 @@ pub mod shard;
 pub mod stream;
 
 pub use connection::{Guard, Socket};
+pub use dialect::Dialect;
 pub use executor::{Execution, Executor, InitRefused, Request};
 pub use key::OperationKey;
 pub use limits::Limits;

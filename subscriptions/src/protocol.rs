@@ -1,9 +1,11 @@
 //! The messages of `graphql-transport-ws`, as the protocol document of the graphql-ws project has
-//! them: text to [`ClientMessage`], and what we say to bytes. No state here.
+//! them: text to [`ClientMessage`], and what we say to bytes. No state here. What the older
+//! subprotocol has otherwise is in [`crate::dialect`].
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
+use crate::dialect::Dialect;
 use crate::executor::Request;
 use crate::limits::{CLOSE_REASON_BYTES, OPERATION_ID_BYTES};
 
@@ -13,6 +15,8 @@ pub const GRAPHQL_TRANSPORT_WS: &str = "graphql-transport-ws";
 /// Codes we close with. Part of the contract: stock clients decide by them whether to come back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CloseCode {
+    /// 1000: the client said that it is done.
+    Done,
     /// 1002: broken WebSocket framing.
     ProtocolError,
     /// 1007: text that is not UTF-8.
@@ -40,7 +44,8 @@ pub enum CloseCode {
 }
 
 impl CloseCode {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
+        Self::Done,
         Self::ProtocolError,
         Self::InvalidText,
         Self::TooLarge,
@@ -57,6 +62,7 @@ impl CloseCode {
 
     pub fn number(self) -> u16 {
         match self {
+            Self::Done => 1000,
             Self::ProtocolError => 1002,
             Self::InvalidText => 1007,
             Self::TooLarge => 1009,
@@ -79,41 +85,64 @@ pub(crate) enum ClientMessage {
     Init(Option<Map<String, Value>>),
     Ping(Option<Map<String, Value>>),
     Pong,
-    Subscribe { id: String, request: Request },
-    Complete { id: String },
+    Subscribe {
+        id: String,
+        request: Request,
+    },
+    Complete {
+        id: String,
+    },
+    /// The legacy protocol's way of hanging up.
+    Terminate,
 }
 
-/// Reads one message. The error is the reason of the 4400.
-pub(crate) fn parse(text: &str) -> Result<ClientMessage, &'static str> {
+/// A message's type and the rest of it, in either dialect.
+pub(crate) fn object(text: &str) -> Result<(String, Map<String, Value>), &'static str> {
     let Ok(Value::Object(mut message)) = serde_json::from_str(text) else {
         return Err("Message is not a JSON object");
     };
-    let Some(Value::String(kind)) = message.remove("type") else {
-        return Err("Message needs a 'type' that is a string");
-    };
-    let payload = message.remove("payload");
-    let optional = |payload| match payload {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Object(map)) => Ok(Some(map)),
-        Some(_) => Err("Message 'payload' must be an object"),
-    };
-    match kind.as_str() {
-        "connection_init" => Ok(ClientMessage::Init(optional(payload)?)),
-        "ping" => Ok(ClientMessage::Ping(optional(payload)?)),
-        "pong" => optional(payload).map(|_| ClientMessage::Pong),
-        "subscribe" => {
-            let id = id_of(&mut message)?;
-            let Some(Value::Object(payload)) = payload else {
-                return Err("Subscribe needs a 'payload' that is an object");
-            };
-            Ok(ClientMessage::Subscribe { id, request: request_of(payload)? })
-        }
+    match message.remove("type") {
+        Some(Value::String(kind)) => Ok((kind, message)),
+        _ => Err("Message needs a 'type' that is a string"),
+    }
+}
+
+/// A message of `graphql-transport-ws`. The error is the reason of the 4400.
+pub(crate) fn parse(
+    kind: &str,
+    mut message: Map<String, Value>,
+) -> Result<ClientMessage, &'static str> {
+    match kind {
+        "connection_init" => init(message),
+        "ping" => Ok(ClientMessage::Ping(payload_of(message)?)),
+        "pong" => payload_of(message).map(|_| ClientMessage::Pong),
+        "subscribe" => subscribe(message),
         "complete" => Ok(ClientMessage::Complete { id: id_of(&mut message)? }),
         _ => Err("Message has an unknown 'type'"),
     }
 }
 
-fn id_of(message: &mut Map<String, Value>) -> Result<String, &'static str> {
+pub(crate) fn init(message: Map<String, Value>) -> Result<ClientMessage, &'static str> {
+    Ok(ClientMessage::Init(payload_of(message)?))
+}
+
+pub(crate) fn subscribe(mut message: Map<String, Value>) -> Result<ClientMessage, &'static str> {
+    let id = id_of(&mut message)?;
+    let Some(Value::Object(payload)) = message.remove("payload") else {
+        return Err("Subscribe needs a 'payload' that is an object");
+    };
+    Ok(ClientMessage::Subscribe { id, request: request_of(payload)? })
+}
+
+fn payload_of(mut message: Map<String, Value>) -> Result<Option<Map<String, Value>>, &'static str> {
+    match message.remove("payload") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(map)) => Ok(Some(map)),
+        Some(_) => Err("Message 'payload' must be an object"),
+    }
+}
+
+pub(crate) fn id_of(message: &mut Map<String, Value>) -> Result<String, &'static str> {
     match message.remove("id") {
         Some(Value::String(id)) if id.is_empty() => Err("Message 'id' must not be empty"),
         Some(Value::String(id)) if id.len() > OPERATION_ID_BYTES => {
@@ -171,21 +200,22 @@ pub(crate) fn complete(id: &str) -> Vec<u8> {
 
 /// What stands before a shared payload; the payload brings the closing brace (see `Frame::tail`).
 const NEXT_BEFORE_ID: &[u8] = br#"{"id":"#;
-const NEXT_AFTER_ID: &[u8] = br#","type":"next","payload":"#;
+/// Longest of what stands behind the id.
+const AFTER_ID_BYTES: usize = 32;
 
-/// Appends the WebSocket header and the client-specific start of a `next` message whose rest is
+/// Appends the WebSocket header and the client-specific start of a result's message whose rest is
 /// `tail_bytes` long.
-pub(crate) fn next_prefix(id: &[u8], tail_bytes: usize, into: &mut Vec<u8>) {
-    text_header(NEXT_BEFORE_ID.len() + id.len() + NEXT_AFTER_ID.len() + tail_bytes, into);
+pub(crate) fn next_prefix(dialect: Dialect, id: &[u8], tail_bytes: usize, into: &mut Vec<u8>) {
+    let after_id = dialect.after_id();
+    text_header(NEXT_BEFORE_ID.len() + id.len() + after_id.len() + tail_bytes, into);
     into.extend_from_slice(NEXT_BEFORE_ID);
     into.extend_from_slice(id);
-    into.extend_from_slice(NEXT_AFTER_ID);
+    into.extend_from_slice(after_id);
 }
 
 /// Room before a payload for any prefix: header, fixed text, and an id in which every byte had to
 /// be escaped as `\u00XX`.
-const HEADROOM: usize =
-    10 + NEXT_BEFORE_ID.len() + (OPERATION_ID_BYTES * 6 + 2) + NEXT_AFTER_ID.len();
+const HEADROOM: usize = 10 + NEXT_BEFORE_ID.len() + (OPERATION_ID_BYTES * 6 + 2) + AFTER_ID_BYTES;
 
 /// One payload with room before it, so that each reader's prefix is written in front of it and both
 /// leave as one piece. The payload is copied once, however many readers there are.
@@ -199,7 +229,7 @@ pub(crate) struct Contiguous {
 
 impl Contiguous {
     /// The whole message: prefix and payload.
-    pub(crate) fn message(&mut self, id: &[u8], tail: &Bytes) -> &[u8] {
+    pub(crate) fn message(&mut self, dialect: Dialect, id: &[u8], tail: &Bytes) -> &[u8] {
         if self.tail.as_ptr() != tail.as_ptr() || self.tail.len() != tail.len() {
             self.bytes.resize(HEADROOM, 0);
             self.bytes.truncate(HEADROOM);
@@ -207,7 +237,7 @@ impl Contiguous {
             self.tail = tail.clone();
         }
         self.prefix.clear();
-        next_prefix(id, tail.len(), &mut self.prefix);
+        next_prefix(dialect, id, tail.len(), &mut self.prefix);
         let start = HEADROOM - self.prefix.len();
         self.bytes[start..HEADROOM].copy_from_slice(&self.prefix);
         &self.bytes[start..]
@@ -255,6 +285,10 @@ pub(crate) fn close_frame(code: CloseCode, reason: &str, into: &mut Vec<u8>) {
 mod tests {
     use super::*;
 
+    fn read(text: &str) -> Result<ClientMessage, &'static str> {
+        Dialect::TransportWs.parse(text)
+    }
+
     #[test]
     fn each_malformed_message_has_its_reason() {
         let cases = [
@@ -282,17 +316,17 @@ mod tests {
             ),
         ];
         for (text, reason) in cases {
-            assert_eq!(parse(text).err(), Some(reason), "{text}");
+            assert_eq!(read(text).err(), Some(reason), "{text}");
             assert!(reason.len() <= CLOSE_REASON_BYTES);
         }
         let long = format!(r#"{{"type":"complete","id":"{}"}}"#, "x".repeat(129));
-        assert_eq!(parse(&long).err(), Some("Message 'id' is longer than 128 bytes"));
+        assert_eq!(read(&long).err(), Some("Message 'id' is longer than 128 bytes"));
     }
 
     #[test]
     fn a_hundred_thousand_nested_brackets_are_refused_without_a_stack_overflow() {
         let text = format!(r#"{{"type":"ping","payload":{}"#, "[".repeat(100_000));
-        assert_eq!(parse(&text).err(), Some("Message is not a JSON object"));
+        assert_eq!(read(&text).err(), Some("Message is not a JSON object"));
     }
 
     #[test]
@@ -300,11 +334,17 @@ mod tests {
         let mut contiguous = Contiguous::default();
         let worst = Value::from("\u{1}".repeat(OPERATION_ID_BYTES)).to_string();
         for tail in [100, 40_000, 70_000].map(|length| Bytes::from(vec![b'x'; length])) {
-            for id in ["\"1\"", worst.as_str(), "\"22\""] {
+            for (dialect, id) in [
+                (Dialect::TransportWs, "\"1\""),
+                (Dialect::LegacyWs, worst.as_str()),
+                (Dialect::TransportWs, worst.as_str()),
+                (Dialect::LegacyWs, "\"22\""),
+            ] {
                 let mut expected = Vec::new();
-                next_prefix(id.as_bytes(), tail.len(), &mut expected);
+                next_prefix(dialect, id.as_bytes(), tail.len(), &mut expected);
                 expected.extend_from_slice(&tail);
-                assert_eq!(contiguous.message(id.as_bytes(), &tail), expected.as_slice());
+                let message = contiguous.message(dialect, id.as_bytes(), &tail);
+                assert_eq!(message, expected.as_slice());
             }
         }
     }

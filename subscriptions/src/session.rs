@@ -7,6 +7,7 @@ use std::rc::Rc;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
+use crate::dialect::Dialect;
 use crate::executor::Request;
 use crate::limits::Limits;
 use crate::protocol::{self, ClientMessage, CloseCode};
@@ -24,9 +25,10 @@ pub(crate) enum Decision {
         operation: OperationRef,
         request: Request,
     },
-    /// The client wants no more of this operation: stop it and say nothing.
+    /// The client wants no more of this operation: stop it, and say what its dialect wants said.
     End {
         operation: OperationRef,
+        answer: Option<Vec<u8>>,
     },
     Close {
         code: CloseCode,
@@ -65,6 +67,7 @@ struct Slot {
 }
 
 pub(crate) struct Session {
+    dialect: Dialect,
     phase: Phase,
     slots: Vec<Slot>,
     free: Vec<u32>,
@@ -76,6 +79,7 @@ pub(crate) struct Session {
 impl Session {
     pub(crate) fn new(limits: &Limits, now: Instant) -> Self {
         Self {
+            dialect: Dialect::default(),
             phase: Phase::Fresh,
             slots: Vec::new(),
             free: Vec::new(),
@@ -83,6 +87,15 @@ impl Session {
             pending: 0,
             bucket: TokenBucket::new(limits, now),
         }
+    }
+
+    /// Before the first message: what the upgrade agreed on.
+    pub(crate) fn speak(&mut self, dialect: Dialect) {
+        self.dialect = dialect;
+    }
+
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.dialect
     }
 
     pub(crate) fn is_fresh(&self) -> bool {
@@ -97,7 +110,7 @@ impl Session {
 
     /// One text message of the client.
     pub(crate) fn receive(&mut self, text: &str, limits: &Limits, now: Instant) -> Decision {
-        let message = match protocol::parse(text) {
+        let message = match self.dialect.parse(text) {
             Ok(message) => message,
             Err(reason) => return close(CloseCode::InvalidMessage, reason),
         };
@@ -114,11 +127,12 @@ impl Session {
             ClientMessage::Complete { id } => match self.by_id.get(&*json_id(&id)) {
                 Some(&slot) => {
                     let operation = self.reference(slot);
-                    self.forget(operation);
-                    Decision::End { operation }
+                    let gone = self.forget(operation);
+                    Decision::End { operation, answer: gone.and_then(|id| self.dialect.ended(&id)) }
                 }
                 None => Decision::Nothing,
             },
+            ClientMessage::Terminate => close(CloseCode::Done, ""),
             ClientMessage::Subscribe { .. } if self.phase != Phase::Acknowledged => {
                 close(CloseCode::Unauthorized, "Unauthorized")
             }
@@ -143,7 +157,7 @@ impl Session {
             let operation = self.remember(id);
             return Decision::Begin { operation, request };
         };
-        Decision::Reply(protocol::error(&id, refusal.to_string().as_bytes()))
+        Decision::Reply(self.dialect.error(&id, refusal.to_string().as_bytes()))
     }
 
     /// The credentials were good: returns the ack to send.
@@ -164,7 +178,7 @@ impl Session {
     /// The operation ends with errors: returns the message to send, none if it is gone already.
     pub(crate) fn refuse(&mut self, operation: OperationRef, errors: &[u8]) -> Option<Vec<u8>> {
         let id = self.forget(operation)?;
-        Some(protocol::error(&id, errors))
+        Some(self.dialect.error(&id, errors))
     }
 
     /// The operation has had its only result: returns the id to send it under and the `complete`,
@@ -311,7 +325,7 @@ mod tests {
         let (mut session, now) = acknowledged(&limits);
         let first = begun(session.receive(&subscribe("a"), &limits, now));
         let ended = session.receive(r#"{"type":"complete","id":"a"}"#, &limits, now);
-        assert!(matches!(ended, Decision::End { operation } if operation == first));
+        assert!(matches!(ended, Decision::End { operation, answer: None } if operation == first));
         let second = begun(session.receive(&subscribe("a"), &limits, now));
         assert_ne!(first, second);
         assert!(session.settle(first).is_none());

@@ -13,6 +13,7 @@ use slab::Slab;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::connection::{Connection, Guard, Shared, Socket};
+use crate::dialect::Dialect;
 use crate::executor::Executor;
 use crate::limits::{CONTIGUOUS_BYTES, FRAMES_PER_WRITE, Limits, SWEEP_INTERVAL, WRITES_PER_YIELD};
 use crate::meters::Meters;
@@ -26,8 +27,8 @@ const READ_BUFFER_BYTES: usize = 16 << 10;
 /// How a new socket begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
-    /// Speaks `graphql-transport-ws`.
-    GraphqlTransportWs,
+    /// In the subprotocol that was agreed on.
+    Speak(Dialect),
     /// Accepted only to be told why not: a browser can't read an HTTP error.
     Refuse { code: CloseCode, reason: &'static str },
 }
@@ -89,6 +90,7 @@ struct Member<S, E: Executor> {
     slot: u32,
     /// Reads the ring itself, in its connection's turns, until it is up to date.
     waits: bool,
+    dialect: Dialect,
     id: InlineId,
 }
 
@@ -311,7 +313,7 @@ impl<S: Socket, E: Executor> Shard<S, E> {
             && frame.tail.len() <= CONTIGUOUS_BYTES
         {
             let mut contiguous = self.contiguous.borrow_mut();
-            let message = contiguous.message(member.id.as_bytes(), &frame.tail);
+            let message = contiguous.message(member.dialect, member.id.as_bytes(), &frame.tail);
             if connection.offer(message, &frame.tail, self).is_ok() {
                 member.next += 1;
                 member.seen = frame.sequence;
@@ -340,6 +342,7 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         connection: Weak<RefCell<Connection<S, E>>>,
         slot: u32,
         id: &Rc<str>,
+        dialect: Dialect,
     ) -> Seat {
         self.meters.readers_open.add(1);
         let mut table = self.read.borrow_mut();
@@ -359,7 +362,7 @@ impl<S: Socket, E: Executor> Shard<S, E> {
             place
         });
         let id = InlineId::new(id);
-        let member = Member { connection, next: 0, seen: 0, slot, waits: true, id };
+        let member = Member { connection, next: 0, seen: 0, slot, waits: true, dialect, id };
         Seat { place: place as u32, member: places[place].members.insert(member) as u32 }
     }
 
@@ -384,7 +387,9 @@ impl<S: Socket, E: Executor> Shard<S, E> {
 
     /// Appends what stands before a payload of this length for this reader.
     pub(crate) fn prefix(&self, seat: Seat, tail_bytes: usize, into: &mut Vec<u8>) {
-        self.with(seat, |member| next_prefix(member.id.as_bytes(), tail_bytes, into));
+        self.with(seat, |member| {
+            next_prefix(member.dialect, member.id.as_bytes(), tail_bytes, into);
+        });
     }
 
     /// A reader ends.

@@ -4,6 +4,7 @@
 
 mod board;
 mod client;
+mod legacy;
 mod protocol;
 mod replay;
 mod simulation;
@@ -12,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use spreadly_subscriptions::{Limits, Meters, Opening, Shard, StreamLimits};
+use spreadly_subscriptions::{Dialect, Limits, Meters, Opening, Shard, StreamLimits};
 use tokio::io::DuplexStream;
 use tokio::task::LocalSet;
 
@@ -38,8 +39,12 @@ impl Hub {
 
     /// `window` is how many bytes the pipe holds in each direction: a socket's buffers.
     fn connect(&self, window: usize) -> Client {
+        self.connect_as(Dialect::TransportWs, window)
+    }
+
+    fn connect_as(&self, dialect: Dialect, window: usize) -> Client {
         let (ours, theirs) = tokio::io::duplex(window);
-        self.shard.adopt(ours, Opening::GraphqlTransportWs, &[], None);
+        self.shard.adopt(ours, Opening::Speak(dialect), &[], None);
         Client::new(theirs)
     }
 

@@ -1,0 +1,122 @@
+//! The two subprotocols that a socket may speak, and all that differs between them: how messages
+//! are read and what ours are called. One session serves both.
+//!
+//! `graphql-ws` is the older one, of the npm library `subscriptions-transport-ws` and its protocol
+//! document (apollographql/subscriptions-transport-ws, PROTOCOL.md), which is no longer kept up. Its
+//! clients are in use, so it is spoken; new ones should not choose it.
+
+use serde_json::{Map, Value, json};
+
+use crate::protocol::{self, ClientMessage};
+
+/// Name of the older subprotocol in `Sec-WebSocket-Protocol`.
+pub const GRAPHQL_WS: &str = "graphql-ws";
+
+/// See the module's text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// `graphql-transport-ws`, preferred.
+    #[default]
+    TransportWs,
+    /// `graphql-ws`.
+    LegacyWs,
+}
+
+impl Dialect {
+    /// Reads one message. The error is the reason of the 4400.
+    pub(crate) fn parse(self, text: &str) -> Result<ClientMessage, &'static str> {
+        let (kind, message) = protocol::object(text)?;
+        match self {
+            Self::TransportWs => protocol::parse(&kind, message),
+            Self::LegacyWs => parse_legacy(&kind, message),
+        }
+    }
+
+    /// What stands between an operation's id and its result.
+    pub(crate) fn after_id(self) -> &'static [u8] {
+        match self {
+            Self::TransportWs => br#","type":"next","payload":"#,
+            Self::LegacyWs => br#","type":"data","payload":"#,
+        }
+    }
+
+    /// An operation ends with these errors, a JSON array. `id` is JSON already.
+    pub(crate) fn error(self, id: &str, errors: &[u8]) -> Vec<u8> {
+        match self {
+            Self::TransportWs => protocol::error(id, errors),
+            // There an error's payload is one object; its client looks for more in `errors`.
+            Self::LegacyWs => {
+                let all: Value = serde_json::from_slice(errors).unwrap_or_default();
+                let message = all[0]["message"].as_str().unwrap_or("refused");
+                let payload = json!({"message": message, "errors": all});
+                protocol::error(id, payload.to_string().as_bytes())
+            }
+        }
+    }
+
+    /// What answers the client's wish to end an operation that was alive.
+    pub(crate) fn ended(self, id: &str) -> Option<Vec<u8>> {
+        match self {
+            Self::TransportWs => None,
+            Self::LegacyWs => Some(protocol::complete(id)),
+        }
+    }
+
+    /// What is sent before the close that refuses a client.
+    pub(crate) fn rejection(self, reason: &str) -> Option<Vec<u8>> {
+        let message = || json!({"type": "connection_error", "payload": {"message": reason}});
+        (self == Self::LegacyWs).then(|| message().to_string().into_bytes())
+    }
+
+    /// What its clients expect to hear at once behind the ack and ever again: one that hears
+    /// nothing for its time-out takes the hub for dead, and doesn't see a WebSocket's own pings.
+    pub(crate) fn keep_alive(self) -> Option<&'static [u8]> {
+        (self == Self::LegacyWs).then_some(br#"{"type":"ka"}"#.as_slice())
+    }
+}
+
+fn parse_legacy(
+    kind: &str,
+    mut message: Map<String, Value>,
+) -> Result<ClientMessage, &'static str> {
+    match kind {
+        "connection_init" => protocol::init(message),
+        "start" => protocol::subscribe(message),
+        "stop" => Ok(ClientMessage::Complete { id: protocol::id_of(&mut message)? }),
+        "connection_terminate" => Ok(ClientMessage::Terminate),
+        _ => Err("Message has an unknown 'type'"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_subprotocol_knows_its_own_words_only() {
+        let subscribe = |kind| format!(r#"{{"type":"{kind}","id":"1","payload":{{"query":""}}}}"#);
+        for (dialect, own, foreign) in [
+            (Dialect::TransportWs, "subscribe", "start"),
+            (Dialect::LegacyWs, "start", "subscribe"),
+        ] {
+            assert!(matches!(dialect.parse(&subscribe(own)), Ok(ClientMessage::Subscribe { .. })));
+            assert_eq!(
+                dialect.parse(&subscribe(foreign)).err(),
+                Some("Message has an unknown 'type'")
+            );
+        }
+        for kind in ["ping", "pong", "complete"] {
+            let text = format!(r#"{{"type":"{kind}","id":"1"}}"#);
+            assert!(Dialect::LegacyWs.parse(&text).is_err(), "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_legacy_error_is_an_object_with_all_errors_in_it() {
+        let errors = br#"[{"message":"a"},{"message":"b"}]"#;
+        let message: Value =
+            serde_json::from_slice(&Dialect::LegacyWs.error("\"1\"", errors)).unwrap();
+        assert_eq!(message["payload"]["message"], "a");
+        assert_eq!(message["payload"]["errors"][1]["message"], "b");
+    }
+}
