@@ -58,10 +58,14 @@ struct Script {
 
 impl Script {
     /// Ends well once step `last` of the market is seen.
-    fn start(mut command: Command, hub: &Hub, last: u64) -> Self {
+    fn start(mut command: Command, url: &str, last: u64) -> Self {
         let size = format!("{}.00000000", 2 + last);
-        command.args([hub.url().as_str(), MARKET, &size]).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        command.args([url, MARKET, &size]);
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let facts = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { child, facts }
     }
@@ -109,7 +113,7 @@ async fn a_cut_is_survived_with_a_whole_chain(command: Command) {
     hub.append_lines("book.ndjson", &market::beginning(MARKET));
     Client::knowing(hub.address(), MARKET).await;
 
-    let mut script = Script::start(command, &hub, 29);
+    let mut script = Script::start(command, &hub.url(), 29);
     let first = script.until("BookSnapshot").pop().unwrap();
     assert_eq!(first["reason"], "INITIAL");
     hub.append_lines("book.ndjson", &steps(0..10));
@@ -134,6 +138,21 @@ async fn a_cut_is_survived_with_a_whole_chain(command: Command) {
 #[tokio::test]
 async fn the_stock_npm_client_resumes_by_itself_after_the_hub_was_killed() {
     a_cut_is_survived_with_a_whole_chain(node("graphql_ws.mjs", "graphql-ws")).await;
+}
+
+/// 61 audits: MUST, SHOULD and MAY alike.
+#[tokio::test]
+async fn every_audit_of_npm_graphql_http_passes() {
+    let hub = Hub::start();
+    let mut command = node("graphql_http.mjs", "graphql-http");
+    command.arg(hub.http_url());
+    let mut script = Script::spawn(command);
+    let mut audits = script.until("done");
+    audits.pop();
+    let failed: Vec<_> = audits.iter().filter(|audit| audit["status"] != "ok").collect();
+    assert_eq!(failed, Vec::<&Value>::new());
+    assert_eq!(audits.len(), 61);
+    script.finish();
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ mod clients;
 mod command_line;
 mod feed;
 mod follow;
+mod http;
 mod orders;
 mod protocol;
 mod restart;

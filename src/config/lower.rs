@@ -12,8 +12,8 @@ use tracing_subscriber::EnvFilter;
 
 use super::written::{Value, Written, may_hold_a_secret};
 use super::{
-    AdminConfig, Config, ConfigFault, FeedsConfig, FilesFeedConfig, FilesMode, Limits, LogConfig,
-    LogFormat, Network, Origins, ServerConfig, StoreConfig, Synchronous, WrittenIn,
+    AdminConfig, Config, ConfigFault, FeedsConfig, FilesFeedConfig, FilesMode, HttpStatus, Limits,
+    LogConfig, LogFormat, Network, Origins, ServerConfig, StoreConfig, Synchronous, WrittenIn,
 };
 
 const KIB: usize = 1024;
@@ -76,6 +76,10 @@ fn server(reader: &mut Reader<'_>) -> ServerConfig {
         ),
         // hyper refuses buffers under 8 KiB.
         header_bytes: reader.size("server.header_bytes", default.header_bytes, 8 * KIB..=MIB),
+        body_timeout: reader.millis("server.body_timeout_ms", default.body_timeout, 100..=HOUR_MS),
+        http_status: reader.read("server.http_status", default.http_status, |value| {
+            one_of(value, &[("audited", HttpStatus::Audited), ("draft", HttpStatus::Draft)])
+        }),
     }
 }
 

@@ -49,6 +49,9 @@ pub struct ServerConfig {
     /// From accept to the end of a request's headers.
     pub header_timeout: Duration,
     pub header_bytes: usize,
+    /// From a body's first byte to its last.
+    pub body_timeout: Duration,
+    pub http_status: HttpStatus,
 }
 
 impl Default for ServerConfig {
@@ -63,8 +66,21 @@ impl Default for ServerConfig {
             send_buffer_bytes: 256 * 1024,
             header_timeout: Duration::from_secs(10),
             header_bytes: 16 * 1024,
+            body_timeout: Duration::from_secs(10),
+            http_status: HttpStatus::default(),
         }
     }
+}
+
+/// Whose status codes a GraphQL response over HTTP has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HttpStatus {
+    /// Of the npm package `graphql-http`, whose audits most servers are held to.
+    #[default]
+    Audited,
+    /// Of the draft "GraphQL over HTTP" as it became its first edition: 422 for what is readable
+    /// and not valid, 294 for data with errors beside it.
+    Draft,
 }
 
 /// The port for operators: health and metrics, never for the public.

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::{Config, FilesMode, LogFormat, Synchronous};
+use super::{Config, FilesMode, HttpStatus, LogFormat, Synchronous};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Setting {
@@ -21,6 +21,10 @@ pub(super) fn settings(config: &Config) -> Vec<(&'static str, Setting)> {
     let synchronous = match store.synchronous {
         Synchronous::Normal => "normal",
         Synchronous::Full => "full",
+    };
+    let http_status = match server.http_status {
+        HttpStatus::Audited => "audited",
+        HttpStatus::Draft => "draft",
     };
     let mode = match files.mode {
         FilesMode::Watch => "watch",
@@ -40,6 +44,8 @@ pub(super) fn settings(config: &Config) -> Vec<(&'static str, Setting)> {
         ("server.send_buffer_bytes", size(server.send_buffer_bytes)),
         ("server.header_timeout_ms", millis(server.header_timeout)),
         ("server.header_bytes", size(server.header_bytes)),
+        ("server.body_timeout_ms", millis(server.body_timeout)),
+        ("server.http_status", text(http_status)),
         ("admin.listen", text(admin.listen)),
         ("store.url", text(format_args!("sqlite:{}", store.path.display()))),
         ("store.synchronous", text(synchronous)),

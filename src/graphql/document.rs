@@ -1,7 +1,6 @@
 //! A parsed document and what of it makes an operation the same work as another: the documents
 //! that were parsed lately, the operation a request means, and where its `after` stands.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_graphql::Pos;
@@ -13,31 +12,21 @@ use async_graphql_value::{ConstValue, Value};
 use parking_lot::Mutex;
 
 use super::errors::Refused;
+use super::generations::Generations;
 use super::guard::{self, QueryLimits, Tokens};
 
-/// Documents kept, in two generations of half this many.
+/// Documents kept.
 const MOST_DOCUMENTS: usize = 1_024;
 /// Longer ones are parsed each time: frontends' documents are far shorter, and the cache so stays
 /// below 16 MiB of text.
 const MOST_CACHED_BYTES: usize = 16 * 1_024;
 
-/// Parsed documents by their text. Two generations: when the young one is full it becomes the old
-/// one, and what is asked for in the old one moves over. No clock, no list to keep in order.
-#[derive(Default)]
-pub struct Documents(Mutex<Generations>);
+/// Parsed documents by their text.
+pub struct Documents(Mutex<Generations<Box<str>, Arc<ExecutableDocument>>>);
 
-#[derive(Default)]
-struct Generations {
-    young: HashMap<Box<str>, Arc<ExecutableDocument>>,
-    old: HashMap<Box<str>, Arc<ExecutableDocument>>,
-}
-
-impl Generations {
-    fn keep(&mut self, text: &str, document: Arc<ExecutableDocument>) {
-        if self.young.len() >= MOST_DOCUMENTS / 2 {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(text.into(), document);
+impl Default for Documents {
+    fn default() -> Self {
+        Self(Mutex::new(Generations::new(MOST_DOCUMENTS)))
     }
 }
 
@@ -49,15 +38,8 @@ impl Documents {
         limits: &QueryLimits,
     ) -> Result<Arc<ExecutableDocument>, Refused> {
         let cacheable = text.len() <= MOST_CACHED_BYTES;
-        if cacheable {
-            let mut known = self.0.lock();
-            if let Some(document) = known.young.get(text) {
-                return Ok(document.clone());
-            }
-            if let Some(document) = known.old.remove(text) {
-                known.keep(text, document.clone());
-                return Ok(document);
-            }
+        if cacheable && let Some(document) = self.0.lock().get(text) {
+            return Ok(document);
         }
         guard::check_text(text, limits)?;
         let document = Arc::new(parse_query(text).map_err(|fault| {
@@ -71,7 +53,7 @@ impl Documents {
         })?);
         guard::check_document(&document, limits)?;
         if cacheable {
-            self.0.lock().keep(text, document.clone());
+            self.0.lock().keep(text.into(), document.clone());
         }
         Ok(document)
     }
@@ -286,9 +268,9 @@ mod tests {
             documents.parse(&format!("{{a{number}}}"), &limits).unwrap();
             documents.parse("{always}", &limits).unwrap();
         }
-        let known = documents.0.lock();
-        assert_eq!((known.young.len() <= 512, known.old.len() <= 512), (true, true));
-        assert!(known.young.contains_key("{always}") || known.old.contains_key("{always}"));
+        let mut known = documents.0.lock();
+        assert!(known.len() <= MOST_DOCUMENTS);
+        assert!(known.get("{always}").is_some());
     }
 
     #[test]

@@ -12,12 +12,14 @@ use futures_util::future::{BoxFuture, FutureExt, TryFutureExt, ready};
 use futures_util::stream::{BoxStream, StreamExt};
 use serde_json::{Map, Value};
 use spreadly_subscriptions::{
-    Execution, Executor, InitRefused, OpenError, OperationKey, Request, Source, Streams,
+    Execution, Executor, InitRefused, OpenError, OperationKey, OperationKind, Request, Source,
+    Streams,
 };
 
 use super::document::{self, After, Documents};
 use super::errors::{self, Refused};
 use super::guard::{self, QueryLimits};
+use super::persisted::Persisted;
 use super::query::{HubView, Query};
 use super::subscription::{Slot, SourceSpec, Subscription};
 use crate::live::{Encode, Live, LiveFrame};
@@ -35,6 +37,7 @@ pub struct GraphqlExecutor {
     streams: Arc<Streams>,
     limits: QueryLimits,
     documents: Documents,
+    persisted: Persisted,
 }
 
 impl GraphqlExecutor {
@@ -47,12 +50,23 @@ impl GraphqlExecutor {
         if !limits.introspection {
             builder = builder.disable_introspection();
         }
-        Self { schema: builder.finish(), live, streams, limits, documents: Documents::default() }
+        Self {
+            schema: builder.finish(),
+            live,
+            streams,
+            limits,
+            documents: Documents::default(),
+            persisted: Persisted::default(),
+        }
     }
 
-    fn plan(&self, request: Request) -> Result<Execution, Refused> {
+    fn plan(&self, mut request: Request) -> Result<Execution, Refused> {
+        let brought = self.persisted.complete(&mut request)?;
         let name = request.operation_name.as_deref().filter(|name| !name.is_empty());
         let document = self.documents.parse(&request.query, &self.limits)?;
+        if let Some(hash) = brought {
+            self.persisted.keep(hash, &request.query);
+        }
         let operation = document::operation(&document, name)?;
         guard::check_levels(&document, &operation.node, request.variables.as_ref(), &self.limits)?;
         match operation.node.ty {
@@ -193,6 +207,18 @@ impl Executor for GraphqlExecutor {
 
     fn init(&self, _payload: Option<&Map<String, Value>>) -> Result<Principal, InitRefused> {
         Ok(Principal {})
+    }
+
+    fn kind(&self, request: &Request) -> Option<OperationKind> {
+        let mut request = request.clone();
+        self.persisted.complete(&mut request).ok()?;
+        let name = request.operation_name.as_deref().filter(|name| !name.is_empty());
+        let document = self.documents.parse(&request.query, &self.limits).ok()?;
+        Some(match document::operation(&document, name).ok()?.node.ty {
+            OperationType::Query => OperationKind::Query,
+            OperationType::Mutation => OperationKind::Mutation,
+            OperationType::Subscription => OperationKind::Subscription,
+        })
     }
 
     fn execute(&self, request: Request, _principal: &Principal) -> Execution {

@@ -1,6 +1,5 @@
-//! The public port: which request goes where, and the upgrade to a WebSocket.
+//! The public port: which request goes where, the upgrade to a WebSocket, and GraphQL over HTTP.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
@@ -14,20 +13,24 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use parking_lot::Mutex;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::json;
 use spreadly_subscriptions::dialect::GRAPHQL_WS;
 use spreadly_subscriptions::protocol::GRAPHQL_TRANSPORT_WS;
-use spreadly_subscriptions::{CloseCode, Dialect, Execution, Executor, Opening, Shard};
+use spreadly_subscriptions::{
+    CloseCode, Dialect, Execution, Executor, Opening, OperationKind, Shard,
+};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::config::{Network, Origins};
+use super::addresses::{Addresses, client_address};
+use super::negotiation::{self, Code, Media, Outcome};
+use super::request;
+use crate::config::{HttpStatus, Network, Origins};
 
 /// Most headers of one request; browsers send about twenty.
 const MOST_HEADERS: usize = 64;
-/// A request body may take this long from its first byte to its last.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the public port keeps to, from the config.
 #[derive(Clone, Debug)]
@@ -40,42 +43,11 @@ pub struct HttpConfig {
     /// From the first byte of a request to the end of its headers.
     pub header_timeout: Duration,
     pub header_bytes: usize,
+    /// From the end of a request's headers to the end of its body.
+    pub body_timeout: Duration,
     pub message_bytes: usize,
-}
-
-/// WebSockets open per client address, over all shards.
-#[derive(Debug, Default)]
-pub struct Addresses(Mutex<HashMap<IpAddr, usize>>);
-
-/// One WebSocket's share of its address' limit; given back when dropped.
-struct Place {
-    addresses: Arc<Addresses>,
-    address: IpAddr,
-}
-
-impl Addresses {
-    /// Counts one in, or says how many there are.
-    fn enter(self: &Arc<Self>, address: IpAddr, most: usize) -> Result<Place, usize> {
-        let mut counts = self.0.lock();
-        let count = counts.entry(address).or_insert(0);
-        if *count >= most {
-            return Err(*count);
-        }
-        *count += 1;
-        Ok(Place { addresses: self.clone(), address })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = self.addresses.0.lock();
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
-            }
-        }
-    }
+    /// Whose status codes a GraphQL response has.
+    pub status: HttpStatus,
 }
 
 /// The public port as one shard serves it.
@@ -121,20 +93,23 @@ impl<E: Executor> Http<E> {
             (&Method::GET, "/graphql") if wants_websocket(request.headers()) => {
                 self.upgrade(request, peer)
             }
-            (&Method::POST, "/graphql") => self.execute(request).await,
+            (&Method::GET | &Method::POST, "/graphql") => {
+                let Some(media) = Media::accepted(request.headers(), self.config.status) else {
+                    return refusal(
+                        StatusCode::NOT_ACCEPTABLE,
+                        "BAD_REQUEST",
+                        "Accept must let application/graphql-response+json or application/json in",
+                    );
+                };
+                self.graphql(request, media).await.unwrap_or_else(|refused| *refused)
+            }
             (_, "/graphql") => {
-                let mut reply = refusal(
-                    StatusCode::METHOD_NOT_ALLOWED,
-                    "BAD_REQUEST",
-                    "POST a GraphQL request here, or open a WebSocket",
-                );
-                reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
-                reply
+                not_allowed("GET, POST", "GET or POST a GraphQL request here, or open a WebSocket")
             }
             _ => refusal(
                 StatusCode::NOT_FOUND,
                 "NOT_FOUND",
-                "nothing is here: GraphQL is at /graphql, over WebSocket or POST",
+                "nothing is here: GraphQL is at /graphql, over WebSocket, POST or GET",
             ),
         }
     }
@@ -206,81 +181,95 @@ impl<E: Executor> Http<E> {
         reply
     }
 
-    // ---- POST ----
+    // ---- GraphQL over HTTP ----
 
-    async fn execute(&self, request: Request<Incoming>) -> Reply {
-        let json = request
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.split(';').next())
-            .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"));
-        if !json {
-            return refusal(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "BAD_REQUEST",
-                "Content-Type must be application/json",
-            );
+    /// The error is an answer too: it says what is wrong with the request.
+    async fn graphql(&self, request: Request<Incoming>, media: Media) -> Result<Reply, Box<Reply>> {
+        let told = |outcome, message: &str| Box::new(self.told(media, outcome, message));
+        let by_get = request.method() == Method::GET;
+        let parsed = if by_get {
+            request::from_url(request.uri().query().unwrap_or_default())
+        } else {
+            negotiation::check_content(request.headers()).map_err(|reason| {
+                Box::new(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "BAD_REQUEST", reason))
+            })?;
+            request::from_body(&self.body(request).await?)
+        };
+        let request = parsed.map_err(|fault| told(fault.outcome(), &fault.to_string()))?;
+        match self.executor.kind(&request) {
+            // A GET is what a link or an image of any page can cause.
+            Some(OperationKind::Mutation) if by_get => {
+                return Err(Box::new(not_allowed("POST", "a mutation is not run by GET: POST it")));
+            }
+            Some(OperationKind::Subscription) => {
+                return Err(Box::new(refusal(
+                    StatusCode::NOT_ACCEPTABLE,
+                    "BAD_REQUEST",
+                    "a subscription needs a WebSocket: open one at this address",
+                )));
+            }
+            _ => {}
         }
+        let principal = self.executor.init(None).map_err(|refused| {
+            Box::new(refusal(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", &refused.reason))
+        })?;
+        match self.executor.execute(request, &principal) {
+            Execution::Single(result) => {
+                let result = result.await;
+                let errors = self.config.status == HttpStatus::Draft && has_errors(&result);
+                Ok(self.response(media, Outcome::Ran { errors }, result))
+            }
+            Execution::Refused(errors) => {
+                let outcome = Outcome::Refused(Code::of(&errors));
+                let body = [b"{\"errors\":".as_slice(), &errors, b"}"].concat();
+                Ok(self.response(media, outcome, body.into()))
+            }
+            Execution::Stream { stream, .. } => {
+                debug_assert!(false, "the kind of a request is what its execution is");
+                self.shard.give_back(&stream);
+                Err(told(Outcome::Malformed, "a subscription needs a WebSocket"))
+            }
+        }
+    }
+
+    async fn body(&self, request: Request<Incoming>) -> Result<Bytes, Box<Reply>> {
+        let most = self.config.message_bytes;
         // As announced; a body in chunks is only known to be longer than the limit.
         let announced = request.body().size_hint().lower();
-        let body = Limited::new(request.into_body(), self.config.message_bytes).collect();
-        let body = match tokio::time::timeout(BODY_TIMEOUT, body).await {
-            Ok(Ok(body)) => body.to_bytes(),
+        let body = Limited::new(request.into_body(), most).collect();
+        match tokio::time::timeout(self.config.body_timeout, body).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(_)) => {
-                let most = self.config.message_bytes;
                 let current = usize::try_from(announced).unwrap_or(usize::MAX).max(most + 1);
                 let message = format!("limit message_bytes is {most}: send less at once");
                 let status = StatusCode::PAYLOAD_TOO_LARGE;
-                return limit_exceeded(status, "message_bytes", most, current, &message);
+                Err(Box::new(limit_exceeded(status, "message_bytes", most, current, &message)))
             }
-            Err(_) => {
-                return refusal(
-                    StatusCode::REQUEST_TIMEOUT,
-                    "BAD_REQUEST",
-                    "the body did not end within 10 s",
-                );
-            }
-        };
-        let request = match serde_json::from_slice(&body) {
-            Ok(request) => request,
-            Err(error) => return bad_request(&format!("the body is no GraphQL request: {error}")),
-        };
-        let principal = match self.executor.init(None) {
-            Ok(principal) => principal,
-            Err(refused) => {
-                return refusal(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", &refused.reason);
-            }
-        };
-        match self.executor.execute(request, &principal) {
-            Execution::Single(result) => reply(StatusCode::OK, result.await),
-            Execution::Refused(errors) => {
-                let body = [b"{\"errors\":".as_slice(), &errors, b"}"].concat();
-                reply(StatusCode::BAD_REQUEST, body.into())
-            }
-            Execution::Stream { stream, .. } => {
-                self.shard.give_back(&stream);
-                bad_request("a subscription needs a WebSocket: open one at this address")
-            }
+            Err(_) => Err(Box::new(refusal(
+                StatusCode::REQUEST_TIMEOUT,
+                "BAD_REQUEST",
+                &format!("the body did not end in {} ms", self.config.body_timeout.as_millis()),
+            ))),
         }
+    }
+
+    fn told(&self, media: Media, outcome: Outcome, message: &str) -> Reply {
+        self.response(media, outcome, error_body("BAD_REQUEST", message))
+    }
+
+    fn response(&self, media: Media, outcome: Outcome, body: Bytes) -> Reply {
+        let (status, media) = negotiation::status(self.config.status, media, outcome);
+        reply(status, media, body)
     }
 }
 
-/// The client behind the proxies that are ours: the last address in `X-Forwarded-For` that no
-/// trusted proxy has, as everything before it is the client's own word.
-fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
-    let is_trusted = |one: IpAddr| trusted.iter().any(|network| network.contains(one));
-    if !is_trusted(peer) {
-        return peer;
+/// Whether a result has errors beside its data.
+fn has_errors(result: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Shape {
+        errors: Option<IgnoredAny>,
     }
-    headers
-        .get_all("x-forwarded-for")
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|one| one.trim().parse().ok())
-        .rfind(|one| !is_trusted(*one))
-        .unwrap_or(peer)
+    serde_json::from_slice::<Shape>(result).is_ok_and(|shape| shape.errors.is_some())
 }
 
 fn wants_websocket(headers: &HeaderMap) -> bool {
@@ -323,51 +312,34 @@ fn limit_exceeded(
             "code": "LIMIT_EXCEEDED", "name": name, "limit": limit, "current": current,
         },
     }]});
-    reply(status, error.to_string().into())
+    reply(status, Media::Json, error.to_string().into())
 }
 
 fn bad_request(message: &str) -> Reply {
     refusal(StatusCode::BAD_REQUEST, "BAD_REQUEST", message)
 }
 
-fn refusal(status: StatusCode, code: &str, message: &str) -> Reply {
-    let error = json!({"errors": [{"message": message, "extensions": {"code": code}}]});
-    reply(status, error.to_string().into())
-}
-
-fn reply(status: StatusCode, body: Bytes) -> Reply {
-    let mut reply = Response::new(Full::new(body));
-    *reply.status_mut() = status;
-    let json = HeaderValue::from_static("application/json; charset=utf-8");
-    reply.headers_mut().insert(header::CONTENT_TYPE, json);
+fn not_allowed(allow: &'static str, message: &str) -> Reply {
+    let mut reply = refusal(StatusCode::METHOD_NOT_ALLOWED, "BAD_REQUEST", message);
+    reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
     reply
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn refusal(status: StatusCode, code: &str, message: &str) -> Reply {
+    reply(status, Media::Json, error_body(code, message))
+}
 
-    #[test]
-    fn a_forwarded_address_counts_only_from_a_trusted_proxy() {
-        let proxy: IpAddr = "10.0.0.1".parse().unwrap();
-        let mut headers = HeaderMap::new();
-        headers.append("x-forwarded-for", "6.6.6.6, 203.0.113.7".parse().unwrap());
-        headers.append("x-forwarded-for", "10.0.0.1".parse().unwrap());
-        let client: IpAddr = "203.0.113.7".parse().unwrap();
-        let trusted: [Network; 1] = ["10.0.0.0/8".parse().unwrap()];
-        assert_eq!(client_address(proxy, &headers, &trusted), client);
-        assert_eq!(client_address(client, &headers, &trusted), client);
-        assert_eq!(client_address(proxy, &HeaderMap::new(), &trusted), proxy);
-    }
+fn error_body(code: &str, message: &str) -> Bytes {
+    json!({"errors": [{"message": message, "extensions": {"code": code}}]}).to_string().into()
+}
 
-    #[test]
-    fn a_closed_socket_gives_its_place_back() {
-        let addresses = Arc::new(Addresses::default());
-        let address = "203.0.113.7".parse().unwrap();
-        let first = addresses.enter(address, 2).ok().unwrap();
-        let _second = addresses.enter(address, 2).ok().unwrap();
-        assert_eq!(addresses.enter(address, 2).err(), Some(2));
-        drop(first);
-        assert!(addresses.enter(address, 2).is_ok());
-    }
+fn reply(status: StatusCode, media: Media, body: Bytes) -> Reply {
+    let mut reply = Response::new(Full::new(body));
+    *reply.status_mut() = status;
+    let headers = reply.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media.content_type()));
+    // What is asked for changes with each event, and its form with the Accept.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::VARY, HeaderValue::from_static("accept"));
+    reply
 }

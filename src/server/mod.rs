@@ -1,9 +1,12 @@
 //! The hub as a process: what is constructed, in which order it starts and in which it stops.
 
+mod addresses;
 pub mod admin;
 mod board;
 mod http;
 mod metrics;
+mod negotiation;
+mod request;
 mod shards;
 mod simulate;
 
@@ -320,7 +323,9 @@ fn http_config(config: &Config) -> http::HttpConfig {
         exempt_loopback: config.limits.exempt_loopback,
         header_timeout: config.server.header_timeout,
         header_bytes: config.server.header_bytes,
+        body_timeout: config.server.body_timeout,
         message_bytes: config.limits.message_bytes,
+        status: config.server.http_status,
     }
 }
 

@@ -15,7 +15,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 
-use super::http::{Addresses, Http, HttpConfig};
+use super::addresses::Addresses;
+use super::http::{Http, HttpConfig};
 
 /// Accepted connections that wait for one shard; past it the kernel's backlog holds them.
 const ACCEPTED_WAITING: usize = 256;

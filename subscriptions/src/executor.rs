@@ -4,22 +4,56 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::stream::ResponseStream;
 
 /// A GraphQL request, as it stands in a `subscribe` payload or an HTTP body.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default)]
 pub struct Request {
+    /// Empty where `extensions.persistedQuery` names a document by its hash.
     pub query: String,
-    #[serde(default)]
     pub operation_name: Option<String>,
-    #[serde(default)]
     pub variables: Option<Map<String, Value>>,
-    #[serde(default)]
     pub extensions: Option<Map<String, Value>>,
+}
+
+impl Request {
+    /// Reads the fields of a request; others are ignored, and null is as good as absent where a
+    /// field is optional. The error says which field is not what it should be.
+    pub fn from_fields(mut fields: Map<String, Value>) -> Result<Self, &'static str> {
+        let object = |value| match value {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(map)),
+            Some(_) => Err("'variables' and 'extensions' must be objects"),
+        };
+        let query = fields.remove("query");
+        let operation_name = match fields.remove("operationName") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(name)) => Some(name),
+            Some(_) => return Err("'operationName' must be a string"),
+        };
+        let variables = object(fields.remove("variables"))?;
+        let extensions = object(fields.remove("extensions"))?;
+        let is_persisted = || extensions.as_ref().is_some_and(|all| all.contains_key(PERSISTED));
+        let query = match query {
+            Some(Value::String(query)) => query,
+            None if is_persisted() => String::new(),
+            _ => return Err("a 'query' that is a string is missing"),
+        };
+        Ok(Self { query, operation_name, variables, extensions })
+    }
+}
+
+/// The extension that names a document by its hash instead of bringing it.
+pub const PERSISTED: &str = "persistedQuery";
+
+/// What a request asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperationKind {
+    Query,
+    Mutation,
+    Subscription,
 }
 
 /// What becomes of a request.
@@ -47,6 +81,10 @@ pub trait Executor: Send + Sync + 'static {
 
     /// Judges the payload of `connection_init` (or an HTTP request's credentials).
     fn init(&self, payload: Option<&Map<String, Value>>) -> Result<Self::Principal, InitRefused>;
+
+    /// What a request asks for, for transports that don't carry everything; runs nothing. `None`
+    /// where it can't be told: executing it tells why.
+    fn kind(&self, request: &Request) -> Option<OperationKind>;
 
     /// Decides what a request is. Must not wait: whatever takes time belongs into the future of
     /// [`Execution::Single`].

@@ -20,7 +20,7 @@ pub mod stream;
 
 pub use connection::{Guard, Socket};
 pub use dialect::Dialect;
-pub use executor::{Execution, Executor, InitRefused, Request};
+pub use executor::{Execution, Executor, InitRefused, OperationKind, PERSISTED, Request};
 pub use key::OperationKey;
 pub use limits::Limits;
 pub use meters::Meters;

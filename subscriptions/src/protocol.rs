@@ -131,7 +131,7 @@ pub(crate) fn subscribe(mut message: Map<String, Value>) -> Result<ClientMessage
     let Some(Value::Object(payload)) = message.remove("payload") else {
         return Err("Subscribe needs a 'payload' that is an object");
     };
-    Ok(ClientMessage::Subscribe { id, request: request_of(payload)? })
+    Ok(ClientMessage::Subscribe { id, request: Request::from_fields(payload)? })
 }
 
 fn payload_of(mut message: Map<String, Value>) -> Result<Option<Map<String, Value>>, &'static str> {
@@ -151,27 +151,6 @@ pub(crate) fn id_of(message: &mut Map<String, Value>) -> Result<String, &'static
         Some(Value::String(id)) => Ok(id),
         _ => Err("Message needs an 'id' that is a string"),
     }
-}
-
-fn request_of(mut payload: Map<String, Value>) -> Result<Request, &'static str> {
-    let object = |value| match value {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::Object(map)) => Ok(Some(map)),
-        Some(_) => Err("Subscribe 'variables' and 'extensions' must be objects"),
-    };
-    Ok(Request {
-        query: match payload.remove("query") {
-            Some(Value::String(query)) => query,
-            _ => return Err("Subscribe payload needs a 'query' that is a string"),
-        },
-        operation_name: match payload.remove("operationName") {
-            None | Some(Value::Null) => None,
-            Some(Value::String(name)) => Some(name),
-            Some(_) => return Err("Subscribe 'operationName' must be a string"),
-        },
-        variables: object(payload.remove("variables"))?,
-        extensions: object(payload.remove("extensions"))?,
-    })
 }
 
 pub(crate) const ACK: &[u8] = br#"{"type":"connection_ack"}"#;
@@ -304,15 +283,15 @@ mod tests {
             (r#"{"type":"subscribe","id":"1"}"#, "Subscribe needs a 'payload' that is an object"),
             (
                 r#"{"type":"subscribe","id":"1","payload":{"query":1}}"#,
-                "Subscribe payload needs a 'query' that is a string",
+                "a 'query' that is a string is missing",
             ),
             (
                 r#"{"type":"subscribe","id":"1","payload":{"query":"","variables":[]}}"#,
-                "Subscribe 'variables' and 'extensions' must be objects",
+                "'variables' and 'extensions' must be objects",
             ),
             (
                 r#"{"type":"subscribe","id":"1","payload":{"query":"","operationName":1}}"#,
-                "Subscribe 'operationName' must be a string",
+                "'operationName' must be a string",
             ),
         ];
         for (text, reason) in cases {

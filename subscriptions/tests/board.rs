@@ -10,8 +10,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use spreadly_subscriptions::{
-    Execution, Executor, Frame, InitRefused, Meters, OperationKey, Request, ResponseStream, Source,
-    Start, StreamLimits, Streams,
+    Execution, Executor, Frame, InitRefused, Meters, OperationKey, OperationKind, Request,
+    ResponseStream, Source, Start, StreamLimits, Streams,
 };
 
 /// How many changes the board can tell of; older readers get a snapshot.
@@ -245,6 +245,14 @@ impl Executor for BoardExecutor {
         match payload.and_then(|payload| payload.get("refuse")) {
             Some(_) => Err(InitRefused { reason: "Forbidden".to_owned() }),
             None => Ok(()),
+        }
+    }
+
+    fn kind(&self, request: &Request) -> Option<OperationKind> {
+        match request.query.as_str() {
+            "fields" | "log" => Some(OperationKind::Subscription),
+            "ask" | "never" => Some(OperationKind::Query),
+            _ => None,
         }
     }
 

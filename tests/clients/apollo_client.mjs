@@ -1,11 +1,13 @@
-// The stock Apollo Client, unchanged: queries over HTTP, subscriptions over graphql-ws, as its
-// documentation sets it up. Nothing here reconnects or resumes: the link and the getter do.
+// The stock Apollo Client, unchanged: queries over HTTP with persisted documents, subscriptions over
+// graphql-ws, as its documentation sets it up. Nothing here reconnects or resumes: the link and the getter do.
 //
 //   node apollo_client.mjs URL MARKET LAST_BID_SIZE
 import { ApolloClient, ApolloLink, HttpLink, InMemoryCache, gql } from '@apollo/client';
+import { PersistedQueryLink } from '@apollo/client/link/persisted-queries';
 import { GraphQLWsLink } from '@apollo/client/link/subscriptions';
 import { getMainDefinition } from '@apollo/client/utilities';
 import { createClient } from 'graphql-ws';
+import { createHash } from 'node:crypto';
 import WebSocket from 'ws';
 
 import { Follower, QUERY, fail, say } from './following.mjs';
@@ -21,26 +23,41 @@ const socket = createClient({
     closed: (event) => say({ fact: 'closed', code: event.code }),
   },
 });
+const requests = [];
+const noted = (address, options) => {
+  const brought = new URL(address).searchParams.has('query') || /"query":/.test(options.body ?? '');
+  requests.push(`${options.method} ${brought ? 'document' : 'hash'}`);
+  return fetch(address, options);
+};
 const client = new ApolloClient({
   cache: new InMemoryCache(),
   link: ApolloLink.split(
     ({ query }) => getMainDefinition(query).operation === 'subscription',
     new GraphQLWsLink(socket),
-    new HttpLink({ uri: url.replace(/^ws/, 'http') }),
+    ApolloLink.from([
+      new PersistedQueryLink({
+        sha256: (text) => createHash('sha256').update(text).digest('hex'),
+        useGETForHashedQueries: true,
+      }),
+      new HttpLink({ uri: url.replace(/^ws/, 'http'), fetch: noted }),
+    ]),
   ),
 });
 
-const { data } = await client.query({
-  query: gql`
-    query ($market: ID!) {
-      market(id: $market) {
-        id
-      }
+const query = gql`
+  query ($market: ID!) {
+    market(id: $market) {
+      id
     }
-  `,
-  variables: { market },
-});
-say({ fact: 'queried', market: data.market.id });
+  }
+`;
+for (const _ of [1, 2]) {
+  const { data } = await client.query({ query, variables: { market }, fetchPolicy: 'no-cache' });
+  if (data.market.id !== market) fail(data);
+}
+// Not known by its hash, so brought once; then named.
+if (requests.join() !== 'GET hash,POST document,GET hash') fail(requests);
+say({ fact: 'queried', requests });
 
 const follower = new Follower(lastBidSize);
 await new Promise((done) => {

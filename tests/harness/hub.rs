@@ -1,8 +1,8 @@
 //! The real hub as a process, in a folder of its own, on ports the kernel chose.
 
 use std::fs::OpenOptions;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::client::PATIENCE;
+use super::http;
 
 /// A debug build on a loaded machine; a hub that needs longer hangs.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -114,6 +114,11 @@ impl Hub {
         format!("ws://{}/graphql", self.listening)
     }
 
+    /// Of GraphQL over HTTP.
+    pub fn http_url(&self) -> String {
+        format!("http://{}/graphql", self.listening)
+    }
+
     /// Where it runs: `feeds/` and `data/` are in it.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -177,22 +182,15 @@ impl Hub {
 
     /// Status and body of a page of the admin port.
     pub fn admin_page(&self, path: &str) -> (u16, String) {
-        http(self.admin, &format!("GET {path} HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n"))
+        let answer = http::send(self.admin, &[&format!("GET {path}")], b"");
+        (answer.status, answer.body)
     }
 
     /// The `data` of a query by POST.
     pub fn query(&self, query: &str) -> Value {
-        let body = json!({ "query": query }).to_string();
-        let (status, answer) = http(
-            self.listening,
-            &format!(
-                "POST /graphql HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\
-                 Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-                body.len()
-            ),
-        );
-        assert_eq!(status, 200, "{answer}");
-        let answer: Value = serde_json::from_str(&answer).unwrap();
+        let answer = http::post(self.listening, &json!({ "query": query }));
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let answer = answer.json();
         assert!(answer["errors"].is_null(), "{answer}");
         answer["data"].clone()
     }
@@ -221,18 +219,6 @@ pub fn append(file: &Path, lines: &[impl AsRef<str>]) {
     let text: String = lines.iter().flat_map(|line| [line.as_ref(), "\n"]).collect();
     let mut file = OpenOptions::new().create(true).append(true).open(file).unwrap();
     file.write_all(text.as_bytes()).unwrap();
-}
-
-/// One request on a connection of its own; its answer must not be chunked.
-fn http(address: SocketAddr, request: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(!head.to_lowercase().contains("transfer-encoding"), "{head}");
-    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
 }
 
 impl Drop for Hub {

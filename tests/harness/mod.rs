@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod follower;
+pub mod http;
 pub mod hub;
 pub mod loud;
 pub mod market;

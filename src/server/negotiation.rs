@@ -1,0 +1,307 @@
+//! What a client of GraphQL over HTTP sends and takes: its `Content-Type`, its `Accept`, and which
+//! status code belongs to which outcome.
+
+use hyper::StatusCode;
+use hyper::header::{self, HeaderMap};
+
+use crate::config::HttpStatus;
+
+/// A media type in which results are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Media {
+    /// `application/json`: what came before there was a media type of GraphQL's own. As any proxy
+    /// may answer in it, an error in it says nothing about who made it.
+    Json,
+    /// `application/graphql-response+json`
+    GraphqlResponse,
+}
+
+impl Media {
+    /// The value of a `Content-Type`.
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json; charset=utf-8",
+            Self::GraphqlResponse => "application/graphql-response+json; charset=utf-8",
+        }
+    }
+
+    fn essence(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Json => ("application", "json"),
+            Self::GraphqlResponse => ("application", "graphql-response+json"),
+        }
+    }
+
+    /// The one that is liked most by the client; the first listed among equals; ours where it says
+    /// nothing or "anything". `None` where it takes neither.
+    pub fn accepted(headers: &HeaderMap, codes: HttpStatus) -> Option<Self> {
+        let ours = match codes {
+            HttpStatus::Audited => [Self::Json, Self::GraphqlResponse],
+            HttpStatus::Draft => [Self::GraphqlResponse, Self::Json],
+        };
+        if !headers.contains_key(header::ACCEPT) {
+            return Some(ours[0]);
+        }
+        let ranges: Vec<Range<'_>> = elements(headers).filter_map(Range::parse).collect();
+        let liked = ours.into_iter().filter_map(|media| {
+            let weight = weight(&ranges, media).filter(|weight| weight.thousandths > 0)?;
+            Some((media, weight))
+        });
+        // The first of those that nothing beats.
+        let best = liked.reduce(|best, next| match next.1.beats(best.1) {
+            true => next,
+            false => best,
+        });
+        best.map(|(media, _)| media)
+    }
+}
+
+fn elements(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim).filter(|one| !one.is_empty())
+}
+
+/// One range of an `Accept` (RFC 9110, 12.5.1); parameters other than `q` are passed over.
+struct Range<'a> {
+    kind: &'a str,
+    subtype: &'a str,
+    thousandths: u16,
+}
+
+impl<'a> Range<'a> {
+    fn parse(element: &'a str) -> Option<Self> {
+        let mut parts = element.split(';').map(str::trim);
+        let (kind, subtype) = parts.next()?.split_once('/')?;
+        let q = parts.find_map(|part| {
+            let (name, value) = part.split_once('=')?;
+            name.trim().eq_ignore_ascii_case("q").then(|| value.trim())
+        });
+        let q: f32 = q.map_or(Ok(1.0), str::parse).ok()?;
+        let thousandths = (0.0..=1.0).contains(&q).then_some((q * 1_000.0) as u16)?;
+        Some(Self { kind, subtype, thousandths })
+    }
+
+    /// How closely it names a media type; `None` if it doesn't.
+    fn closeness(&self, media: Media) -> Option<u8> {
+        let (kind, subtype) = media.essence();
+        let is = |ours: &str, theirs: &str| ours.eq_ignore_ascii_case(theirs);
+        match (self.kind, self.subtype) {
+            ("*", "*") => Some(0),
+            (one, "*") if is(one, kind) => Some(1),
+            (one, other) if is(one, kind) && is(other, subtype) => Some(2),
+            _ => None,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Weight {
+    thousandths: u16,
+    place: usize,
+}
+
+impl Weight {
+    fn beats(self, other: Self) -> bool {
+        (self.thousandths, other.place) > (other.thousandths, self.place)
+    }
+}
+
+/// What the range says that names the type most closely.
+fn weight(ranges: &[Range<'_>], media: Media) -> Option<Weight> {
+    let named = ranges.iter().enumerate().filter_map(|(place, range)| {
+        let weight = Weight { thousandths: range.thousandths, place };
+        Some((range.closeness(media)?, weight))
+    });
+    named.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, weight)| weight)
+}
+
+/// Whether a body is JSON in UTF-8, uncompressed; if not, the reason of a 415.
+pub fn check_content(headers: &HeaderMap) -> Result<(), &'static str> {
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(content), None) = (types.next(), types.next()) else {
+        return Err("one Content-Type is needed, application/json");
+    };
+    let mut parts = content.to_str().unwrap_or_default().split(';').map(str::trim);
+    if !parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case("application/json")) {
+        return Err("Content-Type must be application/json");
+    }
+    let utf8 = parts.filter_map(|part| part.split_once('=')).all(|(name, value)| {
+        !name.trim().eq_ignore_ascii_case("charset")
+            || value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
+    });
+    if !utf8 {
+        return Err("the charset must be utf-8");
+    }
+    match headers.get(header::CONTENT_ENCODING).map(|coding| coding.as_bytes()) {
+        None | Some(b"identity") => Ok(()),
+        Some(_) => Err("a compressed body is not taken: leave Content-Encoding out"),
+    }
+}
+
+/// What became of a request that was understood as one of HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It ran, maybe with errors beside its data.
+    Ran { errors: bool },
+    /// The body is no JSON.
+    NotJson,
+    /// It is JSON, and no GraphQL request: a field is missing or of the wrong type.
+    Malformed,
+    /// Refused before it ran, with the `extensions.code` of its first error.
+    Refused(Code),
+}
+
+/// The codes of errors that have a status of their own; see PROTOCOL.md.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    BadRequest,
+    Unauthenticated,
+    Forbidden,
+    RateLimited,
+    Internal,
+    Unavailable,
+    /// Readable, and not to be run: not valid, above a limit, not known.
+    Other,
+}
+
+impl Code {
+    /// Of the first of some errors, a JSON array.
+    pub fn of(errors: &[u8]) -> Self {
+        let errors: serde_json::Value = serde_json::from_slice(errors).unwrap_or_default();
+        match errors[0]["extensions"]["code"].as_str() {
+            Some("BAD_REQUEST") => Self::BadRequest,
+            Some("UNAUTHENTICATED") => Self::Unauthenticated,
+            Some("FORBIDDEN") => Self::Forbidden,
+            Some("RATE_LIMITED") => Self::RateLimited,
+            Some("INTERNAL") => Self::Internal,
+            Some("UNAVAILABLE") => Self::Unavailable,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Data came, and errors with it. Not registered; a client that doesn't know it takes it for 200.
+const PARTIAL_SUCCESS: u16 = 294;
+
+/// The status of an answer, and the media type it is told in.
+pub fn status(codes: HttpStatus, media: Media, outcome: Outcome) -> (StatusCode, Media) {
+    let status = match (codes, outcome) {
+        (HttpStatus::Draft, Outcome::Ran { errors: true }) => {
+            StatusCode::from_u16(PARTIAL_SUCCESS).unwrap_or(StatusCode::OK)
+        }
+        (_, Outcome::Ran { .. }) => StatusCode::OK,
+        (_, Outcome::NotJson) => StatusCode::BAD_REQUEST,
+        // A well-formed request gets 200: its client can't tell who made an error in JSON.
+        (HttpStatus::Audited, Outcome::Refused(_)) if media == Media::Json => StatusCode::OK,
+        (_, Outcome::Refused(Code::Unauthenticated)) => StatusCode::UNAUTHORIZED,
+        (_, Outcome::Refused(Code::Forbidden)) => StatusCode::FORBIDDEN,
+        (_, Outcome::Refused(Code::RateLimited)) => StatusCode::TOO_MANY_REQUESTS,
+        (_, Outcome::Refused(Code::Internal)) => StatusCode::INTERNAL_SERVER_ERROR,
+        (_, Outcome::Refused(Code::Unavailable)) => StatusCode::SERVICE_UNAVAILABLE,
+        (HttpStatus::Audited, Outcome::Malformed | Outcome::Refused(_))
+        | (_, Outcome::Refused(Code::BadRequest)) => StatusCode::BAD_REQUEST,
+        (HttpStatus::Draft, Outcome::Malformed | Outcome::Refused(Code::Other)) => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
+    };
+    // The draft: what is no success is told in GraphQL's own media type, whatever was asked for.
+    let own = codes == HttpStatus::Draft && !status.is_success();
+    (status, if own { Media::GraphqlResponse } else { media })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepted(accept: &[&str], codes: HttpStatus) -> Option<Media> {
+        let mut headers = HeaderMap::new();
+        for value in accept {
+            headers.append(header::ACCEPT, value.parse().unwrap());
+        }
+        Media::accepted(&headers, codes)
+    }
+
+    #[test]
+    fn the_client_is_answered_in_what_it_likes_most() {
+        let (json, own) = (Some(Media::Json), Some(Media::GraphqlResponse));
+        for (accept, audited, draft) in [
+            (vec![], json, own),
+            (vec!["*/*"], json, own),
+            (vec!["application/*"], json, own),
+            (vec!["application/json"], json, json),
+            (vec!["Application/JSON; charset=utf-8"], json, json),
+            (vec!["application/graphql-response+json"], own, own),
+            (vec!["application/graphql-response+json, application/json"], own, own),
+            (vec!["application/json, application/graphql-response+json"], json, json),
+            (vec!["application/json;q=0.8", "application/graphql-response+json;q=0.9"], own, own),
+            (vec!["application/json;q=0.5, */*;q=0.1"], json, json),
+            (vec!["*/*, application/json;q=0"], own, own),
+            (vec!["application/graphql-response+json;q=0, */*;q=0.001"], json, json),
+            (vec!["text/html"], None, None),
+            (vec!["application/json;q=0"], None, None),
+            (vec!["application/json;q=no"], None, None),
+            (vec![""], None, None),
+        ] {
+            assert_eq!(accepted(&accept, HttpStatus::Audited), audited, "{accept:?}");
+            assert_eq!(accepted(&accept, HttpStatus::Draft), draft, "{accept:?}");
+        }
+    }
+
+    #[test]
+    fn only_json_in_utf8_is_taken() {
+        let check = |content: &str, coding: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.append(header::CONTENT_TYPE, content.parse().unwrap());
+            if let Some(coding) = coding {
+                headers.append(header::CONTENT_ENCODING, coding.parse().unwrap());
+            }
+            check_content(&headers).is_ok()
+        };
+        for good in ["application/json", "Application/JSON;charset=\"UTF-8\"", "application/json;a"]
+        {
+            assert!(check(good, None), "{good}");
+        }
+        for bad in [
+            "text/plain",
+            "multipart/form-data; boundary=x",
+            "application/x-www-form-urlencoded",
+            "application/json; charset=latin1",
+            "application/jsonp",
+            "",
+        ] {
+            assert!(!check(bad, None), "{bad}");
+        }
+        assert!(!check("application/json", Some("gzip")));
+        assert!(check("application/json", Some("identity")));
+        assert!(check_content(&HeaderMap::new()).is_err());
+    }
+
+    #[test]
+    fn each_outcome_has_its_code() {
+        let refused = |code| Outcome::Refused(code);
+        for (outcome, json, own, draft) in [
+            (Outcome::Ran { errors: false }, 200, 200, 200),
+            (Outcome::Ran { errors: true }, 200, 200, 294),
+            (Outcome::NotJson, 400, 400, 400),
+            (Outcome::Malformed, 400, 400, 422),
+            (refused(Code::BadRequest), 200, 400, 400),
+            (refused(Code::Other), 200, 400, 422),
+            (refused(Code::Unauthenticated), 200, 401, 401),
+            (refused(Code::Forbidden), 200, 403, 403),
+            (refused(Code::RateLimited), 200, 429, 429),
+            (refused(Code::Internal), 200, 500, 500),
+            (refused(Code::Unavailable), 200, 503, 503),
+        ] {
+            let told = |codes, media| {
+                let (status, media) = status(codes, media, outcome);
+                (status.as_u16(), media)
+            };
+            assert_eq!(told(HttpStatus::Audited, Media::Json), (json, Media::Json));
+            let media = Media::GraphqlResponse;
+            assert_eq!(told(HttpStatus::Audited, media), (own, media));
+            assert_eq!(told(HttpStatus::Draft, media), (draft, media));
+            let expected = if draft < 300 { Media::Json } else { media };
+            assert_eq!(told(HttpStatus::Draft, Media::Json), (draft, expected));
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! A GraphQL request as HTTP brings it: a body of JSON, or the query of a URL.
+
+use serde_json::{Map, Value};
+use spreadly_subscriptions::Request;
+
+use super::negotiation::Outcome;
+
+/// Why there is no request.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    #[error("the body is not UTF-8")]
+    NotUtf8,
+    #[error("the body is not JSON: {0}")]
+    NotJson(String),
+    #[error("batches are off: send one request at a time")]
+    Batch,
+    #[error("not a GraphQL request: {0}")]
+    Malformed(String),
+}
+
+impl RequestError {
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::NotUtf8 | Self::NotJson(_) => Outcome::NotJson,
+            Self::Batch | Self::Malformed(_) => Outcome::Malformed,
+        }
+    }
+}
+
+fn malformed(reason: &str) -> RequestError {
+    RequestError::Malformed(reason.to_owned())
+}
+
+/// From the body of a POST.
+pub fn from_body(body: &[u8]) -> Result<Request, RequestError> {
+    let text = std::str::from_utf8(body).map_err(|_| RequestError::NotUtf8)?;
+    let value =
+        serde_json::from_str(text).map_err(|fault| RequestError::NotJson(fault.to_string()));
+    match value? {
+        Value::Object(fields) => from_fields(fields),
+        Value::Array(_) => Err(RequestError::Batch),
+        _ => Err(malformed("the body must be a JSON object")),
+    }
+}
+
+/// From what stands behind the `?` of a GET: `query` and `operationName` as they are, `variables`
+/// and `extensions` as JSON. Other names are not ours.
+pub fn from_url(query: &str) -> Result<Request, RequestError> {
+    let mut fields = Map::new();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        let value = match &*name {
+            "operationName" if value.is_empty() => Value::Null,
+            "query" | "operationName" => Value::String(value.into_owned()),
+            "variables" | "extensions" if value.is_empty() => Value::Null,
+            "variables" | "extensions" => serde_json::from_str(&value)
+                .map_err(|fault| malformed(&format!("'{name}' must be JSON: {fault}")))?,
+            _ => continue,
+        };
+        if fields.insert(name.to_string(), value).is_some() {
+            return Err(malformed(&format!("'{name}' stands twice")));
+        }
+    }
+    from_fields(fields)
+}
+
+fn from_fields(fields: Map<String, Value>) -> Result<Request, RequestError> {
+    Request::from_fields(fields).map_err(malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_url_says_what_a_body_says() {
+        let url = "query=query%20A(%24x%3AInt)+%7B__typename%7D&operationName=A\
+                   &variables=%7B%22x%22%3A1%7D&extensions=%7B%22e%22%3Anull%7D&other=%FF";
+        let body = json!({
+            "query": "query A($x:Int) {__typename}", "operationName": "A",
+            "variables": {"x": 1}, "extensions": {"e": null}, "other": 1,
+        });
+        let (url, body) = (from_url(url).unwrap(), from_body(body.to_string().as_bytes()).unwrap());
+        assert_eq!(format!("{url:?}"), format!("{body:?}"));
+        let by_hash = from_url("extensions=%7B%22persistedQuery%22%3A%7B%7D%7D").unwrap();
+        assert_eq!(by_hash.query, "");
+    }
+
+    #[test]
+    fn each_fault_is_named() {
+        for (body, told) in [
+            (b"\xFF".as_slice(), "not UTF-8"),
+            (b"", "not JSON"),
+            (b"{\"query\":", "not JSON"),
+            (b"[]", "batches are off"),
+            (b"[{\"query\":\"{__typename}\"}]", "batches are off"),
+            (b"1", "must be a JSON object"),
+            (b"{}", "'query'"),
+            (b"{\"query\":null}", "'query'"),
+            (b"{\"query\":\"\",\"variables\":[]}", "'variables'"),
+            (b"{\"query\":\"\",\"extensions\":0}", "'extensions'"),
+            (b"{\"query\":\"\",\"operationName\":false}", "'operationName'"),
+        ] {
+            let fault = from_body(body).unwrap_err().to_string();
+            assert!(fault.contains(told), "{fault}");
+        }
+        for (url, told) in [
+            ("", "'query'"),
+            ("query=a&query=b", "stands twice"),
+            ("query=a&variables=%7B", "'variables' must be JSON"),
+            ("query=a&variables=1", "'variables'"),
+        ] {
+            let fault = from_url(url).unwrap_err().to_string();
+            assert!(fault.contains(told), "{fault}");
+        }
+    }
+
+    #[test]
+    fn a_hundred_thousand_nested_brackets_are_refused_without_a_stack_overflow() {
+        let body = format!("{{\"query\":\"\",\"variables\":{}", "[".repeat(100_000));
+        assert!(matches!(from_body(body.as_bytes()), Err(RequestError::NotJson(_))));
+    }
+}
