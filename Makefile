@@ -6,16 +6,16 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/spreadly
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak setup rust fmt clippy deny unit bench schema clean fuzz
+.PHONY: help run test soak setup rust graphiql fmt clippy deny unit bench schema clean fuzz
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: rust ## Build for speed and run `spreadly dev`: a simulated market on 127.0.0.1:4000
+run: rust graphiql ## Build for speed and run `spreadly dev`: a simulated market on 127.0.0.1:4000
 	cargo build --release --locked --package spreadly
 	"$(CARGO_TARGET_DIR)/release/spreadly" dev $(ARGS)
 
-test: rust setup fmt clippy deny unit ## Everything a change must pass, clients of others included
+test: rust setup graphiql fmt clippy deny unit ## Everything a change must pass, clients of others included
 
 soak: rust ## Kill the hub 50 times while lines flow and clients follow
 	SPREADLY_SOAK=1 cargo test --locked --package spreadly --test main -- restart
@@ -37,6 +37,9 @@ rust: # A cargo that is new enough, and a linker
 setup: ## Install the stock clients and cargo-deny into the cache
 	@tests/setup/clients.sh
 
+graphiql: ## Bring GraphiQL from npm into the cache, for the hub to embed
+	@graphiql/build.sh
+
 fmt:
 	cargo fmt --all --check
 
@@ -49,7 +52,7 @@ deny: setup
 
 # The stock clients are among the tests of the workspace, in tests/clients.rs. All of it at once, as
 # tests/capture.rs runs the load tester, which cargo builds for its own tests only.
-unit: setup
+unit: setup graphiql
 	cargo test --workspace --locked
 
 clean: ## Remove what was built, not what was installed

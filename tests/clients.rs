@@ -28,7 +28,7 @@ fn installed(path: &Path) {
 }
 
 /// A script, and the package that it is there for.
-fn node(script: &str, package: &str) -> Command {
+pub fn node(script: &str, package: &str) -> Command {
     let folder = cache().join("clients");
     installed(&folder.join("node_modules").join(package));
     // Modules are looked for beside the script, so it runs from a folder beside them; one of its
@@ -51,8 +51,8 @@ fn python() -> Command {
     command
 }
 
-struct Script {
-    child: Child,
+pub struct Script {
+    pub child: Child,
     facts: Lines<BufReader<ChildStdout>>,
 }
 
@@ -64,14 +64,15 @@ impl Script {
         Self::spawn(command)
     }
 
-    fn spawn(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+    pub fn spawn(mut command: Command) -> Self {
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
         let facts = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { child, facts }
     }
 
     /// The next fact; the script's own end is one that no test awaits.
-    fn fact(&mut self) -> Value {
+    pub fn fact(&mut self) -> Value {
         let line = self.facts.next().expect("the script says something more").unwrap();
         let fact: Value = serde_json::from_str(&line).unwrap();
         assert_ne!(fact["fact"], "broken", "{fact}");
@@ -79,7 +80,7 @@ impl Script {
     }
 
     /// Reads on until a fact of this name.
-    fn until(&mut self, name: &str) -> Vec<Value> {
+    pub fn until(&mut self, name: &str) -> Vec<Value> {
         let mut all = Vec::new();
         loop {
             let fact = self.fact();
@@ -91,7 +92,7 @@ impl Script {
         }
     }
 
-    fn finish(mut self) {
+    pub fn finish(mut self) {
         assert!(self.child.wait().unwrap().success());
     }
 }

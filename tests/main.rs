@@ -6,6 +6,7 @@
 mod harness;
 
 mod admin;
+mod browser;
 mod capture;
 mod clients;
 mod command_line;

@@ -26,7 +26,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::addresses::{Addresses, client_address};
 use super::negotiation::{self, Code, Media, Outcome};
-use super::request;
+use super::{pages, request};
 use crate::config::{HttpStatus, Network, Origins};
 
 /// Most headers of one request; browsers send about twenty.
@@ -82,6 +82,10 @@ impl<E: Executor> Http<E> {
     }
 
     async fn answer(self: Rc<Self>, request: Request<Incoming>, peer: IpAddr) -> Reply {
+        if let Some(page) = pages::answer(request.method(), request.uri().path(), request.headers())
+        {
+            return page;
+        }
         match (request.method(), request.uri().path()) {
             // Also of a POST: a page of another origin can send one that its browser asks nobody
             // about, though it could not read the answer.

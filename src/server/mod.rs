@@ -6,6 +6,7 @@ mod board;
 mod http;
 mod metrics;
 mod negotiation;
+mod pages;
 mod request;
 mod shards;
 mod simulate;

@@ -14,6 +14,7 @@ pub struct Answer {
     pub status: u16,
     /// Names in lower case.
     pub headers: Vec<(String, String)>,
+    /// Of what is no text, with marks in place of what can't be read.
     pub body: String,
 }
 
@@ -69,7 +70,7 @@ pub fn read(stream: &mut TcpStream) -> Answer {
             Err(error) => panic!("no answer: {error}"),
         }
     }
-    let text = String::from_utf8(bytes).unwrap();
+    let text = String::from_utf8_lossy(&bytes);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
     let mut lines = head.lines();
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();

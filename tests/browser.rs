@@ -1,0 +1,97 @@
+//! The pages as a browser gets them: by hand, and in a real Chromium that can reach nothing else.
+
+use std::path::Path;
+
+use crate::clients::{Script, node};
+use crate::harness::http::{self, Answer};
+use crate::harness::{Client, Hub, market};
+use serde_json::json;
+
+const MARKET: &str = "XBT-USD";
+
+fn get(hub: &Hub, path: &str, header: &str) -> Answer {
+    http::send(hub.address(), &[&format!("GET {path}"), header], b"")
+}
+
+/// The page, from a hub that has it.
+fn graphiql(hub: &Hub) -> Answer {
+    let page = get(hub, "/graphiql", "Accept: text/html");
+    assert_eq!(page.status, 200, "run graphiql/build.sh, then build again\n{}", page.body);
+    page
+}
+
+#[test]
+fn the_root_leads_to_graphiql_whose_policy_lets_no_other_origin_and_no_inline_script_in() {
+    let hub = Hub::start();
+    let root = get(&hub, "/", "Accept: text/html");
+    assert_eq!((root.status, root.header("location")), (307, Some("/graphiql")));
+
+    let page = graphiql(&hub);
+    assert_eq!(page.header("content-type"), Some("text/html; charset=utf-8"));
+    assert_eq!(page.header("cache-control"), Some("no-cache"));
+    assert_eq!(page.header("x-content-type-options"), Some("nosniff"));
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(policy.starts_with("default-src 'none'; script-src 'self';"), "{policy}");
+    assert!(!policy.contains("http") && !policy.contains('*'), "{policy}");
+    assert!(!page.body.contains("://") && !page.body.contains("<script>"), "{}", page.body);
+}
+
+#[test]
+fn a_file_of_graphiql_is_kept_by_browsers_and_sent_once_however_compressed() {
+    let hub = Hub::start();
+    let page = graphiql(&hub).body;
+    let script = page.split("src=\"").nth(1).unwrap().split('"').next().unwrap();
+    let plain = get(&hub, script, "Accept-Encoding: identity");
+    assert_eq!(plain.status, 200);
+    assert_eq!(plain.header("content-type"), Some("text/javascript; charset=utf-8"));
+    assert_eq!(plain.header("content-encoding"), None);
+    assert_eq!(plain.header("cache-control"), Some("public, max-age=31536000, immutable"));
+    assert_eq!(plain.header("vary"), Some("accept-encoding"));
+
+    let zipped = get(&hub, script, "Accept-Encoding: br, gzip");
+    assert_eq!((zipped.status, zipped.header("content-encoding")), (200, Some("gzip")));
+    let length = |answer: &Answer| answer.header("content-length").unwrap().parse::<u64>().unwrap();
+    assert!(length(&zipped) < length(&plain) / 3, "{} of {}", length(&zipped), length(&plain));
+
+    let etag = plain.header("etag").unwrap();
+    let again = get(&hub, script, &format!("If-None-Match: \"x\", {etag}"));
+    assert_eq!((again.status, again.header("etag"), again.body.len()), (304, Some(etag), 0));
+}
+
+#[tokio::test]
+async fn graphiql_in_a_browser_without_internet_shows_live_frames_and_runs_a_query() {
+    let hub = Hub::start();
+    hub.append_lines("book.ndjson", &market::beginning(MARKET));
+    Client::knowing(hub.address(), MARKET).await;
+    graphiql(&hub);
+
+    let screenshot = std::env::var_os("SPREADLY_SCREENSHOT")
+        .map_or_else(|| hub.folder().join("graphiql.png"), Into::into);
+    let mut command = node("graphiql.mjs", "playwright-core");
+    command.arg(format!("http://{}", hub.address())).arg(&screenshot);
+    let mut script = Script::spawn(command);
+    assert_eq!(script.until("loaded").pop().unwrap()["path"], "/graphiql");
+
+    // The default document asks for a market that this hub has.
+    let mut shows = |what: &[&str]| loop {
+        let text = script.until("response").pop().unwrap()["text"].to_string();
+        if what.iter().all(|one| text.contains(one)) {
+            break;
+        }
+    };
+    shows(&["BookSnapshot", "INITIAL"]);
+    hub.append_lines("book.ndjson", &[market::step(MARKET, 0)]);
+    shows(&["BookDelta", "2.00000000"]);
+    hub.append_lines("book.ndjson", &[market::step(MARKET, 1)]);
+    shows(&["BookDelta", "3.00000000"]);
+
+    drop(script.child.stdin.take());
+    let followed = script.until("followed").pop().unwrap();
+    assert_eq!(followed["sockets"], json!([hub.url()]), "one, on the page's own origin");
+    let queried = script.until("queried").pop().unwrap()["text"].to_string();
+    assert!(queried.contains(MARKET) && queried.contains("lotSize"), "{queried}");
+    let done = script.until("done").pop().unwrap();
+    assert_eq!(done["foreign"], json!([]), "requests to elsewhere");
+    script.finish();
+    assert!(Path::new(&screenshot).exists());
+}
