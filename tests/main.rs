@@ -7,6 +7,7 @@ mod harness;
 
 mod admin;
 mod browser;
+mod candles;
 mod capture;
 mod clients;
 mod command_line;

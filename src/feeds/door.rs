@@ -22,7 +22,7 @@ use crate::market::event::{
     self, Applied, Body, Effect, Event, MarketId, Micros, OrderEvent, PlacedOrder, Refusal,
 };
 use crate::market::orders::Order;
-use crate::store::{FileProgress, NewEvent, OrderRecord, Store, StoreError};
+use crate::store::{Appended, FileProgress, NewEvent, NewTrade, OrderRecord, Store, StoreError};
 
 /// Batches that may wait for the sequencer. Each feed has one at a time; mutations, one event
 /// each, share the rest.
@@ -236,8 +236,14 @@ impl Sequencer {
                     if let Effect::Order { update, .. } = &effect {
                         group.placed.insert((&*update.order.id).into());
                     }
+                    let trade = match &effect {
+                        Effect::Trade(trade) => {
+                            Some(NewTrade { trade: trade.clone(), time: event.time })
+                        }
+                        _ => None,
+                    };
                     let (order, body) = (record(&effect), body(line));
-                    group.events.push(NewEvent { topic, id: event.id, body, order });
+                    group.events.push(NewEvent { topic, id: event.id, body, order, trade });
                     group.effects.push((index, event.time, effect));
                 }
                 Err(reason) => group.deliveries[index].ack.refuse(place, reason),
@@ -272,14 +278,14 @@ impl Sequencer {
         }
         let now = now();
         let Group { events, progress, .. } = &group;
-        let sequences = if events.is_empty() && progress.is_empty() {
-            Vec::new()
+        let mut appended = if events.is_empty() && progress.is_empty() {
+            Appended::default()
         } else {
             self.persist(|store| store.append(events, progress, now))?
         };
-        let mut applied = Vec::with_capacity(sequences.len());
+        let mut applied = Vec::with_capacity(appended.sequences.len());
         let mut due = BTreeSet::new();
-        for (sequence, (index, time, effect)) in sequences.into_iter().zip(group.effects) {
+        for (sequence, (index, time, effect)) in appended.sequences.into_iter().zip(group.effects) {
             let ack = &mut group.deliveries[index].ack;
             let Some(sequence) = sequence else {
                 ack.known += 1;
@@ -295,7 +301,8 @@ impl Sequencer {
                     due.insert(market.clone());
                 }
             }
-            applied.push(Applied { sequence, time, effect });
+            let candles = appended.candles.remove(&sequence).unwrap_or_default();
+            applied.push(Applied { sequence, time, effect, candles });
         }
         (self.live.apply)(&applied);
         for Delivery { feed, done, ack } in group.deliveries {

@@ -3,13 +3,16 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::market::admission::{Admission, BookMode};
-use crate::market::event::{Applied, MarketId, Micros, parse};
-use crate::store::{Checkpoint, Store, StoreError, Stored, Topic};
+use crate::market::event::{Applied, Body, MarketDefinition, MarketId, Micros, parse};
+use crate::market::ticker::LastTrade;
+use crate::market::trade::Trade;
+use crate::store::{Checkpoint, MarketCandles, NewTrade, Store, StoreError, Stored, Topic};
 
 /// Events handed to the state at once.
 const BATCH: usize = 256;
@@ -89,6 +92,54 @@ pub fn recover(
     }
     replay(store, admission, apply, books, &mut recovered)?;
     Ok(recovered)
+}
+
+/// Gets a market's candles, its latest trade and the time of its newest.
+pub type RestoreCandles<'a> = dyn FnMut(&MarketCandles, Option<LastTrade>, Option<Micros>) + 'a;
+
+/// Puts back every market's candles, behind [`recover`]: what the store keeps of them, its latest
+/// trade and the time of its newest. Where the store has none yet, they are made from the log
+/// first, which costs every trade in it, once.
+pub fn recover_candles(
+    store: &mut Store,
+    admission: &Admission,
+    now: Micros,
+    restore: &mut RestoreCandles<'_>,
+) -> Result<(), StoreError> {
+    let topics = store.topics()?;
+    let markets = topics.iter().filter_map(|topic| topic.name.strip_prefix("trades:"));
+    let markets: Vec<MarketId> = markets.map(MarketId::from).collect();
+    if store.candles_are_missing() {
+        for market in &markets {
+            let definition = admission.definition(market).cloned();
+            let mut standing = |stored: &Stored| standing(stored, definition.as_deref());
+            store.rebuild_candles(market, 0, &mut standing)?;
+        }
+        store.candles_are_whole()?;
+    }
+    for market in &markets {
+        let known = store.market_candles(market, now)?;
+        let definition = admission.definition(market).cloned();
+        let last = known.last.as_ref().and_then(|stored| {
+            let NewTrade { trade, time } = standing(stored, definition.as_deref())?;
+            let time = time.unwrap_or(stored.received);
+            let Trade { price, size, taker_side, .. } = *trade;
+            Some(LastTrade { time, price, size, taker_side })
+        });
+        let newest = known.newest.as_ref();
+        let time = newest.and_then(|stored| parse(stored.body.as_bytes()).ok()?.time);
+        restore(&known, last, time);
+    }
+    Ok(())
+}
+
+/// A trade of the log as candles count it: earlier releases also let in some that do not fit their
+/// market, which no candle can tell of.
+pub fn standing(stored: &Stored, definition: Option<&MarketDefinition>) -> Option<NewTrade> {
+    let event = parse(stored.body.as_bytes()).ok()?;
+    let Body::Trade(written) = &event.body else { return None };
+    let trade = Trade::admit(written, definition?).ok()?;
+    Some(NewTrade { trade: Arc::new(trade), time: event.time })
 }
 
 /// The market of a topic whose events make a book.
@@ -204,5 +255,10 @@ fn replayed(admission: &mut Admission, stored: &Stored) -> Result<Applied, Store
         |reason: String| StoreError::Unreplayable { sequence: stored.sequence, reason };
     let event = parse(stored.body.as_bytes()).map_err(|refusal| unreadable(refusal.to_string()))?;
     let admitted = admission.admit(&event).map_err(|refusal| unreadable(refusal.to_string()))?;
-    Ok(Applied { sequence: stored.sequence, time: event.time, effect: admitted.effect })
+    Ok(Applied {
+        sequence: stored.sequence,
+        time: event.time,
+        effect: admitted.effect,
+        candles: Vec::new(),
+    })
 }

@@ -193,6 +193,10 @@ impl GraphqlExecutor {
             Some(SourceSpec::BestBidOffer { markets }) => {
                 Some(self.live.offer_source(markets, encode))
             }
+            Some(SourceSpec::Candles { market, interval }) => {
+                self.live.candle_source(&market, interval, encode)
+            }
+            Some(SourceSpec::Tickers { markets }) => Some(self.live.ticker_source(markets, encode)),
             Some(SourceSpec::Topics(names)) => Some(self.live.topic_source(names, encode)),
             Some(SourceSpec::FeedStatus) => Some(self.live.feed_source(encode)),
             None => None,

@@ -47,7 +47,7 @@ fn executor() -> GraphqlExecutor {
 fn buy(executor: &GraphqlExecutor, sequence: u64, levels: impl Iterator<Item = (u128, u128)>) {
     let level = |(price, size)| LevelChange { side: Side::Buy, price, size, orders: 0 };
     let effect = Effect::Change { market: MARKET.into(), levels: levels.map(level).collect() };
-    executor.live.apply(&[Applied { sequence, time: None, effect }]);
+    executor.live.apply(&[Applied { sequence, time: None, effect, candles: Vec::new() }]);
 }
 
 fn request(query: &str, variables: Value, extensions: Value) -> Request {
@@ -503,4 +503,33 @@ fn a_panic_within_a_subscription_is_the_error_of_each_frame_from_then_on() {
         let result: Value = serde_json::from_slice(&result).unwrap();
         assert_eq!(result["errors"][0]["extensions"]["code"], "INTERNAL");
     }
+}
+
+#[test]
+fn candles_have_their_limits_and_unknown_markets_are_told() {
+    let executor = executor();
+    let asked = |rest: &str| {
+        let query = format!(r#"{{candles(interval:M1,{rest}){{open}}}}"#);
+        let result = single(execute(&executor, &query, json!({})));
+        result["errors"][0]["extensions"].clone()
+    };
+    let limit = json!({
+        "code": "LIMIT_EXCEEDED", "name": "candles_per_query", "limit": 5_000, "current": 5_001
+    });
+    assert_eq!(asked(r#"market:"A-B",last:5001"#), limit);
+    assert_eq!(asked(r#"market:"A-B",last:0"#)["code"], "VALIDATION_FAILED");
+    assert_eq!(asked(r#"market:"no""#)["code"], "NOT_FOUND");
+    let turned = r#"market:"A-B",from:"2026-01-02T00:00:00Z",to:"2026-01-01T00:00:00Z""#;
+    assert_eq!(asked(turned)["code"], "VALIDATION_FAILED");
+    let fields = "start end open high low close volume quoteVolume vwap count closed";
+    let twice = format!(
+        r#"{{a:candles(market:"A-B",interval:M1,last:5000){{{fields}}}
+            b:candles(market:"A-B",interval:M1,last:5000){{{fields}}}}}"#
+    );
+    let extensions = refusal(execute(&executor, &twice, json!({})));
+    assert_eq!(extensions["name"], "query_level_fields");
+    assert_eq!(extensions["current"], 110_000);
+    let of_none = r#"subscription{candles(market:"no",interval:M1){sequence}}"#;
+    assert_eq!(refusal(execute(&executor, of_none, json!({})))["code"], "NOT_FOUND");
+    stream(execute(&executor, "subscription{tickers{sequence}}", json!({})));
 }

@@ -28,6 +28,12 @@ pub struct PriceLevel {
     orders: Option<i32>,
 }
 
+impl PriceLevel {
+    pub fn new(definition: &MarketDefinition, level: Level) -> Self {
+        Levels::new(definition, &[]).object(&level)
+    }
+}
+
 /// Levels of one side, told as `[PriceLevel!]!`.
 ///
 /// A deep book has ten thousand of them, and the library spends microseconds on each object of a
@@ -364,12 +370,12 @@ impl BestBidOfferFrame {
 
     /// Null while nobody buys.
     async fn bid(&self) -> Option<PriceLevel> {
-        self.0.bid.map(|level| Levels::new(&self.0.definition, &[]).object(&level))
+        self.0.bid.map(|level| PriceLevel::new(&self.0.definition, level))
     }
 
     /// Null while nobody sells.
     async fn ask(&self) -> Option<PriceLevel> {
-        self.0.ask.map(|level| Levels::new(&self.0.definition, &[]).object(&level))
+        self.0.ask.map(|level| PriceLevel::new(&self.0.definition, level))
     }
 
     /// Of the event that last changed price or size of either, at its source.

@@ -10,6 +10,7 @@ use async_graphql_parser::types::{
 use async_graphql_value::Value;
 use serde_json::Map;
 
+use super::candles::{DEFAULT_CANDLES, MOST_CANDLES};
 use super::errors::Refused;
 
 /// What a request may weigh; the names are those of the configuration.
@@ -23,8 +24,9 @@ pub struct QueryLimits {
     pub query_aliases: usize,
     /// Lexical tokens of the document.
     pub query_tokens: usize,
-    /// Fields of price levels in one result: the depth of each book times what is selected below
-    /// its `bids` and `asks`, fragments expanded.
+    /// Fields of price levels and candles in one result: the depth of each book times what is
+    /// selected below its `bids` and `asks`, the number of candles times what is selected of each,
+    /// fragments expanded.
     pub query_level_fields: usize,
     /// Bytes of the document. Each open stream keeps its own, so this times the streams is memory.
     pub query_bytes: usize,
@@ -188,7 +190,8 @@ struct Cost {
     introspection_depth: usize,
     fields: usize,
     aliases: usize,
-    /// Below `bids` and `asks`; once a level of the book is known, times the depth.
+    /// Below `bids` and `asks`; once a level of the book is known, times the depth. Below `candles`
+    /// times how many are asked for.
     level_fields: usize,
 }
 
@@ -221,8 +224,8 @@ struct Scale<'a, 'd> {
     document: &'a ExecutableDocument,
     /// `None` while a fragment is being weighed: meeting it again is a cycle.
     fragments: HashMap<&'a str, Option<Cost>>,
-    /// The depth that a field of a book asks for.
-    depth: &'d dyn Fn(&Field) -> usize,
+    /// How many levels or candles a field of these asks for.
+    asked: &'d dyn Fn(&Field) -> usize,
 }
 
 impl<'a> Scale<'a, '_> {
@@ -252,8 +255,12 @@ impl<'a> Scale<'a, '_> {
                     match field.node.name.node.as_str() {
                         "bids" | "asks" => cost.level_fields = cost.fields,
                         "orderBook" => {
-                            let depth = (self.depth)(&field.node);
+                            let depth = (self.asked)(&field.node);
                             cost.level_fields = cost.level_fields.saturating_mul(depth);
+                        }
+                        "candles" if field.node.get_argument("interval").is_some() => {
+                            let last = (self.asked)(&field.node);
+                            cost.level_fields = cost.fields.saturating_mul(last);
                         }
                         _ => {}
                     }
@@ -280,7 +287,7 @@ impl<'a> Scale<'a, '_> {
 /// Before validation: what the document expands to, all operations together, and each fragment by
 /// itself, as validation looks at unused ones too.
 pub fn check_document(document: &ExecutableDocument, limits: &QueryLimits) -> Result<(), Refused> {
-    let mut scale = Scale { document, fragments: HashMap::new(), depth: &|_| 0 };
+    let mut scale = Scale { document, fragments: HashMap::new(), asked: &|_| 0 };
     let mut sum = Cost::default();
     for (_, operation) in document.operations.iter() {
         sum.add(scale.set(&operation.node.selection_set.node)?);
@@ -296,15 +303,19 @@ pub fn check_document(document: &ExecutableDocument, limits: &QueryLimits) -> Re
     Ok(())
 }
 
-/// Before an operation runs, when its variables are known: how many fields of price levels its
-/// result may have. All else that a result repeats is bounded by the number of markets.
+/// Before an operation runs, when its variables are known: how many fields of price levels and
+/// candles its result may have. All else that a result repeats is bounded by the number of markets.
 pub fn check_levels(
     document: &ExecutableDocument,
     operation: &OperationDefinition,
     variables: Option<&Map<String, serde_json::Value>>,
     limits: &QueryLimits,
 ) -> Result<(), Refused> {
-    let depth = |field: &Field| {
+    let asked = |field: &Field| {
+        let (argument, default, most) = match field.name.node.as_str() {
+            "candles" => ("last", DEFAULT_CANDLES, MOST_CANDLES),
+            _ => ("depth", DEFAULT_DEPTH, limits.book_depth),
+        };
         let whole = |value: &Value| match value {
             Value::Number(number) => number.as_u64(),
             Value::Variable(name) => match variables.and_then(|all| all.get(name.as_str())) {
@@ -319,11 +330,11 @@ pub fn check_levels(
             _ => None,
         };
         // What is no number, too small or beyond the hub's limit is refused where it is resolved.
-        let asked = field.get_argument("depth").and_then(|value| whole(&value.node));
-        let asked = asked.map_or(DEFAULT_DEPTH, |depth| usize::try_from(depth).unwrap_or(0));
-        if asked > limits.book_depth { 0 } else { asked }
+        let asked = field.get_argument(argument).and_then(|value| whole(&value.node));
+        let asked = asked.map_or(default, |asked| usize::try_from(asked).unwrap_or(0));
+        if asked > most { 0 } else { asked }
     };
-    let mut scale = Scale { document, fragments: HashMap::new(), depth: &depth };
+    let mut scale = Scale { document, fragments: HashMap::new(), asked: &asked };
     let current = scale.set(&operation.selection_set.node)?.level_fields;
     match limits.query_level_fields {
         limit if current > limit => Err(Refused::limit("query_level_fields", limit, current)),

@@ -1,6 +1,7 @@
 //! The schema, and its execution for the engine. Resolvers look at [`crate::live`]; nothing here
 //! keeps state of its own but the documents that were parsed lately.
 
+mod candles;
 mod document;
 mod errors;
 mod execution;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_graphql::{Context, ID, Object, Result};
 
+use super::candles::{self, Candle, Interval, Ticker};
 use super::errors::{checked_depth, state};
 use super::frames::BookSnapshot;
 use super::guard::QueryLimits;
@@ -56,6 +57,26 @@ impl Query {
             Ok(live(ctx)?.snapshot(&market, depth).map(BookSnapshot))
         };
         snapshot().transpose()
+    }
+
+    /// A market's candles, oldest first and without a gap: of the buckets that start at `from` or
+    /// later and before `to`, up to the one the hub's clock is in, the newest `last`. Before a
+    /// market's first trade there are none.
+    async fn candles(
+        &self,
+        ctx: &Context<'_>,
+        market: ID,
+        #[graphql(desc = "What one candle stands for.")] interval: Interval,
+        from: Option<DateTime>,
+        to: Option<DateTime>,
+        #[graphql(default_with = "Some(500)", desc = "From 1 to 5,000.")] last: Option<i32>,
+    ) -> Result<Vec<Candle>> {
+        candles::asked(live(ctx)?, &market, interval, (from, to), last).await
+    }
+
+    /// A market's ticker now; null if there is no such market.
+    async fn ticker(&self, ctx: &Context<'_>, market: ID) -> Result<Option<Ticker>> {
+        Ok(live(ctx)?.ticker(&market).map(Ticker))
     }
 
     /// How each feed does.

@@ -10,6 +10,7 @@ use futures_util::future::ready;
 use futures_util::stream::{BoxStream, Stream, StreamExt, poll_fn};
 use parking_lot::Mutex;
 
+use super::candles::{CandleFrame, Interval, TickerFrame};
 use super::errors::{checked_depth, checked_topic, fault, limit_exceeded, state};
 use super::frames::{BestBidOfferFrame, BookDelta, BookFrame, BookHeartbeat, BookSnapshot};
 use super::guard::QueryLimits;
@@ -18,6 +19,7 @@ use super::query::live;
 use super::scalars::Cursor;
 use super::types::{BookSpeed, FeedStatus};
 use crate::live::{LiveFrame, Speed, TopicName};
+use crate::market::candles;
 use crate::market::event::{MarketId, trades_topic};
 
 /// What a subscription's arguments ask for.
@@ -29,6 +31,13 @@ pub enum SourceSpec {
         speed: Speed,
     },
     BestBidOffer {
+        markets: Vec<MarketId>,
+    },
+    Candles {
+        market: MarketId,
+        interval: candles::Interval,
+    },
+    Tickers {
         markets: Vec<MarketId>,
     },
     /// Topics of the log, told event by event.
@@ -112,7 +121,11 @@ impl Subscription {
                 LiveFrame::Snapshot(frame) => Some(BookFrame::Snapshot(BookSnapshot(frame))),
                 LiveFrame::Delta(frame) => Some(BookFrame::Delta(BookDelta(frame))),
                 LiveFrame::Heartbeat(frame) => Some(BookFrame::Heartbeat(BookHeartbeat(frame))),
-                LiveFrame::Offer(_) | LiveFrame::Feed(_) | LiveFrame::Log(_) => None,
+                LiveFrame::Offer(_)
+                | LiveFrame::Candles(_)
+                | LiveFrame::Ticker(_)
+                | LiveFrame::Feed(_)
+                | LiveFrame::Log(_) => None,
             })
         });
         Ok(frames.boxed())
@@ -129,6 +142,54 @@ impl Subscription {
         let frames = slot(ctx)?.frames(spec).filter_map(|frame| {
             ready(match frame {
                 LiveFrame::Offer(offer) => Some(BestBidOfferFrame(offer)),
+                _ => None,
+            })
+        });
+        Ok(frames.boxed())
+    }
+
+    /// A market's candles: the newest one now, or all that were touched behind `after`; then each
+    /// that a trade touches, as it is then, and each that the clock closes.
+    async fn candles(
+        &self,
+        ctx: &Context<'_>,
+        market: ID,
+        #[graphql(desc = "What one candle stands for.")] interval: Interval,
+        #[graphql(desc = "Resume behind the frame of this cursor.")] after: Option<Cursor>,
+    ) -> Result<BoxStream<'static, CandleFrame>> {
+        // Read from the request before it came here: it must not be part of the stream.
+        drop(after);
+        let spec = SourceSpec::Candles { market: known(ctx, &market)?, interval: interval.into() };
+        let frames = slot(ctx)?.frames(spec).filter_map(|frame| {
+            ready(match frame {
+                LiveFrame::Candles(frame) => Some(CandleFrame(frame)),
+                _ => None,
+            })
+        });
+        Ok(frames.boxed())
+    }
+
+    /// The tickers of some markets: each one now, then each change.
+    async fn tickers(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(
+            desc = "From 1 to the hub's limit (100); absent or null: all that are defined now, \
+                    as long as these are no more."
+        )]
+        markets: Option<Vec<ID>>,
+    ) -> Result<BoxStream<'static, TickerFrame>> {
+        let markets = match markets {
+            Some(markets) => markets,
+            None => {
+                let definitions = live(ctx)?.definitions();
+                definitions.iter().map(|one| ID(one.market.to_string())).collect()
+            }
+        };
+        let spec = SourceSpec::Tickers { markets: known_markets(ctx, &markets)? };
+        let frames = slot(ctx)?.frames(spec).filter_map(|frame| {
+            ready(match frame {
+                LiveFrame::Ticker(frame) => Some(TickerFrame(*frame)),
                 _ => None,
             })
         });

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 use spreadly_subscriptions::{Cursor, CursorError, Epoch, Position, topic_hash};
 
 use crate::market::book::Level;
+use crate::market::candles::{Candle, Interval};
 use crate::market::event::{MarketDefinition, Message, Micros};
+use crate::market::ticker::{Day, LastTrade};
 use crate::market::trade::Trade;
 
 /// How often an `orderBook` stream pushes.
@@ -219,6 +221,81 @@ pub fn log_topics(names: &[Arc<str>]) -> u64 {
     topic_hash(&names.join("\n"))
 }
 
+/// Some candles of a market and interval, each as it is now, or none: then it says where the
+/// stream stands.
+#[derive(Clone, Debug)]
+pub struct CandleFrame {
+    pub definition: Arc<MarketDefinition>,
+    pub interval: Interval,
+    pub epoch: Epoch,
+    /// Of the market's newest trade.
+    pub sequence: u64,
+    /// The trade before those this frame tells of; the same as `sequence` where none came; `None`
+    /// where the candles are stated anew.
+    pub previous: Option<u64>,
+    /// Why they are stated anew.
+    pub reason: Option<SnapshotReason>,
+    /// Trades since `previous`.
+    pub merged_events: u64,
+    /// Oldest first. Buckets left out in between are empty.
+    pub candles: Vec<Candle>,
+    /// Of the market's newest trade, at its source.
+    pub event_time: Option<Micros>,
+    pub publish_time: Micros,
+    pub state: FeedState,
+}
+
+impl CandleFrame {
+    pub fn cursor(&self) -> String {
+        let topic = candles_topic(&self.definition.market, self.interval);
+        Cursor::single(0, topic, Position { epoch: self.epoch, sequence: self.sequence }).encode()
+    }
+}
+
+/// The cursor's name of a market's candles.
+pub(super) fn candles_topic(market: &str, interval: Interval) -> u64 {
+    topic_hash(&format!("candles:{market}:{}", interval.name()))
+}
+
+/// What a ticker says.
+#[derive(Clone, Debug)]
+pub struct TickerView {
+    pub definition: Arc<MarketDefinition>,
+    pub last: Option<LastTrade>,
+    pub day: Option<Day>,
+    pub bid: Option<Level>,
+    pub ask: Option<Level>,
+}
+
+/// One market's ticker, or where it stands.
+#[derive(Clone, Debug)]
+pub struct TickerFrame {
+    pub definition: Arc<MarketDefinition>,
+    pub epoch: Epoch,
+    /// Of the event that last changed it.
+    pub sequence: u64,
+    /// The change before; the same as `sequence` where no event came; `None` where it is stated
+    /// anew.
+    pub previous: Option<u64>,
+    /// `None` in a heartbeat.
+    pub ticker: Option<TickerView>,
+    pub event_time: Option<Micros>,
+    pub publish_time: Micros,
+    pub state: FeedState,
+}
+
+impl TickerFrame {
+    pub fn cursor(&self) -> String {
+        let position = Position { epoch: self.epoch, sequence: self.sequence };
+        Cursor::single(0, ticker_topic(&self.definition.market), position).encode()
+    }
+}
+
+/// The cursor's name of a market's ticker.
+pub(super) fn ticker_topic(market: &str) -> u64 {
+    topic_hash(&format!("ticker:{market}"))
+}
+
 /// What a stream is given to encode.
 #[derive(Clone, Debug)]
 pub enum LiveFrame {
@@ -226,6 +303,9 @@ pub enum LiveFrame {
     Delta(BookDelta),
     Heartbeat(BookHeartbeat),
     Offer(Offer),
+    Candles(CandleFrame),
+    /// Several times as large as the others.
+    Ticker(Box<TickerFrame>),
     Feed(FeedView),
     Log(LogFrame),
 }
@@ -239,6 +319,8 @@ impl LiveFrame {
             | Self::Heartbeat(BookHeartbeat { head, .. }) => Some(head.cursor()),
             Self::Offer(offer) => Some(offer.cursor()),
             Self::Log(frame) => Some(frame.cursor.encode()),
+            Self::Candles(frame) => Some(frame.cursor()),
+            Self::Ticker(frame) => Some(frame.cursor()),
             Self::Feed(_) => None,
         }
     }

@@ -2,15 +2,17 @@
 //! thread brings events in, timers bring the ticks, sessions join. Knows no GraphQL: whoever
 //! opens a stream brings what encodes its frames.
 //!
-//! Locks: a market's state, the offers, the log topics, the feeds' board and the list of markets are
+//! Locks: a market's book, its candles, the offers, the tickers, the log topics, the feeds' board and the list of markets are
 //! each behind their own, and no two of them are ever held together, so there is no order to keep. The feed
 //! state's lock is the innermost: held for one read or write, inside any of the others.
 
 mod book_stream;
+mod candles;
 mod feeds;
 mod frame;
 mod offers;
 mod source;
+mod tickers;
 mod topics;
 
 use std::cell::OnceCell;
@@ -23,19 +25,25 @@ use serde::{Deserialize, Serialize};
 use spreadly_subscriptions::Epoch;
 
 use self::book_stream::{BookStream, Now};
+use self::candles::{CandleBoard, Moment};
 use self::feeds::FeedBoard;
 use self::offers::Offers;
+use self::tickers::Tickers;
 use self::topics::Topics;
-use crate::market::book::{Book, CheckpointError};
+use crate::market::book::{Book, CheckpointError, Level};
+use crate::market::candles::Candle;
 use crate::market::checksum;
 use crate::market::event::{
     Applied, Effect, LevelChange, MarketDefinition, MarketId, Micros, message_topic, trades_topic,
 };
+use crate::market::ticker::LastTrade;
+use crate::market::trade::Trade;
 use crate::store::{self, LogReaders};
 
 pub use self::frame::{
-    BookDelta, BookHead, BookHeartbeat, BookSnapshot, Encode, FeedState, FeedView, Item, ItemBody,
-    LiveFrame, LogCursor, LogFrame, Offer, Refusal, SnapshotReason, Speed, age_ms, log_topics,
+    BookDelta, BookHead, BookHeartbeat, BookSnapshot, CandleFrame, Encode, FeedState, FeedView,
+    Item, ItemBody, LiveFrame, LogCursor, LogFrame, Offer, Refusal, SnapshotReason, Speed,
+    TickerFrame, TickerView, age_ms, log_topics,
 };
 pub use self::topics::{TopicName, item};
 
@@ -51,6 +59,7 @@ pub struct Live {
     /// Sorted, as queries list them.
     markets: RwLock<BTreeMap<MarketId, Arc<Market>>>,
     offers: Mutex<Offers>,
+    tickers: Mutex<Tickers>,
     topics: Mutex<Topics>,
     /// What is told again to whoever comes back is read with these.
     log: Arc<LogReaders>,
@@ -62,6 +71,7 @@ pub struct Live {
 
 struct Market {
     state: Mutex<MarketState>,
+    candles: Mutex<CandleBoard>,
 }
 
 struct MarketState {
@@ -100,6 +110,7 @@ impl Live {
             journal_touches,
             markets: RwLock::default(),
             offers: Mutex::new(Offers::new(epoch)),
+            tickers: Mutex::new(Tickers::new(epoch)),
             topics: Mutex::new(Topics::new(epoch)),
             log,
             feeds: Mutex::default(),
@@ -151,7 +162,9 @@ impl Live {
         let id = definition.market.clone();
         // First, so that a market that can be asked for has an offer to state.
         self.offers.lock().define(&definition);
+        self.tickers.lock().define(&definition);
         if let Some(market) = self.market(&id) {
+            market.candles.lock().define(&definition);
             let mut state = market.state.lock();
             let decimals = |one: &MarketDefinition| (one.price_decimals, one.size_decimals);
             let same = decimals(&state.definition) == decimals(&definition);
@@ -171,7 +184,8 @@ impl Live {
                 checksum: OnceCell::new(),
                 streams: BTreeMap::new(),
             };
-            self.markets.write().insert(id, Arc::new(Market { state: Mutex::new(state) }));
+            let candles = Mutex::new(CandleBoard::new(definition));
+            self.markets.write().insert(id, Arc::new(Market { state: Mutex::new(state), candles }));
         }
     }
 
@@ -193,7 +207,7 @@ impl Live {
         // Where it isn't known since when the offer stands: it stood at the book's sequence.
         let unknown = OfferMark { sequence, event_time: checkpoint.event_time };
         let since = checkpoint.offer.unwrap_or(unknown);
-        self.offers.lock().update(&id, best, since.sequence, since.event_time, self.now());
+        self.change_offer(&id, best, since.sequence, since.event_time);
         Ok(())
     }
 
@@ -224,6 +238,7 @@ impl Live {
                 Effect::Trade(trade) => {
                     let body = ItemBody::Trade(trade.clone());
                     self.tell(&trades_topic(&trade.market), event, body);
+                    self.trade(event, trade);
                 }
                 Effect::Message(message) => {
                     let body = ItemBody::Message(message.clone());
@@ -274,7 +289,72 @@ impl Live {
             });
             state.book.best()
         };
-        self.offers.lock().update(id, best, event.sequence, event.time, self.now());
+        self.change_offer(id, best, event.sequence, event.time);
+    }
+
+    fn change_offer(
+        &self,
+        id: &MarketId,
+        best: (Option<Level>, Option<Level>),
+        sequence: u64,
+        time: Option<Micros>,
+    ) {
+        let now = self.now();
+        if self.offers.lock().update(id, best, sequence, time, now) {
+            self.tickers.lock().change_offer(id, best, sequence, time, now);
+        }
+    }
+
+    /// Takes a trade with the candles that it left.
+    fn trade(&self, event: &Applied, trade: &Trade) {
+        // What is read again from the log has none: the candles' own state has it already.
+        let ([minute, ..], Some(market)) = (&event.candles[..], self.market(&trade.market)) else {
+            return;
+        };
+        let moment = self.moment();
+        market.candles.lock().trade(event, &moment);
+        // A trade that is not its minute's latest is not the market's either.
+        let last = (minute.close_sequence == event.sequence).then_some(LastTrade {
+            time: minute.last,
+            price: trade.price,
+            size: trade.size,
+            taker_side: trade.taker_side,
+        });
+        self.tickers.lock().trade(&trade.market, event, minute, last, moment.now);
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { epoch: self.epoch, now: self.now(), state: self.feed_state() }
+    }
+
+    /// Takes what the store keeps of a market's candles, with its latest trade and the time of the
+    /// newest event. Where clients follow it already (blocks of the chain were undone), each is
+    /// told the candles anew.
+    pub fn restore_candles(
+        &self,
+        known: &store::MarketCandles,
+        last: Option<LastTrade>,
+        event_time: Option<Micros>,
+    ) {
+        let Some(market) = self.market(&known.market) else { return };
+        let moment = self.moment();
+        market.candles.lock().restore(known, event_time, &moment);
+        self.tickers.lock().restore(known, last, event_time, moment.now);
+    }
+
+    /// Reads a market's candles beside the log's writer.
+    pub async fn candles(
+        &self,
+        market: &MarketId,
+        span: store::CandleSpan,
+    ) -> Result<Vec<Candle>, store::ReadError> {
+        let market = market.clone();
+        self.log.clone().now(move |reader| reader.candles(&market, &span)).await
+    }
+
+    /// A market's ticker now.
+    pub fn ticker(&self, market: &str) -> Option<TickerView> {
+        self.tickers.lock().view(market, self.now())
     }
 
     /// Pushes what the streams of this speed gathered. Called by a timer of that period.
@@ -290,6 +370,11 @@ impl Live {
     pub fn heartbeat(&self) {
         self.each_stream(|stream, now| stream.beat(now));
         self.offers.lock().beat(self.now());
+        let moment = self.moment();
+        for market in self.all() {
+            market.candles.lock().beat(&moment);
+        }
+        self.tickers.lock().beat(self.now());
         self.topics.lock().beat(self.now());
         self.feeds.lock().beat();
     }
@@ -301,6 +386,11 @@ impl Live {
         }
         self.each_stream(|stream, now| stream.announce(now));
         self.offers.lock().set_state(state, self.now());
+        let moment = self.moment();
+        for market in self.all() {
+            market.candles.lock().announce(&moment);
+        }
+        self.tickers.lock().set_state(state, self.now());
         self.topics.lock().set_state(state, self.now());
     }
 

@@ -59,7 +59,8 @@ impl Offers {
         }
     }
 
-    /// Takes the top of a market's book after an event, and pushes it where it changed.
+    /// Takes the top of a market's book after an event, and pushes it where it changed; whether
+    /// it did.
     pub(super) fn update(
         &mut self,
         market: &MarketId,
@@ -67,9 +68,9 @@ impl Offers {
         sequence: u64,
         event_time: Option<Micros>,
         now: Micros,
-    ) {
-        let Some((definition, bbo)) = self.markets.get_mut(market) else { return };
-        let Some(previous) = bbo.update(best, sequence, event_time) else { return };
+    ) -> bool {
+        let Some((definition, bbo)) = self.markets.get_mut(market) else { return false };
+        let Some(previous) = bbo.update(best, sequence, event_time) else { return false };
         self.sequence = self.sequence.max(sequence);
         let offer = offer(self.epoch, self.state, definition, bbo, Some(previous), now);
         for stream in self.streams.values_mut() {
@@ -79,6 +80,7 @@ impl Offers {
             stream.stream.push(Frame::new(stream.last, sequence, bytes));
             stream.last = sequence;
         }
+        true
     }
 
     /// The event that put a market's offer there, and when it happened at its source.

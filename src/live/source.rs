@@ -9,6 +9,7 @@ use super::book_stream::BookStream;
 use super::frame::{Encode, Speed};
 use super::topics::{Replay, TopicName};
 use super::{Live, Market};
+use crate::market::candles::Interval;
 use crate::market::event::MarketId;
 
 impl Live {
@@ -44,6 +45,27 @@ impl Live {
         names.dedup();
         let encode = Mutex::new(Some(encode));
         Box::new(TopicSource { live: self.clone(), names: names.into(), encode })
+    }
+
+    /// The source of one market's candles; `None` if the market is not known.
+    pub fn candle_source(
+        self: &Arc<Self>,
+        market: &str,
+        interval: Interval,
+        encode: Encode,
+    ) -> Option<Box<dyn Source>> {
+        let market = self.market(market)?;
+        let encode = Mutex::new(Some(encode));
+        Some(Box::new(CandleSource { live: self.clone(), market, interval, encode }))
+    }
+
+    /// The source of several markets' tickers.
+    pub fn ticker_source(
+        self: &Arc<Self>,
+        markets: Vec<MarketId>,
+        encode: Encode,
+    ) -> Box<dyn Source> {
+        Box::new(TickerSource { live: self.clone(), markets, encode: Mutex::new(Some(encode)) })
     }
 
     /// The source of the feeds' status.
@@ -149,6 +171,57 @@ impl Source for TopicSource {
 
     fn detach(&self, stream: &ResponseStream) {
         self.live.topics.lock().detach(stream);
+    }
+}
+
+struct CandleSource {
+    live: Arc<Live>,
+    market: Arc<Market>,
+    interval: Interval,
+    encode: Waiting,
+}
+
+impl Source for CandleSource {
+    fn attach(&self, stream: &Arc<ResponseStream>) {
+        let Some(encode) = self.encode.lock().take() else { return };
+        self.market.candles.lock().attach(stream, self.interval, encode);
+    }
+
+    fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Start {
+        self.market.candles.lock().join(stream, after, &self.live.moment())
+    }
+
+    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Start {
+        self.market.candles.lock().catch_up(stream, seen, &self.live.moment())
+    }
+
+    fn detach(&self, stream: &ResponseStream) {
+        self.market.candles.lock().detach(stream);
+    }
+}
+
+struct TickerSource {
+    live: Arc<Live>,
+    markets: Vec<MarketId>,
+    encode: Waiting,
+}
+
+impl Source for TickerSource {
+    fn attach(&self, stream: &Arc<ResponseStream>) {
+        let Some(encode) = self.encode.lock().take() else { return };
+        self.live.tickers.lock().attach(stream, &self.markets, encode);
+    }
+
+    fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Start {
+        self.live.tickers.lock().join(stream, after, self.live.now())
+    }
+
+    fn catch_up(&self, stream: &ResponseStream, _seen: u64) -> Start {
+        self.live.tickers.lock().join(stream, None, self.live.now())
+    }
+
+    fn detach(&self, stream: &ResponseStream) {
+        self.live.tickers.lock().detach(stream);
     }
 }
 

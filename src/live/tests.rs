@@ -13,6 +13,7 @@ use spreadly_subscriptions::{
 use super::frame::book_topic;
 use super::*;
 use crate::market::book::{JOURNAL_TOUCHES, Level};
+use crate::market::candles::{Interval, Tick};
 use crate::market::event::{MarketStatus, Side};
 
 const EPOCH: Epoch = Epoch(7);
@@ -76,6 +77,20 @@ fn plain(frame: LiveFrame) -> Vec<u8> {
             "previous": one.previous, "bid": one.bid.map(pair), "ask": one.ask.map(pair),
             "state": one.state,
         }),
+        LiveFrame::Candles(one) => json!({
+            "kind": "candles", "sequence": one.sequence, "previous": one.previous,
+            "reason": one.reason.map(|reason| format!("{reason:?}")), "merged": one.merged_events,
+            "candles": one.candles.iter().map(|candle| {
+                let closed = candle.is_closed(one.interval, one.publish_time);
+                json!([candle.start, candle.open as u64, candle.high as u64, candle.low as u64,
+                       candle.close as u64, candle.volume as u64, candle.count, closed])
+            }).collect::<Vec<_>>(),
+        }),
+        LiveFrame::Ticker(one) => json!({
+            "kind": "ticker", "market": &*one.definition.market, "sequence": one.sequence,
+            "previous": one.previous, "state": one.state,
+            "count": one.ticker.and_then(|ticker| ticker.day).map(|day| day.count),
+        }),
         LiveFrame::Feed(one) => json!({ "kind": "feed", "name": one.name, "state": one.state }),
         LiveFrame::Log(one) => json!({ "kind": "log", "topic": &*one.topic }),
     };
@@ -126,7 +141,7 @@ fn change(sequence: u64, levels: &[(Side, u128, u128)]) -> Applied {
     };
     let levels = levels.iter().map(level).collect();
     let effect = Effect::Change { market: MARKET.into(), levels };
-    Applied { sequence, time: Some(sequence as i64 * 1_000), effect }
+    Applied { sequence, time: Some(sequence as i64 * 1_000), effect, candles: Vec::new() }
 }
 
 /// Price and size by rank, so that the first is the best on either side.
@@ -703,4 +718,184 @@ fn a_stream_that_was_swept_is_forgotten() {
     live.apply(&[change(51, &[(Side::Buy, 9, 1_000)])]);
     assert_eq!(stream.next_index(), 0);
     assert_eq!(Arc::strong_count(&stream), 1);
+}
+
+/// A hub whose clock the test sets, with the candles of its trades kept the plain way.
+struct Traded {
+    live: Arc<Live>,
+    clock: Arc<std::sync::atomic::AtomicI64>,
+    candles: BTreeMap<(Interval, Micros), Candle>,
+}
+
+const SECOND: Micros = 1_000_000;
+
+impl Traded {
+    fn new() -> Self {
+        let clock = Arc::new(std::sync::atomic::AtomicI64::new(0));
+        let told = clock.clone();
+        let now = Box::new(move || told.load(Ordering::Relaxed));
+        let live = Arc::new(Live::new(EPOCH, now, JOURNAL_TOUCHES, no_log()));
+        live.define(definition(MARKET));
+        Self { live, clock, candles: BTreeMap::new() }
+    }
+
+    fn trade(&mut self, sequence: u64, second: i64, price: u128) {
+        let tick = Tick { sequence, time: second * SECOND, price, size: 1 };
+        let touched = Interval::ALL.map(|interval| {
+            let candle = self
+                .candles
+                .entry((interval, interval.bucket(tick.time)))
+                .and_modify(|candle| candle.add(&tick))
+                .or_insert_with(|| Candle::begin(interval, &tick));
+            candle.clone()
+        });
+        let trade = Trade {
+            market: MARKET.into(),
+            id: None,
+            price,
+            size: 1,
+            price_decimals: 2,
+            size_decimals: 3,
+            taker_side: None,
+        };
+        let effect = Effect::Trade(Arc::new(trade));
+        let candles = touched.into();
+        self.live.apply(&[Applied { sequence, time: Some(tick.time), effect, candles }]);
+    }
+
+    fn clock(&self, second: i64) {
+        self.clock.store(second * SECOND, Ordering::Relaxed);
+        self.live.heartbeat();
+    }
+
+    fn open(&self, streams: &Streams) -> Arc<ResponseStream> {
+        open(streams, "candles".into(), || {
+            self.live.candle_source(MARKET, Interval::M1, Box::new(plain)).unwrap()
+        })
+    }
+}
+
+/// What each frame says: previous, sequence, reason, and of each candle its minute, close, count
+/// and whether it is closed.
+fn told(frames: &[Frame]) -> Vec<Value> {
+    let one = |frame: &Frame| {
+        let frame = parsed(frame);
+        let candles = frame["candles"].as_array().unwrap().iter().map(|candle| {
+            json!([candle[0].as_i64().unwrap() / 60 / SECOND, candle[4], candle[6], candle[7]])
+        });
+        json!([frame["previous"], frame["sequence"], frame["reason"], candles.collect::<Vec<_>>()])
+    };
+    frames.iter().map(one).collect()
+}
+
+fn joined(stream: &Arc<ResponseStream>, after: Option<u64>) -> Vec<Value> {
+    let position = |sequence| Position { epoch: EPOCH, sequence };
+    let topic = frame::candles_topic(MARKET, Interval::M1);
+    let after = after.map(|after| Cursor::single(0, topic, position(after)).encode());
+    match stream.source().join(stream, after.as_deref()) {
+        Start::Frames { frames, next } => {
+            assert_eq!(next, stream.next_index());
+            told(&frames)
+        }
+        _ => panic!("frames"),
+    }
+}
+
+#[test]
+fn candles_follow_trades_and_the_clock_and_a_late_trade_is_told_in_its_own_bucket() {
+    let (mut hub, streams) = (Traded::new(), new_streams(1 << 20));
+    hub.clock(10);
+    let stream = hub.open(&streams);
+    assert_eq!(joined(&stream, None), [json!([null, 0, "Initial", []])]);
+    hub.trade(5, 20, 7);
+    hub.trade(8, 30, 9);
+    hub.clock(61);
+    hub.clock(62);
+    hub.trade(9, 70, 4);
+    hub.trade(12, 40, 6);
+    let mut frames = Vec::new();
+    assert!(stream.read(0, 99, &mut frames));
+    let expected = [
+        json!([0, 5, null, [[0, 7, 1, false]]]),
+        json!([5, 8, null, [[0, 9, 2, false]]]),
+        json!([8, 8, null, [[0, 9, 2, true], [1, 9, 0, false]]]),
+        json!([8, 9, null, [[1, 4, 1, false]]]),
+        json!([9, 12, null, [[0, 6, 3, true]]]),
+    ];
+    assert_eq!(told(&frames), expected);
+    (0..4).for_each(|_| hub.clock(63));
+    let mut frames = Vec::new();
+    assert!(stream.read(5, 99, &mut frames));
+    assert_eq!(told(&frames), [json!([12, 12, null, []])]);
+}
+
+#[test]
+fn a_resumed_client_is_told_every_candle_touched_or_closed_since() {
+    let (mut hub, streams) = (Traded::new(), new_streams(1 << 20));
+    hub.clock(10);
+    hub.trade(5, 20, 7);
+    hub.clock(70);
+    hub.trade(8, 71, 9);
+    hub.trade(9, 72, 3);
+    let stream = hub.open(&streams);
+    assert_eq!(joined(&stream, Some(9)), [json!([9, 9, null, [[1, 3, 2, false]]])]);
+    assert_eq!(joined(&stream, Some(8)), [json!([8, 9, null, [[1, 3, 2, false]]])]);
+    let all = json!([5, 9, null, [[0, 7, 1, true], [1, 3, 2, false]]]);
+    assert_eq!(joined(&stream, Some(5)), [all]);
+    hub.clock(200);
+    let closed = json!([9, 9, null, [[1, 3, 2, true], [3, 3, 0, false]]]);
+    assert_eq!(joined(&stream, Some(9)), [closed]);
+}
+
+#[test]
+fn a_cursor_that_can_not_be_followed_states_the_candles_anew_and_says_why() {
+    let (mut hub, streams) = (Traded::new(), new_streams(1 << 20));
+    hub.clock(10);
+    (1..=5_000).for_each(|number| hub.trade(2 * number, 20, 7));
+    let stream = hub.open(&streams);
+    let reason = |after| joined(&stream, Some(after))[0][2].clone();
+    assert_eq!(reason(10_001), "EpochChange", "the log lost its end");
+    assert_eq!(reason(9_999), "ResumeTooOld", "no such trade");
+    let oldest = 2 * (5_000 - 4_096);
+    assert_eq!((reason(oldest), reason(oldest - 2)), (Value::Null, json!("ResumeTooOld")));
+    let other = cursor(0, EPOCH, 10);
+    assert!(matches!(stream.source().join(&stream, Some(&other)), Start::Refused(_)));
+    let Start::Frames { frames, .. } = stream.source().catch_up(&stream, 3) else { panic!() };
+    assert_eq!(told(&frames)[0][2], "Lagged");
+}
+
+#[test]
+fn a_candle_is_encoded_once_for_all_who_join_at_the_same_place() {
+    let (mut hub, streams) = (Traded::new(), new_streams(1 << 20));
+    hub.trade(5, 20, 7);
+    let stream = hub.open(&streams);
+    let join = || match stream.source().join(&stream, None) {
+        Start::Frames { frames, .. } => frames[0].tail.as_ptr(),
+        _ => panic!("frames"),
+    };
+    assert_eq!(join(), join());
+}
+
+#[test]
+fn a_ticker_chains_over_trades_and_offers_and_tells_when_old_minutes_leave() {
+    let (mut hub, streams) = (Traded::new(), new_streams(1 << 20));
+    hub.clock(100);
+    let stream = open(&streams, "tickers".into(), || {
+        hub.live.ticker_source(vec![MARKET.into()], Box::new(plain))
+    });
+    hub.trade(5, 20, 7);
+    hub.live.apply(&[change(6, &[(Side::Buy, 10, 1)])]);
+    hub.live.apply(&[change(7, &[(Side::Buy, 9, 1)])]);
+    hub.trade(9, 80, 7);
+    hub.clock(86_399);
+    hub.clock(86_400);
+    let mut frames = Vec::new();
+    assert!(stream.read(0, 99, &mut frames));
+    let chain: Vec<_> = frames
+        .iter()
+        .map(parsed)
+        .map(|one| json!([one["previous"], one["sequence"], one["count"]]))
+        .collect();
+    let expected = [[0, 5, 1], [5, 6, 1], [6, 9, 2], [9, 9, 1]].map(|row| json!(row));
+    assert_eq!(chain, expected);
 }

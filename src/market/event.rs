@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
+use super::candles::Candle;
 use super::fixed::{self, MOST_DECIMALS};
 use super::orders::OrderUpdate;
 use super::trade::{Trade, WrittenTrade};
@@ -241,6 +242,9 @@ pub struct Applied {
     pub sequence: u64,
     pub time: Option<Micros>,
     pub effect: Effect,
+    /// Of a trade: the candle of each interval as it left them, shortest first; none where the
+    /// log is read again, as these are kept beside it.
+    pub candles: Vec<Candle>,
 }
 
 /// Why an event is refused: what is wrong with it and what to do about it. Where it stood is added

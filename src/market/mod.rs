@@ -3,8 +3,10 @@
 pub mod admission;
 pub mod bbo;
 pub mod book;
+pub mod candles;
 pub mod checksum;
 pub mod event;
 pub mod fixed;
 pub mod orders;
+pub mod ticker;
 pub mod trade;

@@ -37,7 +37,7 @@ use crate::live::Live;
 use crate::market::admission::Admission;
 use crate::market::event::Micros;
 use crate::signals;
-use crate::store::{self, LogReaders, MOST_READERS, Store, StoreError};
+use crate::store::{self, LogReaders, MOST_READERS, MarketCandles, Store, StoreError};
 
 /// How long the last closes, the feeds and the log may take after the drain.
 const STOP_DEADLINE: Duration = Duration::from_secs(15);
@@ -146,12 +146,12 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<(),
 
 /// Brings the state to the end of the log and opens the door for feeds.
 async fn open_door(
-    store: Store,
+    mut store: Store,
     live: &Arc<Live>,
     statuses: &FeedStatuses,
     stop: &CancellationToken,
 ) -> Result<(Door, std::thread::JoinHandle<()>), ServeError> {
-    let (applying, restoring) = (live.clone(), live.clone());
+    let (applying, restoring, candles) = (live.clone(), live.clone(), live.clone());
     let (store, admission, mut recovered) = tokio::task::spawn_blocking(move || {
         let mut admission = Admission::default();
         let recovered = recovery::recover(
@@ -160,7 +160,13 @@ async fn open_door(
             &mut |events| applying.apply(events),
             &mut |market, _, state| restoring.restore(market, state).is_ok(),
         );
-        recovered.map(|recovered| (store, admission, recovered))
+        recovered.and_then(|recovered| {
+            let mut restore = |known: &MarketCandles, last, time| {
+                candles.restore_candles(known, last, time);
+            };
+            recovery::recover_candles(&mut store, &admission, candles.now(), &mut restore)?;
+            Ok((store, admission, recovered))
+        })
     })
     .await
     .map_err(io::Error::other)??;

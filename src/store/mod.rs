@@ -10,11 +10,13 @@
 //! before the first of its block is used. After a stop that was not clean the numbering goes on
 //! behind the block. So a client's cursor never names another event than the one it was made for.
 
+mod candles;
 mod fault;
 mod reader;
 mod readers;
 mod schema;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,10 +24,13 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, params};
 use spreadly_subscriptions::Epoch;
 
+use self::candles::Writing;
+pub use self::candles::{CandleSpan, MarketCandles, NewTrade};
 use self::fault::At;
 pub use self::fault::StoreError;
 pub use self::reader::{LogReader, Span};
 pub use self::readers::{LogReaders, MOST_READERS, ReadError};
+use crate::market::candles::Candle;
 use crate::market::event::Micros;
 
 /// Sequences reserved at once. Each block costs an fsync, some 10 ms on a slow disk, and an unclean
@@ -51,6 +56,8 @@ pub struct NewEvent {
     pub body: Box<str>,
     /// Where it changes a single order.
     pub order: Option<OrderRecord>,
+    /// Where somebody traded: its candles are written along.
+    pub trade: Option<NewTrade>,
 }
 
 /// What queries read of a single order, as an event left it.
@@ -67,6 +74,15 @@ pub struct OrderRecord {
     pub state: Box<str>,
     /// The order with what the event did to it, as JSON.
     pub update: Box<str>,
+}
+
+/// What [`Store::append`] did.
+#[derive(Debug, Default)]
+pub struct Appended {
+    /// Of each event; `None` stands for one whose id was known: it counts once.
+    pub sequences: Vec<Option<u64>>,
+    /// Of each trade by its sequence: the candle of each interval as it left them.
+    pub candles: HashMap<u64, Vec<Candle>>,
 }
 
 /// An event as the log has it.
@@ -138,6 +154,8 @@ pub struct Store {
     reserved: u64,
     /// Moves of files' progress, so that it can be listed in their order.
     moves: i64,
+    /// See [`Store::candles_are_missing`].
+    candles_missing: bool,
     /// Pages the database may grow to: a full disk, as far as SQLite can tell.
     #[cfg(test)]
     pub(crate) disk: std::sync::Arc<std::sync::atomic::AtomicI64>,
@@ -158,6 +176,7 @@ impl Store {
         let lock = schema::lock(path)?;
         let connection = schema::connect(path, synchronous, schema::Missing::Make)?;
         let schema::Log { epoch, newest, reserved, moves } = schema::log(path, &connection)?;
+        let candles_missing = candles::prepare(&connection).at(path)?;
         Ok(Self {
             path: path.to_owned(),
             synchronous,
@@ -167,6 +186,7 @@ impl Store {
             last: newest.max(reserved),
             reserved,
             moves,
+            candles_missing,
             #[cfg(test)]
             disk: std::sync::Arc::new(std::sync::atomic::AtomicI64::new(i64::from(u32::MAX) - 1)),
             #[cfg(test)]
@@ -218,14 +238,14 @@ impl Store {
             .at(&self.path)
     }
 
-    /// Writes events and progress in one transaction: all of it or, on an error, nothing. `None`
-    /// stands for an event whose id was known: it counts once.
+    /// Writes events, the candles of their trades and progress in one transaction: all of it or, on
+    /// an error, nothing.
     pub fn append(
         &mut self,
         batch: &[NewEvent],
         progress: &[FileProgress],
         now: Micros,
-    ) -> Result<Vec<Option<u64>>, StoreError> {
+    ) -> Result<Appended, StoreError> {
         #[cfg(test)]
         self.limit_pages();
         let most = batch.len() as u64;
@@ -236,13 +256,13 @@ impl Store {
         let moves = self.moves;
         self.moves += progress.len() as i64;
         let write = |connection: &Connection| {
-            let sequences = Self::write_events(connection, self.last, batch, now)?;
+            let appended = Self::write_events(connection, self.last, batch, now)?;
             Self::write_progress(connection, moves, progress)?;
-            Ok(sequences)
+            Ok(appended)
         };
-        let sequences = transact(&self.connection, write).at(&self.path)?;
-        self.last = sequences.iter().flatten().next_back().copied().unwrap_or(self.last);
-        Ok(sequences)
+        let appended = transact(&self.connection, write).at(&self.path)?;
+        self.last = appended.sequences.iter().flatten().next_back().copied().unwrap_or(self.last);
+        Ok(appended)
     }
 
     /// Allows sequences up to this one, with an fsync whatever the level is otherwise.
@@ -264,8 +284,10 @@ impl Store {
         mut last: u64,
         batch: &[NewEvent],
         now: Micros,
-    ) -> rusqlite::Result<Vec<Option<u64>>> {
+    ) -> rusqlite::Result<Appended> {
         let mut sequences = Vec::with_capacity(batch.len());
+        let mut candles = HashMap::new();
+        let mut writing = Writing::new(connection);
         let mut insert = connection.prepare_cached(
             "INSERT INTO events (sequence, topic, id, body, received_micros)
              VALUES (?1, ?2, ?3, ?4, ?5)
@@ -284,8 +306,12 @@ impl Store {
             if let Some(order) = event.order.as_ref().filter(|_| rows == 1) {
                 Self::write_order(connection, last.cast_signed(), order)?;
             }
+            if let Some(trade) = event.trade.as_ref().filter(|_| rows == 1) {
+                candles.insert(last, writing.trade(last, trade, now)?);
+            }
         }
-        Ok(sequences)
+        writing.write()?;
+        Ok(Appended { sequences, candles })
     }
 
     fn write_order(

@@ -11,8 +11,8 @@ use super::{Stored, Topic, schema};
 /// A read-only connection of its own: reads while the writer writes, and never blocks it.
 #[derive(Debug)]
 pub struct LogReader {
-    path: PathBuf,
-    connection: Connection,
+    pub(super) path: PathBuf,
+    pub(super) connection: Connection,
 }
 
 impl LogReader {

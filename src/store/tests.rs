@@ -4,7 +4,13 @@ use std::sync::atomic::Ordering::SeqCst;
 use super::*;
 
 fn event(topic: &str, id: Option<&str>, body: &str) -> NewEvent {
-    NewEvent { topic: topic.into(), id: id.map(Into::into), body: body.into(), order: None }
+    NewEvent {
+        topic: topic.into(),
+        id: id.map(Into::into),
+        body: body.into(),
+        order: None,
+        trade: None,
+    }
 }
 
 fn progress(stream: u64, offset: u64) -> FileProgress {
@@ -33,7 +39,7 @@ fn what_was_appended_is_there_after_reopening_in_the_same_epoch() {
     let (_folder, path) = folder();
     let mut store = Store::open(&path).unwrap();
     let batch = [event("a", None, "1"), event("b", Some("x"), "2"), event("a", None, "3")];
-    let sequences = store.append(&batch, &[progress(1, 9)], 77).unwrap();
+    let sequences = store.append(&batch, &[progress(1, 9)], 77).unwrap().sequences;
     assert_eq!(sequences, [Some(1), Some(2), Some(3)]);
     let epoch = store.epoch();
     drop(store);
@@ -70,15 +76,15 @@ fn sequences_that_a_power_cut_took_are_never_given_out_again() {
     copy(&path, &cut);
     // Seen by clients, and on no disk.
     let many: Vec<_> = (0..RESERVED_AT_ONCE - 1).map(|_| event("a", None, "lost")).collect();
-    let lost = store.append(&many, &[], 0).unwrap();
+    let lost = store.append(&many, &[], 0).unwrap().sequences;
     assert_eq!(lost.last(), Some(&Some(RESERVED_AT_ONCE)));
     let mut mended = Store::open(&cut).unwrap();
     assert_eq!(mended.epoch(), store.epoch());
     assert_eq!(mended.read_from(0, 10).unwrap().len(), 1);
-    let next = mended.append(&[event("a", None, "2")], &[], 0).unwrap();
+    let next = mended.append(&[event("a", None, "2")], &[], 0).unwrap().sequences;
     assert_eq!(next, [Some(RESERVED_AT_ONCE + 1)]);
     // The next block is on the disk before the first of its numbers is.
-    let next = store.append(&[event("a", None, "2")], &[], 0).unwrap();
+    let next = store.append(&[event("a", None, "2")], &[], 0).unwrap().sequences;
     assert_eq!((next[0], store.reserved), (Some(RESERVED_AT_ONCE + 1), 2 * RESERVED_AT_ONCE));
     let on_disk: i64 =
         store.connection.query_row("SELECT reserved FROM log", [], |row| row.get(0)).unwrap();
@@ -91,7 +97,7 @@ fn a_clean_stop_skips_no_sequence_and_a_kill_only_what_was_reserved() {
     let mut next = 0;
     for clean in [true, false, false, true, true] {
         let mut store = Store::open(&path).unwrap();
-        let given = store.append(&[event("a", None, "1")], &[], 0).unwrap();
+        let given = store.append(&[event("a", None, "1")], &[], 0).unwrap().sequences;
         assert_eq!(given, [Some(next + 1)]);
         next += 1;
         match clean {
@@ -102,7 +108,7 @@ fn a_clean_stop_skips_no_sequence_and_a_kill_only_what_was_reserved() {
     // Also a block that is smaller than a batch is no obstacle.
     let mut store = Store::open(&path).unwrap();
     let many: Vec<_> = (0..2 * RESERVED_AT_ONCE).map(|_| event("a", None, "1")).collect();
-    let given = store.append(&many, &[], 0).unwrap();
+    let given = store.append(&many, &[], 0).unwrap().sequences;
     assert_eq!(given.last(), Some(&Some(next + 2 * RESERVED_AT_ONCE)));
 }
 
@@ -134,7 +140,7 @@ fn a_log_of_the_first_format_is_read_and_its_numbering_goes_on_far_behind() {
     let mut store = Store::open(&path).unwrap();
     assert_eq!(store.epoch(), epoch);
     assert_eq!(store.file_progress("feeds").unwrap(), [progress(2, 9), progress(1, 5)]);
-    let again = store.append(&[event("a", None, "2")], &[progress(2, 10)], 0).unwrap();
+    let again = store.append(&[event("a", None, "2")], &[progress(2, 10)], 0).unwrap().sequences;
     assert_eq!(again, [Some(1_000_002)]);
     assert_eq!(store.file_progress("feeds").unwrap(), [progress(1, 5), progress(2, 10)]);
     assert_eq!(store.read_from(0, 10).unwrap().len(), 2);
@@ -167,9 +173,9 @@ fn an_id_counts_once_within_a_batch_and_across_batches() {
     let (_folder, path) = folder();
     let mut store = Store::open(&path).unwrap();
     let batch = [event("a", Some("x"), "1"), event("b", Some("x"), "2"), event("a", None, "3")];
-    let sequences = store.append(&batch, &[], 0).unwrap();
+    let sequences = store.append(&batch, &[], 0).unwrap().sequences;
     assert_eq!((sequences[0], sequences[1]), (Some(1), None));
-    assert_eq!(store.append(&batch[..2], &[], 0).unwrap(), [None, None]);
+    assert_eq!(store.append(&batch[..2], &[], 0).unwrap().sequences, [None, None]);
     assert_eq!(store.read_from(0, 10).unwrap().len(), 2);
     assert!(store.knows("x").unwrap());
     assert!(!store.knows("y").unwrap());
@@ -197,7 +203,7 @@ fn a_full_disk_leaves_nothing_half_done_and_passes() {
     assert_eq!(store.read_from(0, 1000).unwrap().len(), 1);
     assert_eq!(store.file_progress("feeds").unwrap(), [progress(1, 5)]);
     store.disk.store(1_000_000, SeqCst);
-    assert_eq!(store.append(&large, &[progress(1, 99)], 0).unwrap().len(), 100);
+    assert_eq!(store.append(&large, &[progress(1, 99)], 0).unwrap().sequences.len(), 100);
     assert_eq!(store.read_from(0, 1000).unwrap().len(), 101);
     assert_eq!(store.file_progress("feeds").unwrap(), [progress(1, 99)]);
 }

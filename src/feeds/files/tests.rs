@@ -46,6 +46,7 @@ impl Bench {
             id: None,
             body: String::from_utf8(line).unwrap().into(),
             order: None,
+            trade: None,
         };
         let lines: Vec<_> = turn.lines.into_iter().map(|one| event(one.line.unwrap())).collect();
         self.store.append(&lines, &turn.progress, 0).unwrap();

@@ -48,9 +48,16 @@ impl Hub {
     fn send(&mut self, line: &str) -> u64 {
         let event = parse(line.as_bytes()).unwrap();
         let admitted = self.admission.admit(&event).unwrap();
-        let new = NewEvent { topic: admitted.topic, id: event.id, body: line.into(), order: None };
-        let sequence = self.store.append(&[new], &[], 1).unwrap()[0].unwrap();
-        let applied = Applied { sequence, time: event.time, effect: admitted.effect };
+        let new = NewEvent {
+            topic: admitted.topic,
+            id: event.id,
+            body: line.into(),
+            order: None,
+            trade: None,
+        };
+        let sequence = self.store.append(&[new], &[], 1).unwrap().sequences[0].unwrap();
+        let applied =
+            Applied { sequence, time: event.time, effect: admitted.effect, candles: Vec::new() };
         self.live.apply(&[applied]);
         sequence
     }
@@ -254,13 +261,19 @@ fn what_stands_in_the_log_and_was_not_pushed_yet_is_not_told_twice() {
     // Between the commit and what follows it.
     let line = r#"{"kind":"trade","market":"A-B","price":"1","size":"9"}"#;
     let admitted = hub.admission.admit(&parse(line.as_bytes()).unwrap()).unwrap();
-    let new = NewEvent { topic: admitted.topic, id: None, body: line.into(), order: None };
-    let sequence = hub.store.append(&[new], &[], 1).unwrap()[0].unwrap();
+    let new =
+        NewEvent { topic: admitted.topic, id: None, body: line.into(), order: None, trade: None };
+    let sequence = hub.store.append(&[new], &[], 1).unwrap().sequences[0].unwrap();
     let mut client =
         Client { cursor: Some(LogCursor { topics, position }.encode()), ..Client::default() };
     client.join(&stream, &mut || {});
     assert_eq!(client.told, told);
-    hub.live.apply(&[Applied { sequence, time: None, effect: admitted.effect }]);
+    hub.live.apply(&[Applied {
+        sequence,
+        time: None,
+        effect: admitted.effect,
+        candles: Vec::new(),
+    }]);
     client.read_on(&stream);
     told.push(sequence);
     assert_eq!(client.told, told);

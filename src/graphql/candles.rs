@@ -1,0 +1,421 @@
+//! The schema's candles and tickers: thin views of what the live topics and the store tell.
+
+use std::sync::Arc;
+
+use async_graphql::{Enum, ID, Object};
+
+use super::errors::{fault, internal, limit_exceeded};
+use super::frames::PriceLevel;
+use super::scalars::{Cursor, DateTime, Decimal, UInt64};
+use super::types::{FeedState, Side, SnapshotReason};
+use crate::live::{self, Live, TickerView, age_ms};
+use crate::market::book::Level;
+use crate::market::candles::{self, format_wide};
+use crate::market::event::{MarketDefinition, Micros};
+use crate::market::fixed;
+use crate::market::ticker::Day;
+use crate::store::{CandleSpan, ReadError};
+
+/// Most candles that one query gives: three and a half days of minutes, some 1.5 MB with every
+/// field.
+pub const MOST_CANDLES: usize = 5_000;
+/// Candles where it isn't said how many.
+pub const DEFAULT_CANDLES: usize = 500;
+
+/// How much time one candle stands for. Its buckets begin at multiples of it since 1970 in UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[graphql(remote = "candles::Interval")]
+pub enum Interval {
+    /// A minute.
+    M1,
+    /// 5 minutes.
+    M5,
+    /// 15 minutes.
+    M15,
+    /// 30 minutes.
+    M30,
+    /// An hour.
+    H1,
+    /// 4 hours.
+    H4,
+    /// A day.
+    D1,
+}
+
+/// What traded in one bucket of time: from `start` up to and without `end`, by the trades' own
+/// time. One in which nothing traded repeats the close before it, with volume 0 and count 0.
+pub struct Candle {
+    pub candle: candles::Candle,
+    pub interval: candles::Interval,
+    pub definition: Arc<MarketDefinition>,
+    /// The hub's clock when it was told.
+    pub now: Micros,
+}
+
+impl Candle {
+    fn price(&self, value: fixed::Fixed) -> Decimal {
+        Decimal::new(value, self.definition.price_decimals)
+    }
+}
+
+/// What traded in one bucket of time: from `start` up to and without `end`, by the trades' own
+/// time. One in which nothing traded repeats the close before it, with volume 0 and count 0.
+#[Object]
+impl Candle {
+    /// The first moment of its bucket.
+    async fn start(&self) -> DateTime {
+        DateTime(self.candle.start)
+    }
+
+    /// The first moment behind its bucket.
+    async fn end(&self) -> DateTime {
+        DateTime(self.candle.start.saturating_add(self.interval.micros()))
+    }
+
+    /// Price of its earliest trade.
+    async fn open(&self) -> Decimal {
+        self.price(self.candle.open)
+    }
+
+    /// Highest price.
+    async fn high(&self) -> Decimal {
+        self.price(self.candle.high)
+    }
+
+    /// Lowest price.
+    async fn low(&self) -> Decimal {
+        self.price(self.candle.low)
+    }
+
+    /// Price of its latest trade.
+    async fn close(&self) -> Decimal {
+        self.price(self.candle.close)
+    }
+
+    /// Sum of the sizes, in the base.
+    async fn volume(&self) -> Decimal {
+        Decimal::new(self.candle.volume, self.definition.size_decimals)
+    }
+
+    /// Sum of price times size, in the quote: exact, so with as many decimals as both have.
+    async fn quote_volume(&self) -> Decimal {
+        notional(self.candle.notional, &self.definition)
+    }
+
+    /// `quoteVolume` / `volume`, rounded down to the price's decimals; null where nothing traded.
+    async fn vwap(&self) -> Option<Decimal> {
+        self.candle.vwap().map(|vwap| self.price(vwap))
+    }
+
+    /// Trades.
+    async fn count(&self) -> UInt64 {
+        UInt64(self.candle.count)
+    }
+
+    /// Whether the hub's clock has passed `end` by 2 seconds. A trade that comes still later enters
+    /// its bucket all the same, and the candle is told again.
+    async fn closed(&self) -> bool {
+        self.candle.is_closed(self.interval, self.now)
+    }
+}
+
+fn notional(value: ethnum::U256, definition: &MarketDefinition) -> Decimal {
+    Decimal(format_wide(value, definition.price_decimals + definition.size_decimals))
+}
+
+/// Some candles of one market and interval, each as it is now: one at every trade, several in a
+/// merge or a resume, none in a heartbeat. It follows the last one iff its epoch is the same and its
+/// `prevSequence` is the last sequence seen.
+pub struct CandleFrame(pub live::CandleFrame);
+
+impl CandleFrame {
+    fn all(&self) -> impl Iterator<Item = Candle> {
+        self.0.candles.iter().map(|candle| Candle {
+            candle: candle.clone(),
+            interval: self.0.interval,
+            definition: self.0.definition.clone(),
+            now: self.0.publish_time,
+        })
+    }
+}
+
+/// Some candles of one market and interval, each as it is now: one at every trade, several in a
+/// merge or a resume, none in a heartbeat. It follows the last one iff its epoch is the same and its
+/// `prevSequence` is the last sequence seen.
+#[Object]
+impl CandleFrame {
+    /// `BASE-QUOTE`.
+    async fn market(&self) -> ID {
+        ID(self.0.definition.market.to_string())
+    }
+
+    /// What one candle stands for.
+    async fn interval(&self) -> Interval {
+        self.0.interval.into()
+    }
+
+    /// Which numbering the sequence belongs to.
+    async fn epoch(&self) -> ID {
+        ID(self.0.epoch.to_string())
+    }
+
+    /// Of the market's newest trade.
+    async fn sequence(&self) -> UInt64 {
+        UInt64(self.0.sequence)
+    }
+
+    /// The trade this frame follows; the same as `sequence` where none came: the clock closed a
+    /// candle, or it is a heartbeat. Null where the candles are stated anew.
+    async fn prev_sequence(&self) -> Option<UInt64> {
+        self.0.previous.map(UInt64)
+    }
+
+    /// Resumes behind this frame, as `after`.
+    async fn cursor(&self) -> Cursor {
+        Cursor(self.0.cursor())
+    }
+
+    /// Why the candles are stated anew; null where the frame follows the last one.
+    async fn reason(&self) -> Option<SnapshotReason> {
+        self.0.reason.map(SnapshotReason::from)
+    }
+
+    /// Trades since `prevSequence`.
+    async fn merged_events(&self) -> i32 {
+        i32::try_from(self.0.merged_events).unwrap_or(i32::MAX)
+    }
+
+    /// Oldest first, each absolute. Buckets left out between two of them, or between the newest
+    /// you hold and the first of these, are unchanged or, where you hold none, empty.
+    async fn candles(&self) -> Vec<Candle> {
+        self.all().collect()
+    }
+
+    /// Whether the newest candle in this frame is closed; false where it has none.
+    async fn closed(&self) -> bool {
+        let newest = self.0.candles.last();
+        newest.is_some_and(|candle| candle.is_closed(self.0.interval, self.0.publish_time))
+    }
+
+    /// Of the market's newest trade, at its source.
+    async fn event_time(&self) -> Option<DateTime> {
+        self.0.event_time.map(DateTime)
+    }
+
+    /// The hub's clock.
+    async fn publish_time(&self) -> DateTime {
+        DateTime(self.0.publish_time)
+    }
+
+    /// Whether the candles are up to date.
+    async fn state(&self) -> FeedState {
+        self.0.state.into()
+    }
+
+    /// Milliseconds from that trade's own time to this frame's.
+    async fn last_event_age_ms(&self) -> i32 {
+        age_ms(self.0.event_time, self.0.publish_time)
+    }
+}
+
+/// What a market's trades and the top of its book come to. "24 hours" are the minute buckets that
+/// start less than 1,440 minutes before the one the hub's clock is in, that one included.
+pub struct Ticker(pub TickerView);
+
+impl Ticker {
+    fn price(&self, value: fixed::Fixed) -> Decimal {
+        Decimal::new(value, self.0.definition.price_decimals)
+    }
+
+    fn day(&self) -> Option<&Day> {
+        self.0.day.as_ref()
+    }
+
+    fn level(&self, level: Option<Level>) -> Option<PriceLevel> {
+        level.map(|level| PriceLevel::new(&self.0.definition, level))
+    }
+}
+
+/// What a market's trades and the top of its book come to. "24 hours" are the minute buckets that
+/// start less than 1,440 minutes before the one the hub's clock is in, that one included.
+#[Object]
+impl Ticker {
+    /// `BASE-QUOTE`.
+    async fn market(&self) -> ID {
+        ID(self.0.definition.market.to_string())
+    }
+
+    /// Price of the latest trade by its own time, however old; null before the first.
+    async fn last(&self) -> Option<Decimal> {
+        self.0.last.map(|last| self.price(last.price))
+    }
+
+    /// Size of that trade, in the base.
+    async fn last_size(&self) -> Option<Decimal> {
+        self.0.last.map(|last| Decimal::new(last.size, self.0.definition.size_decimals))
+    }
+
+    /// Time of that trade at its source; when the hub took it, where the source gave none.
+    async fn last_time(&self) -> Option<DateTime> {
+        self.0.last.map(|last| DateTime(last.time))
+    }
+
+    /// Who took in that trade; null also where the source does not tell.
+    async fn last_side(&self) -> Option<Side> {
+        self.0.last.and_then(|last| last.taker_side).map(Side::from)
+    }
+
+    /// Price of the earliest trade of the last 24 hours; null where there was none.
+    async fn open(&self) -> Option<Decimal> {
+        self.day().map(|day| self.price(day.open))
+    }
+
+    /// Highest price of the last 24 hours; null where nothing traded.
+    async fn high(&self) -> Option<Decimal> {
+        self.day().map(|day| self.price(day.high))
+    }
+
+    /// Lowest price of the last 24 hours; null where nothing traded.
+    async fn low(&self) -> Option<Decimal> {
+        self.day().map(|day| self.price(day.low))
+    }
+
+    /// Sum of the sizes of the last 24 hours, in the base.
+    async fn volume(&self) -> Decimal {
+        Decimal::new(self.day().map_or(0, |day| day.volume), self.0.definition.size_decimals)
+    }
+
+    /// Sum of price times size of the last 24 hours, in the quote: exact, so with as many decimals
+    /// as both have.
+    async fn quote_volume(&self) -> Decimal {
+        let value = self.day().map_or(ethnum::U256::ZERO, |day| day.notional);
+        notional(value, &self.0.definition)
+    }
+
+    /// Price of the latest trade of the last 24 hours less `open`, so below 0 (`"-1.5"`) where it
+    /// fell; null where nothing traded.
+    async fn change(&self) -> Option<Decimal> {
+        self.day().map(|day| {
+            let (fell, by) = day.change();
+            let by = self.price(by).0;
+            Decimal(if fell { format!("-{by}") } else { by })
+        })
+    }
+
+    /// `quoteVolume` / `volume`, rounded down to the price's decimals; null where nothing traded.
+    async fn vwap(&self) -> Option<Decimal> {
+        self.day().and_then(Day::vwap).map(|vwap| self.price(vwap))
+    }
+
+    /// Trades of the last 24 hours.
+    async fn count(&self) -> UInt64 {
+        UInt64(self.day().map_or(0, |day| day.count))
+    }
+
+    /// The best bid of the book now; null while nobody buys.
+    async fn bid(&self) -> Option<PriceLevel> {
+        self.level(self.0.bid)
+    }
+
+    /// The best ask of the book now; null while nobody sells.
+    async fn ask(&self) -> Option<PriceLevel> {
+        self.level(self.0.ask)
+    }
+}
+
+/// The ticker of one market, or nothing but that it lives. It follows the last one of this market
+/// iff its epoch is the same and its `prevSequence` is the last sequence seen.
+pub struct TickerFrame(pub live::TickerFrame);
+
+/// The ticker of one market, or nothing but that it lives. It follows the last one of this market
+/// iff its epoch is the same and its `prevSequence` is the last sequence seen.
+#[Object]
+impl TickerFrame {
+    /// `BASE-QUOTE`.
+    async fn market(&self) -> ID {
+        ID(self.0.definition.market.to_string())
+    }
+
+    /// Which numbering the sequence belongs to.
+    async fn epoch(&self) -> ID {
+        ID(self.0.epoch.to_string())
+    }
+
+    /// Of the event, a trade or a change of the best bid or ask, that last changed it.
+    async fn sequence(&self) -> UInt64 {
+        UInt64(self.0.sequence)
+    }
+
+    /// The change before; the same as `sequence` where no event came: old minutes left the 24
+    /// hours, or it is a heartbeat. Null where it is stated anew.
+    async fn prev_sequence(&self) -> Option<UInt64> {
+        self.0.previous.map(UInt64)
+    }
+
+    /// Stands for this frame: brought back, this market goes on behind it and the others are stated
+    /// anew.
+    async fn cursor(&self) -> Cursor {
+        Cursor(self.0.cursor())
+    }
+
+    /// The whole of it; null in a heartbeat.
+    async fn ticker(&self) -> Option<Ticker> {
+        self.0.ticker.clone().map(Ticker)
+    }
+
+    /// Of the event that last changed it, at its source.
+    async fn event_time(&self) -> Option<DateTime> {
+        self.0.event_time.map(DateTime)
+    }
+
+    /// The hub's clock.
+    async fn publish_time(&self) -> DateTime {
+        DateTime(self.0.publish_time)
+    }
+
+    /// Whether the ticker is up to date.
+    async fn state(&self) -> FeedState {
+        self.0.state.into()
+    }
+
+    /// Milliseconds from that event's own time to this frame's.
+    async fn last_event_age_ms(&self) -> i32 {
+        age_ms(self.0.event_time, self.0.publish_time)
+    }
+}
+
+/// What `Query.candles` answers.
+pub async fn asked(
+    live: &Live,
+    market: &str,
+    interval: Interval,
+    (from, to): (Option<DateTime>, Option<DateTime>),
+    last: Option<i32>,
+) -> Result<Vec<Candle>, async_graphql::Error> {
+    let most = match last.map_or(Ok(DEFAULT_CANDLES), usize::try_from) {
+        Ok(last) if last > MOST_CANDLES => {
+            return Err(limit_exceeded("candles_per_query", MOST_CANDLES, last));
+        }
+        Ok(last) if last > 0 => last,
+        _ => return Err(fault("VALIDATION_FAILED", "last must be at least 1")),
+    };
+    if let (Some(from), Some(to)) = (from, to)
+        && from.0 > to.0
+    {
+        return Err(fault("VALIDATION_FAILED", "from must not be after to"));
+    }
+    let Some(definition) = live.definition(market) else {
+        return Err(fault("NOT_FOUND", "there is no market of this id"));
+    };
+    let (interval, now) = (interval.into(), live.now());
+    let (from, to) = (from.map(|from| from.0), to.map(|to| to.0));
+    let span = CandleSpan { interval, from, to, most, now };
+    match live.candles(&definition.market, span).await {
+        Ok(candles) => Ok(candles
+            .into_iter()
+            .map(|candle| Candle { candle, interval, definition: definition.clone(), now })
+            .collect()),
+        Err(error @ ReadError::Busy(_)) => Err(fault("UNAVAILABLE", &error.to_string())),
+        Err(error) => Err(internal(&error.to_string())),
+    }
+}
