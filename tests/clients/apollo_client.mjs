@@ -6,23 +6,16 @@ import { ApolloClient, ApolloLink, HttpLink, InMemoryCache, gql } from '@apollo/
 import { PersistedQueryLink } from '@apollo/client/link/persisted-queries';
 import { GraphQLWsLink } from '@apollo/client/link/subscriptions';
 import { getMainDefinition } from '@apollo/client/utilities';
-import { createClient } from 'graphql-ws';
 import { createHash } from 'node:crypto';
 import WebSocket from 'ws';
 
-import { Follower, QUERY, fail, say } from './following.mjs';
+import { Follower, QUERY, connect, fail, say } from './following.mjs';
+
+// Its link tells a socket's errors apart by the browser's class, which Node has from 22 on.
+globalThis.WebSocket ??= WebSocket;
 
 const [url, market, lastBidSize] = process.argv.slice(2);
-const socket = createClient({
-  url,
-  webSocketImpl: WebSocket,
-  retryAttempts: 1000,
-  retryWait: () => new Promise((resolve) => setTimeout(resolve, 50)),
-  on: {
-    connected: () => say({ fact: 'connected' }),
-    closed: (event) => say({ fact: 'closed', code: event.code }),
-  },
-});
+const socket = connect(url);
 const requests = [];
 const noted = (address, options) => {
   const brought = new URL(address).searchParams.has('query') || /"query":/.test(options.body ?? '');

@@ -1,11 +1,28 @@
 // What every script does with the frames of one book: it says each as a line of JSON, ends the
 // process with 1 when a frame does not follow the one before, and keeps the cursor to resume by.
+import { createClient } from 'graphql-ws';
+import WebSocket from 'ws';
 
 export const say = (fact) => process.stdout.write(`${JSON.stringify(fact)}\n`);
 export const fail = (why) => {
   say({ fact: 'broken', why });
   process.exit(1);
 };
+
+/// The stock client of graphql-transport-ws, that Apollo Client and urql are set up with too.
+export const connect = (url) =>
+  createClient({
+    url,
+    webSocketImpl: WebSocket,
+    retryAttempts: 1000,
+    // By default it gives up at a connection that is refused, as while a hub restarts.
+    shouldRetry: () => true,
+    retryWait: () => new Promise((resolve) => setTimeout(resolve, 50)),
+    on: {
+      connected: () => say({ fact: 'connected' }),
+      closed: (event) => say({ fact: 'closed', code: event.code }),
+    },
+  });
 
 export const QUERY = `subscription ($market: ID!) {
   orderBook(market: $market, depth: 25) {

@@ -5,22 +5,10 @@
 //
 // Ends well once a bid of LAST_BID_SIZE was seen. Prints a line of JSON for each thing that
 // happens; exits with 1 when a frame does not follow the one before.
-import { createClient } from 'graphql-ws';
-import WebSocket from 'ws';
-
-import { Follower, QUERY, fail, say } from './following.mjs';
+import { Follower, QUERY, connect, fail, say } from './following.mjs';
 
 const [url, market, lastBidSize] = process.argv.slice(2);
-const client = createClient({
-  url,
-  webSocketImpl: WebSocket,
-  retryAttempts: 1000,
-  retryWait: () => new Promise((resolve) => setTimeout(resolve, 50)),
-  on: {
-    connected: () => say({ fact: 'connected' }),
-    closed: (event) => say({ fact: 'closed', code: event.code }),
-  },
-});
+const client = connect(url);
 const follower = new Follower(lastBidSize);
 const results = client.iterate({
   query: QUERY,

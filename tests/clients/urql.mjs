@@ -3,22 +3,11 @@
 //
 //   node urql.mjs URL MARKET LAST_BID_SIZE
 import { Client, fetchExchange, subscriptionExchange } from '@urql/core';
-import { createClient } from 'graphql-ws';
-import WebSocket from 'ws';
 
-import { Follower, QUERY, fail, say } from './following.mjs';
+import { Follower, QUERY, connect, fail, say } from './following.mjs';
 
 const [url, market, lastBidSize] = process.argv.slice(2);
-const socket = createClient({
-  url,
-  webSocketImpl: WebSocket,
-  retryAttempts: 1000,
-  retryWait: () => new Promise((resolve) => setTimeout(resolve, 50)),
-  on: {
-    connected: () => say({ fact: 'connected' }),
-    closed: (event) => say({ fact: 'closed', code: event.code }),
-  },
-});
+const socket = connect(url);
 const follower = new Follower(lastBidSize);
 const client = new Client({
   url: url.replace(/^ws/, 'http'),
