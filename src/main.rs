@@ -74,7 +74,7 @@ enum Command {
         /// How many markets move
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_MARKETS)))]
         markets: u32,
-        /// Events a second, of all markets together
+        /// Changes of a book a second, of all markets together; trades come on top
         #[arg(long, value_name = "EVENTS_PER_S", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_RATE)))]
         rate: u32,
         /// The same seed gives the same events

@@ -13,6 +13,8 @@ use crate::harness::{Client, Follower, Hub, market};
 const MARKET: &str = "XBT-USD";
 /// More than a test ever writes before it looks.
 const LINES_AHEAD: usize = 10_000;
+/// Each is a process of its own.
+const MOST_LOOKS: u32 = 600;
 
 fn command(hub: &Hub, document: &str, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_spreadly"));
@@ -22,6 +24,11 @@ fn command(hub: &Hub, document: &str, flags: &[&str]) -> Command {
 
 fn run(hub: &Hub, document: &str, flags: &[&str]) -> Output {
     command(hub, document, flags).output().unwrap()
+}
+
+fn run_at(url: &str, document: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spreadly"));
+    command.args(["subscribe", document, "--url", url]).output().unwrap()
 }
 
 fn lines(output: &Output) -> Vec<Value> {
@@ -246,4 +253,69 @@ fn a_query_has_one_try_when_no_hub_is_there() {
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(told.starts_with(&format!("spreadly: can't connect to 127.0.0.1:{port}: ")), "{told}");
+}
+
+/// `spreadly dev` as a process, in a folder of its own.
+struct Dev {
+    child: Child,
+    url: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Dev {
+    fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_spreadly"))
+            .current_dir(folder.path())
+            .args(["dev", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let ready: Value = serde_json::from_str(&line).unwrap();
+        let url = format!("ws://{}/graphql", ready["listening"].as_str().unwrap());
+        Self { child, url, _folder: folder }
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_simulated_market_trades_and_its_book_moves_in_a_terminal() {
+    let dev = Dev::start();
+    let follow = |document: &str, count: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_spreadly"))
+            .args(["subscribe", document, "--url", &dev.url, "--count", count])
+            .output()
+            .unwrap();
+        let told = String::from_utf8(output.stderr.clone()).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{told}");
+        lines(&output)
+    };
+    // The markets are defined through the door, behind the first connections.
+    let defined = || {
+        let result = &lines(&run_at(&dev.url, "{ markets { id } }"))[0];
+        result["data"]["markets"].as_array().is_some_and(|markets| markets.len() == 3)
+    };
+    assert!((0..MOST_LOOKS).any(|_| defined()), "three markets were never defined");
+    let mut copy = Follower::new(4, 8);
+    for result in follow(&follower::subscription("ERG-USD", 25, None), "10") {
+        copy.apply(&json!({"type": "next", "payload": result}));
+    }
+    assert_eq!((copy.snapshots, copy.snapshots + copy.deltas), (1, 10));
+
+    let trades = r#"subscription { trades(markets: ["ERG-USD", "SIGUSD-ERG", "SPF-ERG"]) {
+        market trades { price size takerSide } } }"#;
+    let traded = follow(trades, "20")
+        .iter()
+        .filter(|result| result["data"]["trades"]["trades"].as_array().unwrap().len() == 1)
+        .count();
+    assert_ne!(traded, 0);
 }

@@ -1,5 +1,7 @@
-//! A market that nobody trades on, for `spreadly dev`: seeded, pure, and written as the same
-//! lines that every other feed brings, so that it goes through the same door. No clock, no task.
+//! Markets that nobody trades on, for `spreadly dev`: orders come, go and are filled, in bursts and
+//! quiet spells, around a price that returns to where it began. Seeded, pure, and written as the
+//! same lines that every other feed brings, so that it goes through the same door. No clock, no
+//! task.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -32,58 +34,161 @@ const SHALLOWEST: usize = 10;
 const DEEPEST: usize = 60;
 /// Most levels that one event changes around the touch.
 const MOST_CHANGES: u32 = 4;
-/// The walk turns back at a quarter of its start price below and above.
+/// The walk never leaves a quarter of its start price below and above, and the farther it is, the
+/// likelier it returns.
 const WALK_RANGE: u64 = 4;
+/// One step of so many moves the price.
+const STEPS_A_MOVE: u32 = 6;
+/// One step of so many fills a part of the best level.
+const STEPS_A_FILL: u32 = 5;
+/// Steps of all markets that a mood lasts.
+const MOOD_STEPS: std::ops::Range<u64> = 40..400;
+/// A draw that meets only markets at rest takes the last of them.
+const MOST_DRAWS: usize = 16;
 
-/// Name, base, quote, decimals of price and size, start price in ticks of the last decimal, and
-/// the typical size of a level in units of the last decimal.
-type Listed = (&'static str, &'static str, &'static str, u8, u8, u64, u64);
+/// What makes a market one of its kind. Prices are in ticks and sizes in lots everywhere here but
+/// in what is written.
+struct Listed {
+    base: &'static str,
+    quote: &'static str,
+    price_decimals: u8,
+    size_decimals: u8,
+    /// The step of a price, in units of its last decimal.
+    tick: u64,
+    /// The step of a size, in units of its last decimal.
+    lot: u64,
+    start: u64,
+    typical_size: u64,
+    /// How often it moves beside the others.
+    tempo: u64,
+}
 
 const LISTED: [Listed; 3] = [
-    ("ERG-USD", "ERG", "USD", 4, 8, 8_500, 25_000_000_000),
-    ("SIGUSD-ERG", "SIGUSD", "ERG", 6, 2, 1_180_000, 50_000),
-    ("SPF-ERG", "SPF", "ERG", 8, 6, 1_250_000, 4_000_000_000),
+    Listed {
+        base: "ERG",
+        quote: "USD",
+        price_decimals: 4,
+        size_decimals: 8,
+        tick: 1,
+        lot: 1_000_000,
+        start: 8_500,
+        typical_size: 25_000,
+        tempo: 6,
+    },
+    Listed {
+        base: "SIGUSD",
+        quote: "ERG",
+        price_decimals: 6,
+        size_decimals: 2,
+        tick: 100,
+        lot: 10,
+        start: 11_800,
+        typical_size: 5_000,
+        tempo: 3,
+    },
+    Listed {
+        base: "SPF",
+        quote: "ERG",
+        price_decimals: 8,
+        size_decimals: 6,
+        tick: 500,
+        lot: 1_000_000,
+        start: 2_500,
+        typical_size: 4_000,
+        tempo: 1,
+    },
 ];
+
+/// The tempo that moves at each draw of a burst.
+const FASTEST: u64 = 6;
+
+/// How busy a market is for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mood {
+    Quiet,
+    Usual,
+    Burst,
+}
+
+impl Mood {
+    fn any(random: &mut SmallRng) -> Self {
+        match random.random_range(0..6) {
+            0 => Self::Burst,
+            1 | 2 => Self::Quiet,
+            _ => Self::Usual,
+        }
+    }
+
+    /// Of so many draws one moves the market.
+    fn draws_a_step(self) -> u64 {
+        match self {
+            Self::Quiet => 12,
+            Self::Usual => 3,
+            Self::Burst => 1,
+        }
+    }
+
+    /// Ticks that one move goes at most.
+    fn longest_move(self) -> u64 {
+        match self {
+            Self::Quiet | Self::Usual => 1,
+            Self::Burst => 4,
+        }
+    }
+}
 
 /// All markets; each call to [`Simulator::next_lines`] moves one of them.
 pub struct Simulator {
     random: SmallRng,
     markets: Vec<Market>,
+    steps: u64,
+    /// Trades of an earlier run on the same log have other ids than ours: the clock of the start is
+    /// in them.
+    started: Micros,
+    trades: u64,
 }
 
 struct Market {
+    listed: &'static Listed,
     name: String,
     base: String,
-    quote: String,
-    price_decimals: u8,
-    size_decimals: u8,
-    /// Where the walk began.
-    start: u64,
-    typical_size: u64,
+    mood: Mood,
+    /// In steps of all markets.
+    mood_ends: u64,
     /// Best bid's highest place: bids stand at `touch` or below, asks above it. The one thing
     /// that keeps the book from crossing.
     touch: u64,
-    /// Price -> size, both in units of the last decimal.
+    /// Price -> size.
     bids: BTreeMap<u64, u64>,
     asks: BTreeMap<u64, u64>,
 }
 
-/// What one event sets: one size for each price, 0 removes.
+/// What one step does.
 #[derive(Default)]
 struct Changes {
+    /// What was filled, best price first.
+    trades: Vec<Trade>,
+    /// One size for each price, 0 removes.
     bids: BTreeMap<u64, u64>,
     asks: BTreeMap<u64, u64>,
+}
+
+struct Trade {
+    taker: Side,
+    price: u64,
+    size: u64,
 }
 
 impl Simulator {
     pub fn new(seed: u64, markets: u32) -> Self {
         let mut random = SmallRng::seed_from_u64(seed);
         let markets = (0..markets).map(|number| Market::new(number, &mut random)).collect();
-        Self { random, markets }
+        Self { random, markets, steps: 0, started: 0, trades: 0 }
     }
 
     /// Defines every market and sets its book: a `market` and a `book.snapshot` event for each.
-    pub fn initial_lines(&self, now: Micros) -> Vec<String> {
+    pub fn initial_lines(&mut self, now: Micros) -> Vec<String> {
+        self.started = now;
         let time = written_time(now);
         self.markets
             .iter()
@@ -91,83 +196,138 @@ impl Simulator {
             .collect()
     }
 
-    /// One `book.delta` of one market, chosen at random.
+    /// One `book.delta` of one market, behind the `trade` events that made it.
     pub fn next_lines(&mut self, now: Micros) -> Vec<String> {
-        if self.markets.is_empty() {
-            return Vec::new();
-        }
-        let chosen = self.random.random_range(0..self.markets.len());
+        let Some(chosen) = self.choose() else { return Vec::new() };
         let market = &mut self.markets[chosen];
         let changes = market.step(&mut self.random);
-        vec![market.levels("book.delta", &changes.bids, &changes.asks, &written_time(now))]
+        let time = written_time(now);
+        let mut lines = Vec::with_capacity(changes.trades.len() + 1);
+        for trade in &changes.trades {
+            let id = format!("sim-{}-{}", self.started, self.trades);
+            self.trades += 1;
+            lines.push(market.trade(&id, trade, &time));
+        }
+        lines.push(market.levels("book.delta", &changes.bids, &changes.asks, &time));
+        lines
+    }
+
+    /// Whose turn it is: by tempo and mood, which is looked at only when a market is drawn.
+    fn choose(&mut self) -> Option<usize> {
+        self.steps += 1;
+        let mut chosen = None;
+        for _ in 0..MOST_DRAWS {
+            if self.markets.is_empty() {
+                break;
+            }
+            let drawn = self.random.random_range(0..self.markets.len());
+            chosen = Some(drawn);
+            let market = &mut self.markets[drawn];
+            if self.steps >= market.mood_ends {
+                market.mood = Mood::any(&mut self.random);
+                market.mood_ends = self.steps + self.random.random_range(MOOD_STEPS);
+            }
+            let rest = market.mood.draws_a_step() * FASTEST / market.listed.tempo;
+            if self.random.random_range(0..rest) == 0 {
+                break;
+            }
+        }
+        chosen
     }
 }
 
 impl Market {
     fn new(number: u32, random: &mut SmallRng) -> Self {
-        let (name, base, quote, price_decimals, size_decimals, start, typical_size) =
-            LISTED[number as usize % LISTED.len()];
-        let (name, base) = match number as usize / LISTED.len() {
-            0 => (name.to_owned(), base.to_owned()),
-            round => (format!("{base}{round}-{quote}"), format!("{base}{round}")),
+        let listed = &LISTED[number as usize % LISTED.len()];
+        let base = match number as usize / LISTED.len() {
+            0 => listed.base.to_owned(),
+            round => format!("{}{round}", listed.base),
         };
         let mut market = Self {
-            name,
+            listed,
+            name: format!("{base}-{}", listed.quote),
             base,
-            quote: quote.to_owned(),
-            price_decimals,
-            size_decimals,
-            start,
-            typical_size,
-            touch: start,
+            mood: Mood::Usual,
+            mood_ends: 0,
+            touch: listed.start,
             bids: BTreeMap::new(),
             asks: BTreeMap::new(),
         };
         for distance in 0..INITIAL as u64 {
-            market.bids.insert(start - distance, size(typical_size, random));
-            market.asks.insert(start + 1 + distance, size(typical_size, random));
+            market.bids.insert(listed.start - distance, size(listed.typical_size, random));
+            market.asks.insert(listed.start + 1 + distance, size(listed.typical_size, random));
         }
         market
     }
 
-    /// Moves the touch by a tick at most, clears what it ran over, then changes levels near it.
+    /// Moves the price now and then, which fills what it runs over, fills a part of the best level
+    /// now and then, then places and cancels near the touch.
     fn step(&mut self, random: &mut SmallRng) -> Changes {
         let mut changes = Changes::default();
-        let (lowest, highest) =
-            (self.start - self.start / WALK_RANGE, self.start + self.start / WALK_RANGE);
-        match random.random_range(0..8) {
-            0 => self.touch = (self.touch - 1).max(lowest),
-            1 => self.touch = (self.touch + 1).min(highest),
-            _ => {}
+        if random.random_range(0..STEPS_A_MOVE) == 0 {
+            self.walk(random);
+            self.fill_crossed(&mut changes);
         }
-        let crossed_bids: Vec<_> =
-            self.bids.range(self.touch + 1..).map(|(price, _)| *price).collect();
-        let crossed_asks: Vec<_> =
-            self.asks.range(..=self.touch).map(|(price, _)| *price).collect();
-        for price in crossed_bids {
-            self.set(Side::Buy, price, 0, &mut changes);
-        }
-        for price in crossed_asks {
-            self.set(Side::Sell, price, 0, &mut changes);
+        if random.random_range(0..STEPS_A_FILL) == 0 {
+            self.fill_best(random, &mut changes);
         }
         for _ in 0..random.random_range(1..=MOST_CHANGES) {
             let side = if random.random() { Side::Buy } else { Side::Sell };
-            // The sum of two coins' runs: mostly near the touch, sometimes far.
+            // The product of two draws: mostly near the touch, sometimes far.
             let distance = random.random_range(0..8) * random.random_range(0..5);
             let price = match side {
                 Side::Buy => self.touch - distance,
                 Side::Sell => self.touch + 1 + distance,
             };
-            let taken = random.random_range(0..4) == 0 && self.side(side).len() > SHALLOWEST;
-            let size = if taken && self.side(side).contains_key(&price) {
+            let canceled = random.random_range(0..4) == 0 && self.side(side).len() > SHALLOWEST;
+            let size = if canceled && self.side(side).contains_key(&price) {
                 0
             } else {
-                size(self.typical_size, random)
+                size(self.listed.typical_size, random)
             };
             self.set(side, price, size, &mut changes);
         }
         self.refill(random, &mut changes);
         changes
+    }
+
+    /// The likelier upwards the lower it stands.
+    fn walk(&mut self, random: &mut SmallRng) {
+        let start = self.listed.start;
+        let range = start / WALK_RANGE;
+        let (lowest, highest) = (start - range, start + range);
+        let ticks = random.random_range(1..=self.mood.longest_move());
+        self.touch = if random.random_range(lowest..highest) >= self.touch {
+            (self.touch + ticks).min(highest)
+        } else {
+            (self.touch - ticks).max(lowest)
+        };
+    }
+
+    /// Whoever moved the price took all that stood in its way.
+    fn fill_crossed(&mut self, changes: &mut Changes) {
+        let bids: Vec<_> = self.bids.range(self.touch + 1..).rev().map(both).collect();
+        let asks: Vec<_> = self.asks.range(..=self.touch).map(both).collect();
+        for (maker, taker, levels) in [(Side::Buy, Side::Sell, bids), (Side::Sell, Side::Buy, asks)]
+        {
+            for (price, size) in levels {
+                changes.trades.push(Trade { taker, price, size });
+                self.set(maker, price, 0, changes);
+            }
+        }
+    }
+
+    /// Leaves at least a lot, so that the touch stays.
+    fn fill_best(&mut self, random: &mut SmallRng, changes: &mut Changes) {
+        let (maker, taker, best) = if random.random() {
+            (Side::Buy, Side::Sell, self.bids.iter().next_back().map(both))
+        } else {
+            (Side::Sell, Side::Buy, self.asks.iter().next().map(both))
+        };
+        let Some((price, standing)) = best.filter(|(_, standing)| *standing > 1) else { return };
+        let size = random.random_range(1..standing);
+        changes.trades.push(Trade { taker, price, size });
+        self.set(maker, price, standing - size, changes);
     }
 
     /// Keeps each side between its fewest and its most levels: new ones go behind the last,
@@ -181,7 +341,7 @@ impl Market {
                         self.asks.keys().next_back().map_or(self.touch + 1, |last| last + 1)
                     }
                 };
-                let size = size(self.typical_size, random);
+                let size = size(self.listed.typical_size, random);
                 self.set(side, price, size, changes);
             }
             while self.side(side).len() > DEEPEST {
@@ -215,12 +375,32 @@ impl Market {
     }
 
     fn definition(&self, time: &str) -> String {
-        let Self { name, base, quote, price_decimals, size_decimals, .. } = self;
-        let tick = fixed::format(1, *price_decimals);
-        let lot = fixed::format(1, *size_decimals);
+        let Self { name, base, listed, .. } = self;
+        let Listed { quote, price_decimals, size_decimals, .. } = listed;
+        let (tick, lot) = (self.price(1), self.size(1));
         format!(
             r#"{{"kind":"market","market":"{name}","base":"{base}","quote":"{quote}","priceDecimals":{price_decimals},"sizeDecimals":{size_decimals},"tickSize":"{tick}","lotSize":"{lot}","status":"ACTIVE","time":"{time}"}}"#
         )
+    }
+
+    fn trade(&self, id: &str, trade: &Trade, time: &str) -> String {
+        let taker = match trade.taker {
+            Side::Buy => "BUY",
+            Side::Sell => "SELL",
+        };
+        let (price, size) = (self.price(trade.price), self.size(trade.size));
+        format!(
+            r#"{{"kind":"trade","market":"{}","id":"{id}","price":"{price}","size":"{size}","takerSide":"{taker}","time":"{time}"}}"#,
+            self.name
+        )
+    }
+
+    fn price(&self, ticks: u64) -> String {
+        fixed::format(u128::from(ticks * self.listed.tick), self.listed.price_decimals)
+    }
+
+    fn size(&self, lots: u64) -> String {
+        fixed::format(u128::from(lots * self.listed.lot), self.listed.size_decimals)
     }
 
     fn snapshot(&self, time: &str) -> String {
@@ -250,11 +430,14 @@ impl Market {
     ) {
         for (place, (price, size)) in levels.enumerate() {
             let comma = if place == 0 { "" } else { "," };
-            let price = fixed::format(u128::from(*price), self.price_decimals);
-            let size = fixed::format(u128::from(*size), self.size_decimals);
+            let (price, size) = (self.price(*price), self.size(*size));
             let _ = write!(line, r#"{comma}["{price}","{size}"]"#);
         }
     }
+}
+
+fn both((price, size): (&u64, &u64)) -> (u64, u64) {
+    (*price, *size)
 }
 
 /// Never 0, which would remove the level.
@@ -271,7 +454,7 @@ fn written_time(now: Micros) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -281,36 +464,90 @@ mod tests {
     #[derive(Default)]
     struct Rebuilt {
         decimals: (u8, u8),
+        tick: u128,
+        lot: u128,
         bids: BTreeMap<u128, u128>,
         asks: BTreeMap<u128, u128>,
+        trades: u64,
+        lowest: u128,
+        highest: u128,
+    }
+
+    impl Rebuilt {
+        fn number(&self, text: &serde_json::Value, decimals: u8, step: u128) -> u128 {
+            let text = text.as_str().unwrap();
+            assert_eq!(text.split_once('.').unwrap().1.len(), usize::from(decimals));
+            let number = fixed::parse(text, decimals).unwrap();
+            assert_eq!(number % step.max(1), 0, "{text} lies between two steps");
+            number
+        }
+
+        fn define(&mut self, event: &serde_json::Value) {
+            let decimals = |key: &str| u8::try_from(event[key].as_u64().unwrap()).unwrap();
+            self.decimals = (decimals("priceDecimals"), decimals("sizeDecimals"));
+            self.tick = self.number(&event["tickSize"], self.decimals.0, 1);
+            self.lot = self.number(&event["lotSize"], self.decimals.1, 1);
+        }
+
+        /// A trade is at the maker's best price and takes no more than stands there.
+        fn trade(&mut self, event: &serde_json::Value) {
+            let price = self.number(&event["price"], self.decimals.0, self.tick);
+            let size = self.number(&event["size"], self.decimals.1, self.lot);
+            let (makers, best) = match event["takerSide"].as_str().unwrap() {
+                "BUY" => {
+                    let best = *self.asks.keys().next().unwrap();
+                    (&mut self.asks, best)
+                }
+                _ => {
+                    let best = *self.bids.keys().next_back().unwrap();
+                    (&mut self.bids, best)
+                }
+            };
+            assert_eq!(price, best, "{event}");
+            let left = makers[&price].checked_sub(size).unwrap_or_else(|| panic!("{event}"));
+            assert_ne!(size, 0);
+            match left {
+                0 => makers.remove(&price),
+                _ => makers.insert(price, left),
+            };
+            self.trades += 1;
+        }
+
+        fn set(&mut self, event: &serde_json::Value) {
+            for name in ["bids", "asks"] {
+                for level in event[name].as_array().unwrap() {
+                    let price = self.number(&level[0], self.decimals.0, self.tick);
+                    let size = self.number(&level[1], self.decimals.1, self.lot);
+                    let levels = if name == "bids" { &mut self.bids } else { &mut self.asks };
+                    match size {
+                        0 => levels.remove(&price),
+                        _ => levels.insert(price, size),
+                    };
+                }
+            }
+            let bid = *self.bids.keys().next_back().unwrap();
+            let ask = *self.asks.keys().next().unwrap();
+            assert!(bid < ask, "crossed by {event}");
+            for side in [&self.bids, &self.asks] {
+                assert!((SHALLOWEST..=DEEPEST).contains(&side.len()), "{event}");
+            }
+            self.lowest = if self.lowest == 0 { bid } else { self.lowest.min(bid) };
+            self.highest = self.highest.max(bid);
+        }
     }
 
     fn apply(books: &mut BTreeMap<String, Rebuilt>, line: &str) {
         let event: serde_json::Value = serde_json::from_str(line).unwrap();
         let book = books.entry(event["market"].as_str().unwrap().to_owned()).or_default();
-        if event["kind"] == "market" {
-            let decimals = |key: &str| u8::try_from(event[key].as_u64().unwrap()).unwrap();
-            book.decimals = (decimals("priceDecimals"), decimals("sizeDecimals"));
-            return;
-        }
-        for (name, levels) in [("bids", &mut book.bids), ("asks", &mut book.asks)] {
-            for level in event[name].as_array().unwrap() {
-                let number = |place: usize, decimals: u8| {
-                    let text = level[place].as_str().unwrap();
-                    assert_eq!(text.split_once('.').unwrap().1.len(), usize::from(decimals));
-                    fixed::parse(text, decimals).unwrap()
-                };
-                let (price, size) = (number(0, book.decimals.0), number(1, book.decimals.1));
-                match size {
-                    0 => levels.remove(&price),
-                    _ => levels.insert(price, size),
-                };
-            }
+        match event["kind"].as_str().unwrap() {
+            "market" => book.define(&event),
+            "trade" => book.trade(&event),
+            _ => book.set(&event),
         }
     }
 
     #[test]
-    fn a_hundred_thousand_steps_never_cross_a_book_and_keep_it_bounded() {
+    fn a_hundred_thousand_steps_never_cross_a_book_and_every_trade_fits_it() {
         let mut simulator = Simulator::new(7, 5);
         let mut books = BTreeMap::new();
         for line in simulator.initial_lines(NOW) {
@@ -322,37 +559,62 @@ mod tests {
             for line in simulator.next_lines(NOW + step) {
                 apply(&mut books, &line);
             }
-            for (name, book) in &books {
-                let bid = book.bids.keys().next_back().unwrap();
-                let ask = book.asks.keys().next().unwrap();
-                assert!(bid < ask, "{name} at step {step}: {bid} {ask}");
-                for side in [&book.bids, &book.asks] {
-                    assert!((SHALLOWEST..=DEEPEST).contains(&side.len()), "{name} at step {step}");
-                }
-            }
         }
+        let mut trades = 0;
         for market in &simulator.markets {
+            let Listed { tick, lot, start, .. } = *market.listed;
             let same = |own: &BTreeMap<u64, u64>, rebuilt: &BTreeMap<u128, u128>| {
                 own.iter()
-                    .map(|(price, size)| (u128::from(*price), u128::from(*size)))
+                    .map(|(price, size)| (u128::from(*price * tick), u128::from(*size * lot)))
                     .eq(rebuilt.iter().map(|(price, size)| (*price, *size)))
             };
             let book = &books[&market.name];
             assert!(same(&market.bids, &book.bids) && same(&market.asks, &book.asks));
-            assert_ne!(market.touch, market.start, "{} never moved", market.name);
+            let start = u128::from(start * tick);
+            assert!(book.lowest < start && start < book.highest, "{} comes back", market.name);
+            trades += book.trades;
+        }
+        assert_eq!(trades, simulator.trades);
+        assert_ne!(trades, 0);
+    }
+
+    proptest! {
+        #[test]
+        fn no_seed_crosses_a_book_or_leaves_tick_and_lot(seed: u64, markets in 1..8_u32) {
+            let mut simulator = Simulator::new(seed, markets);
+            let mut books = BTreeMap::new();
+            let mut lines = simulator.initial_lines(NOW);
+            lines.extend((0..300).flat_map(|step| simulator.next_lines(NOW + step)));
+            lines.iter().for_each(|line| apply(&mut books, line));
+        }
+
+        #[test]
+        fn the_same_seed_gives_the_same_lines_and_another_seed_others(seed: u64) {
+            let run = |seed| {
+                let mut simulator = Simulator::new(seed, 3);
+                let mut lines = simulator.initial_lines(NOW);
+                lines.extend((0..200).flat_map(|step| simulator.next_lines(NOW + step)));
+                lines
+            };
+            prop_assert_eq!(run(seed), run(seed));
+            prop_assert_ne!(run(seed), run(seed.wrapping_add(1)));
         }
     }
 
     #[test]
-    fn the_same_seed_gives_the_same_lines() {
-        let run = |seed| {
-            let mut simulator = Simulator::new(seed, 3);
-            let mut lines = simulator.initial_lines(NOW);
-            lines.extend((0..1_000).flat_map(|step| simulator.next_lines(NOW + step)));
-            lines
+    fn markets_have_a_tempo_of_their_own_with_bursts_and_quiet_spells() {
+        const STEPS: usize = 20_000;
+        const SPELL: usize = 100;
+        let mut simulator = Simulator::new(3, 3);
+        let turns: Vec<_> = (0..STEPS).map(|_| simulator.choose().unwrap()).collect();
+        let shares = |turns: &[usize]| {
+            [0, 1, 2].map(|market| turns.iter().filter(|turn| **turn == market).count())
         };
-        assert_eq!(run(1), run(1));
-        assert_ne!(run(1), run(2));
+        let [fast, middle, slow] = shares(&turns);
+        assert!(fast > middle && middle > slow && slow > 0, "{fast} {middle} {slow}");
+        let spells: Vec<_> = turns.chunks(SPELL).map(|spell| shares(spell)[0]).collect();
+        let (least, most) = (spells.iter().min().unwrap(), spells.iter().max().unwrap());
+        assert!(*most > SPELL * 9 / 10 && *least < SPELL / 3, "from {least} to {most} of {SPELL}");
     }
 
     #[test]
@@ -360,7 +622,7 @@ mod tests {
         let lines = Simulator::new(1, 1).initial_lines(NOW);
         assert_eq!(
             lines[0],
-            r#"{"kind":"market","market":"ERG-USD","base":"ERG","quote":"USD","priceDecimals":4,"sizeDecimals":8,"tickSize":"0.0001","lotSize":"0.00000001","status":"ACTIVE","time":"2023-11-14T22:13:20.000000Z"}"#
+            r#"{"kind":"market","market":"ERG-USD","base":"ERG","quote":"USD","priceDecimals":4,"sizeDecimals":8,"tickSize":"0.0001","lotSize":"0.01000000","status":"ACTIVE","time":"2023-11-14T22:13:20.000000Z"}"#
         );
         assert!(
             lines[1]

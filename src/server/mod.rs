@@ -262,8 +262,11 @@ fn announce((public, admin): (SocketAddr, SocketAddr), simulated: bool) {
     }
     if simulated {
         eprintln!(
-            "\n  GraphQL    ws://{public}/graphql (graphql-transport-ws), POST http://{public}/graphql\n  \
+            "\n  GraphiQL   http://{public}/graphiql\n  \
+             GraphQL    ws://{public}/graphql (graphql-transport-ws), POST http://{public}/graphql\n  \
              admin      http://{admin}/readyz  http://{admin}/metrics\n  \
+             follow     spreadly subscribe --url ws://{public}/graphql \
+             'subscription {{ bestBidOffer(markets: [\"ERG-USD\"]) {{ bid {{ price size }} ask {{ price size }} }} }}'\n  \
              load test  spreadly-storm run --url ws://{public}/graphql --market ERG-USD \
              --connections 1000 --duration 10 --hub-pid {}\n",
             std::process::id()
