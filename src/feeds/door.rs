@@ -47,7 +47,8 @@ pub struct Incoming {
 /// What enters the log together, with the progress it stands for.
 #[derive(Debug)]
 pub struct Batch {
-    pub feed: FeedId,
+    /// `None`: a mutation, whose refusal is told to who asked for it.
+    pub feed: Option<FeedId>,
     pub lines: Vec<Incoming>,
     pub progress: Vec<FileProgress>,
 }
@@ -95,12 +96,27 @@ impl Door {
         answer.await.map_err(|_| DoorError::Closed)
     }
 
+    pub fn downgrade(&self) -> WeakDoor {
+        WeakDoor(self.requests.downgrade())
+    }
+
     /// How far each file of a feed is in the log.
     pub async fn file_progress(&self, feed: &str) -> Result<Vec<FileProgress>, DoorError> {
         let (done, answer) = oneshot::channel();
         let request = Request::Progress { feed: feed.into(), done };
         self.requests.send(request).await.map_err(|_| DoorError::Closed)?;
         Ok(answer.await.map_err(|_| DoorError::Closed)??)
+    }
+}
+
+/// Does not keep the sequencer from ending, as a [`Door`] does.
+#[derive(Clone, Debug)]
+pub struct WeakDoor(mpsc::WeakSender<Request>);
+
+impl WeakDoor {
+    /// `None`: the sequencer ends or has ended.
+    pub fn upgrade(&self) -> Option<Door> {
+        self.0.upgrade().map(|requests| Door { requests })
     }
 }
 
@@ -153,7 +169,7 @@ struct Sequencer {
 
 /// A delivery that is part of the group.
 struct Delivery {
-    feed: FeedId,
+    feed: Option<FeedId>,
     done: oneshot::Sender<Ack>,
     ack: Ack,
 }
@@ -195,6 +211,10 @@ impl Sequencer {
         let mut next = Some(first);
         while let Some(request) = next {
             match request {
+                // Whoever asked for it was told that the hub is too late: nothing of it is written.
+                Request::Deliver { batch, done } if batch.feed.is_none() && done.is_closed() => {
+                    drop((batch, done));
+                }
                 Request::Deliver { batch, done } => {
                     lines += batch.lines.len();
                     self.take(batch, done, &mut group)?;
@@ -306,7 +326,9 @@ impl Sequencer {
         }
         (self.live.apply)(&applied);
         for Delivery { feed, done, ack } in group.deliveries {
-            self.statuses.count(feed, ack.counts(), now);
+            if let Some(feed) = feed {
+                self.statuses.count(feed, ack.counts(), now);
+            }
             // A feed that is gone reads its progress from the log when it is back.
             drop(done.send(ack));
         }

@@ -5,7 +5,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use async_graphql::{EmptyMutation, Response, Schema};
+use async_graphql::{Response, Schema};
 use async_graphql_parser::types::{ExecutableDocument, OperationType};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, TryFutureExt, ready};
@@ -19,12 +19,14 @@ use spreadly_subscriptions::{
 use super::document::{self, After, Documents};
 use super::errors::{self, Refused};
 use super::guard::{self, QueryLimits};
+use super::mutation::Mutation;
 use super::persisted::Persisted;
 use super::query::{HubView, Query};
 use super::subscription::{Slot, SourceSpec, Subscription};
+use super::writer::Writer;
 use crate::live::{Encode, Live, LiveFrame};
 
-pub(super) type HubSchema = Schema<Query, EmptyMutation, Subscription>;
+pub(super) type HubSchema = Schema<Query, Mutation, Subscription>;
 
 /// Who a client proved to be. Everyone is a stranger yet, and all that can be asked is public.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,10 +43,17 @@ pub struct GraphqlExecutor {
 }
 
 impl GraphqlExecutor {
-    pub fn new(live: Arc<Live>, streams: Arc<Streams>, hub: HubView, limits: QueryLimits) -> Self {
-        let mut builder = Schema::build(Query, EmptyMutation, Subscription)
+    pub fn new(
+        live: Arc<Live>,
+        streams: Arc<Streams>,
+        hub: HubView,
+        limits: QueryLimits,
+        writer: Writer,
+    ) -> Self {
+        let mut builder = Schema::build(Query, Mutation, Subscription)
             .data(live.clone())
             .data(hub)
+            .data(writer)
             .data(limits.clone())
             .disable_suggestions();
         if !limits.introspection {

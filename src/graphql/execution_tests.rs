@@ -4,6 +4,7 @@ use serde_json::json;
 use spreadly_subscriptions::{Epoch, Frame, Meters, ResponseStream, Start, StreamLimits};
 
 use super::*;
+use crate::graphql::WriteError;
 use crate::market::event::{Applied, Effect, LevelChange, MarketDefinition, MarketStatus, Side};
 use crate::store::LogReaders;
 
@@ -37,7 +38,8 @@ fn executor_of(
     }
     let streams = Streams::new(StreamLimits::default(), Arc::new(Meters::default()));
     let hub = HubView { started: 1_699_999_990_000_000, sockets, operations: Box::new(|| 5) };
-    GraphqlExecutor::new(live, Arc::new(streams), hub, limits)
+    let writer = Writer::new(|_| async { Err(WriteError::Closed) });
+    GraphqlExecutor::new(live, Arc::new(streams), hub, limits, writer)
 }
 
 fn executor() -> GraphqlExecutor {

@@ -8,22 +8,27 @@ mod execution;
 mod frames;
 mod generations;
 mod guard;
+mod lists;
 mod log_frames;
+mod mutation;
+mod paging;
 mod persisted;
 mod query;
 mod scalars;
 mod subscription;
 mod types;
+mod writer;
 
-use async_graphql::{EmptyMutation, Schema};
+use async_graphql::Schema;
 
 pub use self::execution::{GraphqlExecutor, Principal};
 pub use self::guard::QueryLimits;
 pub use self::query::HubView;
+pub use self::writer::{WriteError, Writer, Written};
 
 /// The schema as text: what `spreadly schema` prints and `config/schema.graphql` holds.
 pub fn sdl() -> String {
-    Schema::build(query::Query, EmptyMutation, subscription::Subscription).finish().sdl()
+    Schema::build(query::Query, mutation::Mutation, subscription::Subscription).finish().sdl()
 }
 
 #[cfg(test)]

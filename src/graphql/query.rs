@@ -5,13 +5,15 @@ use std::sync::Arc;
 use async_graphql::{Context, ID, Object, Result};
 
 use super::candles::{self, Candle, Interval, Ticker};
-use super::errors::{checked_depth, state};
+use super::errors::{checked_depth, checked_topic, fault, internal, state};
 use super::frames::BookSnapshot;
 use super::guard::QueryLimits;
-use super::scalars::{DateTime, UInt64};
+use super::lists::{self, Asked, EventConnection, TradeConnection};
+use super::scalars::{Cursor, DateTime, UInt64};
 use super::types::{FeedStatus, Hub, Market};
 use crate::live::Live;
-use crate::market::event::Micros;
+use crate::market::event::{Micros, trades_topic};
+use crate::store::{LogReader, ReadError, StoreError};
 
 /// What `Query.hub` says beyond the live state: handed in by whoever owns the sockets.
 pub struct HubView {
@@ -79,6 +81,39 @@ impl Query {
         Ok(live(ctx)?.ticker(&market).map(Ticker))
     }
 
+    /// A market's trades, oldest first; by position, so that pages never gap or double while trades
+    /// are made. `from` and `to` are of the trades' own times: those without one are then left out.
+    async fn trades(
+        &self,
+        ctx: &Context<'_>,
+        market: ID,
+        #[graphql(default_with = "Some(100)", desc = "Most in the page, from 1 to 1,000.")]
+        first: Option<i32>,
+        #[graphql(desc = "The page behind this cursor.")] after: Option<Cursor>,
+        #[graphql(desc = "At this time or later.")] from: Option<DateTime>,
+        #[graphql(desc = "Before this time.")] to: Option<DateTime>,
+    ) -> Result<TradeConnection> {
+        let Some(definition) = live(ctx)?.definition(&market) else {
+            return Err(fault("NOT_FOUND", "there is no market of this id"));
+        };
+        let topic = trades_topic(&definition.market);
+        lists::trades(ctx, Asked { topic, first, after, from, to }).await
+    }
+
+    /// What was published to a generic topic, oldest first; by position, so that pages never gap or
+    /// double while more is published. A page of long events has fewer than `first`.
+    async fn events(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "1 to 128 characters.")] topic: String,
+        #[graphql(default_with = "Some(100)", desc = "Most in the page, from 1 to 1,000.")]
+        first: Option<i32>,
+        #[graphql(desc = "The page behind this cursor.")] after: Option<Cursor>,
+    ) -> Result<EventConnection> {
+        let topic = checked_topic(&topic)?;
+        lists::events(ctx, Asked { topic, first, after, from: None, to: None }).await
+    }
+
     /// How each feed does.
     async fn feeds(&self, ctx: &Context<'_>) -> Result<Vec<FeedStatus>> {
         Ok(live(ctx)?.feeds().into_iter().map(FeedStatus::from).collect())
@@ -103,4 +138,22 @@ impl Query {
 /// The live topics.
 pub(super) fn live<'a>(ctx: &Context<'a>) -> Result<&'a Arc<Live>> {
     state(ctx)
+}
+
+/// Reads the log beside its writer, now or not at all.
+///
+/// # Errors
+/// `UNAVAILABLE` while as many read as may, or while the log can't be read.
+pub(super) async fn read<T: Send + 'static>(
+    ctx: &Context<'_>,
+    read: impl FnOnce(&LogReader) -> std::result::Result<T, StoreError> + Send + 'static,
+) -> Result<T> {
+    live(ctx)?.log().clone().now(read).await.map_err(|error| match error {
+        ReadError::Busy(_) => fault("UNAVAILABLE", &error.to_string()),
+        ReadError::Store(error) if error.is_retryable() => {
+            tracing::warn!(%error, "a query could not read the log");
+            fault("UNAVAILABLE", "the log can't be read now: try again")
+        }
+        ReadError::Store(_) | ReadError::Broken(_) => internal(&error.to_string()),
+    })
 }

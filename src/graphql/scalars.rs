@@ -94,10 +94,15 @@ impl ScalarType for DateTime {
     }
 
     fn to_value(&self) -> Value {
-        // Outside of the years -9999 to 9999 there is no RFC 3339; admission lets none in.
-        let time = jiff::Timestamp::from_microsecond(self.0).unwrap_or_default();
-        Value::String(format!("{time:.6}"))
+        Value::String(time_text(self.0))
     }
+}
+
+/// RFC 3339 UTC with microseconds.
+pub fn time_text(micros: Micros) -> String {
+    // Outside of the years -9999 to 9999 there is no RFC 3339; admission lets none in.
+    let time = jiff::Timestamp::from_microsecond(micros).unwrap_or_default();
+    format!("{time:.6}")
 }
 
 /// Opaque; stands for one position on each topic of the subscription.

@@ -123,6 +123,11 @@ impl Live {
         self.epoch
     }
 
+    /// For who reads the log beside its writer.
+    pub fn log(&self) -> &Arc<LogReaders> {
+        &self.log
+    }
+
     /// The hub's clock, in microseconds since 1970.
     pub fn now(&self) -> Micros {
         (self.clock)()

@@ -10,6 +10,7 @@ mod pages;
 mod request;
 mod shards;
 mod simulate;
+mod writing;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -32,7 +33,7 @@ use crate::feeds::files::{self, FilesConfig};
 use crate::feeds::recovery;
 use crate::feeds::simulator::SimulatorConfig;
 use crate::feeds::status::{Cause, FeedKind, FeedStatuses};
-use crate::graphql::{GraphqlExecutor, HubView, QueryLimits};
+use crate::graphql::{GraphqlExecutor, HubView, QueryLimits, Writer};
 use crate::live::Live;
 use crate::market::admission::Admission;
 use crate::market::event::Micros;
@@ -99,7 +100,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<(),
     let streams = Arc::new(Streams::new(stream_limits(&config.limits), meters.clone()));
     let (door, sequencer) = open_door(store, &live, &statuses, &stop).await?;
 
-    let executor = executor(&config, &live, &streams, &meters);
+    let executor = executor(&config, &live, &streams, &meters, writing::writer(&door));
     let shards = Shards::start(
         shard_count(&config),
         &Parts {
@@ -229,6 +230,7 @@ fn executor(
     live: &Arc<Live>,
     streams: &Arc<Streams>,
     meters: &Arc<Meters>,
+    writer: Writer,
 ) -> Arc<GraphqlExecutor> {
     let (sockets, operations) = (meters.clone(), meters.clone());
     let view = HubView {
@@ -246,7 +248,7 @@ fn executor(
         book_depth: config.limits.book_depth,
         ..QueryLimits::default()
     };
-    Arc::new(GraphqlExecutor::new(live.clone(), streams.clone(), view, limits))
+    Arc::new(GraphqlExecutor::new(live.clone(), streams.clone(), view, limits, writer))
 }
 
 async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {

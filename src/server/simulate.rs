@@ -18,7 +18,7 @@ pub async fn run(config: SimulatorConfig, door: Door, feed: FeedId, stop: Cancel
     let mut simulator = Simulator::new(config.seed, config.markets);
     let place = Place { source: Arc::from("simulator"), at: At::Nowhere };
     let batch = |lines: Vec<String>| Batch {
-        feed,
+        feed: Some(feed),
         lines: lines
             .into_iter()
             .map(|line| Incoming { place: place.clone(), line: Ok(line.into_bytes()) })

@@ -36,6 +36,11 @@ impl LogReader {
         read_span(&self.connection, topics, span).at(&self.path)
     }
 
+    /// The event of this id.
+    pub fn find(&self, id: &str) -> Result<Option<Stored>, StoreError> {
+        find(&self.connection, id).at(&self.path)
+    }
+
     /// The newest event of a topic up to `sequence`.
     pub fn last_until(&self, topic: &str, sequence: u64) -> Result<Option<u64>, StoreError> {
         last_until(&self.connection, topic, sequence).at(&self.path)
@@ -89,6 +94,13 @@ fn read_span(
         events.push(event);
     }
     Ok(events)
+}
+
+fn find(connection: &Connection, id: &str) -> rusqlite::Result<Option<Stored>> {
+    connection
+        .prepare_cached("SELECT sequence, topic, body, received_micros FROM events WHERE id = ?1")?
+        .query_row([id], stored)
+        .optional()
 }
 
 fn last_until(

@@ -113,7 +113,7 @@ impl Hub {
             place: Place { source: "test".into(), at: At::Line { number, byte: 0 } },
             line: Ok(line.clone().into_bytes()),
         });
-        Batch { feed: self.feed, lines: lines.collect(), progress: vec![] }
+        Batch { feed: Some(self.feed), lines: lines.collect(), progress: vec![] }
     }
 
     async fn send(&self, lines: &[String]) -> Ack {
@@ -277,6 +277,31 @@ async fn a_shutdown_while_halted_takes_nothing_and_claims_nothing() {
     assert!(matches!(delivery.await.unwrap(), Err(DoorError::Closed)));
     assert_eq!(hub.stop().sequences, Vec::<u64>::new());
     assert_eq!(Store::open(&path(&folder)).unwrap().read_from(0, 1_000).unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_mutation_that_was_given_up_while_it_waited_is_not_written_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&path(&folder), 1_000);
+    hub.disk.store(1, SeqCst);
+    let lines: Vec<_> = (1..=500).map(message).collect();
+    let halting = tokio::spawn({
+        let (door, batch) = (hub.door.clone(), hub.batch(&lines));
+        async move { door.deliver(batch).await }
+    });
+    hub.until(FeedState::Halted).await;
+    let mutation = |number| Batch { feed: None, ..hub.batch(&[message(number)]) };
+    let mut given_up = Box::pin(hub.door.deliver(mutation(9_000)));
+    let mut kept = Box::pin(hub.door.deliver(mutation(9_001)));
+    for waiting in [&mut given_up, &mut kept] {
+        assert!(futures_util::poll!(waiting).is_pending());
+    }
+    drop(given_up);
+    hub.disk.store(1 << 20, SeqCst);
+    assert_eq!(halting.await.unwrap().unwrap().accepted, 500);
+    assert_eq!(kept.await.unwrap().accepted, 1);
+    let counted = hub.board.get(hub.feed).unwrap().events_total;
+    assert_eq!((counted, hub.stop().sequences.len()), (500, 501), "no feed's event, and only one");
 }
 
 #[tokio::test]

@@ -147,7 +147,7 @@ impl Files {
             }
             let Turn { lines, progress } = step.turn;
             if !lines.is_empty() || !progress.is_empty() {
-                let batch = Batch { feed: self.feed, lines, progress };
+                let batch = Batch { feed: Some(self.feed), lines, progress };
                 if self.door.deliver(batch).await.is_err() {
                     return;
                 }

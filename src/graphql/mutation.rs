@@ -1,0 +1,104 @@
+//! The mutations. Each writes an event into the log like any feed's, and is answered with where it
+//! stands there.
+
+use async_graphql::{Context, ID, Object, Result, SimpleObject};
+use serde_json::json;
+
+use super::errors::{checked_topic, fault, internal, state};
+use super::paging;
+use super::query::{live, read};
+use super::scalars::{Cursor, Json, UInt64, time_text};
+use super::writer::{WriteError, Writer};
+use crate::live::{ItemBody, item};
+use crate::market::event::{MOST_ID_BYTES, MOST_LINE_BYTES};
+
+/// What was published, and where it stands in the log.
+#[derive(SimpleObject)]
+pub struct PublishPayload {
+    /// Where it was published.
+    topic: String,
+    /// Which numbering the sequence belongs to.
+    epoch: ID,
+    /// Of the event: `events` tells it under the same.
+    sequence: UInt64,
+    /// Resumes `events` of this topic behind it, as `after`.
+    cursor: Cursor,
+    /// It was published before under this id, and counts once.
+    duplicate: bool,
+}
+
+/// What can be changed.
+pub struct Mutation;
+
+/// What can be changed.
+#[Object]
+impl Mutation {
+    /// Publishes to a generic topic: to everyone who follows it, and to its log.
+    async fn publish(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "1 to 128 characters, no control characters.")] topic: String,
+        #[graphql(desc = "What to publish.")] data: Json,
+        #[graphql(
+            desc = "Makes it count once, however often it is sent: 1 to 128 bytes, unique among all events."
+        )]
+        id: Option<ID>,
+    ) -> Result<PublishPayload> {
+        let log_topic = checked_topic(&topic)?;
+        let id = id.map(|id| id.0);
+        if id.as_ref().is_some_and(|id| id.is_empty() || id.len() > MOST_ID_BYTES) {
+            let message = format!("id must have 1 to {MOST_ID_BYTES} bytes");
+            return Err(fault("VALIDATION_FAILED", &message));
+        }
+        let data = data.0.into_json().map_err(|error| internal(&error.to_string()))?;
+        let mut event = json!({
+            "kind": "message", "topic": topic, "data": data, "time": time_text(live(ctx)?.now()),
+        });
+        if let Some(id) = &id {
+            event["id"] = json!(id);
+        }
+        let line = event.to_string();
+        debug_assert!(line.len() <= MOST_LINE_BYTES, "a message has at most a quarter of it");
+        let written = state::<Writer>(ctx)?.write(vec![line]).await.map_err(WriteError::told)?;
+        let (sequence, duplicate) = match (written.sequence, written.refusal, id) {
+            (Some(sequence), ..) => (sequence, false),
+            (None, Some(refusal), _) => {
+                return Err(fault("VALIDATION_FAILED", &refusal.to_string()));
+            }
+            (None, None, Some(id)) => {
+                (published_before(ctx, id, &topic, &event["data"]).await?, true)
+            }
+            (None, None, None) => return Err(internal("an event without an id was known")),
+        };
+        let epoch = live(ctx)?.epoch();
+        Ok(PublishPayload {
+            topic,
+            epoch: ID(epoch.to_string()),
+            sequence: UInt64(sequence),
+            cursor: paging::cursor(&log_topic, epoch, sequence),
+            duplicate,
+        })
+    }
+}
+
+/// Where the same stands already. Another event under that id is a conflict.
+async fn published_before(
+    ctx: &Context<'_>,
+    id: String,
+    topic: &str,
+    data: &serde_json::Value,
+) -> Result<u64> {
+    let stored = read(ctx, move |log| log.find(&id)).await?;
+    let conflict = || fault("CONFLICT", "another event has this id: publish under one of its own");
+    let stored = stored.ok_or_else(|| internal("an id that is known is not in the log"))?;
+    match item(&stored, |_| None).map(|one| one.body) {
+        Ok(ItemBody::Message(known))
+            if *known.topic == *topic
+                && serde_json::from_str::<serde_json::Value>(&known.data).ok().as_ref()
+                    == Some(data) =>
+        {
+            Ok(stored.sequence)
+        }
+        _ => Err(conflict()),
+    }
+}
