@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::client::PATIENCE;
+use crate::harness::http::get;
 use crate::harness::{Client, Hub, Seen, loud, market};
 
 const TRADES: &str = "market epoch sequence prevSequence cursor state lastEventAgeMs eventTime \
@@ -319,4 +320,194 @@ async fn what_can_not_be_followed_is_told_apart() {
         );
         client.send(json!({"type": "complete", "id": "n"})).await;
     }
+}
+
+/// The whole answer of an operation that ends by itself, over a socket.
+async fn answer(client: &mut Client, query: &str) -> Value {
+    client.subscribe("once", query).await;
+    let answer = client.message().await;
+    if answer["type"] == "next" {
+        assert_eq!(client.message().await, json!({"type": "complete", "id": "once"}));
+    }
+    answer["payload"].clone()
+}
+
+fn publish(topic: &str, number: u64, id: Option<&str>) -> String {
+    let id = id.map_or(String::new(), |id| format!(", id: {}", json!(id)));
+    format!(
+        r#"mutation {{ publish(topic: {}, data: {{ number: {number}, text: "ü\"", list: [1, null] }}{id})
+            {{ topic epoch sequence cursor duplicate }} }}"#,
+        json!(topic)
+    )
+}
+
+#[tokio::test]
+async fn what_is_published_has_a_position_that_outlives_a_kill() {
+    let mut hub = Hub::start();
+    let mut client = Client::connected(hub.address()).await;
+    let mut follower = Client::connected(hub.address()).await;
+    follower.subscribe("e", &events("news", None)).await;
+    let mut told = Told::default();
+    told.take(&follower.message().await);
+    // Over the socket, over HTTP, and again under the same id.
+    let first = answer(&mut client, &publish("news", 1, None)).await["data"]["publish"].clone();
+    let second = hub.query(&publish("news", 2, Some("two")))["publish"].clone();
+    let again = hub.query(&publish("news", 2, Some("two")))["publish"].clone();
+    assert_eq!((&first["duplicate"], &second["duplicate"]), (&json!(false), &json!(false)));
+    assert_eq!(again["duplicate"], true);
+    for same in ["epoch", "sequence", "cursor", "topic"] {
+        assert_eq!(again[same], second[same]);
+    }
+    told.follow(&mut follower, 2).await;
+    let data = |number: u64| json!({"number": number, "text": "ü\"", "list": [1, null]});
+    let sequences: Vec<_> = told.items.iter().map(|one| one["sequence"].clone()).collect();
+    assert_eq!(sequences, [first["sequence"].clone(), second["sequence"].clone()]);
+    assert_eq!((&told.items[0]["data"], &told.items[1]["data"]), (&data(1), &data(2)));
+    assert_eq!(told.cursor.as_deref(), second["cursor"].as_str());
+    // Another event under that id, and what is no event.
+    for (query, code) in [
+        (publish("news", 3, Some("two")), "CONFLICT"),
+        (publish("other", 2, Some("two")), "CONFLICT"),
+        (publish("", 1, None), "VALIDATION_FAILED"),
+        (publish("a\nb", 1, None), "VALIDATION_FAILED"),
+        (publish("news", 1, Some("")), "VALIDATION_FAILED"),
+        (publish("news", 1, Some("a\u{7}b")), "VALIDATION_FAILED"),
+    ] {
+        let refused = answer(&mut client, &query).await;
+        assert_eq!(refused["errors"][0]["extensions"]["code"], code, "{query}: {refused}");
+    }
+    // A page of another origin could make a browser send this: it publishes nothing.
+    let by_get = get(hub.address(), &[("query", &publish("news", 9, None))], "application/json");
+    assert_eq!(by_get.status, 405, "{by_get:?}");
+    let store = hub.folder().join("data/spreadly.db");
+    assert_eq!(hub.logged(&store, "message:news").len(), 2);
+    // What was answered is in the log.
+    hub.kill9();
+    hub.restart();
+    let mut again = Client::reconnected(hub.address()).await;
+    again.subscribe("e", &events("news", first["cursor"].as_str())).await;
+    let mut rest = Told::default();
+    rest.chain.insert("news".to_owned(), (text(&first["epoch"]), text(&first["sequence"])));
+    rest.follow(&mut again, 1).await;
+    assert_eq!(rest.items[0], told.items[1]);
+    let third = hub.query(&publish("news", 3, None))["publish"].clone();
+    rest.follow(&mut again, 2).await;
+    assert_eq!(rest.items[1]["sequence"], third["sequence"]);
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn pages_of_a_list_neither_gap_nor_double_while_events_arrive() {
+    let hub = knowing(&["XBT-USD"], &[]).await;
+    let mut client = Client::connected(hub.address()).await;
+    let mut follower = Client::connected(hub.address()).await;
+    follower.subscribe("t", &trades(&["XBT-USD"], None)).await;
+    let mut told = Told::default();
+    told.take(&follower.message().await);
+    let add = |from: u64, to: u64| {
+        let lines: Vec<_> =
+            (from..to).flat_map(|n| [trade("XBT-USD", n), message("news", n)]).collect();
+        hub.append_lines("all.ndjson", &lines);
+    };
+    add(0, 40);
+    told.follow(&mut follower, 40).await;
+    let (mut ids, mut numbers) = (Vec::new(), Vec::new());
+    let (mut trades_after, mut events_after) = (Value::Null, Value::Null);
+    for page in 0.. {
+        let query = format!(
+            r#"{{ trades(market: "XBT-USD", first: 7, after: {trades_after}) {{ edges {{ cursor node {{ id }} }}
+                nodes {{ id sequence }} pageInfo {{ hasNextPage hasPreviousPage startCursor endCursor }} }}
+              events(topic: "news", first: 7, after: {events_after}) {{ nodes {{ data }}
+                edges {{ cursor }} pageInfo {{ hasNextPage endCursor }} }} }}"#
+        );
+        let data = answer(&mut client, &query).await["data"].clone();
+        let (list, news) = (&data["trades"], &data["events"]);
+        let edges = list["edges"].as_array().unwrap();
+        ids.extend(edges.iter().map(|edge| text(&edge["node"]["id"])));
+        numbers.extend(
+            news["nodes"].as_array().unwrap().iter().map(|one| one["data"]["number"].clone()),
+        );
+        let info = &list["pageInfo"];
+        assert_eq!(info["hasPreviousPage"], page > 0, "{info}");
+        assert_eq!(info["startCursor"], edges[0]["cursor"]);
+        assert_eq!(info["endCursor"], edges.last().unwrap()["cursor"]);
+        (trades_after, events_after) =
+            (info["endCursor"].clone(), news["pageInfo"]["endCursor"].clone());
+        if info["hasNextPage"] == false {
+            break;
+        }
+        if page < 5 {
+            add(40 + page * 4, 44 + page * 4);
+            told.follow(&mut follower, 44 + page as usize * 4).await;
+        }
+    }
+    let expected: Vec<_> = (0..60).map(|n| format!("XBT-USD/{n}")).collect();
+    assert_eq!(ids, expected);
+    assert_eq!(numbers.len(), 60);
+    assert!(numbers.iter().enumerate().all(|(place, number)| *number == place), "{numbers:?}");
+    // A list's cursor is one of the subscription too: no race between the two.
+    let mut resumed = Client::connected(hub.address()).await;
+    resumed.subscribe("t", &trades(&["XBT-USD"], trades_after.as_str())).await;
+    add(60, 61);
+    let frame = resumed.message().await;
+    let frame = &frame["payload"]["data"]["trades"];
+    assert_eq!(frame["trades"][0]["id"], "XBT-USD/60");
+    assert_eq!(frame["prevSequence"], told.items[59]["sequence"]);
+}
+
+#[tokio::test]
+async fn what_a_list_can_not_tell_is_told_apart() {
+    let hub = knowing(&["XBT-USD"], &[]).await;
+    let line = |n: u64, time: &str| trade("XBT-USD", n).replace(market::TIME, time);
+    let times = ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z"];
+    let lines: Vec<_> = (0..).zip(times).map(|(n, time)| line(n, time)).collect();
+    let mut client = Client::connected(hub.address()).await;
+    client.subscribe("t", &trades(&["XBT-USD"], None)).await;
+    let mut told = Told::default();
+    told.take(&client.message().await);
+    hub.append_lines("trades.ndjson", &lines);
+    told.follow(&mut client, 3).await;
+    let mut asking = Client::connected(hub.address()).await;
+    let within = r#"{ trades(market: "XBT-USD", from: "2026-01-02T00:00:00Z", to: "2026-01-03T00:00:00Z")
+        { nodes { id } pageInfo { hasNextPage } } }"#;
+    let found = answer(&mut asking, within).await;
+    let one = json!({"nodes": [{"id": "XBT-USD/1"}], "pageInfo": {"hasNextPage": false}});
+    assert_eq!(found["data"]["trades"], one);
+    let list = |arguments: &str| format!("{{ trades({arguments}) {{ nodes {{ id }} }} }}");
+    // A cursor of a hub with another log.
+    let other = knowing(&["XBT-USD"], &[]).await;
+    let mut elsewhere = Client::connected(other.address()).await;
+    elsewhere.subscribe("t", &trades(&["XBT-USD"], None)).await;
+    let foreign = elsewhere.message().await["payload"]["data"]["trades"]["cursor"].to_string();
+    for (query, code) in [
+        (list(r#"market: "NO-SUCH""#), "NOT_FOUND"),
+        (list(r#"market: "XBT-USD", first: 0"#), "VALIDATION_FAILED"),
+        (list(r#"market: "XBT-USD", first: 1001"#), "LIMIT_EXCEEDED"),
+        (list(r#"market: "XBT-USD", after: "nonsense""#), "BAD_REQUEST"),
+        (list(&format!(r#"market: "XBT-USD", after: {foreign}"#)), "RESYNC_REQUIRED"),
+        (
+            list(r#"market: "XBT-USD", from: "2026-01-02T00:00:00Z", to: "2026-01-01T00:00:00Z""#),
+            "VALIDATION_FAILED",
+        ),
+    ] {
+        let refused = answer(&mut asking, &query).await;
+        let extensions = &refused["errors"][0]["extensions"];
+        assert_eq!(extensions["code"], code, "{query}: {refused}");
+        if code == "LIMIT_EXCEEDED" {
+            assert_eq!(
+                (&extensions["limit"], &extensions["current"]),
+                (&json!(1_000), &json!(1_001))
+            );
+        }
+        if code == "RESYNC_REQUIRED" {
+            assert_eq!(extensions["floor"]["sequence"], "0", "{refused}");
+        }
+    }
+    let refused = trades(&["XBT-USD"], Some(foreign.trim_matches('"')));
+    asking.subscribe("x", &refused).await;
+    let error = asking.message().await;
+    assert_eq!(error["payload"][0]["extensions"]["code"], "RESYNC_REQUIRED", "{error}");
 }

@@ -202,7 +202,7 @@ mod tests {
                     r#"{{"kind":"trade","market":"{market}","price":"1","size":"1","time":"{time}"}}"#
                 );
                 let topic = trades_topic(market);
-                NewEvent { topic, id: None, body: body.into(), order: None }
+                NewEvent { topic, id: None, body: body.into(), order: None, trade: None }
             })
             .collect();
         store.append(&events, &[], 1).unwrap();
