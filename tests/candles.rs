@@ -111,7 +111,7 @@ struct Recording {
 /// plainest way.
 fn recording() -> Recording {
     let Some(folder) = recorded() else {
-        loud::not_run(
+        loud::without_capture(
             "the recorded kraken-ohlc is absent: set SPREADLY_TEST_DATA to its folder. Running on \
              generated trades with candles computed by the test instead",
         );
@@ -182,7 +182,9 @@ fn generated(seed: u64) -> Recording {
     let mut trades = Vec::new();
     let mut now = BEGIN * 1_000_000;
     for _ in 0..1_000 {
-        now += random.random_range(1..50_000_000_i64);
+        // Some pauses are longer than a minute.
+        let pause = if random.random_bool(0.1) { 400_000_000 } else { 30_000_000 };
+        now += random.random_range(1..pause);
         trades.push((
             now,
             random.random_range(900..1_100_u128),

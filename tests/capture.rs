@@ -78,7 +78,7 @@ impl Recording {
     /// The venue's, through the converter that users have; else a generated one, said aloud.
     fn load() -> Self {
         let Some(capture) = recorded("kraken-2021/KRAKEN.ws.50.0") else {
-            loud::not_run(
+            loud::without_capture(
                 "the recorded capture kraken-2021/KRAKEN.ws.50.0 is absent: set SPREADLY_TEST_DATA \
                  to its folder. Running on generated data with a book kept by the test instead",
             );

@@ -35,7 +35,7 @@ type Levels = BTreeMap<(String, u128), (u128, u64)>;
 impl Orders {
     fn load() -> Self {
         let Some(capture) = recorded(CAPTURE) else {
-            loud::not_run(&format!(
+            loud::without_capture(&format!(
                 "the recorded capture {CAPTURE} is absent: set SPREADLY_TEST_DATA to its folder. \
                  Running on generated orders instead"
             ));
