@@ -141,6 +141,11 @@ async fn the_stock_npm_client_resumes_by_itself_after_the_hub_was_killed() {
     a_cut_is_survived_with_a_whole_chain(node("graphql_ws.mjs", "graphql-ws")).await;
 }
 
+#[tokio::test]
+async fn the_stock_client_of_server_sent_events_resumes_after_the_hub_was_killed() {
+    a_cut_is_survived_with_a_whole_chain(node("graphql_sse.mjs", "graphql-sse")).await;
+}
+
 /// 61 audits: MUST, SHOULD and MAY alike.
 #[tokio::test]
 async fn every_audit_of_npm_graphql_http_passes() {

@@ -11,6 +11,7 @@ mod candles;
 mod capture;
 mod clients;
 mod command_line;
+mod events;
 mod feed;
 mod follow;
 mod http;

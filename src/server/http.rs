@@ -2,12 +2,13 @@
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::service::service_fn;
@@ -22,9 +23,12 @@ use spreadly_subscriptions::{
     CloseCode, Dialect, Execution, Executor, Opening, OperationKind, Shard,
 };
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_util::sync::CancellationToken;
 
-use super::addresses::{Addresses, client_address};
+use super::addresses::{Addresses, Place, client_address};
+use super::events::{self, Events, Pace};
 use super::negotiation::{self, Code, Media, Outcome};
 use super::{pages, request};
 use crate::config::{HttpStatus, Network, Origins};
@@ -46,6 +50,8 @@ pub struct HttpConfig {
     /// From the end of a request's headers to the end of its body.
     pub body_timeout: Duration,
     pub message_bytes: usize,
+    /// Of the client of a stream of events.
+    pub pace: Pace,
     /// Whose status codes a GraphQL response has.
     pub status: HttpStatus,
 }
@@ -56,35 +62,57 @@ pub struct Http<E: Executor> {
     pub addresses: Arc<Addresses>,
     pub executor: Arc<E>,
     pub shard: Rc<Shard<TcpStream, E>>,
+    /// No further request is read from a connection: the hub goes away.
+    pub closing: CancellationToken,
 }
 
-type Reply = Response<Full<Bytes>>;
+type Reply = Response<Either<Full<Bytes>, Events>>;
+
+/// The connection that a request came on.
+struct Caller {
+    peer: IpAddr,
+    /// Ends the connection, whatever is still to be sent on it.
+    cut: Rc<Notify>,
+}
 
 impl<E: Executor> Http<E> {
     /// Serves one TCP connection until it ends or becomes a WebSocket.
     pub async fn serve(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) {
         let http = self.clone();
+        let caller = Rc::new(Caller { peer: peer.ip(), cut: Rc::default() });
+        let cut = caller.cut.clone();
         let service = service_fn(move |request| {
-            let http = http.clone();
-            async move { Ok::<_, Infallible>(http.answer(request, peer.ip()).await) }
+            let (http, caller) = (http.clone(), caller.clone());
+            async move { Ok::<_, Infallible>(http.answer(request, &caller).await) }
         });
-        let served = hyper::server::conn::http1::Builder::new()
+        let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.config.header_timeout)
             .max_buf_size(self.config.header_bytes)
             .max_headers(MOST_HEADERS)
             .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades()
-            .await;
+            .with_upgrades();
+        let mut connection = pin!(connection);
+        let served = tokio::select! {
+            served = &mut connection => served,
+            () = cut.notified() => return,
+            () = self.closing.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    served = connection => served,
+                    () = cut.notified() => return,
+                }
+            }
+        };
         if let Err(error) = served {
             tracing::debug!(%peer, %error, "connection ended");
         }
     }
 
-    async fn answer(self: Rc<Self>, request: Request<Incoming>, peer: IpAddr) -> Reply {
+    async fn answer(self: Rc<Self>, request: Request<Incoming>, caller: &Caller) -> Reply {
         if let Some(page) = pages::answer(request.method(), request.uri().path(), request.headers())
         {
-            return page;
+            return page.map(Either::Left);
         }
         match (request.method(), request.uri().path()) {
             // Also of a POST: a page of another origin can send one that its browser asks nobody
@@ -95,17 +123,21 @@ impl<E: Executor> Http<E> {
                 "this Origin is not allowed: add it to server.origins",
             ),
             (&Method::GET, "/graphql") if wants_websocket(request.headers()) => {
-                self.upgrade(request, peer)
+                self.upgrade(request, caller.peer)
             }
             (&Method::GET | &Method::POST, "/graphql") => {
-                let Some(media) = Media::accepted(request.headers(), self.config.status) else {
+                let accepts = Accepts {
+                    media: Media::accepted(request.headers(), self.config.status),
+                    events: negotiation::takes_events(request.headers()),
+                };
+                if accepts == (Accepts { media: None, events: false }) {
                     return refusal(
                         StatusCode::NOT_ACCEPTABLE,
                         "BAD_REQUEST",
                         "Accept must let application/graphql-response+json or application/json in",
                     );
-                };
-                self.graphql(request, media).await.unwrap_or_else(|refused| *refused)
+                }
+                self.graphql(request, accepts, caller).await.unwrap_or_else(|refused| *refused)
             }
             (_, "/graphql") => {
                 not_allowed("GET, POST", "GET or POST a GraphQL request here, or open a WebSocket")
@@ -121,6 +153,16 @@ impl<E: Executor> Http<E> {
     fn allows(&self, headers: &HeaderMap) -> bool {
         let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("unreadable"));
         self.config.origins.allow(text(header::ORIGIN), text(header::HOST))
+    }
+
+    /// A place among the sockets of the client's address, or the answer that there is none.
+    fn place(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Place, Box<Reply>> {
+        let address = client_address(peer, headers, &self.config.trusted_proxies);
+        let exempt = self.config.exempt_loopback && address.is_loopback();
+        let limit = self.config.sockets_per_address;
+        let most = if exempt { usize::MAX } else { limit };
+        let full = |current| Box::new(too_many_sockets(limit, current));
+        self.addresses.enter(address, most).map_err(full)
     }
 
     // ---- WebSocket ----
@@ -140,12 +182,9 @@ impl<E: Executor> Http<E> {
             reply.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, version);
             return reply;
         }
-        let address = client_address(peer, headers, &self.config.trusted_proxies);
-        let exempt = self.config.exempt_loopback && address.is_loopback();
-        let most = if exempt { usize::MAX } else { self.config.sockets_per_address };
-        let place = match self.addresses.enter(address, most) {
+        let place = match self.place(headers, peer) {
             Ok(place) => place,
-            Err(current) => return too_many_sockets(self.config.sockets_per_address, current),
+            Err(refused) => return *refused,
         };
         let agreed =
             [(GRAPHQL_TRANSPORT_WS, Dialect::TransportWs), (GRAPHQL_WS, Dialect::LegacyWs)]
@@ -170,7 +209,7 @@ impl<E: Executor> Http<E> {
             let socket = parts.io.into_inner();
             http.shard.adopt(socket, opening, &parts.read_buf, Some(Box::new(place)));
         });
-        let mut reply = Response::new(Full::default());
+        let mut reply = Response::new(Either::Left(Full::default()));
         *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
         let headers = reply.headers_mut();
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
@@ -188,52 +227,81 @@ impl<E: Executor> Http<E> {
     // ---- GraphQL over HTTP ----
 
     /// The error is an answer too: it says what is wrong with the request.
-    async fn graphql(&self, request: Request<Incoming>, media: Media) -> Result<Reply, Box<Reply>> {
-        let told = |outcome, message: &str| Box::new(self.told(media, outcome, message));
+    async fn graphql(
+        &self,
+        request: Request<Incoming>,
+        accepts: Accepts,
+        caller: &Caller,
+    ) -> Result<Reply, Box<Reply>> {
+        let media = accepts.media.unwrap_or(Media::Json);
+        let headers = request.headers().clone();
         let by_get = request.method() == Method::GET;
         let parsed = if by_get {
             request::from_url(request.uri().query().unwrap_or_default())
         } else {
-            negotiation::check_content(request.headers()).map_err(|reason| {
+            negotiation::check_content(&headers).map_err(|reason| {
                 Box::new(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "BAD_REQUEST", reason))
             })?;
             request::from_body(&self.body(request).await?)
         };
-        let request = parsed.map_err(|fault| told(fault.outcome(), &fault.to_string()))?;
+        let mut request = parsed.map_err(|fault| {
+            let body = error_body("BAD_REQUEST", &fault.to_string());
+            Box::new(self.response(media, fault.outcome(), body))
+        })?;
+        let mut place = None;
         match self.executor.kind(&request) {
             // A GET is what a link or an image of any page can cause.
             Some(OperationKind::Mutation) if by_get => {
                 return Err(Box::new(not_allowed("POST", "a mutation is not run by GET: POST it")));
             }
-            Some(OperationKind::Subscription) => {
+            Some(OperationKind::Subscription) if !accepts.events => {
                 return Err(Box::new(refusal(
                     StatusCode::NOT_ACCEPTABLE,
                     "BAD_REQUEST",
-                    "a subscription needs a WebSocket: open one at this address",
+                    "a subscription is a text/event-stream: accept it, or open a WebSocket",
                 )));
+            }
+            Some(OperationKind::Subscription) => {
+                place = Some(self.place(&headers, caller.peer)?);
+                let extensions = request.extensions.get_or_insert_default();
+                // What an event's id is made of.
+                extensions.insert("cursor".to_owned(), true.into());
+                if let Some(id) = events::last_event_id(&headers) {
+                    extensions.insert("after".to_owned(), id.into());
+                }
             }
             _ => {}
         }
         let principal = self.executor.init(None).map_err(|refused| {
             Box::new(refusal(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", &refused.reason))
         })?;
-        match self.executor.execute(request, &principal) {
-            Execution::Single(result) => {
+        Ok(match (self.executor.execute(request, &principal), place) {
+            (Execution::Single(result), _) => {
                 let result = result.await;
+                if accepts.media.is_none() {
+                    return Ok(event_stream(Either::Left(Full::new(events::whole(&result)))));
+                }
                 let errors = self.config.status == HttpStatus::Draft && has_errors(&result);
-                Ok(self.response(media, Outcome::Ran { errors }, result))
+                self.response(media, Outcome::Ran { errors }, result)
             }
-            Execution::Refused(errors) => {
-                let outcome = Outcome::Refused(Code::of(&errors));
+            (Execution::Refused(errors), _) => {
                 let body = [b"{\"errors\":".as_slice(), &errors, b"}"].concat();
-                Ok(self.response(media, outcome, body.into()))
+                if accepts.media.is_none() {
+                    return Ok(event_stream(Either::Left(Full::new(events::whole(&body)))));
+                }
+                self.response(media, Outcome::Refused(Code::of(&errors)), body.into())
             }
-            Execution::Stream { stream, .. } => {
+            (Execution::Stream { stream, after }, Some(place)) => {
+                let reader = self.shard.read(stream, after);
+                let (pace, cut) = (self.config.pace, caller.cut.clone());
+                event_stream(Either::Right(events::start(reader, pace, cut, place)))
+            }
+            (Execution::Stream { stream, .. }, None) => {
                 debug_assert!(false, "the kind of a request is what its execution is");
                 self.shard.give_back(&stream);
-                Err(told(Outcome::Malformed, "a subscription needs a WebSocket"))
+                bad_request("a subscription is a text/event-stream")
             }
-        }
+        })
     }
 
     async fn body(&self, request: Request<Incoming>) -> Result<Bytes, Box<Reply>> {
@@ -257,14 +325,18 @@ impl<E: Executor> Http<E> {
         }
     }
 
-    fn told(&self, media: Media, outcome: Outcome, message: &str) -> Reply {
-        self.response(media, outcome, error_body("BAD_REQUEST", message))
-    }
-
     fn response(&self, media: Media, outcome: Outcome, body: Bytes) -> Reply {
         let (status, media) = negotiation::status(self.config.status, media, outcome);
         reply(status, media, body)
     }
+}
+
+/// What a client takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Accepts {
+    media: Option<Media>,
+    /// Server-sent events, asked for by name.
+    events: bool,
 }
 
 /// Whether a result has errors beside its data.
@@ -338,10 +410,22 @@ fn error_body(code: &str, message: &str) -> Bytes {
 }
 
 fn reply(status: StatusCode, media: Media, body: Bytes) -> Reply {
-    let mut reply = Response::new(Full::new(body));
+    let mut reply = of_type(media.content_type(), Either::Left(Full::new(body)));
     *reply.status_mut() = status;
+    reply
+}
+
+fn event_stream(body: Either<Full<Bytes>, Events>) -> Reply {
+    let mut reply = of_type("text/event-stream; charset=utf-8", body);
+    // Proxies that gather an answer before they pass it on (nginx) don't do so then.
+    reply.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    reply
+}
+
+fn of_type(content: &'static str, body: Either<Full<Bytes>, Events>) -> Reply {
+    let mut reply = Response::new(body);
     let headers = reply.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media.content_type()));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content));
     // What is asked for changes with each event, and its form with the Accept.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::VARY, HeaderValue::from_static("accept"));

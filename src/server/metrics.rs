@@ -48,7 +48,7 @@ impl Collector for Everything {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let meters = &self.meters;
         let gauges = [
-            ("websockets_open", "WebSockets open now", meters.sockets_open.get()),
+            ("websockets_open", "WebSockets and event streams open now", meters.sockets_open.get()),
             ("readers_open", "Operations that read a stream now", meters.readers_open.get()),
             ("response_streams_open", "Response streams open now", meters.streams_open.get()),
         ];
@@ -57,7 +57,11 @@ impl Collector for Everything {
         }
         let encodings = self.live.snapshot_encodings.load(Ordering::Relaxed);
         let counters = [
-            ("websockets_opened", "WebSockets opened", meters.sockets_opened.get()),
+            (
+                "websockets_opened",
+                "WebSockets and event streams opened",
+                meters.sockets_opened.get(),
+            ),
             ("messages_received", "Messages from clients", meters.messages_received.get()),
             ("frames_published", "Results encoded, once each", meters.frames_published.get()),
             ("frames_delivered", "Results handed to sockets", meters.frames_delivered.get()),

@@ -3,6 +3,7 @@
 mod addresses;
 pub mod admin;
 mod board;
+mod events;
 mod http;
 mod metrics;
 mod negotiation;
@@ -337,6 +338,10 @@ fn http_config(config: &Config) -> http::HttpConfig {
         header_bytes: config.server.header_bytes,
         body_timeout: config.server.body_timeout,
         message_bytes: config.limits.message_bytes,
+        pace: events::Pace {
+            comment_interval: config.server.ping_interval,
+            stall: config.limits.writer_stall,
+        },
         status: config.server.http_status,
     }
 }

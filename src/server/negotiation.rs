@@ -56,6 +56,14 @@ impl Media {
     }
 }
 
+/// Whether the client asks for server-sent events by name: one that takes anything may wait for the
+/// end of an answer.
+pub fn takes_events(headers: &HeaderMap) -> bool {
+    elements(headers)
+        .filter_map(Range::parse)
+        .any(|range| range.is("text", "event-stream") && range.thousandths > 0)
+}
+
 fn elements(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).map(str::trim).filter(|one| !one.is_empty())
@@ -84,13 +92,16 @@ impl<'a> Range<'a> {
     /// How closely it names a media type; `None` if it doesn't.
     fn closeness(&self, media: Media) -> Option<u8> {
         let (kind, subtype) = media.essence();
-        let is = |ours: &str, theirs: &str| ours.eq_ignore_ascii_case(theirs);
         match (self.kind, self.subtype) {
             ("*", "*") => Some(0),
-            (one, "*") if is(one, kind) => Some(1),
-            (one, other) if is(one, kind) && is(other, subtype) => Some(2),
+            (one, "*") if one.eq_ignore_ascii_case(kind) => Some(1),
+            _ if self.is(kind, subtype) => Some(2),
             _ => None,
         }
+    }
+
+    fn is(&self, kind: &str, subtype: &str) -> bool {
+        self.kind.eq_ignore_ascii_case(kind) && self.subtype.eq_ignore_ascii_case(subtype)
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::addresses::Addresses;
 use super::http::{Http, HttpConfig};
@@ -142,14 +143,17 @@ async fn serve<E: Executor>(
         addresses: parts.addresses,
         executor: parts.executor,
         shard: shard.clone(),
+        closing: CancellationToken::new(),
     });
+    // Those that are WebSockets are the shard's and leave this soon.
+    let connections = TaskTracker::new();
     let running = tokio::task::spawn_local(shard.clone().run());
     loop {
         tokio::select! {
             Some((stream, peer)) = accepted.recv() => {
                 match adopt(stream, parts.send_buffer_bytes) {
                     Ok(stream) => {
-                        tokio::task::spawn_local(http.clone().serve(stream, peer));
+                        connections.spawn_local(http.clone().serve(stream, peer));
                     }
                     Err(error) => tracing::debug!(%peer, %error, "connection lost at once"),
                 }
@@ -157,6 +161,7 @@ async fn serve<E: Executor>(
             changed = drained.changed() => {
                 let spread = *drained.borrow();
                 shard.drain(spread.unwrap_or_default());
+                http.closing.cancel();
                 if changed.is_err() || spread.is_some() {
                     break;
                 }
@@ -166,6 +171,9 @@ async fn serve<E: Executor>(
     if running.await.is_err() {
         tracing::error!("a shard ended early");
     }
+    // The last answers are still on their way; how long is for the drain to say.
+    connections.close();
+    connections.wait().await;
 }
 
 fn adopt(stream: std::net::TcpStream, send_buffer_bytes: usize) -> io::Result<TcpStream> {

@@ -25,9 +25,9 @@ impl Meter {
 /// Counters since the start, and gauges where the text says "now".
 #[derive(Debug, Default)]
 pub struct Meters {
-    /// WebSockets open now.
+    /// WebSockets and readers of their own (event streams) open now.
     pub sockets_open: Meter,
-    /// WebSockets ever opened.
+    /// The same, ever opened.
     pub sockets_opened: Meter,
     /// Operations that read a stream now.
     pub readers_open: Meter,

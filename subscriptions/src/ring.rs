@@ -24,6 +24,11 @@ impl Frame {
         result.push(b'}');
         Self { previous, sequence, tail: Bytes::from(result) }
     }
+
+    /// The result by itself, shared.
+    pub fn result(&self) -> Bytes {
+        self.tail.slice(..self.tail.len() - 1)
+    }
 }
 
 /// What a frame costs beside its bytes: its own fields and the allocation's header.

@@ -18,6 +18,7 @@ use crate::executor::Executor;
 use crate::limits::{CONTIGUOUS_BYTES, FRAMES_PER_WRITE, Limits, SWEEP_INTERVAL, WRITES_PER_YIELD};
 use crate::meters::Meters;
 use crate::protocol::{CloseCode, Contiguous, next_prefix};
+use crate::reader::{Bell, Reader};
 use crate::ring::Frame;
 use crate::stream::{Doorbell, Listener, ResponseStream, Streams};
 
@@ -45,6 +46,8 @@ pub struct Shard<S, E: Executor> {
     clock: Cell<Instant>,
     tally: Tally,
     draining: Cell<bool>,
+    /// Readers that are no connections of ours.
+    readers: Cell<usize>,
     // Scratch memory of one write or read at a time, kept to allocate nothing on the hot path.
     pub(crate) read_buffer: RefCell<Box<[u8]>>,
     pub(crate) prefixes: RefCell<Vec<u8>>,
@@ -77,6 +80,8 @@ struct Local<S, E: Executor> {
     next: u64,
     /// A slab, so that a reader that leaves moves nobody while others are being served.
     members: Slab<Member<S, E>>,
+    /// Those who read by themselves: told that there is news, and no more.
+    readers: Slab<Rc<Bell>>,
 }
 
 /// A place in a stream: all that a reader which keeps up costs. Kept here rather than with its
@@ -159,6 +164,7 @@ impl<S: Socket, E: Executor> Shard<S, E> {
             clock: Cell::new(Instant::now()),
             tally: Tally::default(),
             draining: Cell::new(false),
+            readers: Cell::new(0),
             read_buffer: RefCell::new(vec![0; READ_BUFFER_BYTES].into_boxed_slice()),
             prefixes: RefCell::default(),
             contiguous: RefCell::default(),
@@ -201,7 +207,7 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rung = Vec::new();
-        while !(self.draining.get() && self.connections.borrow().is_empty()) {
+        while !(self.draining.get() && self.is_empty() && self.readers.get() == 0) {
             tokio::select! {
                 () = self.doorbell.rung() => {
                     self.doorbell.take(&mut rung);
@@ -222,10 +228,15 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         self.set_now();
         self.draining.set(true);
         let connections = self.connections.borrow();
-        let count = connections.len().max(1) as u32;
+        let count = (connections.len() + self.readers.get()).max(1) as u32;
+        let when = |place: usize| self.now() + spread * place as u32 / count;
         for (place, (_, connection)) in connections.iter().enumerate() {
-            let delay = spread * place as u32 / count;
-            connection.borrow_mut().drain_at(self.now() + delay);
+            connection.borrow_mut().drain_at(when(place));
+        }
+        let table = self.read.borrow();
+        let bells = table.places.iter().flat_map(|(_, local)| local.readers.iter());
+        for (place, (_, bell)) in bells.enumerate() {
+            bell.drain_at(when(connections.len() + place));
         }
         self.doorbell.wake();
     }
@@ -233,6 +244,16 @@ impl<S: Socket, E: Executor> Shard<S, E> {
     /// Gives back a stream that an execution opened and nobody will read.
     pub fn give_back(&self, stream: &ResponseStream) {
         self.streams.release(stream);
+    }
+
+    /// A reader of a stream that an execution opened, for a connection that is not a WebSocket of
+    /// ours. It goes on behind `after`, or begins.
+    pub fn read(
+        self: &Rc<Self>,
+        stream: Arc<ResponseStream>,
+        after: Option<String>,
+    ) -> Reader<S, E> {
+        Reader::new(self.clone(), stream, after)
     }
 
     /// Connections alive.
@@ -254,6 +275,9 @@ impl<S: Socket, E: Executor> Shard<S, E> {
                 let mut table = self.read.borrow_mut();
                 let Some(local) = table.places.get_mut(place) else { return };
                 local.listener.answered();
+                for (_, bell) in &local.readers {
+                    bell.ring();
+                }
                 let start = local.next;
                 if local.stream.read(start, FRAMES_PER_WRITE, &mut batch) {
                     local.next += batch.len() as u64;
@@ -346,8 +370,16 @@ impl<S: Socket, E: Executor> Shard<S, E> {
     ) -> Seat {
         self.meters.readers_open.add(1);
         let mut table = self.read.borrow_mut();
-        let Table { places, by_id } = &mut *table;
-        let place = *by_id.entry(stream.id()).or_insert_with(|| {
+        let place = self.place(&mut table, stream);
+        let id = InlineId::new(id);
+        let member = Member { connection, next: 0, seen: 0, slot, waits: true, dialect, id };
+        Seat { place: place as u32, member: table.places[place].members.insert(member) as u32 }
+    }
+
+    /// Where this shard knows a stream, from now on if it didn't.
+    fn place(&self, table: &mut Table<S, E>, stream: &Arc<ResponseStream>) -> usize {
+        let Table { places, by_id } = table;
+        *by_id.entry(stream.id()).or_insert_with(|| {
             let entry = places.vacant_entry();
             let place = entry.key();
             let listener = Arc::new(Listener::new(self.doorbell.clone(), place));
@@ -358,12 +390,51 @@ impl<S: Socket, E: Executor> Shard<S, E> {
                 stream: stream.clone(),
                 listener,
                 members: Slab::new(),
+                readers: Slab::new(),
             });
             place
-        });
-        let id = InlineId::new(id);
-        let member = Member { connection, next: 0, seen: 0, slot, waits: true, dialect, id };
-        Seat { place: place as u32, member: places[place].members.insert(member) as u32 }
+        })
+    }
+
+    /// A reader that is no connection of ours begins.
+    pub(crate) fn seat_reader(&self, stream: &Arc<ResponseStream>, bell: Rc<Bell>) -> Seat {
+        self.set_now();
+        if self.draining.get() {
+            bell.drain_at(self.now());
+        }
+        self.readers.set(self.readers.get() + 1);
+        for meter in [&self.meters.readers_open, &self.meters.sockets_open] {
+            meter.add(1);
+        }
+        self.meters.sockets_opened.add(1);
+        let mut table = self.read.borrow_mut();
+        let place = self.place(&mut table, stream);
+        Seat { place: place as u32, member: table.places[place].readers.insert(bell) as u32 }
+    }
+
+    /// It ends.
+    pub(crate) fn unseat_reader(&self, seat: Seat) {
+        self.readers.set(self.readers.get() - 1);
+        for meter in [&self.meters.readers_open, &self.meters.sockets_open] {
+            meter.subtract(1);
+        }
+        let mut table = self.read.borrow_mut();
+        table.places[seat.place as usize].readers.remove(seat.member as usize);
+        self.left(&mut table, seat.place as usize);
+        if self.draining.get() {
+            self.doorbell.wake();
+        }
+    }
+
+    /// One of a stream's readers here is gone.
+    fn left(&self, table: &mut Table<S, E>, place: usize) {
+        let local = &table.places[place];
+        self.streams.release(&local.stream);
+        if local.members.is_empty() && local.readers.is_empty() {
+            let local = table.places.remove(place);
+            local.stream.unlisten(&local.listener);
+            table.by_id.remove(&local.stream.id());
+        }
     }
 
     fn with<T>(&self, seat: Seat, act: impl FnOnce(&mut Member<S, E>) -> T) -> T {
@@ -397,14 +468,8 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         let (place, member) = (seat.place as usize, seat.member as usize);
         self.meters.readers_open.subtract(1);
         let mut table = self.read.borrow_mut();
-        let local = &mut table.places[place];
-        local.members.remove(member);
-        self.streams.release(&local.stream);
-        if local.members.is_empty() {
-            let local = table.places.remove(place);
-            local.stream.unlisten(&local.listener);
-            table.by_id.remove(&local.stream.id());
-        }
+        table.places[place].members.remove(member);
+        self.left(&mut table, place);
     }
 
     /// A connection ends.

@@ -6,6 +6,7 @@ mod board;
 mod client;
 mod legacy;
 mod protocol;
+mod readers;
 mod replay;
 mod simulation;
 

@@ -2,6 +2,7 @@
 //! Nothing here uses the hub's own code, so that both can't be wrong in the same way.
 
 pub mod client;
+pub mod events;
 pub mod follower;
 pub mod http;
 pub mod hub;

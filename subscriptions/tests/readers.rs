@@ -1,0 +1,90 @@
+//! Readers that are no WebSockets: what an event stream is made of.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use spreadly_subscriptions::{
+    End, Execution, Executor as _, Limits, Reader, Request, StreamLimits,
+};
+use tokio::io::DuplexStream;
+
+use super::board::BoardExecutor;
+use super::client::Follower;
+use super::{Hub, paused};
+
+fn read(hub: &Hub, query: &str, after: Option<&str>) -> Reader<DuplexStream, BoardExecutor> {
+    let fields = json!({"query": query, "variables": {"after": after}});
+    let request = Request::from_fields(fields.as_object().unwrap().clone()).unwrap();
+    match hub.executor.execute(request, &()) {
+        Execution::Stream { stream, after } => hub.shard.read(stream, after),
+        _ => panic!("{query} is a subscription"),
+    }
+}
+
+async fn follow(reader: &mut Reader<DuplexStream, BoardExecutor>, copy: &mut Follower, to: u64) {
+    while copy.seen != Some(to) {
+        for frame in reader.frames().await.unwrap() {
+            let result: Value = serde_json::from_slice(&frame.result()).unwrap();
+            copy.take(&result["data"]).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_reader_follows_sleeps_and_resumes_without_a_break_and_leaves_nothing() {
+    paused(async {
+        let streams = StreamLimits { ring_bytes: 8 << 10, ..StreamLimits::default() };
+        let hub = Hub::start(Limits::default(), streams);
+        let mut reader = read(&hub, "fields", None);
+        let mut copy = Follower::default();
+        follow(&mut reader, &mut copy, 0).await;
+        for value in 0..50 {
+            hub.board.set(value % 7, value, 100);
+            follow(&mut reader, &mut copy, hub.board.fields().0).await;
+        }
+        assert_eq!((copy.snapshots, copy.merged), (1, 0));
+        for value in 0..300 {
+            hub.board.set(value % 7, value, 100);
+        }
+        follow(&mut reader, &mut copy, hub.board.fields().0).await;
+        assert_eq!((copy.snapshots, copy.merged), (1, 1));
+        drop(reader);
+        hub.board.set(1, 1, 0);
+        let mut reader = read(&hub, "fields", copy.seen.map(|seen| seen.to_string()).as_deref());
+        follow(&mut reader, &mut copy, hub.board.fields().0).await;
+        assert_eq!((copy.snapshots, copy.fields), (1, hub.board.fields().1));
+        assert_eq!((hub.meters.sockets_open.get(), hub.meters.readers_open.get()), (1, 1));
+        drop(reader);
+        hub.is_clean().await;
+    });
+}
+
+#[test]
+fn a_reader_is_told_that_it_is_too_slow_refused_or_drained() {
+    paused(async {
+        let streams = StreamLimits { ring_bytes: 1 << 10, ..StreamLimits::default() };
+        let hub = Hub::start(Limits::default(), streams);
+        let mut refused = read(&hub, "fields", Some("nonsense"));
+        assert!(matches!(refused.frames().await, Err(End::Refused(_))));
+        let mut slow = read(&hub, "log", None);
+        assert!(slow.frames().await.is_ok());
+        for value in 0..100 {
+            hub.board.set(1, value, 100);
+        }
+        assert!(matches!(slow.frames().await, Err(End::TooSlow)));
+        drop((refused, slow));
+
+        let mut readers = [read(&hub, "fields", None), read(&hub, "fields", None)];
+        for reader in &mut readers {
+            assert!(reader.frames().await.is_ok());
+        }
+        let begin = tokio::time::Instant::now();
+        hub.shard.drain(Duration::from_secs(10));
+        for (reader, seconds) in readers.iter_mut().zip([0, 5]) {
+            assert!(matches!(reader.frames().await, Err(End::Draining)));
+            assert_eq!(begin.elapsed().as_secs(), seconds);
+        }
+        let mut late = read(&hub, "fields", None);
+        assert!(matches!(late.frames().await, Err(End::Draining)));
+    });
+}
