@@ -18,6 +18,8 @@ use tracing_subscriber::EnvFilter;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const USAGE_FAULT: u8 = 2;
+/// Whom `spreadly dev` takes everyone for where the configuration names nobody.
+const DEVELOPMENT_ACCOUNT: &str = "9dev";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -173,10 +175,13 @@ fn told(outcome: Result<(), client::ClientError>) -> ExitCode {
 fn serve(settings: Settings, simulator: Option<SimulatorConfig>) -> ExitCode {
     let Settings { config, listen, admin_listen, set } = settings;
     let overrides = Overrides { listen, admin_listen, set };
-    let config = match Config::load(config.as_deref(), environment(), overrides) {
+    let mut config = match Config::load(config.as_deref(), environment(), overrides) {
         Ok(config) => config,
         Err(faults) => return refuse(&faults),
     };
+    if simulator.is_some() {
+        config.identity.development_account.get_or_insert(DEVELOPMENT_ACCOUNT.into());
+    }
     start_logging(&config.log);
     match spreadly::server::run(config, simulator) {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,18 +6,22 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
 use super::written::{Value, Written, may_hold_a_secret};
 use super::{
-    AdminConfig, Config, ConfigFault, FeedsConfig, FilesFeedConfig, FilesMode, HttpStatus, Limits,
-    LogConfig, LogFormat, Network, Origins, ServerConfig, StoreConfig, Synchronous, WrittenIn,
+    AdminConfig, Config, ConfigFault, FeedsConfig, FilesFeedConfig, FilesMode, HttpStatus,
+    IdentityConfig, Limits, LogConfig, LogFormat, Network, Origins, ServerConfig, StoreConfig,
+    Synchronous, WrittenIn,
 };
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
+/// An address of Ergo has about 51.
+const MOST_ACCOUNT_BYTES: usize = 64;
 /// A cursor holds at most 128 positions, one a market.
 const MOST_MARKETS: usize = 128;
 /// Longer than any wait on a peer should be; keeps sums of durations far from overflow.
@@ -34,6 +38,9 @@ pub(super) fn lower(written: Written, faults: &mut Vec<ConfigFault>) -> Config {
         },
         store: store(&mut reader),
         feeds: FeedsConfig { files: files(&mut reader) },
+        identity: IdentityConfig {
+            development_account: reader.read("identity.development_account", None, account),
+        },
         limits: limits(&mut reader),
         log: log(&mut reader),
     };
@@ -365,6 +372,17 @@ fn address(value: &Value) -> Result<SocketAddr, String> {
     text(value).ok().and_then(|text| text.parse().ok()).ok_or_else(|| {
         "it must be an address and a port, such as \"127.0.0.1:4000\" or \"[::]:4000\"".to_owned()
     })
+}
+
+/// Empty: none. No `/`, as an account is part of ids that have one behind it.
+fn account(value: &Value) -> Result<Option<Arc<str>>, String> {
+    let account = text(value)?;
+    if account.len() > MOST_ACCOUNT_BYTES
+        || account.chars().any(|one| one.is_control() || one == '/')
+    {
+        return Err(format!("it must have at most {MOST_ACCOUNT_BYTES} bytes, without / in it"));
+    }
+    Ok((!account.is_empty()).then(|| account.into()))
 }
 
 /// `sqlite:data/spreadly.db`, `sqlite:/var/lib/…`, and the same with the `//` of other tools.

@@ -13,6 +13,7 @@ mod written;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use fault::{ConfigFault, WrittenIn};
@@ -26,8 +27,16 @@ pub struct Config {
     pub admin: AdminConfig,
     pub store: StoreConfig,
     pub feeds: FeedsConfig,
+    pub identity: IdentityConfig,
     pub limits: Limits,
     pub log: LogConfig,
+}
+
+/// Who clients are.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct IdentityConfig {
+    /// Whom everyone is taken for; `None`: everyone is a stranger.
+    pub development_account: Option<Arc<str>>,
 }
 
 /// The public port.

@@ -15,7 +15,7 @@ pub(super) enum Setting {
 }
 
 pub(super) fn settings(config: &Config) -> Vec<(&'static str, Setting)> {
-    let Config { server, admin, store, feeds, limits, log } = config;
+    let Config { server, admin, store, feeds, identity, limits, log } = config;
     let files = &feeds.files;
     let networks = server.trusted_proxies.iter().map(ToString::to_string).collect();
     let synchronous = match store.synchronous {
@@ -53,6 +53,10 @@ pub(super) fn settings(config: &Config) -> Vec<(&'static str, Setting)> {
         ("feeds.files.mode", text(mode)),
         ("feeds.files.poll_interval_ms", millis(files.poll_interval)),
         ("feeds.files.stale_after_ms", millis(files.stale_after.unwrap_or_default())),
+        (
+            "identity.development_account",
+            text(identity.development_account.as_deref().unwrap_or_default()),
+        ),
         ("limits.message_bytes", size(limits.message_bytes)),
         ("limits.message_bytes_before_ack", size(limits.message_bytes_before_ack)),
         ("limits.operations_per_socket", size(limits.operations_per_socket)),

@@ -75,6 +75,7 @@ limits.subscribe_rate = 7
 limits.subscribe_burst = 11
 limits.sockets_per_address = 6
 limits.exempt_loopback = false
+identity.development_account = "9g"
 limits.init_timeout_ms = 101
 limits.query_depth = 5
 limits.query_complexity = 4

@@ -271,7 +271,7 @@ fn is_later(key: &str) -> bool {
 
 /// Whether what stands under a key is kept out of every message, and may come from a file.
 pub(super) fn may_hold_a_secret(key: &str) -> bool {
-    key.ends_with(".url") || key.starts_with("identity.")
+    key.ends_with(".url") || key.starts_with("identity.") && key != "identity.development_account"
 }
 
 fn line_of(text: &str, offset: usize) -> usize {

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,7 +22,7 @@ use crate::market::admission::{Admission, Admitted};
 use crate::market::event::{
     self, Applied, Body, Effect, Event, MarketId, Micros, OrderEvent, PlacedOrder, Refusal,
 };
-use crate::market::orders::Order;
+use crate::market::orders::{Order, OrderUpdate};
 use crate::store::{Appended, FileProgress, NewEvent, NewTrade, OrderRecord, Store, StoreError};
 
 /// Batches that may wait for the sequencer. Each feed has one at a time; mutations, one event
@@ -65,6 +66,8 @@ pub struct Ack {
     /// Of the last accepted event.
     pub last_sequence: Option<u64>,
     pub last_refusal: Option<LastRefusal>,
+    /// The last order that was changed.
+    pub order: Option<Arc<OrderUpdate>>,
 }
 
 #[derive(Debug, Error)]
@@ -314,6 +317,9 @@ impl Sequencer {
             ack.accepted += 1;
             ack.logged_only += usize::from(effect == Effect::None);
             ack.last_sequence = Some(sequence);
+            if let Effect::Order { update, .. } = &effect {
+                ack.order = Some(update.clone());
+            }
             if let Some(market) = effect.book() {
                 let since = self.since_checkpoint.entry(market.clone()).or_default();
                 *since += 1;
@@ -426,6 +432,7 @@ fn record(effect: &Effect) -> Option<OrderRecord> {
         // Strings and whole numbers always become JSON.
         state: serde_json::to_string(&update.order).unwrap_or_default().into(),
         update: serde_json::to_string(&**update).unwrap_or_default().into(),
+        topics: update.order.account_topics(),
     })
 }
 

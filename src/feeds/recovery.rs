@@ -62,6 +62,7 @@ pub fn recover(
             admission.settle(market, BookMode::Levels);
         } else if let Some(market) = topic.name.strip_prefix(ORDERS) {
             admission.settle(market, BookMode::Orders);
+            recovered.topics.push((topic.clone(), None));
         } else if let Some(market) = topic.name.strip_prefix("trades:") {
             admission.settle_trades(market);
             // For how long ago the last trade was; a generic topic tells that from its next event.
@@ -72,6 +73,12 @@ pub fn recover(
             admission.settle_topic(&topic.name);
             recovered.topics.push((topic.clone(), None));
         }
+    }
+    for topic in store.further_topics()? {
+        if let Some(account) = topic.name.strip_prefix("orders@") {
+            admission.settle_account(account);
+        }
+        recovered.topics.push((topic, None));
     }
     let mut restored = HashMap::new();
     for checkpoint in store.older_checkpoints()? {

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use async_graphql::{Response, Schema};
-use async_graphql_parser::types::{ExecutableDocument, OperationType};
+use async_graphql_parser::types::{ExecutableDocument, Field, OperationType};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, TryFutureExt, ready};
 use futures_util::stream::{BoxStream, StreamExt};
@@ -19,18 +19,15 @@ use spreadly_subscriptions::{
 use super::document::{self, After, Documents};
 use super::errors::{self, Refused};
 use super::guard::{self, QueryLimits};
-use super::mutation::Mutation;
+use super::identity::Principal;
+use super::mutation::Mutations;
 use super::persisted::Persisted;
 use super::query::{HubView, Query};
 use super::subscription::{Slot, SourceSpec, Subscription};
 use super::writer::Writer;
 use crate::live::{Encode, Live, LiveFrame};
 
-pub(super) type HubSchema = Schema<Query, Mutation, Subscription>;
-
-/// Who a client proved to be. Everyone is a stranger yet, and all that can be asked is public.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Principal {}
+pub(super) type HubSchema = Schema<Query, Mutations, Subscription>;
 
 /// The engine's executor for the hub's schema.
 pub struct GraphqlExecutor {
@@ -40,6 +37,8 @@ pub struct GraphqlExecutor {
     limits: QueryLimits,
     documents: Documents,
     persisted: Persisted,
+    /// Who everyone is.
+    everyone: Principal,
 }
 
 impl GraphqlExecutor {
@@ -49,8 +48,9 @@ impl GraphqlExecutor {
         hub: HubView,
         limits: QueryLimits,
         writer: Writer,
+        everyone: Principal,
     ) -> Self {
-        let mut builder = Schema::build(Query, Mutation, Subscription)
+        let mut builder = Schema::build(Query, Mutations::default(), Subscription)
             .data(live.clone())
             .data(hub)
             .data(writer)
@@ -66,10 +66,11 @@ impl GraphqlExecutor {
             limits,
             documents: Documents::default(),
             persisted: Persisted::default(),
+            everyone,
         }
     }
 
-    fn plan(&self, mut request: Request) -> Result<Execution, Refused> {
+    fn plan(&self, mut request: Request, principal: &Principal) -> Result<Execution, Refused> {
         let brought = self.persisted.complete(&mut request)?;
         let name = request.operation_name.as_deref().filter(|name| !name.is_empty());
         let document = self.documents.parse(&request.query, &self.limits)?;
@@ -79,8 +80,10 @@ impl GraphqlExecutor {
         let operation = document::operation(&document, name)?;
         guard::check_levels(&document, &operation.node, request.variables.as_ref(), &self.limits)?;
         match operation.node.ty {
-            OperationType::Subscription => self.plan_stream(&document, request),
-            OperationType::Query | OperationType::Mutation => self.plan_single(&document, request),
+            OperationType::Subscription => self.plan_stream(&document, request, principal),
+            OperationType::Query | OperationType::Mutation => {
+                self.plan_single(&document, request, principal)
+            }
         }
     }
 
@@ -90,10 +93,12 @@ impl GraphqlExecutor {
         &self,
         document: &ExecutableDocument,
         request: Request,
+        principal: &Principal,
     ) -> Result<Execution, Refused> {
         let variables = request.variables.unwrap_or_default();
         let name = request.operation_name.filter(|name| !name.is_empty());
-        let prepared = prepared(request.query, name, variables, document.clone());
+        let prepared =
+            prepared(request.query, name, variables, document.clone()).data(principal.clone());
         let schema = self.schema.clone();
         let mut running = unwinding(async move { schema.execute(prepared).await });
         let response = match (&mut running).now_or_never() {
@@ -117,6 +122,7 @@ impl GraphqlExecutor {
         &self,
         document: &ExecutableDocument,
         request: Request,
+        principal: &Principal,
     ) -> Result<Execution, Refused> {
         let extensions = request.extensions.unwrap_or_default();
         let name = request.operation_name.filter(|name| !name.is_empty());
@@ -157,7 +163,7 @@ impl GraphqlExecutor {
             document: document::normalised(&request.query, cut),
             operation_name: name,
             variables: canonical(&variables),
-            audience: String::new(),
+            audience: audience(&field.node, principal),
             cursor_extension: extensions.get("cursor") == Some(&Value::Bool(true)),
         };
         let with_cursor = key.cursor_extension;
@@ -166,8 +172,8 @@ impl GraphqlExecutor {
             let plain = document::with_plain_root(document, operation, field);
             let document = plain.unwrap_or_else(|| document.clone());
             variables.extend(neutral.map(|name| (name, Value::String(String::new()))));
-            self.build(prepared(text, name, variables, document), with_cursor)
-                .map_err(Refused::into_bytes)
+            let request = prepared(text, name, variables, document).data(principal.clone());
+            self.build(request, with_cursor).map_err(Refused::into_bytes)
         });
         match opened {
             Ok(stream) => Ok(Execution::Stream { stream, after: resumed.or(cursor) }),
@@ -219,7 +225,7 @@ impl Executor for GraphqlExecutor {
     type Principal = Principal;
 
     fn init(&self, _payload: Option<&Map<String, Value>>) -> Result<Principal, InitRefused> {
-        Ok(Principal {})
+        Ok(self.everyone.clone())
     }
 
     fn kind(&self, request: &Request) -> Option<OperationKind> {
@@ -234,8 +240,8 @@ impl Executor for GraphqlExecutor {
         })
     }
 
-    fn execute(&self, request: Request, _principal: &Principal) -> Execution {
-        let planned = catch_unwind(AssertUnwindSafe(|| self.plan(request)))
+    fn execute(&self, request: Request, principal: &Principal) -> Execution {
+        let planned = catch_unwind(AssertUnwindSafe(|| self.plan(request, principal)))
             .unwrap_or_else(|panic| Err(Refused::internal(&said(&*panic))));
         planned.unwrap_or_else(|refused| Execution::Refused(refused.into_bytes()))
     }
@@ -282,6 +288,14 @@ fn said(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
     format!("a resolver panicked: {}", text.unwrap_or("without a text"))
+}
+
+/// Who else may share a stream: everyone, unless it tells what is only an account's.
+fn audience(field: &Field, principal: &Principal) -> String {
+    match field.get_argument("account") {
+        Some(_) => principal.account.as_deref().unwrap_or_default().to_owned(),
+        None => String::new(),
+    }
 }
 
 fn prepared(

@@ -32,6 +32,7 @@ fn executor_of(
             size_decimals: 2,
             tick_size: "0.0001".into(),
             lot_size: "0.01".into(),
+            min_size: "0.01".into(),
             status: MarketStatus::Active,
             time: None,
         }));
@@ -39,7 +40,7 @@ fn executor_of(
     let streams = Streams::new(StreamLimits::default(), Arc::new(Meters::default()));
     let hub = HubView { started: 1_699_999_990_000_000, sockets, operations: Box::new(|| 5) };
     let writer = Writer::new(|_| async { Err(WriteError::Closed) });
-    GraphqlExecutor::new(live, Arc::new(streams), hub, limits, writer)
+    GraphqlExecutor::new(live, Arc::new(streams), hub, limits, writer, Principal::default())
 }
 
 fn executor() -> GraphqlExecutor {
@@ -63,7 +64,7 @@ fn request(query: &str, variables: Value, extensions: Value) -> Request {
 }
 
 fn execute(executor: &GraphqlExecutor, query: &str, variables: Value) -> Execution {
-    executor.execute(request(query, variables, Value::Null), &Principal {})
+    executor.execute(request(query, variables, Value::Null), &Principal::default())
 }
 
 fn stream(execution: Execution) -> (Arc<ResponseStream>, Option<String>) {
@@ -211,7 +212,8 @@ fn however_after_is_given_the_stream_is_the_same() {
     assert_ne!(id(query, json!({ "m": "A-B" }), Some("ghi")), one);
 
     let wins = json!({ "after": "xyz" });
-    let resumed = executor.execute(request(&literal("\"abc\""), market, wins), &Principal {});
+    let resumed =
+        executor.execute(request(&literal("\"abc\""), market, wins), &Principal::default());
     let (stream, after) = stream(resumed);
     assert_eq!((stream.id(), after.as_deref()), (plain, Some("xyz")));
 }
@@ -240,7 +242,7 @@ fn a_cursor_that_is_no_text_is_refused() {
 fn the_cursor_extension_is_there_for_who_asked() {
     let executor = executor();
     let asked = request(BOOK, Value::Null, json!({ "cursor": true }));
-    let (with, _) = stream(executor.execute(asked, &Principal {}));
+    let (with, _) = stream(executor.execute(asked, &Principal::default()));
     let (without, _) = stream(execute(&executor, BOOK, Value::Null));
     assert_ne!(with.id(), without.id());
     let frame = first(&with);
@@ -256,7 +258,7 @@ fn a_root_field_may_stand_in_a_fragment() {
         fragment H on BookFrame{sequence}";
     let mut named = request(query, Value::Null, Value::Null);
     named.operation_name = Some("S".into());
-    let (stream, _) = stream(executor.execute(named, &Principal {}));
+    let (stream, _) = stream(executor.execute(named, &Principal::default()));
     assert_eq!(first(&stream), json!({ "data": { "book": { "sequence": "0" } } }));
 }
 

@@ -100,7 +100,7 @@ pub fn trade_of(item: &Item) -> Option<Trade> {
         ItemBody::Trade(trade) => {
             Some(Trade { sequence: item.sequence, time: item.time, trade: trade.clone() })
         }
-        ItemBody::Message(_) => None,
+        ItemBody::Message(_) | ItemBody::Order(_) => None,
     }
 }
 
@@ -109,7 +109,7 @@ pub fn event_of(item: &Item) -> Option<Event> {
         ItemBody::Message(message) => {
             Some(Event { sequence: item.sequence, time: item.time, message: message.clone() })
         }
-        ItemBody::Trade(_) => None,
+        ItemBody::Trade(_) | ItemBody::Order(_) => None,
     }
 }
 

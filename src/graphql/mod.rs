@@ -8,11 +8,14 @@ mod execution;
 mod frames;
 mod generations;
 mod guard;
+mod identity;
 mod lists;
 mod log_frames;
 mod mutation;
+mod orders;
 mod paging;
 mod persisted;
+mod placing;
 mod query;
 mod scalars;
 mod subscription;
@@ -21,14 +24,17 @@ mod writer;
 
 use async_graphql::Schema;
 
-pub use self::execution::{GraphqlExecutor, Principal};
+pub use self::execution::GraphqlExecutor;
 pub use self::guard::QueryLimits;
+pub use self::identity::Principal;
 pub use self::query::HubView;
 pub use self::writer::{WriteError, Writer, Written};
 
 /// The schema as text: what `spreadly schema` prints and `config/schema.graphql` holds.
 pub fn sdl() -> String {
-    Schema::build(query::Query, mutation::Mutation, subscription::Subscription).finish().sdl()
+    Schema::build(query::Query, mutation::Mutations::default(), subscription::Subscription)
+        .finish()
+        .sdl()
 }
 
 #[cfg(test)]

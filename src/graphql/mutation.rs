@@ -1,11 +1,12 @@
 //! The mutations. Each writes an event into the log like any feed's, and is answered with where it
 //! stands there.
 
-use async_graphql::{Context, ID, Object, Result, SimpleObject};
+use async_graphql::{Context, ID, MergedObject, Object, Result, SimpleObject};
 use serde_json::json;
 
 use super::errors::{checked_topic, fault, internal, state};
 use super::paging;
+use super::placing::Placing;
 use super::query::{live, read};
 use super::scalars::{Cursor, Json, UInt64, time_text};
 use super::writer::{WriteError, Writer};
@@ -28,11 +29,17 @@ pub struct PublishPayload {
 }
 
 /// What can be changed.
-pub struct Mutation;
+#[derive(Default, MergedObject)]
+#[graphql(name = "Mutation")]
+pub struct Mutations(Publishing, Placing);
 
-/// What can be changed.
+/// What can be published.
+#[derive(Default)]
+pub struct Publishing;
+
+/// What can be published.
 #[Object]
-impl Mutation {
+impl Publishing {
     /// Publishes to a generic topic: to everyone who follows it, and to its log.
     async fn publish(
         &self,

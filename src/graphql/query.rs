@@ -1,19 +1,24 @@
 //! The queries: one look at the state now.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use async_graphql::{Context, ID, Object, Result};
+use async_graphql::{Context, Error, ID, Object, Result};
 
 use super::candles::{self, Candle, Interval, Ticker};
 use super::errors::{checked_depth, checked_topic, fault, internal, state};
 use super::frames::BookSnapshot;
 use super::guard::QueryLimits;
 use super::lists::{self, Asked, EventConnection, TradeConnection};
+use super::orders::{self, Order, OrderConnection, OrderFilter};
 use super::scalars::{Cursor, DateTime, UInt64};
 use super::types::{FeedStatus, Hub, Market};
 use crate::live::Live;
 use crate::market::event::{Micros, trades_topic};
 use crate::store::{LogReader, ReadError, StoreError};
+
+/// How long a mutation waits for its turn at the log.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What `Query.hub` says beyond the live state: handed in by whoever owns the sockets.
 pub struct HubView {
@@ -114,6 +119,23 @@ impl Query {
         lists::events(ctx, Asked { topic, first, after, from: None, to: None }).await
     }
 
+    /// Orders by when they were placed, oldest first; final ones too.
+    async fn orders(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Which ones; all unless given.")] filter: Option<OrderFilter>,
+        #[graphql(default_with = "Some(100)", desc = "Most in the page, from 1 to 1,000.")]
+        first: Option<i32>,
+        #[graphql(desc = "The page behind this cursor.")] after: Option<Cursor>,
+    ) -> Result<OrderConnection> {
+        orders::page(ctx, filter, first, after).await
+    }
+
+    /// One order, open or final; null if there is none of this id.
+    async fn order(&self, ctx: &Context<'_>, id: ID) -> Option<Result<Order>> {
+        orders::find(ctx, id.0).await.transpose()
+    }
+
     /// How each feed does.
     async fn feeds(&self, ctx: &Context<'_>) -> Result<Vec<FeedStatus>> {
         Ok(live(ctx)?.feeds().into_iter().map(FeedStatus::from).collect())
@@ -135,11 +157,6 @@ impl Query {
     }
 }
 
-/// The live topics.
-pub(super) fn live<'a>(ctx: &Context<'a>) -> Result<&'a Arc<Live>> {
-    state(ctx)
-}
-
 /// Reads the log beside its writer, now or not at all.
 ///
 /// # Errors
@@ -148,12 +165,29 @@ pub(super) async fn read<T: Send + 'static>(
     ctx: &Context<'_>,
     read: impl FnOnce(&LogReader) -> std::result::Result<T, StoreError> + Send + 'static,
 ) -> Result<T> {
-    live(ctx)?.log().clone().now(read).await.map_err(|error| match error {
+    live(ctx)?.log().clone().now(read).await.map_err(unreadable)
+}
+
+/// The same in turn, for mutations: one that has written must not fail for a crowd of readers.
+pub(super) async fn read_in_turn<T: Send + 'static>(
+    ctx: &Context<'_>,
+    read: impl FnOnce(&LogReader) -> std::result::Result<T, StoreError> + Send + 'static,
+) -> Result<T> {
+    live(ctx)?.log().clone().soon(PATIENCE, read).await.map_err(unreadable)
+}
+
+fn unreadable(error: ReadError) -> Error {
+    match error {
         ReadError::Busy(_) => fault("UNAVAILABLE", &error.to_string()),
         ReadError::Store(error) if error.is_retryable() => {
             tracing::warn!(%error, "a query could not read the log");
             fault("UNAVAILABLE", "the log can't be read now: try again")
         }
         ReadError::Store(_) | ReadError::Broken(_) => internal(&error.to_string()),
-    })
+    }
+}
+
+/// The live topics.
+pub(super) fn live<'a>(ctx: &Context<'a>) -> Result<&'a Arc<Live>> {
+    state(ctx)
 }

@@ -14,13 +14,16 @@ use super::candles::{CandleFrame, Interval, TickerFrame};
 use super::errors::{checked_depth, checked_topic, fault, limit_exceeded, state};
 use super::frames::{BestBidOfferFrame, BookDelta, BookFrame, BookHeartbeat, BookSnapshot};
 use super::guard::QueryLimits;
+use super::identity::own;
 use super::log_frames::{EventFrame, TradeFrame};
+use super::orders::OrderFrame;
 use super::query::live;
 use super::scalars::Cursor;
 use super::types::{BookSpeed, FeedStatus};
 use crate::live::{LiveFrame, Speed, TopicName};
 use crate::market::candles;
 use crate::market::event::{MarketId, trades_topic};
+use crate::market::orders::orders_topic;
 
 /// What a subscription's arguments ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -231,6 +234,32 @@ impl Subscription {
         let frames = slot(ctx)?.frames(spec).filter_map(|frame| {
             ready(match frame {
                 LiveFrame::Log(frame) => Some(EventFrame(frame)),
+                _ => None,
+            })
+        });
+        Ok(frames.boxed())
+    }
+
+    /// Events of orders, none left out: each as it happens, or all that follow `after`, then several
+    /// in a frame. The first frame says where the topic stands. Name a market, an account or both.
+    async fn orders(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The orders of this market.")] market: Option<ID>,
+        #[graphql(desc = "The orders of this account: one's own.")] account: Option<ID>,
+        #[graphql(desc = "Resume behind the frame of this cursor, of the same orders.")]
+        after: Option<Cursor>,
+    ) -> Result<BoxStream<'static, OrderFrame>> {
+        drop(after);
+        let account = account.map(|account| own(ctx, &account)).transpose()?;
+        let market = market.map(|market| known(ctx, &market)).transpose()?;
+        if market.is_none() && account.is_none() {
+            return Err(fault("VALIDATION_FAILED", "name a market, an account or both"));
+        }
+        let topic = orders_topic(market.as_deref(), account.as_deref());
+        let frames = slot(ctx)?.frames(SourceSpec::Topics(vec![topic])).filter_map(|frame| {
+            ready(match frame {
+                LiveFrame::Log(frame) => Some(OrderFrame(frame)),
                 _ => None,
             })
         });

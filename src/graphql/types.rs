@@ -118,6 +118,11 @@ impl Market {
         Decimal(self.0.lot_size.clone())
     }
 
+    /// Smallest size of an order, in the base.
+    async fn min_size(&self) -> Decimal {
+        Decimal(self.0.min_size.clone())
+    }
+
     /// Whether it trades.
     async fn status(&self) -> MarketStatus {
         self.0.status.into()

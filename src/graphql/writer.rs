@@ -8,17 +8,21 @@ use futures_util::future::BoxFuture;
 
 use super::errors::fault;
 use crate::market::event::Refusal;
+use crate::market::orders::OrderUpdate;
 
 /// What became of lines that a mutation wrote. What was accepted stands in the log, and who follows
 /// its topics was told.
 #[derive(Clone, Debug, Default)]
 pub struct Written {
+    pub accepted: usize,
     /// Their ids were in the log before.
     pub known: usize,
     /// Why the last of those that were not taken was refused.
     pub refusal: Option<Refusal>,
     /// Of the last accepted event.
     pub sequence: Option<u64>,
+    /// The last order that was changed.
+    pub order: Option<Arc<OrderUpdate>>,
 }
 
 /// Why it is not known that lines were written.

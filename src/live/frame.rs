@@ -9,6 +9,7 @@ use spreadly_subscriptions::{Cursor, CursorError, Epoch, Position, topic_hash};
 use crate::market::book::Level;
 use crate::market::candles::{Candle, Interval};
 use crate::market::event::{MarketDefinition, Message, Micros};
+use crate::market::orders::OrderUpdate;
 use crate::market::ticker::{Day, LastTrade};
 use crate::market::trade::Trade;
 
@@ -173,6 +174,7 @@ pub struct Item {
 pub enum ItemBody {
     Trade(Arc<Trade>),
     Message(Arc<Message>),
+    Order(Arc<OrderUpdate>),
 }
 
 /// Some events of one topic in the log's order, or none: then it says where the topic stands.

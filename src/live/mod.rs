@@ -36,6 +36,7 @@ use crate::market::checksum;
 use crate::market::event::{
     Applied, Effect, LevelChange, MarketDefinition, MarketId, Micros, message_topic, trades_topic,
 };
+use crate::market::orders::orders_topic;
 use crate::market::ticker::LastTrade;
 use crate::market::trade::Trade;
 use crate::store::{self, LogReaders};
@@ -238,7 +239,12 @@ impl Live {
                 Effect::Replace { market, levels } => self.change(event, market, levels, true),
                 Effect::Change { market, levels } => self.change(event, market, levels, false),
                 Effect::Order { update, levels } => {
-                    self.change(event, &update.order.market, levels, false);
+                    let order = &update.order;
+                    self.change(event, &order.market, levels, false);
+                    let own = orders_topic(Some(&order.market), None);
+                    for topic in order.account_topics().iter().chain([&own]) {
+                        self.tell(topic, event, ItemBody::Order(update.clone()));
+                    }
                 }
                 Effect::Trade(trade) => {
                     let body = ItemBody::Trade(trade.clone());

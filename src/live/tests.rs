@@ -28,6 +28,7 @@ fn definition(market: &str) -> Arc<MarketDefinition> {
         size_decimals: 3,
         tick_size: "0.01".into(),
         lot_size: "0.001".into(),
+        min_size: "0.001".into(),
         status: MarketStatus::Active,
         time: None,
     })

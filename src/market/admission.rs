@@ -10,7 +10,7 @@ use super::event::{
     Side, WrittenLevel, message_topic, trades_topic,
 };
 use super::fixed::{self, Fixed};
-use super::orders::{Changed, Orders};
+use super::orders::{Changed, Orders, orders_topic};
 use super::trade::{Trade, TradeError, WrittenTrade};
 
 /// Most markets of a hub: each costs its book, its rings and a label in the metrics.
@@ -18,6 +18,9 @@ pub const MOST_MARKETS: usize = 10_000;
 
 /// Most generic topics that ever had an event: each costs its name and its last position.
 pub const MOST_TOPICS: usize = 100_000;
+
+/// Most accounts that ever had an order: each costs the names and last positions of its topics.
+pub const MOST_ACCOUNTS: usize = 1_000_000;
 
 /// Where a market's book comes from; settled by its first such event, for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +65,8 @@ struct Market {
 pub struct Admission {
     markets: HashMap<MarketId, Market>,
     orders: Orders,
+    /// Those that have orders.
+    accounts: HashSet<Box<str>>,
     /// The log's names of the generic topics that have events.
     topics: HashSet<Arc<str>>,
 }
@@ -86,6 +91,11 @@ impl Admission {
     /// Where a market's book comes from; `None` while it has none.
     pub fn mode(&self, market: &str) -> Option<BookMode> {
         self.markets.get(market)?.mode
+    }
+
+    /// Settles that an account has orders, as the log shows it at start-up.
+    pub fn settle_account(&mut self, account: &str) {
+        self.accounts.insert(account.into());
     }
 
     /// The open orders.
@@ -173,7 +183,7 @@ impl Admission {
                 return Err(Refusal::TooManyMarkets(MOST_MARKETS));
             }
             let book_topic = format!("book:{id}").into();
-            let orders_topic = format!("orders:{id}").into();
+            let orders_topic = orders_topic(Some(id), None);
             let market = Market {
                 definition: Arc::clone(&definition),
                 mode: None,
@@ -191,7 +201,16 @@ impl Admission {
         let id = self.orders.market_of(event)?;
         let known = self.markets.get_mut(&id).ok_or_else(|| Refusal::UnknownMarket(id.clone()))?;
         known.check_mode(BookMode::Orders)?;
+        let account = match event {
+            OrderEvent::Placed(placed) => placed.account.as_deref(),
+            _ => None,
+        };
+        let new = account.filter(|account| !self.accounts.contains(*account));
+        if new.is_some() && self.accounts.len() >= MOST_ACCOUNTS {
+            return Err(Refusal::TooManyAccounts(MOST_ACCOUNTS));
+        }
         let Changed { update, levels } = self.orders.take(&known.definition, event, time)?;
+        self.accounts.extend(new.map(Box::from));
         known.mode = Some(BookMode::Orders);
         let effect = Effect::Order { update: Arc::new(update), levels };
         Ok(Admitted { topic: Arc::clone(&known.orders_topic), effect })

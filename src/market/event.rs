@@ -64,6 +64,8 @@ pub struct MarketDefinition {
     pub size_decimals: u8,
     pub tick_size: String,
     pub lot_size: String,
+    /// Of an order; the lot size unless given.
+    pub min_size: String,
     pub status: MarketStatus,
     pub time: Option<Micros>,
 }
@@ -74,6 +76,17 @@ pub enum MarketStatus {
     Active,
     Halted,
     Closed,
+}
+
+impl MarketStatus {
+    /// As events and the schema write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Active => "ACTIVE",
+            Self::Halted => "HALTED",
+            Self::Closed => "CLOSED",
+        }
+    }
 }
 
 /// Price and size as written, not yet at a market's precision.
@@ -293,6 +306,8 @@ pub enum Refusal {
     Overfilled { order: Box<str>, size: String, open: String },
     #[error("order \"{order}\" is one of market {has}, not of {sent}")]
     OtherMarket { order: Box<str>, has: MarketId, sent: MarketId },
+    #[error("{0} accounts have orders already: that is the most")]
+    TooManyAccounts(usize),
     #[error("{0} orders are open already: that is the most")]
     TooManyOrders(usize),
     #[error("{0} markets are defined already: that is the most")]
@@ -335,6 +350,8 @@ struct Fields<'a> {
     tick_size: Option<&'a RawValue>,
     #[serde(borrow)]
     lot_size: Option<&'a RawValue>,
+    #[serde(borrow)]
+    min_size: Option<&'a RawValue>,
     #[serde(borrow)]
     status: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -462,6 +479,10 @@ fn definition(fields: &Fields<'_>) -> Result<MarketDefinition, Refusal> {
         price_decimals,
         size_decimals,
         tick_size: step(fields.tick_size, "tickSize", price_decimals)?,
+        min_size: match fields.min_size {
+            Some(_) => step(fields.min_size, "minSize", size_decimals)?,
+            None => step(fields.lot_size, "lotSize", size_decimals)?,
+        },
         lot_size: step(fields.lot_size, "lotSize", size_decimals)?,
         status: optional(fields.status, "status")?.unwrap_or(MarketStatus::Active),
         time: time(fields.time, "time")?,
@@ -672,6 +693,7 @@ mod tests {
             size_decimals: 8,
             tick_size: "0.0001".into(),
             lot_size: "0.01".into(),
+            min_size: "0.01".into(),
             status: MarketStatus::Halted,
             time: Some(1_769_860_800_000_001),
         };

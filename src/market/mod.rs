@@ -8,5 +8,6 @@ pub mod checksum;
 pub mod event;
 pub mod fixed;
 pub mod orders;
+pub mod rules;
 pub mod ticker;
 pub mod trade;

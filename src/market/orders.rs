@@ -56,6 +56,9 @@ pub struct Order {
     pub client_id: Option<Box<str>>,
     pub side: Side,
     pub order_type: OrderType,
+    /// The market's, for all prices and sizes here: they can't change under its orders.
+    pub price_decimals: u8,
+    pub size_decimals: u8,
     #[serde(with = "units::optional")]
     pub price: Option<Fixed>,
     /// When it was placed.
@@ -78,10 +81,24 @@ pub struct Order {
 }
 
 impl Order {
+    /// The log's names of the topics that tell of it beside its market's: those of its account.
+    pub fn account_topics(&self) -> Vec<Arc<str>> {
+        let Some(account) = &self.account else { return Vec::new() };
+        vec![orders_topic(None, Some(account)), orders_topic(Some(&self.market), Some(account))]
+    }
+
     /// Whether it counts in the book.
     fn rests(&self) -> Option<Fixed> {
         self.price.filter(|_| self.order_type == OrderType::Limit && self.open > 0)
     }
+}
+
+/// The log's name of the orders of a market, of an account, of an account in a market. A market's
+/// id has no `@` in it.
+pub fn orders_topic(market: Option<&str>, account: Option<&str>) -> Arc<str> {
+    let market = market.map(|market| format!(":{market}")).unwrap_or_default();
+    let account = account.map(|account| format!("@{account}")).unwrap_or_default();
+    format!("orders{market}{account}").into()
 }
 
 /// What one event did to an order.
@@ -202,6 +219,8 @@ impl Orders {
             client_id: placed.client_id.clone(),
             side: placed.side,
             order_type: placed.order_type,
+            price_decimals: definition.price_decimals,
+            size_decimals: definition.size_decimals,
             price,
             size,
             open: size,

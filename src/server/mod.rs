@@ -34,7 +34,7 @@ use crate::feeds::files::{self, FilesConfig};
 use crate::feeds::recovery;
 use crate::feeds::simulator::SimulatorConfig;
 use crate::feeds::status::{Cause, FeedKind, FeedStatuses};
-use crate::graphql::{GraphqlExecutor, HubView, QueryLimits, Writer};
+use crate::graphql::{GraphqlExecutor, HubView, Principal, QueryLimits, Writer};
 use crate::live::Live;
 use crate::market::admission::Admission;
 use crate::market::event::Micros;
@@ -249,7 +249,9 @@ fn executor(
         book_depth: config.limits.book_depth,
         ..QueryLimits::default()
     };
-    Arc::new(GraphqlExecutor::new(live.clone(), streams.clone(), view, limits, writer))
+    let everyone = Principal { account: config.identity.development_account.clone() };
+    let (live, streams) = (live.clone(), streams.clone());
+    Arc::new(GraphqlExecutor::new(live, streams, view, limits, writer, everyone))
 }
 
 async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {

@@ -33,9 +33,11 @@ async fn write(
     let ack = tokio::time::timeout(deadline, delivery).await;
     let ack = ack.map_err(|_| WriteError::Late)?.map_err(|_| WriteError::Closed)?;
     Ok(Written {
+        accepted: ack.accepted,
         known: ack.known,
         refusal: ack.last_refusal.map(|refusal| refusal.reason),
         sequence: ack.last_sequence,
+        order: ack.order,
     })
 }
 

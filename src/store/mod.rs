@@ -28,7 +28,7 @@ use self::candles::Writing;
 pub use self::candles::{CandleSpan, MarketCandles, NewTrade};
 use self::fault::At;
 pub use self::fault::StoreError;
-pub use self::reader::{LogReader, Span};
+pub use self::reader::{LogReader, OrderQuery, Span, StoredOrder};
 pub use self::readers::{LogReaders, MOST_READERS, ReadError};
 use crate::market::candles::Candle;
 use crate::market::event::Micros;
@@ -74,6 +74,8 @@ pub struct OrderRecord {
     pub state: Box<str>,
     /// The order with what the event did to it, as JSON.
     pub update: Box<str>,
+    /// Topics that tell of it beside the event's own.
+    pub topics: Vec<Arc<str>>,
 }
 
 /// What [`Store::append`] did.
@@ -92,6 +94,8 @@ pub struct Stored {
     pub topic: Box<str>,
     pub body: Box<str>,
     pub received: Micros,
+    /// Of an order's event, what it did, as JSON; read with [`LogReader::read_span`] alone.
+    pub update: Option<Box<str>>,
 }
 
 /// A topic that has events.
@@ -336,10 +340,13 @@ impl Store {
                 &*order.state
             ])?;
         connection
-            .prepare_cached(
-                "INSERT INTO order_updates (sequence, account, state) VALUES (?1, ?2, ?3)",
-            )?
-            .execute(params![sequence, order.account.as_deref(), &*order.update])?;
+            .prepare_cached("INSERT INTO order_updates (sequence, state) VALUES (?1, ?2)")?
+            .execute(params![sequence, &*order.update])?;
+        for topic in &order.topics {
+            connection
+                .prepare_cached("INSERT INTO event_topics (topic, sequence) VALUES (?1, ?2)")?
+                .execute(params![&**topic, sequence])?;
+        }
         Ok(())
     }
 
@@ -403,7 +410,12 @@ impl Store {
 
     /// Every topic that has events, by name.
     pub fn topics(&self) -> Result<Vec<Topic>, StoreError> {
-        reader::topics(&self.connection).at(&self.path)
+        reader::topics(&self.connection, "events").at(&self.path)
+    }
+
+    /// Every topic that events of other topics are told in too, by name.
+    pub fn further_topics(&self) -> Result<Vec<Topic>, StoreError> {
+        reader::topics(&self.connection, "event_topics").at(&self.path)
     }
 
     /// Keeps a topic's state, and of the earlier ones only the newest.

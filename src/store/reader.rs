@@ -41,10 +41,93 @@ impl LogReader {
         find(&self.connection, id).at(&self.path)
     }
 
+    /// Orders by the event that placed them. What it costs is bound by the page where no side and
+    /// no final status is asked for, else by the orders of the market or the account.
+    pub fn orders(&self, query: &OrderQuery) -> Result<Vec<StoredOrder>, StoreError> {
+        orders(&self.connection, query).at(&self.path)
+    }
+
+    /// One order, with the event that placed it.
+    pub fn order(&self, id: &str) -> Result<Option<StoredOrder>, StoreError> {
+        let by_id = "SELECT placed, state FROM orders WHERE id = ?1";
+        self.one_order(by_id, id)
+    }
+
+    /// The order that the event of this id placed.
+    pub fn order_of_event(&self, id: &str) -> Result<Option<StoredOrder>, StoreError> {
+        let by_event = "SELECT placed, state FROM orders JOIN events ON sequence = placed
+                        WHERE events.id = ?1";
+        self.one_order(by_event, id)
+    }
+
+    fn one_order(&self, query: &str, id: &str) -> Result<Option<StoredOrder>, StoreError> {
+        let one = |connection: &Connection| {
+            connection.prepare_cached(query)?.query_row([id], stored_order).optional()
+        };
+        one(&self.connection).at(&self.path)
+    }
+
     /// The newest event of a topic up to `sequence`.
     pub fn last_until(&self, topic: &str, sequence: u64) -> Result<Option<u64>, StoreError> {
         last_until(&self.connection, topic, sequence).at(&self.path)
     }
+}
+
+/// Which orders to list.
+#[derive(Clone, Debug, Default)]
+pub struct OrderQuery {
+    pub market: Option<Arc<str>>,
+    pub account: Option<Arc<str>>,
+    pub side: Option<&'static str>,
+    pub status: Option<&'static str>,
+    pub open: Option<bool>,
+    /// Placed behind this sequence.
+    pub after: u64,
+    pub most: usize,
+}
+
+/// An order as the log has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredOrder {
+    /// Of the event that placed it.
+    pub sequence: u64,
+    /// As it is now, as JSON.
+    pub state: Box<str>,
+}
+
+/// Only what is asked for stands in the query, so that each has the index that fits.
+fn orders(connection: &Connection, query: &OrderQuery) -> rusqlite::Result<Vec<StoredOrder>> {
+    let OrderQuery { market, account, side, status, open, after, most } = query;
+    let mut text = "SELECT placed, state FROM orders WHERE placed > ?1".to_owned();
+    for (clause, asked) in [
+        (" AND market = ?2", market.is_some()),
+        (" AND account = ?3", account.is_some()),
+        (" AND side = ?4", side.is_some()),
+        (" AND status = ?5", status.is_some()),
+        (" AND open = 1", *open == Some(true)),
+        (" AND open = 0", *open == Some(false)),
+    ] {
+        text.push_str(if asked { clause } else { "" });
+    }
+    text.push_str(" ORDER BY placed LIMIT ?6");
+    connection
+        .prepare_cached(&text)?
+        .query_map(
+            params![
+                bound(*after),
+                market.as_deref(),
+                account.as_deref(),
+                side,
+                status,
+                count(*most)
+            ],
+            stored_order,
+        )?
+        .collect()
+}
+
+fn stored_order(row: &Row<'_>) -> rusqlite::Result<StoredOrder> {
+    Ok(StoredOrder { sequence: row.get::<_, i64>(0)?.cast_unsigned(), state: row.get(1)? })
 }
 
 /// Which part of the log to read.
@@ -68,26 +151,33 @@ fn read_span(
     let (after, until, most) = (bound(span.after), bound(span.until), count(span.most));
     // Only the index is read here: of many topics nearly all candidates are for a later page.
     let mut numbers = connection.prepare_cached(
-        "SELECT sequence FROM events
-         WHERE topic = ?1 AND sequence > ?2 AND sequence <= ?3 ORDER BY sequence LIMIT ?4",
+        "SELECT sequence FROM events WHERE topic = ?1 AND sequence > ?2 AND sequence <= ?3
+         UNION ALL
+         SELECT sequence FROM event_topics WHERE topic = ?1 AND sequence > ?2 AND sequence <= ?3
+         ORDER BY sequence LIMIT ?4",
     )?;
     let mut due = Vec::new();
     for topic in topics {
         let rows = numbers.query_map(params![&**topic, after, until, most], |row| row.get(0))?;
         for sequence in rows {
-            due.push(sequence?);
+            due.push((sequence?, topic));
         }
     }
     due.sort_unstable();
     due.truncate(span.most);
     let mut row = connection.prepare_cached(
-        "SELECT sequence, topic, body, received_micros FROM events WHERE sequence = ?1",
+        "SELECT sequence, topic, body, received_micros,
+             (SELECT state FROM order_updates WHERE sequence = ?1)
+         FROM events WHERE sequence = ?1",
     )?;
     let (mut events, mut bytes) = (Vec::new(), 0);
-    for sequence in due {
+    for (sequence, topic) in due {
         let sequence: i64 = sequence;
-        let event = row.query_row([sequence], stored)?;
-        bytes += event.body.len();
+        // Under the topic that was asked for: an event may be told in several.
+        let event = row.query_row([sequence], |row| {
+            Ok(Stored { topic: (&**topic).into(), update: row.get(4)?, ..stored(row)? })
+        })?;
+        bytes += event.body.len() + event.update.as_ref().map_or(0, |update| update.len());
         if bytes > span.most_bytes && !events.is_empty() {
             break;
         }
@@ -109,7 +199,12 @@ fn last_until(
     sequence: u64,
 ) -> rusqlite::Result<Option<u64>> {
     connection
-        .prepare_cached("SELECT max(sequence) FROM events WHERE topic = ?1 AND sequence <= ?2")?
+        .prepare_cached(
+            "SELECT max(sequence) FROM (
+                 SELECT max(sequence) AS sequence FROM events WHERE topic = ?1 AND sequence <= ?2
+                 UNION ALL
+                 SELECT max(sequence) FROM event_topics WHERE topic = ?1 AND sequence <= ?2)",
+        )?
         .query_row(params![topic, bound(sequence)], |row| row.get::<_, Option<i64>>(0))
         .map(|sequence| sequence.map(i64::cast_unsigned))
 }
@@ -153,18 +248,19 @@ pub(super) fn latest(connection: &Connection, topic: &str) -> rusqlite::Result<O
         .optional()
 }
 
-/// Hops from topic to topic in the index: costs the number of topics, not of events.
-pub(super) fn topics(connection: &Connection) -> rusqlite::Result<Vec<Topic>> {
+/// Hops from topic to topic in the index: costs the number of topics, not of events. `table` is
+/// `events`, or `event_topics` for the topics that events are told in beside their own.
+pub(super) fn topics(connection: &Connection, table: &'static str) -> rusqlite::Result<Vec<Topic>> {
     connection
-        .prepare_cached(
+        .prepare(&format!(
             "WITH RECURSIVE names (name) AS (
-                 SELECT min(topic) FROM events
+                 SELECT min(topic) FROM {table}
                  UNION ALL
-                 SELECT (SELECT min(topic) FROM events WHERE topic > name) FROM names
+                 SELECT (SELECT min(topic) FROM {table} WHERE topic > name) FROM names
                  WHERE name IS NOT NULL)
-             SELECT name, (SELECT max(sequence) FROM events WHERE topic = name) FROM names
+             SELECT name, (SELECT max(sequence) FROM {table} WHERE topic = name) FROM names
              WHERE name IS NOT NULL",
-        )?
+        ))?
         .query_map([], |row| {
             Ok(Topic { name: row.get(0)?, last: row.get::<_, i64>(1)?.cast_unsigned() })
         })?
@@ -177,6 +273,7 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
         topic: row.get(1)?,
         body: row.get(2)?,
         received: row.get(3)?,
+        update: None,
     })
 }
 

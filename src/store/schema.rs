@@ -46,8 +46,9 @@ const TABLES: &str = "
     ) STRICT;
 ";
 
-/// What queries read of single orders, written with the events that it follows from: each order as
-/// it is now, and as each of its events (`sequence`) left it. `placed` is the event that placed it.
+/// What is read of single orders, written with the events that it follows from: each order as it
+/// is now, and as each of its events (`sequence`) left it. `placed` is the event that placed it.
+/// `event_topics` has the further topics that an event is told in (those of its account).
 const ORDERS: &str = "
     CREATE TABLE orders (
         id TEXT PRIMARY KEY,
@@ -66,11 +67,13 @@ const ORDERS: &str = "
     CREATE INDEX orders_account_open ON orders (account, placed) WHERE open = 1;
     CREATE TABLE order_updates (
         sequence INTEGER PRIMARY KEY,
-        account TEXT,
         state TEXT NOT NULL
     ) STRICT;
-    CREATE INDEX order_updates_account ON order_updates (account, sequence)
-        WHERE account IS NOT NULL;
+    CREATE TABLE event_topics (
+        topic TEXT NOT NULL,
+        sequence INTEGER NOT NULL,
+        PRIMARY KEY (topic, sequence)
+    ) STRICT, WITHOUT ROWID;
 ";
 
 /// `moved` rises over all rows.

@@ -123,6 +123,7 @@ fn a_log_of_the_first_format_is_read_and_its_numbering_goes_on_far_behind() {
         .execute_batch(
             "DROP TABLE orders;
              DROP TABLE order_updates;
+             DROP TABLE event_topics;
              ALTER TABLE log DROP COLUMN reserved;
              DROP TABLE files;
              CREATE TABLE files (
@@ -152,7 +153,8 @@ fn order_events_of_the_second_format_are_kept_under_a_topic_that_nothing_follows
     let mut store = Store::open(&path).unwrap();
     let all = ["orders", "orders:A-B", "ordersx", "book:A-B"].map(|topic| event(topic, None, "1"));
     store.append(&all, &[], 0).unwrap();
-    let old = "DROP TABLE orders; DROP TABLE order_updates; PRAGMA user_version = 2";
+    let old = "DROP TABLE orders; DROP TABLE order_updates; DROP TABLE event_topics;
+               PRAGMA user_version = 2";
     store.connection.execute_batch(old).unwrap();
     drop(store);
     let store = Store::open(&path).unwrap();

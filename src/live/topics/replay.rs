@@ -14,6 +14,7 @@ use super::{Place, TopicName};
 use crate::live::Live;
 use crate::live::frame::{Item, ItemBody};
 use crate::market::event::{Body, MarketDefinition, parse};
+use crate::market::orders::OrderUpdate;
 use crate::market::trade::Trade;
 use crate::store::{LogReader, ReadError, Span, StoreError, Stored};
 
@@ -151,6 +152,12 @@ pub fn item(
 ) -> Result<Item, StoreError> {
     let unreadable =
         |reason: String| StoreError::Unreplayable { sequence: stored.sequence, reason };
+    if let Some(update) = &stored.update {
+        let update: OrderUpdate =
+            serde_json::from_str(update).map_err(|error| unreadable(error.to_string()))?;
+        let (time, body) = (update.order.updated_at, ItemBody::Order(Arc::new(update)));
+        return Ok(Item { sequence: stored.sequence, time, body });
+    }
     let event = parse(stored.body.as_bytes()).map_err(|refusal| unreadable(refusal.to_string()))?;
     let body = match event.body {
         Body::Trade(written) => {

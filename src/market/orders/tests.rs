@@ -14,6 +14,7 @@ fn definition() -> MarketDefinition {
         size_decimals: 2,
         tick_size: "0.1".into(),
         lot_size: "0.01".into(),
+        min_size: "0.01".into(),
         status: MarketStatus::Active,
         time: None,
     }
