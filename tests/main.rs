@@ -15,6 +15,7 @@ mod events;
 mod feed;
 mod follow;
 mod http;
+mod mutations;
 mod orders;
 mod protocol;
 mod restart;
