@@ -30,6 +30,7 @@ Examples:
   spreadly check-config spreadly.toml             every fault at once; else what would run
   spreadly schema > schema.graphql
   spreadly subscribe 'subscription { feedStatus { name state } }'
+  spreadly publish news '{\"headline\": \"hello\"}'
 
 Flags beat SPREADLY__SECTION__KEY variables, which beat the file, which beats the defaults.
 config/spreadly.toml has every key with its unit and reason.
@@ -52,6 +53,23 @@ earlier run ended.
 
 Exit codes: 0 complete, --count reached, or Ctrl-C; 1 the hub refused it, or closed the socket with
 a code that trying again would only repeat; 2 a fault in the arguments.";
+
+const PUBLISH_EXAMPLES: &str = "\
+Examples:
+  spreadly publish news '{\"headline\": \"hello\"}'
+  spreadly publish --id 2026-11-24/1 news '\"the same id again counts once\"'
+  spreadly subscribe 'subscription { events(topic: \"news\") { events { data } } }'
+      tells it to whoever listens
+
+Prints the hub's answer as a line of JSON: epoch, sequence and cursor of the event, which is in the log
+then. It has one try: where no answer came, nobody can tell whether it took effect, so give it an --id
+and publish it again.
+
+Exit codes: 0 published; 1 refused, or no answer; 2 a fault in the arguments.";
+
+const PUBLISH: &str = "mutation ($topic: String!, $data: JSON!, $id: ID) {
+  publish(topic: $topic, data: $data, id: $id) { topic epoch sequence cursor duplicate }
+}";
 
 /// Where `spreadly serve` listens by itself.
 const DEFAULT_URL: &str = "ws://127.0.0.1:4000/graphql";
@@ -109,6 +127,20 @@ enum Command {
         #[arg(long)]
         pretty: bool,
     },
+    /// Publish one event to a generic topic
+    #[command(after_help = PUBLISH_EXAMPLES)]
+    Publish {
+        /// 1 to 128 characters
+        topic: String,
+        /// What to publish: any JSON
+        #[arg(value_name = "JSON", value_parser = json)]
+        data: Value,
+        #[command(flatten)]
+        hub: HubUrl,
+        /// Makes it count once, however often it is published
+        #[arg(long)]
+        id: Option<String>,
+    },
 }
 
 #[derive(Args)]
@@ -143,6 +175,11 @@ fn variables(text: &str) -> Result<Map<String, Value>, String> {
     serde_json::from_str(text).map_err(|error| format!("write it as a JSON object: {error}"))
 }
 
+fn json(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text)
+        .map_err(|error| format!("write it as JSON, text in double quotes: {error}"))
+}
+
 fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Serve(settings) => serve(settings, None),
@@ -158,6 +195,20 @@ fn main() -> ExitCode {
             let endpoint = hub.url;
             let asked = client::Subscribe { endpoint, document, variables, after, count, pretty };
             told(client::subscribe(asked))
+        }
+        Command::Publish { topic, data, hub, id } => {
+            let variables = [("topic", topic.into()), ("data", data), ("id", id.into())];
+            told(client::subscribe(client::Subscribe {
+                endpoint: hub.url,
+                document: PUBLISH.to_owned(),
+                variables: variables
+                    .map(|(name, value)| (name.to_owned(), value))
+                    .into_iter()
+                    .collect(),
+                after: None,
+                count: None,
+                pretty: false,
+            }))
         }
     }
 }

@@ -226,6 +226,48 @@ async fn whoever_stops_reading_its_output_ends_it() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
+fn publish(hub: &Hub, words: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_spreadly"));
+    command.arg("publish").args(words).args(["--url", &hub.url()]).output().unwrap()
+}
+
+#[tokio::test]
+async fn what_a_terminal_publishes_is_told_under_the_position_it_printed() {
+    let hub = Hub::start();
+    let mut client = Client::connected(hub.address()).await;
+    let query = r#"subscription { events(topic: "news") { sequence events { data } } }"#;
+    client.subscribe("news", query).await;
+    client.message().await;
+    let output = publish(&hub, &["news", r#"{"a": [1, "\""]}"#]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let published = &lines(&output)[0]["data"]["publish"];
+    let told = &client.message().await["payload"]["data"]["events"];
+    assert_eq!(told["events"], json!([{"data": {"a": [1, "\""]}}]));
+    assert_eq!(told["sequence"], published["sequence"]);
+}
+
+#[tokio::test]
+async fn an_event_that_a_terminal_publishes_again_by_its_id_counts_once() {
+    let hub = Hub::start();
+    let sent = |data| publish(&hub, &["--id", "one", "news", data]);
+    let first = lines(&sent("1")).remove(0);
+    let again = lines(&sent("1")).remove(0);
+    assert_eq!(first["data"]["publish"]["duplicate"], false);
+    assert_eq!(again["data"]["publish"]["duplicate"], true);
+    assert_eq!(again["data"]["publish"]["sequence"], first["data"]["publish"]["sequence"]);
+}
+
+#[tokio::test]
+async fn a_topic_or_data_that_can_not_be_published_says_why() {
+    let hub = Hub::start();
+    let refused = publish(&hub, &["", "1"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("1 to 128 characters"));
+    let faulty = publish(&hub, &["news", "hello"]);
+    assert_eq!(faulty.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&faulty.stderr).contains("double quotes"));
+}
+
 #[test]
 fn faults_in_its_arguments_exit_with_2() {
     let code = |flags: &[&str]| {
