@@ -2,7 +2,8 @@
 
 use std::fs::{self, File, TryLockError};
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 use spreadly_subscriptions::Epoch;
@@ -21,6 +22,10 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pages of the write-ahead log (16 MiB) that are folded into the database at once, with two
 /// fsyncs. A page that several commits wrote is folded once, so more at once is less in all.
 const FOLD_PAGES: i64 = 4_000;
+/// A hub that was told to stop may need a moment to be gone, and a program that it has just started
+/// holds the lock until it has become that program.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Statements kept prepared: more than this module has.
 const PREPARED: usize = 32;
 
@@ -119,12 +124,18 @@ pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
     let failed = |source| StoreError::Lock { path: name.clone().into(), source };
     let options = File::options().create(true).truncate(false).write(true).clone();
     let file = options.open(&name).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(StoreError::InUse { path: path.to_owned(), lock: name.into() })
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if began.elapsed() < LOCK_PATIENCE => {
+                thread::sleep(LOCK_PAUSE);
+            }
+            Err(TryLockError::WouldBlock) => {
+                return Err(StoreError::InUse { path: path.to_owned(), lock: name.into() });
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
         }
-        Err(TryLockError::Error(source)) => Err(failed(source)),
     }
 }
 
