@@ -91,8 +91,9 @@ enum Command {
     Dev {
         #[command(flatten)]
         settings: Settings,
-        /// How many markets move
-        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_MARKETS)))]
+        /// How many markets move; each fourth, RSN-ERG the first, is told order by order and takes
+        /// orders of `placeOrder`
+        #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_MARKETS)))]
         markets: u32,
         /// Changes of a book a second, of all markets together; trades come on top
         #[arg(long, value_name = "EVENTS_PER_S", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_RATE)))]

@@ -13,8 +13,6 @@ use crate::harness::{Client, Follower, Hub, market};
 const MARKET: &str = "XBT-USD";
 /// More than a test ever writes before it looks.
 const LINES_AHEAD: usize = 10_000;
-/// Each is a process of its own.
-const MOST_LOOKS: u32 = 600;
 
 fn command(hub: &Hub, document: &str, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_spreadly"));
@@ -301,12 +299,15 @@ fn a_query_has_one_try_when_no_hub_is_there() {
 struct Dev {
     child: Child,
     url: String,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Dev {
     fn start() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::start_in(tempfile::tempdir().unwrap())
+    }
+
+    fn start_in(folder: tempfile::TempDir) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_spreadly"))
             .current_dir(folder.path())
             .args(["dev", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"])
@@ -318,7 +319,19 @@ impl Dev {
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let ready: Value = serde_json::from_str(&line).unwrap();
         let url = format!("ws://{}/graphql", ready["listening"].as_str().unwrap());
-        Self { child, url, _folder: folder }
+        Self { child, url, folder }
+    }
+
+    /// On the same data, after `kill -9`.
+    fn again(mut self) -> Self {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        Self::start_in(std::mem::replace(&mut self.folder, elsewhere))
+    }
+
+    fn ask(&self, document: &str) -> Value {
+        lines(&run_at(&self.url, document)).remove(0)["data"].clone()
     }
 }
 
@@ -341,12 +354,8 @@ fn the_simulated_market_trades_and_its_book_moves_in_a_terminal() {
         assert_eq!(output.status.code(), Some(0), "{told}");
         lines(&output)
     };
-    // The markets are defined through the door, behind the first connections.
-    let defined = || {
-        let result = &lines(&run_at(&dev.url, "{ markets { id } }"))[0];
-        result["data"]["markets"].as_array().is_some_and(|markets| markets.len() == 3)
-    };
-    assert!((0..MOST_LOOKS).any(|_| defined()), "three markets were never defined");
+    // Whoever is told the address finds them.
+    assert_eq!(dev.ask("{ markets { id } }")["markets"].as_array().unwrap().len(), 4);
     let mut copy = Follower::new(4, 8);
     for result in follow(&follower::subscription("ERG-USD", 25, None), "10") {
         copy.apply(&json!({"type": "next", "payload": result}));
@@ -360,4 +369,34 @@ fn the_simulated_market_trades_and_its_book_moves_in_a_terminal() {
         .filter(|result| result["data"]["trades"]["trades"].as_array().unwrap().len() == 1)
         .count();
     assert_ne!(traded, 0);
+}
+
+#[test]
+fn a_simulated_market_takes_orders_and_begins_anew_behind_a_kill() {
+    const OPEN: &str = r#"{ orders(filter: {market: "RSN-ERG", open: true}, first: 1000) {
+        nodes { id account price } } }"#;
+    let accounts = |dev: &Dev| {
+        let answer = dev.ask(OPEN);
+        let orders = answer["orders"]["nodes"].as_array().unwrap().clone();
+        let own = |order: &&Value| order["account"] != "simulator";
+        let own: Vec<_> = orders.iter().filter(own).map(|order| order["id"].clone()).collect();
+        (own, orders)
+    };
+    let dev = Dev::start();
+    // Far from where the simulator's stand.
+    let placed = dev.ask(
+        r#"mutation { placeOrder(input: {market: "RSN-ERG", side: BUY, price: "0.001", size: "5"}) {
+            order { id } sequence } }"#,
+    );
+    let id = placed["placeOrder"]["order"]["id"].clone();
+    assert!(id.is_string(), "{placed}");
+    let (own, before) = accounts(&dev);
+    assert_eq!(own, std::slice::from_ref(&id));
+
+    let dev = dev.again();
+    let (own, after) = accounts(&dev);
+    assert_eq!(own, [id], "an order of ours outlives the simulator's");
+    assert!(after.len() > 20, "{after:?}");
+    let stands = |order: &&Value| before.contains(order);
+    assert_eq!(after.iter().filter(stands).count(), 1, "the simulator canceled its own");
 }

@@ -3,6 +3,8 @@
 //! same lines that every other feed brings, so that it goes through the same door. No clock, no
 //! task.
 
+mod standing;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -10,8 +12,11 @@ use jiff::Timestamp;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use self::standing::Standing;
 use crate::market::event::{Micros, Side};
 use crate::market::fixed;
+
+pub use self::standing::ACCOUNT;
 
 /// What `spreadly dev` was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,9 +66,11 @@ struct Listed {
     typical_size: u64,
     /// How often it moves beside the others.
     tempo: u64,
+    /// Told order by order, so that others' orders have a place in its book; else by levels.
+    by_orders: bool,
 }
 
-const LISTED: [Listed; 3] = [
+const LISTED: [Listed; 4] = [
     Listed {
         base: "ERG",
         quote: "USD",
@@ -74,6 +81,7 @@ const LISTED: [Listed; 3] = [
         start: 8_500,
         typical_size: 25_000,
         tempo: 6,
+        by_orders: false,
     },
     Listed {
         base: "SIGUSD",
@@ -85,6 +93,7 @@ const LISTED: [Listed; 3] = [
         start: 11_800,
         typical_size: 5_000,
         tempo: 3,
+        by_orders: false,
     },
     Listed {
         base: "SPF",
@@ -96,8 +105,24 @@ const LISTED: [Listed; 3] = [
         start: 2_500,
         typical_size: 4_000,
         tempo: 1,
+        by_orders: false,
+    },
+    Listed {
+        base: "RSN",
+        quote: "ERG",
+        price_decimals: 6,
+        size_decimals: 3,
+        tick: 10,
+        lot: 1_000,
+        start: 7_200,
+        typical_size: 1_500,
+        tempo: 2,
+        by_orders: true,
     },
 ];
+
+/// Most orders that a run leaves behind.
+pub const MOST_STANDING: usize = 2 * DEEPEST * MOST_MARKETS as usize;
 
 /// The tempo that moves at each draw of a burst.
 const FASTEST: u64 = 6;
@@ -161,6 +186,7 @@ struct Market {
     /// Price -> size.
     bids: BTreeMap<u64, u64>,
     asks: BTreeMap<u64, u64>,
+    orders: Option<Standing>,
 }
 
 /// What one step does.
@@ -186,28 +212,52 @@ impl Simulator {
         Self { random, markets, steps: 0, started: 0, trades: 0 }
     }
 
-    /// Defines every market and sets its book: a `market` and a `book.snapshot` event for each.
-    pub fn initial_lines(&mut self, now: Micros) -> Vec<String> {
+    /// Cancels what an earlier run on the same log left standing, then defines every market and
+    /// sets its book: by a `book.snapshot` event, or by an `order.placed` for each price.
+    pub fn initial_lines(&mut self, now: Micros, earlier: &[String]) -> Vec<String> {
         self.started = now;
-        let time = written_time(now);
-        self.markets
-            .iter()
-            .flat_map(|market| [market.definition(&time), market.snapshot(&time)])
-            .collect()
+        let (time, run) = (written_time(now), self.run());
+        let mut lines: Vec<_> = earlier.iter().map(|id| standing::canceled(id, &time)).collect();
+        for market in &mut self.markets {
+            lines.push(market.definition(&time));
+            let book = Changes {
+                trades: Vec::new(),
+                bids: market.bids.clone(),
+                asks: market.asks.clone(),
+            };
+            match market.orders.take() {
+                Some(mut orders) => {
+                    lines.extend(orders.follow(market, &book, &[], &run, &time));
+                    market.orders = Some(orders);
+                }
+                None => lines.push(market.snapshot(&time)),
+            }
+        }
+        lines
     }
 
-    /// One `book.delta` of one market, behind the `trade` events that made it.
+    /// In the ids of this run.
+    fn run(&self) -> String {
+        format!("sim-{}", self.started)
+    }
+
+    /// One step of one market: a `book.delta` behind the `trade` events that made it, or what
+    /// happened to its orders.
     pub fn next_lines(&mut self, now: Micros) -> Vec<String> {
         let Some(chosen) = self.choose() else { return Vec::new() };
+        let (time, run) = (written_time(now), self.run());
         let market = &mut self.markets[chosen];
         let changes = market.step(&mut self.random);
-        let time = written_time(now);
-        let mut lines = Vec::with_capacity(changes.trades.len() + 1);
-        for trade in &changes.trades {
-            let id = format!("sim-{}-{}", self.started, self.trades);
-            self.trades += 1;
-            lines.push(market.trade(&id, trade, &time));
+        let first = self.trades;
+        self.trades += changes.trades.len() as u64;
+        let trades: Vec<_> = (first..self.trades).map(|number| format!("{run}-{number}")).collect();
+        if let Some(mut orders) = market.orders.take() {
+            let lines = orders.follow(market, &changes, &trades, &run, &time);
+            market.orders = Some(orders);
+            return lines;
         }
+        let told = changes.trades.iter().zip(&trades);
+        let mut lines: Vec<_> = told.map(|(trade, id)| market.trade(id, trade, &time)).collect();
         lines.push(market.levels("book.delta", &changes.bids, &changes.asks, &time));
         lines
     }
@@ -252,6 +302,7 @@ impl Market {
             touch: listed.start,
             bids: BTreeMap::new(),
             asks: BTreeMap::new(),
+            orders: listed.by_orders.then(Standing::default),
         };
         for distance in 0..INITIAL as u64 {
             market.bids.insert(listed.start - distance, size(listed.typical_size, random));
@@ -384,10 +435,7 @@ impl Market {
     }
 
     fn trade(&self, id: &str, trade: &Trade, time: &str) -> String {
-        let taker = match trade.taker {
-            Side::Buy => "BUY",
-            Side::Sell => "SELL",
-        };
+        let taker = trade.taker.name();
         let (price, size) = (self.price(trade.price), self.size(trade.size));
         format!(
             r#"{{"kind":"trade","market":"{}","id":"{id}","price":"{price}","size":"{size}","takerSide":"{taker}","time":"{time}"}}"#,
@@ -468,6 +516,8 @@ mod tests {
         lot: u128,
         bids: BTreeMap<u128, u128>,
         asks: BTreeMap<u128, u128>,
+        /// By id: side, price and what is left, where it is told order by order.
+        orders: BTreeMap<String, (bool, u128, u128)>,
         trades: u64,
         lowest: u128,
         highest: u128,
@@ -525,23 +575,68 @@ mod tests {
                     };
                 }
             }
-            let bid = *self.bids.keys().next_back().unwrap();
-            let ask = *self.asks.keys().next().unwrap();
-            assert!(bid < ask, "crossed by {event}");
+            self.is_not_crossed(event);
             for side in [&self.bids, &self.asks] {
                 assert!((SHALLOWEST..=DEEPEST).contains(&side.len()), "{event}");
             }
+        }
+
+        fn is_not_crossed(&mut self, event: &serde_json::Value) {
+            let (bid, ask) = (self.bids.keys().next_back(), self.asks.keys().next());
+            let (Some(&bid), Some(&ask)) = (bid, ask) else { return };
+            assert!(bid < ask, "crossed by {event}");
             self.lowest = if self.lowest == 0 { bid } else { self.lowest.min(bid) };
             self.highest = self.highest.max(bid);
+        }
+
+        /// One order a price, and a fill behind its trade, which has taken the level down already.
+        fn order(&mut self, event: &serde_json::Value) {
+            let id = event["order"].as_str().unwrap().to_owned();
+            let number = |field: &str, decimals, step| self.number(&event[field], decimals, step);
+            match event["kind"].as_str().unwrap() {
+                "order.placed" => {
+                    let price = number("price", self.decimals.0, self.tick);
+                    let size = number("size", self.decimals.1, self.lot);
+                    let bid = event["side"] == "BUY";
+                    let levels = if bid { &mut self.bids } else { &mut self.asks };
+                    assert!(size > 0 && levels.insert(price, size).is_none(), "{event}");
+                    assert!(self.orders.insert(id, (bid, price, size)).is_none(), "{event}");
+                }
+                "order.filled" => {
+                    let price = number("price", self.decimals.0, self.tick);
+                    let size = number("size", self.decimals.1, self.lot);
+                    let order = self.orders.get_mut(&id).unwrap_or_else(|| panic!("{event}"));
+                    assert_eq!(order.1, price, "{event}");
+                    order.2 = order.2.checked_sub(size).unwrap_or_else(|| panic!("{event}"));
+                    let levels = if order.0 { &self.bids } else { &self.asks };
+                    assert_eq!(levels.get(&price).copied().unwrap_or(0), order.2, "{event}");
+                    if order.2 == 0 {
+                        self.orders.remove(&id);
+                    }
+                }
+                _ => {
+                    let (bid, price, left) = self.orders.remove(&id).unwrap();
+                    let levels = if bid { &mut self.bids } else { &mut self.asks };
+                    assert_eq!(levels.remove(&price), Some(left), "{event}");
+                }
+            }
+            self.is_not_crossed(event);
         }
     }
 
     fn apply(books: &mut BTreeMap<String, Rebuilt>, line: &str) {
         let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        let kind = event["kind"].as_str().unwrap();
+        if kind == "order.canceled" {
+            let order = event["order"].as_str().unwrap();
+            let mut known = books.values_mut().filter(|book| book.orders.contains_key(order));
+            return known.next().unwrap_or_else(|| panic!("{event}")).order(&event);
+        }
         let book = books.entry(event["market"].as_str().unwrap().to_owned()).or_default();
-        match event["kind"].as_str().unwrap() {
+        match kind {
             "market" => book.define(&event),
             "trade" => book.trade(&event),
+            "order.placed" | "order.filled" => book.order(&event),
             _ => book.set(&event),
         }
     }
@@ -550,11 +645,11 @@ mod tests {
     fn a_hundred_thousand_steps_never_cross_a_book_and_every_trade_fits_it() {
         let mut simulator = Simulator::new(7, 5);
         let mut books = BTreeMap::new();
-        for line in simulator.initial_lines(NOW) {
+        for line in simulator.initial_lines(NOW, &[]) {
             apply(&mut books, &line);
         }
         let names: Vec<_> = books.keys().map(String::as_str).collect();
-        assert_eq!(names, ["ERG-USD", "ERG1-USD", "SIGUSD-ERG", "SIGUSD1-ERG", "SPF-ERG"]);
+        assert_eq!(names, ["ERG-USD", "ERG1-USD", "RSN-ERG", "SIGUSD-ERG", "SPF-ERG"]);
         for step in 0..100_000 {
             for line in simulator.next_lines(NOW + step) {
                 apply(&mut books, &line);
@@ -583,7 +678,7 @@ mod tests {
         fn no_seed_crosses_a_book_or_leaves_tick_and_lot(seed: u64, markets in 1..8_u32) {
             let mut simulator = Simulator::new(seed, markets);
             let mut books = BTreeMap::new();
-            let mut lines = simulator.initial_lines(NOW);
+            let mut lines = simulator.initial_lines(NOW, &[]);
             lines.extend((0..300).flat_map(|step| simulator.next_lines(NOW + step)));
             lines.iter().for_each(|line| apply(&mut books, line));
         }
@@ -592,7 +687,7 @@ mod tests {
         fn the_same_seed_gives_the_same_lines_and_another_seed_others(seed: u64) {
             let run = |seed| {
                 let mut simulator = Simulator::new(seed, 3);
-                let mut lines = simulator.initial_lines(NOW);
+                let mut lines = simulator.initial_lines(NOW, &[]);
                 lines.extend((0..200).flat_map(|step| simulator.next_lines(NOW + step)));
                 lines
             };
@@ -619,7 +714,7 @@ mod tests {
 
     #[test]
     fn a_line_is_an_event_as_the_contract_writes_it() {
-        let lines = Simulator::new(1, 1).initial_lines(NOW);
+        let lines = Simulator::new(1, 1).initial_lines(NOW, &[]);
         assert_eq!(
             lines[0],
             r#"{"kind":"market","market":"ERG-USD","base":"ERG","quote":"USD","priceDecimals":4,"sizeDecimals":8,"tickSize":"0.0001","lotSize":"0.01000000","status":"ACTIVE","time":"2023-11-14T22:13:20.000000Z"}"#
@@ -632,8 +727,21 @@ mod tests {
     }
 
     #[test]
+    fn what_an_earlier_run_left_standing_is_canceled_first() {
+        let mut books = BTreeMap::new();
+        let mut first = Simulator::new(1, 4);
+        first.initial_lines(NOW, &[]).iter().for_each(|line| apply(&mut books, line));
+        let earlier: Vec<_> = books["RSN-ERG"].orders.keys().cloned().collect();
+        assert_eq!(earlier.len(), 2 * INITIAL);
+        let mut again = Simulator::new(1, 4);
+        again.initial_lines(NOW + 1, &earlier).iter().for_each(|line| apply(&mut books, line));
+        assert_eq!(books["RSN-ERG"].orders.len(), 2 * INITIAL);
+        assert!(earlier.iter().all(|id| !books["RSN-ERG"].orders.contains_key(id)));
+    }
+
+    #[test]
     fn a_simulator_without_markets_is_silent() {
         let mut simulator = Simulator::new(1, 0);
-        assert_eq!(simulator.initial_lines(NOW).len() + simulator.next_lines(NOW).len(), 0);
+        assert_eq!(simulator.initial_lines(NOW, &[]).len() + simulator.next_lines(NOW).len(), 0);
     }
 }

@@ -51,6 +51,13 @@ impl Side {
             Self::Sell => "SELL",
         }
     }
+
+    pub fn opposite(self) -> Self {
+        match self {
+            Self::Buy => Self::Sell,
+            Self::Sell => Self::Buy,
+        }
+    }
 }
 
 /// A `market` event: what a market is.

@@ -23,6 +23,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use spreadly_subscriptions::{Meters, StreamLimits, Streams};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -43,6 +44,8 @@ use crate::store::{self, LogReaders, MOST_READERS, MarketCandles, Store, StoreEr
 
 /// How long the last closes, the feeds and the log may take after the drain.
 const STOP_DEADLINE: Duration = Duration::from_secs(15);
+/// How long `dev` waits for its markets before it announces itself without them.
+const SIMULATOR_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why the hub could not run.
 #[derive(Debug, thiserror::Error)]
@@ -89,7 +92,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<(),
     let store = Store::open_with(&config.store.path, synchronous(config.store.synchronous))?;
     let journal = config.limits.journal_touches_per_market;
     let log = LogReaders::new(&config.store.path, MOST_READERS);
-    let live = Arc::new(Live::new(store.epoch(), Box::new(now), journal, log));
+    let live = Arc::new(Live::new(store.epoch(), Box::new(now), journal, log.clone()));
 
     let source = AdminSource {
         readiness: readiness(stage.clone(), statuses.clone(), out_of_files.clone()),
@@ -114,12 +117,18 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<(),
             send_buffer_bytes: config.server.send_buffer_bytes,
         },
     )?;
-    start_feeds(&config, simulator.as_ref(), &door, &statuses, &tracker, &stop);
+    let simulator = simulator.map(|simulator| (simulator, log));
+    let simulated = simulator.is_some();
+    let begun = start_feeds(&config, simulator, &door, &statuses, &tracker, &stop);
     drop(door);
     board::start(&live, &streams, &statuses, &tracker, &stop);
 
+    if let Some(begun) = begun {
+        // Whoever reads the announcement finds the simulated markets.
+        drop(tokio::time::timeout(SIMULATOR_PATIENCE, begun).await);
+    }
     *stage.lock() = Stage::Running;
-    announce(addresses, simulator.is_some());
+    announce(addresses, simulated);
     let accepting = CancellationToken::new();
     tokio::select! {
         () = shards.accept(public, accepting.clone(), &out_of_files) => {}
@@ -183,14 +192,15 @@ async fn open_door(
     Ok(door::start(store, admission, recovered, statuses.clone(), side, config)?)
 }
 
+/// Returns what says that the simulated markets are there, if any are asked for.
 fn start_feeds(
     config: &Config,
-    simulator: Option<&SimulatorConfig>,
+    simulator: Option<(SimulatorConfig, Arc<LogReaders>)>,
     door: &Door,
     statuses: &FeedStatuses,
     tracker: &TaskTracker,
     stop: &CancellationToken,
-) {
+) -> Option<oneshot::Receiver<()>> {
     let written = &config.feeds.files;
     let feed = statuses.register("files", FeedKind::Files);
     let files = FilesConfig {
@@ -215,10 +225,11 @@ fn start_feeds(
     if let Some(after) = written.stale_after {
         tracker.spawn(board::watch_for_silence(statuses.clone(), feed, after, stop.clone()));
     }
-    if let Some(simulator) = simulator {
-        let feed = statuses.register("simulator", FeedKind::Simulator);
-        tracker.spawn(simulate::run(simulator.clone(), door.clone(), feed, stop.clone()));
-    }
+    let (simulator, log) = simulator?;
+    let feed = statuses.register("simulator", FeedKind::Simulator);
+    let (begun, begins) = oneshot::channel();
+    tracker.spawn(simulate::run(simulator, log, door.clone(), feed, begun, stop.clone()));
+    Some(begins)
 }
 
 fn on_own_runtime(feed: impl Future<Output = ()>) -> Result<(), String> {
