@@ -20,6 +20,7 @@ mod mutations;
 mod orders;
 mod protocol;
 mod restart;
+mod sharing;
 mod slow;
 mod terminal;
 mod topics;
