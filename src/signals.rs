@@ -4,12 +4,14 @@ use std::io;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Returns at SIGTERM or SIGINT.
-pub async fn stopped() -> io::Result<()> {
+/// Ready at SIGTERM or SIGINT. They are listened for from this call on, not from the first poll: one
+/// that comes in between must not end the process.
+pub fn stopped() -> io::Result<impl Future<Output = ()>> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    })
 }

@@ -57,11 +57,11 @@ pub fn subscribe(asked: Subscribe) -> Result<(), ClientError> {
     let runtime = runtime.map_err(ClientError::System)?;
     let outcome = runtime.block_on(async {
         let stop = CancellationToken::new();
+        let stopped = signals::stopped().map_err(ClientError::System)?;
         let mut following = std::pin::pin!(Following::new(asked, stop.clone()).run());
         tokio::select! {
             outcome = &mut following => outcome,
-            signal = signals::stopped() => {
-                signal.map_err(ClientError::System)?;
+            () = stopped => {
                 stop.cancel();
                 tokio::time::timeout(GOODBYE, following).await.unwrap_or(Ok(()))
             }

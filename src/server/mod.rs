@@ -127,12 +127,14 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<(),
         // Whoever reads the announcement finds the simulated markets.
         drop(tokio::time::timeout(SIMULATOR_PATIENCE, begun).await);
     }
+    // Whoever reads the announcement may ask us to stop at once.
+    let stopped = signals::stopped()?;
     *stage.lock() = Stage::Running;
     announce(addresses, simulated);
     let accepting = CancellationToken::new();
     tokio::select! {
         () = shards.accept(public, accepting.clone(), &out_of_files) => {}
-        signal = signals::stopped() => signal?,
+        () = stopped => {}
     }
 
     // Stops in this order: no new sockets; everyone told; sockets closed over the drain while
