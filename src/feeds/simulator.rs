@@ -8,12 +8,11 @@ mod standing;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use jiff::Timestamp;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use self::standing::Standing;
-use crate::market::event::{Micros, Side};
+use crate::market::event::{Micros, Side, time_text};
 use crate::market::fixed;
 
 pub use self::standing::ACCOUNT;
@@ -216,7 +215,7 @@ impl Simulator {
     /// sets its book: by a `book.snapshot` event, or by an `order.placed` for each price.
     pub fn initial_lines(&mut self, now: Micros, earlier: &[String]) -> Vec<String> {
         self.started = now;
-        let (time, run) = (written_time(now), self.run());
+        let (time, run) = (time_text(now), self.run());
         let mut lines: Vec<_> = earlier.iter().map(|id| standing::canceled(id, &time)).collect();
         for market in &mut self.markets {
             lines.push(market.definition(&time));
@@ -245,7 +244,7 @@ impl Simulator {
     /// happened to its orders.
     pub fn next_lines(&mut self, now: Micros) -> Vec<String> {
         let Some(chosen) = self.choose() else { return Vec::new() };
-        let (time, run) = (written_time(now), self.run());
+        let (time, run) = (time_text(now), self.run());
         let market = &mut self.markets[chosen];
         let changes = market.step(&mut self.random);
         let first = self.trades;
@@ -491,13 +490,6 @@ fn both((price, size): (&u64, &u64)) -> (u64, u64) {
 /// Never 0, which would remove the level.
 fn size(typical: u64, random: &mut SmallRng) -> u64 {
     random.random_range(typical / 20..typical * 2).max(1)
-}
-
-/// RFC 3339 in UTC. A clock outside the years that can be written stands still at 1970: a
-/// simulated event is no reason to stop a hub.
-fn written_time(now: Micros) -> String {
-    let time = Timestamp::from_microsecond(now).unwrap_or(Timestamp::UNIX_EPOCH);
-    format!("{time:.6}")
 }
 
 #[cfg(test)]

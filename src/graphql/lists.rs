@@ -197,7 +197,7 @@ mod tests {
         let events: Vec<_> = (1..=events)
             .map(|number| {
                 let market = if number.is_multiple_of(2) { "A-B" } else { "C-D" };
-                let time = crate::graphql::scalars::time_text(number as i64);
+                let time = crate::market::event::time_text(number as i64);
                 let body = format!(
                     r#"{{"kind":"trade","market":"{market}","price":"1","size":"1","time":"{time}"}}"#
                 );

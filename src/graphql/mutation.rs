@@ -8,10 +8,10 @@ use super::errors::{checked_topic, fault, internal, state};
 use super::paging;
 use super::placing::Placing;
 use super::query::{live, read};
-use super::scalars::{Cursor, Json, UInt64, time_text};
+use super::scalars::{Cursor, Json, UInt64};
 use super::writer::{WriteError, Writer};
 use crate::live::{ItemBody, item};
-use crate::market::event::{MOST_ID_BYTES, MOST_LINE_BYTES};
+use crate::market::event::{MOST_ID_BYTES, MOST_LINE_BYTES, time_text};
 
 /// What was published, and where it stands in the log.
 #[derive(SimpleObject)]

@@ -2,7 +2,7 @@
 
 use async_graphql::{InputValueError, InputValueResult, Scalar, ScalarType, Value};
 
-use crate::market::event::Micros;
+use crate::market::event::{Micros, time_text};
 use crate::market::fixed::{self, Fixed};
 
 /// Exact decimal, as a string.
@@ -96,13 +96,6 @@ impl ScalarType for DateTime {
     fn to_value(&self) -> Value {
         Value::String(time_text(self.0))
     }
-}
-
-/// RFC 3339 UTC with microseconds.
-pub fn time_text(micros: Micros) -> String {
-    // Outside of the years -9999 to 9999 there is no RFC 3339; admission lets none in.
-    let time = jiff::Timestamp::from_microsecond(micros).unwrap_or_default();
-    format!("{time:.6}")
 }
 
 /// Opaque; stands for one position on each topic of the subscription.

@@ -32,6 +32,14 @@ const MOST_QUOTED: usize = 64;
 /// Microseconds since 1970 in UTC.
 pub type Micros = i64;
 
+/// RFC 3339 UTC with microseconds, as events and the schema write it.
+pub fn time_text(micros: Micros) -> String {
+    // Outside of the years -9999 to 9999 there is no RFC 3339; admission lets none in, and a clock
+    // out there is no reason to stop a hub.
+    let time = Timestamp::from_microsecond(micros).unwrap_or_default();
+    format!("{time:.6}")
+}
+
 /// A market's identifier, usually `BASE-QUOTE`: a letter or digit, then letters, digits, `.`, `_`
 /// or `-`, 64 in all at most. Upper and lower case are different markets.
 pub type MarketId = Arc<str>;

@@ -1,7 +1,7 @@
 //! What an order must keep to that somebody wants to place: the rules of its market. The events of
 //! feeds happened already and are not asked.
 
-use super::event::{MarketDefinition, MarketStatus, Micros};
+use super::event::{MarketDefinition, MarketStatus, Micros, time_text};
 use super::fixed::{self, Fixed, FixedError};
 
 /// An order that somebody wants to place, as written.
@@ -50,9 +50,7 @@ impl RuleBroken {
             | Self::Tick { value, .. }
             | Self::Lot { value, .. }
             | Self::MinimumSize { value, .. } => value.clone(),
-            Self::Expiry { value } => {
-                format!("{:.6}", jiff::Timestamp::from_microsecond(*value).unwrap_or_default())
-            }
+            Self::Expiry { value } => time_text(*value),
         }
     }
 }
