@@ -12,18 +12,23 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
+use serde::Serialize;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::live_side::LiveSide;
 use super::recovery::{self, Recovered};
+use super::reorganisation;
 use super::status::{Cause, Counts, FeedId, FeedStatuses, LastRefusal, Place};
 use crate::market::admission::{Admission, Admitted};
 use crate::market::event::{
     self, Applied, Body, Effect, Event, MarketId, Micros, OrderEvent, PlacedOrder, Refusal,
 };
 use crate::market::orders::{Order, OrderUpdate};
-use crate::store::{Appended, FileProgress, NewEvent, NewTrade, OrderRecord, Store, StoreError};
+use crate::store::{
+    Appended, FileProgress, NewEvent, NewTrade, OrderRecord, Reverting, Store, StoreError,
+};
 
 /// Batches that may wait for the sequencer. Each feed has one at a time; mutations, one event
 /// each, share the rest.
@@ -45,7 +50,8 @@ pub struct Incoming {
     pub line: Result<Vec<u8>, Refusal>,
 }
 
-/// What enters the log together, with the progress it stands for.
+/// What enters the log together, with the progress it stands for. An event that undoes blocks (see
+/// [`event::reverts`]) comes by itself.
 #[derive(Debug)]
 pub struct Batch {
     /// `None`: a mutation, whose refusal is told to who asked for it.
@@ -123,18 +129,6 @@ impl WeakDoor {
     }
 }
 
-/// Gets events in the log's order.
-pub type Apply = Box<dyn FnMut(&[Applied]) + Send>;
-/// A market's state with the sequence it stands at.
-pub type TakeCheckpoint = Box<dyn FnMut(&str) -> Option<(u64, Vec<u8>)> + Send>;
-
-/// The live state, as the sequencer sees it. Both are called on its thread.
-pub struct LiveSide {
-    /// Gets every committed event, in the log's order.
-    pub apply: Apply,
-    pub checkpoint: TakeCheckpoint,
-}
-
 #[derive(Clone, Debug)]
 pub struct DoorConfig {
     /// [`CHECKPOINT_EVENTS`]; fewer in tests.
@@ -154,8 +148,9 @@ pub fn start(
 ) -> io::Result<(Door, JoinHandle<()>)> {
     let (sender, requests) = mpsc::channel(MOST_WAITING);
     let since_checkpoint = recovered.since_checkpoint;
+    let held = None;
     let sequencer =
-        Sequencer { store, admission, statuses, live, config, requests, since_checkpoint };
+        Sequencer { store, admission, statuses, live, config, requests, held, since_checkpoint };
     let thread = thread::Builder::new().name("sequencer".into()).spawn(move || sequencer.run())?;
     Ok((Door { requests: sender }, thread))
 }
@@ -167,6 +162,8 @@ struct Sequencer {
     live: LiveSide,
     config: DoorConfig,
     requests: mpsc::Receiver<Request>,
+    /// Taken out of them, but its turn is after the group's.
+    held: Option<Request>,
     since_checkpoint: HashMap<MarketId, u64>,
 }
 
@@ -193,12 +190,13 @@ struct Group {
 
 impl Sequencer {
     fn run(mut self) {
-        while let Some(first) = self.requests.blocking_recv() {
-            // `None`: the hub shuts down while the log can't be written. The group is dropped
+        while let Some(first) = self.held.take().or_else(|| self.requests.blocking_recv()) {
+            // `None`: the hub shuts down while the log can't be written. What was taken is dropped
             // unanswered and nothing of it was kept, its sources still have it.
-            if let Some(group) = self.gather(first) {
-                self.commit(group);
-            }
+            let _dropped = match first {
+                Request::Deliver { batch, done } if undoes(&batch) => self.undo(batch, done),
+                first => self.gather(first).and_then(|group| self.commit(group)),
+            };
         }
         // No last checkpoints: a restart begins at the older of two on purpose, so one taken now
         // would only shorten what it can replay to resuming clients.
@@ -207,7 +205,8 @@ impl Sequencer {
         }
     }
 
-    /// Takes what waits, up to [`GROUP_EVENTS`].
+    /// Takes what waits, up to [`GROUP_EVENTS`] and to what undoes blocks: that wants all before it
+    /// in the log.
     fn gather(&mut self, first: Request) -> Option<Group> {
         let mut group = Group::default();
         let mut lines = 0;
@@ -217,6 +216,10 @@ impl Sequencer {
                 // Whoever asked for it was told that the hub is too late: nothing of it is written.
                 Request::Deliver { batch, done } if batch.feed.is_none() && done.is_closed() => {
                     drop((batch, done));
+                }
+                Request::Deliver { batch, done } if undoes(&batch) => {
+                    self.held = Some(Request::Deliver { batch, done });
+                    break;
                 }
                 Request::Deliver { batch, done } => {
                     lines += batch.lines.len();
@@ -246,6 +249,11 @@ impl Sequencer {
                     continue;
                 }
             };
+            if let Body::Reverted { .. } = event.body {
+                debug_assert!(false, "a feed delivers what undoes blocks by itself");
+                group.deliveries[index].ack.refuse(place, Refusal::NotAlone);
+                continue;
+            }
             if matches!(event.body, Body::Market(_) | Body::Order(_))
                 && let Some(id) = &event.id
                 && self.is_known(id, group)?
@@ -266,7 +274,8 @@ impl Sequencer {
                         _ => None,
                     };
                     let (order, body) = (record(&effect), body(line));
-                    group.events.push(NewEvent { topic, id: event.id, body, order, trade });
+                    let (id, height) = (event.id, event.height);
+                    group.events.push(NewEvent { topic, id, body, height, order, trade });
                     group.effects.push((index, event.time, effect));
                 }
                 Err(reason) => group.deliveries[index].ack.refuse(place, reason),
@@ -293,6 +302,56 @@ impl Sequencer {
             return Some(Err(Refusal::DoubledOrder(id.clone())));
         }
         Some(Ok(()))
+    }
+
+    /// Undoes blocks: one transaction by itself.
+    fn undo(&mut self, batch: Batch, done: oneshot::Sender<Ack>) -> Option<()> {
+        let Batch { feed, lines, progress } = batch;
+        let mut ack = Ack::default();
+        for Incoming { place, line } in lines {
+            let read = line.and_then(|line| Ok((event::parse(&line)?, line)));
+            let admitted = read
+                .and_then(|(event, line)| Ok((self.admission.admit(&event)?.topic, event, line)));
+            let (topic, event, line) = match admitted {
+                Ok(admitted) => admitted,
+                Err(reason) => {
+                    ack.refuse(place, reason);
+                    continue;
+                }
+            };
+            // What [`undoes`] found.
+            let Body::Reverted { height } = event.body else { continue };
+            // Of no height itself: it stays whatever is undone later.
+            let (id, body) = (event.id, body(line));
+            let new = NewEvent { topic, id, body, height: None, order: None, trade: None };
+            let now = now();
+            // Not asked by anyone else meanwhile.
+            let admission = std::mem::take(&mut self.admission);
+            let aside = self.live.aside.clone();
+            let written = self.persist(|store| {
+                let work = |log: &Reverting<'_>| {
+                    reorganisation::undo(log, height, now, &admission, &aside)
+                };
+                store.revert(&new, &progress, now, work)
+            });
+            self.admission = admission;
+            match written? {
+                None => ack.known += 1,
+                Some((sequence, left)) => {
+                    left.settle(&mut self.admission);
+                    (self.live.reorganise)(&left.reorganisation);
+                    let (undone, fallen) = (left.undone, left.fallen);
+                    tracing::info!(height, sequence, undone, fallen, "blocks were undone");
+                    ack.accepted += 1;
+                    ack.last_sequence = Some(sequence);
+                }
+            }
+        }
+        if let Some(feed) = feed {
+            self.statuses.count(feed, ack.counts(), now());
+        }
+        drop(done.send(ack));
+        Some(())
     }
 
     fn commit(&mut self, mut group: Group) -> Option<()> {
@@ -418,6 +477,11 @@ impl Ack {
     }
 }
 
+/// Whether a batch is an event that undoes blocks.
+fn undoes(batch: &Batch) -> bool {
+    matches!(&batch.lines[..], [Incoming { line: Ok(line), .. }] if event::reverts(line))
+}
+
 /// What queries read of the order that an event changed.
 fn record(effect: &Effect) -> Option<OrderRecord> {
     let Effect::Order { update, .. } = effect else { return None };
@@ -429,11 +493,16 @@ fn record(effect: &Effect) -> Option<OrderRecord> {
         side: side.name(),
         status: status.name(),
         open: !status.is_final(),
-        // Strings and whole numbers always become JSON.
-        state: serde_json::to_string(&update.order).unwrap_or_default().into(),
-        update: serde_json::to_string(&**update).unwrap_or_default().into(),
+        state: json(&update.order),
+        update: json(&**update),
         topics: update.order.account_topics(),
     })
+}
+
+/// An order, or what happened to it, as the store keeps it.
+pub(super) fn json(value: &impl Serialize) -> Box<str> {
+    // Strings and whole numbers always become JSON.
+    serde_json::to_string(value).unwrap_or_default().into()
 }
 
 /// The line as it is kept: without a byte order mark and without spaces around it, so that whoever

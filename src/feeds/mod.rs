@@ -3,7 +3,9 @@
 
 pub mod door;
 pub mod files;
+pub mod live_side;
 pub mod recovery;
+pub mod reorganisation;
 pub mod simulator;
 pub mod status;
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::live::Live;
 use crate::market::admission::{Admission, BookMode};
 use crate::market::event::{Applied, Body, MarketDefinition, MarketId, Micros, parse};
 use crate::market::ticker::LastTrade;
@@ -31,6 +32,26 @@ pub struct Recovered {
     /// Where the topics stand whose events are told one by one, and when their last event was at
     /// its source, where that was read.
     pub topics: Vec<(Topic, Option<Micros>)>,
+}
+
+/// Brings the live state to the end of the log, candles and all.
+pub fn recover_live(
+    store: &mut Store,
+    live: &Arc<Live>,
+) -> Result<(Admission, Recovered), StoreError> {
+    // First, as they say how all that is read is numbered.
+    live.restore_undoings(&store.undoings()?);
+    let mut admission = Admission::default();
+    let mut recovered = recover(
+        store,
+        &mut admission,
+        &mut |events| live.apply(events),
+        &mut |market, _, state| live.restore(market, state).is_ok(),
+    )?;
+    recover_candles(store, &admission, live)?;
+    live.restore_topics(std::mem::take(&mut recovered.topics));
+    live.stand();
+    Ok((admission, recovered))
 }
 
 /// Brings the state to the end of the log. `restore` gets each market's older checkpoint and says
@@ -101,17 +122,13 @@ pub fn recover(
     Ok(recovered)
 }
 
-/// Gets a market's candles, its latest trade and the time of its newest.
-pub type RestoreCandles<'a> = dyn FnMut(&MarketCandles, Option<LastTrade>, Option<Micros>) + 'a;
-
 /// Puts back every market's candles, behind [`recover`]: what the store keeps of them, its latest
 /// trade and the time of its newest. Where the store has none yet, they are made from the log
 /// first, which costs every trade in it, once.
-pub fn recover_candles(
+fn recover_candles(
     store: &mut Store,
     admission: &Admission,
-    now: Micros,
-    restore: &mut RestoreCandles<'_>,
+    live: &Live,
 ) -> Result<(), StoreError> {
     let topics = store.topics()?;
     let markets = topics.iter().filter_map(|topic| topic.name.strip_prefix("trades:"));
@@ -125,19 +142,27 @@ pub fn recover_candles(
         store.candles_are_whole()?;
     }
     for market in &markets {
-        let known = store.market_candles(market, now)?;
+        let known = store.market_candles(market, live.now())?;
         let definition = admission.definition(market).cloned();
-        let last = known.last.as_ref().and_then(|stored| {
-            let NewTrade { trade, time } = standing(stored, definition.as_deref())?;
-            let time = time.unwrap_or(stored.received);
-            let Trade { price, size, taker_side, .. } = *trade;
-            Some(LastTrade { time, price, size, taker_side })
-        });
-        let newest = known.newest.as_ref();
-        let time = newest.and_then(|stored| parse(stored.body.as_bytes()).ok()?.time);
-        restore(&known, last, time);
+        let (last, time) = newest_trades(&known, definition.as_deref());
+        live.restore_candles(&known, last, time);
     }
     Ok(())
+}
+
+/// A market's latest trade by its own time, and the time of the newest one in the log.
+pub(super) fn newest_trades(
+    known: &MarketCandles,
+    definition: Option<&MarketDefinition>,
+) -> (Option<LastTrade>, Option<Micros>) {
+    let last = known.last.as_ref().and_then(|stored| {
+        let NewTrade { trade, time } = standing(stored, definition)?;
+        let time = time.unwrap_or(stored.received);
+        let Trade { price, size, taker_side, .. } = *trade;
+        Some(LastTrade { time, price, size, taker_side })
+    });
+    let newest = known.newest.as_ref();
+    (last, newest.and_then(|stored| parse(stored.body.as_bytes()).ok()?.time))
 }
 
 /// A trade of the log as candles count it: earlier releases also let in some that do not fit their
@@ -175,7 +200,7 @@ pub(super) fn checkpoint(admission: &Admission, market: &str, state: Vec<u8>) ->
 
 /// Whether a checkpoint could be read: all of it was put back or, to the eyes of who replays the
 /// market's events from the first, nothing.
-fn put_back(
+pub(super) fn put_back(
     admission: &mut Admission,
     restore: &mut dyn FnMut(&str, u64, &[u8]) -> bool,
     market: &str,

@@ -358,6 +358,11 @@ impl TickerFrame {
         Cursor(self.0.cursor())
     }
 
+    /// Why it is stated anew; null where the frame follows the last one.
+    async fn reason(&self) -> Option<SnapshotReason> {
+        self.0.reason.map(SnapshotReason::from)
+    }
+
     /// The whole of it; null in a heartbeat.
     async fn ticker(&self) -> Option<Ticker> {
         self.0.ticker.clone().map(Ticker)

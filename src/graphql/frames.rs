@@ -357,8 +357,7 @@ impl BestBidOfferFrame {
     }
 
     /// The change before, of this market; the same as `sequence` where the offer is repeated
-    /// because it was quiet; null where it is stated anew: first, and after frames were dropped
-    /// for a client that read too slowly.
+    /// because it was quiet; null where it is stated anew.
     async fn prev_sequence(&self) -> Option<UInt64> {
         self.0.previous.map(UInt64)
     }
@@ -366,6 +365,11 @@ impl BestBidOfferFrame {
     /// Stands for this frame.
     async fn cursor(&self) -> Cursor {
         Cursor(self.0.cursor())
+    }
+
+    /// Why it is stated anew; null where the frame follows the last one.
+    async fn reason(&self) -> Option<SnapshotReason> {
+        self.0.reason.map(SnapshotReason::from)
     }
 
     /// Null while nobody buys.

@@ -1,11 +1,10 @@
 //! Trades and events as lists, read from the log page by page.
 
 use async_graphql::{Context, Result, SimpleObject};
-use spreadly_subscriptions::Epoch;
 
 use super::errors::fault;
 use super::log_frames::{Event, Trade, event_of, trade_of};
-use super::paging::{self, PageInfo};
+use super::paging::{self, List, PageInfo};
 use super::query::{live, read};
 use super::scalars::{Cursor, DateTime};
 use crate::live::{Item, TopicName, item};
@@ -89,14 +88,14 @@ async fn page(
     asked: Asked,
 ) -> Result<(Vec<Item>, PageInfo, impl Fn(u64) -> Cursor + use<>)> {
     let live = live(ctx)?.clone();
-    let (epoch, topic): (Epoch, _) = (live.epoch(), asked.topic);
+    let topic = asked.topic;
+    let list = List::new(&topic, live.numbering(&topic));
     let first = paging::checked_first(asked.first)?;
-    let after = asked.after.map(|after| paging::behind(&after, &topic, epoch)).transpose()?;
+    let after = asked.after.map(|after| list.behind(&after)).transpose()?;
     let (from, to) = (asked.from.map(|time| time.0), asked.to.map(|time| time.0));
     if from.zip(to).is_some_and(|(from, to)| from > to) {
         return Err(fault("VALIDATION_FAILED", "from must not be later than to"));
     }
-    let own = topic.clone();
     let found = read(ctx, move |log| {
         let wanted = |one: &Item| match (from, to) {
             (None, None) => true,
@@ -105,11 +104,11 @@ async fn page(
             }),
         };
         let read_at_once = if from.is_none() && to.is_none() { first + 1 } else { READ_AT_ONCE };
-        let search = Search { topic: own, after: after.unwrap_or(0), first, read_at_once };
+        let search = Search { topic, after: after.unwrap_or(0), first, read_at_once };
         search.run(log, wanted, |stored| item(stored, |market| live.definition(market)))
     });
     let found = found.await?;
-    let at = move |sequence| paging::cursor(&topic, epoch, sequence);
+    let at = move |sequence| list.cursor(sequence);
     let info = PageInfo {
         has_next_page: found.more,
         has_previous_page: found.before,
@@ -202,7 +201,7 @@ mod tests {
                     r#"{{"kind":"trade","market":"{market}","price":"1","size":"1","time":"{time}"}}"#
                 );
                 let topic = trades_topic(market);
-                NewEvent { topic, id: None, body: body.into(), order: None, trade: None }
+                NewEvent { topic, body: body.into(), ..NewEvent::default() }
             })
             .collect();
         store.append(&events, &[], 1).unwrap();

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_graphql::{ID, Object};
 
 use super::scalars::{Cursor, DateTime, Decimal, Json, UInt64};
-use super::types::{FeedState, Side};
+use super::types::{FeedState, Side, SnapshotReason};
 use crate::live::{self, Item, ItemBody, LogFrame};
 use crate::market::event::{Message, Micros};
 use crate::market::trade;
@@ -136,10 +136,16 @@ impl TradeFrame {
         UInt64(self.0.sequence)
     }
 
-    /// Of the market's trade before these; the same as `sequence` where there are none; null in the
-    /// first frame of a subscription without `after`.
+    /// Of the market's trade before these; the same as `sequence` where there are none; null where
+    /// the client begins or goes back.
     async fn prev_sequence(&self) -> Option<UInt64> {
         self.0.previous.map(UInt64)
+    }
+
+    /// Why `prevSequence` is null: `INITIAL`, or `REORG`, then forget all of this market behind
+    /// `sequence`: what still stands of it follows.
+    async fn reason(&self) -> Option<SnapshotReason> {
+        self.0.reason.map(SnapshotReason::from)
     }
 
     /// Resumes behind this frame, as `after`; for all markets of the subscription.
@@ -197,10 +203,16 @@ impl EventFrame {
         UInt64(self.0.sequence)
     }
 
-    /// Of the topic's event before these; the same as `sequence` where there are none; null in the
-    /// first frame of a subscription without `after`.
+    /// Of the topic's event before these; the same as `sequence` where there are none; null where
+    /// the client begins or goes back.
     async fn prev_sequence(&self) -> Option<UInt64> {
         self.0.previous.map(UInt64)
+    }
+
+    /// Why `prevSequence` is null: `INITIAL`, or `REORG`, then forget all of this topic behind
+    /// `sequence`: what still stands of it follows.
+    async fn reason(&self) -> Option<SnapshotReason> {
+        self.0.reason.map(SnapshotReason::from)
     }
 
     /// Resumes behind this frame, as `after`.

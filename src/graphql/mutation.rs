@@ -5,7 +5,7 @@ use async_graphql::{Context, ID, MergedObject, Object, Result, SimpleObject};
 use serde_json::json;
 
 use super::errors::{checked_topic, fault, internal, state};
-use super::paging;
+use super::paging::List;
 use super::placing::Placing;
 use super::query::{live, read};
 use super::scalars::{Cursor, Json, UInt64};
@@ -77,12 +77,12 @@ impl Publishing {
             }
             (None, None, None) => return Err(internal("an event without an id was known")),
         };
-        let epoch = live(ctx)?.epoch();
+        let list = List::new(&log_topic, live(ctx)?.numbering(&log_topic));
         Ok(PublishPayload {
             topic,
-            epoch: ID(epoch.to_string()),
+            epoch: ID(list.epoch().to_string()),
             sequence: UInt64(sequence),
-            cursor: paging::cursor(&log_topic, epoch, sequence),
+            cursor: list.cursor(sequence),
             duplicate,
         })
     }

@@ -9,10 +9,11 @@ use super::identity::{Principal, own};
 use super::paging::{self, PageInfo};
 use super::query::{live, read};
 use super::scalars::{Cursor, DateTime, Decimal, UInt64};
-use super::types::{FeedState, Side};
+use super::types::{FeedState, Side, SnapshotReason};
 use crate::live::{self, Item, ItemBody, LogFrame};
 use crate::market::event::{self, Micros};
 use crate::market::fixed::Fixed;
+use crate::market::numbering::Numbering;
 use crate::market::orders::{self, OrderChange};
 use crate::store::{OrderQuery, StoredOrder};
 
@@ -277,10 +278,16 @@ impl OrderFrame {
         UInt64(self.0.sequence)
     }
 
-    /// Of the event before these; the same as `sequence` where there are none; null in the first
-    /// frame of a subscription without `after`.
+    /// Of the event before these; the same as `sequence` where there are none; null where
+    /// the client begins or goes back.
     async fn prev_sequence(&self) -> Option<UInt64> {
         self.0.previous.map(UInt64)
+    }
+
+    /// Why `prevSequence` is null: `INITIAL`, or `REORG`, then forget all behind
+    /// `sequence`: what still stands of it follows.
+    async fn reason(&self) -> Option<SnapshotReason> {
+        self.0.reason.map(SnapshotReason::from)
     }
 
     /// Resumes behind this frame, as `after`.
@@ -376,8 +383,9 @@ pub(super) async fn page(
     let filter = filter.unwrap_or_default();
     let account = filter.account.map(|account| own(ctx, &account)).transpose()?;
     let first = paging::checked_first(first)?;
-    let epoch = live(ctx)?.epoch();
-    let behind = after.map(|after| paging::behind(&after, &LIST.into(), epoch)).transpose()?;
+    // Of the log itself: an order that was undone is missing from the list, and moves no other.
+    let list = paging::List::new(&LIST.into(), Numbering::new(live(ctx)?.epoch()));
+    let behind = after.map(|after| list.behind(&after)).transpose()?;
     let query = OrderQuery {
         market: filter.market.map(|market| market.0.into()),
         account,
@@ -393,7 +401,7 @@ pub(super) async fn page(
     let edges: Vec<OrderEdge> = found
         .iter()
         .map(|one| {
-            let cursor = paging::cursor(&LIST.into(), epoch, one.sequence);
+            let cursor = list.cursor(one.sequence);
             Ok(OrderEdge { cursor, node: node(ctx, one)? })
         })
         .collect::<Result<_>>()?;

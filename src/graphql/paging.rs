@@ -9,6 +9,7 @@ use spreadly_subscriptions::{Epoch, Position};
 use super::errors::{fault, limit_exceeded};
 use super::scalars::Cursor;
 use crate::live::{LogCursor, log_topics};
+use crate::market::numbering::{Numbering, Standing};
 
 /// Nodes in a page: what a client can take in at once.
 const MOST_PER_PAGE: usize = 1_000;
@@ -36,29 +37,61 @@ pub(super) fn checked_first(first: Option<i32>) -> Result<usize> {
     }
 }
 
-/// The cursor of a place in the list of this topic.
-pub(super) fn cursor(topic: &Arc<str>, epoch: Epoch, sequence: u64) -> Cursor {
-    let topics = log_topics(std::slice::from_ref(topic));
-    Cursor(LogCursor { topics, position: Position { epoch, sequence } }.encode())
+/// A topic as a list: what its cursors are.
+pub(super) struct List {
+    topics: u64,
+    numbering: Numbering,
 }
 
-/// The sequence behind which a page of this topic begins.
-pub(super) fn behind(after: &Cursor, topic: &Arc<str>, epoch: Epoch) -> Result<u64> {
-    let cursor = LogCursor::decode(&after.0, log_topics(std::slice::from_ref(topic)))
-        .map_err(|error| fault("BAD_REQUEST", &error.to_string()))?;
-    let requested = cursor.position;
-    if requested.epoch == epoch {
-        return Ok(requested.sequence);
+impl List {
+    /// To be made before the list is read: what is undone meanwhile then counts as seen.
+    pub(super) fn new(topic: &Arc<str>, numbering: Numbering) -> Self {
+        Self { topics: log_topics(std::slice::from_ref(topic)), numbering }
     }
-    let position = |epoch: Epoch, sequence: u64| {
-        let place = serde_json::json!({
-            "epoch": epoch.to_string(), "sequence": sequence.to_string(),
-        });
-        Value::from_json(place).unwrap_or_default()
-    };
-    let error = fault("RESYNC_REQUIRED", "the numbering began anew: list from the start");
-    Err(error.extend_with(|_, values| {
-        values.set("requested", position(requested.epoch, requested.sequence));
-        values.set("floor", position(epoch, 0));
-    }))
+
+    /// Which numbering its positions are of.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.numbering.epoch()
+    }
+
+    /// The cursor of a place in it.
+    pub(super) fn cursor(&self, sequence: u64) -> Cursor {
+        let position = Position { epoch: self.epoch(), sequence };
+        Cursor(LogCursor { topics: self.topics, position }.encode())
+    }
+
+    /// The sequence behind which a page begins.
+    ///
+    /// # Errors
+    /// `RESYNC_REQUIRED` where something up to there was undone, with the place up to which it
+    /// stands; or where the position is of no numbering that is known.
+    pub(super) fn behind(&self, after: &Cursor) -> Result<u64> {
+        let requested = LogCursor::decode(&after.0, self.topics)
+            .map_err(|error| fault("BAD_REQUEST", &error.to_string()))?
+            .position;
+        let (message, floor) = match self.numbering.standing(&requested) {
+            Standing::Now => return Ok(requested.sequence),
+            Standing::Earlier { undone } if requested.sequence < undone => {
+                return Ok(requested.sequence);
+            }
+            Standing::Earlier { undone } => {
+                ("blocks were undone: forget what is behind `floor`, list from there", undone - 1)
+            }
+            Standing::Unknown => ("the numbering began anew: list from the start", 0),
+        };
+        let position = |position: Position| {
+            let Position { epoch, sequence } = position;
+            let place = serde_json::json!({
+                "epoch": epoch.to_string(), "sequence": sequence.to_string(),
+            });
+            Value::from_json(place).unwrap_or_default()
+        };
+        let cursor = self.cursor(floor);
+        let floor = Position { epoch: self.epoch(), sequence: floor };
+        Err(fault("RESYNC_REQUIRED", message).extend_with(|_, values| {
+            values.set("requested", position(requested));
+            values.set("floor", position(floor));
+            values.set("cursor", cursor.0.as_str());
+        }))
+    }
 }

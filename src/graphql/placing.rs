@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 use super::errors::{fault, limit_exceeded, state};
 use super::identity::acting;
 use super::orders::{Order, OrderType, stored_order};
-use super::paging;
+use super::paging::List;
 use super::query::{live, read_in_turn};
 use super::scalars::{Cursor, DateTime, Decimal, UInt64};
 use super::types::Side;
@@ -192,7 +192,7 @@ impl Placing {
         Ok(CancelAllOrdersPayload {
             canceled: i32::try_from(written.accepted).unwrap_or(i32::MAX),
             more,
-            epoch: ID(live(ctx)?.epoch().to_string()),
+            epoch: ID(list(ctx, &account)?.epoch().to_string()),
             sequence: written.sequence.map(UInt64),
             cursor: place.map(|(_, cursor)| cursor),
         })
@@ -310,9 +310,13 @@ async fn write(ctx: &Context<'_>, lines: Vec<String>) -> Result<Written> {
 
 /// Epoch and cursor of an event of an account's orders.
 fn position(ctx: &Context<'_>, account: &str, sequence: u64) -> Result<(ID, Cursor)> {
-    let epoch = live(ctx)?.epoch();
-    let cursor = paging::cursor(&orders_topic(None, Some(account)), epoch, sequence);
-    Ok((ID(epoch.to_string()), cursor))
+    let list = list(ctx, account)?;
+    Ok((ID(list.epoch().to_string()), list.cursor(sequence)))
+}
+
+fn list(ctx: &Context<'_>, account: &str) -> Result<List> {
+    let topic = orders_topic(None, Some(account));
+    Ok(List::new(&topic, live(ctx)?.numbering(&topic)))
 }
 
 fn broken(error: RuleBroken) -> Error {

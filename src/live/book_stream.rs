@@ -13,6 +13,7 @@ use super::frame::{
 };
 use crate::market::book::{Book, Changes};
 use crate::market::event::Side;
+use crate::market::numbering::{Numbering, Standing};
 
 /// Beats of one second after which a quiet stream says that it lives. The contract wants at most
 /// 5 s between frames; a push may come just after a beat, so 4 leaves a second for a late timer.
@@ -31,6 +32,7 @@ pub(super) struct Now<'a> {
     /// With the depth left at 0: each stream puts its own.
     pub(super) head: BookHead,
     pub(super) book: &'a Book,
+    pub(super) numbering: &'a Numbering,
     pub(super) state: FeedState,
     pub(super) snapshot_encodings: &'a AtomicU64,
 }
@@ -136,9 +138,11 @@ impl BookStream {
         }
     }
 
-    /// Pushes the whole window to everyone.
+    /// Pushes the whole window to everyone, and forgets what was encoded before for who comes later.
     pub(super) fn restate(&mut self, now: &Now<'_>, reason: SnapshotReason) {
         now.snapshot_encodings.fetch_add(1, Ordering::Relaxed);
+        self.snapshots.clear();
+        (self.merged, self.notice) = (None, None);
         let snapshot = LiveFrame::Snapshot(now.snapshot(self.depth, reason));
         self.push(now.book.sequence(), snapshot);
     }
@@ -175,9 +179,13 @@ impl BookStream {
             Ok(decoded) => decoded,
             Err(fault) => return Start::Refused(bad_cursor(fault)),
         };
-        // A sequence of the same epoch that the log has not reached: the log lost its end.
-        if position.epoch != now.head.epoch || position.sequence > now.book.sequence() {
-            return self.snapshot(now, SnapshotReason::EpochChange);
+        match now.numbering.standing(&position) {
+            Standing::Now if position.sequence <= now.book.sequence() => {}
+            Standing::Earlier { .. } => return self.snapshot(now, SnapshotReason::Reorg),
+            // A sequence of the same epoch that the log has not reached: the log lost its end.
+            Standing::Now | Standing::Unknown => {
+                return self.snapshot(now, SnapshotReason::EpochChange);
+            }
         }
         if depth != shape(self.depth) {
             return self.snapshot(now, SnapshotReason::ResumeTooOld);
@@ -191,7 +199,7 @@ impl BookStream {
     pub(super) fn catch_up(&mut self, now: &Now<'_>, seen: u64) -> Start {
         match self.resume(now, seen) {
             Some(start) => start,
-            None => self.snapshot(now, SnapshotReason::Lagged),
+            None => self.snapshot(now, SnapshotReason::of_lag(seen, now.numbering)),
         }
     }
 

@@ -5,12 +5,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use spreadly_subscriptions::{Cursor, Epoch, Frame, ResponseStream, Start};
+use spreadly_subscriptions::{Cursor, Frame, ResponseStream, Start};
 
 use super::book_stream::{QUIET_BEATS, bad_cursor};
 use super::frame::{CandleFrame, Encode, FeedState, LiveFrame, SnapshotReason, candles_topic};
 use crate::market::candles::{Candle, Interval, SERIES_KEPT, Series};
 use crate::market::event::{Applied, MarketDefinition, Micros};
+use crate::market::numbering::{Numbering, Standing, Undoing};
 use crate::store::MarketCandles;
 
 /// Trades of a market that a client can resume behind: 32 KiB, and at ten trades a second some
@@ -20,21 +21,21 @@ const TRADES_KEPT: usize = 4_096;
 /// The hub as it is at this moment.
 #[derive(Clone, Copy)]
 pub(super) struct Moment {
-    pub(super) epoch: Epoch,
     pub(super) now: Micros,
     pub(super) state: FeedState,
 }
 
 pub(super) struct CandleBoard {
     definition: Arc<MarketDefinition>,
+    numbering: Numbering,
     /// In the order of [`Interval::ALL`].
     series: Vec<Series>,
     /// Sequences of the newest trades, oldest first: a power cut may have taken the one a client
     /// saw last, and what it left in a candle then has to be told again.
     trades: VecDeque<u64>,
-    /// The trade before those.
+    /// The trade before those, or what began the epoch.
     floor: u64,
-    /// Of the newest trade.
+    /// Of the newest trade, or of what began the epoch.
     sequence: u64,
     event_time: Option<Micros>,
     streams: BTreeMap<u64, CandleStream>,
@@ -53,13 +54,15 @@ struct CandleStream {
 }
 
 impl CandleBoard {
-    pub(super) fn new(definition: Arc<MarketDefinition>) -> Self {
+    pub(super) fn new(definition: Arc<MarketDefinition>, numbering: Numbering) -> Self {
+        let since = numbering.since();
         Self {
             definition,
+            numbering,
             series: Interval::ALL.map(|interval| Series::new(interval, SERIES_KEPT)).into(),
             trades: VecDeque::new(),
-            floor: 0,
-            sequence: 0,
+            floor: since,
+            sequence: since,
             event_time: None,
             streams: BTreeMap::new(),
         }
@@ -77,15 +80,29 @@ impl CandleBoard {
         moment: &Moment,
     ) {
         self.trades = known.trades.iter().copied().collect();
-        self.floor = if known.more_trades { self.trades.pop_front().unwrap_or(0) } else { 0 };
-        // A reorganisation leaves the newest trade where it was.
-        self.sequence = self.trades.back().copied().unwrap_or(self.floor).max(self.sequence);
+        let floor = if known.more_trades { self.trades.pop_front().unwrap_or(0) } else { 0 };
+        // Nobody resumes from within an earlier epoch.
+        self.floor = floor.max(self.numbering.since());
+        self.trades.retain(|trade| *trade > self.floor);
+        self.sequence = self.trades.back().copied().unwrap_or(self.floor);
         self.event_time = event_time;
         for (interval, candles, floor) in &known.series {
             if let Some(series) = self.series.iter_mut().find(|one| one.interval() == *interval) {
                 series.restore(candles.clone(), *floor, self.sequence, moment.now);
             }
         }
+    }
+
+    /// Takes what is left once blocks were undone, and tells everyone anew.
+    pub(super) fn reorganise(
+        &mut self,
+        undoing: Undoing,
+        known: &MarketCandles,
+        event_time: Option<Micros>,
+        moment: &Moment,
+    ) {
+        self.numbering.undo(undoing);
+        self.restore(known, event_time, moment);
         self.each(|board, own| {
             let candles = board.series(own.interval).present(moment.now);
             own.push(board.frame(own, None, Some(SnapshotReason::Reorg), 0, candles, moment));
@@ -159,7 +176,7 @@ impl CandleBoard {
         CandleFrame {
             definition: self.definition.clone(),
             interval: own.interval,
-            epoch: moment.epoch,
+            epoch: self.numbering.epoch(),
             sequence: self.sequence,
             previous,
             reason,
@@ -207,14 +224,15 @@ impl CandleBoard {
             Ok(position) => position,
             Err(fault) => return Start::Refused(bad_cursor(fault)),
         };
-        // A sequence of the same epoch that the log has not reached: the log lost its end.
-        match position.epoch == moment.epoch && position.sequence <= self.sequence {
-            true => {
-                let seen = Some(position.sequence);
-                self.start(stream, seen, SnapshotReason::ResumeTooOld, moment)
+        let (seen, otherwise) = match self.numbering.standing(&position) {
+            Standing::Now if position.sequence <= self.sequence => {
+                (Some(position.sequence), SnapshotReason::ResumeTooOld)
             }
-            false => self.start(stream, None, SnapshotReason::EpochChange, moment),
-        }
+            Standing::Earlier { .. } => (None, SnapshotReason::Reorg),
+            // A sequence of the same epoch that the log has not reached: the log lost its end.
+            Standing::Now | Standing::Unknown => (None, SnapshotReason::EpochChange),
+        };
+        self.start(stream, seen, otherwise, moment)
     }
 
     pub(super) fn catch_up(
@@ -223,7 +241,8 @@ impl CandleBoard {
         seen: u64,
         moment: &Moment,
     ) -> Start {
-        self.start(stream, Some(seen), SnapshotReason::Lagged, moment)
+        let otherwise = SnapshotReason::of_lag(seen, &self.numbering);
+        self.start(stream, Some(seen), otherwise, moment)
     }
 
     /// The candles that a reader who saw everything up to `seen` has to be told, and how many

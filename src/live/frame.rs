@@ -9,6 +9,7 @@ use spreadly_subscriptions::{Cursor, CursorError, Epoch, Position, topic_hash};
 use crate::market::book::Level;
 use crate::market::candles::{Candle, Interval};
 use crate::market::event::{MarketDefinition, Message, Micros};
+use crate::market::numbering::Numbering;
 use crate::market::orders::OrderUpdate;
 use crate::market::ticker::{Day, LastTrade};
 use crate::market::trade::Trade;
@@ -31,6 +32,13 @@ pub enum SnapshotReason {
     EpochChange,
     Reorg,
     ResumeTooOld,
+}
+
+impl SnapshotReason {
+    /// Of what is stated anew for a reader that fell behind at `seen`.
+    pub(super) fn of_lag(seen: u64, numbering: &Numbering) -> Self {
+        if seen < numbering.since() { Self::Reorg } else { Self::Lagged }
+    }
 }
 
 /// Whether what the hub tells is up to date.
@@ -111,8 +119,10 @@ pub struct Offer {
     /// Of the event that last changed price or size of either.
     pub sequence: u64,
     /// The change before; the same as `sequence` where the offer is repeated; `None` where it is
-    /// stated anew: on joining, and after frames were dropped for a slow reader.
+    /// stated anew.
     pub previous: Option<u64>,
+    /// Why it is stated anew.
+    pub reason: Option<SnapshotReason>,
     pub bid: Option<Level>,
     pub ask: Option<Level>,
     pub event_time: Option<Micros>,
@@ -186,8 +196,10 @@ pub struct LogFrame {
     /// Of the last event told, or of the topic's last.
     pub sequence: u64,
     /// The topic's event before the first one told; the same as `sequence` where nothing happened;
-    /// `None` where the client begins.
+    /// `None` where the client begins, or goes back to `sequence`.
     pub previous: Option<u64>,
+    /// Why `previous` is absent.
+    pub reason: Option<SnapshotReason>,
     /// Where the whole subscription stands, which may follow several topics.
     pub cursor: LogCursor,
     /// Of the last event, at its source.
@@ -279,6 +291,8 @@ pub struct TickerFrame {
     /// The change before; the same as `sequence` where no event came; `None` where it is stated
     /// anew.
     pub previous: Option<u64>,
+    /// Why it is stated anew.
+    pub reason: Option<SnapshotReason>,
     /// `None` in a heartbeat.
     pub ticker: Option<TickerView>,
     pub event_time: Option<Micros>,

@@ -11,6 +11,7 @@ mod candles;
 mod feeds;
 mod frame;
 mod offers;
+mod reorganisation;
 mod source;
 mod tickers;
 mod topics;
@@ -18,7 +19,7 @@ mod topics;
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
@@ -36,6 +37,7 @@ use crate::market::checksum;
 use crate::market::event::{
     Applied, Effect, LevelChange, MarketDefinition, MarketId, Micros, message_topic, trades_topic,
 };
+use crate::market::numbering::{Numbering, market_scope};
 use crate::market::orders::orders_topic;
 use crate::market::ticker::LastTrade;
 use crate::market::trade::Trade;
@@ -46,6 +48,7 @@ pub use self::frame::{
     Item, ItemBody, LiveFrame, LogCursor, LogFrame, Offer, Refusal, SnapshotReason, Speed,
     TickerFrame, TickerView, age_ms, log_topics,
 };
+pub use self::reorganisation::{Defined, MarketLeft, Reorganisation};
 pub use self::topics::{TopicName, item};
 
 /// The hub's wall clock.
@@ -73,10 +76,14 @@ pub struct Live {
 struct Market {
     state: Mutex<MarketState>,
     candles: Mutex<CandleBoard>,
+    /// Nothing defines it any more, as blocks were undone. Kept for those who follow it: it may be
+    /// defined again.
+    gone: AtomicBool,
 }
 
 struct MarketState {
     definition: Arc<MarketDefinition>,
+    numbering: Numbering,
     book: Book,
     /// Of the last event, at its source.
     event_time: Option<Micros>,
@@ -110,8 +117,8 @@ impl Live {
             clock,
             journal_touches,
             markets: RwLock::default(),
-            offers: Mutex::new(Offers::new(epoch)),
-            tickers: Mutex::new(Tickers::new(epoch)),
+            offers: Mutex::new(Offers::new()),
+            tickers: Mutex::new(Tickers::new()),
             topics: Mutex::new(Topics::new(epoch)),
             log,
             feeds: Mutex::default(),
@@ -120,8 +127,14 @@ impl Live {
         }
     }
 
+    /// The log's own: of all topics of which nothing was undone.
     pub fn epoch(&self) -> Epoch {
         self.epoch
+    }
+
+    /// How positions of a topic are numbered now, by the log's name of it.
+    pub fn numbering(&self, topic: &str) -> Numbering {
+        self.topics.lock().numbering(topic)
     }
 
     /// For who reads the log beside its writer.
@@ -144,7 +157,9 @@ impl Live {
 
     /// Sorted by id.
     pub fn definitions(&self) -> Vec<Arc<MarketDefinition>> {
-        self.all().iter().map(|market| market.state.lock().definition.clone()).collect()
+        let all = self.all();
+        let there = all.iter().filter(|market| !market.is_gone());
+        there.map(|market| market.state.lock().definition.clone()).collect()
     }
 
     /// The best `depth` levels of a market now.
@@ -155,9 +170,15 @@ impl Live {
     }
 
     fn market(&self, id: &str) -> Option<Arc<Market>> {
+        self.known(id).filter(|market| !market.is_gone())
+    }
+
+    /// Also one that is gone.
+    fn known(&self, id: &str) -> Option<Arc<Market>> {
         self.markets.read().get(id).cloned()
     }
 
+    /// Also those that are gone.
     fn all(&self) -> Vec<Arc<Market>> {
         self.markets.read().values().cloned().collect()
     }
@@ -166,55 +187,71 @@ impl Live {
     /// an empty one, and everyone is told.
     pub fn define(&self, definition: Arc<MarketDefinition>) {
         let id = definition.market.clone();
+        let numbering = self.numbering(&market_scope(&id));
         // First, so that a market that can be asked for has an offer to state.
-        self.offers.lock().define(&definition);
-        self.tickers.lock().define(&definition);
-        if let Some(market) = self.market(&id) {
+        self.offers.lock().define(&definition, &numbering);
+        self.tickers.lock().define(&definition, &numbering);
+        if let Some(market) = self.known(&id) {
+            market.gone.store(false, Ordering::Release);
             market.candles.lock().define(&definition);
             let mut state = market.state.lock();
             let decimals = |one: &MarketDefinition| (one.price_decimals, one.size_decimals);
             let same = decimals(&state.definition) == decimals(&definition);
             state.definition = definition.clone();
             if !same {
-                state.book = Book::with_journal(state.book.sequence(), self.journal_touches);
+                state.book = self.empty_book(state.book.sequence());
                 state.checksum.take();
                 state.each(self, |stream, now| {
                     stream.restate(now, SnapshotReason::EpochChange);
                 });
             }
         } else {
+            let candles = Mutex::new(CandleBoard::new(definition.clone(), numbering.clone()));
             let state = MarketState {
-                definition: definition.clone(),
-                book: Book::with_journal(0, self.journal_touches),
+                definition,
+                book: self.empty_book(0),
+                numbering,
                 event_time: None,
                 checksum: OnceCell::new(),
                 streams: BTreeMap::new(),
             };
-            let candles = Mutex::new(CandleBoard::new(definition));
-            self.markets.write().insert(id, Arc::new(Market { state: Mutex::new(state), candles }));
+            let market = Market { state: Mutex::new(state), candles, gone: AtomicBool::new(false) };
+            self.markets.write().insert(id, Arc::new(market));
         }
+    }
+
+    fn empty_book(&self, sequence: u64) -> Book {
+        Book::with_journal(sequence, self.journal_touches)
     }
 
     /// Puts a market's book back as [`Live::checkpoint`] gave it; the market must be defined.
     pub fn restore(&self, market: &str, state: &[u8]) -> Result<(), RestoreError> {
         let unknown = || RestoreError::UnknownMarket(market.to_owned());
         let own = self.market(market).ok_or_else(unknown)?;
-        let checkpoint: Checkpoint<&serde_json::value::RawValue> =
-            serde_json::from_slice(state).map_err(CheckpointError::from)?;
-        let book = Book::from_checkpoint(checkpoint.book.get().as_bytes(), self.journal_touches)?;
-        let (best, sequence) = (book.best(), book.sequence());
+        let (book, event_time, since) = self.read_checkpoint(state)?;
+        let best = book.best();
         let id = {
             let mut state = own.state.lock();
-            state.book = book;
-            state.event_time = checkpoint.event_time;
+            (state.book, state.event_time) = (book, event_time);
             state.checksum.take();
             state.definition.market.clone()
         };
-        // Where it isn't known since when the offer stands: it stood at the book's sequence.
-        let unknown = OfferMark { sequence, event_time: checkpoint.event_time };
-        let since = checkpoint.offer.unwrap_or(unknown);
         self.change_offer(&id, best, since.sequence, since.event_time);
         Ok(())
+    }
+
+    /// A book as [`Live::checkpoint`] gave it, the time of its last event, and since when its offer
+    /// stands.
+    fn read_checkpoint(
+        &self,
+        state: &[u8],
+    ) -> Result<(Book, Option<Micros>, OfferMark), CheckpointError> {
+        let checkpoint: Checkpoint<&serde_json::value::RawValue> = serde_json::from_slice(state)?;
+        let Checkpoint { event_time, offer, book } = checkpoint;
+        let book = Book::from_checkpoint(book.get().as_bytes(), self.journal_touches)?;
+        // Where it isn't known since when the offer stands: it stood at the book's sequence.
+        let unknown = OfferMark { sequence: book.sequence(), event_time };
+        Ok((book, event_time, offer.unwrap_or(unknown)))
     }
 
     /// A market's state and the sequence it stands for; `None` if the market is not known. To be
@@ -225,8 +262,9 @@ impl Live {
             let state = own.state.lock();
             (state.book.sequence(), state.book.to_checkpoint(), state.event_time)
         };
-        let offer = self.offers.lock().since(market);
-        let offer = offer.map(|(sequence, event_time)| OfferMark { sequence, event_time });
+        let offer = self.offers.lock().get(market);
+        let offer =
+            offer.map(|bbo| OfferMark { sequence: bbo.sequence, event_time: bbo.event_time });
         let book: Box<serde_json::value::RawValue> = serde_json::from_slice(&book).ok()?;
         Some((sequence, serde_json::to_vec(&Checkpoint { event_time, offer, book }).ok()?))
     }
@@ -335,12 +373,11 @@ impl Live {
     }
 
     fn moment(&self) -> Moment {
-        Moment { epoch: self.epoch, now: self.now(), state: self.feed_state() }
+        Moment { now: self.now(), state: self.feed_state() }
     }
 
     /// Takes what the store keeps of a market's candles, with its latest trade and the time of the
-    /// newest event. Where clients follow it already (blocks of the chain were undone), each is
-    /// told the candles anew.
+    /// newest event.
     pub fn restore_candles(
         &self,
         known: &store::MarketCandles,
@@ -365,6 +402,7 @@ impl Live {
 
     /// A market's ticker now.
     pub fn ticker(&self, market: &str) -> Option<TickerView> {
+        self.market(market)?;
         self.tickers.lock().view(market, self.now())
     }
 
@@ -421,13 +459,19 @@ impl Live {
     }
 }
 
+impl Market {
+    fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+}
+
 impl MarketState {
     fn now<'a>(&'a self, live: &'a Live) -> Now<'a> {
         let checksum = *self.checksum.get_or_init(|| checksum::of(&self.book));
         Now {
             head: BookHead {
                 definition: self.definition.clone(),
-                epoch: live.epoch,
+                epoch: self.numbering.epoch(),
                 sequence: self.book.sequence(),
                 depth: 0,
                 checksum,
@@ -435,6 +479,7 @@ impl MarketState {
                 publish_time: live.now(),
             },
             book: &self.book,
+            numbering: &self.numbering,
             state: live.feed_state(),
             snapshot_encodings: &live.snapshot_encodings,
         }

@@ -138,8 +138,8 @@ impl Source for OfferSource {
         self.live.offers.lock().join(stream, self.live.now())
     }
 
-    fn catch_up(&self, stream: &ResponseStream, _seen: u64) -> Start {
-        self.live.offers.lock().join(stream, self.live.now())
+    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Start {
+        self.live.offers.lock().catch_up(stream, seen, self.live.now())
     }
 
     fn detach(&self, stream: &ResponseStream) {
@@ -160,13 +160,17 @@ impl Source for TopicSource {
     }
 
     fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Start {
-        let place = self.live.topics.lock().join(stream, after, self.live.now());
-        Replay::Joining.start(&self.live, stream.id(), &self.names, place)
+        let (id, after) = (stream.id(), after.map(str::to_owned));
+        Replay::Joining.start(&self.live, id, &self.names, move |live| {
+            live.topics.lock().join(id, after.as_deref(), live.now())
+        })
     }
 
     fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Start {
-        let place = self.live.topics.lock().catch_up(stream, seen);
-        Replay::CatchingUp.start(&self.live, stream.id(), &self.names, place)
+        let id = stream.id();
+        Replay::CatchingUp.start(&self.live, id, &self.names, move |live| {
+            live.topics.lock().catch_up(id, seen, live.now())
+        })
     }
 
     fn detach(&self, stream: &ResponseStream) {
@@ -216,8 +220,8 @@ impl Source for TickerSource {
         self.live.tickers.lock().join(stream, after, self.live.now())
     }
 
-    fn catch_up(&self, stream: &ResponseStream, _seen: u64) -> Start {
-        self.live.tickers.lock().join(stream, None, self.live.now())
+    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Start {
+        self.live.tickers.lock().catch_up(stream, seen, self.live.now())
     }
 
     fn detach(&self, stream: &ResponseStream) {

@@ -4,18 +4,22 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use spreadly_subscriptions::{Cursor, CursorError, Epoch, Frame, Position, ResponseStream, Start};
+use spreadly_subscriptions::{Cursor, CursorError, Frame, Position, ResponseStream, Start};
 
 use super::book_stream::{QUIET_BEATS, bad_cursor};
-use super::frame::{Encode, FeedState, LiveFrame, TickerFrame, TickerView, ticker_topic};
+use super::frame::{
+    Encode, FeedState, LiveFrame, SnapshotReason, TickerFrame, TickerView, ticker_topic,
+};
+use super::offers::Stated;
+use crate::market::bbo::BestBidOffer;
 use crate::market::book::Level;
 use crate::market::candles::Candle;
 use crate::market::event::{Applied, MarketDefinition, MarketId, Micros};
+use crate::market::numbering::{Numbering, Standing, Undoing};
 use crate::market::ticker::{LastTrade, Ticker};
 use crate::store::MarketCandles;
 
 pub(super) struct Tickers {
-    epoch: Epoch,
     state: FeedState,
     /// Of the last event of the log that changed any ticker.
     sequence: u64,
@@ -25,6 +29,7 @@ pub(super) struct Tickers {
 
 struct Own {
     definition: Arc<MarketDefinition>,
+    numbering: Numbering,
     ticker: Ticker,
 }
 
@@ -39,18 +44,18 @@ struct TickerStream {
 #[derive(Default)]
 struct Followed {
     quiet_beats: u8,
-    /// The ticker, encoded for an earlier joiner.
-    stated: Option<Frame>,
+    /// The ticker, encoded for earlier joiners and readers.
+    stated: Stated,
 }
 
 /// What a frame says beside the ticker itself.
 #[derive(Clone, Copy)]
 struct Told {
     previous: Option<u64>,
+    reason: Option<SnapshotReason>,
     /// Or nothing but that it lives.
     whole: bool,
     state: FeedState,
-    epoch: Epoch,
     now: Micros,
 }
 
@@ -68,9 +73,10 @@ impl Own {
     fn frame(&self, told: Told) -> LiveFrame {
         LiveFrame::Ticker(Box::new(TickerFrame {
             definition: self.definition.clone(),
-            epoch: told.epoch,
+            epoch: self.numbering.epoch(),
             sequence: self.ticker.sequence,
             previous: told.previous,
+            reason: told.reason,
             ticker: told.whole.then(|| self.view(told.now)),
             event_time: self.ticker.event_time,
             publish_time: told.now,
@@ -80,9 +86,8 @@ impl Own {
 }
 
 impl Tickers {
-    pub(super) fn new(epoch: Epoch) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            epoch,
             state: FeedState::Live,
             sequence: 0,
             markets: HashMap::new(),
@@ -90,15 +95,17 @@ impl Tickers {
         }
     }
 
-    pub(super) fn define(&mut self, definition: &Arc<MarketDefinition>) {
-        let own = self
-            .markets
-            .entry(definition.market.clone())
-            .or_insert_with(|| Own { definition: definition.clone(), ticker: Ticker::default() });
+    /// Defines a market, numbered so, or redefines it.
+    pub(super) fn define(&mut self, definition: &Arc<MarketDefinition>, numbering: &Numbering) {
+        let own = self.markets.entry(definition.market.clone()).or_insert_with(|| Own {
+            definition: definition.clone(),
+            numbering: numbering.clone(),
+            ticker: Ticker::default(),
+        });
         own.definition = definition.clone();
         for stream in self.streams.values_mut() {
             if let Some(followed) = stream.markets.get_mut(&definition.market) {
-                followed.stated = None;
+                followed.stated.clear();
             }
         }
     }
@@ -119,7 +126,7 @@ impl Tickers {
         let Some(own) = self.markets.get_mut(market) else { return };
         (own.ticker.bid, own.ticker.ask) = best;
         let previous = own.ticker.follow(sequence, event_time);
-        self.push(market, Some(previous), true, now);
+        self.push(market, Ok(previous), true, now);
     }
 
     /// Takes a trade: its minute as it left it, and itself if it is the latest.
@@ -137,7 +144,7 @@ impl Tickers {
             own.ticker.trade(last);
         }
         let previous = own.ticker.follow(event.sequence, event.time);
-        self.push(market, Some(previous), true, now);
+        self.push(market, Ok(previous), true, now);
     }
 
     pub(super) fn restore(
@@ -158,7 +165,34 @@ impl Tickers {
         if let Some(newest) = known.trades.last() {
             own.ticker.follow(*newest, event_time);
         }
-        self.push(&known.market, None, true, now);
+        self.sequence = self.sequence.max(own.ticker.sequence);
+    }
+
+    /// A market that was read from the log stands at least where its epoch began.
+    pub(super) fn stand(&mut self, market: &str) {
+        let Some(own) = self.markets.get_mut(market) else { return };
+        own.ticker.sequence = own.ticker.sequence.max(own.numbering.since());
+        self.sequence = self.sequence.max(own.ticker.sequence);
+    }
+
+    /// Takes what is left of a market once blocks were undone, and tells everyone anew: the top of
+    /// its book, its trades as [`Tickers::restore`] does.
+    pub(super) fn reorganise(
+        &mut self,
+        undoing: Undoing,
+        offer: &BestBidOffer,
+        known: &MarketCandles,
+        (last, event_time): (Option<LastTrade>, Option<Micros>),
+        now: Micros,
+    ) {
+        let Some(own) = self.markets.get_mut(&known.market) else { return };
+        own.numbering.undo(undoing);
+        own.ticker = Ticker::default();
+        (own.ticker.bid, own.ticker.ask) = (offer.bid, offer.ask);
+        own.ticker.follow(offer.sequence, offer.event_time);
+        self.restore(known, last, event_time, now);
+        self.stand(&known.market);
+        self.push(&known.market, Err(SnapshotReason::Reorg), true, now);
     }
 
     pub(super) fn set_state(&mut self, state: FeedState, now: Micros) {
@@ -205,18 +239,26 @@ impl Tickers {
 
     /// Where no event came.
     fn repeat(&mut self, market: &MarketId, whole: bool, now: Micros) {
-        let sequence = self.markets.get(market).map(|own| own.ticker.sequence);
-        self.push(market, sequence, whole, now);
+        let Some(own) = self.markets.get(market) else { return };
+        self.push(market, Ok(own.ticker.sequence), whole, now);
     }
 
-    fn push(&mut self, market: &MarketId, previous: Option<u64>, whole: bool, now: Micros) {
+    /// Pushes a ticker behind the change before it, or anew for a reason.
+    fn push(
+        &mut self,
+        market: &MarketId,
+        previous: Result<u64, SnapshotReason>,
+        whole: bool,
+        now: Micros,
+    ) {
         let Some(own) = self.markets.get(market) else { return };
-        let event = previous != Some(own.ticker.sequence);
+        let event = previous != Ok(own.ticker.sequence);
         self.sequence = self.sequence.max(own.ticker.sequence);
+        let (previous, reason) = (previous.ok(), previous.err());
         for stream in self.streams.values_mut() {
             let Some(followed) = stream.markets.get_mut(market) else { continue };
             *followed = Followed::default();
-            let told = Told { previous, whole, state: self.state, epoch: self.epoch, now };
+            let told = Told { previous, reason, whole, state: self.state, now };
             let bytes = (stream.encode)(own.frame(told));
             // Over all markets of the stream, so that its numbers rise.
             let sequence = if event { stream.last.max(own.ticker.sequence) } else { stream.last };
@@ -241,40 +283,58 @@ impl Tickers {
         self.streams.remove(&stream.id());
     }
 
-    /// States each ticker, for who joins and for who lagged: it is the whole state, so nothing has
-    /// to be merged. A cursor is one market's: that one goes on behind it.
+    /// States each ticker, for who joins. A cursor is one market's: that one goes on behind it.
     pub(super) fn join(
         &mut self,
         stream: &ResponseStream,
         after: Option<&str>,
         now: Micros,
     ) -> Start {
-        let Some(own) = self.streams.get_mut(&stream.id()) else { return Start::TooSlow };
+        let Some(own) = self.streams.get(&stream.id()) else { return Start::TooSlow };
         let resumed = match after.map(|after| place(after, &own.markets)).transpose() {
             Ok(resumed) => resumed,
             Err(fault) => return Start::Refused(bad_cursor(fault)),
         };
+        self.state_all(stream, now, |market, own| {
+            let Some((_, at)) = resumed.as_ref().filter(|(resumed, _)| resumed == market) else {
+                return Err(SnapshotReason::Initial);
+            };
+            match own.numbering.standing(at) {
+                Standing::Now if at.sequence <= own.ticker.sequence => Ok(at.sequence),
+                Standing::Earlier { .. } => Err(SnapshotReason::Reorg),
+                // A sequence of the same epoch that the log has not reached: it lost its end.
+                Standing::Now | Standing::Unknown => Err(SnapshotReason::EpochChange),
+            }
+        })
+    }
+
+    /// States each ticker for who lagged: it is the whole state, so nothing has to be merged.
+    pub(super) fn catch_up(&mut self, stream: &ResponseStream, seen: u64, now: Micros) -> Start {
+        self.state_all(stream, now, |_, own| Err(SnapshotReason::of_lag(seen, &own.numbering)))
+    }
+
+    /// Each ticker as it is, behind what a reader saw of it or anew for a reason.
+    fn state_all(
+        &mut self,
+        stream: &ResponseStream,
+        now: Micros,
+        previous: impl Fn(&MarketId, &Own) -> Result<u64, SnapshotReason>,
+    ) -> Start {
+        let Some(own) = self.streams.get_mut(&stream.id()) else { return Start::TooSlow };
+        let (sequence, encode, state) = (own.last, &mut own.encode, self.state);
         let mut frames = Vec::with_capacity(own.markets.len());
         for (market, followed) in &mut own.markets {
             let Some(known) = self.markets.get(market) else { continue };
-            let sequence = own.last;
-            let told =
-                Told { previous: None, whole: true, state: self.state, epoch: self.epoch, now };
-            let follows = resumed.as_ref().filter(|(resumed, at)| {
-                resumed == market && at.epoch == self.epoch && at.sequence <= known.ticker.sequence
-            });
-            let encode = &mut own.encode;
-            let tail = match follows {
-                Some((_, at)) => {
-                    let told = Told { previous: Some(at.sequence), ..told };
+            let told = Told { previous: None, reason: None, whole: true, state, now };
+            let tail = match previous(market, known) {
+                Ok(seen) => {
+                    let told = Told { previous: Some(seen), ..told };
                     Frame::new(sequence, sequence, encode(known.frame(told))).tail
                 }
-                None => {
-                    let stated = followed.stated.get_or_insert_with(|| {
-                        Frame::new(sequence, sequence, encode(known.frame(told)))
-                    });
-                    stated.tail.clone()
-                }
+                Err(reason) => followed.stated.get(reason, || {
+                    let told = Told { reason: Some(reason), ..told };
+                    encode(known.frame(told))
+                }),
             };
             frames.push(Frame { previous: sequence, sequence, tail });
         }

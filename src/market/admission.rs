@@ -6,8 +6,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::event::{
-    Body, Effect, Event, LevelChange, MarketDefinition, MarketId, Micros, OrderEvent, Refusal,
-    Side, WrittenLevel, message_topic, trades_topic,
+    BLOCKS, Body, Effect, Event, LevelChange, MarketDefinition, MarketId, Micros, OrderEvent,
+    Refusal, Side, WrittenLevel, message_topic, trades_topic,
 };
 use super::fixed::{self, Fixed};
 use super::orders::{Changed, Orders, orders_topic};
@@ -93,6 +93,24 @@ impl Admission {
         self.markets.get(market)?.mode
     }
 
+    /// Settles what is left of a market once blocks were undone: without a definition, nothing.
+    pub fn resettle(
+        &mut self,
+        market: &MarketId,
+        definition: Option<Arc<MarketDefinition>>,
+        mode: Option<BookMode>,
+        traded: bool,
+    ) {
+        let Some(definition) = definition else {
+            self.markets.remove(market);
+            self.orders.forget(market);
+            return;
+        };
+        let known = self.markets.entry(Arc::clone(market));
+        let known = known.or_insert_with(|| Market::new(Arc::clone(&definition)));
+        (known.definition, known.mode, known.traded) = (definition, mode, traded);
+    }
+
     /// Settles that an account has orders, as the log shows it at start-up.
     pub fn settle_account(&mut self, account: &str) {
         self.accounts.insert(account.into());
@@ -160,6 +178,8 @@ impl Admission {
             Body::Logged { topic } => {
                 Ok(Admitted { topic: topic.clone().into(), effect: Effect::None })
             }
+            // What it undoes is told by the log, see `feeds::reorganisation`.
+            Body::Reverted { .. } => Ok(Admitted { topic: BLOCKS.into(), effect: Effect::None }),
         }
     }
 
@@ -182,17 +202,7 @@ impl Admission {
             if self.markets.len() >= MOST_MARKETS {
                 return Err(Refusal::TooManyMarkets(MOST_MARKETS));
             }
-            let book_topic = format!("book:{id}").into();
-            let orders_topic = orders_topic(Some(id), None);
-            let market = Market {
-                definition: Arc::clone(&definition),
-                mode: None,
-                traded: false,
-                book_topic,
-                orders_topic,
-                trades_topic: trades_topic(id),
-            };
-            self.markets.insert(Arc::clone(id), market);
+            self.markets.insert(Arc::clone(id), Market::new(Arc::clone(&definition)));
         }
         Ok(Admitted { topic: format!("market:{id}").into(), effect: Effect::Define(definition) })
     }
@@ -231,6 +241,13 @@ enum Doubled {
 }
 
 impl Market {
+    fn new(definition: Arc<MarketDefinition>) -> Self {
+        let id = &definition.market;
+        let book_topic = format!("book:{id}").into();
+        let (orders_topic, trades_topic) = (orders_topic(Some(id), None), trades_topic(id));
+        Self { definition, mode: None, traded: false, book_topic, orders_topic, trades_topic }
+    }
+
     fn id(&self) -> MarketId {
         Arc::clone(&self.definition.market)
     }

@@ -167,6 +167,25 @@ impl Book {
             || (sequence > self.floor && self.events.binary_search(&sequence).is_ok())
     }
 
+    /// The same levels in a numbering that begins with this event: from before it nothing can be
+    /// told any more.
+    pub fn begin_anew(&mut self, sequence: u64) {
+        (self.sequence, self.floor) = (sequence, sequence);
+        self.touches.clear();
+        self.events.clear();
+    }
+
+    /// Counts an event that changed no level among those that the book stood at, as far as its
+    /// journal reaches; also one that came before others.
+    pub fn stand_at(&mut self, sequence: u64) {
+        if sequence > self.floor
+            && let Err(place) = self.events.binary_search(&sequence)
+        {
+            self.events.insert(place, sequence);
+            self.sequence = self.sequence.max(sequence);
+        }
+    }
+
     /// One event's levels: sizes are absolute and 0 removes. Removing an unknown level is no fault.
     pub fn apply(&mut self, sequence: u64, levels: &[LevelChange]) {
         self.begin(sequence);

@@ -23,6 +23,8 @@ pub const MOST_ID_BYTES: usize = 128;
 pub const MOST_MARKET_BYTES: usize = 64;
 /// Longest topic of a `message` event, in characters.
 pub const MOST_TOPIC_CHARACTERS: usize = 128;
+/// Highest height of a block: the store's numbers are signed.
+pub const MOST_HEIGHT: u64 = i64::MAX as u64;
 /// Deepest nesting of objects and lists: half of what serde_json reads back, so that whatever
 /// stands in the log can be read again inside another document.
 pub const MOST_NESTING: usize = 64;
@@ -113,6 +115,8 @@ pub struct Event {
     /// Makes the event idempotent: the same id from any feed counts once.
     pub id: Option<Box<str>>,
     pub time: Option<Micros>,
+    /// Of the block it stands in, at most [`MOST_HEIGHT`]: undone with it.
+    pub height: Option<u64>,
     pub body: Body,
 }
 
@@ -132,6 +136,10 @@ pub enum Body {
     Order(Box<OrderEvent>),
     Trade(WrittenTrade),
     Message(Message),
+    /// The blocks from this height on are undone, with what stood in them.
+    Reverted {
+        height: u64,
+    },
     /// A known kind that goes into the log and touches no state yet; the topic it belongs to.
     Logged {
         topic: Box<str>,
@@ -213,6 +221,9 @@ pub struct Message {
     /// JSON, as written.
     pub data: Box<str>,
 }
+
+/// The log's name of what happened to the chain itself.
+pub const BLOCKS: &str = "blocks";
 
 /// The log's name of a market's trades.
 pub fn trades_topic(market: &str) -> Arc<str> {
@@ -321,6 +332,8 @@ pub enum Refusal {
     Overfilled { order: Box<str>, size: String, open: String },
     #[error("order \"{order}\" is one of market {has}, not of {sent}")]
     OtherMarket { order: Box<str>, has: MarketId, sent: MarketId },
+    #[error("`block.reverted` came in one batch with other events: a bug of this feed, report it")]
+    NotAlone,
     #[error("{0} accounts have orders already: that is the most")]
     TooManyAccounts(usize),
     #[error("{0} orders are open already: that is the most")]
@@ -449,22 +462,38 @@ pub fn parse(line: &[u8]) -> Result<Event, Refusal> {
         "order.filled" => order_filled(&fields)?,
         "order.canceled" => order_canceled(&fields)?,
         "block.applied" => {
-            required::<u64>(fields.height, "height")?;
+            height(&fields)?.ok_or(Refusal::Missing("height"))?;
             identifier(fields.block, "block")?.ok_or(Refusal::Missing("block"))?;
-            Body::Logged { topic: "blocks".into() }
+            Body::Logged { topic: BLOCKS.into() }
         }
         "block.reverted" => {
-            required::<u64>(fields.height, "height")?;
-            Body::Logged { topic: "blocks".into() }
+            Body::Reverted { height: height(&fields)?.ok_or(Refusal::Missing("height"))? }
         }
         "message" => Body::Message(message(&fields)?),
         other => return Err(Refusal::UnknownKind(other.chars().take(MOST_QUOTED).collect())),
     };
-    optional::<u64>(fields.height, "height")?;
     identifier(fields.block, "block")?;
     identifier(fields.tx, "tx")?;
-    let id = boxed(fields.id, "id")?;
-    Ok(Event { id, time: time(fields.time, "time")?, body })
+    let (id, height) = (boxed(fields.id, "id")?, height(&fields)?);
+    Ok(Event { id, time: time(fields.time, "time")?, height, body })
+}
+
+/// Whether a line is a `block.reverted` event. A feed asks, as such an event is delivered by itself:
+/// what stands before it has to be in the log to be undone. Costs a search, not a parse.
+pub fn reverts(line: &[u8]) -> bool {
+    // The kind may be written with escapes, which hide it.
+    std::str::from_utf8(line)
+        .is_ok_and(|text| text.contains("block.reverted") || text.contains("\\u00"))
+        && parse(line).is_ok_and(|event| matches!(event.body, Body::Reverted { .. }))
+}
+
+fn height(fields: &Fields<'_>) -> Result<Option<u64>, Refusal> {
+    match optional::<u64>(fields.height, "height")? {
+        Some(height) if height > MOST_HEIGHT => {
+            Err(fault("height", format!("must be at most {MOST_HEIGHT}")))
+        }
+        height => Ok(height),
+    }
 }
 
 fn definition(fields: &Fields<'_>) -> Result<MarketDefinition, Refusal> {
@@ -685,6 +714,7 @@ mod tests {
             Body::Logged { topic } => topic.into(),
             Body::Trade(trade) => trades_topic(&trade.market).to_string(),
             Body::Message(message) => message_topic(&message.topic).to_string(),
+            Body::Reverted { .. } => BLOCKS.to_owned(),
             other => panic!("{other:?}"),
         }
     }

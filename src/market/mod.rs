@@ -7,6 +7,7 @@ pub mod candles;
 pub mod checksum;
 pub mod event;
 pub mod fixed;
+pub mod numbering;
 pub mod orders;
 pub mod rules;
 pub mod ticker;

@@ -30,17 +30,17 @@ use tokio_util::task::TaskTracker;
 use self::admin::{AdminSource, Dependency};
 use self::shards::{Parts, Shards};
 use crate::config::{Config, FilesMode, Limits, Synchronous};
-use crate::feeds::door::{self, Door, DoorConfig, LiveSide};
+use crate::feeds::door::{self, Door, DoorConfig};
 use crate::feeds::files::{self, FilesConfig};
+use crate::feeds::live_side::LiveSide;
 use crate::feeds::recovery;
 use crate::feeds::simulator::SimulatorConfig;
 use crate::feeds::status::{Cause, FeedKind, FeedStatuses};
 use crate::graphql::{GraphqlExecutor, HubView, Principal, QueryLimits, Writer};
 use crate::live::Live;
-use crate::market::admission::Admission;
 use crate::market::event::Micros;
 use crate::signals;
-use crate::store::{self, LogReaders, MOST_READERS, MarketCandles, Store, StoreError};
+use crate::store::{self, LogReaders, MOST_READERS, Store, StoreError};
 
 /// How long the last closes, the feeds and the log may take after the drain.
 const STOP_DEADLINE: Duration = Duration::from_secs(15);
@@ -164,34 +164,16 @@ async fn open_door(
     statuses: &FeedStatuses,
     stop: &CancellationToken,
 ) -> Result<(Door, std::thread::JoinHandle<()>), ServeError> {
-    let (applying, restoring, candles) = (live.clone(), live.clone(), live.clone());
-    let (store, admission, mut recovered) = tokio::task::spawn_blocking(move || {
-        let mut admission = Admission::default();
-        let recovered = recovery::recover(
-            &store,
-            &mut admission,
-            &mut |events| applying.apply(events),
-            &mut |market, _, state| restoring.restore(market, state).is_ok(),
-        );
-        recovered.and_then(|recovered| {
-            let mut restore = |known: &MarketCandles, last, time| {
-                candles.restore_candles(known, last, time);
-            };
-            recovery::recover_candles(&mut store, &admission, candles.now(), &mut restore)?;
-            Ok((store, admission, recovered))
-        })
+    let reading = live.clone();
+    let (store, admission, recovered) = tokio::task::spawn_blocking(move || {
+        let (admission, recovered) = recovery::recover_live(&mut store, &reading)?;
+        Ok::<_, StoreError>((store, admission, recovered))
     })
     .await
     .map_err(io::Error::other)??;
-    live.restore_topics(std::mem::take(&mut recovered.topics));
     tracing::info!(replayed = recovered.replayed, "the log is read");
-    let (applying, asking) = (live.clone(), live.clone());
-    let side = LiveSide {
-        apply: Box::new(move |events| applying.apply(events)),
-        checkpoint: Box::new(move |market| asking.checkpoint(market)),
-    };
     let config = DoorConfig { checkpoint_events: door::CHECKPOINT_EVENTS, shutdown: stop.clone() };
-    Ok(door::start(store, admission, recovered, statuses.clone(), side, config)?)
+    Ok(door::start(store, admission, recovered, statuses.clone(), LiveSide::of(live), config)?)
 }
 
 /// Returns what says that the simulated markets are there, if any are asked for.

@@ -46,7 +46,8 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::feeds::door::{self, DoorConfig, LiveSide};
+    use crate::feeds::door::{self, DoorConfig};
+    use crate::feeds::live_side::LiveSide;
     use crate::feeds::recovery::Recovered;
     use crate::feeds::status::FeedStatuses;
     use crate::market::admission::Admission;
@@ -61,6 +62,8 @@ mod tests {
         let live = LiveSide {
             apply: Box::new(move |_| held.recv().unwrap_or_default()),
             checkpoint: Box::new(|_| None),
+            aside: Arc::new(|| unreachable!("no blocks are undone here")),
+            reorganise: Box::new(|_| unreachable!("no blocks are undone here")),
         };
         let config = DoorConfig { checkpoint_events: 9, shutdown: CancellationToken::new() };
         let (statuses, recovered) = (FeedStatuses::new(), Recovered::default());

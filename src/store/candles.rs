@@ -233,43 +233,16 @@ impl Store {
         Ok(())
     }
 
-    /// Makes a market's candles anew from the log, as far as events from the sequence `from` on
-    /// have touched them: after a reorganisation of the chain, from the first event that it undid.
-    /// `standing` reads a trade and says `None` of one that does not count (any more). Costs the
-    /// market's trades since the oldest bucket that is touched began; all of it or, on an error,
-    /// nothing. Whoever shows candles has to take them from [`Store::market_candles`] then.
+    /// Makes a market's candles anew from the log, all of them or, on an error, none: see
+    /// [`rebuild`].
     pub fn rebuild_candles(
         &mut self,
         market: &str,
         from: u64,
         standing: &mut dyn FnMut(&Stored) -> Option<NewTrade>,
     ) -> Result<(), StoreError> {
-        let rebuild = |connection: &Connection| {
-            let (touched, begin) = touched(connection, market, from)?;
-            connection
-                .prepare_cached(
-                    "DELETE FROM candles WHERE market = ?1 AND sequence >= ?2
-                         AND minutes IN (1, 5, 15, 30, 60, 240, 1440)",
-                )?
-                .execute(params![market, from.cast_signed()])?;
-            let (topic, mut after) = (trades_topic(market), begin.saturating_sub(1));
-            let mut writing = Writing::new(connection);
-            loop {
-                let page = reader::read_topic(connection, &topic, after, PAGE)?;
-                let Some(last) = page.last() else { break };
-                after = last.sequence;
-                for stored in &page {
-                    let Some(new) = standing(stored) else { continue };
-                    let tick = tick(stored.sequence, &new, stored.received);
-                    writing.take(&tick, &new.trade, |interval| {
-                        stored.sequence >= from
-                            || touched.contains(&(interval.minutes(), interval.bucket(tick.time)))
-                    })?;
-                }
-            }
-            writing.write()
-        };
-        transact(&self.connection, rebuild).at(&self.path)
+        let work = |connection: &Connection| rebuild(connection, market, from, standing);
+        transact(&self.connection, work).at(&self.path)
     }
 
     /// What a hub that starts needs of a market's candles, and all it needs: no trade is replayed.
@@ -291,6 +264,42 @@ impl LogReader {
             .and_then(|transaction| between(&transaction, market, span))
             .at(&self.path)
     }
+}
+
+/// Makes a market's candles anew from the log, as far as events from the sequence `from` on have
+/// touched them: after a reorganisation of the chain, from the first event that it undid.
+/// `standing` reads a trade and says `None` of one that does not count. Costs the market's trades
+/// since the oldest bucket that is touched began. Whoever shows candles has to take them from
+/// [`market_candles`] then.
+pub(super) fn rebuild(
+    connection: &Connection,
+    market: &str,
+    from: u64,
+    standing: &mut dyn FnMut(&Stored) -> Option<NewTrade>,
+) -> rusqlite::Result<()> {
+    let (touched, begin) = touched(connection, market, from)?;
+    connection
+        .prepare_cached(
+            "DELETE FROM candles WHERE market = ?1 AND sequence >= ?2
+                 AND minutes IN (1, 5, 15, 30, 60, 240, 1440)",
+        )?
+        .execute(params![market, from.cast_signed()])?;
+    let (topic, mut after) = (trades_topic(market), begin.saturating_sub(1));
+    let mut writing = Writing::new(connection);
+    loop {
+        let page = reader::read_topic(connection, &topic, after, PAGE)?;
+        let Some(last) = page.last() else { break };
+        after = last.sequence;
+        for stored in &page {
+            let Some(new) = standing(stored) else { continue };
+            let tick = tick(stored.sequence, &new, stored.received);
+            writing.take(&tick, &new.trade, |interval| {
+                stored.sequence >= from
+                    || touched.contains(&(interval.minutes(), interval.bucket(tick.time)))
+            })?;
+        }
+    }
+    writing.write()
 }
 
 fn between(
@@ -369,7 +378,7 @@ fn touched(
     Ok((all, begin))
 }
 
-fn market_candles(
+pub(super) fn market_candles(
     connection: &Connection,
     market: &MarketId,
     now: Micros,
@@ -495,11 +504,10 @@ mod tests {
     fn append(store: &mut Store, trades: &[NewTrade]) -> Vec<u64> {
         let event = |new: &NewTrade| NewEvent {
             topic: trades_topic("A-B"),
-            id: None,
             // What the tests' `standing` reads back.
             body: format!("{} {} {}", new.time.unwrap(), new.trade.price, new.trade.size).into(),
-            order: None,
             trade: Some(new.clone()),
+            ..NewEvent::default()
         };
         let events: Vec<_> = trades.iter().map(event).collect();
         store.append(&events, &[], 7).unwrap().sequences.into_iter().flatten().collect()
@@ -588,10 +596,9 @@ mod tests {
         let body = "x".repeat(1 << 20);
         let event = NewEvent {
             topic: trades_topic("A-B"),
-            id: None,
             body: body.into(),
-            order: None,
             trade: Some(trade(1, 200, 5)),
+            ..NewEvent::default()
         };
         assert!(store.append(&[event], &[], 0).unwrap_err().is_retryable());
         assert_eq!(rows(&store), written);

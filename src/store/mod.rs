@@ -14,6 +14,7 @@ mod candles;
 mod fault;
 mod reader;
 mod readers;
+mod reverting;
 mod schema;
 
 use std::collections::HashMap;
@@ -30,12 +31,18 @@ use self::fault::At;
 pub use self::fault::StoreError;
 pub use self::reader::{LogReader, OrderQuery, Span, StoredOrder};
 pub use self::readers::{LogReaders, MOST_READERS, ReadError};
+pub use self::reverting::Reverting;
 use crate::market::candles::Candle;
 use crate::market::event::Micros;
 
 /// Sequences reserved at once. Each block costs an fsync, some 10 ms on a slow disk, and an unclean
 /// stop skips at most as many numbers.
 const RESERVED_AT_ONCE: u64 = 10_000;
+
+/// Checkpoints kept of a topic. A start needs two; blocks that are undone are replayed from the
+/// newest before them, so with the door's 2,000 events between two this many spare the whole log
+/// to a reorganisation of the last 30,000 events of a book.
+const MOST_CHECKPOINTS: usize = 16;
 
 /// What a power cut may take; a killed process loses nothing either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,12 +55,14 @@ pub enum Synchronous {
 }
 
 /// An event on its way into the log.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct NewEvent {
     pub topic: Arc<str>,
     pub id: Option<Box<str>>,
     /// The line as written.
     pub body: Box<str>,
+    /// Of the block that it is undone with.
+    pub height: Option<u64>,
     /// Where it changes a single order.
     pub order: Option<OrderRecord>,
     /// Where somebody traded: its candles are written along.
@@ -250,15 +259,7 @@ impl Store {
         progress: &[FileProgress],
         now: Micros,
     ) -> Result<Appended, StoreError> {
-        #[cfg(test)]
-        self.limit_pages();
-        let most = batch.len() as u64;
-        if self.reserved.saturating_sub(self.last) < most {
-            self.reserve(self.last + most.max(RESERVED_AT_ONCE))?;
-        }
-        // Also if nothing of it is kept: it only has to rise.
-        let moves = self.moves;
-        self.moves += progress.len() as i64;
+        let moves = self.begin_append(batch.len(), progress)?;
         let write = |connection: &Connection| {
             let appended = Self::write_events(connection, self.last, batch, now)?;
             Self::write_progress(connection, moves, progress)?;
@@ -267,6 +268,24 @@ impl Store {
         let appended = transact(&self.connection, write).at(&self.path)?;
         self.last = appended.sequences.iter().flatten().next_back().copied().unwrap_or(self.last);
         Ok(appended)
+    }
+
+    /// Sees to it that so many events have numbers; the move that the progress begins behind.
+    fn begin_append(
+        &mut self,
+        events: usize,
+        progress: &[FileProgress],
+    ) -> Result<i64, StoreError> {
+        #[cfg(test)]
+        self.limit_pages();
+        let most = events as u64;
+        if self.reserved.saturating_sub(self.last) < most {
+            self.reserve(self.last + most.max(RESERVED_AT_ONCE))?;
+        }
+        // Also if nothing of it is kept: it only has to rise.
+        let moves = self.moves;
+        self.moves += progress.len() as i64;
+        Ok(moves)
     }
 
     /// Allows sequences up to this one, with an fsync whatever the level is otherwise.
@@ -293,8 +312,8 @@ impl Store {
         let mut candles = HashMap::new();
         let mut writing = Writing::new(connection);
         let mut insert = connection.prepare_cached(
-            "INSERT INTO events (sequence, topic, id, body, received_micros)
-             VALUES (?1, ?2, ?3, ?4, ?5)
+            "INSERT INTO events (sequence, topic, id, body, received_micros, height)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
              ON CONFLICT (id) WHERE id IS NOT NULL DO NOTHING",
         )?;
         for event in batch {
@@ -303,7 +322,8 @@ impl Store {
                 &*event.topic,
                 event.id.as_deref(),
                 &*event.body,
-                now
+                now,
+                event.height.map(reader::bound)
             ])?;
             last += rows as u64;
             sequences.push((rows == 1).then_some(last));
@@ -418,7 +438,7 @@ impl Store {
         reader::topics(&self.connection, "event_topics").at(&self.path)
     }
 
-    /// Keeps a topic's state, and of the earlier ones only the newest.
+    /// Keeps a topic's state, and of the earlier ones the newest.
     pub fn save_checkpoint(
         &mut self,
         topic: &str,
@@ -436,22 +456,24 @@ impl Store {
                 .prepare_cached(
                     "DELETE FROM checkpoints WHERE topic = ?1 AND sequence NOT IN (
                          SELECT sequence FROM checkpoints WHERE topic = ?1
-                         ORDER BY sequence DESC LIMIT 2)",
+                         ORDER BY sequence DESC LIMIT ?2)",
                 )?
-                .execute([topic])?;
-            Ok(())
+                .execute(params![topic, reader::count(MOST_CHECKPOINTS)])?;
+            Ok::<_, rusqlite::Error>(())
         };
         transact(&self.connection, save).at(&self.path)
     }
 
-    /// Of each topic that has two checkpoints the older: a restart from it replays at least the
-    /// stretch between the two, and so can serve clients that resume from within it. A topic with
-    /// one is replayed whole.
+    /// Of each topic that has two checkpoints or more the newest but one: a restart from it replays
+    /// at least the stretch between the two, and so can serve clients that resume from within it. A
+    /// topic with one is replayed whole.
     pub fn older_checkpoints(&self) -> Result<Vec<Checkpoint>, StoreError> {
         self.connection
             .prepare_cached(
-                "SELECT topic, min(sequence), state FROM checkpoints
-                 GROUP BY topic HAVING count(*) = 2 ORDER BY topic",
+                "SELECT topic, sequence, state FROM checkpoints JOIN (
+                     SELECT topic, sequence, row_number() OVER newest AS place FROM checkpoints
+                     WINDOW newest AS (PARTITION BY topic ORDER BY sequence DESC)
+                 ) USING (topic, sequence) WHERE place = 2 ORDER BY topic",
             )
             .and_then(|mut statement| {
                 statement
@@ -537,14 +559,14 @@ impl Store {
 
 /// All of it or, on an error, nothing. rusqlite's own transactions prepare their statements anew
 /// each time.
-fn transact<T>(
+fn transact<T, E: From<rusqlite::Error>>(
     connection: &Connection,
-    work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
-) -> rusqlite::Result<T> {
+    work: impl FnOnce(&Connection) -> Result<T, E>,
+) -> Result<T, E> {
     let run = |sql| connection.prepare_cached(sql)?.execute([]);
     // Immediate: a lock that can't be had is told before anything is written.
     run("BEGIN IMMEDIATE")?;
-    let done = work(connection).and_then(|value| run("COMMIT").map(|_| value));
+    let done = work(connection).and_then(|value| Ok(run("COMMIT").map(|_| value)?));
     // Some errors (a full disk) have rolled back by themselves.
     if done.is_err() && !connection.is_autocommit() {
         run("ROLLBACK")?;

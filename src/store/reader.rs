@@ -16,7 +16,7 @@ pub struct LogReader {
 }
 
 impl LogReader {
-    pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
+    pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         Ok(Self { path: path.to_owned(), connection: schema::connect_reader(path)? })
     }
 
@@ -143,7 +143,7 @@ pub struct Span {
     pub most_bytes: usize,
 }
 
-fn read_span(
+pub(super) fn read_span(
     connection: &Connection,
     topics: &[Arc<str>],
     span: &Span,
@@ -193,7 +193,7 @@ fn find(connection: &Connection, id: &str) -> rusqlite::Result<Option<Stored>> {
         .optional()
 }
 
-fn last_until(
+pub(super) fn last_until(
     connection: &Connection,
     topic: &str,
     sequence: u64,
@@ -267,7 +267,7 @@ pub(super) fn topics(connection: &Connection, table: &'static str) -> rusqlite::
         .collect()
 }
 
-fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
+pub(super) fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
     Ok(Stored {
         sequence: row.get::<_, i64>(0)?.cast_unsigned(),
         topic: row.get(1)?,
@@ -278,10 +278,10 @@ fn stored(row: &Row<'_>) -> rusqlite::Result<Stored> {
 }
 
 /// A client's cursor may hold any number; SQLite's are signed.
-fn bound(sequence: u64) -> i64 {
+pub(super) fn bound(sequence: u64) -> i64 {
     i64::try_from(sequence).unwrap_or(i64::MAX)
 }
 
-fn count(most: usize) -> i64 {
+pub(super) fn count(most: usize) -> i64 {
     i64::try_from(most).unwrap_or(i64::MAX)
 }

@@ -13,8 +13,9 @@ use super::fault::{At, StoreError};
 
 /// Format of the tables below. A migration raises it; a newer one than ours is not touched.
 /// Format 2 numbers events by `log.reserved`, format 1 did by AUTOINCREMENT, which costs a page
-/// each commit; so did an index of `files` beside its table. Format 3 has the tables of orders.
-const FORMAT: i64 = 3;
+/// each commit; so did an index of `files` beside its table. Format 3 has the tables of orders, format 4 those
+/// of what blocks took with them that were undone.
+const FORMAT: i64 = 4;
 /// "Sprd": tells our databases from those of other programs.
 const APPLICATION: i64 = 0x5370_7264;
 /// How long a writer waits for another process (a backup, a shell) to leave the lock.
@@ -29,7 +30,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Statements kept prepared: more than this module has.
 const PREPARED: usize = 32;
 
-/// Rows of `events` are never deleted, and their sequences are ours. `id` is unique only where given. `(topic, sequence)` serves resumes of one topic. `files` and
+/// Rows of `events` leave it only for `undone`, and their sequences are ours. `id` is unique only where given. `(topic, sequence)` serves resumes of one topic. `files` and
 /// `checkpoints` may be lost without losing events: the first would read files anew, the second
 /// replay the log from its start.
 const TABLES: &str = "
@@ -49,6 +50,29 @@ const TABLES: &str = "
         state BLOB NOT NULL,
         PRIMARY KEY (topic, sequence)
     ) STRICT;
+";
+
+/// `height` is of the block that an event is undone with. `undone` has what left: which event took
+/// it along, for people to look at. `undoings` has what each such event means to the numbering of
+/// the topics it touched.
+const BLOCKS: &str = "
+    ALTER TABLE events ADD COLUMN height INTEGER;
+    CREATE INDEX events_height ON events (height) WHERE height IS NOT NULL;
+    CREATE TABLE undone (
+        sequence INTEGER PRIMARY KEY,
+        topic TEXT NOT NULL,
+        id TEXT,
+        body TEXT NOT NULL,
+        received_micros INTEGER NOT NULL,
+        height INTEGER,
+        undone_by INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE undoings (
+        scope TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        first INTEGER NOT NULL,
+        PRIMARY KEY (scope, at)
+    ) STRICT, WITHOUT ROWID;
 ";
 
 /// What is read of single orders, written with the events that it follows from: each order as it
@@ -165,13 +189,13 @@ pub(super) fn connect(
     connection.pragma_update(None, "wal_autocheckpoint", FOLD_PAGES).at(path)?;
     // What follows may say which numbers were given out, so it must be on the disk before them.
     self::synchronous(&connection, Synchronous::Full).at(path)?;
-    match format {
-        0 => create(&mut connection).at(path)?,
-        1 => {
-            from_format_1(&mut connection).and_then(|()| from_format_2(&mut connection)).at(path)?
+    if format == 0 {
+        create(&mut connection).at(path)?;
+    }
+    for (from, migrate) in MIGRATIONS {
+        if (1..=from).contains(&format) {
+            migrate(&mut connection).at(path)?;
         }
-        2 => from_format_2(&mut connection).at(path)?,
-        _ => {}
     }
     self::synchronous(&connection, synchronous).at(path)?;
     Ok(connection)
@@ -206,12 +230,19 @@ fn create(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.execute_batch(TABLES)?;
     transaction.execute_batch(FILES)?;
     transaction.execute_batch(ORDERS)?;
+    transaction.execute_batch(BLOCKS)?;
     let epoch: u64 = rand::random();
     transaction.execute("INSERT INTO log (epoch) VALUES (?1)", params![epoch.cast_signed()])?;
     transaction.pragma_update(None, "application_id", APPLICATION)?;
     transaction.pragma_update(None, "user_version", FORMAT)?;
     transaction.commit()
 }
+
+type Migrate = fn(&mut Connection) -> rusqlite::Result<()>;
+
+/// From each format to the next one, each in a transaction of its own.
+const MIGRATIONS: [(i64, Migrate); 3] =
+    [(1, from_format_1), (2, from_format_2), (3, from_format_3)];
 
 /// From format 1, whose last commits may be lost with their numbers: skips more than those were.
 fn from_format_1(connection: &mut Connection) -> rusqlite::Result<()> {
@@ -239,7 +270,20 @@ fn from_format_2(connection: &mut Connection) -> rusqlite::Result<()> {
         "UPDATE events SET topic = 'unchecked:' || topic
              WHERE topic = 'orders' OR topic >= 'orders:' AND topic < 'orders;'",
     )?;
-    transaction.pragma_update(None, "user_version", FORMAT)?;
+    transaction.pragma_update(None, "user_version", 3)?;
+    transaction.commit()
+}
+
+/// Before format 4 heights stood in the events' lines alone. What was undone before then stays.
+fn from_format_3(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
+    transaction.execute_batch(BLOCKS)?;
+    transaction.execute_batch(
+        "UPDATE events SET height = json_extract(body, '$.height')
+             WHERE body LIKE '%\"height\"%' AND json_type(body, '$.height') = 'integer'
+                 AND json_extract(body, '$.kind') <> 'block.reverted'",
+    )?;
+    transaction.pragma_update(None, "user_version", 4)?;
     transaction.commit()
 }
 

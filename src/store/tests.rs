@@ -8,8 +8,7 @@ fn event(topic: &str, id: Option<&str>, body: &str) -> NewEvent {
         topic: topic.into(),
         id: id.map(Into::into),
         body: body.into(),
-        order: None,
-        trade: None,
+        ..NewEvent::default()
     }
 }
 
@@ -112,12 +111,17 @@ fn a_clean_stop_skips_no_sequence_and_a_kill_only_what_was_reserved() {
     assert_eq!(given.last(), Some(&Some(next + 2 * RESERVED_AT_ONCE)));
 }
 
+/// Takes what format 4 has beyond the third away again.
+const WITHOUT_BLOCKS: &str = "DROP INDEX events_height; ALTER TABLE events DROP COLUMN height;
+                              DROP TABLE undone; DROP TABLE undoings;";
+
 #[test]
 fn a_log_of_the_first_format_is_read_and_its_numbering_goes_on_far_behind() {
     let (_folder, path) = folder();
     let mut store = Store::open(&path).unwrap();
     store.append(&[event("a", None, "1")], &[], 0).unwrap();
     let epoch = store.epoch();
+    store.connection.execute_batch(WITHOUT_BLOCKS).unwrap();
     store
         .connection
         .execute_batch(
@@ -155,6 +159,7 @@ fn order_events_of_the_second_format_are_kept_under_a_topic_that_nothing_follows
     store.append(&all, &[], 0).unwrap();
     let old = "DROP TABLE orders; DROP TABLE order_updates; DROP TABLE event_topics;
                PRAGMA user_version = 2";
+    store.connection.execute_batch(WITHOUT_BLOCKS).unwrap();
     store.connection.execute_batch(old).unwrap();
     drop(store);
     let store = Store::open(&path).unwrap();
@@ -162,6 +167,28 @@ fn order_events_of_the_second_format_are_kept_under_a_topic_that_nothing_follows
     let kept = ["book:A-B", "ordersx", "unchecked:orders", "unchecked:orders:A-B"];
     assert_eq!(topics, kept.map(Box::from));
     assert!(!store.knows_order("1").unwrap());
+}
+
+#[test]
+fn heights_of_a_log_of_the_third_format_are_read_from_its_lines() {
+    let (_folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    let lines = [
+        r#"{"kind":"block.applied","height":7,"block":"b"}"#,
+        r#"{"kind":"message","topic":"t","data":{"height":9},"time":"2026-01-01T00:00:00Z"}"#,
+        r#"{"kind":"message","topic":"t","data":1,"height":8}"#,
+        r#"{"kind":"block.reverted","height":7}"#,
+    ];
+    store.append(&lines.map(|line| event("t", None, line)), &[], 0).unwrap();
+    store.connection.execute_batch(WITHOUT_BLOCKS).unwrap();
+    store.connection.execute_batch("PRAGMA user_version = 3").unwrap();
+    drop(store);
+    let mut store = Store::open(&path).unwrap();
+    let found = store.revert(&event("blocks", None, "r"), &[], 0, |log| {
+        let all = log.from_height(0, 10)?;
+        Ok(all.into_iter().map(|one| one.sequence).collect::<Vec<_>>())
+    });
+    assert_eq!(found.unwrap().unwrap().1, [1, 3]);
 }
 
 #[test]
@@ -294,7 +321,7 @@ fn a_newer_format_and_a_foreign_database_are_left_alone() {
     let (_folder, path) = folder();
     Store::open(&path).unwrap().connection.pragma_update(None, "user_version", 9).unwrap();
     let error = Store::open(&path).unwrap_err();
-    assert!(matches!(error, StoreError::Newer { found: 9, known: 3, .. }), "{error}");
+    assert!(matches!(error, StoreError::Newer { found: 9, known: 4, .. }), "{error}");
     let foreign = path.with_file_name("foreign.db");
     Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
     assert!(matches!(Store::open(&foreign).unwrap_err(), StoreError::Foreign { .. }));

@@ -16,6 +16,21 @@ impl fmt::Display for Epoch {
     }
 }
 
+impl Epoch {
+    /// The epoch that an event of this sequence began in a log of this epoch; 0 is the log's own.
+    /// Follows from the two alone, so it is the same for whoever reads the log.
+    pub fn renewed_at(self, sequence: u64) -> Self {
+        if sequence == 0 {
+            return self;
+        }
+        // SplitMix64's finisher: one to one, so that two events of a log never give the same.
+        let mixed = self.0.wrapping_add(sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Self(mixed ^ (mixed >> 31))
+    }
+}
+
 /// One place in one topic: sequences rise within an epoch but need not be dense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Position {

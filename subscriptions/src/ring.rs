@@ -67,6 +67,13 @@ impl Ring {
         }
     }
 
+    /// Drops every frame, and one place that no reader can have read.
+    pub(crate) fn cut(&mut self) {
+        self.first = self.next() + 1;
+        self.frames.clear();
+        self.bytes = 0;
+    }
+
     /// The frames from `index` on, at most `most`; `None` if some of them were already dropped.
     pub(crate) fn from(&self, index: u64, most: usize) -> Option<impl Iterator<Item = &Frame>> {
         let skip = usize::try_from(index.checked_sub(self.first)?).ok()?;

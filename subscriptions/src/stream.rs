@@ -153,6 +153,15 @@ impl ResponseStream {
         }
     }
 
+    /// Forgets what was pushed, as it does not hold any more: every reader asks
+    /// [`Source::catch_up`] where it goes on.
+    pub fn cut(&self) {
+        self.ring.lock().cut();
+        for listener in self.listeners.lock().iter() {
+            listener.ring();
+        }
+    }
+
     /// Index in the ring that the next pushed frame will get.
     pub fn next_index(&self) -> u64 {
         self.ring.lock().next()

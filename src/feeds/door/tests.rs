@@ -95,6 +95,8 @@ impl Hub {
                 let (sequence, book) = model.books.get(market)?;
                 Some((*sequence, serde_json::to_vec(book).unwrap()))
             }),
+            aside: Arc::new(|| unreachable!("no blocks are undone here")),
+            reorganise: Box::new(|_| unreachable!("no blocks are undone here")),
         };
         let config = DoorConfig { checkpoint_events, shutdown: shutdown.clone() };
         let (door, thread) =

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::doorbell::Ring;
-use super::stream::{CHUNK_BYTES, Read, Stream, contains, identity, open};
+use super::stream::{CHUNK_BYTES, Lines, Read, Stream, contains, identity, open};
 use crate::feeds::door::Incoming;
 use crate::store::{FileProgress, Fingerprint};
 
@@ -550,16 +550,19 @@ impl Folder {
     /// is full. What it holds counts as read: it must be delivered, or this folder be dropped.
     pub(super) fn turn(&mut self) -> Turn {
         let mut turn = Turn::default();
+        let mut lines = Lines::default();
         let (mut bytes, mut reads) = (0, 0);
-        while turn.lines.len() < BATCH_LINES
+        while lines.all.len() < BATCH_LINES
+            && !lines.closed
             && bytes + CHUNK_BYTES <= BATCH_BYTES
             && reads < BATCH_LINES
         {
             reads += 1;
             let Some(id) = self.due.pop_front() else { break };
             self.change(id, |followed| followed.queued = false);
-            bytes += self.read(id, BATCH_LINES - turn.lines.len(), &mut turn.lines);
+            bytes += self.read(id, BATCH_LINES - lines.all.len(), &mut lines);
         }
+        turn.lines = lines.all;
         turn.progress = std::mem::take(&mut self.forgotten);
         for id in std::mem::take(&mut self.moved) {
             turn.progress.extend(self.streams.get(&id).map(|one| one.stream.progress.clone()));
@@ -568,7 +571,7 @@ impl Folder {
     }
 
     /// A chunk of one stream; says how many bytes it was.
-    fn read(&mut self, id: u64, room: usize, lines: &mut Vec<Incoming>) -> usize {
+    fn read(&mut self, id: u64, room: usize, lines: &mut Lines) -> usize {
         let Some(followed) = self.streams.get(&id) else { return 0 };
         let progress = &followed.stream.progress;
         let (name, from) = (progress.name.clone(), progress.offset);

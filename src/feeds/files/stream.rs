@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::feeds::door::Incoming;
 use crate::feeds::status::{At, Place};
-use crate::market::event::{MOST_LINE_BYTES, Refusal};
+use crate::market::event::{MOST_LINE_BYTES, Refusal, reverts};
 use crate::store::{FileProgress, Fingerprint};
 
 /// Read at a time: large enough that a 10 GB file costs few calls, small enough that others get
@@ -27,6 +27,24 @@ pub(super) struct Stream {
     /// How far a line that is too long was looked through for its end. Not progress: after a crash
     /// the line is looked through again from its beginning.
     skipped_to: Option<u64>,
+}
+
+/// Lines on their way into one batch.
+#[derive(Default)]
+pub(super) struct Lines {
+    pub(super) all: Vec<Incoming>,
+    /// Nothing more may come along, as the next line, or the last one, comes by itself.
+    pub(super) closed: bool,
+}
+
+impl Lines {
+    /// Whether a line may come along.
+    fn admits(&mut self, line: &[u8]) -> bool {
+        let alone = reverts(line);
+        let admitted = !self.closed && (self.all.is_empty() || !alone);
+        self.closed |= alone;
+        admitted
+    }
 }
 
 /// What one read brought.
@@ -91,7 +109,7 @@ impl Stream {
         file: &File,
         buffer: &mut Vec<u8>,
         room: usize,
-        lines: &mut Vec<Incoming>,
+        lines: &mut Lines,
     ) -> io::Result<Read> {
         if !self.continues_in(file)? {
             return Ok(Read::Another);
@@ -127,18 +145,19 @@ impl Stream {
     }
 
     /// Cuts a window into lines; says how many bytes were taken and whether every whole line was.
-    fn split(&mut self, window: &[u8], room: usize, lines: &mut Vec<Incoming>) -> (usize, bool) {
+    fn split(&mut self, window: &[u8], room: usize, lines: &mut Lines) -> (usize, bool) {
         let mut taken = 0;
         let mut left = room;
         for line in window.split_inclusive(|byte| *byte == b'\n') {
             let Some(text) = line.strip_suffix(b"\n") else { break };
-            if left == 0 {
+            let blank = text.iter().all(u8::is_ascii_whitespace);
+            if left == 0 || !(blank || lines.admits(text)) {
                 return (taken, false);
             }
             self.progress.line += 1;
-            if !text.iter().all(u8::is_ascii_whitespace) {
+            if !blank {
                 let place = self.place(self.progress.offset + taken as u64);
-                lines.push(Incoming { place, line: Ok(text.to_vec()) });
+                lines.all.push(Incoming { place, line: Ok(text.to_vec()) });
                 left -= 1;
             }
             taken += line.len();
@@ -152,7 +171,7 @@ impl Stream {
         file: &File,
         buffer: &mut Vec<u8>,
         from: u64,
-        lines: &mut Vec<Incoming>,
+        lines: &mut Lines,
     ) -> io::Result<Read> {
         // The line is longer than a fingerprint, so what stands before is of the line.
         let start = from - FINGERPRINT_BYTES;
@@ -169,7 +188,7 @@ impl Stream {
         }
         self.progress.line += 1;
         let place = self.place(self.progress.offset);
-        lines.push(Incoming { place, line: Err(Refusal::TooLong) });
+        lines.all.push(Incoming { place, line: Err(Refusal::TooLong) });
         self.skipped_to = None;
         self.progress.head = fingerprint(&head);
         self.advance(start, &buffer[..before + end + 1]);

@@ -43,10 +43,8 @@ impl Bench {
     fn commit(&mut self, turn: Turn) {
         let event = |line: Vec<u8>| NewEvent {
             topic: "t".into(),
-            id: None,
             body: String::from_utf8(line).unwrap().into(),
-            order: None,
-            trade: None,
+            ..NewEvent::default()
         };
         let lines: Vec<_> = turn.lines.into_iter().map(|one| event(one.line.unwrap())).collect();
         self.store.append(&lines, &turn.progress, 0).unwrap();

@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use spreadly_subscriptions::{Epoch, ResponseStream, Start};
 
-use self::stream::{At, TopicStream};
-use super::frame::{Encode, FeedState, Item, LogFrame};
+use self::stream::{At, Numbered, TopicStream};
+use super::frame::{Encode, FeedState, Item};
 use crate::market::event::Micros;
+use crate::market::numbering::{Numbering, Undoing, scope_of};
 use crate::store;
 
 pub(super) use self::replay::Replay;
@@ -25,8 +26,22 @@ pub type TopicName = Arc<str>;
 pub(super) enum Place {
     /// Known from memory.
     Here(Start),
-    /// Only the log has what follows `after`, all of it up to `until`.
-    Log { after: u64, until: u64 },
+    /// Only the log has what follows.
+    Log(Reach),
+}
+
+/// A part of the log that a reader is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Reach {
+    /// Behind this sequence.
+    after: u64,
+    /// All of it up to this one.
+    until: u64,
+    /// The reader is told first that it goes back to `after`: what it saw behind that was undone
+    /// or is told again.
+    back: bool,
+    /// Of the stream's numbering when this was said: what is read under another one is not told.
+    base: u64,
 }
 
 pub(super) struct Topics {
@@ -34,6 +49,8 @@ pub(super) struct Topics {
     state: FeedState,
     /// Those that have events or are followed: nothing is kept of names that were only asked for.
     topics: HashMap<TopicName, Topic>,
+    /// Of the scopes of which something was undone.
+    numberings: HashMap<String, Numbering>,
     streams: BTreeMap<u64, TopicStream>,
 }
 
@@ -48,7 +65,63 @@ struct Topic {
 
 impl Topics {
     pub(super) fn new(epoch: Epoch) -> Self {
-        Self { epoch, state: FeedState::Live, topics: HashMap::new(), streams: BTreeMap::new() }
+        Self {
+            epoch,
+            state: FeedState::Live,
+            topics: HashMap::new(),
+            numberings: HashMap::new(),
+            streams: BTreeMap::new(),
+        }
+    }
+
+    /// How a topic is numbered now.
+    pub(super) fn numbering(&self, topic: &str) -> Numbering {
+        let known = self.numberings.get(&scope_of(topic));
+        known.cloned().unwrap_or_else(|| Numbering::new(self.epoch))
+    }
+
+    fn numbered(&self, names: &[TopicName]) -> Numbered {
+        let own: Vec<_> = names.iter().map(|name| self.numbering(name)).collect();
+        let together = Numbering::union(self.epoch, own.iter());
+        Numbered { together, epochs: own.iter().map(Numbering::epoch).collect() }
+    }
+
+    /// Takes over that a scope began a new epoch.
+    pub(super) fn renumber(&mut self, scope: &str, undoing: Undoing) {
+        let known = self.numberings.entry(scope.to_owned());
+        known.or_insert_with(|| Numbering::new(self.epoch)).undo(undoing);
+    }
+
+    /// Blocks were undone: where the topics stand that lost events, and what it means to scopes.
+    /// Whoever follows one of these goes back to what stands.
+    pub(super) fn reorganise<'a>(
+        &mut self,
+        undoings: impl Iterator<Item = (&'a str, Undoing)>,
+        left: &[(store::Topic, Option<Micros>)],
+    ) {
+        let mut scopes = BTreeSet::new();
+        for (scope, undoing) in undoings {
+            self.renumber(scope, undoing);
+            scopes.insert(scope);
+        }
+        for (known, event_time) in left {
+            if let Some(topic) = self.topics.get_mut(&*known.name) {
+                (topic.last, topic.event_time) = (known.last, *event_time);
+            }
+        }
+        let mut streams = std::mem::take(&mut self.streams);
+        for stream in streams.values_mut() {
+            let names = stream.names().clone();
+            if names.iter().any(|name| scopes.contains(&*scope_of(name))) {
+                stream.reorganise(self.numbered(&names), self.last_of(&names));
+            }
+        }
+        self.streams = streams;
+    }
+
+    /// The last event of any of these.
+    fn last_of(&self, names: &[TopicName]) -> u64 {
+        names.iter().map(|name| stands(&self.topics, name).0).max().unwrap_or(0)
     }
 
     /// Takes over where a topic of the log stands, before anything is published.
@@ -70,8 +143,8 @@ impl Topics {
         topic.event_time = item.time;
         for id in &topic.streams {
             let Some(stream) = self.streams.get_mut(id) else { continue };
-            let at = At { epoch: self.epoch, state: self.state, now };
-            stream.publish(name, Some(previous), item, &at);
+            let at = At { state: self.state, now };
+            stream.publish(name, previous, item, &at);
         }
     }
 
@@ -87,13 +160,13 @@ impl Topics {
 
     /// Pushes where a topic stands into each stream where it is due.
     fn repeat(&mut self, now: Micros, due: impl Fn(&mut TopicStream, usize) -> bool) {
-        let at = At { epoch: self.epoch, state: self.state, now };
+        let at = At { state: self.state, now };
         for stream in self.streams.values_mut() {
             stream.forget_pages();
             for place in 0..stream.names().len() {
                 if due(stream, place) {
-                    let (last, time) = stands(&self.topics, &stream.names()[place]);
-                    stream.beat(place, last, time, &at);
+                    let stand = stands(&self.topics, &stream.names()[place]);
+                    stream.beat(place, stand, &at);
                 }
             }
         }
@@ -109,8 +182,8 @@ impl Topics {
         for name in names.iter() {
             self.topics.entry(name.clone()).or_default().streams.insert(stream.id());
         }
-        let last = names.iter().map(|name| stands(&self.topics, name).0).max().unwrap_or(0);
-        let own = TopicStream::new(stream.clone(), names, last, encode);
+        let (numbered, last) = (self.numbered(&names), self.last_of(&names));
+        let own = TopicStream::new(stream.clone(), names, numbered, last, encode);
         self.streams.insert(stream.id(), own);
     }
 
@@ -125,15 +198,10 @@ impl Topics {
         }
     }
 
-    /// Where an operation starts: now, with where each topic stands, or behind its cursor.
-    pub(super) fn join(
-        &mut self,
-        stream: &ResponseStream,
-        after: Option<&str>,
-        now: Micros,
-    ) -> Place {
-        let at = At { epoch: self.epoch, state: self.state, now };
-        let Some(own) = self.streams.get_mut(&stream.id()) else {
+    /// Where an operation of this stream starts: now, with where each topic stands, or behind its cursor.
+    pub(super) fn join(&mut self, stream: u64, after: Option<&str>, now: Micros) -> Place {
+        let at = At { state: self.state, now };
+        let Some(own) = self.streams.get_mut(&stream) else {
             return Place::Here(Start::TooSlow);
         };
         let stands = |name: &TopicName| stands(&self.topics, name);
@@ -143,27 +211,25 @@ impl Topics {
         }
     }
 
-    pub(super) fn catch_up(&mut self, stream: &ResponseStream, seen: u64) -> Place {
-        match self.streams.get_mut(&stream.id()) {
-            Some(own) => own.behind(seen),
+    pub(super) fn catch_up(&mut self, stream: u64, seen: u64, now: Micros) -> Place {
+        let at = At { state: self.state, now };
+        match self.streams.get_mut(&stream) {
+            Some(own) => own.catch_up(seen, |name| stands(&self.topics, name), &at),
             None => Place::Here(Start::TooSlow),
         }
     }
 
-    /// Makes a frame of events that were read from the log; `None` if the stream is gone.
-    fn encode(
+    /// Makes frames by what was read from the log; `None` if the stream is gone or was numbered
+    /// anew meanwhile.
+    fn told<T>(
         &mut self,
-        stream: u64,
-        (name, previous): (&TopicName, u64),
-        items: Vec<Item>,
+        (stream, base): (u64, u64),
         now: Micros,
-    ) -> Option<Vec<u8>> {
-        let at = At { epoch: self.epoch, state: self.state, now };
-        Some(self.streams.get_mut(&stream)?.encode_items(name, Some(previous), items, &at))
-    }
-
-    fn stream(&mut self, id: u64) -> Option<&mut TopicStream> {
-        self.streams.get_mut(&id)
+        make: impl FnOnce(&mut TopicStream, &At) -> T,
+    ) -> Option<T> {
+        let at = At { state: self.state, now };
+        let own = self.streams.get_mut(&stream).filter(|own| own.base() == base)?;
+        Some(make(own, &at))
     }
 
     /// Names of topics that something is kept of.
@@ -176,21 +242,6 @@ impl Topics {
 /// Sequence and time of a topic's last event.
 fn stands(topics: &HashMap<TopicName, Topic>, name: &str) -> (u64, Option<Micros>) {
     topics.get(name).map_or((0, None), |topic| (topic.last, topic.event_time))
-}
-
-/// What every frame of a stream has in common.
-fn frame(topic: &TopicName, at: &At, cursor: super::frame::LogCursor) -> LogFrame {
-    LogFrame {
-        topic: topic.clone(),
-        epoch: at.epoch,
-        sequence: cursor.position.sequence,
-        previous: None,
-        cursor,
-        event_time: None,
-        publish_time: at.now,
-        state: at.state,
-        items: Vec::new(),
-    }
 }
 
 #[cfg(test)]

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use serde_json::json;
 use spreadly_subscriptions::{Frame, Start};
 
-use super::{Place, TopicName};
+use super::stream::{At, TopicStream};
+use super::{Place, Reach, TopicName};
 use crate::live::Live;
-use crate::live::frame::{Item, ItemBody};
+use crate::live::frame::{Item, ItemBody, SnapshotReason};
 use crate::market::event::{Body, MarketDefinition, parse};
 use crate::market::orders::OrderUpdate;
 use crate::market::trade::Trade;
@@ -26,6 +27,10 @@ const PAGE_BYTES: usize = 128 << 10;
 const FRAME_EVENTS: usize = 64;
 /// How long a reader waits for its turn at the log before it is told to come back.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What was read may have been undone meanwhile; then a reader asks again where it goes on. Between
+/// the log's word and ours lie some milliseconds, so this is far longer than it takes.
+const MOST_TRIES: u32 = 50;
+const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
 /// What a reader is told that the log could not be read for.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,31 +42,36 @@ pub(in crate::live) enum Replay {
 }
 
 impl Replay {
-    /// Where a reader goes on, from memory or, later, from the log.
+    /// Where a reader goes on, from memory or, later, from the log. `ask` says it, also again.
     pub(in crate::live) fn start(
         self,
         live: &Arc<Live>,
         stream: u64,
         names: &Arc<[TopicName]>,
-        place: Place,
+        ask: impl Fn(&Live) -> Place + Send + 'static,
     ) -> Start {
-        let (after, until) = match place {
+        let mut reach = match ask(live) {
             Place::Here(start) => return start,
-            Place::Log { after, until } => (after, until),
+            Place::Log(reach) => reach,
         };
         let (live, names) = (live.clone(), names.clone());
         Start::Later(Box::pin(async move {
-            let reading = live.clone();
-            let page = live
-                .log
-                .clone()
-                .soon(PATIENCE, move |log| page(&reading, log, stream, &names, (after, until)));
-            match page.await {
-                Ok(frames) if !frames.is_empty() => Start::Page(frames),
-                // The stream was closed meanwhile, and its readers with it.
-                Ok(_) => Start::TooSlow,
-                Err(error) => self.failed(&error),
+            for _ in 0..MOST_TRIES {
+                let (reading, names) = (live.clone(), names.clone());
+                let read = move |log: &LogReader| page(&reading, log, stream, &names, reach);
+                match live.log.clone().soon(PATIENCE, read).await {
+                    Ok(frames) if !frames.is_empty() => return Start::Page(frames),
+                    Ok(_) => {}
+                    Err(error) => return self.failed(&error),
+                }
+                // Undone while it was read, or the stream was closed.
+                tokio::time::sleep(BETWEEN_TRIES).await;
+                reach = match ask(&live) {
+                    Place::Here(start) => return start,
+                    Place::Log(reach) => reach,
+                };
             }
+            Start::TooSlow
         }))
     }
 
@@ -85,50 +95,70 @@ impl Replay {
     }
 }
 
-/// The frames that follow `after`; none if the stream is gone. On a blocking thread.
+/// The frames that tell what a reader lacks, or the first page of them; none if the stream is gone
+/// or was numbered anew. On a blocking thread.
 fn page(
     live: &Live,
     log: &LogReader,
     stream: u64,
     names: &[TopicName],
-    (after, until): (u64, u64),
+    reach: Reach,
 ) -> Result<Vec<Frame>, StoreError> {
+    // Locked for a frame at a time: the sequencer waits for this lock.
+    fn tell<T>(
+        live: &Live,
+        stream: (u64, u64),
+        make: impl FnOnce(&mut TopicStream, &At) -> T,
+    ) -> Option<T> {
+        let mut topics = live.topics.lock();
+        topics.told(stream, live.now(), make)
+    }
+    let Reach { after, until, back, base } = reach;
+    let stream = (stream, base);
     // Whoever came before in the crowd may have read it.
-    if let Some(frames) = live.topics.lock().stream(stream).and_then(|own| own.page(after)) {
-        return Ok(frames);
+    match tell(live, stream, |own, _| own.page(&reach)) {
+        None => return Ok(Vec::new()),
+        Some(Some(frames)) => return Ok(frames),
+        Some(None) => {}
+    }
+    let mut frames = Vec::new();
+    // Of each topic, the event before the next frame's first one.
+    let mut before: HashMap<usize, u64> = HashMap::new();
+    if back {
+        for (place, name) in names.iter().enumerate() {
+            let last = log.last_until(name, after)?.unwrap_or(0);
+            let told = tell(live, stream, |own, at| {
+                own.standing(place, Err(SnapshotReason::Reorg), (last, None), after, at)
+            });
+            let Some(frame) = told else { return Ok(Vec::new()) };
+            frames.push(frame);
+            before.insert(place, last);
+        }
     }
     let span = Span { after, until, most: PAGE_EVENTS, most_bytes: PAGE_BYTES };
     let events = log.read_span(names, &span)?;
     let mut definitions = HashMap::new();
-    // Of each topic, the event before the next frame's first one.
-    let mut before: HashMap<&str, u64> = HashMap::new();
-    let (mut frames, mut seen) = (Vec::new(), after);
+    let mut seen = after;
     for run in events.chunk_by(|one, next| one.topic == next.topic) {
-        let Some(name) = names.iter().find(|name| ***name == *run[0].topic) else { continue };
+        let Some(place) = names.iter().position(|name| **name == *run[0].topic) else { continue };
         for run in run.chunks(FRAME_EVENTS) {
-            let previous = match before.get(&**name) {
+            let previous = match before.get(&place) {
                 Some(previous) => *previous,
-                None => log.last_until(name, after)?.unwrap_or(0),
+                None => log.last_until(&names[place], after)?.unwrap_or(0),
             };
             let mut items = Vec::with_capacity(run.len());
             for stored in run {
                 items.push(item_of(live, &mut definitions, stored)?);
             }
             let last = run.last().map_or(seen, |stored| stored.sequence);
-            // Locked for a frame at a time: the sequencer waits for this lock.
-            let mut topics = live.topics.lock();
-            let Some(bytes) = topics.encode(stream, (name, previous), items, live.now()) else {
-                return Ok(Vec::new());
-            };
-            drop(topics);
-            frames.push(Frame::new(seen, last, bytes));
-            before.insert(name, last);
+            let told = tell(live, stream, |own, at| own.items(place, (seen, previous), items, at));
+            let Some(frame) = told else { return Ok(Vec::new()) };
+            frames.push(frame);
+            before.insert(place, last);
             seen = last;
         }
     }
-    if let Some(own) = live.topics.lock().stream(stream) {
-        own.keep_page(after, frames.clone());
-    }
+    tell(live, stream, |own, _| own.keep_page(reach, frames.clone()));
     Ok(frames)
 }
 

@@ -1,5 +1,9 @@
 //! One response stream that follows some log topics: what it pushes, and how its readers start. All
 //! of it runs under the topics' lock, which is what makes joining free of gaps.
+//!
+//! The ring wants numbers that never fall. When blocks are undone the stream goes back in the log,
+//! so its numbers in the ring are the log's sequences behind a base that rises then: a number below
+//! the base is of a reader that was not told yet.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,20 +12,33 @@ use bytes::Bytes;
 use serde_json::json;
 use spreadly_subscriptions::{Epoch, Frame, Position, ResponseStream, Start};
 
-use super::{Place, TopicName, frame};
+use super::{Place, Reach, TopicName};
 use crate::live::book_stream::{QUIET_BEATS, bad_cursor};
-use crate::live::frame::{Encode, FeedState, Item, LiveFrame, LogCursor, LogFrame, log_topics};
+use crate::live::frame::{
+    Encode, FeedState, Item, LiveFrame, LogCursor, LogFrame, SnapshotReason, log_topics,
+};
 use crate::market::event::Micros;
+use crate::market::numbering::{MOST_UNDOINGS, Numbering, Standing};
 
 /// Pages read for an earlier reader that are kept for the crowd behind it, at most for a second.
 const MOST_PAGES: usize = 4;
 
 /// The moment of a frame.
 pub(super) struct At {
-    pub(super) epoch: Epoch,
     pub(super) state: FeedState,
     pub(super) now: Micros,
 }
+
+/// How a stream's positions are numbered.
+pub(super) struct Numbered {
+    /// Its cursors, which stand for all of its topics.
+    pub(super) together: Numbering,
+    /// Of each topic, in the order of the names.
+    pub(super) epochs: Box<[Epoch]>,
+}
+
+/// Where a topic stands: its last event and when that was at its source.
+type Stand = (u64, Option<Micros>);
 
 pub(super) struct TopicStream {
     stream: Arc<ResponseStream>,
@@ -29,12 +46,18 @@ pub(super) struct TopicStream {
     names: Arc<[TopicName]>,
     /// The cursor's name of them.
     topics: u64,
+    numbered: Numbered,
     /// The last event of any of them: where the ring stands.
     last: u64,
+    /// Bases of the ring's numbers, newest last and never none; each with the first event that was
+    /// undone when it began.
+    bases: VecDeque<(u64, u64)>,
     /// Of each topic, in the order of the names.
     quiet: Box<[Quiet]>,
-    /// Pages of the log by the sequence they follow.
-    pages: VecDeque<(u64, Vec<Frame>)>,
+    /// Pages of the log by what they tell.
+    pages: VecDeque<(Reach, Vec<Frame>)>,
+    /// What readers are told that were at the end when blocks were undone, or came right after.
+    back: Option<Vec<Frame>>,
 }
 
 #[derive(Clone, Default)]
@@ -48,55 +71,85 @@ impl TopicStream {
     pub(super) fn new(
         stream: Arc<ResponseStream>,
         names: Arc<[TopicName]>,
+        numbered: Numbered,
         last: u64,
         encode: Encode,
     ) -> Self {
         let topics = log_topics(&names);
         let quiet = vec![Quiet::default(); names.len()].into_boxed_slice();
-        Self { stream, encode, names, topics, last, quiet, pages: VecDeque::new() }
+        Self {
+            stream,
+            encode,
+            names,
+            topics,
+            numbered,
+            last,
+            bases: VecDeque::from([(0, u64::MAX)]),
+            quiet,
+            pages: VecDeque::new(),
+            back: None,
+        }
     }
 
     pub(super) fn names(&self) -> &Arc<[TopicName]> {
         &self.names
     }
 
-    fn place(&self, name: &TopicName) -> Option<usize> {
-        self.names.binary_search(name).ok()
+    /// See the module's text.
+    pub(super) fn base(&self) -> u64 {
+        self.bases.back().map_or(0, |(base, _)| *base)
     }
 
-    fn cursor(&self, sequence: u64, at: &At) -> LogCursor {
-        LogCursor { topics: self.topics, position: Position { epoch: at.epoch, sequence } }
+    fn number(&self, sequence: u64) -> u64 {
+        self.base() + sequence
     }
 
-    /// Events of one topic as the bytes of a result.
-    pub(super) fn encode_items(
+    /// What every frame has in common, with a cursor behind `sequence`.
+    fn frame(&self, place: usize, sequence: u64, at: &At) -> LogFrame {
+        let position = Position { epoch: self.numbered.together.epoch(), sequence };
+        LogFrame {
+            topic: self.names[place].clone(),
+            epoch: self.numbered.epochs[place],
+            sequence,
+            previous: None,
+            reason: None,
+            cursor: LogCursor { topics: self.topics, position },
+            event_time: None,
+            publish_time: at.now,
+            state: at.state,
+            items: Vec::new(),
+        }
+    }
+
+    /// Events of one topic, as a frame behind `seen` in the log.
+    pub(super) fn items(
         &mut self,
-        name: &TopicName,
-        previous: Option<u64>,
+        place: usize,
+        (seen, previous): (u64, u64),
         items: Vec<Item>,
         at: &At,
-    ) -> Vec<u8> {
-        let Some(last) = items.last() else { return Vec::new() };
-        let own = frame(name, at, self.cursor(last.sequence, at));
-        let own = LogFrame { previous, event_time: last.time, items, ..own };
-        (self.encode)(LiveFrame::Log(own))
+    ) -> Frame {
+        let (last, event_time) =
+            items.last().map_or((seen, None), |last| (last.sequence, last.time));
+        let own = self.frame(place, last, at);
+        let own = LogFrame { previous: Some(previous), event_time, items, ..own };
+        let bytes = (self.encode)(LiveFrame::Log(own));
+        Frame::new(self.number(seen), self.number(last), bytes)
     }
 
-    pub(super) fn publish(
-        &mut self,
-        name: &TopicName,
-        previous: Option<u64>,
-        item: &Item,
-        at: &At,
-    ) {
-        let bytes = self.encode_items(name, previous, vec![item.clone()], at);
-        self.stream.push(Frame::new(self.last, item.sequence, bytes));
+    pub(super) fn publish(&mut self, name: &TopicName, previous: u64, item: &Item, at: &At) {
+        let Ok(place) = self.names.binary_search(name) else { return };
+        let frame = self.items(place, (self.last, previous), vec![item.clone()], at);
+        self.stream.push(frame);
         self.last = item.sequence;
-        if let Some(place) = self.place(name) {
-            self.quiet[place].beats = 0;
-        }
+        self.quiet[place].beats = 0;
         // The others stand where they stood, but their cursor stands for the whole stream.
+        self.forget_stands();
+    }
+
+    fn forget_stands(&mut self) {
         self.quiet.iter_mut().for_each(|quiet| quiet.stated = None);
+        self.back = None;
     }
 
     /// Counts a second in which nothing was said of a topic; true when it was the last to pass.
@@ -106,37 +159,38 @@ impl TopicStream {
     }
 
     /// Pushes a heartbeat of one topic.
-    pub(super) fn beat(&mut self, place: usize, last: u64, time: Option<Micros>, at: &At) {
+    pub(super) fn beat(&mut self, place: usize, stand: Stand, at: &At) {
         self.quiet[place] = Quiet::default();
-        let bytes = self.encode_stand(place, Some(last), (last, time), at);
-        self.stream.push(Frame::new(self.last, self.last, bytes));
+        let frame = self.standing(place, Ok(stand.0), stand, self.last, at);
+        self.stream.push(frame);
     }
 
-    /// Where a topic stands, without items.
-    fn encode_stand(
+    /// Where a topic stands, without items: behind `previous` or for a reason, in a frame that
+    /// leaves its reader at `seen`.
+    pub(super) fn standing(
         &mut self,
         place: usize,
-        previous: Option<u64>,
-        (sequence, event_time): (u64, Option<Micros>),
+        previous: Result<u64, SnapshotReason>,
+        (sequence, event_time): Stand,
+        seen: u64,
         at: &At,
-    ) -> Vec<u8> {
-        let own = frame(&self.names[place], at, self.cursor(self.last, at));
-        let own = LogFrame { sequence, previous, event_time, ..own };
-        (self.encode)(LiveFrame::Log(own))
+    ) -> Frame {
+        let own = self.frame(place, seen, at);
+        let (previous, reason) = (previous.ok(), previous.err());
+        let own = LogFrame { sequence, previous, reason, event_time, ..own };
+        let bytes = (self.encode)(LiveFrame::Log(own));
+        Frame::new(self.number(seen), self.number(seen), bytes)
     }
 
     /// Now: where each topic stands, then what is pushed.
-    pub(super) fn begin(
-        &mut self,
-        stands: impl Fn(&TopicName) -> (u64, Option<Micros>),
-        at: &At,
-    ) -> Start {
+    pub(super) fn begin(&mut self, stands: impl Fn(&TopicName) -> Stand, at: &At) -> Start {
         let names = self.names.clone();
         let mut frames = Vec::with_capacity(names.len());
         for (place, name) in names.iter().enumerate() {
             if self.quiet[place].stated.is_none() {
-                let bytes = self.encode_stand(place, None, stands(name), at);
-                self.quiet[place].stated = Some(Frame::new(self.last, self.last, bytes));
+                let reason = Err(SnapshotReason::Initial);
+                let frame = self.standing(place, reason, stands(name), self.last, at);
+                self.quiet[place].stated = Some(frame);
             }
             frames.extend(self.quiet[place].stated.clone());
         }
@@ -147,23 +201,29 @@ impl TopicStream {
     pub(super) fn resume(
         &mut self,
         after: &str,
-        stands: impl Fn(&TopicName) -> (u64, Option<Micros>),
+        stands: impl Fn(&TopicName) -> Stand,
         at: &At,
     ) -> Place {
         let requested = match LogCursor::decode(after, self.topics) {
             Ok(cursor) => cursor.position,
             Err(fault) => return Place::Here(Start::Refused(bad_cursor(fault))),
         };
-        // A sequence of the same epoch that the log has not reached: the log lost its end.
-        if requested.epoch != at.epoch || requested.sequence > self.last {
-            return Place::Here(Start::Refused(resync_required(requested, at.epoch)));
+        match self.numbered.together.standing(&requested) {
+            Standing::Now if requested.sequence <= self.last => {}
+            Standing::Earlier { undone } => {
+                return self.back(requested.sequence.min(undone - 1), stands, at);
+            }
+            // A sequence of the same epoch that the log has not reached: the log lost its end.
+            Standing::Now | Standing::Unknown => {
+                let epoch = self.numbered.together.epoch();
+                return Place::Here(Start::Refused(resync_required(requested, epoch)));
+            }
         }
         if requested.sequence == self.last && at.state != FeedState::Live {
             let names = self.names.clone();
             let notice = |(place, name)| {
-                let (last, time) = stands(name);
-                let bytes = self.encode_stand(place, Some(last), (last, time), at);
-                Frame::new(self.last, self.last, bytes)
+                let stand = stands(name);
+                self.standing(place, Ok(stand.0), stand, self.last, at)
             };
             let frames = names.iter().enumerate().map(notice).collect();
             return Place::Here(Start::Frames { frames, next: self.stream.next_index() });
@@ -171,34 +231,103 @@ impl TopicStream {
         self.behind(requested.sequence)
     }
 
-    /// Goes on behind `seen`: from the ring, or from the log. The ring of a new stream is empty and
-    /// knows no boundary yet, so the last one is asked first.
-    pub(super) fn behind(&self, seen: u64) -> Place {
-        let next = match seen == self.last {
-            true => Some(self.stream.next_index()),
-            false => self.stream.behind(seen),
+    /// Behind what a reader saw, by its number in the ring.
+    pub(super) fn catch_up(
+        &mut self,
+        seen: u64,
+        stands: impl Fn(&TopicName) -> Stand,
+        at: &At,
+    ) -> Place {
+        let place = self.bases.partition_point(|(base, _)| *base <= seen);
+        let Some((base, _)) = place.checked_sub(1).map(|place| self.bases[place]) else {
+            // From before more undoings than are remembered.
+            return Place::Here(Start::TooSlow);
         };
-        match next {
-            Some(next) => Place::Here(Start::Ring { seen, next }),
-            // The log may hold more already; that was not pushed yet and will be.
-            None => Place::Log { after: seen, until: self.last },
+        let sequence = seen - base;
+        match self.bases.iter().skip(place).map(|(_, undone)| *undone).min() {
+            None => self.behind(sequence),
+            Some(undone) => self.back(sequence.min(undone - 1), stands, at),
         }
     }
 
-    pub(super) fn page(&self, after: u64) -> Option<Vec<Frame>> {
-        self.pages.iter().find(|(own, _)| *own == after).map(|(_, frames)| frames.clone())
+    /// Goes back to `after` and on from there.
+    fn back(&mut self, after: u64, stands: impl Fn(&TopicName) -> Stand, at: &At) -> Place {
+        if after < self.last {
+            let (until, base) = (self.last, self.base());
+            return Place::Log(Reach { after, until, back: true, base });
+        }
+        let frames = match self.back.clone() {
+            Some(frames) => frames,
+            None => {
+                let names = self.names.clone();
+                let reason = Err(SnapshotReason::Reorg);
+                let stand =
+                    |(place, name)| self.standing(place, reason, stands(name), self.last, at);
+                let frames: Vec<_> = names.iter().enumerate().map(stand).collect();
+                self.back = Some(frames.clone());
+                frames
+            }
+        };
+        Place::Here(Start::Frames { frames, next: self.stream.next_index() })
     }
 
-    pub(super) fn keep_page(&mut self, after: u64, frames: Vec<Frame>) {
+    /// Goes on behind `seen`: from the ring, or from the log. The ring of a new stream is empty and
+    /// knows no boundary yet, so the last one is asked first.
+    fn behind(&self, seen: u64) -> Place {
+        let number = self.number(seen);
+        let next = match seen == self.last {
+            true => Some(self.stream.next_index()),
+            false => self.stream.behind(number),
+        };
+        match next {
+            Some(next) => Place::Here(Start::Ring { seen: number, next }),
+            // The log may hold more already; that was not pushed yet and will be.
+            None => {
+                let (until, base) = (self.last, self.base());
+                Place::Log(Reach { after: seen, until, back: false, base })
+            }
+        }
+    }
+
+    /// Blocks were undone. Whatever stands in the ring is of the earlier numbering, so every reader
+    /// is sent to ask where it goes on.
+    pub(super) fn reorganise(&mut self, numbered: Numbered, last: u64) {
+        let before = self.numbered.together.epoch();
+        self.numbered = numbered;
+        let undone = match self.numbered.together.standing(&Position { epoch: before, sequence: 0 })
+        {
+            Standing::Earlier { undone } => undone,
+            // Its epoch did not change.
+            Standing::Now | Standing::Unknown => return,
+        };
+        let base = self.number(self.last) + 1;
+        self.bases.push_back((base, undone));
+        if self.bases.len() > MOST_UNDOINGS {
+            self.bases.pop_front();
+        }
+        self.last = last;
+        self.pages.clear();
+        self.forget_stands();
+        self.stream.cut();
+    }
+
+    pub(super) fn page(&self, reach: &Reach) -> Option<Vec<Frame>> {
+        // How far it reaches does not matter: its reader asks again.
+        let same = |own: &Reach| (own.after, own.back) == (reach.after, reach.back);
+        self.pages.iter().find(|(own, _)| same(own)).map(|(_, frames)| frames.clone())
+    }
+
+    pub(super) fn keep_page(&mut self, reach: Reach, frames: Vec<Frame>) {
         if self.pages.len() == MOST_PAGES {
             self.pages.pop_front();
         }
-        self.pages.push_back((after, frames));
+        self.pages.push_back((reach, frames));
     }
 
     /// Called each second, as what is kept says when it was published.
     pub(super) fn forget_pages(&mut self) {
         self.pages.clear();
+        self.back = None;
     }
 }
 
@@ -211,7 +340,7 @@ fn resync_required(requested: Position, epoch: Epoch) -> Bytes {
         "extensions": {
             "code": "RESYNC_REQUIRED",
             "requested": position(requested.epoch, requested.sequence),
-            // Nothing is ever removed from the log.
+            // Nothing that stands is ever removed from the log.
             "floor": position(epoch, 0),
         },
     }]);

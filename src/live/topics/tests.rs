@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use spreadly_subscriptions::{Cursor, Frame, Meters, OperationKey, StreamLimits, Streams};
 
 use super::*;
-use crate::live::Live;
+use crate::live::{Live, Reorganisation};
 use crate::live::frame::{LiveFrame, LogCursor, log_topics};
 use crate::market::admission::Admission;
 use crate::market::event::{Applied, parse, trades_topic};
@@ -52,8 +52,7 @@ impl Hub {
             topic: admitted.topic,
             id: event.id,
             body: line.into(),
-            order: None,
-            trade: None,
+            ..NewEvent::default()
         };
         let sequence = self.store.append(&[new], &[], 1).unwrap().sequences[0].unwrap();
         let applied =
@@ -67,6 +66,28 @@ impl Hub {
         self.send(&format!(
             r#"{{"kind":"trade","market":"{market}","price":"1.5","size":"{size}","takerSide":"BUY"}}"#
         ))
+    }
+
+    /// Blocks are undone in which these events stood.
+    fn undo(&mut self, undone: &[(usize, u64)]) {
+        let mut first = BTreeMap::new();
+        for (market, sequence) in undone {
+            let first = first.entry(*market).or_insert(*sequence);
+            *first = *sequence.min(first);
+        }
+        let reverted = NewEvent { topic: "blocks".into(), body: "{}".into(), ..NewEvent::default() };
+        let left = self.store.revert(&reverted, &[], 1, |log| {
+            undone.iter().try_for_each(|(_, sequence)| log.undo(*sequence, &[]))?;
+            let (mut scopes, mut topics) = (Vec::new(), Vec::new());
+            for (market, first) in &first {
+                let topic = trades_topic(MARKETS[*market]);
+                let last = log.newest(&topic)?.map_or(0, |stored| stored.sequence);
+                scopes.push((scope_of(&topic), *first));
+                topics.push((store::Topic { name: (&*topic).into(), last }, None));
+            }
+            Ok(Reorganisation { at: log.sequence, scopes, markets: Vec::new(), topics })
+        });
+        self.live.reorganise(&left.unwrap().unwrap().1).unwrap();
     }
 
     fn open(&self, markets: &[usize]) -> Arc<ResponseStream> {
@@ -93,7 +114,8 @@ fn plain(frame: LiveFrame) -> Vec<u8> {
     let items: Vec<_> = frame.items.iter().map(|item| item.sequence).collect();
     let value = json!({
         "topic": &*frame.topic, "sequence": frame.sequence, "previous": frame.previous,
-        "items": items, "cursor": frame.cursor.encode(), "state": frame.state,
+        "items": items, "reason": frame.reason.map(|reason| format!("{reason:?}")),
+        "epoch": frame.epoch.to_string(), "cursor": frame.cursor.encode(), "state": frame.state,
     });
     value.to_string().into_bytes()
 }
@@ -103,6 +125,9 @@ fn plain(frame: LiveFrame) -> Vec<u8> {
 struct Client {
     chain: HashMap<String, u64>,
     told: Vec<u64>,
+    topics: HashMap<u64, String>,
+    epochs: HashMap<String, String>,
+    reorganisations: usize,
     cursor: Option<String>,
     pages: usize,
     /// The engine's share: where it reads on, what it was sent.
@@ -118,13 +143,23 @@ impl Client {
         let (topic, sequence) =
             (data["topic"].as_str().unwrap(), data["sequence"].as_u64().unwrap());
         let items: Vec<u64> = serde_json::from_value(data["items"].clone()).unwrap();
+        let epoch = data["epoch"].as_str().unwrap().to_owned();
+        let before = self.epochs.insert(topic.to_owned(), epoch.clone());
         if let Some(previous) = data["previous"].as_u64() {
             if let Some(known) = self.chain.get(topic) {
-                assert_eq!(previous, *known, "{data}");
+                assert_eq!((previous, Some(epoch)), (*known, before), "{data}");
             }
+        } else if data["reason"] == "Reorg" {
+            assert!(items.is_empty(), "{data}");
+            self.told.retain(|one| self.topics[one] != topic || *one <= sequence);
+            let last = self.told.iter().rfind(|one| self.topics[*one] == topic);
+            assert!(last.is_none_or(|last| *last == sequence), "{data}: held up to {last:?}");
+            self.reorganisations += 1;
         } else {
             assert!(self.told.is_empty() && items.is_empty(), "{data}");
+            assert_eq!(data["reason"], "Initial");
         }
+        self.topics.extend(items.iter().map(|item| (*item, topic.to_owned())));
         assert_eq!(items.last().copied().unwrap_or(sequence), sequence, "{data}");
         self.chain.insert(topic.to_owned(), sequence);
         self.largest = self.largest.max(items.len());
@@ -261,8 +296,7 @@ fn what_stands_in_the_log_and_was_not_pushed_yet_is_not_told_twice() {
     // Between the commit and what follows it.
     let line = r#"{"kind":"trade","market":"A-B","price":"1","size":"9"}"#;
     let admitted = hub.admission.admit(&parse(line.as_bytes()).unwrap()).unwrap();
-    let new =
-        NewEvent { topic: admitted.topic, id: None, body: line.into(), order: None, trade: None };
+    let new = NewEvent { topic: admitted.topic, body: line.into(), ..NewEvent::default() };
     let sequence = hub.store.append(&[new], &[], 1).unwrap().sequences[0].unwrap();
     let mut client =
         Client { cursor: Some(LogCursor { topics, position }.encode()), ..Client::default() };
@@ -370,9 +404,76 @@ fn nothing_is_kept_of_topics_that_nobody_published_to() {
     assert_eq!(hub.live.topics.lock().known(), 0);
 }
 
+#[test]
+fn who_follows_goes_back_to_what_stands_and_who_comes_back_too() {
+    let mut hub = Hub::new(1 << 20);
+    let all: Vec<_> = (1..=6).map(|size| hub.trade(0, size)).collect();
+    let other = hub.trade(1, 1);
+    let stream = hub.open(&[0, 1]);
+    let topics = log_topics(&[trades_topic("A-B"), trades_topic("C-D")]);
+    let begin = LogCursor {
+        topics,
+        position: spreadly_subscriptions::Position { epoch: hub.store.epoch(), sequence: 0 },
+    };
+    let from_the_start = || Client { cursor: Some(begin.encode()), ..Client::default() };
+    let [mut here, mut away, mut early] = [(); 3].map(|()| from_the_start());
+    here.join(&stream, &mut || {});
+    away.join(&stream, &mut || {});
+    assert_eq!(here.told, [&all[..], &[other]].concat());
+    // The third and the last: what is between stands, and is told again.
+    hub.undo(&[(0, all[2]), (0, all[5])]);
+    let next = hub.trade(0, 7);
+    let standing = [all[0], all[1], all[3], all[4], other, next];
+    here.read_on(&stream);
+    assert_eq!((&here.told[..], here.reorganisations), (&standing[..], 2), "one a topic");
+    away.join(&stream, &mut || {});
+    assert_eq!((&away.told[..], away.reorganisations), (&standing[..], 2));
+    // A cursor from before whatever was undone loses nothing and goes on.
+    early.join(&stream, &mut || {});
+    assert_eq!((&early.told[..], early.reorganisations), (&standing[..], 2));
+    // Of today's epoch: as ever.
+    away.join(&stream, &mut || {});
+    assert_eq!((&away.told[..], away.reorganisations), (&standing[..], 2));
+}
+
+#[test]
+fn a_crowd_that_goes_back_costs_one_encoding_a_topic() {
+    let mut hub = Hub::new(1 << 20);
+    hub.trade(0, 1);
+    let stream = hub.open(&[0, 1]);
+    let mut clients: Vec<_> = (0..50).map(|_| Client::default()).collect();
+    clients.iter_mut().for_each(|client| client.join(&stream, &mut || {}));
+    let undone = hub.trade(0, 2);
+    clients.iter_mut().for_each(|client| client.read_on(&stream));
+    let before = hub.encoded.load(Ordering::Relaxed);
+    hub.undo(&[(0, undone)]);
+    clients.iter_mut().for_each(|client| client.read_on(&stream));
+    assert!(clients.iter().all(|client| client.told.is_empty() && client.reorganisations == 2));
+    assert_eq!(hub.encoded.load(Ordering::Relaxed) - before, 2);
+}
+
+#[test]
+fn what_was_read_before_blocks_were_undone_is_not_told_behind_them() {
+    let mut hub = Hub::new(1 << 20);
+    let all: Vec<_> = (1..=4).map(|size| hub.trade(0, size)).collect();
+    let stream = hub.open(&[0]);
+    let topics = log_topics(&[trades_topic("A-B")]);
+    let position = spreadly_subscriptions::Position { epoch: hub.store.epoch(), sequence: 0 };
+    let cursor = LogCursor { topics, position }.encode();
+    let Start::Later(reading) = stream.source().join(&stream, Some(&cursor)) else { panic!() };
+    hub.undo(&[(0, all[1])]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let mut client = Client::default();
+    client.go_on(&stream, runtime.block_on(reading), &mut || {});
+    assert_eq!(client.told, [all[0], all[2], all[3]]);
+    assert_eq!(client.reorganisations, 1, "it asked again where to go on");
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Trade(usize),
+    /// Every other one of so many newest events is undone.
+    Undo(usize),
     /// This client reads what there is.
     Read(usize),
     /// This client comes back with its cursor.
@@ -383,6 +484,7 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (0..3usize).prop_map(Step::Trade),
+        1 => (1..20usize).prop_map(Step::Undo),
         2 => (0..3usize).prop_map(Step::Read),
         1 => (0..3usize).prop_map(Step::Resume),
         1 => Just(Step::Beat),
@@ -408,10 +510,19 @@ proptest! {
         for (number, step) in steps.into_iter().enumerate() {
             match step {
                 Step::Trade(market) => all.push((market, hub.trade(market, number as u64 + 1))),
+                Step::Undo(newest) => {
+                    let from = all.len().saturating_sub(newest);
+                    let undone: Vec<_> = all[from..].iter().copied().step_by(2).collect();
+                    hub.undo(&undone);
+                    all.retain(|one| !undone.contains(one));
+                }
                 Step::Read(one) => clients[one].read_on(&streams[one]),
                 Step::Resume(one) => clients[one].join(&streams[one], &mut || {
                     if all.len() % 7 == 3 {
                         all.push((0, hub.trade(0, 1)));
+                    }
+                    if all.len() % 7 == 5 {
+                        hub.undo(&all.split_off(all.len() - 2));
                     }
                 }),
                 Step::Beat => hub.live.heartbeat(),

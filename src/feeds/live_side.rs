@@ -1,0 +1,65 @@
+//! The live state as the sequencer sees it: what takes events in the log's order, says where a book
+//! stands, and takes over what is left once blocks were undone.
+
+use std::sync::Arc;
+
+use crate::live::{Live, Reorganisation};
+use crate::market::event::Applied;
+
+/// Gets events in the log's order.
+pub type Apply = Box<dyn FnMut(&[Applied]) + Send>;
+/// A market's state with the sequence it stands at.
+pub type TakeCheckpoint = Box<dyn FnMut(&str) -> Option<(u64, Vec<u8>)> + Send>;
+
+/// Gets a market's name and its state as [`TakeCheckpoint`] gave it; whether it could read it.
+pub type Restore = Box<dyn FnMut(&str, &[u8]) -> bool + Send>;
+
+/// See the module's text. All of it is called on the sequencer's thread.
+pub struct LiveSide {
+    /// Gets every committed event, in the log's order.
+    pub apply: Apply,
+    pub checkpoint: TakeCheckpoint,
+    pub aside: MakeAside,
+    /// Gets what is left of all that was touched by blocks that were undone.
+    pub reorganise: Box<dyn FnMut(&Reorganisation) + Send>,
+}
+
+/// A state beside the live one, in which one market is brought from a checkpoint to where it stands.
+pub struct Aside {
+    pub apply: Apply,
+    pub restore: Restore,
+    pub checkpoint: TakeCheckpoint,
+}
+
+/// Makes one.
+pub type MakeAside = Arc<dyn Fn() -> Aside + Send + Sync>;
+
+impl LiveSide {
+    pub fn of(live: &Arc<Live>) -> Self {
+        let (applying, asking) = (live.clone(), live.clone());
+        let (beside, reorganising) = (live.clone(), live.clone());
+        Self {
+            apply: Box::new(move |events| applying.apply(events)),
+            checkpoint: Box::new(move |market| asking.checkpoint(market)),
+            aside: Arc::new(move || Aside::of(Arc::new(beside.aside()))),
+            reorganise: Box::new(move |left| {
+                if let Err(error) = reorganising.reorganise(left) {
+                    // It was written a moment ago, so it is a bug.
+                    debug_assert!(false, "{error}");
+                    tracing::error!(%error, "a book is lost until a restart reads it from the log");
+                }
+            }),
+        }
+    }
+}
+
+impl Aside {
+    fn of(live: Arc<Live>) -> Self {
+        let (applying, restoring) = (live.clone(), live.clone());
+        Self {
+            apply: Box::new(move |events| applying.apply(events)),
+            restore: Box::new(move |market, state| restoring.restore(market, state).is_ok()),
+            checkpoint: Box::new(move |market| live.checkpoint(market)),
+        }
+    }
+}

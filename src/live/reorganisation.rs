@@ -1,0 +1,141 @@
+//! Blocks of the chain were undone: the live topics take what is left, begin new epochs and tell
+//! everyone. What is left is worked out by the feeds' side, from the log.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Live, OfferMark, RestoreError, SnapshotReason};
+use crate::market::bbo::BestBidOffer;
+use crate::market::event::{MarketDefinition, MarketId, Micros};
+use crate::market::numbering::{Undoing, market_scope};
+use crate::market::ticker::LastTrade;
+use crate::store::{self, MarketCandles};
+
+/// What is left once blocks were undone.
+#[derive(Debug)]
+pub struct Reorganisation {
+    /// Sequence of the event that undid them.
+    pub at: u64,
+    /// The first event undone of each scope, see [`crate::market::numbering::scope_of`].
+    pub scopes: Vec<(String, u64)>,
+    /// Every market among the scopes.
+    pub markets: Vec<MarketLeft>,
+    /// Log topics that lost events: where they stand, and when their last event was at its source.
+    pub topics: Vec<(store::Topic, Option<Micros>)>,
+}
+
+/// What is left of a market.
+#[derive(Debug)]
+pub struct MarketLeft {
+    pub market: MarketId,
+    pub defined: Defined,
+    /// Its book as [`Live::checkpoint`] gives it; `None` where no event of it was undone.
+    pub book: Option<Vec<u8>>,
+    pub candles: MarketCandles,
+    /// Its latest trade, and when its newest was at its source.
+    pub last: Option<LastTrade>,
+    pub event_time: Option<Micros>,
+}
+
+/// What is left of a market's definition.
+#[derive(Debug)]
+pub enum Defined {
+    AsBefore,
+    /// By an earlier one.
+    So(Arc<MarketDefinition>),
+    /// By none: there is no such market until it is defined again.
+    Not,
+}
+
+impl Live {
+    /// Takes over which topics began new epochs, as the log tells. Before anything else is read.
+    pub fn restore_undoings(&self, known: &[(Box<str>, Undoing)]) {
+        let mut topics = self.topics.lock();
+        for (scope, undoing) in known {
+            topics.renumber(scope, *undoing);
+        }
+    }
+
+    /// An empty state of the same log, in which nobody is told anything.
+    pub fn aside(&self) -> Self {
+        Self::new(self.epoch, Box::new(|| 0), self.journal_touches, self.log.clone())
+    }
+
+    /// Brings every market to where its epoch began, which may be behind its last event. Once the
+    /// log is read.
+    pub fn stand(&self) {
+        for market in self.all() {
+            let id = {
+                let mut state = market.state.lock();
+                let since = state.numbering.since();
+                state.book.stand_at(since);
+                state.definition.market.clone()
+            };
+            self.offers.lock().stand(&id);
+            self.tickers.lock().stand(&id);
+        }
+    }
+
+    /// Takes what is left once blocks were undone, and tells everyone. From the thread that calls
+    /// [`Live::apply`].
+    ///
+    /// # Errors
+    /// When a book is not readable: it is left empty then, and a restart reads it from the log.
+    pub fn reorganise(&self, left: &Reorganisation) -> Result<(), RestoreError> {
+        let mut done = Ok(());
+        for (scope, first) in &left.scopes {
+            let undoing = Undoing { at: left.at, first: *first };
+            let market = left.markets.iter().find(|one| market_scope(&one.market) == *scope);
+            if let Some(market) = market {
+                done = done.and(self.reorganise_market(market, undoing));
+            }
+        }
+        let undoings = left
+            .scopes
+            .iter()
+            .map(|(scope, first)| (&**scope, Undoing { at: left.at, first: *first }));
+        self.topics.lock().reorganise(undoings, &left.topics);
+        done
+    }
+
+    fn reorganise_market(&self, left: &MarketLeft, undoing: Undoing) -> Result<(), RestoreError> {
+        let Some(market) = self.known(&left.market) else {
+            return Err(RestoreError::UnknownMarket(left.market.to_string()));
+        };
+        match &left.defined {
+            Defined::AsBefore => {}
+            Defined::So(definition) => self.define(definition.clone()),
+            Defined::Not => market.gone.store(true, Ordering::Release),
+        }
+        let read = left.book.as_deref().map(|state| self.read_checkpoint(state)).transpose();
+        let (best, rebuilt) = {
+            let mut state = market.state.lock();
+            let rebuilt = match &read {
+                Ok(None) => None,
+                Ok(Some((book, event_time, since))) => {
+                    (state.book, state.event_time) = (book.clone(), *event_time);
+                    Some(*since)
+                }
+                Err(_) => {
+                    state.book = self.empty_book(0);
+                    None
+                }
+            };
+            state.numbering.undo(undoing);
+            state.book.begin_anew(undoing.at);
+            state.checksum.take();
+            state.each(self, |stream, now| stream.restate(now, SnapshotReason::Reorg));
+            (state.book.best(), rebuilt)
+        };
+        let known = self.offers.lock().get(&left.market).unwrap_or_default();
+        let known = OfferMark { sequence: known.sequence, event_time: known.event_time };
+        let OfferMark { sequence, event_time } = rebuilt.unwrap_or(known);
+        let offer = BestBidOffer { bid: best.0, ask: best.1, sequence, event_time };
+        let moment = self.moment();
+        self.offers.lock().reorganise(&left.market, undoing, offer, moment.now);
+        market.candles.lock().reorganise(undoing, &left.candles, left.event_time, &moment);
+        let trades = (left.last, left.event_time);
+        self.tickers.lock().reorganise(undoing, &offer, &left.candles, trades, moment.now);
+        Ok(read.map(drop)?)
+    }
+}
