@@ -19,6 +19,7 @@ mod limits;
 mod mutations;
 mod orders;
 mod protocol;
+mod reorganisation;
 mod restart;
 mod sharing;
 mod slow;

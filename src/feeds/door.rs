@@ -340,7 +340,7 @@ impl Sequencer {
                 Some((sequence, left)) => {
                     left.settle(&mut self.admission);
                     (self.live.reorganise)(&left.reorganisation);
-                    let (undone, fallen) = (left.undone, left.fallen);
+                    let (undone, fallen) = (left.reorganisation.undone, left.fallen);
                     tracing::info!(height, sequence, undone, fallen, "blocks were undone");
                     ack.accepted += 1;
                     ack.last_sequence = Some(sequence);

@@ -24,9 +24,7 @@ const PAGE: usize = 512;
 pub(super) struct Left {
     pub(super) reorganisation: Reorganisation,
     admitted: Vec<MarketAdmission>,
-    /// Events of the blocks themselves.
-    pub(super) undone: u64,
-    /// Events that could not be without those.
+    /// Events that stood in no block, but could not be without those that did.
     pub(super) fallen: u64,
 }
 
@@ -87,8 +85,9 @@ pub(super) fn undo(
         log.renumber(scope, *first)?;
     }
     let topics = work.topics()?;
-    let reorganisation = Reorganisation { at: log.sequence, scopes, markets, topics };
-    Ok(Left { reorganisation, admitted, undone, fallen: work.count - undone })
+    let (at, all) = (log.sequence, work.count);
+    let reorganisation = Reorganisation { at, undone: all, scopes, markets, topics };
+    Ok(Left { reorganisation, admitted, fallen: all - undone })
 }
 
 struct Undoing<'a> {

@@ -71,6 +71,9 @@ pub struct Live {
     feed_state: Mutex<FeedState>,
     /// Snapshots that were encoded rather than taken from a stream's cache.
     pub snapshot_encodings: AtomicU64,
+    /// How often blocks were undone, and the events that went with them, since the start.
+    pub reorganisations: AtomicU64,
+    pub events_undone: AtomicU64,
 }
 
 struct Market {
@@ -124,6 +127,8 @@ impl Live {
             feeds: Mutex::default(),
             feed_state: Mutex::new(FeedState::Live),
             snapshot_encodings: AtomicU64::new(0),
+            reorganisations: AtomicU64::new(0),
+            events_undone: AtomicU64::new(0),
         }
     }
 

@@ -16,6 +16,8 @@ use crate::store::{self, MarketCandles};
 pub struct Reorganisation {
     /// Sequence of the event that undid them.
     pub at: u64,
+    /// Events that left the log.
+    pub undone: u64,
     /// The first event undone of each scope, see [`crate::market::numbering::scope_of`].
     pub scopes: Vec<(String, u64)>,
     /// Every market among the scopes.
@@ -29,7 +31,8 @@ pub struct Reorganisation {
 pub struct MarketLeft {
     pub market: MarketId,
     pub defined: Defined,
-    /// Its book as [`Live::checkpoint`] gives it; `None` where no event of it was undone.
+    /// Its book as [`Live::checkpoint`] gives it; `None` where no event of it was undone, or where
+    /// nothing is left of it.
     pub book: Option<Vec<u8>>,
     pub candles: MarketCandles,
     /// Its latest trade, and when its newest was at its source.
@@ -82,6 +85,8 @@ impl Live {
     /// # Errors
     /// When a book is not readable: it is left empty then, and a restart reads it from the log.
     pub fn reorganise(&self, left: &Reorganisation) -> Result<(), RestoreError> {
+        self.reorganisations.fetch_add(1, Ordering::Relaxed);
+        self.events_undone.fetch_add(left.undone, Ordering::Relaxed);
         let mut done = Ok(());
         for (scope, first) in &left.scopes {
             let undoing = Undoing { at: left.at, first: *first };
@@ -111,14 +116,14 @@ impl Live {
         let (best, rebuilt) = {
             let mut state = market.state.lock();
             let rebuilt = match &read {
-                Ok(None) => None,
                 Ok(Some((book, event_time, since))) => {
                     (state.book, state.event_time) = (book.clone(), *event_time);
                     Some(*since)
                 }
-                Err(_) => {
-                    state.book = self.empty_book(0);
-                    None
+                Ok(None) if !market.is_gone() => None,
+                Ok(None) | Err(_) => {
+                    (state.book, state.event_time) = (self.empty_book(0), None);
+                    Some(OfferMark { sequence: 0, event_time: None })
                 }
             };
             state.numbering.undo(undoing);

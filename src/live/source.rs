@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use spreadly_subscriptions::{ResponseStream, Source, Start};
 
@@ -110,7 +111,10 @@ impl Source for BookSource {
     }
 
     fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Start {
-        self.with_stream(stream, |own, now| own.join(now, after))
+        match self.market.is_gone() {
+            true => gone(),
+            false => self.with_stream(stream, |own, now| own.join(now, after)),
+        }
     }
 
     fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Start {
@@ -120,6 +124,15 @@ impl Source for BookSource {
     fn detach(&self, stream: &ResponseStream) {
         self.market.state.lock().streams.remove(&stream.id());
     }
+}
+
+/// For who joins a stream that others opened while its market was defined.
+fn gone() -> Start {
+    let errors = serde_json::json!([{
+        "message": "there is no market of this id any more: blocks were undone",
+        "extensions": { "code": "NOT_FOUND" },
+    }]);
+    Start::Refused(Bytes::from(errors.to_string()))
 }
 
 struct OfferSource {
@@ -192,7 +205,10 @@ impl Source for CandleSource {
     }
 
     fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Start {
-        self.market.candles.lock().join(stream, after, &self.live.moment())
+        match self.market.is_gone() {
+            true => gone(),
+            false => self.market.candles.lock().join(stream, after, &self.live.moment()),
+        }
     }
 
     fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Start {

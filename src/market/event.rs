@@ -887,6 +887,15 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_undoes_blocks_is_known_however_it_is_written() {
+        assert!(reverts(br#"{"kind":"block.reverted","height":1}"#));
+        assert!(reverts(br#" {"height":1, "kind" : "block\u002ereverted"}"#));
+        assert!(!reverts(br#"{"kind":"block.reverted","height":-1}"#));
+        assert!(!reverts(br#"{"kind":"message","topic":"t","data":"block.reverted"}"#));
+        assert!(!reverts(b"block.reverted \xff"));
+    }
+
+    #[test]
     fn a_byte_order_mark_is_no_fault() {
         assert_eq!(logged("\u{feff}{\"kind\":\"block.reverted\",\"height\":1}"), "blocks");
     }
@@ -906,6 +915,11 @@ mod tests {
         };
         assert!(id(MOST_ID_BYTES).is_ok());
         assert!(id(MOST_ID_BYTES + 1).is_err());
+        let height = |height: u64| {
+            parse(format!(r#"{{"kind":"block.reverted","height":{height}}}"#).as_bytes())
+        };
+        assert!(height(MOST_HEIGHT).is_ok());
+        assert!(height(MOST_HEIGHT + 1).is_err());
         let topic = |characters: usize| {
             let topic = "é".repeat(characters);
             parse(format!(r#"{{"kind":"message","topic":"{topic}","data":1}}"#).as_bytes())

@@ -56,6 +56,8 @@ impl Collector for Everything {
             gauge(&mut encoder, name, help, value)?;
         }
         let encodings = self.live.snapshot_encodings.load(Ordering::Relaxed);
+        let reorganisations = self.live.reorganisations.load(Ordering::Relaxed);
+        let undone = self.live.events_undone.load(Ordering::Relaxed);
         let counters = [
             (
                 "websockets_opened",
@@ -71,6 +73,8 @@ impl Collector for Everything {
             ("replayed_pages", "Pages of the log given to readers", meters.replayed_pages.get()),
             ("silent_peers_dropped", "Peers silent for two pings", meters.dropped_silent.get()),
             ("snapshot_encodings", "Snapshots encoded, not shared", encodings),
+            ("reorganisations", "Times that blocks of the chain were undone", reorganisations),
+            ("events_undone", "Events that were undone with blocks", undone),
         ];
         for (name, help, value) in counters {
             counter(&mut encoder, name, help, &[vec![]], &[value])?;

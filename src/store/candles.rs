@@ -258,11 +258,7 @@ impl Store {
 impl LogReader {
     /// Buckets without a gap, oldest first. Costs the rows it tells of, however old the market is.
     pub fn candles(&self, market: &str, span: &CandleSpan) -> Result<Vec<Candle>, StoreError> {
-        // One look at the database, so that what is before fits what follows.
-        self.connection
-            .unchecked_transaction()
-            .and_then(|transaction| between(&transaction, market, span))
-            .at(&self.path)
+        between(&self.connection, market, span).at(&self.path)
     }
 }
 

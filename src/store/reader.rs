@@ -20,6 +20,26 @@ impl LogReader {
         Ok(Self { path: path.to_owned(), connection: schema::connect_reader(path)? })
     }
 
+    /// All that is read by the way is of one moment of the log.
+    pub fn at_once<T>(
+        &self,
+        read: impl FnOnce(&Self) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let moment = self.connection.unchecked_transaction().at(&self.path)?;
+        let done = read(self)?;
+        moment.finish().at(&self.path)?;
+        Ok(done)
+    }
+
+    /// The newest event that undid something of any topic; 0 if none did.
+    pub fn newest_undoing(&self) -> Result<u64, StoreError> {
+        self.connection
+            .prepare_cached("SELECT max(at) FROM undoings")
+            .and_then(|mut statement| statement.query_row([], |row| row.get::<_, Option<i64>>(0)))
+            .map(|at| at.map_or(0, i64::cast_unsigned))
+            .at(&self.path)
+    }
+
     /// Events of one topic behind `sequence`, in order, at most `most`.
     pub fn read_topic(
         &self,

@@ -82,7 +82,7 @@ impl LogReaders {
                 Some(reader) => reader,
                 None => LogReader::open(&self.path)?,
             };
-            let read = read(&reader)?;
+            let read = reader.at_once(read)?;
             // One that failed is not kept: it may hold a stale view of a file that was mended.
             self.idle.lock().push(reader);
             Ok(read)

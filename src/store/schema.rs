@@ -73,6 +73,7 @@ const BLOCKS: &str = "
         first INTEGER NOT NULL,
         PRIMARY KEY (scope, at)
     ) STRICT, WITHOUT ROWID;
+    CREATE INDEX undoings_at ON undoings (at);
 ";
 
 /// What is read of single orders, written with the events that it follows from: each order as it

@@ -238,7 +238,7 @@ fn a_full_disk_leaves_nothing_half_done_and_passes() {
 }
 
 #[test]
-fn the_newest_two_checkpoints_are_kept_and_the_older_is_restored() {
+fn the_newest_sixteen_checkpoints_are_kept_and_the_newest_but_one_is_restored() {
     let (_folder, path) = folder();
     let mut store = Store::open(&path).unwrap();
     store.save_checkpoint("a", 10, b"ten").unwrap();
@@ -253,6 +253,21 @@ fn the_newest_two_checkpoints_are_kept_and_the_older_is_restored() {
     assert_eq!(brief, [("a", 20, &b"twenty"[..]), ("b", 5, b"five")]);
     assert_eq!(store.newest_checkpoint("a").unwrap(), Some(30));
     assert_eq!(store.newest_checkpoint("c").unwrap(), None);
+
+    let place = |store: &Store, newest: u64| {
+        assert_eq!(store.newest_checkpoint("a").unwrap(), Some(newest));
+        let count = "SELECT count(*) FROM checkpoints WHERE topic = 'a'";
+        store.connection.query_row(count, [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    for (sequence, kept) in [(40, 4), (50, 5)] {
+        store.save_checkpoint("a", sequence, b"").unwrap();
+        assert_eq!(place(&store, sequence), kept);
+    }
+    for sequence in 51..80 {
+        store.save_checkpoint("a", sequence, b"").unwrap();
+    }
+    assert_eq!(place(&store, 79), MOST_CHECKPOINTS as i64);
+    assert_eq!(store.older_checkpoints().unwrap()[0].sequence, 78);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use super::stream::CHUNK_BYTES;
 use super::*;
+use crate::feeds::door::Incoming;
 use crate::feeds::door::tests::Hub;
 use crate::feeds::status::{FeedState, FeedStatus};
 use crate::market::event::{MOST_LINE_BYTES, Refusal};
@@ -282,6 +283,38 @@ fn a_large_file_does_not_starve_small_ones() {
         turns += 1;
     }
     assert_eq!(turns, 1, "after one chunk of the large file's");
+}
+
+#[test]
+fn a_line_that_undoes_blocks_comes_by_itself_and_in_its_place() {
+    let mut bench = Bench::new();
+    let undo = |height: u64| format!(r#"{{"kind":"block.reverted","height":{height}}}"#);
+    let lines = ["1", "2", &undo(7), "", &undo(8), "3", r#"{"data":"block.reverted"}"#, "4"];
+    bench.append("a.ndjson", &(lines.join("\n") + "\n"));
+    bench.append("b.ndjson", &format!("{}\n5\n", undo(9)));
+    bench.folder.look(Ring::Scan).unwrap();
+    let mut batches: Vec<Vec<String>> = Vec::new();
+    loop {
+        let turn = bench.folder.turn();
+        if turn.lines.is_empty() && turn.progress.is_empty() {
+            break;
+        }
+        let text = |one: &Incoming| String::from_utf8(one.line.clone().unwrap()).unwrap();
+        batches.push(turn.lines.iter().map(text).collect());
+        bench.commit(turn);
+        // Each is behind what was committed, so nothing is read twice or left out.
+        bench.crash();
+        bench.folder.look(Ring::Scan).unwrap();
+    }
+    for batch in &batches {
+        let alone = batch.iter().any(|line| line.contains(r#""kind":"block.reverted""#));
+        assert!(!alone || batch.len() == 1, "{batches:?}");
+    }
+    let log = bench.log();
+    let expected: Vec<_> = lines.iter().filter(|line| !line.is_empty()).collect();
+    let of_a: Vec<_> = log.iter().filter(|line| expected.contains(&&&***line)).collect();
+    assert_eq!(of_a, expected);
+    assert_eq!(log.len(), expected.len() + 2);
 }
 
 #[test]

@@ -51,6 +51,8 @@ pub(super) struct Topics {
     topics: HashMap<TopicName, Topic>,
     /// Of the scopes of which something was undone.
     numberings: HashMap<String, Numbering>,
+    /// The newest event that undid something, as far as is known here.
+    undone_at: u64,
     streams: BTreeMap<u64, TopicStream>,
 }
 
@@ -70,6 +72,7 @@ impl Topics {
             state: FeedState::Live,
             topics: HashMap::new(),
             numberings: HashMap::new(),
+            undone_at: 0,
             streams: BTreeMap::new(),
         }
     }
@@ -88,6 +91,7 @@ impl Topics {
 
     /// Takes over that a scope began a new epoch.
     pub(super) fn renumber(&mut self, scope: &str, undoing: Undoing) {
+        self.undone_at = self.undone_at.max(undoing.at);
         let known = self.numberings.entry(scope.to_owned());
         known.or_insert_with(|| Numbering::new(self.epoch)).undo(undoing);
     }
@@ -219,14 +223,17 @@ impl Topics {
         }
     }
 
-    /// Makes frames by what was read from the log; `None` if the stream is gone or was numbered
-    /// anew meanwhile.
+    /// Makes frames by what was read from the log when `undone_at` was its newest undoing; `None`
+    /// if that is not what is known here, if the stream is gone or was numbered anew meanwhile.
     fn told<T>(
         &mut self,
-        (stream, base): (u64, u64),
+        (stream, base, undone_at): (u64, u64, u64),
         now: Micros,
         make: impl FnOnce(&mut TopicStream, &At) -> T,
     ) -> Option<T> {
+        if undone_at != self.undone_at {
+            return None;
+        }
         let at = At { state: self.state, now };
         let own = self.streams.get_mut(&stream).filter(|own| own.base() == base)?;
         Some(make(own, &at))

@@ -96,7 +96,7 @@ impl Replay {
 }
 
 /// The frames that tell what a reader lacks, or the first page of them; none if the stream is gone
-/// or was numbered anew. On a blocking thread.
+/// or was numbered anew. On a blocking thread, all of it of one moment of the log.
 fn page(
     live: &Live,
     log: &LogReader,
@@ -107,14 +107,14 @@ fn page(
     // Locked for a frame at a time: the sequencer waits for this lock.
     fn tell<T>(
         live: &Live,
-        stream: (u64, u64),
+        stream: (u64, u64, u64),
         make: impl FnOnce(&mut TopicStream, &At) -> T,
     ) -> Option<T> {
         let mut topics = live.topics.lock();
         topics.told(stream, live.now(), make)
     }
     let Reach { after, until, back, base } = reach;
-    let stream = (stream, base);
+    let stream = (stream, base, log.newest_undoing()?);
     // Whoever came before in the crowd may have read it.
     match tell(live, stream, |own, _| own.page(&reach)) {
         None => return Ok(Vec::new()),

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use spreadly_subscriptions::{Cursor, Frame, Meters, OperationKey, StreamLimits, Streams};
 
 use super::*;
-use crate::live::{Live, Reorganisation};
 use crate::live::frame::{LiveFrame, LogCursor, log_topics};
+use crate::live::{Live, Reorganisation};
 use crate::market::admission::Admission;
 use crate::market::event::{Applied, parse, trades_topic};
 use crate::store::{LogReaders, NewEvent, Store};
@@ -75,17 +75,20 @@ impl Hub {
             let first = first.entry(*market).or_insert(*sequence);
             *first = *sequence.min(first);
         }
-        let reverted = NewEvent { topic: "blocks".into(), body: "{}".into(), ..NewEvent::default() };
+        let reverted =
+            NewEvent { topic: "blocks".into(), body: "{}".into(), ..NewEvent::default() };
         let left = self.store.revert(&reverted, &[], 1, |log| {
             undone.iter().try_for_each(|(_, sequence)| log.undo(*sequence, &[]))?;
             let (mut scopes, mut topics) = (Vec::new(), Vec::new());
             for (market, first) in &first {
                 let topic = trades_topic(MARKETS[*market]);
                 let last = log.newest(&topic)?.map_or(0, |stored| stored.sequence);
+                log.renumber(&scope_of(&topic), *first)?;
                 scopes.push((scope_of(&topic), *first));
                 topics.push((store::Topic { name: (&*topic).into(), last }, None));
             }
-            Ok(Reorganisation { at: log.sequence, scopes, markets: Vec::new(), topics })
+            let (at, undone, markets) = (log.sequence, undone.len() as u64, Vec::new());
+            Ok(Reorganisation { at, undone, scopes, markets, topics })
         });
         self.live.reorganise(&left.unwrap().unwrap().1).unwrap();
     }
