@@ -121,6 +121,18 @@ mod tests {
     }
 
     #[test]
+    fn a_ring_that_was_cut_is_behind_nobody() {
+        let mut ring = Ring::new(1 << 20);
+        ring.push(frame(0, 1));
+        let next = ring.next();
+        ring.cut();
+        assert!(ring.from(next, 1).is_none(), "also not behind who had read it all");
+        assert_eq!((ring.behind(1), ring.next(), ring.bytes), (None, next + 1, 0));
+        ring.push(frame(1, 2));
+        assert_eq!(ring.from(next + 1, 9).map(Iterator::count), Some(1));
+    }
+
+    #[test]
     fn the_oldest_frames_leave_by_bytes_and_the_newest_stays() {
         let mut ring = Ring::new(3 * (100 + FRAME_OVERHEAD_BYTES));
         for sequence in 1..=10 {

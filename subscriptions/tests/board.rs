@@ -76,6 +76,13 @@ impl Board {
         }
     }
 
+    /// What was pushed does not hold any more, though here the same would be told again.
+    pub fn cut(&self) {
+        let mut state = self.state.lock();
+        state.snapshot.clear();
+        state.streams.iter().for_each(|(_, stream)| stream.cut());
+    }
+
     pub fn heartbeat(&self) {
         let state = self.state.lock();
         for (_, stream) in &state.streams {

@@ -81,6 +81,32 @@ fn a_slow_reader_behind_the_ring_is_given_every_event_while_more_come() {
 }
 
 #[test]
+fn every_reader_of_a_stream_that_was_cut_asks_where_it_goes_on() {
+    paused(async {
+        let hub = Hub::start(Limits::default(), StreamLimits::default());
+        let mut clients = [(); 3].map(|()| (hub.connect(1 << 20), Follower::default()));
+        for (client, follower) in &mut clients {
+            client.init().await;
+            client.say(&subscribe("a", "kept", json!({}))).await;
+            follower.take(&message(client).await["payload"]["data"]).unwrap();
+        }
+        hub.board.set(1, 1, 0);
+        for (client, follower) in &mut clients {
+            follow(&hub, client, follower).await;
+        }
+        assert_eq!(hub.meters.catch_ups.get(), 0);
+        // Two cuts before anyone looks are as good as one; what comes behind them is in the ring.
+        hub.board.cut();
+        hub.board.cut();
+        hub.board.set(2, 2, 0);
+        for (client, follower) in &mut clients {
+            follow(&hub, client, follower).await;
+        }
+        assert_eq!(hub.meters.catch_ups.get(), 3);
+    });
+}
+
+#[test]
 fn an_answer_that_comes_after_complete_is_not_given_to_the_next_of_that_id() {
     paused(async {
         let hub = shallow();

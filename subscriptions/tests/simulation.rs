@@ -66,6 +66,9 @@ async fn storm(seed: u64) {
         if random.random_bool(0.05) {
             hub.board.heartbeat();
         }
+        if random.random_bool(0.02) {
+            hub.board.cut();
+        }
         tokio::time::sleep(Duration::from_millis(random.random_range(1..500))).await;
     }
     for client in clients {
