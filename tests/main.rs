@@ -18,6 +18,7 @@ mod http;
 mod limits;
 mod mutations;
 mod orders;
+mod postgres;
 mod protocol;
 mod reorganisation;
 mod restart;

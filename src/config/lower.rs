@@ -14,8 +14,8 @@ use tracing_subscriber::EnvFilter;
 use super::written::{Value, Written, may_hold_a_secret};
 use super::{
     AdminConfig, Config, ConfigFault, FeedsConfig, FilesFeedConfig, FilesMode, HttpStatus,
-    IdentityConfig, Limits, LogConfig, LogFormat, Network, Origins, ServerConfig, StoreConfig,
-    Synchronous, WrittenIn,
+    IdentityConfig, Limits, LogConfig, LogFormat, Network, Origins, PostgresFeedConfig,
+    ServerConfig, StoreConfig, Synchronous, WrittenIn,
 };
 
 const KIB: usize = 1024;
@@ -26,6 +26,9 @@ const MOST_ACCOUNT_BYTES: usize = 64;
 const MOST_MARKETS: usize = 128;
 /// Longer than any wait on a peer should be; keeps sums of durations far from overflow.
 const HOUR_MS: u64 = 3_600_000;
+/// A poll and a deadline are noticed within the 5 s in which clients are told.
+pub(super) const POSTGRES_POLL: Duration = Duration::from_secs(1);
+pub(super) const POSTGRES_DEADLINE: Duration = Duration::from_secs(3);
 /// How much of a value a message repeats.
 const SHOWN_CHARS: usize = 100;
 
@@ -37,7 +40,7 @@ pub(super) fn lower(written: Written, faults: &mut Vec<ConfigFault>) -> Config {
             listen: reader.read("admin.listen", AdminConfig::default().listen, address),
         },
         store: store(&mut reader),
-        feeds: FeedsConfig { files: files(&mut reader) },
+        feeds: FeedsConfig { files: files(&mut reader), postgres: postgres(&mut reader) },
         identity: IdentityConfig {
             development_account: reader.read("identity.development_account", None, account),
         },
@@ -123,6 +126,33 @@ fn files(reader: &mut Reader<'_>) -> FilesFeedConfig {
             0..=24 * HOUR_MS,
         ))
         .filter(|after| !after.is_zero()),
+    }
+}
+
+fn postgres(reader: &mut Reader<'_>) -> Option<PostgresFeedConfig> {
+    let url = reader.read("feeds.postgres.url", None, |value| match text(value)? {
+        "" => Ok(None),
+        url => postgres_url(url).map(Some),
+    });
+    // Beyond 5 s in all a client would not be told in time that the feed is cut off.
+    let poll_interval = reader.millis("feeds.postgres.poll_interval_ms", POSTGRES_POLL, 10..=2_000);
+    let deadline = reader.millis("feeds.postgres.deadline_ms", POSTGRES_DEADLINE, 100..=3_000);
+    url.map(|url| PostgresFeedConfig { url, poll_interval, deadline })
+}
+
+/// Says what is wrong with it without repeating it, as it may hold a password.
+fn postgres_url(url: &str) -> Result<String, String> {
+    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+        return Err("must be as in \"postgres://user@host:5432/database\"".to_owned());
+    }
+    let parsed: tokio_postgres::Config = url.parse().map_err(|error| format!("{error}"))?;
+    match parsed.get_ssl_mode() {
+        tokio_postgres::config::SslMode::Require => {
+            Err("asks for sslmode=require: TLS to Postgres is not built yet, put a proxy of this \
+                 machine in between"
+                .to_owned())
+        }
+        _ => Ok(url.to_owned()),
     }
 }
 

@@ -132,6 +132,40 @@ pub enum Synchronous {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FeedsConfig {
     pub files: FilesFeedConfig,
+    /// Absent: no such feed.
+    pub postgres: Option<PostgresFeedConfig>,
+}
+
+/// The table `events` of a database, whose rows are read in the order they are numbered.
+#[derive(Clone, PartialEq)]
+pub struct PostgresFeedConfig {
+    /// As written: it may hold a password, so it is never shown whole.
+    pub url: String,
+    /// Between two looks where nothing rang.
+    pub poll_interval: Duration,
+    /// For any answer of the database: then it counts as cut off.
+    pub deadline: Duration,
+}
+
+impl PostgresFeedConfig {
+    /// The URL without what may be a password in it.
+    pub fn shown(&self) -> String {
+        let (scheme, rest) = self.url.split_once("://").unwrap_or(("", &self.url));
+        let Some((user, place)) = rest.rsplit_once('@') else { return self.url.clone() };
+        let user = user.split_once(':').map_or(user, |(user, _)| user);
+        format!("{scheme}://{user}@{place}")
+    }
+}
+
+impl std::fmt::Debug for PostgresFeedConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { poll_interval, deadline, .. } = self;
+        f.debug_struct("PostgresFeedConfig")
+            .field("url", &self.shown())
+            .field("poll_interval", poll_interval)
+            .field("deadline", deadline)
+            .finish()
+    }
 }
 
 /// The folder whose `.ndjson` files are read line by line.

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use super::lower::{POSTGRES_DEADLINE, POSTGRES_POLL};
 use super::{Config, FilesMode, HttpStatus, LogFormat, Synchronous};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -16,7 +17,7 @@ pub(super) enum Setting {
 
 pub(super) fn settings(config: &Config) -> Vec<(&'static str, Setting)> {
     let Config { server, admin, store, feeds, identity, limits, log } = config;
-    let files = &feeds.files;
+    let (files, postgres) = (&feeds.files, feeds.postgres.as_ref());
     let networks = server.trusted_proxies.iter().map(ToString::to_string).collect();
     let synchronous = match store.synchronous {
         Synchronous::Normal => "normal",
@@ -53,6 +54,15 @@ pub(super) fn settings(config: &Config) -> Vec<(&'static str, Setting)> {
         ("feeds.files.mode", text(mode)),
         ("feeds.files.poll_interval_ms", millis(files.poll_interval)),
         ("feeds.files.stale_after_ms", millis(files.stale_after.unwrap_or_default())),
+        ("feeds.postgres.url", text(postgres.map(|one| one.shown()).unwrap_or_default())),
+        (
+            "feeds.postgres.poll_interval_ms",
+            millis(postgres.map_or(POSTGRES_POLL, |one| one.poll_interval)),
+        ),
+        (
+            "feeds.postgres.deadline_ms",
+            millis(postgres.map_or(POSTGRES_DEADLINE, |one| one.deadline)),
+        ),
         (
             "identity.development_account",
             text(identity.development_account.as_deref().unwrap_or_default()),

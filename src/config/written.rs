@@ -14,8 +14,7 @@ use super::{Config, ConfigFault, Overrides, WrittenIn, printed};
 
 /// Keys of later versions: known by name, so that whoever sets one is told that it does nothing
 /// yet. Those that end in a dot stand for all keys below.
-pub(super) const LATER: [&str; 5] =
-    ["cache.url", "archive.url", "feeds.postgres.url", "feeds.kafka.", "identity."];
+pub(super) const LATER: [&str; 4] = ["cache.url", "archive.url", "feeds.kafka.", "identity."];
 
 const ENV_PREFIX: &str = "SPREADLY__";
 /// A configuration is a few KiB; a file that is larger is another file.

@@ -27,7 +27,8 @@ use crate::market::event::{
 };
 use crate::market::orders::{Order, OrderUpdate};
 use crate::store::{
-    Appended, FileProgress, NewEvent, NewTrade, OrderRecord, Reverting, Store, StoreError,
+    Appended, FeedPosition, FileProgress, NewEvent, NewTrade, OrderRecord, Progress, Reverting,
+    Store, StoreError,
 };
 
 /// Batches that may wait for the sequencer. Each feed has one at a time; mutations, one event
@@ -57,7 +58,7 @@ pub struct Batch {
     /// `None`: a mutation, whose refusal is told to who asked for it.
     pub feed: Option<FeedId>,
     pub lines: Vec<Incoming>,
-    pub progress: Vec<FileProgress>,
+    pub progress: Vec<Progress>,
 }
 
 /// The batch is in the log and in the live state.
@@ -86,7 +87,8 @@ pub enum DoorError {
 
 enum Request {
     Deliver { batch: Batch, done: oneshot::Sender<Ack> },
-    Progress { feed: Box<str>, done: oneshot::Sender<Result<Vec<FileProgress>, StoreError>> },
+    Files { feed: Box<str>, done: oneshot::Sender<Result<Vec<FileProgress>, StoreError>> },
+    Position { feed: Box<str>, done: oneshot::Sender<Result<Option<FeedPosition>, StoreError>> },
 }
 
 /// A feed's side. The sequencer ends once every clone is dropped.
@@ -111,9 +113,20 @@ impl Door {
 
     /// How far each file of a feed is in the log.
     pub async fn file_progress(&self, feed: &str) -> Result<Vec<FileProgress>, DoorError> {
+        self.ask(|done| Request::Files { feed: feed.into(), done }).await
+    }
+
+    /// How far a feed is in the log whose source numbers its events.
+    pub async fn feed_position(&self, feed: &str) -> Result<Option<FeedPosition>, DoorError> {
+        self.ask(|done| Request::Position { feed: feed.into(), done }).await
+    }
+
+    async fn ask<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Request,
+    ) -> Result<T, DoorError> {
         let (done, answer) = oneshot::channel();
-        let request = Request::Progress { feed: feed.into(), done };
-        self.requests.send(request).await.map_err(|_| DoorError::Closed)?;
+        self.requests.send(request(done)).await.map_err(|_| DoorError::Closed)?;
         Ok(answer.await.map_err(|_| DoorError::Closed)??)
     }
 }
@@ -181,7 +194,7 @@ struct Group {
     events: Vec<NewEvent>,
     /// Of each event: which delivery brought it, its time and what it does.
     effects: Vec<(usize, Option<Micros>, Effect)>,
-    progress: Vec<FileProgress>,
+    progress: Vec<Progress>,
     /// Ids of the events in this group, see [`Sequencer::is_known`].
     ids: HashSet<Box<str>>,
     /// Orders that were placed in this group: the log does not know them yet.
@@ -225,9 +238,10 @@ impl Sequencer {
                     lines += batch.lines.len();
                     self.take(batch, done, &mut group)?;
                 }
-                Request::Progress { feed, done } => {
-                    // A feed that is gone doesn't miss the answer.
-                    drop(done.send(self.store.file_progress(&feed)));
+                // A feed that is gone doesn't miss the answer.
+                Request::Files { feed, done } => drop(done.send(self.store.file_progress(&feed))),
+                Request::Position { feed, done } => {
+                    drop(done.send(self.store.feed_position(&feed)));
                 }
             }
             next = if lines < GROUP_EVENTS { self.requests.try_recv().ok() } else { None };

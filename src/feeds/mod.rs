@@ -4,6 +4,7 @@
 pub mod door;
 pub mod files;
 pub mod live_side;
+pub mod postgres;
 pub mod recovery;
 pub mod reorganisation;
 pub mod simulator;

@@ -50,7 +50,9 @@ pub enum At {
         number: u64,
         byte: u64,
     },
-    /// A row's number, a partition's offset.
+    /// Its id, as its writer knows it.
+    Row(u64),
+    /// A partition's offset.
     Offset(u64),
     Nowhere,
 }
@@ -59,6 +61,7 @@ impl fmt::Display for At {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Line { number, byte } => write!(f, "line {number} (byte {byte})"),
+            Self::Row(row) => write!(f, "row {row}"),
             Self::Offset(offset) => write!(f, "offset {offset}"),
             Self::Nowhere => f.write_str("no place"),
         }
@@ -104,8 +107,9 @@ pub struct FeedStatus {
     pub last_refusal: Option<LastRefusal>,
     /// When the newest event went into the log, by the hub's clock.
     pub last_event_micros: Option<Micros>,
-    /// What the source holds and the log doesn't yet; 0 when it has caught up.
-    pub bytes_behind: u64,
+    /// What the source holds and the log doesn't yet; 0 when it has caught up. Bytes of files, rows
+    /// of Postgres.
+    pub behind: u64,
 }
 
 /// What one commit brought from one feed.
@@ -130,8 +134,7 @@ struct Entry {
 }
 
 /// Said once for all such events: a count in it would be told to every client again and again.
-const LOGGED_ONLY: &str = "its trade, block.* and message events are only logged: no book follows from them \
-                           and nothing shows them yet";
+const LOGGED_ONLY: &str = "its block.applied events are only logged: nothing follows from them yet";
 
 /// The board. Clones share it.
 #[derive(Clone)]
@@ -165,7 +168,7 @@ impl FeedStatuses {
             refused_total: 0,
             last_refusal: None,
             last_event_micros: None,
-            bytes_behind: 0,
+            behind: 0,
         };
         let id = FeedId(u16::try_from(entries.len()).unwrap_or(u16::MAX));
         assert_ne!(id.0, u16::MAX, "feeds come from the config, one by one");
@@ -237,8 +240,8 @@ impl FeedStatuses {
         self.change(feed, |entry| entry.note = note);
     }
 
-    pub fn behind(&self, feed: FeedId, bytes: u64) {
-        self.change(feed, |entry| entry.status.bytes_behind = bytes);
+    pub fn behind(&self, feed: FeedId, behind: u64) {
+        self.change(feed, |entry| entry.status.behind = behind);
     }
 
     pub fn shutting_down(&self, feed: FeedId) {

@@ -33,9 +33,10 @@ use crate::config::{Config, FilesMode, Limits, Synchronous};
 use crate::feeds::door::{self, Door, DoorConfig};
 use crate::feeds::files::{self, FilesConfig};
 use crate::feeds::live_side::LiveSide;
+use crate::feeds::postgres::{self, PostgresConfig};
 use crate::feeds::recovery;
 use crate::feeds::simulator::SimulatorConfig;
-use crate::feeds::status::{Cause, FeedKind, FeedStatuses};
+use crate::feeds::status::{Cause, FeedId, FeedKind, FeedStatuses};
 use crate::graphql::{GraphqlExecutor, HubView, Principal, QueryLimits, Writer};
 use crate::live::Live;
 use crate::market::event::Micros;
@@ -196,18 +197,19 @@ fn start_feeds(
         poll_interval: written.poll_interval,
     };
     let following = files::run(files, door.clone(), statuses.clone(), feed, stop.clone());
-    let thread = tracker.spawn_blocking(move || on_own_runtime(following));
-    let broken = statuses.clone();
-    tracker.spawn(async move {
-        // A bug of ours: the feed is over, the hub isn't.
-        if let Some(error) = thread.await.map_or_else(|error| Some(error.to_string()), Result::err)
-        {
-            tracing::error!(%error, "the file feed has ended");
-            broken.halt(feed, Cause::Source, &error);
-        }
-    });
+    on_own_thread("file", feed, following, statuses, tracker);
     if let Some(after) = written.stale_after {
         tracker.spawn(board::watch_for_silence(statuses.clone(), feed, after, stop.clone()));
+    }
+    if let Some(written) = config.feeds.postgres.clone() {
+        let feed = statuses.register("postgres", FeedKind::Postgres);
+        let postgres = PostgresConfig {
+            url: written.url,
+            poll_interval: written.poll_interval,
+            deadline: written.deadline,
+        };
+        let following = postgres::run(postgres, door.clone(), statuses.clone(), feed, stop.clone());
+        on_own_thread("Postgres", feed, following, statuses, tracker);
     }
     let (simulator, log) = simulator?;
     let feed = statuses.register("simulator", FeedKind::Simulator);
@@ -216,8 +218,28 @@ fn start_feeds(
     Some(begins)
 }
 
+/// Runs a feed, so that what it reads and checks keeps nobody else waiting.
+fn on_own_thread(
+    name: &'static str,
+    feed: FeedId,
+    following: impl Future<Output = ()> + Send + 'static,
+    statuses: &FeedStatuses,
+    tracker: &TaskTracker,
+) {
+    let thread = tracker.spawn_blocking(move || on_own_runtime(following));
+    let broken = statuses.clone();
+    tracker.spawn(async move {
+        // A bug of ours: the feed is over, the hub isn't.
+        if let Some(error) = thread.await.map_or_else(|error| Some(error.to_string()), Result::err)
+        {
+            tracing::error!(%error, "the {name} feed has ended");
+            broken.halt(feed, Cause::Source, &error);
+        }
+    });
+}
+
 fn on_own_runtime(feed: impl Future<Output = ()>) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map(|runtime| runtime.block_on(feed)).map_err(|error| error.to_string())
 }
 

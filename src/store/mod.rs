@@ -152,6 +152,29 @@ pub struct FileProgress {
     pub forgotten: bool,
 }
 
+/// How far a feed is read whose source numbers its events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedPosition {
+    pub feed: Box<str>,
+    /// Which numbering of the source it is of.
+    pub epoch: u64,
+    /// Of the last event that is in the log, or was refused.
+    pub position: u64,
+}
+
+/// What a feed has read, written with what it brought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    File(FileProgress),
+    Position(FeedPosition),
+}
+
+impl From<FileProgress> for Progress {
+    fn from(file: FileProgress) -> Self {
+        Self::File(file)
+    }
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub struct Store {
@@ -256,7 +279,7 @@ impl Store {
     pub fn append(
         &mut self,
         batch: &[NewEvent],
-        progress: &[FileProgress],
+        progress: &[Progress],
         now: Micros,
     ) -> Result<Appended, StoreError> {
         let moves = self.begin_append(batch.len(), progress)?;
@@ -271,11 +294,7 @@ impl Store {
     }
 
     /// Sees to it that so many events have numbers; the move that the progress begins behind.
-    fn begin_append(
-        &mut self,
-        events: usize,
-        progress: &[FileProgress],
-    ) -> Result<i64, StoreError> {
+    fn begin_append(&mut self, events: usize, progress: &[Progress]) -> Result<i64, StoreError> {
         #[cfg(test)]
         self.limit_pages();
         let most = events as u64;
@@ -373,9 +392,20 @@ impl Store {
     fn write_progress(
         connection: &Connection,
         mut moves: i64,
-        progress: &[FileProgress],
+        progress: &[Progress],
     ) -> rusqlite::Result<()> {
-        for file in progress {
+        for one in progress {
+            let file = match one {
+                Progress::File(file) => file,
+                Progress::Position(FeedPosition { feed, epoch, position }) => {
+                    connection
+                        .prepare_cached(
+                            "INSERT OR REPLACE INTO feed_positions VALUES (?1, ?2, ?3)",
+                        )?
+                        .execute(params![&**feed, epoch.cast_signed(), position.cast_signed()])?;
+                    continue;
+                }
+            };
             let stream = file.stream.cast_signed();
             if file.forgotten {
                 connection
@@ -526,6 +556,25 @@ impl Store {
                         })
                     })?
                     .collect()
+            })
+            .at(&self.path)
+    }
+
+    /// How far a feed is read whose source numbers its events.
+    pub fn feed_position(&self, feed: &str) -> Result<Option<FeedPosition>, StoreError> {
+        self.connection
+            .prepare_cached("SELECT epoch, position FROM feed_positions WHERE feed = ?1")
+            .and_then(|mut statement| {
+                statement
+                    .query_row([feed], |row| {
+                        let whole = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
+                        Ok(FeedPosition {
+                            feed: feed.into(),
+                            epoch: whole(0)?,
+                            position: whole(1)?,
+                        })
+                    })
+                    .optional()
             })
             .at(&self.path)
     }

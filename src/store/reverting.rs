@@ -11,7 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::candles;
 use super::fault::{At, StoreError};
 use super::reader::{self, Span};
-use super::{Checkpoint, FileProgress, MarketCandles, NewEvent, NewTrade, Store, Stored, transact};
+use super::{Checkpoint, MarketCandles, NewEvent, NewTrade, Progress, Store, Stored, transact};
 use crate::market::event::{MarketId, Micros};
 use crate::market::numbering::{MOST_UNDOINGS, Undoing};
 
@@ -42,7 +42,7 @@ impl Store {
     pub fn revert<T>(
         &mut self,
         event: &NewEvent,
-        progress: &[FileProgress],
+        progress: &[Progress],
         now: Micros,
         work: impl FnOnce(&Reverting<'_>) -> Result<T, StoreError>,
     ) -> Result<Option<(u64, T)>, StoreError> {

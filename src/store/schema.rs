@@ -14,7 +14,7 @@ use super::fault::{At, StoreError};
 /// Format of the tables below. A migration raises it; a newer one than ours is not touched.
 /// Format 2 numbers events by `log.reserved`, format 1 did by AUTOINCREMENT, which costs a page
 /// each commit; so did an index of `files` beside its table. Format 3 has the tables of orders, format 4 those
-/// of what blocks took with them that were undone.
+/// of what blocks took with them that were undone, and the positions of feeds.
 const FORMAT: i64 = 4;
 /// "Sprd": tells our databases from those of other programs.
 const APPLICATION: i64 = 0x5370_7264;
@@ -54,7 +54,7 @@ const TABLES: &str = "
 
 /// `height` is of the block that an event is undone with. `undone` has what left: which event took
 /// it along, for people to look at. `undoings` has what each such event means to the numbering of
-/// the topics it touched.
+/// the topics it touched. `feed_positions` is how far a feed is read whose source numbers its events.
 const BLOCKS: &str = "
     ALTER TABLE events ADD COLUMN height INTEGER;
     CREATE INDEX events_height ON events (height) WHERE height IS NOT NULL;
@@ -74,6 +74,11 @@ const BLOCKS: &str = "
         PRIMARY KEY (scope, at)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX undoings_at ON undoings (at);
+    CREATE TABLE feed_positions (
+        feed TEXT PRIMARY KEY,
+        epoch INTEGER NOT NULL,
+        position INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
 ";
 
 /// What is read of single orders, written with the events that it follows from: each order as it

@@ -12,6 +12,10 @@ fn event(topic: &str, id: Option<&str>, body: &str) -> NewEvent {
     }
 }
 
+fn files<const COUNT: usize>(files: [FileProgress; COUNT]) -> [Progress; COUNT] {
+    files.map(Progress::from)
+}
+
 fn progress(stream: u64, offset: u64) -> FileProgress {
     FileProgress {
         feed: "feeds".into(),
@@ -38,7 +42,7 @@ fn what_was_appended_is_there_after_reopening_in_the_same_epoch() {
     let (_folder, path) = folder();
     let mut store = Store::open(&path).unwrap();
     let batch = [event("a", None, "1"), event("b", Some("x"), "2"), event("a", None, "3")];
-    let sequences = store.append(&batch, &[progress(1, 9)], 77).unwrap().sequences;
+    let sequences = store.append(&batch, &files([progress(1, 9)]), 77).unwrap().sequences;
     assert_eq!(sequences, [Some(1), Some(2), Some(3)]);
     let epoch = store.epoch();
     drop(store);
@@ -113,7 +117,8 @@ fn a_clean_stop_skips_no_sequence_and_a_kill_only_what_was_reserved() {
 
 /// Takes what format 4 has beyond the third away again.
 const WITHOUT_BLOCKS: &str = "DROP INDEX events_height; ALTER TABLE events DROP COLUMN height;
-                              DROP TABLE undone; DROP TABLE undoings;";
+                              DROP TABLE undone; DROP TABLE undoings;
+                              DROP TABLE feed_positions;";
 
 #[test]
 fn a_log_of_the_first_format_is_read_and_its_numbering_goes_on_far_behind() {
@@ -145,7 +150,8 @@ fn a_log_of_the_first_format_is_read_and_its_numbering_goes_on_far_behind() {
     let mut store = Store::open(&path).unwrap();
     assert_eq!(store.epoch(), epoch);
     assert_eq!(store.file_progress("feeds").unwrap(), [progress(2, 9), progress(1, 5)]);
-    let again = store.append(&[event("a", None, "2")], &[progress(2, 10)], 0).unwrap().sequences;
+    let again =
+        store.append(&[event("a", None, "2")], &files([progress(2, 10)]), 0).unwrap().sequences;
     assert_eq!(again, [Some(1_000_002)]);
     assert_eq!(store.file_progress("feeds").unwrap(), [progress(1, 5), progress(2, 10)]);
     assert_eq!(store.read_from(0, 10).unwrap().len(), 2);
@@ -224,15 +230,15 @@ fn names_with_quotes_and_nul_are_only_names() {
 fn a_full_disk_leaves_nothing_half_done_and_passes() {
     let (_folder, path) = folder();
     let mut store = Store::open(&path).unwrap();
-    store.append(&[event("a", None, "first")], &[progress(1, 5)], 0).unwrap();
+    store.append(&[event("a", None, "first")], &files([progress(1, 5)]), 0).unwrap();
     store.disk.store(1, SeqCst);
     let large: Vec<_> = (0..100).map(|_| event("a", None, &"x".repeat(10_000))).collect();
-    let error = store.append(&large, &[progress(1, 99)], 0).unwrap_err();
+    let error = store.append(&large, &files([progress(1, 99)]), 0).unwrap_err();
     assert!(error.is_retryable(), "{error}");
     assert_eq!(store.read_from(0, 1000).unwrap().len(), 1);
     assert_eq!(store.file_progress("feeds").unwrap(), [progress(1, 5)]);
     store.disk.store(1_000_000, SeqCst);
-    assert_eq!(store.append(&large, &[progress(1, 99)], 0).unwrap().sequences.len(), 100);
+    assert_eq!(store.append(&large, &files([progress(1, 99)]), 0).unwrap().sequences.len(), 100);
     assert_eq!(store.read_from(0, 1000).unwrap().len(), 101);
     assert_eq!(store.file_progress("feeds").unwrap(), [progress(1, 99)]);
 }
@@ -274,9 +280,24 @@ fn the_newest_sixteen_checkpoints_are_kept_and_the_newest_but_one_is_restored() 
 fn a_forgotten_file_is_removed() {
     let (_folder, path) = folder();
     let mut store = Store::open(&path).unwrap();
-    store.append(&[], &[progress(1, 5), progress(2, 6)], 0).unwrap();
-    store.append(&[], &[FileProgress { forgotten: true, ..progress(1, 5) }], 0).unwrap();
+    store.append(&[], &files([progress(1, 5), progress(2, 6)]), 0).unwrap();
+    store.append(&[], &files([FileProgress { forgotten: true, ..progress(1, 5) }]), 0).unwrap();
     assert_eq!(store.file_progress("feeds").unwrap(), [progress(2, 6)]);
+}
+
+#[test]
+fn a_feeds_position_is_written_with_what_it_brought() {
+    let (_folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    assert_eq!(store.feed_position("postgres").unwrap(), None);
+    let at = |epoch, position| FeedPosition { feed: "postgres".into(), epoch, position };
+    let events = [event("a", None, "1")];
+    store.append(&events, &[Progress::Position(at(u64::MAX, 7))], 0).unwrap();
+    store.append(&[], &[Progress::Position(at(u64::MAX, 9))], 0).unwrap();
+    drop(store);
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.feed_position("postgres").unwrap(), Some(at(u64::MAX, 9)));
+    assert_eq!(store.feed_position("kafka").unwrap(), None);
 }
 
 #[test]

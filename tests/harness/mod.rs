@@ -8,7 +8,9 @@ pub mod http;
 pub mod hub;
 pub mod loud;
 pub mod market;
+pub mod postgres;
 
 pub use client::{Client, Seen};
 pub use follower::Follower;
 pub use hub::Hub;
+pub use postgres::Postgres;

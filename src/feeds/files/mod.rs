@@ -41,6 +41,7 @@ use self::folder::{Folder, Turn};
 use self::stream::identity;
 use super::door::{Batch, Door, DoorError};
 use super::status::{Cause, FeedId, FeedStatuses};
+use crate::store::Progress;
 
 /// How often a watched folder is compared as a whole, in case a ring was lost. 30,000 files cost
 /// some 100 ms each time.
@@ -147,6 +148,7 @@ impl Files {
             }
             let Turn { lines, progress } = step.turn;
             if !lines.is_empty() || !progress.is_empty() {
+                let progress = progress.into_iter().map(Progress::from).collect();
                 let batch = Batch { feed: Some(self.feed), lines, progress };
                 if self.door.deliver(batch).await.is_err() {
                     return;

@@ -15,7 +15,7 @@ use crate::feeds::door::Incoming;
 use crate::feeds::door::tests::Hub;
 use crate::feeds::status::{FeedState, FeedStatus};
 use crate::market::event::{MOST_LINE_BYTES, Refusal};
-use crate::store::{NewEvent, Store};
+use crate::store::{NewEvent, Progress, Store};
 
 /// A folder, its log and no thread: what the feed does, one step at a time.
 struct Bench {
@@ -48,7 +48,8 @@ impl Bench {
             ..NewEvent::default()
         };
         let lines: Vec<_> = turn.lines.into_iter().map(|one| event(one.line.unwrap())).collect();
-        self.store.append(&lines, &turn.progress, 0).unwrap();
+        let progress: Vec<_> = turn.progress.into_iter().map(Progress::from).collect();
+        self.store.append(&lines, &progress, 0).unwrap();
     }
 
     /// Looks and reads until nothing is left.

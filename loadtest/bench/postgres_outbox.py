@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""What the outbox costs those who write into it: commits a second of 8 writers (pgbench, a row a
+transaction), in turns against the same insert into a plain table of the same run.
+
+    postgres_outbox.py HUB [--rounds N] [--seconds S]
+
+plain       a table with the same columns and nothing else: the limit
+asleep      the outbox, nobody reads it and somebody sleeps: every transaction rings
+no hub      the outbox, nobody reads it and nobody sleeps: no transaction rings
+outbox      the outbox with a hub that numbers and reads its rows meanwhile
+notify      the plain table with a trigger that notifies in each transaction, and a listener
+fan-in      what the hub had in its log at the end of its rounds, of what was committed
+
+Needs PostgreSQL's own programs (Debian: postgresql); starts a server of its own and stops it.
+"""
+
+import argparse
+import glob
+import json
+import os
+import pathlib
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+WRITERS = 8
+PAYLOAD = json.dumps({"kind": "message", "topic": "bench", "data": "x" * 200})
+
+
+def binary(name):
+    found = sorted(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"))
+    return found[-1] if found else shutil.which(name) or sys.exit(f"{name} is missing: install postgresql")
+
+
+def as_its_user(*words):
+    # It refuses to run as root.
+    return ["runuser", "-u", "postgres", "--", *words] if os.getuid() == 0 else list(words)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Server:
+    def __init__(self, folder):
+        self.folder, self.port = folder, free_port()
+        if os.getuid() == 0:
+            shutil.chown(folder, "postgres")
+        quiet = {"check": True, "stdout": subprocess.DEVNULL, "cwd": "/"}
+        subprocess.run(as_its_user(binary("initdb"), "-D", f"{folder}/data", "-A", "trust", "-U", "spreadly"), **quiet)
+        options = f"-p {self.port} -k {folder} -c listen_addresses=127.0.0.1"
+        subprocess.run(
+            as_its_user(binary("pg_ctl"), "-D", f"{folder}/data", "-w", "-o", options, "-l", f"{folder}/log", "start"),
+            **quiet,
+        )
+        self.url = f"postgres://spreadly@127.0.0.1:{self.port}/postgres"
+
+    def sql(self, text):
+        done = subprocess.run([binary("psql"), "-qAtX", "-v", "ON_ERROR_STOP=1", self.url, "-c", text], check=True, text=True, capture_output=True)
+        return done.stdout.strip()
+
+    def session(self, text):
+        """A connection that did this and stays."""
+        held = subprocess.Popen([binary("psql"), "-qAtX", self.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        held.stdin.write(text + "; SELECT 'there';\n")
+        held.stdin.flush()
+        while held.stdout.readline().strip() != "there":
+            pass
+        return held
+
+    def rate(self, statement, seconds):
+        script = pathlib.Path(self.folder) / "script.sql"
+        script.write_text(statement + ";\n")
+        script.chmod(0o644)
+        done = subprocess.run(
+            [binary("pgbench"), "-n", "-M", "prepared", "-c", str(WRITERS), "-j", "2", "-T", str(seconds), "-f", str(script), self.url],
+            check=True, text=True, capture_output=True,
+        )
+        line = next(line for line in done.stdout.splitlines() if line.startswith("tps"))
+        return float(line.split()[2])
+
+    def stop(self):
+        subprocess.run(as_its_user(binary("pg_ctl"), "-D", f"{self.folder}/data", "-m", "immediate", "stop"), stdout=subprocess.DEVNULL, cwd="/")
+
+
+class Hub:
+    def __init__(self, program, url):
+        self.folder = tempfile.TemporaryDirectory()
+        words = [program, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--set", f"feeds.postgres.url={url}"]
+        self.process = subprocess.Popen(words, cwd=self.folder.name, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.admin = json.loads(self.process.stdout.readline())["admin"]
+
+    def read(self):
+        """Events in its log."""
+        host, port = self.admin.split(":")
+        with socket.create_connection((host, int(port))) as page:
+            page.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+            text = b"".join(iter(lambda: page.recv(65536), b"")).decode()
+        line = next(line for line in text.splitlines() if line.startswith('spreadly_feed_events_total{feed="postgres"}'))
+        return int(line.split()[-1])
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+        self.folder.cleanup()
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("hub")
+    options.add_argument("--rounds", type=int, default=5)
+    options.add_argument("--seconds", type=int, default=5)
+    options = options.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        server = Server(folder)
+        try:
+            measure(server, options)
+        finally:
+            server.stop()
+
+
+def measure(server, options):
+    # Makes the tables, and has to be gone where nobody is to read them.
+    hub = Hub(os.path.abspath(options.hub), server.url)
+    deadline = time.time() + 10
+    while server.sql("SELECT to_regclass('spreadly_numbering') IS NOT NULL") != "t" and time.time() < deadline:
+        time.sleep(0.05)
+    hub.stop()
+    columns = "(id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, payload json NOT NULL, inserted_at timestamptz NOT NULL DEFAULT clock_timestamp())"
+    server.sql(
+        f"""CREATE TABLE plain {columns}; CREATE TABLE notifying {columns};
+        CREATE FUNCTION ring() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_notify('bell', ''); RETURN NULL; END $$;
+        CREATE TRIGGER ring AFTER INSERT ON notifying FOR EACH STATEMENT EXECUTE FUNCTION ring()"""
+    )
+    insert = lambda table: f"INSERT INTO {table} (payload) VALUES ('{PAYLOAD}')"
+    figures = {name: [] for name in ["plain", "asleep", "no hub", "outbox", "notify", "fan-in"]}
+    for _ in range(options.rounds):
+        figures["plain"].append(server.rate(insert("plain"), options.seconds))
+        figures["no hub"].append(server.rate(insert("events"), options.seconds))
+        sleeper = server.session("SELECT pg_advisory_lock(1936749172, 1); LISTEN spreadly_events")
+        figures["asleep"].append(server.rate(insert("events"), options.seconds))
+        sleeper.kill()
+        sleeper.wait()
+        server.sql("TRUNCATE events")
+        hub = Hub(os.path.abspath(options.hub), server.url)
+        time.sleep(0.5)
+        figures["outbox"].append(server.rate(insert("events"), options.seconds))
+        committed = int(server.sql("SELECT count(*) FROM events"))
+        figures["fan-in"].append(hub.read() / committed)
+        hub.stop()
+        server.sql("TRUNCATE events")
+        listener = server.session("LISTEN bell")
+        figures["notify"].append(server.rate(insert("notifying"), options.seconds))
+        listener.kill()
+        listener.wait()
+    limit = statistics.median(figures["plain"])
+    print(f"{'':10} {'commits/s':>10} {'of plain':>9}")
+    for name, rates in figures.items():
+        if name != "fan-in":
+            ratios = [rate / plain for rate, plain in zip(rates, figures["plain"])]
+            print(f"{name:10} {statistics.median(rates):10.0f} {statistics.median(ratios):9.2f}")
+    print(f"in the hub's log when the writers ended: {min(figures['fan-in']):.1%} at least (plain {limit:.0f}/s)")
+
+
+if __name__ == "__main__":
+    main()

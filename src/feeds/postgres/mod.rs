@@ -1,0 +1,217 @@
+//! The table `events` of a database as a feed. Whoever writes events inserts rows in transactions of
+//! their own; the hub numbers the rows that are committed and reads them by number. How far it is
+//! read stands in the log, in the transaction that wrote what it brought, so each row counts once
+//! whatever is killed in between.
+//!
+//! A row that commits late gets a late number: it is never stepped over, and nobody waits for it.
+
+mod outbox;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use self::outbox::{Numbered, Outbox, OutboxError, Row, Sleep};
+use super::door::{Batch, Door, DoorError, Incoming};
+use super::status::{At, FeedId, FeedStatuses, Place};
+use crate::market::event::reverts;
+use crate::store::{FeedPosition, Progress};
+
+/// Names the feed's progress in the log.
+const NAME: &str = "postgres";
+/// Without a row for so long the hub goes to sleep: writers ring from then on, which makes their
+/// commits wait for one another, so not between two rows of a busy table.
+const QUIET: Duration = Duration::from_millis(100);
+/// Between two looks at a busy table, rising while nothing comes.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
+#[derive(Clone)]
+pub struct PostgresConfig {
+    /// May hold a password.
+    pub url: String,
+    /// Between two looks where nothing rang.
+    pub poll_interval: Duration,
+    /// For any answer.
+    pub deadline: Duration,
+}
+
+/// Why a session with the database ended.
+enum Cut {
+    /// The hub stops.
+    Door,
+    Outbox(OutboxError),
+}
+
+impl From<OutboxError> for Cut {
+    fn from(error: OutboxError) -> Self {
+        Self::Outbox(error)
+    }
+}
+
+/// Runs until told to stop, or until the door is closed.
+pub async fn run(
+    config: PostgresConfig,
+    door: Door,
+    statuses: FeedStatuses,
+    feed: FeedId,
+    shutdown: CancellationToken,
+) {
+    let own = Feed { config, door, statuses: statuses.clone(), feed, source: "events".into() };
+    shutdown.run_until_cancelled(own.follow()).await;
+    statuses.shutting_down(feed);
+}
+
+struct Feed {
+    config: PostgresConfig,
+    door: Door,
+    statuses: FeedStatuses,
+    feed: FeedId,
+    /// Of each row's place.
+    source: Arc<str>,
+}
+
+impl Feed {
+    /// Ends when the door is closed.
+    async fn follow(self) {
+        let mut backoff = super::backoff();
+        let mut told = false;
+        loop {
+            let mut healthy = false;
+            let Err(cut) = self.session(&mut healthy).await;
+            let Cut::Outbox(error) = cut else { return };
+            if healthy {
+                backoff.reset();
+                told = false;
+            }
+            if !told {
+                tracing::warn!(%error, "cut off from Postgres: connecting anew");
+                told = true;
+            }
+            self.statuses.stale(self.feed, Some(format!("cut off from Postgres: {error}")));
+            tokio::time::sleep(backoff.wait()).await;
+        }
+    }
+
+    /// Reads until it is cut off. `healthy`: all that was there has been read.
+    async fn session(&self, healthy: &mut bool) -> Result<std::convert::Infallible, Cut> {
+        let outbox = Outbox::open(&self.config).await?;
+        let numbered = outbox.numbered().await?;
+        let mut position = self.begin(&numbered).await?;
+        let mut rest = Rest::new();
+        loop {
+            let last = outbox.number().await?;
+            let rows = outbox.read(position).await?;
+            if rows.is_empty() {
+                self.statuses.behind(self.feed, 0);
+                self.statuses.stale(self.feed, None);
+                *healthy = true;
+                rest.wait(&outbox, self.config.poll_interval).await?;
+                continue;
+            }
+            self.statuses.behind(self.feed, last.saturating_sub(position));
+            position = self.deliver(rows, numbered.epoch).await?;
+            rest.wake(&outbox).await?;
+        }
+    }
+
+    /// Behind which number to read.
+    async fn begin(&self, numbered: &Numbered) -> Result<u64, Cut> {
+        let known = loop {
+            match self.door.feed_position(NAME).await {
+                Ok(known) => break known,
+                Err(DoorError::Closed) => return Err(Cut::Door),
+                // The log can't be read now, and every feed says so.
+                Err(DoorError::Store(_)) => tokio::time::sleep(LONGEST_PAUSE).await,
+            }
+        };
+        let Some(FeedPosition { epoch, position, .. }) = known else { return Ok(0) };
+        if epoch != numbered.epoch {
+            tracing::warn!(
+                "the table `events` is another one than before: reading it from its start"
+            );
+            return Ok(0);
+        }
+        if position > numbered.last {
+            let (was, now) = (position, numbered.last);
+            tracing::warn!(
+                was,
+                now,
+                "the table `events` has lost its end: going on from what is left"
+            );
+        }
+        Ok(position.min(numbered.last))
+    }
+
+    /// Hands rows to the log; gives the last one's number. What undoes blocks goes by itself.
+    async fn deliver(&self, rows: Vec<Row>, epoch: u64) -> Result<u64, Cut> {
+        let mut lines = Vec::with_capacity(rows.len());
+        let mut position = 0;
+        for row in rows {
+            let alone = row.line.as_deref().is_ok_and(reverts);
+            if alone && !lines.is_empty() {
+                self.send(std::mem::take(&mut lines), epoch, position).await?;
+            }
+            let place = Place { source: self.source.clone(), at: At::Row(row.id) };
+            lines.push(Incoming { place, line: row.line });
+            position = row.position;
+            if alone {
+                self.send(std::mem::take(&mut lines), epoch, position).await?;
+            }
+        }
+        if !lines.is_empty() {
+            self.send(lines, epoch, position).await?;
+        }
+        Ok(position)
+    }
+
+    async fn send(&self, lines: Vec<Incoming>, epoch: u64, position: u64) -> Result<(), Cut> {
+        let progress = Progress::Position(FeedPosition { feed: NAME.into(), epoch, position });
+        let batch = Batch { feed: Some(self.feed), lines, progress: vec![progress] };
+        self.door.deliver(batch).await.map(drop).map_err(|_| Cut::Door)
+    }
+}
+
+/// How long to wait before the next look, and whether writers ring.
+struct Rest {
+    /// We hold the lock that makes writers ring.
+    asleep: bool,
+    since: Instant,
+    pause: Duration,
+}
+
+impl Rest {
+    fn new() -> Self {
+        Self { asleep: false, since: Instant::now(), pause: FIRST_PAUSE }
+    }
+
+    /// Rows came.
+    async fn wake(&mut self, outbox: &Outbox) -> Result<(), OutboxError> {
+        if std::mem::take(&mut self.asleep) {
+            outbox.wake().await?;
+        }
+        (self.since, self.pause) = (Instant::now(), FIRST_PAUSE);
+        Ok(())
+    }
+
+    /// Until there may be something to read.
+    async fn wait(&mut self, outbox: &Outbox, poll_interval: Duration) -> Result<(), OutboxError> {
+        let mut wait = if self.asleep { poll_interval } else { self.pause.min(poll_interval) };
+        if !self.asleep && self.since.elapsed() >= QUIET {
+            match outbox.sleep().await? {
+                Sleep::Asleep => {
+                    // Whoever did not ring has committed: look once more, and only then wait.
+                    self.asleep = true;
+                    return Ok(());
+                }
+                // It tells us when it has numbered something.
+                Sleep::AnotherSleeps => wait = poll_interval,
+                Sleep::WritersBusy => {}
+            }
+        }
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        outbox.rung(wait).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,226 @@
+//! One connection to the database: the table's migrations, numbering and reading it, and the doorbell.
+//! Does not know what a row means. Everything has a deadline, as a database that is stopped or behind
+//! a broken network says nothing at all.
+
+use std::error::Error as _;
+use std::future::{Future, poll_fn};
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
+
+use super::PostgresConfig;
+use crate::market::event::{MOST_LINE_BYTES, Refusal};
+
+/// Rows numbered and read at once.
+const BATCH_ROWS: i32 = 1_024;
+/// Bytes of payloads read at once, but for the last one's.
+const BATCH_BYTES: i64 = 1 << 20;
+/// Migrations of a large table take their time; a hub that starts waits for another that runs them.
+const MIGRATION_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Advisory locks within the database. The doorbell's stands in the migration too.
+const DOORBELL: &str = "1936749172, 1";
+const MIGRATING: &str = "1936749172, 2";
+
+mod migrations {
+    refinery::embed_migrations!("config/postgres");
+}
+
+#[derive(Debug, Error)]
+pub(super) enum OutboxError {
+    #[error("it did not answer within {} ms (feeds.postgres.deadline_ms)", .0.as_millis())]
+    Late(Duration),
+    #[error("{}", told(.0))]
+    Postgres(#[from] tokio_postgres::Error),
+    #[error("its tables can't be made: {0}")]
+    Migration(#[from] Box<refinery::Error>),
+}
+
+/// What the library's own text leaves out.
+fn told(error: &tokio_postgres::Error) -> String {
+    match (error.as_db_error(), error.source()) {
+        (Some(told), _) => format!("{}: {}", told.severity(), told.message()),
+        (None, Some(source)) => format!("{error}: {source}"),
+        (None, None) => error.to_string(),
+    }
+}
+
+/// What is numbered of the table.
+pub(super) struct Numbered {
+    /// Made with the table.
+    pub(super) epoch: u64,
+    /// The newest number.
+    pub(super) last: u64,
+}
+
+pub(super) struct Row {
+    pub(super) position: u64,
+    /// As its writer knows it.
+    pub(super) id: u64,
+    /// Or why it was not even read.
+    pub(super) line: Result<Vec<u8>, Refusal>,
+}
+
+/// What came of going to sleep.
+pub(super) enum Sleep {
+    /// Who commits from now on rings.
+    Asleep,
+    /// Another hub does already, and rings for us.
+    AnotherSleeps,
+    /// Some are about to commit that did not ring.
+    WritersBusy,
+}
+
+/// See the module's text.
+pub(super) struct Outbox {
+    client: Client,
+    deadline: Duration,
+    rung: Arc<Notify>,
+    number: Statement,
+    read: Statement,
+    _driver: Driver,
+}
+
+/// Moves the connection's bytes, as long as it is held.
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Outbox {
+    /// Connects, and makes the tables where they are missing.
+    pub(super) async fn open(config: &PostgresConfig) -> Result<Self, OutboxError> {
+        let deadline = config.deadline;
+        let mut settings: tokio_postgres::Config = config.url.parse()?;
+        settings.application_name("spreadly").connect_timeout(deadline).tcp_user_timeout(deadline);
+        // Each address may take as long.
+        let addresses = u32::try_from(settings.get_hosts().len()).unwrap_or(u32::MAX).max(1);
+        let connecting = within(deadline.saturating_mul(addresses), settings.connect(NoTls));
+        let (mut client, mut connection) = connecting.await?;
+        let rung = Arc::new(Notify::new());
+        let ringing = rung.clone();
+        let driver = Driver(tokio::spawn(async move {
+            loop {
+                match poll_fn(|cx| connection.poll_message(cx)).await {
+                    Some(Ok(AsyncMessage::Notification(_))) => ringing.notify_one(),
+                    Some(Ok(_)) => {}
+                    // Whoever waits asks something and so finds out.
+                    Some(Err(_)) | None => return ringing.notify_one(),
+                }
+            }
+        }));
+        migrate(&mut client).await?;
+        let timeout = deadline.as_millis();
+        let session = format!(
+            "SET statement_timeout = {timeout}; SET default_transaction_isolation = 'read committed';
+             LISTEN spreadly_events; LISTEN spreadly_numbered"
+        );
+        within(deadline, client.batch_execute(&session)).await?;
+        let number = within(deadline, client.prepare("SELECT spreadly_number($1)")).await?;
+        let read = within(deadline, client.prepare(READ)).await?;
+        Ok(Self { client, deadline, rung, number, read, _driver: driver })
+    }
+
+    pub(super) async fn numbered(&self) -> Result<Numbered, OutboxError> {
+        let query = self.client.query_one("SELECT epoch, last FROM spreadly_numbering", &[]);
+        let row = within(self.deadline, query).await?;
+        let whole = |column| row.try_get::<_, i64>(column).map(i64::cast_unsigned);
+        Ok(Numbered { epoch: whole(0)?, last: whole(1)? })
+    }
+
+    /// Numbers what was committed; gives the newest number.
+    pub(super) async fn number(&self) -> Result<u64, OutboxError> {
+        let row =
+            within(self.deadline, self.client.query_one(&self.number, &[&BATCH_ROWS])).await?;
+        Ok(row.try_get::<_, i64>(0)?.cast_unsigned())
+    }
+
+    /// The rows behind a number, in their order.
+    pub(super) async fn read(&self, position: u64) -> Result<Vec<Row>, OutboxError> {
+        let (behind, rows) = (position.cast_signed(), i64::from(BATCH_ROWS));
+        let most = MOST_LINE_BYTES as i32;
+        let parameters: [&(dyn ToSql + Sync); 4] = [&behind, &rows, &most, &BATCH_BYTES];
+        let query = self.client.query(&self.read, &parameters);
+        let row = |row: tokio_postgres::Row| {
+            let text: Option<&str> = row.try_get(2)?;
+            Ok(Row {
+                position: row.try_get::<_, i64>(0)?.cast_unsigned(),
+                id: row.try_get::<_, i64>(1)?.cast_unsigned(),
+                line: text.map(|text| text.as_bytes().to_vec()).ok_or(Refusal::TooLong),
+            })
+        };
+        within(self.deadline, query).await?.into_iter().map(row).collect()
+    }
+
+    /// From now on writers ring, if nobody is in the way.
+    pub(super) async fn sleep(&self) -> Result<Sleep, OutboxError> {
+        // The second only tells who is in the way of the first.
+        let query = format!(
+            "SELECT CASE WHEN pg_try_advisory_lock({DOORBELL}) THEN 0
+                 WHEN pg_try_advisory_lock_shared({DOORBELL})
+                     THEN CASE WHEN pg_advisory_unlock_shared({DOORBELL}) THEN 1 END
+                 ELSE 2 END"
+        );
+        let row = within(self.deadline, self.client.query_one(&query, &[])).await?;
+        Ok(match row.try_get::<_, i32>(0)? {
+            0 => Sleep::Asleep,
+            1 => Sleep::WritersBusy,
+            _ => Sleep::AnotherSleeps,
+        })
+    }
+
+    /// Writers need not ring any more.
+    pub(super) async fn wake(&self) -> Result<(), OutboxError> {
+        let query = format!("SELECT pg_advisory_unlock({DOORBELL})");
+        within(self.deadline, self.client.query_one(&query, &[])).await?;
+        Ok(())
+    }
+
+    /// Waits for the doorbell, at most so long.
+    pub(super) async fn rung(&self, wait: Duration) {
+        drop(tokio::time::timeout(wait, self.rung.notified()).await);
+    }
+}
+
+/// At most so many rows, of which those before the last have at most so many bytes. A payload that no
+/// event may have is not even fetched.
+const READ: &str = "
+    SELECT position, id, CASE WHEN size <= $3 THEN payload::text END FROM (
+        SELECT position, id, payload, size, sum(size) OVER (ORDER BY position) AS bytes FROM (
+            SELECT position, id, payload, octet_length(payload::text) AS size FROM events
+            WHERE position > $1 ORDER BY position LIMIT $2
+        ) AS next
+    ) AS counted
+    WHERE bytes - size <= $4 ORDER BY position";
+
+async fn migrate(client: &mut Client) -> Result<(), OutboxError> {
+    let lock = format!("SELECT pg_advisory_lock({MIGRATING})");
+    within(MIGRATION_DEADLINE, client.batch_execute(&lock)).await?;
+    let mut runner = migrations::migrations::runner();
+    runner.set_migration_table_name("spreadly_migrations");
+    let migrating = tokio::time::timeout(MIGRATION_DEADLINE, runner.run_async(client));
+    let report =
+        migrating.await.map_err(|_| OutboxError::Late(MIGRATION_DEADLINE))?.map_err(Box::new)?;
+    for migration in report.applied_migrations() {
+        tracing::info!(%migration, "the database's tables are brought up to date");
+    }
+    // An error leaves it to the session's end.
+    let unlock = format!("SELECT pg_advisory_unlock({MIGRATING})");
+    within(MIGRATION_DEADLINE, client.batch_execute(&unlock)).await
+}
+
+async fn within<T>(
+    deadline: Duration,
+    answer: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, OutboxError> {
+    let answer = tokio::time::timeout(deadline, answer).await;
+    Ok(answer.map_err(|_| OutboxError::Late(deadline))??)
+}

@@ -1,0 +1,479 @@
+//! The table `events` of a real PostgreSQL: whatever writers, the network, the server or the hub do,
+//! every committed row is told once, in the order in which rows were numbered.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use serde_json::{Value, json};
+use tokio_postgres::Client as Database;
+
+use crate::harness::client::PATIENCE;
+use crate::harness::{Client, Hub, Postgres, Seen, loud};
+
+const TOPICS: u64 = 4;
+const WRITERS: u64 = 8;
+const SUBSCRIBERS: usize = 20;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
+
+/// How much of a storm: `make test`'s, or `make soak`'s.
+#[derive(Clone, Copy)]
+struct Size {
+    events: u64,
+    server_kills: usize,
+    hub_kills: usize,
+}
+
+fn size() -> Size {
+    match std::env::var_os("SPREADLY_SOAK") {
+        Some(_) => Size { events: 100_000, server_kills: 10, hub_kills: 20 },
+        None => Size { events: 4_000, server_kills: 2, hub_kills: 3 },
+    }
+}
+
+fn with_postgres(url: &str) -> Hub {
+    Hub::start_with(&[&format!("feeds.postgres.url={url}")])
+}
+
+/// Waits until the hub has made its tables.
+async fn ready(postgres: &Postgres) -> Database {
+    let database = postgres.client().await;
+    let began = Instant::now();
+    while database.query_one("SELECT last FROM spreadly_numbering", &[]).await.is_err() {
+        assert!(began.elapsed() < PATIENCE, "the hub never made its tables");
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+    database
+}
+
+fn message(topic: u64, id: &str) -> String {
+    json!({"kind": "message", "topic": format!("t{topic}"), "id": id, "data": id}).to_string()
+}
+
+/// A transaction of some rows that commits late, or fails and is tried again under the same ids.
+async fn write(postgres: &Postgres, writer: u64, rows: u64, seed: u64, late: &AtomicU64) {
+    let mut random = StdRng::seed_from_u64(seed ^ (writer << 32));
+    let mut database = postgres.client().await;
+    let mut number = 0;
+    while number < rows {
+        let count = random.random_range(1..=4).min(rows - number);
+        let transaction = async {
+            database.batch_execute("BEGIN").await?;
+            for id in number..number + count {
+                let topic = (writer + id) % TOPICS;
+                let line = message(topic, &format!("{writer} {id}"));
+                let statement = "INSERT INTO events (payload) VALUES ($1::text::json)";
+                database.execute(statement, &[&line]).await?;
+            }
+            // The first writer is slower than everyone else, so that its rows always commit behind
+            // some with higher ids.
+            let most = if writer == 0 { 60 } else { 8 };
+            tokio::time::sleep(Duration::from_millis(random.random_range(0..most))).await;
+            if random.random_bool(0.05) {
+                return database.batch_execute("ROLLBACK").await.map(|()| false);
+            }
+            database.batch_execute("COMMIT").await.map(|()| true)
+        };
+        match transaction.await {
+            Ok(true) => {
+                number += count;
+                late.fetch_add(u64::from(writer == 0), Ordering::Relaxed);
+            }
+            Ok(false) => {}
+            // It may have committed: the same ids again count once.
+            Err(_) => database = postgres.client().await,
+        }
+    }
+}
+
+/// One that follows a topic, comes back after every cut, and believes nothing.
+struct Subscriber {
+    topic: String,
+    cursor: Option<String>,
+    chain: Option<(String, String)>,
+    told: Vec<String>,
+}
+
+impl Subscriber {
+    fn new(topic: u64) -> Self {
+        Self { topic: format!("t{topic}"), cursor: None, chain: None, told: Vec::new() }
+    }
+
+    async fn connect(&self, hub: std::net::SocketAddr) -> Client {
+        let mut client = Client::reconnected(hub).await;
+        let after =
+            self.cursor.as_ref().map_or(String::new(), |cursor| format!(r#", after: "{cursor}""#));
+        let query = format!(
+            r#"subscription {{ events(topic: "{}"{after})
+                {{ epoch sequence prevSequence cursor events {{ id data }} }} }}"#,
+            self.topic
+        );
+        client.try_subscribe("s", &query).await;
+        client
+    }
+
+    fn take(&mut self, frame: &Value) {
+        let text = |key: &str| frame[key].as_str().unwrap().to_owned();
+        if !frame["prevSequence"].is_null() {
+            let expected = Some((text("epoch"), text("prevSequence")));
+            assert_eq!(self.chain, expected, "the chain broke: {frame}");
+        }
+        self.chain = Some((text("epoch"), text("sequence")));
+        self.cursor = Some(text("cursor"));
+        for event in frame["events"].as_array().unwrap() {
+            assert_eq!(event["id"], event["data"]);
+            self.told.push(event["id"].as_str().unwrap().to_owned());
+        }
+    }
+
+    /// Until `enough`, over all cuts.
+    async fn follow(&mut self, hub: std::net::SocketAddr, enough: usize) {
+        let mut client = self.connect(hub).await;
+        while self.told.len() < enough {
+            match client.seen().await {
+                Seen::Message(message) if message["type"] == "next" => {
+                    self.take(&message["payload"]["data"]["events"]);
+                }
+                Seen::Message(message) => panic!("{message}"),
+                Seen::Closed(1012 | 1013, _) | Seen::Cut => client = self.connect(hub).await,
+                Seen::Closed(code, reason) => panic!("{code} {reason}"),
+            }
+        }
+    }
+}
+
+/// What happens to a storm besides its writers.
+#[derive(Clone, Copy, PartialEq)]
+enum Fault {
+    None,
+    /// Each connection of the hub, five times a second.
+    ListenerTerminated,
+    ServerKilled,
+    HubKilled,
+}
+
+/// Returns how many rows a reader would have missed that polls `id > last`.
+async fn storm(fault: Fault) -> usize {
+    let Size { events, server_kills, hub_kills } = size();
+    let seed = 20_261_125;
+    loud::say(&format!("seed {seed}"));
+    let postgres = Arc::new(Postgres::start());
+    let mut hub = with_postgres(&postgres.url());
+    drop(ready(&postgres).await);
+    let each = events / WRITERS;
+    let of_topic = |topic: u64| {
+        (0..WRITERS)
+            .map(|writer| (0..each).filter(|id| (writer + id) % TOPICS == topic).count())
+            .sum()
+    };
+    let address = hub.address();
+    let mut subscribers = Vec::new();
+    for place in 0..SUBSCRIBERS {
+        let topic = place as u64 % TOPICS;
+        let mut subscriber = Subscriber::new(topic);
+        // Its first frame is there before the first row, so that it has a place to come back to.
+        let mut client = subscriber.connect(address).await;
+        let first = client.message().await;
+        subscriber.take(&first["payload"]["data"]["events"]);
+        let enough: usize = of_topic(topic);
+        subscribers.push(tokio::spawn(async move {
+            subscriber.follow(address, enough).await;
+            subscriber
+        }));
+    }
+    let (over, late) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let naive = tokio::spawn(poll_by_id(postgres.clone(), over.clone()));
+    let writers: Vec<_> = (0..WRITERS)
+        .map(|writer| {
+            let (postgres, late) = (postgres.clone(), late.clone());
+            tokio::spawn(async move { write(&postgres, writer, each, seed, &late).await })
+        })
+        .collect();
+    let done = || writers.iter().all(tokio::task::JoinHandle::is_finished);
+    let mut faults = 0;
+    let most = match fault {
+        Fault::None => 0,
+        Fault::ListenerTerminated => usize::MAX,
+        Fault::ServerKilled => server_kills,
+        Fault::HubKilled => hub_kills,
+    };
+    while !done() || (faults < most && fault != Fault::ListenerTerminated) {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        if faults == most {
+            continue;
+        }
+        match fault {
+            Fault::None => continue,
+            Fault::ListenerTerminated => {
+                let database = postgres.client().await;
+                let all = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                           WHERE application_name = 'spreadly'";
+                drop(database.query_one(all, &[]).await);
+            }
+            Fault::ServerKilled => {
+                let postgres = postgres.clone();
+                let restarting = move || {
+                    postgres.kill9();
+                    postgres.restart();
+                };
+                tokio::task::spawn_blocking(restarting).await.unwrap();
+            }
+            Fault::HubKilled => hub.restart(),
+        }
+        faults += 1;
+    }
+    assert!(faults > 0 || fault == Fault::None, "nothing was done to it");
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    assert!(late.load(Ordering::Relaxed) > 0);
+    over.store(true, Ordering::Relaxed);
+    let by_id = naive.await.unwrap();
+
+    // In the order in which rows were numbered; of an id that was inserted twice the first counts.
+    let patience = PATIENCE * if events > 10_000 { 10 } else { 1 };
+    let mut told = Vec::new();
+    for subscriber in subscribers {
+        let done = tokio::time::timeout(patience, subscriber).await;
+        told.push(done.expect("every row is told").unwrap());
+    }
+    let database = postgres.client().await;
+    let all = "SELECT payload->>'topic', payload->>'id', id FROM events ORDER BY position";
+    let mut order: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let (mut known, mut rows) = (BTreeSet::new(), BTreeSet::new());
+    for row in database.query(all, &[]).await.unwrap() {
+        rows.insert(row.get::<_, i64>(2));
+        let id: String = row.get(1);
+        if known.insert(id.clone()) {
+            order.entry(row.get(0)).or_default().push(id);
+        }
+    }
+    assert_eq!(known.len() as u64, events);
+    for subscriber in &mut told {
+        // Nothing comes behind the last row.
+        let mut client = subscriber.connect(address).await;
+        for message in client.until_pong().await {
+            subscriber.take(&message["payload"]["data"]["events"]);
+        }
+        assert_eq!(subscriber.told, order[&subscriber.topic]);
+    }
+    let missed = rows.difference(&by_id).count();
+    loud::say(&format!(
+        "{events} events by {WRITERS} writers to {SUBSCRIBERS} subscribers, {faults} faults; \
+         a reader by id would have missed {missed} rows"
+    ));
+    missed
+}
+
+/// The negative control: what plain polling by id sees.
+async fn poll_by_id(postgres: Arc<Postgres>, over: Arc<AtomicBool>) -> BTreeSet<i64> {
+    let (mut seen, mut last) = (BTreeSet::new(), 0);
+    let mut database = postgres.client().await;
+    loop {
+        let ends = over.load(Ordering::Relaxed);
+        match database.query("SELECT id FROM events WHERE id > $1 ORDER BY id", &[&last]).await {
+            Ok(rows) => {
+                for row in rows {
+                    last = row.get(0);
+                    seen.insert(last);
+                }
+                if ends {
+                    return seen;
+                }
+            }
+            Err(_) => database = postgres.client().await,
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_commit_late_are_told_once_and_in_order_where_polling_by_id_misses_some() {
+    let missed = storm(Fault::None).await;
+    assert!(missed > 0, "the rows did not commit out of order: this has proven nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_that_is_terminated_five_times_a_second_loses_nothing() {
+    storm(Fault::ListenerTerminated).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_killed_and_restarted_loses_nothing() {
+    storm(Fault::ServerKilled).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_that_is_killed_loses_no_row_and_tells_none_twice() {
+    storm(Fault::HubKilled).await;
+}
+
+/// How the feed is, as clients are told.
+fn feed(hub: &Hub) -> Value {
+    let query = "{ feeds { name state reason eventsTotal refusedTotal lag
+        lastRefusal { source place reason } } }";
+    let feeds = hub.query(query)["feeds"].as_array().unwrap().clone();
+    feeds.into_iter().find(|feed| feed["name"] == "postgres").unwrap()
+}
+
+async fn until(hub: &Hub, what: &str, awaited: impl Fn(&Value) -> bool) -> Value {
+    let began = Instant::now();
+    loop {
+        let feed = feed(hub);
+        if awaited(&feed) {
+            return feed;
+        }
+        assert!(began.elapsed() < PATIENCE, "{what} never came: {feed}");
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_is_no_event_is_named_and_counted_and_the_rest_flows() {
+    let postgres = Postgres::start();
+    let hub = with_postgres(&postgres.url());
+    let database = ready(&postgres).await;
+    let large = json!({"kind": "message", "topic": "t0", "data": "x".repeat(2 << 20)}).to_string();
+    let faulty = [
+        (r#"{"kind":"nonsense"}"#, "unknown kind \"nonsense\": use one of "),
+        ("[1]", "not a JSON object: one line holds one event, {\"kind\":…}"),
+        (&large, "the line is longer than 1048576 bytes: split it into several events"),
+        (
+            r#"{"kind":"trade","market":"NO-NE","price":"1","size":"1"}"#,
+            "market NO-NE is not defined: send its `market` event first",
+        ),
+    ];
+    for (number, (payload, reason)) in (1..).zip(faulty) {
+        let insert = "INSERT INTO events (payload) VALUES ($1::text::json) RETURNING id";
+        let id: i64 = database.query_one(insert, &[&payload]).await.unwrap().get(0);
+        let status = until(&hub, reason, |feed| feed["refusedTotal"] == number.to_string()).await;
+        let refusal = &status["lastRefusal"];
+        assert_eq!(
+            (&refusal["source"], &refusal["place"]),
+            (&json!("events"), &json!(format!("row {id}")))
+        );
+        assert!(refusal["reason"].as_str().unwrap().starts_with(reason), "{refusal}");
+    }
+    // What is no JSON never gets into the table, and neither does what is not UTF-8.
+    for bytes in ["'{'", "convert_from('\\xff', 'UTF8')::json"] {
+        let insert = format!("INSERT INTO events (payload) VALUES ({bytes})");
+        assert!(database.batch_execute(&insert).await.is_err(), "{bytes}");
+    }
+    let publish = "SELECT spreadly_publish('message', NULL, '{\"topic\":\"t0\",\"data\":\"ok\",\"id\":\"ok\"}')";
+    database.batch_execute(publish).await.unwrap();
+    until(&hub, "the good row", |feed| feed["eventsTotal"] == "1").await;
+    let told = hub.query(r#"{ events(topic: "t0") { nodes { id data } } }"#);
+    assert_eq!(told["events"]["nodes"], json!([{"id": "ok", "data": "ok"}]));
+}
+
+#[tokio::test]
+async fn without_a_doorbell_rows_come_at_the_next_poll() {
+    let postgres = Postgres::start();
+    let hub = Hub::start_with(&[
+        &format!("feeds.postgres.url={}", postgres.url()),
+        "feeds.postgres.poll_interval_ms=100",
+    ]);
+    let database = ready(&postgres).await;
+    database.batch_execute("DROP TRIGGER spreadly_ring ON events").await.unwrap();
+    for number in 1..=3 {
+        let insert = "INSERT INTO events (payload) VALUES ($1::text::json)";
+        database.execute(insert, &[&message(0, &number.to_string())]).await.unwrap();
+        until(&hub, "a row", |feed| feed["eventsTotal"] == number.to_string()).await;
+    }
+}
+
+#[tokio::test]
+async fn an_open_transaction_keeps_no_row_of_others_back_and_its_own_come_last() {
+    let postgres = Postgres::start();
+    let hub = with_postgres(&postgres.url());
+    let (early, other) = (ready(&postgres).await, postgres.client().await);
+    let insert = "INSERT INTO events (payload) VALUES ($1::text::json)";
+    early.batch_execute("BEGIN").await.unwrap();
+    early.execute(insert, &[&message(0, "early")]).await.unwrap();
+    for number in 1..=5 {
+        other.execute(insert, &[&message(0, &number.to_string())]).await.unwrap();
+    }
+    until(&hub, "rows of others", |feed| feed["eventsTotal"] == "5").await;
+    early.batch_execute("COMMIT").await.unwrap();
+    until(&hub, "the early row", |feed| feed["eventsTotal"] == "6").await;
+    let told = hub.query(r#"{ events(topic: "t0") { nodes { id } } }"#);
+    let ids: Vec<_> =
+        told["events"]["nodes"].as_array().unwrap().iter().map(|one| &one["id"]).collect();
+    assert_eq!(ids, ["1", "2", "3", "4", "5", "early"]);
+}
+
+#[tokio::test]
+async fn a_database_that_says_nothing_is_stale_until_it_speaks_again() {
+    let postgres = Postgres::start();
+    let hub = with_postgres(&postgres.url());
+    let database = ready(&postgres).await;
+    let mut client = Client::connected(hub.address()).await;
+    client.subscribe("s", r#"subscription { events(topic: "t0") { state } }"#).await;
+    let mut state = async |expected: &str| {
+        let began = Instant::now();
+        while client.message().await["payload"]["data"]["events"]["state"] != expected {
+            assert!(began.elapsed() < PATIENCE, "{expected} never came");
+        }
+    };
+    until(&hub, "the feed", |feed| feed["state"] == "LIVE").await;
+    state("LIVE").await;
+    postgres.signal_all("-STOP");
+    state("STALE").await;
+    let status = feed(&hub);
+    let reason =
+        "cut off from Postgres: it did not answer within 3000 ms (feeds.postgres.deadline_ms)";
+    assert_eq!(status["reason"], reason);
+    postgres.signal_all("-CONT");
+    state("LIVE").await;
+    let insert = "INSERT INTO events (payload) VALUES ($1::text::json)";
+    database.execute(insert, &[&message(0, "1")]).await.unwrap();
+    until(&hub, "a row", |feed| feed["eventsTotal"] == "1").await;
+}
+
+#[tokio::test]
+async fn a_hub_goes_on_at_the_address_that_the_database_failed_over_to() {
+    let mut postgres = Postgres::start();
+    let hub = with_postgres(&postgres.url_with_spare());
+    let insert = "INSERT INTO events (payload) VALUES ($1::text::json)";
+    ready(&postgres).await.execute(insert, &[&message(0, "1")]).await.unwrap();
+    until(&hub, "a row", |feed| feed["eventsTotal"] == "1").await;
+    postgres.fail_over();
+    postgres.client().await.execute(insert, &[&message(0, "2")]).await.unwrap();
+    until(&hub, "a row behind the failover", |feed| feed["eventsTotal"] == "2").await;
+}
+
+#[tokio::test]
+async fn another_database_is_read_from_its_start_and_one_that_lost_its_end_from_what_is_left() {
+    let postgres = Postgres::start();
+    let hub = with_postgres(&postgres.url());
+    let database = ready(&postgres).await;
+    let insert = "INSERT INTO events (payload) VALUES ($1::text::json)";
+    for number in 1..=4 {
+        database.execute(insert, &[&message(0, &number.to_string())]).await.unwrap();
+    }
+    until(&hub, "rows", |feed| feed["eventsTotal"] == "4").await;
+    // As a copy brought back from before the last two rows.
+    let cut = |statement: &'static str| {
+        format!(
+            "BEGIN; {statement}
+             SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'spreadly';
+             COMMIT"
+        )
+    };
+    let restored = "DELETE FROM events WHERE position > 2; UPDATE spreadly_numbering SET last = 2;";
+    database.batch_execute(&cut(restored)).await.unwrap();
+    database.execute(insert, &[&message(0, "5")]).await.unwrap();
+    until(&hub, "a row behind what is left", |feed| feed["eventsTotal"] == "5").await;
+    // As another one, whose numbers begin anew: ids that are known count once.
+    let another = "UPDATE spreadly_numbering SET epoch = epoch + 1;";
+    database.batch_execute(&cut(another)).await.unwrap();
+    database.execute(insert, &[&message(0, "6")]).await.unwrap();
+    until(&hub, "a row of another table", |feed| feed["eventsTotal"] == "6").await;
+    let told = hub.query(r#"{ events(topic: "t0") { nodes { id } } }"#);
+    let ids: Vec<_> =
+        told["events"]["nodes"].as_array().unwrap().iter().map(|one| &one["id"]).collect();
+    assert_eq!(ids, ["1", "2", "3", "4", "5", "6"]);
+}
