@@ -17,8 +17,8 @@ run: rust graphiql ## Build for speed and run `spreadly dev`: a simulated market
 
 test: rust setup graphiql fmt clippy deny unit ## Everything a change must pass, clients of others included
 
-soak: rust ## Kill the hub 50 times while lines flow and clients follow
-	SPREADLY_SOAK=1 cargo test --locked --package spreadly --test main -- restart
+soak: rust setup ## The kills and storms of the tests at their full size, some ten minutes
+	SPREADLY_SOAK=1 cargo test --locked --package spreadly --test main -- restart postgres kafka
 
 bench: rust ## How near we are to the machine's limit, measured in the same run
 	cargo build --release --locked --package spreadly --package spreadly-storm
@@ -26,6 +26,7 @@ bench: rust ## How near we are to the machine's limit, measured in the same run
 	python3 loadtest/bench/many_operations.py "$(CARGO_TARGET_DIR)/release/spreadly"
 	python3 loadtest/bench/stopped_reader.py "$(CARGO_TARGET_DIR)/release/spreadly" \
 		"$(CARGO_TARGET_DIR)/release/spreadly-storm"
+	python3 loadtest/bench/postgres_outbox.py "$(CARGO_TARGET_DIR)/release/spreadly"
 
 schema: rust ## Write config/schema.graphql anew
 	cargo run --quiet --locked --package spreadly -- schema > "$(CACHE)/schema.graphql"
@@ -34,8 +35,9 @@ schema: rust ## Write config/schema.graphql anew
 rust: # A cargo that is new enough, and a linker
 	@tests/setup/rust.sh
 
-setup: ## Install the stock clients and cargo-deny into the cache
+setup: ## Install the stock clients, cargo-deny and the servers that tests start
 	@tests/setup/clients.sh
+	@tests/setup/services.sh
 
 graphiql: ## Bring GraphiQL from npm into the cache, for the hub to embed
 	@graphiql/build.sh

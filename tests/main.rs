@@ -15,6 +15,7 @@ mod events;
 mod feed;
 mod follow;
 mod http;
+mod kafka;
 mod limits;
 mod mutations;
 mod orders;

@@ -349,7 +349,7 @@ async fn a_row_that_is_no_event_is_named_and_counted_and_the_rest_flows() {
     for (number, (payload, reason)) in (1..).zip(faulty) {
         let insert = "INSERT INTO events (payload) VALUES ($1::text::json) RETURNING id";
         let id: i64 = database.query_one(insert, &[&payload]).await.unwrap().get(0);
-        let status = until(&hub, reason, |feed| feed["refusedTotal"] == number.to_string()).await;
+        let status = until(&hub, reason, |feed| feed["refusedTotal"] == *number.to_string()).await;
         let refusal = &status["lastRefusal"];
         assert_eq!(
             (&refusal["source"], &refusal["place"]),
@@ -381,7 +381,7 @@ async fn without_a_doorbell_rows_come_at_the_next_poll() {
     for number in 1..=3 {
         let insert = "INSERT INTO events (payload) VALUES ($1::text::json)";
         database.execute(insert, &[&message(0, &number.to_string())]).await.unwrap();
-        until(&hub, "a row", |feed| feed["eventsTotal"] == number.to_string()).await;
+        until(&hub, "a row", |feed| feed["eventsTotal"] == *number.to_string()).await;
     }
 }
 
@@ -440,9 +440,18 @@ async fn a_hub_goes_on_at_the_address_that_the_database_failed_over_to() {
     let insert = "INSERT INTO events (payload) VALUES ($1::text::json)";
     ready(&postgres).await.execute(insert, &[&message(0, "1")]).await.unwrap();
     until(&hub, "a row", |feed| feed["eventsTotal"] == "1").await;
+    let cuts = |hub: &Hub| {
+        let (_, page) = hub.admin_page("/metrics");
+        let line = page
+            .lines()
+            .find(|line| line.starts_with("spreadly_feed_cuts_total{feed=\"postgres\"}"));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).unwrap()
+    };
+    assert_eq!(cuts(&hub), 0);
     postgres.fail_over();
     postgres.client().await.execute(insert, &[&message(0, "2")]).await.unwrap();
     until(&hub, "a row behind the failover", |feed| feed["eventsTotal"] == "2").await;
+    assert!(cuts(&hub) > 0);
 }
 
 #[tokio::test]

@@ -14,8 +14,8 @@ use tracing_subscriber::EnvFilter;
 use super::written::{Value, Written, may_hold_a_secret};
 use super::{
     AdminConfig, Config, ConfigFault, FeedsConfig, FilesFeedConfig, FilesMode, HttpStatus,
-    IdentityConfig, Limits, LogConfig, LogFormat, Network, Origins, PostgresFeedConfig,
-    ServerConfig, StoreConfig, Synchronous, WrittenIn,
+    IdentityConfig, KafkaFeedConfig, Limits, LogConfig, LogFormat, Network, Origins,
+    PostgresFeedConfig, ServerConfig, StoreConfig, Synchronous, WrittenIn,
 };
 
 const KIB: usize = 1024;
@@ -29,6 +29,10 @@ const HOUR_MS: u64 = 3_600_000;
 /// A poll and a deadline are noticed within the 5 s in which clients are told.
 pub(super) const POSTGRES_POLL: Duration = Duration::from_secs(1);
 pub(super) const POSTGRES_DEADLINE: Duration = Duration::from_secs(3);
+pub(super) const KAFKA_DEADLINE: Duration = Duration::from_secs(3);
+/// Settings of librdkafka on which it depends that each record counts once.
+const KAFKA_OURS: [&str; 4] =
+    ["bootstrap.servers", "group.id", "auto.offset.reset", "enable.partition.eof"];
 /// How much of a value a message repeats.
 const SHOWN_CHARS: usize = 100;
 
@@ -40,7 +44,11 @@ pub(super) fn lower(written: Written, faults: &mut Vec<ConfigFault>) -> Config {
             listen: reader.read("admin.listen", AdminConfig::default().listen, address),
         },
         store: store(&mut reader),
-        feeds: FeedsConfig { files: files(&mut reader), postgres: postgres(&mut reader) },
+        feeds: FeedsConfig {
+            files: files(&mut reader),
+            postgres: postgres(&mut reader),
+            kafka: kafka(&mut reader),
+        },
         identity: IdentityConfig {
             development_account: reader.read("identity.development_account", None, account),
         },
@@ -138,6 +146,34 @@ fn postgres(reader: &mut Reader<'_>) -> Option<PostgresFeedConfig> {
     let poll_interval = reader.millis("feeds.postgres.poll_interval_ms", POSTGRES_POLL, 10..=2_000);
     let deadline = reader.millis("feeds.postgres.deadline_ms", POSTGRES_DEADLINE, 100..=3_000);
     url.map(|url| PostgresFeedConfig { url, poll_interval, deadline })
+}
+
+fn kafka(reader: &mut Reader<'_>) -> Option<KafkaFeedConfig> {
+    let brokers = reader.read("feeds.kafka.brokers", None, |value| match text(value)? {
+        "" => Ok(None),
+        brokers => Ok(Some(brokers.to_owned())),
+    });
+    let topics = reader.read("feeds.kafka.topics", Vec::new(), |value| {
+        each(value, |topic| match topic {
+            "" => Err("a topic's name may not be empty".to_owned()),
+            topic => Ok(topic.to_owned()),
+        })
+    });
+    // With the second between two looks this stays below the 5 s in which clients are told.
+    let deadline = reader.millis("feeds.kafka.deadline_ms", KAFKA_DEADLINE, 100..=3_000);
+    let settings =
+        reader.read("feeds.kafka.settings", Vec::new(), |value| each(value, kafka_setting));
+    brokers.map(|brokers| KafkaFeedConfig { brokers, topics, deadline, settings })
+}
+
+/// A setting of librdkafka that is not ours to make.
+fn kafka_setting(written: &str) -> Result<(String, String), String> {
+    let (key, value) =
+        written.split_once('=').ok_or("each must be as in \"security.protocol=ssl\"")?;
+    if KAFKA_OURS.contains(&key) || key.starts_with("enable.auto") {
+        return Err(format!("{key} is set by the hub itself: leave it out"));
+    }
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 /// Says what is wrong with it without repeating it, as it may hold a password.

@@ -134,6 +134,32 @@ pub struct FeedsConfig {
     pub files: FilesFeedConfig,
     /// Absent: no such feed.
     pub postgres: Option<PostgresFeedConfig>,
+    /// Absent: no such feed.
+    pub kafka: Option<KafkaFeedConfig>,
+}
+
+/// Topics of Kafka, whose partitions are read from where the log has them.
+#[derive(Clone, PartialEq)]
+pub struct KafkaFeedConfig {
+    /// As librdkafka takes them: `host:port`, several with commas between.
+    pub brokers: String,
+    pub topics: Vec<String>,
+    /// For any answer of the brokers: then they count as cut off.
+    pub deadline: Duration,
+    /// Settings of librdkafka, name and value. They may hold a password, so no value is ever shown.
+    pub settings: Vec<(String, String)>,
+}
+
+impl std::fmt::Debug for KafkaFeedConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { brokers, topics, deadline, settings } = self;
+        f.debug_struct("KafkaFeedConfig")
+            .field("brokers", brokers)
+            .field("topics", topics)
+            .field("deadline", deadline)
+            .field("settings", &settings.iter().map(|(key, _)| key).collect::<Vec<_>>())
+            .finish()
+    }
 }
 
 /// The table `events` of a database, whose rows are read in the order they are numbered.

@@ -4,8 +4,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::lower::{POSTGRES_DEADLINE, POSTGRES_POLL};
-use super::{Config, FilesMode, HttpStatus, LogFormat, Synchronous};
+use super::lower::{KAFKA_DEADLINE, POSTGRES_DEADLINE, POSTGRES_POLL};
+use super::{Config, FilesMode, HttpStatus, KafkaFeedConfig, LogFormat, Synchronous};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Setting {
@@ -15,9 +15,13 @@ pub(super) enum Setting {
     List(Vec<String>),
 }
 
+/// Settings of librdkafka that are printed; of others nothing is known, so they may hold a secret.
+const SHOWN_KAFKA: [&str; 4] =
+    ["security.protocol", "sasl.mechanism", "ssl.ca.location", "client.rack"];
+
 pub(super) fn settings(config: &Config) -> Vec<(&'static str, Setting)> {
     let Config { server, admin, store, feeds, identity, limits, log } = config;
-    let (files, postgres) = (&feeds.files, feeds.postgres.as_ref());
+    let (files, postgres, kafka) = (&feeds.files, feeds.postgres.as_ref(), feeds.kafka.as_ref());
     let networks = server.trusted_proxies.iter().map(ToString::to_string).collect();
     let synchronous = match store.synchronous {
         Synchronous::Normal => "normal",
@@ -63,6 +67,13 @@ pub(super) fn settings(config: &Config) -> Vec<(&'static str, Setting)> {
             "feeds.postgres.deadline_ms",
             millis(postgres.map_or(POSTGRES_DEADLINE, |one| one.deadline)),
         ),
+        ("feeds.kafka.brokers", text(kafka.map(|one| one.brokers.clone()).unwrap_or_default())),
+        (
+            "feeds.kafka.topics",
+            Setting::List(kafka.map(|one| one.topics.clone()).unwrap_or_default()),
+        ),
+        ("feeds.kafka.deadline_ms", millis(kafka.map_or(KAFKA_DEADLINE, |one| one.deadline))),
+        ("feeds.kafka.settings", Setting::List(kafka.map(shown_settings).unwrap_or_default())),
         (
             "identity.development_account",
             text(identity.development_account.as_deref().unwrap_or_default()),
@@ -91,6 +102,12 @@ pub(super) fn settings(config: &Config) -> Vec<(&'static str, Setting)> {
         ("log.format", text(format)),
         ("log.filter", text(&log.filter)),
     ]
+}
+
+/// Those that can't be a secret.
+fn shown_settings(kafka: &KafkaFeedConfig) -> Vec<String> {
+    let shown = kafka.settings.iter().filter(|(key, _)| SHOWN_KAFKA.contains(&&**key));
+    shown.map(|(key, value)| format!("{key}={value}")).collect()
 }
 
 fn text(value: impl ToString) -> Setting {

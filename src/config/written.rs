@@ -14,7 +14,7 @@ use super::{Config, ConfigFault, Overrides, WrittenIn, printed};
 
 /// Keys of later versions: known by name, so that whoever sets one is told that it does nothing
 /// yet. Those that end in a dot stand for all keys below.
-pub(super) const LATER: [&str; 4] = ["cache.url", "archive.url", "feeds.kafka.", "identity."];
+pub(super) const LATER: [&str; 3] = ["cache.url", "archive.url", "identity."];
 
 const ENV_PREFIX: &str = "SPREADLY__";
 /// A configuration is a few KiB; a file that is larger is another file.
@@ -270,7 +270,9 @@ fn is_later(key: &str) -> bool {
 
 /// Whether what stands under a key is kept out of every message, and may come from a file.
 pub(super) fn may_hold_a_secret(key: &str) -> bool {
-    key.ends_with(".url") || key.starts_with("identity.") && key != "identity.development_account"
+    key.ends_with(".url")
+        || key == "feeds.kafka.settings"
+        || key.starts_with("identity.") && key != "identity.development_account"
 }
 
 fn line_of(text: &str, offset: usize) -> usize {

@@ -3,6 +3,7 @@
 
 pub mod door;
 pub mod files;
+pub mod kafka;
 pub mod live_side;
 pub mod postgres;
 pub mod recovery;

@@ -108,8 +108,10 @@ pub struct FeedStatus {
     /// When the newest event went into the log, by the hub's clock.
     pub last_event_micros: Option<Micros>,
     /// What the source holds and the log doesn't yet; 0 when it has caught up. Bytes of files, rows
-    /// of Postgres.
+    /// of Postgres, records of Kafka.
     pub behind: u64,
+    /// How often it was cut off from its source since the hub started.
+    pub cuts_total: u64,
 }
 
 /// What one commit brought from one feed.
@@ -169,6 +171,7 @@ impl FeedStatuses {
             last_refusal: None,
             last_event_micros: None,
             behind: 0,
+            cuts_total: 0,
         };
         let id = FeedId(u16::try_from(entries.len()).unwrap_or(u16::MAX));
         assert_ne!(id.0, u16::MAX, "feeds come from the config, one by one");
@@ -233,6 +236,14 @@ impl FeedStatuses {
     /// STALE with a reason, or no longer.
     pub fn stale(&self, feed: FeedId, reason: Option<String>) {
         self.change(feed, |entry| entry.stale = reason);
+    }
+
+    /// STALE, as it was cut off from its source; counted each time.
+    pub fn cut_off(&self, feed: FeedId, reason: String) {
+        self.change(feed, |entry| {
+            entry.stale = Some(reason);
+            entry.status.cuts_total += 1;
+        });
     }
 
     /// What a live feed passes over on purpose.

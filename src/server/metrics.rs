@@ -104,15 +104,30 @@ impl Everything {
         counter(encoder, "feed_events_known", "Events whose id was known", &labels, &known)?;
         let refused = column(|feed| feed.refused_total);
         counter(encoder, "feed_events_refused", "Events that were refused", &labels, &refused)?;
+        let cuts = column(|feed| feed.cuts_total);
+        counter(encoder, "feed_cuts", "Times a feed was cut off its source", &labels, &cuts)?;
         let live = column(|feed| u64::from(feed.state == FeedState::Live));
-        family(encoder, "feed_live", "1 while the feed is live", MetricType::Gauge, |mut family| {
-            for (labels, value) in labels.iter().zip(&live) {
-                let value = i64::try_from(*value).unwrap_or(i64::MAX);
-                ConstGauge::new(value).encode(family.encode_family(labels)?)?;
-            }
-            Ok(())
-        })
+        gauges(encoder, "feed_live", "1 while the feed is live", &labels, &live)?;
+        let behind = column(|feed| feed.behind);
+        let help = "Bytes, rows or records at the source that are not in the log yet";
+        gauges(encoder, "feed_behind", help, &labels, &behind)
     }
+}
+
+fn gauges(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    labels: &[Labels],
+    values: &[u64],
+) -> fmt::Result {
+    family(encoder, name, help, MetricType::Gauge, |mut family| {
+        for (labels, value) in labels.iter().zip(values) {
+            let value = i64::try_from(*value).unwrap_or(i64::MAX);
+            ConstGauge::new(value).encode(family.encode_family(labels)?)?;
+        }
+        Ok(())
+    })
 }
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {

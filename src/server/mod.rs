@@ -32,6 +32,7 @@ use self::shards::{Parts, Shards};
 use crate::config::{Config, FilesMode, Limits, Synchronous};
 use crate::feeds::door::{self, Door, DoorConfig};
 use crate::feeds::files::{self, FilesConfig};
+use crate::feeds::kafka::{self, KafkaConfig};
 use crate::feeds::live_side::LiveSide;
 use crate::feeds::postgres::{self, PostgresConfig};
 use crate::feeds::recovery;
@@ -202,7 +203,7 @@ fn start_feeds(
         tracker.spawn(board::watch_for_silence(statuses.clone(), feed, after, stop.clone()));
     }
     if let Some(written) = config.feeds.postgres.clone() {
-        let feed = statuses.register("postgres", FeedKind::Postgres);
+        let feed = remote(statuses, "postgres", FeedKind::Postgres);
         let postgres = PostgresConfig {
             url: written.url,
             poll_interval: written.poll_interval,
@@ -211,11 +212,29 @@ fn start_feeds(
         let following = postgres::run(postgres, door.clone(), statuses.clone(), feed, stop.clone());
         on_own_thread("Postgres", feed, following, statuses, tracker);
     }
+    if let Some(written) = config.feeds.kafka.clone() {
+        let feed = remote(statuses, "kafka", FeedKind::Kafka);
+        let kafka = KafkaConfig {
+            brokers: written.brokers,
+            topics: written.topics,
+            deadline: written.deadline,
+            settings: written.settings,
+        };
+        let following = kafka::run(kafka, door.clone(), statuses.clone(), feed, stop.clone());
+        on_own_thread("Kafka", feed, following, statuses, tracker);
+    }
     let (simulator, log) = simulator?;
     let feed = statuses.register("simulator", FeedKind::Simulator);
     let (begun, begins) = oneshot::channel();
     tracker.spawn(simulate::run(simulator, log, door.clone(), feed, begun, stop.clone()));
     Some(begins)
+}
+
+/// A feed that is not live before it has reached its source and read all that was there.
+fn remote(statuses: &FeedStatuses, name: &str, kind: FeedKind) -> FeedId {
+    let feed = statuses.register(name, kind);
+    statuses.stale(feed, Some(format!("connecting to {kind:?}")));
+    feed
 }
 
 /// Runs a feed, so that what it reads and checks keeps nobody else waiting.

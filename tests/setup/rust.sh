@@ -1,6 +1,7 @@
 #!/bin/sh
 # Whether this machine can build: a cargo that is as new as Cargo.toml's rust-version, with rustfmt
-# and clippy, and a C compiler for SQLite and mimalloc. Installs or says the exact line to type.
+# and clippy, and what SQLite, mimalloc and librdkafka are compiled with. Installs or says the exact
+# line to type.
 set -eu
 
 cd "$(dirname "$0")/../.."
@@ -21,12 +22,21 @@ if ! cargo fmt --version >/dev/null 2>&1 || ! cargo clippy --version >/dev/null 
     echo "    rustup component add rustfmt clippy" >&2
     exit 1
 fi
-if ! command -v cc >/dev/null; then
+missing=
+command -v cc >/dev/null || missing="$missing gcc libc6-dev"
+command -v c++ >/dev/null || missing="$missing g++"
+command -v make >/dev/null || missing="$missing make"
+command -v pkg-config >/dev/null || missing="$missing pkg-config"
+pkg-config --exists openssl 2>/dev/null || missing="$missing libssl-dev"
+pkg-config --exists zlib 2>/dev/null || missing="$missing zlib1g-dev"
+if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
-        apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev
+        # The list is words on purpose.
+        # shellcheck disable=SC2086
+        apt-get update && apt-get install -y --no-install-recommends $missing
     else
-        echo "a C compiler is missing. Type and run this again:" >&2
-        echo "    sudo apt-get install -y gcc libc6-dev" >&2
+        echo "to build librdkafka this is missing:$missing. Type and run this again:" >&2
+        echo "    sudo apt-get install -y$missing" >&2
         exit 1
     fi
 fi

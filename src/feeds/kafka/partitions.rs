@@ -1,0 +1,253 @@
+//! Which partitions there are, from where each is read and how far it is. Where the log's offset is not
+//! what the brokers have (a topic that was made anew, records that retention removed before they were
+//! read) is found out here, and told.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::error::KafkaError;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use spreadly_subscriptions::topic_hash;
+use thiserror::Error;
+
+use super::KafkaConfig;
+use crate::store::FeedPosition;
+
+/// Between two tries of librdkafka to reach a broker.
+const FIRST_RECONNECT_MS: &str = "20";
+const LONGEST_RECONNECT_MS: &str = "1000";
+/// Far more often than a topic is ever made anew, far less than two clusters' epochs are apart.
+const MOST_REMADE: u64 = 1 << 32;
+
+#[derive(Debug, Error)]
+pub(super) enum PartitionsError {
+    #[error("{0}")]
+    Kafka(#[from] KafkaError),
+    #[error("topic {0:?} does not exist (feeds.kafka.topics): make it, the hub goes on by itself")]
+    NoTopic(String),
+    #[error("a topic has other partitions than before: looking at them")]
+    OtherPartitions,
+    #[error("the offset where {0} goes on is not there any more: looking where to go on")]
+    OffsetGone(String),
+    #[error("no broker answered within {} ms (feeds.kafka.deadline_ms)", .0.as_millis())]
+    Silent(Duration),
+}
+
+/// One partition, and how far it is read.
+pub(super) struct Partition {
+    topic: String,
+    number: i32,
+    /// Names its progress in the log.
+    pub(super) feed: Box<str>,
+    /// Of each record's place.
+    pub(super) source: Arc<str>,
+    /// Of the cluster, the topic and how often it was made anew.
+    pub(super) epoch: u64,
+    /// The next offset.
+    next: u64,
+    /// The offset behind its newest record, when that was last asked.
+    end: u64,
+    /// Its end was reached since the session began.
+    read: bool,
+}
+
+pub(super) struct Partitions {
+    all: Vec<Partition>,
+    deadline: Duration,
+    /// Whose turn it is to be looked after.
+    turn: usize,
+}
+
+/// Reaches for the brokers; that they answer is seen by the first question.
+pub(super) fn connect(config: &KafkaConfig) -> Result<StreamConsumer, PartitionsError> {
+    let mut client = ClientConfig::new();
+    for (key, value) in &config.settings {
+        client.set(key, value);
+    }
+    client
+        .set("bootstrap.servers", &config.brokers)
+        .set("client.id", "spreadly")
+        // librdkafka wants one; nothing is ever committed under it and nobody joins it.
+        .set("group.id", "spreadly")
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("enable.partition.eof", "true")
+        // Where to go on is ours to decide.
+        .set("auto.offset.reset", "error")
+        .set("allow.auto.create.topics", "false")
+        .set("reconnect.backoff.ms", FIRST_RECONNECT_MS)
+        .set("reconnect.backoff.max.ms", LONGEST_RECONNECT_MS);
+    Ok(client.create()?)
+}
+
+impl Partitions {
+    pub(super) fn find(
+        config: &KafkaConfig,
+        consumer: &StreamConsumer,
+    ) -> Result<Self, PartitionsError> {
+        let deadline = config.deadline;
+        let silent = || PartitionsError::Silent(deadline);
+        let cluster = consumer.client().fetch_cluster_id(deadline).ok_or_else(silent)?;
+        let mut all = Vec::new();
+        for topic in &config.topics {
+            for number in 0..count(consumer, topic, deadline)? {
+                let source = format!("{topic}/{number}");
+                all.push(Partition {
+                    topic: topic.clone(),
+                    number,
+                    feed: format!("kafka:{source}").into(),
+                    epoch: topic_hash(&format!("{cluster}/{source}")),
+                    source: source.into(),
+                    next: 0,
+                    end: 0,
+                    read: false,
+                });
+            }
+        }
+        Ok(Self { all, deadline, turn: 0 })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(super) fn get(&self, place: usize) -> &Partition {
+        &self.all[place]
+    }
+
+    pub(super) fn place(&self, topic: &str, number: i32) -> Option<usize> {
+        self.all.iter().position(|one| one.number == number && one.topic == topic)
+    }
+
+    /// Decides where a partition is read on; says what an operator has to know.
+    pub(super) fn begin(
+        &mut self,
+        place: usize,
+        known: Option<&FeedPosition>,
+        consumer: &StreamConsumer,
+    ) -> Result<Option<String>, PartitionsError> {
+        let (low, high) = self.watermarks(place, consumer)?;
+        let own = &mut self.all[place];
+        own.end = high;
+        let note = match known {
+            None => {
+                own.next = low;
+                None
+            }
+            // Each time the topic is made anew the epoch rises by one.
+            Some(known) if known.epoch.wrapping_sub(own.epoch) >= MOST_REMADE => {
+                own.next = low;
+                Some(format!(
+                    "{} is of another cluster than before: read from its start",
+                    own.source
+                ))
+            }
+            Some(known) if known.position > high => {
+                own.epoch = known.epoch.wrapping_add(1);
+                own.next = low;
+                Some(format!("{} was made anew, or lost its end: read from its start", own.source))
+            }
+            Some(known) => {
+                own.epoch = known.epoch;
+                own.next = known.position.max(low);
+                let lost = own.next - known.position;
+                (lost > 0).then(|| {
+                    format!("retention took {lost} offsets of {} before they were read", own.source)
+                })
+            }
+        };
+        own.read = own.next >= own.end;
+        if let Some(note) = &note {
+            tracing::warn!("{note}");
+        }
+        Ok(note)
+    }
+
+    /// The oldest offset there is, and the one behind the newest.
+    fn watermarks(
+        &self,
+        place: usize,
+        consumer: &StreamConsumer,
+    ) -> Result<(u64, u64), PartitionsError> {
+        let own = &self.all[place];
+        let (low, high) = consumer.fetch_watermarks(&own.topic, own.number, self.deadline)?;
+        Ok((low.cast_unsigned(), high.cast_unsigned()))
+    }
+
+    /// Begins to read.
+    pub(super) fn assign(&self, consumer: &StreamConsumer) -> Result<(), PartitionsError> {
+        let mut list = TopicPartitionList::new();
+        for own in &self.all {
+            let offset = Offset::Offset(own.next.cast_signed());
+            list.add_partition_offset(&own.topic, own.number, offset)?;
+        }
+        Ok(consumer.assign(&list)?)
+    }
+
+    /// A record was read; `next` is the offset behind it.
+    pub(super) fn read(&mut self, place: usize, next: u64) {
+        let own = &mut self.all[place];
+        own.next = next;
+        own.end = own.end.max(next);
+        own.read |= next >= own.end;
+    }
+
+    /// The end of a partition was reached. Which topic's is not said; and where the last offsets are a
+    /// transaction's marks nothing else tells.
+    pub(super) fn ended(&mut self, number: i32) {
+        self.all.iter_mut().filter(|one| one.number == number).for_each(|one| one.read = true);
+    }
+
+    /// Whether the end of each was reached.
+    pub(super) fn are_read(&self) -> bool {
+        self.all.iter().all(|one| one.read)
+    }
+
+    /// Records that are not read yet, as far as is known.
+    pub(super) fn behind(&self) -> u64 {
+        self.all.iter().map(|one| one.end.saturating_sub(one.next)).sum()
+    }
+
+    /// Whether the brokers answer: asks for one partition after the other.
+    pub(super) fn look(&mut self, consumer: &StreamConsumer) -> Result<(), PartitionsError> {
+        if self.all.is_empty() {
+            return Ok(());
+        }
+        self.turn = (self.turn + 1) % self.all.len();
+        let (_, high) = self.watermarks(self.turn, consumer)?;
+        let own = &mut self.all[self.turn];
+        if high < own.next {
+            return Err(PartitionsError::OffsetGone(own.source.to_string()));
+        }
+        own.end = high;
+        Ok(())
+    }
+
+    /// Whether the topics are as they were.
+    pub(super) fn check(
+        &self,
+        config: &KafkaConfig,
+        consumer: &StreamConsumer,
+    ) -> Result<(), PartitionsError> {
+        let mut there = 0;
+        for topic in &config.topics {
+            there += usize::try_from(count(consumer, topic, self.deadline)?).unwrap_or(0);
+        }
+        if there == self.all.len() { Ok(()) } else { Err(PartitionsError::OtherPartitions) }
+    }
+}
+
+/// Partitions of a topic.
+fn count(
+    consumer: &StreamConsumer,
+    topic: &str,
+    deadline: Duration,
+) -> Result<i32, PartitionsError> {
+    let metadata = consumer.fetch_metadata(Some(topic), deadline)?;
+    let found = metadata.topics().iter().find(|one| one.name() == topic);
+    match found.map_or(0, |one| one.partitions().len()) {
+        0 => Err(PartitionsError::NoTopic(topic.to_owned())),
+        count => Ok(i32::try_from(count).unwrap_or(i32::MAX)),
+    }
+}

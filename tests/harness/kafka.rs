@@ -1,0 +1,172 @@
+//! A real Apache Kafka (KRaft, one node) in a folder of its own, on ports the kernel chose; it ends with
+//! the test. Its jars lie in the cache, where `make setup` puts them.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::{BaseProducer, Producer as _};
+use tempfile::TempDir;
+
+/// A JVM on a loaded machine.
+const START_PATIENCE: Duration = Duration::from_secs(90);
+const BETWEEN_TRIES: Duration = Duration::from_millis(100);
+
+pub struct Kafka {
+    folder: TempDir,
+    port: u16,
+    broker: Option<Child>,
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// All jars, as `java -cp` takes them.
+fn jars() -> String {
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache");
+    let cache = std::env::var_os("XDG_CACHE_HOME").map_or_else(home, PathBuf::from);
+    let jars = cache.join("spreadly/kafka/libs");
+    assert!(jars.exists(), "{} is missing: run `make setup`", jars.display());
+    format!("{}/*", jars.display())
+}
+
+fn java(class: &str) -> Command {
+    let mut command = Command::new("java");
+    command.args(["-cp", &jars(), class]);
+    command
+}
+
+impl Kafka {
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (port, controller) = (free_port(), free_port());
+        let settings = format!(
+            "process.roles=broker,controller\nnode.id=1\n\
+             controller.quorum.voters=1@127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+             controller.listener.names=CONTROLLER\nlog.dirs={}/data\n\
+             offsets.topic.replication.factor=1\ntransaction.state.log.replication.factor=1\n\
+             transaction.state.log.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n\
+             message.max.bytes=4000000\nauto.create.topics.enable=false\n\
+             log.retention.check.interval.ms=500\nlog.segment.delete.delay.ms=0\n\
+             log.initial.task.delay.ms=500\n",
+            folder.path().display()
+        );
+        let file = folder.path().join("server.properties");
+        std::fs::write(&file, settings).unwrap();
+        let mut format = java("kafka.tools.StorageTool");
+        format.args(["format", "-t", &cluster_id(folder.path()), "-c"]).arg(&file);
+        let formatted = format.output().expect("java runs");
+        assert!(formatted.status.success(), "{}", String::from_utf8_lossy(&formatted.stderr));
+        let mut own = Self { folder, port, broker: None };
+        own.launch();
+        own
+    }
+
+    fn launch(&mut self) {
+        let log = File::options().create(true).append(true).open(self.folder.path().join("log"));
+        let log = log.unwrap();
+        let mut broker = Command::new("java");
+        broker
+            .args([
+                "-Xmx512m",
+                "-Xms256m",
+                "-XX:TieredStopAtLevel=1",
+                "-cp",
+                &jars(),
+                "kafka.Kafka",
+            ])
+            .arg(self.folder.path().join("server.properties"))
+            .current_dir(self.folder.path())
+            .stdout(Stdio::from(log.try_clone().unwrap()))
+            .stderr(Stdio::from(log));
+        self.broker = Some(broker.spawn().unwrap());
+        let began = Instant::now();
+        let asking: BaseProducer = self.client().create().unwrap();
+        while asking.client().fetch_metadata(None, Duration::from_secs(1)).is_err() {
+            assert!(began.elapsed() < START_PATIENCE, "Kafka does not start:\n{}", self.log());
+            std::thread::sleep(BETWEEN_TRIES);
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+
+    pub fn brokers(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// What every client of a test begins with.
+    pub fn client(&self) -> ClientConfig {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", self.brokers());
+        client.set("reconnect.backoff.max.ms", "200");
+        client
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        self.client().create().unwrap()
+    }
+
+    pub async fn make_topic(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) {
+        let began = Instant::now();
+        loop {
+            let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+            for (key, value) in settings {
+                topic = topic.set(key, value);
+            }
+            let made = self.admin().create_topics([&topic], &AdminOptions::new()).await.unwrap();
+            match &made[0] {
+                Ok(_) => return,
+                // One that was just removed may still be there for a moment.
+                Err(error) => assert!(began.elapsed() < START_PATIENCE, "{error:?}"),
+            }
+            tokio::time::sleep(BETWEEN_TRIES).await;
+        }
+    }
+
+    pub async fn remove_topic(&self, name: &str) {
+        let removed = self.admin().delete_topics(&[name], &AdminOptions::new()).await.unwrap();
+        removed.into_iter().for_each(|one| drop(one.unwrap()));
+    }
+
+    pub fn kill9(&mut self) {
+        let mut broker = self.broker.take().expect("it runs");
+        broker.kill().unwrap();
+        broker.wait().unwrap();
+    }
+
+    pub fn restart(&mut self) {
+        self.launch();
+    }
+
+    /// Stops the process, or lets it go on.
+    pub fn signal(&self, signal: &str) {
+        let id = self.broker.as_ref().expect("it runs").id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+}
+
+/// 16 bytes as Kafka writes them; of the folder's name, which is random.
+fn cluster_id(folder: &Path) -> String {
+    let name: String = folder.to_string_lossy().chars().rev().take(6).collect();
+    assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{name}");
+    format!("Spreadly{name}AAAAAAAA")
+}
+
+impl Drop for Kafka {
+    fn drop(&mut self) {
+        if let Some(mut broker) = self.broker.take() {
+            let _ = broker.kill();
+            let _ = broker.wait();
+        }
+    }
+}
