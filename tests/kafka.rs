@@ -2,15 +2,16 @@
 //! order of its partition; and what can't be read is named.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use serde_json::{Value, json};
 
 use crate::harness::client::PATIENCE;
-use crate::harness::{Client, Hub, Kafka, Seen, loud};
+use crate::harness::{Hub, Kafka, Listener, loud};
 
+/// Of the feed.
+const NAME: &str = "kafka";
 const PARTITIONS: i32 = 8;
 const SUBSCRIBERS: usize = 8;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
@@ -47,55 +48,6 @@ async fn send(producer: &FutureProducer, topic: &str, partition: i32, value: &[u
     producer.send(record, Duration::from_secs(120)).await.unwrap();
 }
 
-/// One that follows what a partition brings, comes back after every cut, and believes nothing.
-struct Subscriber {
-    topic: String,
-    cursor: Option<String>,
-    chain: Option<(String, String)>,
-    told: Vec<u64>,
-}
-
-impl Subscriber {
-    async fn connect(&self, hub: SocketAddr) -> Client {
-        let mut client = Client::reconnected(hub).await;
-        let after =
-            self.cursor.as_ref().map_or(String::new(), |cursor| format!(r#", after: "{cursor}""#));
-        let query = format!(
-            r#"subscription {{ events(topic: "{}"{after})
-                {{ epoch sequence prevSequence cursor events {{ data }} }} }}"#,
-            self.topic
-        );
-        client.try_subscribe("s", &query).await;
-        client
-    }
-
-    fn take(&mut self, frame: &Value) {
-        let text = |key: &str| frame[key].as_str().unwrap().to_owned();
-        if !frame["prevSequence"].is_null() {
-            let expected = Some((text("epoch"), text("prevSequence")));
-            assert_eq!(self.chain, expected, "the chain broke: {frame}");
-        }
-        self.chain = Some((text("epoch"), text("sequence")));
-        self.cursor = Some(text("cursor"));
-        let events = frame["events"].as_array().unwrap();
-        self.told.extend(events.iter().map(|event| event["data"].as_u64().unwrap()));
-    }
-
-    async fn follow(&mut self, hub: SocketAddr, enough: usize) {
-        let mut client = self.connect(hub).await;
-        while self.told.len() < enough {
-            match client.seen().await {
-                Seen::Message(message) if message["type"] == "next" => {
-                    self.take(&message["payload"]["data"]["events"]);
-                }
-                Seen::Message(message) => panic!("{message}"),
-                Seen::Closed(1012 | 1013, _) | Seen::Cut => client = self.connect(hub).await,
-                Seen::Closed(code, reason) => panic!("{code} {reason}"),
-            }
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_record_is_told_once_and_in_order_while_broker_and_hub_are_killed() {
     let (events, broker_kills, hub_kills) = size();
@@ -107,10 +59,7 @@ async fn every_record_is_told_once_and_in_order_while_broker_and_hub_are_killed(
     let mut subscribers = Vec::new();
     for place in 0..SUBSCRIBERS {
         let topic = format!("p{}", place as i32 % PARTITIONS);
-        let mut one = Subscriber { topic, cursor: None, chain: None, told: Vec::new() };
-        // Its first frame is there before the first record, so that it has a place to come back to.
-        let mut client = one.connect(address).await;
-        one.take(&client.message().await["payload"]["data"]["events"]);
+        let mut one = Listener::begin(&topic, address).await;
         subscribers.push(tokio::spawn(async move {
             one.follow(address, each as usize).await;
             one
@@ -162,36 +111,13 @@ async fn every_record_is_told_once_and_in_order_while_broker_and_hub_are_killed(
     let expected: Vec<u64> = (0..each).collect();
     for one in subscribers {
         let mut one = tokio::time::timeout(PATIENCE * 4, one).await.expect("all told").unwrap();
-        let mut client = one.connect(address).await;
-        for message in client.until_pong().await {
-            one.take(&message["payload"]["data"]["events"]);
-        }
-        assert_eq!(one.told, expected, "{}", one.topic);
+        one.rest(address).await;
+        assert_eq!(one.told, expected, "{}", one.topic());
     }
     loud::say(&format!(
         "{events} records of {PARTITIONS} partitions to {SUBSCRIBERS} subscribers, \
          {broker_kills} kills of the broker, {hub_kills} of the hub"
     ));
-}
-
-/// How the feed is, as clients are told.
-fn feed(hub: &Hub) -> Value {
-    let query = "{ feeds { name state reason eventsTotal refusedTotal lag
-        lastRefusal { source place reason } } }";
-    let feeds = hub.query(query)["feeds"].as_array().unwrap().clone();
-    feeds.into_iter().find(|feed| feed["name"] == "kafka").unwrap()
-}
-
-async fn until(hub: &Hub, what: &str, awaited: impl Fn(&Value) -> bool) -> Value {
-    let began = Instant::now();
-    loop {
-        let feed = feed(hub);
-        if awaited(&feed) {
-            return feed;
-        }
-        assert!(began.elapsed() < PATIENCE, "{what} never came: {feed}");
-        tokio::time::sleep(BETWEEN_LOOKS).await;
-    }
 }
 
 fn told(hub: &Hub, topic: &str) -> Vec<u64> {
@@ -219,9 +145,9 @@ async fn bad_records_lost_ones_and_topics_made_anew_are_told_and_the_rest_flows(
     let missing = "topic \"events\" does not exist";
     let has =
         |feed: &Value, text: &str| feed["reason"].as_str().is_some_and(|own| own.contains(text));
-    until(&hub, missing, |feed| feed["state"] == "STALE" && has(feed, missing)).await;
+    hub.until_feed(NAME, missing, |feed| feed["state"] == "STALE" && has(feed, missing)).await;
     kafka.make_topic("events", 1, &[]).await;
-    until(&hub, "the topic", |feed| feed["state"] == "LIVE").await;
+    hub.until_feed(NAME, "the topic", |feed| feed["state"] == "LIVE").await;
 
     let producer = producer(&kafka);
     let large = json!({"kind": "message", "topic": "p0", "data": "x".repeat(2 << 20)}).to_string();
@@ -241,27 +167,28 @@ async fn bad_records_lost_ones_and_topics_made_anew_are_told_and_the_rest_flows(
     for (number, (value, reason)) in (0..).zip(faulty) {
         send(&large_producer, "events", 0, value).await;
         let count = (number + 1).to_string();
-        let status = until(&hub, reason, |feed| feed["refusedTotal"] == *count).await;
+        let status = hub.until_feed(NAME, reason, |feed| feed["refusedTotal"] == *count).await;
         let refusal = &status["lastRefusal"];
         let place = (&refusal["source"], &refusal["place"]);
         assert_eq!(place, (&json!("events/0"), &json!(format!("offset {number}"))));
         assert!(refusal["reason"].as_str().unwrap().starts_with(reason), "{refusal}");
     }
     send(&producer, "events", 0, message(0, 1).as_bytes()).await;
-    until(&hub, "the good one", |feed| feed["eventsTotal"] == "1").await;
+    hub.until_feed(NAME, "the good one", |feed| feed["eventsTotal"] == "1").await;
     // A block is undone in its place, by itself.
     let block = json!({"kind": "message", "topic": "p0", "data": 2, "height": 7}).to_string();
     for line in [&block, r#"{"kind":"block.reverted","height":7}"#, &message(0, 3)] {
         send(&producer, "events", 0, line.as_bytes()).await;
     }
-    until(&hub, "what follows the block", |feed| feed["eventsTotal"] == "4").await;
+    hub.until_feed(NAME, "what follows the block", |feed| feed["eventsTotal"] == "4").await;
     assert_eq!(told(&hub, "p0"), [1, 3]);
 
     // Made anew: what is in it now is told, whatever offset stands in the log.
     kafka.remove_topic("events").await;
     kafka.make_topic("events", 1, &[]).await;
     send(&producer, "events", 0, message(0, 4).as_bytes()).await;
-    let status = until(&hub, "the topic made anew", |feed| feed["eventsTotal"] == "5").await;
+    let status =
+        hub.until_feed(NAME, "the topic made anew", |feed| feed["eventsTotal"] == "5").await;
     let reason = status["reason"].as_str().unwrap();
     assert!(
         reason.contains("events/0 was made anew, or lost its end: read from its start"),
@@ -278,7 +205,7 @@ async fn what_retention_took_is_told_and_a_broker_that_says_nothing_is_stale() {
     let mut hub = with_kafka(&kafka, &["events"]);
     let producer = producer(&kafka);
     send(&producer, "events", 0, message(0, 0).as_bytes()).await;
-    until(&hub, "the first", |feed| feed["eventsTotal"] == "1").await;
+    hub.until_feed(NAME, "the first", |feed| feed["eventsTotal"] == "1").await;
 
     // While no hub reads, more comes than is kept.
     hub.kill9();
@@ -300,8 +227,9 @@ async fn what_retention_took_is_told_and_a_broker_that_says_nothing_is_stale() {
         tokio::time::sleep(BETWEEN_LOOKS).await;
     };
     hub.restart();
-    let status =
-        until(&hub, "the rest", |feed| feed["state"] == "LIVE" && feed["lag"] == "0").await;
+    let status = hub
+        .until_feed(NAME, "the rest", |feed| feed["state"] == "LIVE" && feed["lag"] == "0")
+        .await;
     let all = told(&hub, "p0");
     let from = *all.get(1).unwrap_or_else(|| panic!("{status}"));
     assert!(from >= low && from > 1, "{from}, {low}");
@@ -310,9 +238,9 @@ async fn what_retention_took_is_told_and_a_broker_that_says_nothing_is_stale() {
     assert!(status["reason"].as_str().unwrap().contains(&expected), "{status}");
 
     kafka.signal("-STOP");
-    until(&hub, "STALE", |feed| feed["state"] == "STALE").await;
+    hub.until_feed(NAME, "STALE", |feed| feed["state"] == "STALE").await;
     kafka.signal("-CONT");
-    until(&hub, "LIVE", |feed| feed["state"] == "LIVE").await;
+    hub.until_feed(NAME, "LIVE", |feed| feed["state"] == "LIVE").await;
     send(&producer, "events", 0, message(0, 61).as_bytes()).await;
     let began = Instant::now();
     while told(&hub, "p0").last() != Some(&61) {

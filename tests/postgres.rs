@@ -8,12 +8,14 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio_postgres::Client as Database;
 
 use crate::harness::client::PATIENCE;
-use crate::harness::{Client, Hub, Postgres, Seen, loud};
+use crate::harness::{Client, Hub, Listener, Postgres, loud};
 
+/// Of the feed.
+const NAME: &str = "postgres";
 const TOPICS: u64 = 4;
 const WRITERS: u64 = 8;
 const SUBSCRIBERS: usize = 20;
@@ -89,62 +91,6 @@ async fn write(postgres: &Postgres, writer: u64, rows: u64, seed: u64, late: &At
     }
 }
 
-/// One that follows a topic, comes back after every cut, and believes nothing.
-struct Subscriber {
-    topic: String,
-    cursor: Option<String>,
-    chain: Option<(String, String)>,
-    told: Vec<String>,
-}
-
-impl Subscriber {
-    fn new(topic: u64) -> Self {
-        Self { topic: format!("t{topic}"), cursor: None, chain: None, told: Vec::new() }
-    }
-
-    async fn connect(&self, hub: std::net::SocketAddr) -> Client {
-        let mut client = Client::reconnected(hub).await;
-        let after =
-            self.cursor.as_ref().map_or(String::new(), |cursor| format!(r#", after: "{cursor}""#));
-        let query = format!(
-            r#"subscription {{ events(topic: "{}"{after})
-                {{ epoch sequence prevSequence cursor events {{ id data }} }} }}"#,
-            self.topic
-        );
-        client.try_subscribe("s", &query).await;
-        client
-    }
-
-    fn take(&mut self, frame: &Value) {
-        let text = |key: &str| frame[key].as_str().unwrap().to_owned();
-        if !frame["prevSequence"].is_null() {
-            let expected = Some((text("epoch"), text("prevSequence")));
-            assert_eq!(self.chain, expected, "the chain broke: {frame}");
-        }
-        self.chain = Some((text("epoch"), text("sequence")));
-        self.cursor = Some(text("cursor"));
-        for event in frame["events"].as_array().unwrap() {
-            assert_eq!(event["id"], event["data"]);
-            self.told.push(event["id"].as_str().unwrap().to_owned());
-        }
-    }
-
-    /// Until `enough`, over all cuts.
-    async fn follow(&mut self, hub: std::net::SocketAddr, enough: usize) {
-        let mut client = self.connect(hub).await;
-        while self.told.len() < enough {
-            match client.seen().await {
-                Seen::Message(message) if message["type"] == "next" => {
-                    self.take(&message["payload"]["data"]["events"]);
-                }
-                Seen::Message(message) => panic!("{message}"),
-                Seen::Closed(1012 | 1013, _) | Seen::Cut => client = self.connect(hub).await,
-                Seen::Closed(code, reason) => panic!("{code} {reason}"),
-            }
-        }
-    }
-}
-
 /// What happens to a storm besides its writers.
 #[derive(Clone, Copy, PartialEq)]
 enum Fault {
@@ -173,11 +119,7 @@ async fn storm(fault: Fault) -> usize {
     let mut subscribers = Vec::new();
     for place in 0..SUBSCRIBERS {
         let topic = place as u64 % TOPICS;
-        let mut subscriber = Subscriber::new(topic);
-        // Its first frame is there before the first row, so that it has a place to come back to.
-        let mut client = subscriber.connect(address).await;
-        let first = client.message().await;
-        subscriber.take(&first["payload"]["data"]["events"]);
+        let mut subscriber = Listener::begin(&format!("t{topic}"), address).await;
         let enough: usize = of_topic(topic);
         subscribers.push(tokio::spawn(async move {
             subscriber.follow(address, enough).await;
@@ -254,11 +196,8 @@ async fn storm(fault: Fault) -> usize {
     assert_eq!(known.len() as u64, events);
     for subscriber in &mut told {
         // Nothing comes behind the last row.
-        let mut client = subscriber.connect(address).await;
-        for message in client.until_pong().await {
-            subscriber.take(&message["payload"]["data"]["events"]);
-        }
-        assert_eq!(subscriber.told, order[&subscriber.topic]);
+        subscriber.rest(address).await;
+        assert_eq!(subscriber.told, order[subscriber.topic()]);
     }
     let missed = rows.difference(&by_id).count();
     loud::say(&format!(
@@ -311,26 +250,6 @@ async fn a_hub_that_is_killed_loses_no_row_and_tells_none_twice() {
     storm(Fault::HubKilled).await;
 }
 
-/// How the feed is, as clients are told.
-fn feed(hub: &Hub) -> Value {
-    let query = "{ feeds { name state reason eventsTotal refusedTotal lag
-        lastRefusal { source place reason } } }";
-    let feeds = hub.query(query)["feeds"].as_array().unwrap().clone();
-    feeds.into_iter().find(|feed| feed["name"] == "postgres").unwrap()
-}
-
-async fn until(hub: &Hub, what: &str, awaited: impl Fn(&Value) -> bool) -> Value {
-    let began = Instant::now();
-    loop {
-        let feed = feed(hub);
-        if awaited(&feed) {
-            return feed;
-        }
-        assert!(began.elapsed() < PATIENCE, "{what} never came: {feed}");
-        tokio::time::sleep(BETWEEN_LOOKS).await;
-    }
-}
-
 #[tokio::test]
 async fn a_row_that_is_no_event_is_named_and_counted_and_the_rest_flows() {
     let postgres = Postgres::start();
@@ -349,7 +268,8 @@ async fn a_row_that_is_no_event_is_named_and_counted_and_the_rest_flows() {
     for (number, (payload, reason)) in (1..).zip(faulty) {
         let insert = "INSERT INTO events (payload) VALUES ($1::text::json) RETURNING id";
         let id: i64 = database.query_one(insert, &[&payload]).await.unwrap().get(0);
-        let status = until(&hub, reason, |feed| feed["refusedTotal"] == *number.to_string()).await;
+        let status =
+            hub.until_feed(NAME, reason, |feed| feed["refusedTotal"] == *number.to_string()).await;
         let refusal = &status["lastRefusal"];
         assert_eq!(
             (&refusal["source"], &refusal["place"]),
@@ -364,7 +284,7 @@ async fn a_row_that_is_no_event_is_named_and_counted_and_the_rest_flows() {
     }
     let publish = "SELECT spreadly_publish('message', NULL, '{\"topic\":\"t0\",\"data\":\"ok\",\"id\":\"ok\"}')";
     database.batch_execute(publish).await.unwrap();
-    until(&hub, "the good row", |feed| feed["eventsTotal"] == "1").await;
+    hub.until_feed(NAME, "the good row", |feed| feed["eventsTotal"] == "1").await;
     let told = hub.query(r#"{ events(topic: "t0") { nodes { id data } } }"#);
     assert_eq!(told["events"]["nodes"], json!([{"id": "ok", "data": "ok"}]));
 }
@@ -381,7 +301,7 @@ async fn without_a_doorbell_rows_come_at_the_next_poll() {
     for number in 1..=3 {
         let insert = "INSERT INTO events (payload) VALUES ($1::text::json)";
         database.execute(insert, &[&message(0, &number.to_string())]).await.unwrap();
-        until(&hub, "a row", |feed| feed["eventsTotal"] == *number.to_string()).await;
+        hub.until_feed(NAME, "a row", |feed| feed["eventsTotal"] == *number.to_string()).await;
     }
 }
 
@@ -396,9 +316,9 @@ async fn an_open_transaction_keeps_no_row_of_others_back_and_its_own_come_last()
     for number in 1..=5 {
         other.execute(insert, &[&message(0, &number.to_string())]).await.unwrap();
     }
-    until(&hub, "rows of others", |feed| feed["eventsTotal"] == "5").await;
+    hub.until_feed(NAME, "rows of others", |feed| feed["eventsTotal"] == "5").await;
     early.batch_execute("COMMIT").await.unwrap();
-    until(&hub, "the early row", |feed| feed["eventsTotal"] == "6").await;
+    hub.until_feed(NAME, "the early row", |feed| feed["eventsTotal"] == "6").await;
     let told = hub.query(r#"{ events(topic: "t0") { nodes { id } } }"#);
     let ids: Vec<_> =
         told["events"]["nodes"].as_array().unwrap().iter().map(|one| &one["id"]).collect();
@@ -418,11 +338,11 @@ async fn a_database_that_says_nothing_is_stale_until_it_speaks_again() {
             assert!(began.elapsed() < PATIENCE, "{expected} never came");
         }
     };
-    until(&hub, "the feed", |feed| feed["state"] == "LIVE").await;
+    hub.until_feed(NAME, "the feed", |feed| feed["state"] == "LIVE").await;
     state("LIVE").await;
     postgres.signal_all("-STOP");
     state("STALE").await;
-    let status = feed(&hub);
+    let status = hub.feed_status(NAME);
     let reason =
         "cut off from Postgres: it did not answer within 3000 ms (feeds.postgres.deadline_ms)";
     assert_eq!(status["reason"], reason);
@@ -430,7 +350,7 @@ async fn a_database_that_says_nothing_is_stale_until_it_speaks_again() {
     state("LIVE").await;
     let insert = "INSERT INTO events (payload) VALUES ($1::text::json)";
     database.execute(insert, &[&message(0, "1")]).await.unwrap();
-    until(&hub, "a row", |feed| feed["eventsTotal"] == "1").await;
+    hub.until_feed(NAME, "a row", |feed| feed["eventsTotal"] == "1").await;
 }
 
 #[tokio::test]
@@ -439,7 +359,7 @@ async fn a_hub_goes_on_at_the_address_that_the_database_failed_over_to() {
     let hub = with_postgres(&postgres.url_with_spare());
     let insert = "INSERT INTO events (payload) VALUES ($1::text::json)";
     ready(&postgres).await.execute(insert, &[&message(0, "1")]).await.unwrap();
-    until(&hub, "a row", |feed| feed["eventsTotal"] == "1").await;
+    hub.until_feed(NAME, "a row", |feed| feed["eventsTotal"] == "1").await;
     let cuts = |hub: &Hub| {
         let (_, page) = hub.admin_page("/metrics");
         let line = page
@@ -450,7 +370,7 @@ async fn a_hub_goes_on_at_the_address_that_the_database_failed_over_to() {
     assert_eq!(cuts(&hub), 0);
     postgres.fail_over();
     postgres.client().await.execute(insert, &[&message(0, "2")]).await.unwrap();
-    until(&hub, "a row behind the failover", |feed| feed["eventsTotal"] == "2").await;
+    hub.until_feed(NAME, "a row behind the failover", |feed| feed["eventsTotal"] == "2").await;
     assert!(cuts(&hub) > 0);
 }
 
@@ -463,7 +383,7 @@ async fn another_database_is_read_from_its_start_and_one_that_lost_its_end_from_
     for number in 1..=4 {
         database.execute(insert, &[&message(0, &number.to_string())]).await.unwrap();
     }
-    until(&hub, "rows", |feed| feed["eventsTotal"] == "4").await;
+    hub.until_feed(NAME, "rows", |feed| feed["eventsTotal"] == "4").await;
     // As a copy brought back from before the last two rows.
     let cut = |statement: &'static str| {
         format!(
@@ -475,12 +395,12 @@ async fn another_database_is_read_from_its_start_and_one_that_lost_its_end_from_
     let restored = "DELETE FROM events WHERE position > 2; UPDATE spreadly_numbering SET last = 2;";
     database.batch_execute(&cut(restored)).await.unwrap();
     database.execute(insert, &[&message(0, "5")]).await.unwrap();
-    until(&hub, "a row behind what is left", |feed| feed["eventsTotal"] == "5").await;
+    hub.until_feed(NAME, "a row behind what is left", |feed| feed["eventsTotal"] == "5").await;
     // As another one, whose numbers begin anew: ids that are known count once.
     let another = "UPDATE spreadly_numbering SET epoch = epoch + 1;";
     database.batch_execute(&cut(another)).await.unwrap();
     database.execute(insert, &[&message(0, "6")]).await.unwrap();
-    until(&hub, "a row of another table", |feed| feed["eventsTotal"] == "6").await;
+    hub.until_feed(NAME, "a row of another table", |feed| feed["eventsTotal"] == "6").await;
     let told = hub.query(r#"{ events(topic: "t0") { nodes { id } } }"#);
     let ids: Vec<_> =
         told["events"]["nodes"].as_array().unwrap().iter().map(|one| &one["id"]).collect();

@@ -7,6 +7,7 @@ pub mod kafka;
 pub mod live_side;
 pub mod postgres;
 pub mod recovery;
+mod remote;
 pub mod reorganisation;
 pub mod simulator;
 pub mod status;

@@ -4,6 +4,7 @@ mod addresses;
 pub mod admin;
 mod board;
 mod events;
+mod feeding;
 mod http;
 mod metrics;
 mod negotiation;
@@ -23,21 +24,18 @@ use parking_lot::Mutex;
 use serde_json::json;
 use spreadly_subscriptions::{Meters, StreamLimits, Streams};
 use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::admin::{AdminSource, Dependency};
+use self::feeding::Feeding;
 use self::shards::{Parts, Shards};
-use crate::config::{Config, FilesMode, Limits, Synchronous};
+use crate::config::{Config, Limits, Synchronous};
 use crate::feeds::door::{self, Door, DoorConfig};
-use crate::feeds::files::{self, FilesConfig};
-use crate::feeds::kafka::{self, KafkaConfig};
 use crate::feeds::live_side::LiveSide;
-use crate::feeds::postgres::{self, PostgresConfig};
 use crate::feeds::recovery;
 use crate::feeds::simulator::SimulatorConfig;
-use crate::feeds::status::{Cause, FeedId, FeedKind, FeedStatuses};
+use crate::feeds::status::FeedStatuses;
 use crate::graphql::{GraphqlExecutor, HubView, Principal, QueryLimits, Writer};
 use crate::live::Live;
 use crate::market::event::Micros;
@@ -121,8 +119,10 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<(),
     )?;
     let simulator = simulator.map(|simulator| (simulator, log));
     let simulated = simulator.is_some();
-    let begun = start_feeds(&config, simulator, &door, &statuses, &tracker, &stop);
-    drop(door);
+    let (feeds, watched) = (config.feeds.clone(), tracker.clone());
+    let feeding =
+        Feeding { door, statuses: statuses.clone(), tracker: watched, stop: stop.clone() };
+    let begun = feeding.start(feeds, simulator);
     board::start(&live, &streams, &statuses, &tracker, &stop);
 
     if let Some(begun) = begun {
@@ -176,90 +176,6 @@ async fn open_door(
     tracing::info!(replayed = recovered.replayed, "the log is read");
     let config = DoorConfig { checkpoint_events: door::CHECKPOINT_EVENTS, shutdown: stop.clone() };
     Ok(door::start(store, admission, recovered, statuses.clone(), LiveSide::of(live), config)?)
-}
-
-/// Returns what says that the simulated markets are there, if any are asked for.
-fn start_feeds(
-    config: &Config,
-    simulator: Option<(SimulatorConfig, Arc<LogReaders>)>,
-    door: &Door,
-    statuses: &FeedStatuses,
-    tracker: &TaskTracker,
-    stop: &CancellationToken,
-) -> Option<oneshot::Receiver<()>> {
-    let written = &config.feeds.files;
-    let feed = statuses.register("files", FeedKind::Files);
-    let files = FilesConfig {
-        path: written.path.clone(),
-        mode: match written.mode {
-            FilesMode::Watch => files::Mode::Watch,
-            FilesMode::Poll => files::Mode::Poll,
-        },
-        poll_interval: written.poll_interval,
-    };
-    let following = files::run(files, door.clone(), statuses.clone(), feed, stop.clone());
-    on_own_thread("file", feed, following, statuses, tracker);
-    if let Some(after) = written.stale_after {
-        tracker.spawn(board::watch_for_silence(statuses.clone(), feed, after, stop.clone()));
-    }
-    if let Some(written) = config.feeds.postgres.clone() {
-        let feed = remote(statuses, "postgres", FeedKind::Postgres);
-        let postgres = PostgresConfig {
-            url: written.url,
-            poll_interval: written.poll_interval,
-            deadline: written.deadline,
-        };
-        let following = postgres::run(postgres, door.clone(), statuses.clone(), feed, stop.clone());
-        on_own_thread("Postgres", feed, following, statuses, tracker);
-    }
-    if let Some(written) = config.feeds.kafka.clone() {
-        let feed = remote(statuses, "kafka", FeedKind::Kafka);
-        let kafka = KafkaConfig {
-            brokers: written.brokers,
-            topics: written.topics,
-            deadline: written.deadline,
-            settings: written.settings,
-        };
-        let following = kafka::run(kafka, door.clone(), statuses.clone(), feed, stop.clone());
-        on_own_thread("Kafka", feed, following, statuses, tracker);
-    }
-    let (simulator, log) = simulator?;
-    let feed = statuses.register("simulator", FeedKind::Simulator);
-    let (begun, begins) = oneshot::channel();
-    tracker.spawn(simulate::run(simulator, log, door.clone(), feed, begun, stop.clone()));
-    Some(begins)
-}
-
-/// A feed that is not live before it has reached its source and read all that was there.
-fn remote(statuses: &FeedStatuses, name: &str, kind: FeedKind) -> FeedId {
-    let feed = statuses.register(name, kind);
-    statuses.stale(feed, Some(format!("connecting to {kind:?}")));
-    feed
-}
-
-/// Runs a feed, so that what it reads and checks keeps nobody else waiting.
-fn on_own_thread(
-    name: &'static str,
-    feed: FeedId,
-    following: impl Future<Output = ()> + Send + 'static,
-    statuses: &FeedStatuses,
-    tracker: &TaskTracker,
-) {
-    let thread = tracker.spawn_blocking(move || on_own_runtime(following));
-    let broken = statuses.clone();
-    tracker.spawn(async move {
-        // A bug of ours: the feed is over, the hub isn't.
-        if let Some(error) = thread.await.map_or_else(|error| Some(error.to_string()), Result::err)
-        {
-            tracing::error!(%error, "the {name} feed has ended");
-            broken.halt(feed, Cause::Source, &error);
-        }
-    });
-}
-
-fn on_own_runtime(feed: impl Future<Output = ()>) -> Result<(), String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map(|runtime| runtime.block_on(feed)).map_err(|error| error.to_string())
 }
 
 fn executor(

@@ -6,16 +6,18 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::client::PATIENCE;
 use super::http;
 
 /// A debug build on a loaded machine; a hub that needs longer hangs.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 pub struct Hub {
     /// `None` between a kill and a restart.
@@ -193,6 +195,32 @@ impl Hub {
         let answer = answer.json();
         assert!(answer["errors"].is_null(), "{answer}");
         answer["data"].clone()
+    }
+
+    /// How a feed is, as clients are told.
+    pub fn feed_status(&self, name: &str) -> Value {
+        let query = "{ feeds { name state reason eventsTotal refusedTotal lag
+            lastRefusal { source place reason } } }";
+        let feeds = self.query(query)["feeds"].as_array().unwrap().clone();
+        feeds.into_iter().find(|feed| feed["name"] == name).unwrap_or_default()
+    }
+
+    /// Looks at a feed until it is as awaited.
+    pub async fn until_feed(
+        &self,
+        name: &str,
+        what: &str,
+        awaited: impl Fn(&Value) -> bool,
+    ) -> Value {
+        let began = Instant::now();
+        loop {
+            let feed = self.feed_status(name);
+            if awaited(&feed) {
+                return feed;
+            }
+            assert!(began.elapsed() < PATIENCE, "{what} never came: {feed}");
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
     }
 
     /// A topic's events in the log's order, as they were written, read beside the hub.

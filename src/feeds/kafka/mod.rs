@@ -6,6 +6,7 @@
 mod partitions;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,10 +17,11 @@ use rdkafka::message::BorrowedMessage;
 use tokio_util::sync::CancellationToken;
 
 use self::partitions::{Partition, Partitions, PartitionsError};
-use super::door::{Batch, Door, DoorError, Incoming};
+use super::door::{Door, Incoming};
+use super::remote::{self, Remote};
 use super::status::{At, FeedId, FeedStatuses, Place};
 use crate::market::event::{MOST_LINE_BYTES, Refusal, reverts};
-use crate::store::{FeedPosition, Progress};
+use crate::store::FeedPosition;
 
 /// Records of a batch, and bytes of their values but for the last one's.
 const BATCH_RECORDS: usize = 1_024;
@@ -41,24 +43,7 @@ pub struct KafkaConfig {
     pub settings: Vec<(String, String)>,
 }
 
-/// Why a session with the brokers ended.
-enum Cut {
-    /// The hub stops.
-    Door,
-    Kafka(PartitionsError),
-}
-
-impl From<PartitionsError> for Cut {
-    fn from(error: PartitionsError) -> Self {
-        Self::Kafka(error)
-    }
-}
-
-impl From<KafkaError> for Cut {
-    fn from(error: KafkaError) -> Self {
-        Self::Kafka(error.into())
-    }
-}
+type Cut = remote::Cut<PartitionsError>;
 
 /// Runs until told to stop, or until the door is closed. Wants a thread of its own: looking after
 /// brokers that do not answer holds it up.
@@ -69,16 +54,16 @@ pub async fn run(
     feed: FeedId,
     shutdown: CancellationToken,
 ) {
-    let own = Feed { config, door, statuses: statuses.clone(), feed };
-    shutdown.run_until_cancelled(own.follow()).await;
+    let remote = Remote { door, statuses: statuses.clone(), feed, source: "Kafka" };
+    let own = Feed { config, remote };
+    let following = own.remote.follow(async |healthy: &mut bool| own.session(healthy).await);
+    shutdown.run_until_cancelled(following).await;
     statuses.shutting_down(feed);
 }
 
 struct Feed {
     config: KafkaConfig,
-    door: Door,
-    statuses: FeedStatuses,
-    feed: FeedId,
+    remote: Remote,
 }
 
 /// Records on their way into one batch, of any partitions.
@@ -97,43 +82,18 @@ impl Records {
 }
 
 impl Feed {
-    /// Ends when the door is closed.
-    async fn follow(self) {
-        let mut backoff = super::backoff();
-        let mut told = false;
-        loop {
-            let mut healthy = false;
-            let Err(cut) = self.session(&mut healthy).await;
-            let Cut::Kafka(error) = cut else { return };
-            if healthy {
-                backoff.reset();
-                told = false;
-            }
-            if !told {
-                tracing::warn!(%error, "cut off from Kafka: connecting anew");
-                told = true;
-            }
-            self.cut_off(&error);
-            tokio::time::sleep(backoff.wait()).await;
-        }
-    }
-
-    fn cut_off(&self, error: &PartitionsError) {
-        self.statuses.cut_off(self.feed, format!("cut off from Kafka: {error}"));
-    }
-
     /// Reads until it has to begin anew. `healthy`: all that was there has been read.
-    async fn session(&self, healthy: &mut bool) -> Result<std::convert::Infallible, Cut> {
+    async fn session(&self, healthy: &mut bool) -> Result<Infallible, Cut> {
         let consumer = partitions::connect(&self.config)?;
         let mut partitions = Partitions::find(&self.config, &consumer)?;
         let mut notes = Vec::new();
         for place in 0..partitions.len() {
-            let known = self.known(partitions.get(place)).await?;
+            let known = self.remote.position(&partitions.get(place).feed).await?;
             notes.extend(partitions.begin(place, known.as_ref(), &consumer)?);
         }
         if !notes.is_empty() {
             notes.truncate(MOST_NOTES);
-            self.statuses.note(self.feed, Some(notes.join("; ")));
+            self.remote.statuses.note(self.remote.feed, Some(notes.join("; ")));
         }
         partitions.assign(&consumer)?;
         let mut looked = Instant::now();
@@ -158,29 +118,18 @@ impl Feed {
                     Err(error @ PartitionsError::OffsetGone(_)) => return Err(error.into()),
                     Err(error) => {
                         answers = false;
-                        self.cut_off(&error);
+                        self.remote.cut_off(&error);
                     }
                 }
             }
-            self.statuses.behind(self.feed, partitions.behind());
+            self.remote.behind(partitions.behind());
             if answers && partitions.are_read() {
-                self.statuses.stale(self.feed, None);
+                self.remote.caught_up();
                 *healthy = true;
             }
             if answers && looked.elapsed() >= METADATA {
                 looked = Instant::now();
                 partitions.check(&self.config, &consumer)?;
-            }
-        }
-    }
-
-    async fn known(&self, partition: &Partition) -> Result<Option<FeedPosition>, Cut> {
-        loop {
-            match self.door.feed_position(&partition.feed).await {
-                Ok(known) => return Ok(known),
-                Err(DoorError::Closed) => return Err(Cut::Door),
-                // The log can't be read now, and every feed says so.
-                Err(DoorError::Store(_)) => tokio::time::sleep(LOOK).await,
             }
         }
     }
@@ -198,7 +147,7 @@ impl Feed {
                 partitions.ended(number);
                 return Ok(None);
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(PartitionsError::from(error).into()),
         };
         let offset = message.offset().cast_unsigned();
         let Some(place) = partitions.place(message.topic(), message.partition()) else {
@@ -225,11 +174,10 @@ impl Feed {
         if lines.is_empty() {
             return Ok(());
         }
-        let progress = next.into_iter().map(|(place, position)| {
+        let positions = next.into_iter().map(|(place, position)| {
             let Partition { feed, epoch, .. } = partitions.get(place);
-            Progress::Position(FeedPosition { feed: feed.clone(), epoch: *epoch, position })
+            FeedPosition { feed: feed.clone(), epoch: *epoch, position }
         });
-        let batch = Batch { feed: Some(self.feed), lines, progress: progress.collect() };
-        self.door.deliver(batch).await.map(drop).map_err(|_| Cut::Door)
+        self.remote.send(lines, positions).await
     }
 }

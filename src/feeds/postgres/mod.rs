@@ -7,16 +7,18 @@
 
 mod outbox;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use self::outbox::{Numbered, Outbox, OutboxError, Row, Sleep};
-use super::door::{Batch, Door, DoorError, Incoming};
+use super::door::{Door, Incoming};
+use super::remote::{self, Remote};
 use super::status::{At, FeedId, FeedStatuses, Place};
 use crate::market::event::reverts;
-use crate::store::{FeedPosition, Progress};
+use crate::store::FeedPosition;
 
 /// Names the feed's progress in the log.
 const NAME: &str = "postgres";
@@ -41,18 +43,7 @@ pub struct PostgresConfig {
     pub deadline: Duration,
 }
 
-/// Why a session with the database ended.
-enum Cut {
-    /// The hub stops.
-    Door,
-    Outbox(OutboxError),
-}
-
-impl From<OutboxError> for Cut {
-    fn from(error: OutboxError) -> Self {
-        Self::Outbox(error)
-    }
-}
+type Cut = remote::Cut<OutboxError>;
 
 /// Runs until told to stop, or until the door is closed.
 pub async fn run(
@@ -62,44 +53,23 @@ pub async fn run(
     feed: FeedId,
     shutdown: CancellationToken,
 ) {
-    let own = Feed { config, door, statuses: statuses.clone(), feed, source: "events".into() };
-    shutdown.run_until_cancelled(own.follow()).await;
+    let remote = Remote { door, statuses: statuses.clone(), feed, source: "Postgres" };
+    let own = Feed { config, remote, place: "events".into() };
+    let following = own.remote.follow(async |healthy: &mut bool| own.session(healthy).await);
+    shutdown.run_until_cancelled(following).await;
     statuses.shutting_down(feed);
 }
 
 struct Feed {
     config: PostgresConfig,
-    door: Door,
-    statuses: FeedStatuses,
-    feed: FeedId,
-    /// Of each row's place.
-    source: Arc<str>,
+    remote: Remote,
+    /// Of each row.
+    place: Arc<str>,
 }
 
 impl Feed {
-    /// Ends when the door is closed.
-    async fn follow(self) {
-        let mut backoff = super::backoff();
-        let mut told = false;
-        loop {
-            let mut healthy = false;
-            let Err(cut) = self.session(&mut healthy).await;
-            let Cut::Outbox(error) = cut else { return };
-            if healthy {
-                backoff.reset();
-                told = false;
-            }
-            if !told {
-                tracing::warn!(%error, "cut off from Postgres: connecting anew");
-                told = true;
-            }
-            self.statuses.cut_off(self.feed, format!("cut off from Postgres: {error}"));
-            tokio::time::sleep(backoff.wait()).await;
-        }
-    }
-
     /// Reads until it is cut off. `healthy`: all that was there has been read.
-    async fn session(&self, healthy: &mut bool) -> Result<std::convert::Infallible, Cut> {
+    async fn session(&self, healthy: &mut bool) -> Result<Infallible, Cut> {
         let outbox = Outbox::open(&self.config).await?;
         let numbered = outbox.numbered().await?;
         let mut position = self.begin(&numbered).await?;
@@ -108,13 +78,13 @@ impl Feed {
             let last = outbox.number().await?;
             let rows = outbox.read(position).await?;
             if rows.is_empty() {
-                self.statuses.behind(self.feed, 0);
-                self.statuses.stale(self.feed, None);
+                self.remote.behind(0);
+                self.remote.caught_up();
                 *healthy = true;
                 rest.wait(&outbox, self.config.poll_interval).await?;
                 continue;
             }
-            self.statuses.behind(self.feed, last.saturating_sub(position));
+            self.remote.behind(last.saturating_sub(position));
             let few = rows.len() < FEW_ROWS;
             position = self.deliver(rows, numbered.epoch).await?;
             rest.wake(&outbox).await?;
@@ -126,14 +96,7 @@ impl Feed {
 
     /// Behind which number to read.
     async fn begin(&self, numbered: &Numbered) -> Result<u64, Cut> {
-        let known = loop {
-            match self.door.feed_position(NAME).await {
-                Ok(known) => break known,
-                Err(DoorError::Closed) => return Err(Cut::Door),
-                // The log can't be read now, and every feed says so.
-                Err(DoorError::Store(_)) => tokio::time::sleep(LONGEST_PAUSE).await,
-            }
-        };
+        let known = self.remote.position(NAME).await?;
         let Some(FeedPosition { epoch, position, .. }) = known else { return Ok(0) };
         if epoch != numbered.epoch {
             tracing::warn!(
@@ -161,7 +124,7 @@ impl Feed {
             if alone && !lines.is_empty() {
                 self.send(std::mem::take(&mut lines), epoch, position).await?;
             }
-            let place = Place { source: self.source.clone(), at: At::Row(row.id) };
+            let place = Place { source: self.place.clone(), at: At::Row(row.id) };
             lines.push(Incoming { place, line: row.line });
             position = row.position;
             if alone {
@@ -175,9 +138,8 @@ impl Feed {
     }
 
     async fn send(&self, lines: Vec<Incoming>, epoch: u64, position: u64) -> Result<(), Cut> {
-        let progress = Progress::Position(FeedPosition { feed: NAME.into(), epoch, position });
-        let batch = Batch { feed: Some(self.feed), lines, progress: vec![progress] };
-        self.door.deliver(batch).await.map(drop).map_err(|_| Cut::Door)
+        let position = FeedPosition { feed: NAME.into(), epoch, position };
+        self.remote.send(lines, std::iter::once(position)).await
     }
 }
 

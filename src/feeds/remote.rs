@@ -1,0 +1,97 @@
+//! What feeds have in common whose source is reached over a network and numbers its events: they are
+//! cut off and come back, and begin where the log has them.
+
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::time::Duration;
+
+use super::door::{Batch, Door, DoorError, Incoming};
+use super::status::{FeedId, FeedStatuses};
+use crate::store::{FeedPosition, Progress};
+
+/// Between two tries to read from the log how far a feed is.
+const LOG_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why a session with a source ended.
+pub(super) enum Cut<E> {
+    /// The hub stops.
+    Door,
+    Source(E),
+}
+
+impl<E> From<E> for Cut<E> {
+    fn from(error: E) -> Self {
+        Self::Source(error)
+    }
+}
+
+/// The hub's side of such a feed.
+pub(super) struct Remote {
+    pub(super) door: Door,
+    pub(super) statuses: FeedStatuses,
+    pub(super) feed: FeedId,
+    /// The source's name for people.
+    pub(super) source: &'static str,
+}
+
+impl Remote {
+    /// Has one session after the other, each of which reads until it is cut off; says `true` to what it
+    /// is given once it has read all there was. Ends when the door is closed.
+    pub(super) async fn follow<E: Display>(
+        &self,
+        session: impl AsyncFn(&mut bool) -> Result<Infallible, Cut<E>>,
+    ) {
+        let mut backoff = super::backoff();
+        let mut told = false;
+        loop {
+            let mut healthy = false;
+            let Err(Cut::Source(error)) = session(&mut healthy).await else { return };
+            if healthy {
+                backoff.reset();
+                told = false;
+            }
+            if !told {
+                tracing::warn!(%error, "cut off from {}: connecting anew", self.source);
+                told = true;
+            }
+            self.cut_off(&error);
+            tokio::time::sleep(backoff.wait()).await;
+        }
+    }
+
+    pub(super) fn cut_off(&self, error: &impl Display) {
+        self.statuses.cut_off(self.feed, format!("cut off from {}: {error}", self.source));
+    }
+
+    /// All that was there is read.
+    pub(super) fn caught_up(&self) {
+        self.statuses.stale(self.feed, None);
+    }
+
+    pub(super) fn behind(&self, behind: u64) {
+        self.statuses.behind(self.feed, behind);
+    }
+
+    /// How far something of the source is in the log, by its name there.
+    pub(super) async fn position<E>(&self, name: &str) -> Result<Option<FeedPosition>, Cut<E>> {
+        loop {
+            match self.door.feed_position(name).await {
+                Ok(known) => return Ok(known),
+                Err(DoorError::Closed) => return Err(Cut::Door),
+                // The log can't be read now, and every feed says so.
+                Err(DoorError::Store(_)) => tokio::time::sleep(LOG_PAUSE).await,
+            }
+        }
+    }
+
+    /// Hands over what was read, with how far that is; back when it is in the log.
+    pub(super) async fn send<E>(
+        &self,
+        lines: Vec<Incoming>,
+        positions: impl Iterator<Item = FeedPosition>,
+    ) -> Result<(), Cut<E>> {
+        let progress = positions.map(Progress::Position).collect();
+        let batch = Batch { feed: Some(self.feed), lines, progress };
+        self.door.deliver(batch).await.map(drop).map_err(|_| Cut::Door)
+    }
+}

@@ -1,0 +1,119 @@
+//! Which feeds run, and on which threads. Each gets a thread of its own, so that what it reads and
+//! checks keeps nobody else waiting; but for the simulator, which has next to nothing to do.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{board, simulate};
+use crate::config::{FeedsConfig, FilesFeedConfig, FilesMode, KafkaFeedConfig, PostgresFeedConfig};
+use crate::feeds::door::Door;
+use crate::feeds::files::{self, FilesConfig};
+use crate::feeds::kafka::{self, KafkaConfig};
+use crate::feeds::postgres::{self, PostgresConfig};
+use crate::feeds::simulator::SimulatorConfig;
+use crate::feeds::status::{Cause, FeedId, FeedKind, FeedStatuses};
+use crate::store::LogReaders;
+
+/// What every feed is given.
+pub(super) struct Feeding {
+    pub(super) door: Door,
+    pub(super) statuses: FeedStatuses,
+    /// Shutdown waits for what it tracks.
+    pub(super) tracker: TaskTracker,
+    pub(super) stop: CancellationToken,
+}
+
+impl Feeding {
+    /// Returns what says that the simulated markets are there, if any are asked for.
+    pub(super) fn start(
+        self,
+        config: FeedsConfig,
+        simulator: Option<(SimulatorConfig, Arc<LogReaders>)>,
+    ) -> Option<oneshot::Receiver<()>> {
+        let FeedsConfig { files, postgres, kafka } = config;
+        self.files(files);
+        if let Some(postgres) = postgres {
+            self.postgres(postgres);
+        }
+        if let Some(kafka) = kafka {
+            self.kafka(kafka);
+        }
+        let (simulator, log) = simulator?;
+        let feed = self.statuses.register("simulator", FeedKind::Simulator);
+        let (begun, begins) = oneshot::channel();
+        let Self { door, tracker, stop, .. } = self;
+        tracker.spawn(simulate::run(simulator, log, door, feed, begun, stop));
+        Some(begins)
+    }
+
+    fn files(&self, written: FilesFeedConfig) {
+        let feed = self.statuses.register("files", FeedKind::Files);
+        let files = FilesConfig {
+            path: written.path,
+            mode: match written.mode {
+                FilesMode::Watch => files::Mode::Watch,
+                FilesMode::Poll => files::Mode::Poll,
+            },
+            poll_interval: written.poll_interval,
+        };
+        self.on_own_thread("file", feed, move |door, statuses, stop| {
+            files::run(files, door, statuses, feed, stop)
+        });
+        if let Some(after) = written.stale_after {
+            let (statuses, stop) = (self.statuses.clone(), self.stop.clone());
+            self.tracker.spawn(board::watch_for_silence(statuses, feed, after, stop));
+        }
+    }
+
+    fn postgres(&self, written: PostgresFeedConfig) {
+        let PostgresFeedConfig { url, poll_interval, deadline } = written;
+        let feed = self.remote("postgres", FeedKind::Postgres);
+        let config = PostgresConfig { url, poll_interval, deadline };
+        self.on_own_thread("Postgres", feed, move |door, statuses, stop| {
+            postgres::run(config, door, statuses, feed, stop)
+        });
+    }
+
+    fn kafka(&self, written: KafkaFeedConfig) {
+        let KafkaFeedConfig { brokers, topics, deadline, settings } = written;
+        let feed = self.remote("kafka", FeedKind::Kafka);
+        let config = KafkaConfig { brokers, topics, deadline, settings };
+        self.on_own_thread("Kafka", feed, move |door, statuses, stop| {
+            kafka::run(config, door, statuses, feed, stop)
+        });
+    }
+
+    /// A feed that is not live before it has reached its source and read all that was there.
+    fn remote(&self, name: &str, kind: FeedKind) -> FeedId {
+        let feed = self.statuses.register(name, kind);
+        self.statuses.stale(feed, Some(format!("connecting to {kind:?}")));
+        feed
+    }
+
+    fn on_own_thread<F: Future<Output = ()>>(
+        &self,
+        name: &'static str,
+        feed: FeedId,
+        follow: impl FnOnce(Door, FeedStatuses, CancellationToken) -> F + Send + 'static,
+    ) {
+        let (door, stop) = (self.door.clone(), self.stop.clone());
+        let (statuses, broken) = (self.statuses.clone(), self.statuses.clone());
+        let thread = self.tracker.spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|error| error.to_string())?;
+            runtime.block_on(follow(door, statuses, stop));
+            Ok::<_, String>(())
+        });
+        self.tracker.spawn(async move {
+            // A bug of ours: the feed is over, the hub isn't.
+            let ended = thread.await.map_err(|error| error.to_string()).and_then(|ended| ended);
+            if let Err(error) = ended {
+                tracing::error!(%error, "the {name} feed has ended");
+                broken.halt(feed, Cause::Source, &error);
+            }
+        });
+    }
+}

@@ -1,0 +1,78 @@
+//! One that follows a generic topic over every cut, and believes nothing: the chain must be whole.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+
+use super::{Client, Seen};
+
+#[derive(Default)]
+pub struct Listener {
+    topic: String,
+    cursor: Option<String>,
+    chain: Option<(String, String)>,
+    /// What was published, in the order in which it was told.
+    pub told: Vec<Value>,
+}
+
+impl Listener {
+    /// Its first frame is there when this returns, so it has a place to come back to.
+    pub async fn begin(topic: &str, hub: SocketAddr) -> Self {
+        let mut own = Self { topic: topic.to_owned(), ..Self::default() };
+        let mut client = own.connect(hub).await;
+        let first = client.message().await;
+        own.take(&first);
+        own
+    }
+
+    pub fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    async fn connect(&self, hub: SocketAddr) -> Client {
+        let mut client = Client::reconnected(hub).await;
+        let after =
+            self.cursor.as_ref().map_or(String::new(), |cursor| format!(r#", after: "{cursor}""#));
+        let query = format!(
+            r#"subscription {{ events(topic: "{}"{after})
+                {{ epoch sequence prevSequence cursor events {{ data }} }} }}"#,
+            self.topic
+        );
+        client.try_subscribe("s", &query).await;
+        client
+    }
+
+    fn take(&mut self, message: &Value) {
+        assert_eq!(message["type"], "next", "{message}");
+        let frame = &message["payload"]["data"]["events"];
+        let text = |key: &str| frame[key].as_str().unwrap().to_owned();
+        if !frame["prevSequence"].is_null() {
+            let expected = Some((text("epoch"), text("prevSequence")));
+            assert_eq!(self.chain, expected, "the chain broke: {frame}");
+        }
+        self.chain = Some((text("epoch"), text("sequence")));
+        self.cursor = Some(text("cursor"));
+        let events = frame["events"].as_array().unwrap();
+        self.told.extend(events.iter().map(|event| event["data"].clone()));
+    }
+
+    /// Until so many were told, over all cuts.
+    pub async fn follow(&mut self, hub: SocketAddr, enough: usize) {
+        let mut client = self.connect(hub).await;
+        while self.told.len() < enough {
+            match client.seen().await {
+                Seen::Message(message) => self.take(&message),
+                Seen::Closed(1012 | 1013, _) | Seen::Cut => client = self.connect(hub).await,
+                Seen::Closed(code, reason) => panic!("{code} {reason}"),
+            }
+        }
+    }
+
+    /// Takes what is there and no more; the hub is not to go meanwhile.
+    pub async fn rest(&mut self, hub: SocketAddr) {
+        let mut client = self.connect(hub).await;
+        for message in client.until_pong().await {
+            self.take(&message);
+        }
+    }
+}
