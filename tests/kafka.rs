@@ -121,20 +121,7 @@ async fn every_record_is_told_once_and_in_order_while_broker_and_hub_are_killed(
 }
 
 fn told(hub: &Hub, topic: &str) -> Vec<u64> {
-    let (mut all, mut after) = (Vec::new(), "null".to_owned());
-    loop {
-        let query = format!(
-            r#"{{ events(topic: "{topic}", first: 1000, after: {after})
-                {{ nodes {{ data }} pageInfo {{ hasNextPage endCursor }} }} }}"#
-        );
-        let page = hub.query(&query)["events"].clone();
-        let nodes = page["nodes"].as_array().unwrap();
-        all.extend(nodes.iter().map(|one| one["data"].as_u64().unwrap()));
-        if page["pageInfo"]["hasNextPage"] == false {
-            return all;
-        }
-        after = page["pageInfo"]["endCursor"].to_string();
-    }
+    hub.published(topic).iter().map(|data| data.as_u64().unwrap()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

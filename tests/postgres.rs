@@ -406,3 +406,25 @@ async fn another_database_is_read_from_its_start_and_one_that_lost_its_end_from_
         told["events"]["nodes"].as_array().unwrap().iter().map(|one| &one["id"]).collect();
     assert_eq!(ids, ["1", "2", "3", "4", "5", "6"]);
 }
+
+#[tokio::test]
+async fn many_rows_large_rows_and_blocks_that_are_undone_come_in_their_order() {
+    let postgres = Postgres::start();
+    let hub = with_postgres(&postgres.url());
+    let database = ready(&postgres).await;
+    // More than are numbered at once, then more bytes than are read at once.
+    let many = r#"INSERT INTO events (payload) SELECT json_build_object('kind', 'message',
+        'topic', 't0', 'data', number, 'height', number) FROM generate_series(1, 2500) AS number"#;
+    let large = r#"INSERT INTO events (payload) SELECT json_build_object('kind', 'message',
+        'topic', 't1', 'data', number, 'padding', repeat('x', 700000)) FROM generate_series(1, 7)
+        AS number"#;
+    // Undoes the last five of the many, though the large ones came in between.
+    let undo = r#"INSERT INTO events (payload) VALUES ('{"kind":"block.reverted","height":2496}'),
+        ('{"kind":"message","topic":"t0","data":"behind"}')"#;
+    database.batch_execute(&format!("BEGIN; {many}; {large}; {undo}; COMMIT")).await.unwrap();
+    hub.until_feed(NAME, "all rows", |feed| feed["eventsTotal"] == "2509").await;
+    let mut expected: Vec<_> = (1..=2495).map(|number| json!(number)).collect();
+    expected.push(json!("behind"));
+    assert_eq!(hub.published("t0"), expected);
+    assert_eq!(hub.published("t1"), (1..=7).map(|number| json!(number)).collect::<Vec<_>>());
+}

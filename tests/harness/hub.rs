@@ -197,6 +197,24 @@ impl Hub {
         answer["data"].clone()
     }
 
+    /// All that a generic topic has in the log, page by page.
+    pub fn published(&self, topic: &str) -> Vec<Value> {
+        let (mut all, mut after) = (Vec::new(), "null".to_owned());
+        loop {
+            let query = format!(
+                r#"{{ events(topic: "{topic}", first: 1000, after: {after})
+                    {{ nodes {{ data }} pageInfo {{ hasNextPage endCursor }} }} }}"#
+            );
+            let page = self.query(&query)["events"].clone();
+            let nodes = page["nodes"].as_array().unwrap().iter();
+            all.extend(nodes.map(|one| one["data"].clone()));
+            if page["pageInfo"]["hasNextPage"] == false {
+                return all;
+            }
+            after = page["pageInfo"]["endCursor"].to_string();
+        }
+    }
+
     /// How a feed is, as clients are told.
     pub fn feed_status(&self, name: &str) -> Value {
         let query = "{ feeds { name state reason eventsTotal refusedTotal lag
