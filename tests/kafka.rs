@@ -13,7 +13,8 @@ use crate::harness::{Hub, Kafka, Listener, loud};
 /// Of the feed.
 const NAME: &str = "kafka";
 const PARTITIONS: i32 = 8;
-const SUBSCRIBERS: usize = 8;
+/// Half of them at each of two hubs.
+const SUBSCRIBERS: usize = 16;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// How much of a storm: `make test`'s, or `make soak`'s.
@@ -53,16 +54,18 @@ async fn every_record_is_told_once_and_in_order_while_broker_and_hub_are_killed(
     let (events, broker_kills, hub_kills) = size();
     let mut kafka = Kafka::start();
     kafka.make_topic("events", PARTITIONS, &[]).await;
+    // The first is killed now and then, the other never: both tell the same.
     let mut hub = with_kafka(&kafka, &["events"]);
-    let address = hub.address();
+    let other = with_kafka(&kafka, &["events"]);
     let each = events / PARTITIONS as u64;
     let mut subscribers = Vec::new();
     for place in 0..SUBSCRIBERS {
         let topic = format!("p{}", place as i32 % PARTITIONS);
+        let address = if place < SUBSCRIBERS / 2 { hub.address() } else { other.address() };
         let mut one = Listener::begin(&topic, address).await;
         subscribers.push(tokio::spawn(async move {
             one.follow(address, each as usize).await;
-            one
+            (one, address)
         }));
     }
     let producer = producer(&kafka);
@@ -110,13 +113,14 @@ async fn every_record_is_told_once_and_in_order_while_broker_and_hub_are_killed(
     }
     let expected: Vec<u64> = (0..each).collect();
     for one in subscribers {
-        let mut one = tokio::time::timeout(PATIENCE * 4, one).await.expect("all told").unwrap();
+        let done = tokio::time::timeout(PATIENCE * 4, one).await;
+        let (mut one, address) = done.expect("all told").unwrap();
         one.rest(address).await;
         assert_eq!(one.told, expected, "{}", one.topic());
     }
     loud::say(&format!(
-        "{events} records of {PARTITIONS} partitions to {SUBSCRIBERS} subscribers, \
-         {broker_kills} kills of the broker, {hub_kills} of the hub"
+        "{events} records of {PARTITIONS} partitions to {SUBSCRIBERS} subscribers of two hubs, \
+         {broker_kills} kills of the broker, {hub_kills} of a hub"
     ));
 }
 

@@ -27,7 +27,7 @@ import uuid
 MARKETS = 100
 PARTITIONS = 8
 TICKS = os.sysconf("SC_CLK_TCK")
-RATES = [10_000, 15_000, 20_000, 30_000, 40_000]
+RATES = [10_000, 20_000, 40_000, 60_000, 80_000, 100_000]
 
 
 def free_port():

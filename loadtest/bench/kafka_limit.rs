@@ -36,7 +36,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn partitions(client: &BaseConsumer, topic: &str) -> Result<i32, Box<dyn Error>> {
     let metadata = client.fetch_metadata(Some(topic), PATIENCE)?;
-    Ok(i32::try_from(metadata.topics()[0].partitions().len())?)
+    match metadata.topics()[0].partitions().len() {
+        0 => Err("the topic is only being made".into()),
+        count => Ok(i32::try_from(count)?),
+    }
 }
 
 fn consumer(brokers: &str) -> Result<BaseConsumer, KafkaError> {
@@ -44,6 +47,8 @@ fn consumer(brokers: &str) -> Result<BaseConsumer, KafkaError> {
         .set("bootstrap.servers", brokers)
         .set("group.id", "limit")
         .set("enable.auto.commit", "false")
+        // Asking for a topic makes it.
+        .set("allow.auto.create.topics", "true")
         .create()
 }
 

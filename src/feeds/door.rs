@@ -253,6 +253,9 @@ impl Sequencer {
     fn take(&mut self, batch: Batch, done: oneshot::Sender<Ack>, group: &mut Group) -> Option<()> {
         let index = group.deliveries.len();
         group.progress.extend(batch.progress);
+        // Grown step by step a large group would touch several times its memory, all of it anew.
+        group.events.reserve(batch.lines.len());
+        group.effects.reserve(batch.lines.len());
         group.deliveries.push(Delivery { feed: batch.feed, done, ack: Ack::default() });
         for Incoming { place, line } in batch.lines {
             let read = line.and_then(|line| Ok((event::parse(&line)?, line)));
