@@ -178,8 +178,8 @@ async fn bad_records_lost_ones_and_topics_made_anew_are_told_and_the_rest_flows(
     kafka.remove_topic("events").await;
     kafka.make_topic("events", 1, &[]).await;
     send(&producer, "events", 0, message(0, 4).as_bytes()).await;
-    let status =
-        hub.until_feed(NAME, "the topic made anew", |feed| feed["eventsTotal"] == "5").await;
+    let read = |feed: &Value| feed["eventsTotal"] == "5" && feed["state"] == "LIVE";
+    let status = hub.until_feed(NAME, "the topic made anew", read).await;
     let reason = status["reason"].as_str().unwrap();
     assert!(
         reason.contains("events/0 was made anew, or lost its end: read from its start"),

@@ -2,7 +2,7 @@
 //! one run names all the faults. Each number has its range here, with the reason where it is not
 //! plain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -153,12 +153,15 @@ fn kafka(reader: &mut Reader<'_>) -> Option<KafkaFeedConfig> {
         "" => Ok(None),
         brokers => Ok(Some(brokers.to_owned())),
     });
-    let topics = reader.read("feeds.kafka.topics", Vec::new(), |value| {
+    let mut topics = reader.read("feeds.kafka.topics", Vec::new(), |value| {
         each(value, |topic| match topic {
             "" => Err("a topic's name may not be empty".to_owned()),
             topic => Ok(topic.to_owned()),
         })
     });
+    // One that is named twice is read once.
+    let mut seen = HashSet::new();
+    topics.retain(|topic| seen.insert(topic.clone()));
     // With the second between two looks this stays below the 5 s in which clients are told.
     let deadline = reader.millis("feeds.kafka.deadline_ms", KAFKA_DEADLINE, 100..=3_000);
     let settings =
@@ -299,6 +302,10 @@ fn together(config: &Config, reader: &mut Reader<'_>) {
             ),
         );
     }
+    if config.feeds.kafka.as_ref().is_some_and(|kafka| kafka.topics.is_empty()) {
+        let problem = "it names none, but feeds.kafka.brokers is set: say what to read";
+        reader.fault("feeds.kafka.topics", None, problem.to_owned());
+    }
     // Port 0 asks the kernel for a free one, so two of them never meet.
     if config.admin.listen == config.server.listen && config.admin.listen.port() != 0 {
         reader.fault(
@@ -371,6 +378,7 @@ fn shown(key: &str, value: &Value) -> String {
     if may_hold_a_secret(key) {
         let text = match value {
             Value::Text(text) | Value::Untyped(text) => text,
+            Value::List(_) => return "[…]".to_owned(),
             other => return other.to_string(),
         };
         let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);

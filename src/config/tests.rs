@@ -110,17 +110,25 @@ settings = ["security.protocol=ssl"]
 #[test]
 fn settings_of_kafka_are_passed_on_but_for_ours_and_none_that_may_be_secret_is_shown() {
     let written = r#"feeds.kafka.brokers = "b:1"
+feeds.kafka.topics = ["one", "two", "one"]
 feeds.kafka.settings = ["sasl.mechanism=PLAIN", "sasl.password=hunter2"]"#;
     let config = load(written, &[], Overrides::default()).unwrap();
     let kafka = config.feeds.kafka.as_ref().unwrap();
+    assert_eq!(kafka.topics, ["one", "two"]);
     assert_eq!(kafka.settings[1], ("sasl.password".to_owned(), "hunter2".to_owned()));
     for shown in [config.to_toml(), format!("{config:?}")] {
         assert!(shown.contains("sasl.mechanism") && !shown.contains("hunter2"), "{shown}");
     }
     for ours in ["group.id=x", "enable.auto.commit=true", "no setting"] {
-        let told = faults(&format!("feeds.kafka.settings = [{ours:?}]"), &[]);
+        let told = faults(&format!("feeds.kafka.settings = [\"a=hunter2\", {ours:?}]"), &[]);
         assert_eq!(told.len(), 1, "{told:?}");
+        assert!(!told[0].contains("hunter2"), "{told:?}");
     }
+    assert_eq!(
+        faults("feeds.kafka.brokers = \"b:1\"", &[]),
+        ["default: feeds.kafka.topics: it names none, but feeds.kafka.brokers is set: say what \
+          to read"]
+    );
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use rdkafka::Message as _;
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use tokio_util::sync::CancellationToken;
 
@@ -146,6 +146,9 @@ impl Feed {
             Err(KafkaError::PartitionEOF(number)) => {
                 partitions.ended(number);
                 return Ok(None);
+            }
+            Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)) => {
+                return Err(PartitionsError::OffsetGone("a partition".to_owned()).into());
             }
             Err(error) => return Err(PartitionsError::from(error).into()),
         };

@@ -2,6 +2,7 @@
 //! what the brokers have (a topic that was made anew, records that retention removed before they were
 //! read) is found out here, and told.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,7 +54,10 @@ pub(super) struct Partition {
 }
 
 pub(super) struct Partitions {
+    /// Those of a topic lie together, in the order of their numbers.
     all: Vec<Partition>,
+    /// Where each topic's begin.
+    topics: HashMap<String, usize>,
     deadline: Duration,
     /// Whose turn it is to be looked after.
     turn: usize,
@@ -89,8 +93,9 @@ impl Partitions {
         let deadline = config.deadline;
         let silent = || PartitionsError::Silent(deadline);
         let cluster = consumer.client().fetch_cluster_id(deadline).ok_or_else(silent)?;
-        let mut all = Vec::new();
+        let (mut all, mut topics) = (Vec::new(), HashMap::new());
         for topic in &config.topics {
+            topics.insert(topic.clone(), all.len());
             for number in 0..count(consumer, topic, deadline)? {
                 let source = format!("{topic}/{number}");
                 all.push(Partition {
@@ -105,7 +110,7 @@ impl Partitions {
                 });
             }
         }
-        Ok(Self { all, deadline, turn: 0 })
+        Ok(Self { all, topics, deadline, turn: 0 })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -117,7 +122,9 @@ impl Partitions {
     }
 
     pub(super) fn place(&self, topic: &str, number: i32) -> Option<usize> {
-        self.all.iter().position(|one| one.number == number && one.topic == topic)
+        let place = self.topics.get(topic)? + usize::try_from(number).ok()?;
+        // One that was added since is not read yet.
+        self.all.get(place).filter(|one| one.topic == topic).map(|_| place)
     }
 
     /// Decides where a partition is read on; says what an operator has to know.
