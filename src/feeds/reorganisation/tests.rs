@@ -276,3 +276,28 @@ fn a_hub_that_undid_blocks_is_one_that_never_saw_them_also_after_a_restart() {
     println!("{all:?}");
     assert!(all.undone > 100 && all.fallen > 10 && all.undone_definitions > 5, "{all:?}");
 }
+
+#[test]
+fn a_market_whose_whole_book_was_undone_may_take_another_of_other_decimals() {
+    let hub = Hub::start();
+    let placed = |price: &str| {
+        format!(
+            r#"{{"kind":"order.placed","market":"L-U","order":"o","side":"BUY","price":"{price}","size":"1"}}"#
+        )
+    };
+    let finer = define("L-U", "ACTIVE", "").replace(r#""priceDecimals":1"#, r#""priceDecimals":3"#);
+    hub.take(&define("L-U", "ACTIVE", ""));
+    for line in [
+        r#"{"kind":"book.delta","market":"L-U","bids":[["1","2"]],"asks":[],"height":100}"#,
+        r#"{"kind":"trade","market":"L-U","price":"1","size":"2","height":101}"#,
+    ] {
+        hub.take(line);
+        assert_eq!(hub.send(&placed("1")).accepted, 0, "its book comes from levels");
+        assert_eq!(hub.send(&finer).accepted, 0, "there are prices of its decimals");
+    }
+    hub.take(r#"{"kind":"block.reverted","height":100}"#);
+    hub.take(&finer);
+    hub.take(&placed("1.005"));
+    let bids = hub.live.snapshot("L-U", 9).unwrap().bids;
+    assert_eq!(bids.iter().map(|one| (one.price, one.orders)).collect::<Vec<_>>(), [(1_005, 1)]);
+}
