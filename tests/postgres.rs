@@ -16,6 +16,8 @@ use crate::harness::{Client, Hub, Listener, Postgres, loud};
 
 /// Of the feed.
 const NAME: &str = "postgres";
+/// One event, as text.
+const INSERT: &str = "INSERT INTO events (payload) VALUES ($1::text::json)";
 const TOPICS: u64 = 4;
 const WRITERS: u64 = 8;
 /// Half of them at each of two hubs.
@@ -68,8 +70,7 @@ async fn write(postgres: &Postgres, writer: u64, rows: u64, seed: u64, late: &At
             for id in number..number + count {
                 let topic = (writer + id) % TOPICS;
                 let line = message(topic, &format!("{writer} {id}"));
-                let statement = "INSERT INTO events (payload) VALUES ($1::text::json)";
-                database.execute(statement, &[&line]).await?;
+                database.execute(INSERT, &[&line]).await?;
             }
             // The first writer is slower than everyone else, so that its rows always commit behind
             // some with higher ids.
@@ -269,8 +270,8 @@ async fn a_row_that_is_no_event_is_named_and_counted_and_the_rest_flows() {
         ),
     ];
     for (number, (payload, reason)) in (1..).zip(faulty) {
-        let insert = "INSERT INTO events (payload) VALUES ($1::text::json) RETURNING id";
-        let id: i64 = database.query_one(insert, &[&payload]).await.unwrap().get(0);
+        let insert = format!("{INSERT} RETURNING id");
+        let id: i64 = database.query_one(&insert, &[&payload]).await.unwrap().get(0);
         let status =
             hub.until_feed(NAME, reason, |feed| feed["refusedTotal"] == *number.to_string()).await;
         let refusal = &status["lastRefusal"];
@@ -302,8 +303,7 @@ async fn without_a_doorbell_rows_come_at_the_next_poll() {
     let database = ready(&postgres).await;
     database.batch_execute("DROP TRIGGER spreadly_ring ON events").await.unwrap();
     for number in 1..=3 {
-        let insert = "INSERT INTO events (payload) VALUES ($1::text::json)";
-        database.execute(insert, &[&message(0, &number.to_string())]).await.unwrap();
+        database.execute(INSERT, &[&message(0, &number.to_string())]).await.unwrap();
         hub.until_feed(NAME, "a row", |feed| feed["eventsTotal"] == *number.to_string()).await;
     }
 }
@@ -313,11 +313,10 @@ async fn an_open_transaction_keeps_no_row_of_others_back_and_its_own_come_last()
     let postgres = Postgres::start();
     let hub = with_postgres(&postgres.url());
     let (early, other) = (ready(&postgres).await, postgres.client().await);
-    let insert = "INSERT INTO events (payload) VALUES ($1::text::json)";
     early.batch_execute("BEGIN").await.unwrap();
-    early.execute(insert, &[&message(0, "early")]).await.unwrap();
+    early.execute(INSERT, &[&message(0, "early")]).await.unwrap();
     for number in 1..=5 {
-        other.execute(insert, &[&message(0, &number.to_string())]).await.unwrap();
+        other.execute(INSERT, &[&message(0, &number.to_string())]).await.unwrap();
     }
     hub.until_feed(NAME, "rows of others", |feed| feed["eventsTotal"] == "5").await;
     early.batch_execute("COMMIT").await.unwrap();
@@ -351,8 +350,7 @@ async fn a_database_that_says_nothing_is_stale_until_it_speaks_again() {
     assert_eq!(status["reason"], reason);
     postgres.signal_all("-CONT");
     state("LIVE").await;
-    let insert = "INSERT INTO events (payload) VALUES ($1::text::json)";
-    database.execute(insert, &[&message(0, "1")]).await.unwrap();
+    database.execute(INSERT, &[&message(0, "1")]).await.unwrap();
     hub.until_feed(NAME, "a row", |feed| feed["eventsTotal"] == "1").await;
 }
 
@@ -360,8 +358,7 @@ async fn a_database_that_says_nothing_is_stale_until_it_speaks_again() {
 async fn a_hub_goes_on_at_the_address_that_the_database_failed_over_to() {
     let mut postgres = Postgres::start();
     let hub = with_postgres(&postgres.url_with_spare());
-    let insert = "INSERT INTO events (payload) VALUES ($1::text::json)";
-    ready(&postgres).await.execute(insert, &[&message(0, "1")]).await.unwrap();
+    ready(&postgres).await.execute(INSERT, &[&message(0, "1")]).await.unwrap();
     hub.until_feed(NAME, "a row", |feed| feed["eventsTotal"] == "1").await;
     let cuts = |hub: &Hub| {
         let (_, page) = hub.admin_page("/metrics");
@@ -372,7 +369,7 @@ async fn a_hub_goes_on_at_the_address_that_the_database_failed_over_to() {
     };
     assert_eq!(cuts(&hub), 0);
     postgres.fail_over();
-    postgres.client().await.execute(insert, &[&message(0, "2")]).await.unwrap();
+    postgres.client().await.execute(INSERT, &[&message(0, "2")]).await.unwrap();
     hub.until_feed(NAME, "a row behind the failover", |feed| feed["eventsTotal"] == "2").await;
     assert!(cuts(&hub) > 0);
 }
@@ -382,9 +379,8 @@ async fn another_database_is_read_from_its_start_and_one_that_lost_its_end_from_
     let postgres = Postgres::start();
     let hub = with_postgres(&postgres.url());
     let database = ready(&postgres).await;
-    let insert = "INSERT INTO events (payload) VALUES ($1::text::json)";
     for number in 1..=4 {
-        database.execute(insert, &[&message(0, &number.to_string())]).await.unwrap();
+        database.execute(INSERT, &[&message(0, &number.to_string())]).await.unwrap();
     }
     hub.until_feed(NAME, "rows", |feed| feed["eventsTotal"] == "4").await;
     // As a copy brought back from before the last two rows.
@@ -397,12 +393,12 @@ async fn another_database_is_read_from_its_start_and_one_that_lost_its_end_from_
     };
     let restored = "DELETE FROM events WHERE position > 2; UPDATE spreadly_numbering SET last = 2;";
     database.batch_execute(&cut(restored)).await.unwrap();
-    database.execute(insert, &[&message(0, "5")]).await.unwrap();
+    database.execute(INSERT, &[&message(0, "5")]).await.unwrap();
     hub.until_feed(NAME, "a row behind what is left", |feed| feed["eventsTotal"] == "5").await;
     // As another one, whose numbers begin anew: ids that are known count once.
     let another = "UPDATE spreadly_numbering SET epoch = epoch + 1;";
     database.batch_execute(&cut(another)).await.unwrap();
-    database.execute(insert, &[&message(0, "6")]).await.unwrap();
+    database.execute(INSERT, &[&message(0, "6")]).await.unwrap();
     hub.until_feed(NAME, "a row of another table", |feed| feed["eventsTotal"] == "6").await;
     let told = hub.query(r#"{ events(topic: "t0") { nodes { id } } }"#);
     let ids: Vec<_> =

@@ -11,7 +11,8 @@ use super::{door, recovery};
 use crate::live::{Defined, MarketLeft, Reorganisation};
 use crate::market::admission::{Admission, BookMode};
 use crate::market::event::{
-    Applied, BLOCKS, Body, Effect, MarketDefinition, MarketId, Micros, parse, trades_topic,
+    Applied, BLOCKS, Body, Effect, MarketDefinition, MarketId, Micros, market_topic, parse,
+    trades_topic,
 };
 use crate::market::numbering::scope_of;
 use crate::market::orders::{OrderUpdate, orders_topic};
@@ -80,7 +81,7 @@ pub(super) fn undo(
         markets.push(left);
         admitted.push(own);
     }
-    let scopes: Vec<_> = work.scopes.clone().into_iter().collect();
+    let scopes: Vec<_> = work.scopes().into_iter().collect();
     for (scope, first) in &scopes {
         log.renumber(scope, *first)?;
     }
@@ -94,8 +95,6 @@ struct Undoing<'a> {
     log: &'a Reverting<'a>,
     /// The first event that left each topic.
     first: BTreeMap<Arc<str>, u64>,
-    /// The same of each scope.
-    scopes: BTreeMap<String, u64>,
     /// By market: orders that lost an event.
     orders: HashMap<MarketId, BTreeSet<Arc<str>>>,
     count: u64,
@@ -103,13 +102,7 @@ struct Undoing<'a> {
 
 impl<'a> Undoing<'a> {
     fn new(log: &'a Reverting<'a>) -> Self {
-        Self {
-            log,
-            first: BTreeMap::new(),
-            scopes: BTreeMap::new(),
-            orders: HashMap::new(),
-            count: 0,
-        }
+        Self { log, first: BTreeMap::new(), orders: HashMap::new(), count: 0 }
     }
 
     /// An event leaves the log.
@@ -133,12 +126,20 @@ impl<'a> Undoing<'a> {
         }
         let first = self.first.entry(topic.clone()).or_insert(sequence);
         *first = sequence.min(*first);
-        let first = self.scopes.entry(scope_of(topic)).or_insert(sequence);
-        *first = sequence.min(*first);
+    }
+
+    /// The first event that left each scope.
+    fn scopes(&self) -> BTreeMap<String, u64> {
+        let mut scopes = BTreeMap::new();
+        for (topic, sequence) in &self.first {
+            let first = scopes.entry(scope_of(topic)).or_insert(*sequence);
+            *first = (*first).min(*sequence);
+        }
+        scopes
     }
 
     fn markets(&self) -> Vec<MarketId> {
-        self.scopes
+        self.scopes()
             .keys()
             .filter_map(|scope| scope.strip_prefix("market:"))
             .map(Arc::from)
@@ -154,7 +155,7 @@ impl<'a> Undoing<'a> {
         aside: &MakeAside,
     ) -> Result<(MarketLeft, MarketAdmission), StoreError> {
         let (defined, definition) = self.definition(market, admission)?;
-        let redefined = self.first.get(&*format!("market:{market}")).copied();
+        let redefined = self.first.get(&*market_topic(market)).copied();
         let levels: Arc<str> = format!("book:{market}").into();
         let (orders, trades) = (orders_topic(Some(market), None), trades_topic(market));
         let mode = admission.mode(market);
@@ -200,7 +201,7 @@ impl<'a> Undoing<'a> {
         market: &MarketId,
         admission: &Admission,
     ) -> Result<(Defined, Option<Arc<MarketDefinition>>), StoreError> {
-        let topic = Arc::from(format!("market:{market}"));
+        let topic = market_topic(market);
         if !self.first.contains_key(&topic) {
             return Ok((Defined::AsBefore, admission.definition(market).cloned()));
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::event::{
     BLOCKS, Body, Effect, Event, LevelChange, MarketDefinition, MarketId, Micros, OrderEvent,
-    Refusal, Side, WrittenLevel, message_topic, trades_topic,
+    Refusal, Side, WrittenLevel, market_topic, message_topic, trades_topic,
 };
 use super::fixed::{self, Fixed};
 use super::orders::{Changed, Orders, orders_topic};
@@ -204,7 +204,7 @@ impl Admission {
             }
             self.markets.insert(Arc::clone(id), Market::new(Arc::clone(&definition)));
         }
-        Ok(Admitted { topic: format!("market:{id}").into(), effect: Effect::Define(definition) })
+        Ok(Admitted { topic: market_topic(id), effect: Effect::Define(definition) })
     }
 
     fn order(&mut self, event: &OrderEvent, time: Option<Micros>) -> Result<Admitted, Refusal> {

@@ -225,6 +225,11 @@ pub struct Message {
 /// The log's name of what happened to the chain itself.
 pub const BLOCKS: &str = "blocks";
 
+/// The log's name of what defines a market.
+pub fn market_topic(market: &str) -> Arc<str> {
+    format!("market:{market}").into()
+}
+
 /// The log's name of a market's trades.
 pub fn trades_topic(market: &str) -> Arc<str> {
     format!("trades:{market}").into()

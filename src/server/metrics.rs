@@ -121,18 +121,12 @@ fn gauges(
     labels: &[Labels],
     values: &[u64],
 ) -> fmt::Result {
-    family(encoder, name, help, MetricType::Gauge, |mut family| {
-        for (labels, value) in labels.iter().zip(values) {
-            let value = i64::try_from(*value).unwrap_or(i64::MAX);
-            ConstGauge::new(value).encode(family.encode_family(labels)?)?;
-        }
-        Ok(())
-    })
+    let gauge = |value: &u64| ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX));
+    series(encoder, name, help, MetricType::Gauge, labels, values.iter().map(gauge))
 }
 
 fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
-    let value = i64::try_from(value).unwrap_or(i64::MAX);
-    family(encoder, name, help, MetricType::Gauge, |family| ConstGauge::new(value).encode(family))
+    gauges(encoder, name, help, &[Labels::new()], &[value])
 }
 
 fn counter(
@@ -142,12 +136,25 @@ fn counter(
     labels: &[Labels],
     values: &[u64],
 ) -> fmt::Result {
-    family(encoder, name, help, MetricType::Counter, |mut family| {
+    let counter = |value: &u64| ConstCounter::new(*value);
+    series(encoder, name, help, MetricType::Counter, labels, values.iter().map(counter))
+}
+
+/// A value for each set of labels; one without labels stands alone.
+fn series(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    kind: MetricType,
+    labels: &[Labels],
+    values: impl Iterator<Item = impl EncodeMetric>,
+) -> fmt::Result {
+    family(encoder, name, help, kind, |mut family| {
         for (labels, value) in labels.iter().zip(values) {
             if labels.is_empty() {
-                return ConstCounter::new(*value).encode(family);
+                return value.encode(family);
             }
-            ConstCounter::new(*value).encode(family.encode_family(labels)?)?;
+            value.encode(family.encode_family(labels)?)?;
         }
         Ok(())
     })

@@ -158,7 +158,8 @@ pub struct FeedPosition {
     pub feed: Box<str>,
     /// Which numbering of the source it is of.
     pub epoch: u64,
-    /// Of the last event that is in the log, or was refused.
+    /// How far it has read, in what the feed counts: bytes of a file, the id of the last row, the
+    /// offset of the next record.
     pub position: u64,
 }
 
