@@ -242,3 +242,73 @@ async fn what_retention_took_is_told_and_a_broker_that_says_nothing_is_stale() {
     told(&hub, "p0").into_iter().for_each(|one| *once.entry(one).or_insert(0) += 1);
     assert!(once.values().all(|count| *count == 1), "{once:?}");
 }
+
+/// Offsets of the records that a partition has now.
+async fn offsets(kafka: &Kafka, topic: &str) -> Vec<i64> {
+    use rdkafka::Message as _;
+    use rdkafka::consumer::{Consumer as _, StreamConsumer};
+    let mut client = kafka.client();
+    client.set("group.id", "looking").set("enable.partition.eof", "true");
+    let consumer: StreamConsumer = client.create().unwrap();
+    let mut from_start = rdkafka::TopicPartitionList::new();
+    from_start.add_partition_offset(topic, 0, rdkafka::Offset::Beginning).unwrap();
+    consumer.assign(&from_start).unwrap();
+    let mut all = Vec::new();
+    loop {
+        match consumer.recv().await {
+            Ok(message) => all.push(message.offset()),
+            Err(rdkafka::error::KafkaError::PartitionEOF(_)) => return all,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_compaction_took_is_told_and_what_it_left_is_read_once() {
+    let kafka = Kafka::start();
+    let compacted = [
+        ("cleanup.policy", "compact"),
+        ("segment.ms", "100"),
+        ("min.cleanable.dirty.ratio", "0.001"),
+        ("max.compaction.lag.ms", "100"),
+    ];
+    kafka.make_topic("events", 1, &compacted).await;
+    let mut hub = with_kafka(&kafka, &["events"]);
+    let producer = producer(&kafka);
+    let send_under = async |key: &str, number: u64| {
+        let line = message(0, number);
+        let record = FutureRecord::to("events").partition(0).key(key).payload(&line);
+        producer.send(record, Duration::from_secs(120)).await.unwrap();
+    };
+    send_under("first", 0).await;
+    hub.until_feed(NAME, "the first", |feed| feed["eventsTotal"] == "1").await;
+
+    // While no hub reads, all but the newest record of a key is removed.
+    hub.kill9();
+    for number in 1..=20 {
+        send_under("same", number).await;
+    }
+    let began = Instant::now();
+    // The newest segment is never compacted, and a new one begins with a record.
+    let mut sent = 20;
+    let left = loop {
+        sent += 1;
+        send_under(&sent.to_string(), sent).await;
+        let left = offsets(&kafka, "events").await;
+        // Only the newest of the key is left.
+        if left.starts_with(&[0, 20]) {
+            break left;
+        }
+        assert!(began.elapsed() < PATIENCE * 4, "nothing was compacted: {left:?}");
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    };
+    hub.restart();
+    let caught_up = |feed: &Value| feed["state"] == "LIVE" && feed["lag"] == "0";
+    let status = hub.until_feed(NAME, "the rest", caught_up).await;
+    let expected = "events/0 has no offsets 1 to 19: compaction took them before they were read";
+    assert!(status["reason"].as_str().unwrap().contains(expected), "{status}");
+    // Each record's offset is its number here.
+    let expected: Vec<u64> = std::iter::once(0).chain(20..=sent).collect();
+    assert_eq!(told(&hub, "p0"), expected);
+    assert_eq!(told(&hub, "p0"), left.iter().map(|one| one.cast_unsigned()).collect::<Vec<_>>());
+}

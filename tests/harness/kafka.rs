@@ -56,7 +56,7 @@ impl Kafka {
              transaction.state.log.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n\
              message.max.bytes=4000000\nauto.create.topics.enable=false\n\
              log.retention.check.interval.ms=500\nlog.segment.delete.delay.ms=0\n\
-             log.initial.task.delay.ms=500\n",
+             log.initial.task.delay.ms=500\nlog.cleaner.backoff.ms=200\n",
             folder.path().display()
         );
         let file = folder.path().join("server.properties");

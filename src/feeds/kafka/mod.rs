@@ -26,7 +26,7 @@ use crate::store::FeedPosition;
 /// Records of a batch, and bytes of their values but for the last one's.
 const BATCH_RECORDS: usize = 1_024;
 const BATCH_BYTES: usize = 1 << 20;
-/// Of what is told of partitions that could not go on where they were.
+/// Of what is told of partitions that lack what was to be read of them.
 const MOST_NOTES: usize = 3;
 /// Without a record for so long, whether the brokers still answer is looked after.
 const LOOK: Duration = Duration::from_secs(1);
@@ -81,20 +81,32 @@ impl Records {
     }
 }
 
+/// What a session has to tell of its partitions: the first few.
+#[derive(Default)]
+struct Notes {
+    all: Vec<String>,
+    untold: bool,
+}
+
+impl Notes {
+    fn add(&mut self, note: Option<String>) {
+        let Some(note) = note.filter(|_| self.all.len() < MOST_NOTES) else { return };
+        self.all.push(note);
+        self.untold = true;
+    }
+}
+
 impl Feed {
     /// Reads until it has to begin anew. `healthy`: all that was there has been read.
     async fn session(&self, healthy: &mut bool) -> Result<Infallible, Cut> {
         let consumer = partitions::connect(&self.config)?;
         let mut partitions = Partitions::find(&self.config, &consumer)?;
-        let mut notes = Vec::new();
+        let mut notes = Notes::default();
         for place in 0..partitions.len() {
             let known = self.remote.position(&partitions.get(place).feed).await?;
-            notes.extend(partitions.begin(place, known.as_ref(), &consumer)?);
+            notes.add(partitions.begin(place, known.as_ref(), &consumer)?);
         }
-        if !notes.is_empty() {
-            notes.truncate(MOST_NOTES);
-            self.remote.statuses.note(self.remote.feed, Some(notes.join("; ")));
-        }
+        self.tell(&mut notes);
         partitions.assign(&consumer)?;
         let mut looked = Instant::now();
         let mut answers = true;
@@ -103,7 +115,8 @@ impl Feed {
             let quiet = next.is_none();
             let mut records = Records::default();
             while let Some(received) = next {
-                if let Some(alone) = self.take(received, &mut partitions, &mut records)? {
+                let taken = self.take(received, &mut partitions, &mut records, &mut notes)?;
+                if let Some(alone) = taken {
                     // What undoes blocks goes by itself, behind all that came before it.
                     self.send(std::mem::take(&mut records), &partitions).await?;
                     self.send(alone, &partitions).await?;
@@ -111,6 +124,7 @@ impl Feed {
                 next = if records.is_full() { None } else { consumer.recv().now_or_never() };
             }
             self.send(records, &partitions).await?;
+            self.tell(&mut notes);
             if quiet {
                 // A broker that is gone is no error to librdkafka, which tries for ever.
                 match partitions.look(&consumer) {
@@ -134,12 +148,20 @@ impl Feed {
         }
     }
 
+    /// Says what could not go on where it was.
+    fn tell(&self, notes: &mut Notes) {
+        if std::mem::take(&mut notes.untold) {
+            self.remote.statuses.note(self.remote.feed, Some(notes.all.join("; ")));
+        }
+    }
+
     /// Takes a record in; or gives it back where it has to go by itself.
     fn take(
         &self,
         received: Result<BorrowedMessage<'_>, KafkaError>,
         partitions: &mut Partitions,
         records: &mut Records,
+        notes: &mut Notes,
     ) -> Result<Option<Records>, Cut> {
         let message = match received {
             Ok(message) => message,
@@ -163,7 +185,7 @@ impl Feed {
         };
         let alone = line.as_deref().is_ok_and(reverts);
         let source: Arc<str> = partitions.get(place).source.clone();
-        partitions.read(place, offset + 1);
+        notes.add(partitions.read(place, offset));
         let mut own = Records::default();
         let into = if alone { &mut own } else { records };
         into.bytes += value.len();

@@ -51,6 +51,8 @@ pub(super) struct Partition {
     end: u64,
     /// Its end was reached since the session began.
     read: bool,
+    /// It was told in this session that offsets are missing.
+    told_missing: bool,
 }
 
 pub(super) struct Partitions {
@@ -107,6 +109,7 @@ impl Partitions {
                     next: 0,
                     end: 0,
                     read: false,
+                    told_missing: false,
                 });
             }
         }
@@ -192,12 +195,28 @@ impl Partitions {
         Ok(consumer.assign(&list)?)
     }
 
-    /// A record was read; `next` is the offset behind it.
-    pub(super) fn read(&mut self, place: usize, next: u64) {
+    /// A record was read. Where offsets before it are missing, says so, once a session: of a topic
+    /// that is compacted they were events that nobody can tell any more, in one that is written by
+    /// transactions they are those' marks, and which of both can't be seen.
+    pub(super) fn read(&mut self, place: usize, offset: u64) -> Option<String> {
         let own = &mut self.all[place];
+        let missing = offset.saturating_sub(own.next);
+        let next = offset + 1;
         own.next = next;
         own.end = own.end.max(next);
         own.read |= next >= own.end;
+        if missing == 0 || std::mem::replace(&mut own.told_missing, true) {
+            return None;
+        }
+        let note = format!(
+            "{} has no offsets {} to {}: compaction took them before they were read, or they mark \
+             transactions",
+            own.source,
+            offset - missing,
+            offset - 1
+        );
+        tracing::warn!("{note}; what is missing later goes untold until the feed begins anew");
+        Some(note)
     }
 
     /// The end of a partition was reached. Which topic's is not said; and where the last offsets are a
