@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use rdkafka::consumer::{BaseConsumer, Consumer as _, StreamConsumer};
+use rdkafka::error::KafkaError;
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{Message as _, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
 use crate::harness::client::PATIENCE;
@@ -128,6 +131,10 @@ fn told(hub: &Hub, topic: &str) -> Vec<u64> {
     hub.published(topic).iter().map(|data| data.as_u64().unwrap()).collect()
 }
 
+fn caught_up(feed: &Value) -> bool {
+    feed["state"] == "LIVE" && feed["lag"] == "0"
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_records_lost_ones_and_topics_made_anew_are_told_and_the_rest_flows() {
     let kafka = Kafka::start();
@@ -205,10 +212,9 @@ async fn what_retention_took_is_told_and_a_broker_that_says_nothing_is_stale() {
         let line = json!({"kind": "message", "topic": "p0", "data": number, "padding": padding});
         send(&producer, "events", 0, line.to_string().as_bytes()).await;
     }
-    let consumer: rdkafka::consumer::BaseConsumer = kafka.client().create().unwrap();
+    let consumer: BaseConsumer = kafka.client().create().unwrap();
     let began = Instant::now();
     let low = loop {
-        use rdkafka::consumer::Consumer as _;
         let (low, high) = consumer.fetch_watermarks("events", 0, Duration::from_secs(5)).unwrap();
         assert_eq!(high, 61);
         if low > 1 {
@@ -218,9 +224,7 @@ async fn what_retention_took_is_told_and_a_broker_that_says_nothing_is_stale() {
         tokio::time::sleep(BETWEEN_LOOKS).await;
     };
     hub.restart();
-    let status = hub
-        .until_feed(NAME, "the rest", |feed| feed["state"] == "LIVE" && feed["lag"] == "0")
-        .await;
+    let status = hub.until_feed(NAME, "the rest", caught_up).await;
     let all = told(&hub, "p0");
     let from = *all.get(1).unwrap_or_else(|| panic!("{status}"));
     assert!(from >= low && from > 1, "{from}, {low}");
@@ -245,19 +249,17 @@ async fn what_retention_took_is_told_and_a_broker_that_says_nothing_is_stale() {
 
 /// Offsets of the records that a partition has now.
 async fn offsets(kafka: &Kafka, topic: &str) -> Vec<i64> {
-    use rdkafka::Message as _;
-    use rdkafka::consumer::{Consumer as _, StreamConsumer};
     let mut client = kafka.client();
     client.set("group.id", "looking").set("enable.partition.eof", "true");
     let consumer: StreamConsumer = client.create().unwrap();
-    let mut from_start = rdkafka::TopicPartitionList::new();
-    from_start.add_partition_offset(topic, 0, rdkafka::Offset::Beginning).unwrap();
+    let mut from_start = TopicPartitionList::new();
+    from_start.add_partition_offset(topic, 0, Offset::Beginning).unwrap();
     consumer.assign(&from_start).unwrap();
     let mut all = Vec::new();
     loop {
         match consumer.recv().await {
             Ok(message) => all.push(message.offset()),
-            Err(rdkafka::error::KafkaError::PartitionEOF(_)) => return all,
+            Err(KafkaError::PartitionEOF(_)) => return all,
             Err(error) => panic!("{error}"),
         }
     }
@@ -303,7 +305,6 @@ async fn what_compaction_took_is_told_and_what_it_left_is_read_once() {
         tokio::time::sleep(BETWEEN_LOOKS).await;
     };
     hub.restart();
-    let caught_up = |feed: &Value| feed["state"] == "LIVE" && feed["lag"] == "0";
     let status = hub.until_feed(NAME, "the rest", caught_up).await;
     let expected = "events/0 has no offsets 1 to 19: compaction took them before they were read";
     assert!(status["reason"].as_str().unwrap().contains(expected), "{status}");

@@ -24,16 +24,12 @@ import tempfile
 import time
 import uuid
 
+from ports import free_port
+
 MARKETS = 100
 PARTITIONS = 8
 TICKS = os.sysconf("SC_CLK_TCK")
 RATES = [10_000, 20_000, 40_000, 60_000, 80_000, 100_000]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Broker:

@@ -27,6 +27,8 @@ import sys
 import tempfile
 import time
 
+from ports import free_port
+
 WRITERS = 8
 PAYLOAD = json.dumps({"kind": "message", "topic": "bench", "data": "x" * 200})
 
@@ -39,12 +41,6 @@ def binary(name):
 def as_its_user(*words):
     # It refuses to run as root.
     return ["runuser", "-u", "postgres", "--", *words] if os.getuid() == 0 else list(words)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 class Server:

@@ -16,7 +16,6 @@ import os
 import pathlib
 import re
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -24,17 +23,13 @@ import tempfile
 import time
 import urllib.request
 
+from ports import free_port
+
 PATIENCE_S = 1800
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def lines(events, markets):
-    """Definitions, then book deltas; every tenth event is a trade, every twentieth a message."""
+    """Definitions, then each market in turn: of its 20 events 18 are deltas, one a trade, one a message."""
     clock = "2026-01-02T%02d:%02d:%02d.%06dZ"
     for market in range(markets):
         yield {"kind": "market", "market": f"M{market}-USD", "base": f"M{market}", "quote": "USD",

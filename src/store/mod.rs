@@ -158,8 +158,8 @@ pub struct FeedPosition {
     pub feed: Box<str>,
     /// Which numbering of the source it is of.
     pub epoch: u64,
-    /// How far it has read, in what the feed counts: bytes of a file, the id of the last row, the
-    /// offset of the next record.
+    /// How far it has read, in what the feed counts: the number of the last row, the offset of the
+    /// next record.
     pub position: u64,
 }
 

@@ -148,7 +148,7 @@ impl Feed {
         }
     }
 
-    /// Says what could not go on where it was.
+    /// Shows what was noted since, for as long as the feed is live.
     fn tell(&self, notes: &mut Notes) {
         if std::mem::take(&mut notes.untold) {
             self.remote.statuses.note(self.remote.feed, Some(notes.all.join("; ")));

@@ -1,6 +1,6 @@
 //! Which partitions there are, from where each is read and how far it is. Where the log's offset is not
-//! what the brokers have (a topic that was made anew, records that retention removed before they were
-//! read) is found out here, and told.
+//! what the brokers have (a topic that was made anew, records that retention or compaction removed before
+//! they were read) is found out here, and told.
 
 use std::collections::HashMap;
 use std::sync::Arc;
