@@ -31,7 +31,8 @@ use self::feeds::FeedBoard;
 use self::offers::Offers;
 use self::tickers::Tickers;
 use self::topics::Topics;
-use crate::market::book::{Book, CheckpointError, Level};
+use crate::market::bbo::BestBidOffer;
+use crate::market::book::{Book, BookState, CheckpointError, Level};
 use crate::market::candles::Candle;
 use crate::market::checksum;
 use crate::market::event::{
@@ -50,6 +51,10 @@ pub use self::frame::{
 };
 pub use self::reorganisation::{Defined, MarketLeft, Reorganisation};
 pub use self::topics::{TopicName, item};
+
+/// How often a state is taken until its book and its offer are of one moment. Between the two
+/// changes lie microseconds.
+const MOST_LOOKS: usize = 8;
 
 /// The hub's wall clock.
 pub type Clock = Box<dyn Fn() -> Micros + Send + Sync>;
@@ -106,11 +111,37 @@ struct Checkpoint<B> {
     book: B,
 }
 
-#[derive(Clone, Copy, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct OfferMark {
     sequence: u64,
     event_time: Option<Micros>,
+}
+
+/// A market's state as [`Live::state`] took it.
+#[derive(Debug)]
+pub struct StateTaken {
+    /// Of the market's positions.
+    pub epoch: Epoch,
+    event_time: Option<Micros>,
+    offer: Option<OfferMark>,
+    book: BookState,
+}
+
+impl StateTaken {
+    /// Of the book's last event.
+    pub fn sequence(&self) -> u64 {
+        self.book.sequence()
+    }
+
+    /// What [`Live::restore`] takes. Costs milliseconds for a large book.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let Self { event_time, offer, book, .. } = self;
+        let book = serde_json::from_slice::<Box<serde_json::value::RawValue>>(&book.to_bytes());
+        let Ok(book) = book else { return Vec::new() };
+        let checkpoint = Checkpoint { event_time: *event_time, offer: *offer, book };
+        serde_json::to_vec(&checkpoint).unwrap_or_default()
+    }
 }
 
 impl Live {
@@ -262,16 +293,53 @@ impl Live {
     /// A market's state and the sequence it stands for; `None` if the market is not known. To be
     /// called by who calls [`Live::apply`], so that the book and its offer are of one moment.
     pub fn checkpoint(&self, market: &str) -> Option<(u64, Vec<u8>)> {
+        let state = self.state(market, 0)?;
+        Some((state.sequence(), state.to_bytes()))
+    }
+
+    /// A market's state with the newest part of its book's journal (see [`Book::state`]), from
+    /// any thread; `None` if the market is not known.
+    pub fn state(&self, market: &str, journal: usize) -> Option<StateTaken> {
         let own = self.market(market)?;
-        let (sequence, book, event_time) = {
-            let state = own.state.lock();
-            (state.book.sequence(), state.book.to_checkpoint(), state.event_time)
-        };
-        let offer = self.offers.lock().get(market);
-        let offer =
-            offer.map(|bbo| OfferMark { sequence: bbo.sequence, event_time: bbo.event_time });
-        let book: Box<serde_json::value::RawValue> = serde_json::from_slice(&book).ok()?;
-        Some((sequence, serde_json::to_vec(&Checkpoint { event_time, offer, book }).ok()?))
+        // The book changes before its offer does: an offer that isn't the book's is of another moment.
+        for _ in 0..MOST_LOOKS {
+            let (epoch, book, event_time) = {
+                let state = own.state.lock();
+                (state.numbering.epoch(), state.book.state(journal), state.event_time)
+            };
+            let offer = self.offers.lock().get(market);
+            let prices = |(bid, ask): (Option<Level>, Option<Level>)| {
+                [bid, ask].map(|level| level.map(|level| (level.price, level.size)))
+            };
+            let offer = offer.filter(|bbo| {
+                bbo.sequence <= book.sequence() && prices((bbo.bid, bbo.ask)) == prices(book.best())
+            });
+            if let Some(BestBidOffer { sequence, event_time: time, .. }) = offer {
+                let offer = OfferMark { sequence, event_time: time };
+                return Some(StateTaken { epoch, event_time, offer: Some(offer), book });
+            }
+        }
+        let state = own.state.lock();
+        let (epoch, book) = (state.numbering.epoch(), state.book.state(journal));
+        Some(StateTaken { epoch, event_time: state.event_time, offer: None, book })
+    }
+
+    /// Where each market's book stands, by what its positions are numbered in.
+    pub fn stands(&self) -> Vec<(MarketId, Epoch, u64)> {
+        let all = self.all();
+        let there = all.iter().filter(|market| !market.is_gone());
+        there
+            .map(|market| {
+                let state = market.state.lock();
+                let (epoch, sequence) = (state.numbering.epoch(), state.book.sequence());
+                (state.definition.market.clone(), epoch, sequence)
+            })
+            .collect()
+    }
+
+    /// Events of a market's book behind this sequence, as far as its journal reaches.
+    pub fn events_behind(&self, market: &str, sequence: u64) -> usize {
+        self.market(market).map_or(0, |own| own.state.lock().book.events_behind(sequence))
     }
 
     /// Takes events that stand in the log, in the log's order, from one thread.

@@ -124,6 +124,29 @@ struct Checkpoint {
     bid_orders: Vec<u32>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     ask_orders: Vec<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    journal: Option<Journal>,
+}
+
+/// The newest part of a book's journal as a checkpoint holds it.
+#[derive(Serialize, Deserialize)]
+struct Journal {
+    floor: u64,
+    events: Vec<u64>,
+    /// Sequence, side and price; size and orders before.
+    touches: Vec<(u64, Side, String, String, u32)>,
+}
+
+/// A book's levels with the newest part of its journal, taken out of it without being written yet:
+/// taking costs a copy, writing a large book costs milliseconds.
+#[derive(Clone, Debug)]
+pub struct BookState {
+    sequence: u64,
+    bids: Vec<Level>,
+    asks: Vec<Level>,
+    floor: u64,
+    events: Vec<u64>,
+    touches: Vec<Touch>,
 }
 
 /// Why bytes are no checkpoint of ours.
@@ -133,6 +156,52 @@ pub enum CheckpointError {
     Malformed(#[from] serde_json::Error),
     #[error("the checkpoint holds a level that is not a whole number")]
     Level(#[from] std::num::ParseIntError),
+    #[error("the checkpoint's journal is not in order")]
+    Journal,
+}
+
+impl BookState {
+    /// Of the last event.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    pub fn best(&self) -> (Option<Level>, Option<Level>) {
+        (self.bids.first().copied(), self.asks.first().copied())
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let levels = |all: &[Level]| {
+            all.iter().map(|level| (level.price.to_string(), level.size.to_string())).collect()
+        };
+        let orders = |all: &[Level]| match all.iter().any(|level| level.orders > 0) {
+            true => all.iter().map(|level| level.orders).collect(),
+            false => Vec::new(),
+        };
+        let touch = |Touch { sequence, rank: key, before, side }: &Touch| {
+            (
+                *sequence,
+                *side,
+                rank(*side, *key).to_string(),
+                before.size.to_string(),
+                before.orders,
+            )
+        };
+        let journal = (self.floor < self.sequence).then(|| Journal {
+            floor: self.floor,
+            events: self.events.clone(),
+            touches: self.touches.iter().map(touch).collect(),
+        });
+        let checkpoint = Checkpoint {
+            sequence: self.sequence,
+            bids: levels(&self.bids),
+            asks: levels(&self.asks),
+            bid_orders: orders(&self.bids),
+            ask_orders: orders(&self.asks),
+            journal,
+        };
+        serde_json::to_vec(&checkpoint).unwrap_or_default()
+    }
 }
 
 impl Book {
@@ -293,10 +362,8 @@ impl Book {
                 Side::Sell => asks.insert(touch.rank, touch.before),
             };
         }
-        let counted = self.events.partition_point(|sequence| *sequence <= from);
-        let events = self.events.len() - counted;
         Some(Changes {
-            events: u32::try_from(events).unwrap_or(u32::MAX),
+            events: u32::try_from(self.events_behind(from)).unwrap_or(u32::MAX),
             bids: window_changes(Side::Buy, &self.bids, &bids, depth),
             asks: window_changes(Side::Sell, &self.asks, &asks, depth),
         })
@@ -305,22 +372,32 @@ impl Book {
     /// The levels and the sequence, without the journal: a book that was restored can tell changes
     /// from that sequence on.
     pub fn to_checkpoint(&self) -> Vec<u8> {
-        let all = |side| self.top(side, usize::MAX);
-        let levels = |side| {
-            all(side).map(|level| (level.price.to_string(), level.size.to_string())).collect()
-        };
-        let orders = |side| match all(side).any(|level| level.orders > 0) {
-            true => all(side).map(|level| level.orders).collect(),
-            false => Vec::new(),
-        };
-        let checkpoint = Checkpoint {
+        self.state(0).to_bytes()
+    }
+
+    /// All levels and, of the journal, what the newest events left: as many events and as many
+    /// touches as `journal` at most.
+    pub fn state(&self, journal: usize) -> BookState {
+        let oldest = |kept: usize, most: usize| kept.checked_sub(most + 1);
+        // The newest event that is left out, by either bound.
+        let events = oldest(self.events.len(), journal).map(|place| self.events[place]);
+        let touches = oldest(self.touches.len(), journal).map(|place| self.touches[place].sequence);
+        let floor = events.into_iter().chain(touches).fold(self.floor, u64::max);
+        let event = self.events.partition_point(|sequence| *sequence <= floor);
+        let touch = self.touches.partition_point(|touch| touch.sequence <= floor);
+        BookState {
             sequence: self.sequence,
-            bids: levels(Side::Buy),
-            asks: levels(Side::Sell),
-            bid_orders: orders(Side::Buy),
-            ask_orders: orders(Side::Sell),
-        };
-        serde_json::to_vec(&checkpoint).unwrap_or_default()
+            bids: self.top(Side::Buy, usize::MAX).collect(),
+            asks: self.top(Side::Sell, usize::MAX).collect(),
+            floor,
+            events: self.events.range(event..).copied().collect(),
+            touches: self.touches.range(touch..).copied().collect(),
+        }
+    }
+
+    /// Events behind this sequence, as far as the journal reaches.
+    pub fn events_behind(&self, sequence: u64) -> usize {
+        self.events.len() - self.events.partition_point(|one| *one <= sequence)
     }
 
     /// With a journal of this size, see [`Book::with_journal`].
@@ -338,7 +415,34 @@ impl Book {
                 levels.insert(rank(side, price.parse()?), standing);
             }
         }
+        if let Some(journal) = checkpoint.journal {
+            book.take_journal(journal)?;
+        }
         Ok(book)
+    }
+
+    fn take_journal(&mut self, journal: Journal) -> Result<(), CheckpointError> {
+        let Journal { floor, events, touches } = journal;
+        let within = |sequence: u64| floor < sequence && sequence <= self.sequence;
+        let ordered = events.is_sorted_by(|one, next| one < next)
+            && touches.is_sorted_by_key(|touch| touch.0)
+            && events.iter().chain(touches.iter().map(|touch| &touch.0)).all(|one| within(*one));
+        if !ordered {
+            return Err(CheckpointError::Journal);
+        }
+        self.events = events.into();
+        for (sequence, side, price, size, orders) in touches {
+            let before = Standing { size: size.parse()?, orders };
+            self.touches.push_back(Touch {
+                sequence,
+                rank: rank(side, price.parse()?),
+                before,
+                side,
+            });
+        }
+        self.floor = floor;
+        self.forget();
+        Ok(())
     }
 }
 
@@ -540,6 +644,34 @@ mod tests {
             prop_assert_eq!((restored.sequence(), restored.floor()), (book.sequence(), book.sequence()));
             prop_assert_eq!(restored.most_touches, 9);
         }
+
+        #[test]
+        fn a_state_with_its_journal_tells_what_the_book_tells_as_far_as_it_reaches(
+            events in prop::collection::vec(levels(), 1..30),
+            journal in 0usize..40,
+            depth in 1usize..9,
+        ) {
+            let mut book = Book::default();
+            for (index, levels) in events.iter().enumerate() {
+                book.apply(index as u64 + 1, levels);
+            }
+            let state = book.state(journal);
+            let mut restored = Book::from_checkpoint(&state.to_bytes(), 100).unwrap();
+            prop_assert!(restored.events.len() <= journal && restored.touches.len() <= journal);
+            for more in 0..2 {
+                for from in 0..=book.sequence() {
+                    let told = restored.changes_since(from, depth);
+                    prop_assert_eq!(told.is_some(), from >= restored.floor());
+                    if told.is_some() {
+                        prop_assert_eq!(told, book.changes_since(from, depth));
+                    }
+                }
+                let next = book.sequence() + 1;
+                for one in [&mut book, &mut restored] {
+                    one.apply(next, &[change(Side::Buy, 3, more)]);
+                }
+            }
+        }
     }
 
     #[test]
@@ -601,5 +733,10 @@ mod tests {
         assert!(
             Book::from_checkpoint(br#"{"sequence":1,"bids":[["x","1"]],"asks":[]}"#, 9).is_err()
         );
+        for (floor, events, whole) in [(3, "[4,5]", true), (3, "[5,4]", false), (4, "[4]", false)] {
+            let journal = format!(r#"{{"floor":{floor},"events":{events},"touches":[]}}"#);
+            let text = format!(r#"{{"sequence":5,"bids":[],"asks":[],"journal":{journal}}}"#);
+            assert_eq!(Book::from_checkpoint(text.as_bytes(), 9).is_ok(), whole, "{text}");
+        }
     }
 }
