@@ -1,6 +1,7 @@
 //! The hub: everything that knows the outside world. `ARCHITECTURE.md` has the map.
 
 pub mod backoff;
+pub mod cache;
 pub mod client;
 pub mod config;
 pub mod feeds;

@@ -21,6 +21,7 @@ mod mutations;
 mod orders;
 mod postgres;
 mod protocol;
+mod redis;
 mod reorganisation;
 mod restart;
 mod sharing;

@@ -13,8 +13,8 @@ use tracing_subscriber::EnvFilter;
 
 use super::written::{Value, Written, may_hold_a_secret};
 use super::{
-    AdminConfig, Config, ConfigFault, FeedsConfig, FilesFeedConfig, FilesMode, HttpStatus,
-    IdentityConfig, KafkaFeedConfig, Limits, LogConfig, LogFormat, Network, Origins,
+    AdminConfig, CacheConfig, Config, ConfigFault, FeedsConfig, FilesFeedConfig, FilesMode,
+    HttpStatus, IdentityConfig, KafkaFeedConfig, Limits, LogConfig, LogFormat, Network, Origins,
     PostgresFeedConfig, ServerConfig, StoreConfig, Synchronous, WrittenIn,
 };
 
@@ -29,6 +29,10 @@ const HOUR_MS: u64 = 3_600_000;
 /// A poll and a deadline are noticed within the 5 s in which clients are told.
 pub(super) const POSTGRES_POLL: Duration = Duration::from_secs(1);
 pub(super) const POSTGRES_DEADLINE: Duration = Duration::from_secs(3);
+/// Far above what a Redis takes, far below what a start may wait for it.
+pub(super) const CACHE_DEADLINE: Duration = Duration::from_millis(500);
+/// What a start replays at most where the cache answers, and what keeping it costs.
+pub(super) const CACHE_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) const KAFKA_DEADLINE: Duration = Duration::from_secs(3);
 /// Settings of librdkafka on which it depends that each record counts once.
 const KAFKA_OURS: [&str; 4] =
@@ -44,6 +48,7 @@ pub(super) fn lower(written: Written, faults: &mut Vec<ConfigFault>) -> Config {
             listen: reader.read("admin.listen", AdminConfig::default().listen, address),
         },
         store: store(&mut reader),
+        cache: cache(&mut reader),
         feeds: FeedsConfig {
             files: files(&mut reader),
             postgres: postgres(&mut reader),
@@ -108,6 +113,37 @@ fn store(reader: &mut Reader<'_>) -> StoreConfig {
         synchronous: reader.read("store.synchronous", default.synchronous, |value| {
             one_of(value, &[("normal", Synchronous::Normal), ("full", Synchronous::Full)])
         }),
+    }
+}
+
+fn cache(reader: &mut Reader<'_>) -> Option<CacheConfig> {
+    let url = reader.read("cache.url", None, |value| match text(value)? {
+        "" => Ok(None),
+        url => redis_url(url).map(Some),
+    });
+    // A start waits for two deadlines.
+    let deadline = reader.millis("cache.deadline_ms", CACHE_DEADLINE, 10..=5_000);
+    let interval = reader.millis("cache.interval_ms", CACHE_INTERVAL, 10..=60_000);
+    url.map(|url| CacheConfig { url, deadline, interval })
+}
+
+/// Says what is wrong with it without repeating it, as it may hold a password.
+fn redis_url(url: &str) -> Result<String, String> {
+    if url.starts_with("rediss") {
+        return Err("asks for TLS, which is not built in: put a proxy of this machine in between"
+            .to_owned());
+    }
+    let known = ["redis://", "redis-cluster://", "redis-sentinel://"];
+    if !known.iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(
+            "must be as in \"redis://127.0.0.1:6379\", \"redis-cluster://one:6379?node=two:6379\" \
+                    or \"redis-sentinel://one:26379?sentinelServiceName=main&node=two:26379\""
+                .to_owned(),
+        );
+    }
+    match fred::types::config::Config::from_url(url) {
+        Ok(_) => Ok(url.to_owned()),
+        Err(error) => Err(format!("can't be read: {}", error.details())),
     }
 }
 

@@ -26,6 +26,8 @@ pub struct Config {
     pub server: ServerConfig,
     pub admin: AdminConfig,
     pub store: StoreConfig,
+    /// Absent: what a start goes on from is in the store alone.
+    pub cache: Option<CacheConfig>,
     pub feeds: FeedsConfig,
     pub identity: IdentityConfig,
     pub limits: Limits,
@@ -129,6 +131,40 @@ pub enum Synchronous {
     Full,
 }
 
+/// A Redis that keeps what a hub can start from.
+#[derive(Clone, PartialEq)]
+pub struct CacheConfig {
+    /// As written: it may hold a password, so it is never shown whole.
+    pub url: String,
+    /// For any answer: then it is left alone for a while.
+    pub deadline: Duration,
+    /// Between two looks at which markets moved.
+    pub interval: Duration,
+}
+
+impl CacheConfig {
+    /// The URL without what may be a password in it: of the user, and of the sentinels' user among
+    /// its parameters.
+    pub fn shown(&self) -> String {
+        let shown = without_password(&self.url);
+        let Some((place, parameters)) = shown.split_once('?') else { return shown };
+        let kept: Vec<_> =
+            parameters.split('&').filter(|one| !one.starts_with("sentinelPassword=")).collect();
+        format!("{place}?{}", kept.join("&"))
+    }
+}
+
+impl std::fmt::Debug for CacheConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { deadline, interval, .. } = self;
+        f.debug_struct("CacheConfig")
+            .field("url", &self.shown())
+            .field("deadline", deadline)
+            .field("interval", interval)
+            .finish()
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FeedsConfig {
     pub files: FilesFeedConfig,
@@ -176,11 +212,16 @@ pub struct PostgresFeedConfig {
 impl PostgresFeedConfig {
     /// The URL without what may be a password in it.
     pub fn shown(&self) -> String {
-        let (scheme, rest) = self.url.split_once("://").unwrap_or(("", &self.url));
-        let Some((user, place)) = rest.rsplit_once('@') else { return self.url.clone() };
-        let user = user.split_once(':').map_or(user, |(user, _)| user);
-        format!("{scheme}://{user}@{place}")
+        without_password(&self.url)
     }
+}
+
+/// A URL without the password of its user.
+fn without_password(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let Some((user, place)) = rest.rsplit_once('@') else { return url.to_owned() };
+    let user = user.split_once(':').map_or(user, |(user, _)| user);
+    format!("{scheme}://{user}@{place}")
 }
 
 impl std::fmt::Debug for PostgresFeedConfig {

@@ -4,7 +4,9 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::lower::{KAFKA_DEADLINE, POSTGRES_DEADLINE, POSTGRES_POLL};
+use super::lower::{
+    CACHE_DEADLINE, CACHE_INTERVAL, KAFKA_DEADLINE, POSTGRES_DEADLINE, POSTGRES_POLL,
+};
 use super::{Config, FilesMode, HttpStatus, KafkaFeedConfig, LogFormat, Synchronous};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -20,7 +22,7 @@ const SHOWN_KAFKA: [&str; 4] =
     ["security.protocol", "sasl.mechanism", "ssl.ca.location", "client.rack"];
 
 pub(super) fn settings(config: &Config) -> Vec<(&'static str, Setting)> {
-    let Config { server, admin, store, feeds, identity, limits, log } = config;
+    let Config { server, admin, store, cache, feeds, identity, limits, log } = config;
     let (files, postgres, kafka) = (&feeds.files, feeds.postgres.as_ref(), feeds.kafka.as_ref());
     let networks = server.trusted_proxies.iter().map(ToString::to_string).collect();
     let synchronous = match store.synchronous {
@@ -54,6 +56,9 @@ pub(super) fn settings(config: &Config) -> Vec<(&'static str, Setting)> {
         ("admin.listen", text(admin.listen)),
         ("store.url", text(format_args!("sqlite:{}", store.path.display()))),
         ("store.synchronous", text(synchronous)),
+        ("cache.url", text(cache.as_ref().map(|one| one.shown()).unwrap_or_default())),
+        ("cache.deadline_ms", millis(cache.as_ref().map_or(CACHE_DEADLINE, |one| one.deadline))),
+        ("cache.interval_ms", millis(cache.as_ref().map_or(CACHE_INTERVAL, |one| one.interval))),
         ("feeds.files.path", text(files.path.display())),
         ("feeds.files.mode", text(mode)),
         ("feeds.files.poll_interval_ms", millis(files.poll_interval)),

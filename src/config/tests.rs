@@ -67,6 +67,9 @@ server.http_status = "draft"
 admin.listen = "127.0.0.1:81"
 store.url = "sqlite:elsewhere.db"
 store.synchronous = "full"
+cache.url = "redis-cluster://one:1?node=two:2"
+cache.deadline_ms = 101
+cache.interval_ms = 102
 limits.message_bytes = 20_001
 limits.message_bytes_before_ack = 20_000
 limits.operations_per_socket = 9

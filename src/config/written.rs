@@ -14,7 +14,7 @@ use super::{Config, ConfigFault, Overrides, WrittenIn, printed};
 
 /// Keys of later versions: known by name, so that whoever sets one is told that it does nothing
 /// yet. Those that end in a dot stand for all keys below.
-pub(super) const LATER: [&str; 3] = ["cache.url", "archive.url", "identity."];
+pub(super) const LATER: [&str; 2] = ["archive.url", "identity."];
 
 const ENV_PREFIX: &str = "SPREADLY__";
 /// A configuration is a few KiB; a file that is larger is another file.

@@ -357,6 +357,9 @@ impl Sequencer {
                 Some((sequence, left)) => {
                     left.settle(&mut self.admission);
                     (self.live.reorganise)(&left.reorganisation);
+                    for left in &left.reorganisation.markets {
+                        (self.live.keep)(&self.admission, &left.market);
+                    }
                     let (undone, fallen) = (left.reorganisation.undone, left.fallen);
                     tracing::info!(height, sequence, undone, fallen, "blocks were undone");
                     ack.accepted += 1;
@@ -428,6 +431,7 @@ impl Sequencer {
         if let Err(error) = self.store.save_checkpoint(&topic, sequence, &state) {
             tracing::warn!(%error, %market, "checkpoint not saved");
         }
+        (self.live.keep)(&self.admission, market);
     }
 
     /// Does it until it works. `None`: the hub shuts down before that.

@@ -3,8 +3,10 @@
 
 use std::sync::Arc;
 
+use super::keeper::OrderBooks;
 use crate::live::{Live, Reorganisation};
-use crate::market::event::Applied;
+use crate::market::admission::Admission;
+use crate::market::event::{Applied, MarketId};
 
 /// Gets events in the log's order.
 pub type Apply = Box<dyn FnMut(&[Applied]) + Send>;
@@ -22,6 +24,8 @@ pub struct LiveSide {
     pub aside: MakeAside,
     /// Gets what is left of all that was touched by blocks that were undone.
     pub reorganise: Box<dyn FnMut(&Reorganisation) + Send>,
+    /// May take a market's state for the cache, now and then.
+    pub keep: Box<dyn FnMut(&Admission, &MarketId) + Send>,
 }
 
 /// A state beside the live one, in which one market is brought from a checkpoint to where it stands.
@@ -35,7 +39,8 @@ pub struct Aside {
 pub type MakeAside = Arc<dyn Fn() -> Aside + Send + Sync>;
 
 impl LiveSide {
-    pub fn of(live: &Arc<Live>) -> Self {
+    pub fn of(live: &Arc<Live>, kept: &OrderBooks) -> Self {
+        let (kept, keeping) = (kept.clone(), live.clone());
         let (applying, asking) = (live.clone(), live.clone());
         let (beside, reorganising) = (live.clone(), live.clone());
         Self {
@@ -49,6 +54,7 @@ impl LiveSide {
                     tracing::error!(%error, "a book is lost until a restart reads it from the log");
                 }
             }),
+            keep: Box::new(move |admission, market| kept.take(admission, market, &keeping)),
         }
     }
 }

@@ -4,6 +4,7 @@
 pub mod door;
 pub mod files;
 pub mod kafka;
+pub mod keeper;
 pub mod live_side;
 pub mod postgres;
 pub mod recovery;
@@ -11,6 +12,7 @@ mod remote;
 pub mod reorganisation;
 pub mod simulator;
 pub mod status;
+pub mod warm;
 
 use std::time::Duration;
 

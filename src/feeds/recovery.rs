@@ -2,12 +2,14 @@
 //! checkpoints, and of each book what stands behind its own.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::warm::{States, Warm};
 use crate::live::Live;
 use crate::market::admission::{Admission, BookMode};
 use crate::market::event::{Applied, Body, MarketDefinition, MarketId, Micros, parse};
@@ -32,25 +34,43 @@ pub struct Recovered {
     /// Where the topics stand whose events are told one by one, and when their last event was at
     /// its source, where that was read.
     pub topics: Vec<(Topic, Option<Micros>)>,
+    /// Topics of books that went on from the cache's state.
+    pub warm: Vec<Box<str>>,
 }
 
-/// Brings the live state to the end of the log, candles and all.
+/// Brings the live state to the end of the log, candles and all; from where the cache has it, if
+/// there is one.
 pub fn recover_live(
     store: &mut Store,
     live: &Arc<Live>,
+    warm: Option<Warm>,
 ) -> Result<(Admission, Recovered), StoreError> {
     // First, as they say how all that is read is numbered.
     live.restore_undoings(&store.undoings()?);
+    let states = warm.as_ref().map(|warm| warm.states(store, live)).transpose()?;
     let mut admission = Admission::default();
     let mut recovered = recover(
         store,
         &mut admission,
         &mut |events| live.apply(events),
         &mut |market, _, state| live.restore(market, state).is_ok(),
+        states.unwrap_or_default(),
     )?;
+    for topic in &recovered.warm {
+        // Events before the cache's state were not replayed, but count towards the next checkpoint.
+        let Some(market) = book_market(topic) else { continue };
+        let newest = store.newest_checkpoint(topic)?.unwrap_or(0);
+        let since = live.events_behind(market, newest) as u64;
+        recovered.since_checkpoint.insert(market.into(), since);
+    }
+    if let Some(warm) = &warm {
+        warm.meters.restored.fetch_add(recovered.warm.len() as u64, Ordering::Relaxed);
+    }
     recover_candles(store, &admission, live)?;
     live.restore_topics(std::mem::take(&mut recovered.topics));
     live.stand();
+    // The cache is written from here on.
+    drop(warm);
     Ok((admission, recovered))
 }
 
@@ -59,11 +79,13 @@ pub fn recover_live(
 /// every market's newest definition first (it may stand before or behind the checkpoints: decimals
 /// can't change under a book), then the books' events in the log's order. What stands in the log
 /// was admitted; an event that this release can't read is an error, never left out in silence.
+/// `states` are gone on from where they are newer than those of the store.
 pub fn recover(
     store: &Store,
     admission: &mut Admission,
     apply: &mut dyn FnMut(&[Applied]),
     restore: &mut dyn FnMut(&str, u64, &[u8]) -> bool,
+    states: States,
 ) -> Result<Recovered, StoreError> {
     let mut recovered = Recovered::default();
     let topics = store.topics()?;
@@ -101,15 +123,32 @@ pub fn recover(
         }
         recovered.topics.push((topic, None));
     }
-    let mut restored = HashMap::new();
+    // Of each book from the oldest to the newest; the newest that can be read is gone on from.
+    let mut candidates: BTreeMap<Box<str>, Vec<Checkpoint>> = BTreeMap::new();
     for checkpoint in store.older_checkpoints()? {
-        let Some(market) = book_market(&checkpoint.topic) else { continue };
-        if put_back(admission, restore, market, &checkpoint) {
-            restored.insert(checkpoint.topic, checkpoint.sequence);
-        } else {
-            tracing::warn!(market, "its checkpoint can't be read: replaying its whole book");
+        candidates.entry(checkpoint.topic.clone()).or_default().push(checkpoint);
+    }
+    let mut warm = HashMap::new();
+    for (topic, state) in states {
+        let own = candidates.entry(topic.clone()).or_default();
+        if own.last().is_none_or(|local| local.sequence < state.sequence) {
+            warm.insert(topic, state.sequence);
+            own.push(state);
         }
     }
+    let mut restored = HashMap::new();
+    for (topic, mut own) in candidates {
+        let Some(market) = book_market(&topic) else { continue };
+        while let Some(checkpoint) = own.pop() {
+            if put_back(admission, restore, market, &checkpoint) {
+                restored.insert(topic, checkpoint.sequence);
+                break;
+            }
+            tracing::warn!(market, sequence = checkpoint.sequence, "a state can't be read");
+        }
+    }
+    warm.retain(|topic, sequence| restored.get(topic) == Some(sequence));
+    recovered.warm.extend(warm.into_keys());
     let mut books = Vec::new();
     for topic in topics.into_iter().filter(|topic| book_market(&topic.name).is_some()) {
         let after = restored.get(&topic.name).copied().unwrap_or(0);
@@ -175,7 +214,7 @@ pub fn standing(stored: &Stored, definition: Option<&MarketDefinition>) -> Optio
 }
 
 /// The market of a topic whose events make a book.
-fn book_market(topic: &str) -> Option<&str> {
+pub(super) fn book_market(topic: &str) -> Option<&str> {
     topic.strip_prefix("book:").or_else(|| topic.strip_prefix(ORDERS))
 }
 
@@ -190,11 +229,20 @@ struct WithOrders<T> {
 /// A market's checkpoint as the store keeps it, and the topic of the events behind it.
 pub(super) fn checkpoint(admission: &Admission, market: &str, state: Vec<u8>) -> (String, Vec<u8>) {
     if admission.mode(market) != Some(BookMode::Orders) {
-        return (format!("book:{market}"), state);
+        return (levels_topic(market), state);
     }
+    with_orders(market, &admission.orders().to_checkpoint(market), &state)
+}
+
+/// The topic of a book that comes as price levels.
+pub(super) fn levels_topic(market: &str) -> String {
+    format!("book:{market}")
+}
+
+/// The checkpoint of a market whose book is summed from orders, and the topic of these.
+pub(super) fn with_orders(market: &str, orders: &[u8], state: &[u8]) -> (String, Vec<u8>) {
     let raw = |bytes: &[u8]| serde_json::from_slice::<Box<RawValue>>(bytes).unwrap_or_default();
-    let orders = raw(&admission.orders().to_checkpoint(market));
-    let both = WithOrders { orders, market: raw(&state) };
+    let both = WithOrders { orders: raw(orders), market: raw(state) };
     (format!("{ORDERS}{market}"), serde_json::to_vec(&both).unwrap_or_default())
 }
 

@@ -324,17 +324,27 @@ impl Live {
         Some(StateTaken { epoch, event_time: state.event_time, offer: None, book })
     }
 
-    /// Where each market's book stands, by what its positions are numbered in.
-    pub fn stands(&self) -> Vec<(MarketId, Epoch, u64)> {
+    /// Where each market's book stands.
+    pub fn stands(&self) -> Vec<(MarketId, u64)> {
         let all = self.all();
         let there = all.iter().filter(|market| !market.is_gone());
         there
             .map(|market| {
                 let state = market.state.lock();
-                let (epoch, sequence) = (state.numbering.epoch(), state.book.sequence());
-                (state.definition.market.clone(), epoch, sequence)
+                (state.definition.market.clone(), state.book.sequence())
             })
             .collect()
+    }
+
+    /// Sequence of a log topic's last event; 0 if there is none.
+    pub fn last_of(&self, topic: &str) -> u64 {
+        self.topics.lock().last(topic)
+    }
+
+    /// A market's ticker now, with the sequence that last changed it.
+    pub fn ticker_at(&self, market: &str) -> Option<(u64, TickerView)> {
+        self.market(market)?;
+        self.tickers.lock().view(market, self.now())
     }
 
     /// Events of a market's book behind this sequence, as far as its journal reaches.
@@ -475,8 +485,7 @@ impl Live {
 
     /// A market's ticker now.
     pub fn ticker(&self, market: &str) -> Option<TickerView> {
-        self.market(market)?;
-        self.tickers.lock().view(market, self.now())
+        self.ticker_at(market).map(|(_, view)| view)
     }
 
     /// Pushes what the streams of this speed gathered. Called by a timer of that period.

@@ -110,8 +110,9 @@ impl Tickers {
         }
     }
 
-    pub(super) fn view(&self, market: &str, now: Micros) -> Option<TickerView> {
-        self.markets.get(market).map(|own| own.view(now))
+    /// With the sequence of the event that last changed it.
+    pub(super) fn view(&self, market: &str, now: Micros) -> Option<(u64, TickerView)> {
+        self.markets.get(market).map(|own| (own.ticker.sequence, own.view(now)))
     }
 
     /// Takes another top of a market's book.

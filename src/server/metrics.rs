@@ -12,6 +12,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use spreadly_subscriptions::Meters;
 
+use crate::cache::CacheMeters;
 use crate::feeds::status::{FeedState, FeedStatuses};
 use crate::live::Live;
 
@@ -19,6 +20,8 @@ struct Everything {
     meters: Arc<Meters>,
     live: Arc<Live>,
     statuses: FeedStatuses,
+    /// `None`: there is no cache.
+    cache: Option<Arc<CacheMeters>>,
 }
 
 impl fmt::Debug for Everything {
@@ -32,9 +35,10 @@ pub fn text(
     meters: Arc<Meters>,
     live: Arc<Live>,
     statuses: FeedStatuses,
+    cache: Option<Arc<CacheMeters>>,
 ) -> Box<dyn Fn() -> String + Send + Sync> {
     let mut registry = Registry::with_prefix("spreadly");
-    registry.register_collector(Box::new(Everything { meters, live, statuses }));
+    registry.register_collector(Box::new(Everything { meters, live, statuses, cache }));
     Box::new(move || {
         let mut page = String::new();
         match prometheus_client::encoding::text::encode(&mut page, &registry) {
@@ -84,6 +88,7 @@ impl Collector for Everything {
             .map(|(code, count)| (vec![("code", code.number().to_string())], count))
             .unzip();
         counter(&mut encoder, "closes", "Sockets closed by us, by code", &codes, &closes)?;
+        self.cache(&mut encoder)?;
         self.feeds(&mut encoder)
     }
 }
@@ -91,6 +96,25 @@ impl Collector for Everything {
 type Labels = Vec<(&'static str, String)>;
 
 impl Everything {
+    fn cache(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(cache) = &self.cache else { return Ok(()) };
+        let up = u64::from(cache.up.load(Ordering::Relaxed));
+        let help = "1 while the cache answers; while it does not it is left alone between tries";
+        gauge(encoder, "cache_up", help, up)?;
+        let counters = [
+            ("cache_writes", "Values that the cache took", &cache.written),
+            ("cache_writes_older", "Values it did not take, having a later one", &cache.older),
+            ("cache_failures", "Questions to the cache that failed", &cache.failed),
+            ("cache_states_restored", "States the start went on from", &cache.restored),
+            ("cache_states_refused", "States the start would not go on from", &cache.refused),
+        ];
+        for (name, help, value) in counters {
+            let value = value.load(Ordering::Relaxed);
+            counter(encoder, name, help, &[vec![]], &[value])?;
+        }
+        Ok(())
+    }
+
     fn feeds(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let feeds = self.statuses.snapshot();
         let labels: Vec<Labels> =

@@ -3,6 +3,7 @@
 mod addresses;
 pub mod admin;
 mod board;
+mod caching;
 mod events;
 mod feeding;
 mod http;
@@ -30,12 +31,15 @@ use tokio_util::task::TaskTracker;
 use self::admin::{AdminSource, Dependency};
 use self::feeding::Feeding;
 use self::shards::{Parts, Shards};
+use crate::cache::CacheMeters;
 use crate::config::{Config, Limits, Synchronous};
 use crate::feeds::door::{self, Door, DoorConfig};
+use crate::feeds::keeper::OrderBooks;
 use crate::feeds::live_side::LiveSide;
 use crate::feeds::recovery;
 use crate::feeds::simulator::SimulatorConfig;
 use crate::feeds::status::FeedStatuses;
+use crate::feeds::warm::Warm;
 use crate::graphql::{GraphqlExecutor, HubView, Principal, QueryLimits, Writer};
 use crate::live::Live;
 use crate::market::event::Micros;
@@ -94,15 +98,22 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<(),
     let log = LogReaders::new(&config.store.path, MOST_READERS);
     let live = Arc::new(Live::new(store.epoch(), Box::new(now), journal, log.clone()));
 
+    let cache_meters = Arc::new(CacheMeters::default());
+    let cache = config.cache.as_ref();
+    let cache = cache
+        .map(|cache| caching::start(cache, &live, &cache_meters, &tracker, &stop))
+        .transpose()?;
+    let cached = cache.is_some().then_some(cache_meters);
+
     let source = AdminSource {
         readiness: readiness(stage.clone(), statuses.clone(), out_of_files.clone()),
-        metrics: metrics::text(meters.clone(), live.clone(), statuses.clone()),
+        metrics: metrics::text(meters.clone(), live.clone(), statuses.clone(), cached),
     };
     let admin_stop = CancellationToken::new();
     tracker.spawn(admin::run(admin, Arc::new(source), admin_stop.clone(), tracker.clone()));
 
     let streams = Arc::new(Streams::new(stream_limits(&config.limits), meters.clone()));
-    let (door, sequencer) = open_door(store, &live, &statuses, &stop).await?;
+    let (door, sequencer) = open_door(store, &live, &statuses, cache, &stop).await?;
 
     let executor = executor(&config, &live, &streams, &meters, writing::writer(&door));
     let shards = Shards::start(
@@ -164,18 +175,22 @@ async fn open_door(
     mut store: Store,
     live: &Arc<Live>,
     statuses: &FeedStatuses,
+    cache: Option<(Warm, OrderBooks)>,
     stop: &CancellationToken,
 ) -> Result<(Door, std::thread::JoinHandle<()>), ServeError> {
     let reading = live.clone();
+    let (warm, order_books) = cache.unzip();
     let (store, admission, recovered) = tokio::task::spawn_blocking(move || {
-        let (admission, recovered) = recovery::recover_live(&mut store, &reading)?;
+        let (admission, recovered) = recovery::recover_live(&mut store, &reading, warm)?;
         Ok::<_, StoreError>((store, admission, recovered))
     })
     .await
     .map_err(io::Error::other)??;
-    tracing::info!(replayed = recovered.replayed, "the log is read");
+    let from_cache = recovered.warm.len();
+    tracing::info!(replayed = recovered.replayed, from_cache, "the log is read");
     let config = DoorConfig { checkpoint_events: door::CHECKPOINT_EVENTS, shutdown: stop.clone() };
-    Ok(door::start(store, admission, recovered, statuses.clone(), LiveSide::of(live), config)?)
+    let side = LiveSide::of(live, &order_books.unwrap_or_default());
+    Ok(door::start(store, admission, recovered, statuses.clone(), side, config)?)
 }
 
 fn executor(

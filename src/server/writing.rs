@@ -64,6 +64,7 @@ mod tests {
             checkpoint: Box::new(|_| None),
             aside: Arc::new(|| unreachable!("no blocks are undone here")),
             reorganise: Box::new(|_| unreachable!("no blocks are undone here")),
+            keep: Box::new(|_, _| {}),
         };
         let config = DoorConfig { checkpoint_events: 9, shutdown: CancellationToken::new() };
         let (statuses, recovered) = (FeedStatuses::new(), Recovered::default());

@@ -87,6 +87,23 @@ impl LogReader {
         one(&self.connection).at(&self.path)
     }
 
+    /// A topic's newest events, in order, at most `most`.
+    pub fn newest(&self, topic: &str, most: usize) -> Result<Vec<Stored>, StoreError> {
+        let read = || -> rusqlite::Result<Vec<_>> {
+            let mut newest: Vec<_> = self
+                .connection
+                .prepare_cached(
+                    "SELECT sequence, topic, body, received_micros FROM events
+                     WHERE topic = ?1 ORDER BY sequence DESC LIMIT ?2",
+                )?
+                .query_map(params![topic, count(most)], stored)?
+                .collect::<Result<_, _>>()?;
+            newest.reverse();
+            Ok(newest)
+        };
+        read().at(&self.path)
+    }
+
     /// The newest event of a topic up to `sequence`.
     pub fn last_until(&self, topic: &str, sequence: u64) -> Result<Option<u64>, StoreError> {
         last_until(&self.connection, topic, sequence).at(&self.path)

@@ -11,6 +11,7 @@ pub mod listener;
 pub mod loud;
 pub mod market;
 pub mod postgres;
+pub mod redis;
 
 pub use client::{Client, Seen};
 pub use follower::Follower;
@@ -18,3 +19,4 @@ pub use hub::Hub;
 pub use kafka::Kafka;
 pub use listener::Listener;
 pub use postgres::Postgres;
+pub use redis::Redis;

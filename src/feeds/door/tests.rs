@@ -81,6 +81,7 @@ impl Hub {
                 model.lock().books.insert(market.into(), (sequence, book));
                 true
             },
+            HashMap::new(),
         )
         .unwrap();
         let replayed = recovered.replayed;
@@ -97,6 +98,7 @@ impl Hub {
             }),
             aside: Arc::new(|| unreachable!("no blocks are undone here")),
             reorganise: Box::new(|_| unreachable!("no blocks are undone here")),
+            keep: Box::new(|_, _| {}),
         };
         let config = DoorConfig { checkpoint_events, shutdown: shutdown.clone() };
         let (door, thread) =

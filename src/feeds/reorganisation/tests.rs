@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::feeds::door::{self, Ack, Batch, Door, DoorConfig, Incoming};
+use crate::feeds::keeper::OrderBooks;
 use crate::feeds::live_side::LiveSide;
 use crate::feeds::recovery;
 use crate::feeds::status::{At, FeedStatuses, Place};
@@ -48,10 +49,10 @@ impl Hub {
         let mut store = Store::open(&path).unwrap();
         let log = LogReaders::new(&path, 2);
         let live = std::sync::Arc::new(Live::new(store.epoch(), Box::new(|| NOW), 64, log));
-        let (admission, recovered) = recovery::recover_live(&mut store, &live).unwrap();
+        let (admission, recovered) = recovery::recover_live(&mut store, &live, None).unwrap();
         let config =
             DoorConfig { checkpoint_events: CHECKPOINT_EVENTS, shutdown: CancellationToken::new() };
-        let (statuses, side) = (FeedStatuses::new(), LiveSide::of(&live));
+        let (statuses, side) = (FeedStatuses::new(), LiveSide::of(&live, &OrderBooks::default()));
         let (door, thread) =
             door::start(store, admission, recovered, statuses, side, config).unwrap();
         (live, door, thread)

@@ -128,6 +128,11 @@ impl Topics {
         names.iter().map(|name| stands(&self.topics, name).0).max().unwrap_or(0)
     }
 
+    /// Sequence of a topic's last event; 0 if there is none.
+    pub(super) fn last(&self, name: &str) -> u64 {
+        stands(&self.topics, name).0
+    }
+
     /// Takes over where a topic of the log stands, before anything is published.
     pub(super) fn restore(&mut self, known: store::Topic, event_time: Option<Micros>) {
         let topic = self.topics.entry(known.name.into()).or_default();
