@@ -78,7 +78,14 @@ impl Redis {
     pub fn ask(&self, question: &[&str]) -> String {
         let port = self.port.to_string();
         // Follows a cluster's redirections.
-        let asked = Command::new("redis-cli").args(["-c", "-p", &port]).args(question).output();
+        let mut asking = Command::new("redis-cli");
+        asking.args(["-c", "-p", &port]).args(question);
+        if let [.., name, password] = &self.arguments[..]
+            && name == "--requirepass"
+        {
+            asking.env("REDISCLI_AUTH", password);
+        }
+        let asked = asking.output();
         let asked = asked.expect("redis-cli is not installed: see tests/setup/services.sh");
         String::from_utf8_lossy(&asked.stdout).trim().to_owned()
     }
