@@ -243,6 +243,39 @@ async fn hubs_of_one_log_share_it_and_an_older_position_never_overwrites_a_newer
 }
 
 #[tokio::test]
+async fn a_state_whose_last_event_the_log_lost_is_not_used() {
+    let redis = Redis::start();
+    let mut hub = with_steps(&redis.url(), 10).await;
+    redis.until_kept(MARKET, &position(&hub).1);
+    let state = format!("spreadly:{{{MARKET}}}:state");
+    let kept_ahead = format!("spreadly:{{{MARKET}}}:ahead");
+    redis.ask(&["copy", &state, &kept_ahead]);
+    hub.kill9();
+    // As a power cut does. The file's progress stays, so the line does not come again.
+    let log = rusqlite::Connection::open(hub.folder().join("data/spreadly.db")).unwrap();
+    let newest = "DELETE FROM events WHERE sequence = (SELECT max(sequence) FROM events)";
+    assert_eq!(log.execute(newest, []).unwrap(), 1);
+    drop(log);
+    hub.restart();
+    assert_eq!(start_from(&hub), (0, 1), "it is ahead of the log");
+    assert_book(&hub, 9);
+    // Then others come behind it, under later numbers.
+    hub.append_lines(FILE, &[market::delta(MARKET, &[("1.0", "1")], &[])]);
+    let began = Instant::now();
+    while book(&hub).bids.len() < 13 {
+        assert!(began.elapsed() < PATIENCE, "the change never came");
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+    let before = book(&hub);
+    redis.until_kept(MARKET, &position(&hub).1);
+    hub.kill9();
+    redis.ask(&["copy", &kept_ahead, &state, "replace"]);
+    hub.restart();
+    assert_eq!(start_from(&hub), (0, 1), "the log does not have its event");
+    assert_eq!(book(&hub), before);
+}
+
+#[tokio::test]
 async fn a_state_of_another_log_is_not_used() {
     let redis = Redis::start();
     let mut one = with_steps(&redis.url(), 10).await;

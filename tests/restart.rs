@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::harness::client::PATIENCE;
 use crate::harness::follower::{self, Applied};
-use crate::harness::{Client, Follower, Hub, Seen, loud, market};
+use crate::harness::{Client, Follower, Hub, Redis, Seen, loud, market};
 
 const KILLS: usize = 8;
 const SOAK_KILLS: usize = 50;
@@ -125,11 +125,33 @@ async fn follow_through(
     }
 }
 
+/// Something happens to the cache.
+fn strike(redis: &mut Redis, random: &mut StdRng) {
+    match random.random_range(0..4) {
+        0 => drop(redis.ask(&["flushall"])),
+        1 => redis.signal("-STOP"),
+        2 => {
+            redis.kill9();
+            redis.restart();
+        }
+        _ => {}
+    }
+}
+
 /// Kills and restarts; how long each restart took until it was ready.
-fn torment(hub: &mut Hub, kills: usize, random: &mut StdRng) -> Vec<Duration> {
+fn torment(
+    hub: &mut Hub,
+    mut redis: Option<Redis>,
+    kills: usize,
+    random: &mut StdRng,
+) -> Vec<Duration> {
     let mut times = Vec::new();
     for number in 1..=kills {
         std::thread::sleep(Duration::from_millis(random.random_range(0..800)));
+        if let Some(redis) = &mut redis {
+            redis.signal("-CONT");
+            strike(redis, random);
+        }
         hub.kill9();
         if number % KILLED_WHILE_STARTING == 0 {
             let after = Duration::from_millis(random.random_range(0..60));
@@ -148,6 +170,15 @@ fn torment(hub: &mut Hub, kills: usize, random: &mut StdRng) -> Vec<Duration> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hub_killed_at_random_moments_loses_and_doubles_nothing() {
+    killed_at_random_moments(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_killed_at_random_moments_with_a_cache_in_any_state_loses_and_doubles_nothing() {
+    killed_at_random_moments(Some(Redis::start())).await;
+}
+
+async fn killed_at_random_moments(redis: Option<Redis>) {
     let soak = std::env::var_os("SPREADLY_SOAK").is_some_and(|soak| soak == "1");
     let kills = if soak { SOAK_KILLS } else { KILLS };
     let seed = std::env::var("SPREADLY_SEED")
@@ -155,7 +186,9 @@ async fn a_hub_killed_at_random_moments_loses_and_doubles_nothing() {
     loud::say(&format!("{kills} kills, SPREADLY_SEED={seed}"));
     let mut random = StdRng::seed_from_u64(seed);
 
-    let mut hub = Hub::start();
+    let cache = redis.as_ref().map(|redis| format!("cache.url={}", redis.url()));
+    let settings: Vec<_> = cache.as_deref().into_iter().chain(["cache.interval_ms=20"]).collect();
+    let mut hub = Hub::start_with(&settings);
     for market in MARKETS {
         hub.append_lines(&format!("{market}.ndjson"), &market::beginning(market));
     }
@@ -174,7 +207,7 @@ async fn a_hub_killed_at_random_moments_loses_and_doubles_nothing() {
         std::thread::spawn(move || write_on(file, market, seed, stop))
     });
     let tormented = tokio::task::spawn_blocking(move || {
-        let times = torment(&mut hub, kills, &mut random);
+        let times = torment(&mut hub, redis, kills, &mut random);
         (hub, times)
     });
     let (hub, mut times) = tormented.await.unwrap();
@@ -208,6 +241,12 @@ async fn a_hub_killed_at_random_moments_loses_and_doubles_nothing() {
         resumes += resumed;
     }
     assert!(resumes > 0, "nobody had to resume: this has proven nothing");
+    if cache.is_some() {
+        let log = hub.log();
+        let warm = log.matches("from_cache=1").count() + log.matches("from_cache=2").count();
+        assert!(warm > 0, "no start went on from the cache: this has proven nothing");
+        loud::say(&format!("{warm} starts went on from the cache"));
+    }
 
     let store = hub.folder().join("data/spreadly.db");
     for (market, written) in MARKETS.into_iter().zip(&written) {
