@@ -177,6 +177,7 @@ async fn a_value_that_was_altered_or_is_no_value_of_ours_is_not_used_and_the_nex
     let lies = [
         vec![alter("state", "{}")],
         vec![alter("sequence", "3")],
+        vec![alter("sequence", "999999999999")],
         vec![alter("sequence", "no number")],
         vec![alter("epoch", "0000000000000001")],
         vec![alter("log", "0000000000000001")],

@@ -4,17 +4,20 @@ after kill -9. The same markets and the same kinds of events in each log; only t
 A start replays one to two stretches of 2,000 events of each book, and these markets' books grow in
 step, so where a log happens to end makes up to a factor of two: what was replayed is told with it.
 
-    start_time.py HUB [--events N,N,…] [--markets N] [--starts N]
+    start_time.py HUB [--events N,N,…] [--markets N] [--starts N] [--redis]
 
 A log is filled through the watched folder, each in a temporary folder that goes afterwards.
-The last column is the median against that of the first log.
+The last column is the median against that of the first log. With --redis the hub goes on from a cache
+(redis-server, Debian: redis-server) that has every market's state.
 """
 
 import argparse
+import atexit
 import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -51,10 +54,11 @@ def lines(events, markets):
 
 
 class Hub:
-    def __init__(self, binary, folder):
+    def __init__(self, binary, folder, cache):
         self.port, self.admin = free_port(), free_port()
         settings = {"store.url": f"sqlite:{folder}/spreadly.db", "feeds.files.path": f"{folder}/feeds",
-                    "server.listen": f"127.0.0.1:{self.port}", "admin.listen": f"127.0.0.1:{self.admin}"}
+                    "server.listen": f"127.0.0.1:{self.port}", "admin.listen": f"127.0.0.1:{self.admin}",
+                    "cache.url": cache}
         words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
         began = time.perf_counter()
         self.log = pathlib.Path(folder, "log")
@@ -86,29 +90,46 @@ class Hub:
             sys.exit(f"the hub refused {feed['refusedTotal']} events")
         return int(feed["eventsTotal"])
 
+    def kept(self, cache, markets):
+        """Whether the cache has every market's newest state."""
+        port = cache.rsplit(":", 1)[1]
+        asked = "{ " + " ".join(f'm{one}: orderBook(market: "M{one}-USD") {{ sequence }}' for one in range(markets)) + " }"
+        body = json.dumps({"query": asked}).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/graphql", body,
+                                         {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            books = json.load(answer)["data"]
+        for one in range(markets):
+            words = ["redis-cli", "-p", port, "hget", f"spreadly:{{M{one}-USD}}:state", "sequence"]
+            if subprocess.run(words, capture_output=True, text=True).stdout.strip() != books[f"m{one}"]["sequence"]:
+                return False
+        return True
+
     def kill(self):
         self.process.send_signal(signal.SIGKILL)
         self.process.wait()
 
 
-def measure(binary, events, markets, starts):
+def measure(binary, events, markets, starts, cache):
     with tempfile.TemporaryDirectory(prefix="start-time-") as folder:
         feeds = pathlib.Path(folder, "feeds")
         feeds.mkdir()
         with open(feeds / "bench.ndjson", "w", encoding="utf-8") as file:
             for line in lines(events, markets):
                 file.write(json.dumps(line, separators=(",", ":")) + "\n")
-        hub = Hub(binary, folder)
+        hub = Hub(binary, folder, cache)
         began = time.perf_counter()
         while (told := hub.events()) < events:
             if time.perf_counter() - began > PATIENCE_S:
                 sys.exit(f"only {told} of {events} events entered")
             time.sleep(0.2)
         filled = time.perf_counter() - began
+        while cache and not hub.kept(cache, markets):
+            time.sleep(0.2)
         hub.kill()
         took = []
         for _ in range(starts):
-            hub = Hub(binary, folder)
+            hub = Hub(binary, folder, cache)
             took.append(hub.took)
             replayed = hub.replayed()
             hub.kill()
@@ -123,10 +144,18 @@ def main():
                         help="of each log, the limit first: enough that each market has two checkpoints, which a start goes on from")
     parser.add_argument("--markets", type=int, default=20)
     parser.add_argument("--starts", type=int, default=5)
+    parser.add_argument("--redis", action="store_true", help="with a cache")
     asked = parser.parse_args()
     binary, first = os.path.abspath(asked.hub), None
+    cache = ""
+    if asked.redis:
+        port = free_port()
+        redis = subprocess.Popen([shutil.which("redis-server") or sys.exit("redis-server is missing"), "--port", str(port),
+                                  "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"], stdout=subprocess.DEVNULL)
+        atexit.register(redis.kill)
+        cache = f"redis://127.0.0.1:{port}"
     for events in map(int, asked.events.split(",")):
-        took, replayed, filled, size = measure(binary, events, asked.markets, asked.starts)
+        took, replayed, filled, size = measure(binary, events, asked.markets, asked.starts, cache)
         median = statistics.median(took)
         first = first or median
         print(f"{events:>10} events, {size / 1e6:8.1f} MB, filled in {filled:6.1f} s: ready after "

@@ -22,6 +22,7 @@ use crate::backoff::Backoff;
 
 /// The compare-and-set on the position.
 const PUT: &str = include_str!("put.lua");
+const REMOVE: &str = "return redis.call('DEL', KEYS[1])";
 /// Most passing faults (a failover's last step, a slow fork) pass within it.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// A Redis that is back is noticed within this and a deadline.
@@ -114,12 +115,26 @@ impl Cache {
         self.put(entry::recent_key(market), recent.fields()).await
     }
 
+    /// Removes what is no state, as it may claim a position that none ever reaches.
+    pub async fn remove_state(&mut self, market: &str) -> Result<(), CacheError> {
+        self.run(REMOVE, entry::state_key(market), Vec::new()).await.map(drop)
+    }
+
     async fn put(&mut self, key: String, fields: Vec<Bytes>) -> Result<bool, CacheError> {
+        self.run(PUT, key, fields).await.map(|written| written == 1)
+    }
+
+    async fn run(
+        &mut self,
+        script: &'static str,
+        key: String,
+        arguments: Vec<Bytes>,
+    ) -> Result<i64, CacheError> {
         let deadline = self.config.deadline;
         let done = timeout(deadline, async {
             let client = self.client().await?;
-            let fields: Vec<Value> = fields.into_iter().map(Value::Bytes).collect();
-            Ok(client.eval::<i64, _, _, _>(PUT, key, fields).await? == 1)
+            let arguments: Vec<Value> = arguments.into_iter().map(Value::Bytes).collect();
+            Ok(client.eval(script, key, arguments).await?)
         });
         let done = done.await.unwrap_or(Err(CacheError::Late(deadline)));
         self.judge(done.is_ok());

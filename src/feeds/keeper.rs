@@ -154,8 +154,17 @@ impl Keeper {
                 Vec::new()
             }
         };
+        let of = |(market, found): &(String, Found)| {
+            matches!(found, Found::Unreadable).then(|| market.clone())
+        };
+        let unreadable: Vec<_> = found.iter().filter_map(of).collect();
         // A start that was given up doesn't miss it.
         drop(question.answer.send(found));
+        for market in unreadable {
+            if self.cache.remove_state(&market).await.is_err() {
+                return; // The next start will.
+            }
+        }
     }
 
     /// Looks at every market once.
