@@ -481,8 +481,8 @@ async fn other_programs_find_the_last_trades_and_the_ticker_with_their_position(
 }
 
 #[tokio::test]
-async fn markets_are_spread_over_a_cluster_and_a_start_finds_them_all() {
-    let cluster = RedisCluster::start();
+async fn markets_are_spread_over_a_cluster_a_start_finds_them_all_and_a_node_may_go_and_come() {
+    let mut cluster = RedisCluster::start();
     let mut hub = with_cache(&cluster.url());
     let markets: Vec<_> = (0..12).map(|number| format!("M{number}-USD")).collect();
     for market in &markets {
@@ -505,6 +505,18 @@ async fn markets_are_spread_over_a_cluster_and_a_start_finds_them_all() {
     assert_eq!(start_from(&hub), (12, 0));
     let after: Vec<_> = markets.iter().map(|market| asked(&hub, market)).collect();
     assert_eq!(after, before);
+
+    cluster.nodes[1].kill9();
+    for market in &markets {
+        hub.append_lines(&format!("{market}.ndjson"), &[market::step(market, 0)]);
+    }
+    hub.until_feed("files", "all steps", |feed| feed["eventsTotal"] == "12").await;
+    until_metric(&hub, "spreadly_cache_up", |up| up == 0).await;
+    cluster.nodes[1].restart();
+    for market in &markets {
+        let sequence = asked(&hub, market)["sequence"].as_str().unwrap().to_owned();
+        cluster.nodes[0].until_kept(market, &sequence);
+    }
 }
 
 #[tokio::test]

@@ -59,7 +59,7 @@ pub struct CacheMeters {
 /// Why the cache did not answer.
 #[derive(Debug, Error)]
 pub enum CacheError {
-    #[error("it did not answer within {} ms (cache.deadline_ms)", .0.as_millis())]
+    #[error("it did not answer in time (cache.deadline_ms is {})", .0.as_millis())]
     Late(Duration),
     #[error(transparent)]
     Redis(#[from] fred::error::Error),

@@ -357,8 +357,8 @@ impl Sequencer {
                 Some((sequence, left)) => {
                     left.settle(&mut self.admission);
                     (self.live.reorganise)(&left.reorganisation);
-                    for left in &left.reorganisation.markets {
-                        (self.live.keep)(&self.admission, &left.market);
+                    for touched in &left.reorganisation.markets {
+                        (self.live.keep)(&self.admission, &touched.market);
                     }
                     let (undone, fallen) = (left.reorganisation.undone, left.fallen);
                     tracing::info!(height, sequence, undone, fallen, "blocks were undone");

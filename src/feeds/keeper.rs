@@ -201,12 +201,13 @@ impl Keeper {
     }
 
     async fn keep_recent(&mut self, market: &MarketId) {
-        let Some((changed, ticker)) = self.live.ticker_at(market) else { return };
         let topic = trades_topic(market);
-        let sequence = self.live.last_of(&topic).max(changed);
+        let sequence = self.live.last_of(&topic).max(self.live.last_of_ticker(market));
         if sequence == 0 || self.recents.get(market) == Some(&sequence) {
             return;
         }
+        // It may be newer than its sequence says, never older.
+        let Some(ticker) = self.live.ticker(market) else { return };
         let newest = move |log: &LogReader| log.newest(&topic, KEPT_TRADES);
         // Busy with clients: the next turn will do.
         let Ok(trades) = self.live.log().clone().now(newest).await else { return };

@@ -341,10 +341,9 @@ impl Live {
         self.topics.lock().last(topic)
     }
 
-    /// A market's ticker now, with the sequence that last changed it.
-    pub fn ticker_at(&self, market: &str) -> Option<(u64, TickerView)> {
-        self.market(market)?;
-        self.tickers.lock().view(market, self.now())
+    /// Sequence of the event that last changed a market's ticker; 0 if none did.
+    pub fn last_of_ticker(&self, market: &str) -> u64 {
+        self.tickers.lock().last(market)
     }
 
     /// Events of a market's book behind this sequence, as far as its journal reaches.
@@ -485,7 +484,8 @@ impl Live {
 
     /// A market's ticker now.
     pub fn ticker(&self, market: &str) -> Option<TickerView> {
-        self.ticker_at(market).map(|(_, view)| view)
+        self.market(market)?;
+        self.tickers.lock().view(market, self.now())
     }
 
     /// Pushes what the streams of this speed gathered. Called by a timer of that period.

@@ -110,9 +110,13 @@ impl Tickers {
         }
     }
 
-    /// With the sequence of the event that last changed it.
-    pub(super) fn view(&self, market: &str, now: Micros) -> Option<(u64, TickerView)> {
-        self.markets.get(market).map(|own| (own.ticker.sequence, own.view(now)))
+    pub(super) fn view(&self, market: &str, now: Micros) -> Option<TickerView> {
+        self.markets.get(market).map(|own| own.view(now))
+    }
+
+    /// Sequence of the event that last changed a market's ticker; 0 if none did.
+    pub(super) fn last(&self, market: &str) -> u64 {
+        self.markets.get(market).map_or(0, |own| own.ticker.sequence)
     }
 
     /// Takes another top of a market's book.
