@@ -188,8 +188,7 @@ async fn a_value_that_was_altered_or_is_no_value_of_ours_is_not_used_and_the_nex
             vec!["set".to_owned(), key.clone(), "1".to_owned()],
         ],
     ];
-    let mut steps = 10;
-    for lie in &lies {
+    for (steps, lie) in (10..).zip(&lies) {
         redis.until_kept(MARKET, &position(&hub).1);
         hub.kill9();
         for command in lie {
@@ -200,7 +199,6 @@ async fn a_value_that_was_altered_or_is_no_value_of_ours_is_not_used_and_the_nex
         assert_eq!(start_from(&hub), (0, 1), "{lie:?}");
         assert_book(&hub, steps);
         step(&hub, steps..steps + 1).await;
-        steps += 1;
     }
     redis.until_kept(MARKET, &position(&hub).1);
 }

@@ -16,6 +16,9 @@ pub type TakeCheckpoint = Box<dyn FnMut(&str) -> Option<(u64, Vec<u8>)> + Send>;
 /// Gets a market's name and its state as [`TakeCheckpoint`] gave it; whether it could read it.
 pub type Restore = Box<dyn FnMut(&str, &[u8]) -> bool + Send>;
 
+/// May take a market's state for the cache.
+pub type Keep = Box<dyn FnMut(&Admission, &MarketId) + Send>;
+
 /// See the module's text. All of it is called on the sequencer's thread.
 pub struct LiveSide {
     /// Gets every committed event, in the log's order.
@@ -24,8 +27,7 @@ pub struct LiveSide {
     pub aside: MakeAside,
     /// Gets what is left of all that was touched by blocks that were undone.
     pub reorganise: Box<dyn FnMut(&Reorganisation) + Send>,
-    /// May take a market's state for the cache, now and then.
-    pub keep: Box<dyn FnMut(&Admission, &MarketId) + Send>,
+    pub keep: Keep,
 }
 
 /// A state beside the live one, in which one market is brought from a checkpoint to where it stands.
