@@ -49,7 +49,8 @@ class Redis:
 class Hub:
     def __init__(self, binary, cache=None):
         self.folder = tempfile.TemporaryDirectory(prefix="cache-faults-")
-        words = ["--set", f"cache.url={cache}"] if cache else []
+        # The client answers no pings.
+        words = ["--set", "server.ping_interval_ms=3600000", "--set", f"cache.url={cache or ''}"]
         self.process = subprocess.Popen(
             [binary, "serve", "--config", base.config(self.folder.name), *words],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=self.folder.name)
