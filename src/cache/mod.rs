@@ -44,7 +44,7 @@ pub struct CacheConfig {
 /// What was counted, for `/metrics`.
 #[derive(Debug, Default)]
 pub struct CacheMeters {
-    /// It answered when it was last asked.
+    /// It answered when it was asked last.
     pub up: AtomicBool,
     /// Writes that were taken, and those that were not as a later position stood there.
     pub written: AtomicU64,
@@ -214,13 +214,13 @@ impl Cache {
 }
 
 impl CacheMeters {
-    /// Counts an answer or that there was none; whether this is news.
-    pub fn count(&self, written: Result<bool, ()>) -> bool {
+    /// Counts what became of a write; `None`: it failed.
+    pub fn count(&self, written: Option<bool>) {
         match written {
-            Ok(true) => self.written.fetch_add(1, Ordering::Relaxed),
-            Ok(false) => self.older.fetch_add(1, Ordering::Relaxed),
-            Err(()) => self.failed.fetch_add(1, Ordering::Relaxed),
+            Some(true) => self.written.fetch_add(1, Ordering::Relaxed),
+            Some(false) => self.older.fetch_add(1, Ordering::Relaxed),
+            None => self.failed.fetch_add(1, Ordering::Relaxed),
         };
-        self.up.swap(written.is_ok(), Ordering::Relaxed) != written.is_ok()
+        self.up.store(written.is_some(), Ordering::Relaxed);
     }
 }

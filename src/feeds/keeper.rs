@@ -96,6 +96,16 @@ pub struct Keeper {
     /// Of each market the sequence whose state, and whose trades and ticker, the cache has.
     states: HashMap<MarketId, u64>,
     recents: HashMap<MarketId, u64>,
+    /// It failed, and no whole turn went well since.
+    outage: bool,
+    turn: Turn,
+}
+
+/// How the cache did since the turn began.
+#[derive(Default)]
+struct Turn {
+    answered: bool,
+    failed: bool,
 }
 
 impl Keeper {
@@ -118,6 +128,8 @@ impl Keeper {
             waiting: HashMap::new(),
             states: HashMap::new(),
             recents: HashMap::new(),
+            outage: false,
+            turn: Turn::default(),
         };
         (keeper, Recall(ask), taken)
     }
@@ -133,7 +145,7 @@ impl Keeper {
                     offered = Instant::now();
                     self.forget();
                 }
-                self.turn().await;
+                self.look().await;
                 sleep(self.interval).await;
             }
         };
@@ -150,6 +162,7 @@ impl Keeper {
             }
             Err(error) => {
                 self.meters.failed.fetch_add(1, Ordering::Relaxed);
+                self.outage = true;
                 tracing::warn!(%error, "the cache does not answer: starting from the log alone");
                 Vec::new()
             }
@@ -167,14 +180,21 @@ impl Keeper {
         }
     }
 
-    /// Looks at every market once.
-    async fn turn(&mut self) {
+    /// Looks at every market once: a turn.
+    async fn look(&mut self) {
+        self.turn = Turn::default();
         self.waiting.extend(self.taken.drain());
         for (market, stands) in self.live.stands() {
             sleep_until(self.cache.rests_until()).await;
             self.keep_state(&market, stands).await;
             sleep_until(self.cache.rests_until()).await;
             self.keep_recent(&market).await;
+        }
+        if self.outage && self.turn.answered && !self.turn.failed {
+            self.outage = false;
+            tracing::info!("the cache answers again");
+            // It may have lost what it had.
+            self.forget();
         }
     }
 
@@ -224,19 +244,18 @@ impl Keeper {
         }
     }
 
-    /// Whether the cache has it now, or something later. An outage is told once, and its end.
+    /// Whether the cache has it now, or something later. An outage is told once, however many
+    /// markets it concerns.
     fn count(&mut self, written: &Result<bool, CacheError>) -> bool {
-        let news = self.meters.count(written.as_ref().copied().map_err(|_| ()));
+        self.meters.count(written.as_ref().copied().ok());
         match written {
-            Ok(_) if news => {
-                tracing::info!("the cache answers");
-                // It may have lost what it had.
-                self.forget();
+            Ok(_) => self.turn.answered = true,
+            Err(error) => {
+                if !self.outage {
+                    tracing::warn!(%error, "the cache does not answer: a start would be slower");
+                }
+                (self.outage, self.turn.failed) = (true, true);
             }
-            Err(error) if news => {
-                tracing::warn!(%error, "the cache does not answer: a start would be slower");
-            }
-            _ => {}
         }
         written.is_ok()
     }
