@@ -229,7 +229,8 @@ async fn hubs_of_one_log_share_it_and_an_older_position_never_overwrites_a_newer
     one.kill9();
     // The other's log ends where the first one's was when it was copied.
     other.restart();
-    assert_eq!(start_from(&other), (0, 1), "it is ahead of this log");
+    assert_eq!(start_from(&other), (0, 1));
+    assert_eq!(said(&other, "it is ahead of the log"), 1);
     assert_book(&other, 10);
     until_metric(&other, "spreadly_cache_writes_older_total", |older| older > 0).await;
     assert_eq!(redis.kept(MARKET, "state", "sequence"), newest);
@@ -256,7 +257,8 @@ async fn a_state_whose_last_event_the_log_lost_is_not_used() {
     assert_eq!(log.execute(newest, []).unwrap(), 1);
     drop(log);
     hub.restart();
-    assert_eq!(start_from(&hub), (0, 1), "it is ahead of the log");
+    assert_eq!(start_from(&hub), (0, 1));
+    assert_eq!(said(&hub, "it is ahead of the log"), 1);
     assert_book(&hub, 9);
     // Then others come behind it, under later numbers.
     hub.append_lines(FILE, &[market::delta(MARKET, &[("1.0", "1")], &[])]);
@@ -270,7 +272,8 @@ async fn a_state_whose_last_event_the_log_lost_is_not_used() {
     hub.kill9();
     redis.ask(&["copy", &kept_ahead, &state, "replace"]);
     hub.restart();
-    assert_eq!(start_from(&hub), (0, 1), "the log does not have its event");
+    assert_eq!(start_from(&hub), (0, 1));
+    assert_eq!(said(&hub, "the log does not have its last event"), 1);
     assert_eq!(book(&hub), before);
 }
 
@@ -280,7 +283,8 @@ async fn a_state_of_another_log_is_not_used() {
     let mut one = with_steps(&redis.url(), 10).await;
     redis.until_kept(MARKET, &position(&one).1);
     one.kill9();
-    let other = with_steps(&redis.url(), 20).await;
+    // Its last event has a number that the first one's log has as well.
+    let other = with_steps(&redis.url(), 5).await;
     redis.until(&position(&other).0, &["hget", &format!("spreadly:{{{MARKET}}}:state"), "epoch"]);
     redis.until_kept(MARKET, &position(&other).1);
     drop(other);
@@ -377,15 +381,18 @@ async fn a_state_from_before_blocks_were_undone_is_not_used_and_what_is_left_is_
     let redis = Redis::start();
     let mut hub = with_steps(&redis.url(), 10).await;
     let at_height = market::step(MARKET, 10).replacen('{', r#"{"height":7,"#, 1);
-    hub.append_lines(FILE, &[at_height]);
-    hub.until_feed("files", "the block", |feed| feed["eventsTotal"] == "13").await;
+    // In no block, so it stands whatever is undone.
+    hub.append_lines(FILE, &[at_height, market::step(MARKET, 11)]);
+    hub.until_feed("files", "the block", |feed| feed["eventsTotal"] == "14").await;
     let before = position(&hub);
     redis.until_kept(MARKET, &before.1);
     let state = format!("spreadly:{{{MARKET}}}:state");
     let kept_before = format!("spreadly:{{{MARKET}}}:before");
     redis.ask(&["copy", &state, &kept_before]);
     hub.append_lines(FILE, &[r#"{"kind":"block.reverted","height":7}"#]);
-    hub.until_feed("files", "the undoing", |feed| feed["eventsTotal"] == "14").await;
+    hub.until_feed("files", "the undoing", |feed| feed["eventsTotal"] == "15").await;
+    let left = book(&hub);
+    assert!(left.bids != market::bids_after(12) && left.bids != market::bids_after(10));
     let after = position(&hub);
     assert_ne!(after.0, before.0);
     // Its content went back, its position did not.
@@ -394,14 +401,14 @@ async fn a_state_from_before_blocks_were_undone_is_not_used_and_what_is_left_is_
     hub.restart();
     assert_eq!(start_from(&hub), (1, 0));
     assert_eq!(position(&hub), after);
-    assert_book(&hub, 10);
+    assert_eq!(book(&hub), left);
 
     hub.kill9();
     redis.ask(&["copy", &kept_before, &state, "replace"]);
     hub.restart();
     assert_eq!(start_from(&hub), (0, 1));
     assert_eq!(position(&hub), after);
-    assert_book(&hub, 10);
+    assert_eq!(book(&hub), left);
     redis.until_kept(MARKET, &after.1);
 }
 

@@ -25,9 +25,7 @@ pub struct Warm {
 enum Doubt {
     #[error("it is not what a hub wrote")]
     Unreadable,
-    #[error("it is of another log")]
-    OtherLog,
-    #[error("it is of another epoch: blocks were undone")]
+    #[error("it is of another epoch: from before blocks were undone, or of another log")]
     OtherEpoch,
     #[error("it is ahead of the log, which may have lost its end")]
     Ahead,
@@ -72,11 +70,9 @@ fn check(
     store: &Store,
     live: &Live,
 ) -> Result<Result<Checkpoint, Doubt>, StoreError> {
-    let Kept { log, epoch, sequence, topic, state } = kept;
+    let Kept { epoch, sequence, topic, state, .. } = kept;
     let numbering = live.numbering(&market_scope(market));
-    if log != store.epoch() {
-        return Ok(Err(Doubt::OtherLog));
-    }
+    // Made of the log's own epoch, so it tells logs apart as well.
     if epoch != numbering.epoch() {
         return Ok(Err(Doubt::OtherEpoch));
     }
