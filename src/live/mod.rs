@@ -11,6 +11,7 @@ mod candles;
 mod feeds;
 mod frame;
 mod offers;
+mod reaching;
 mod reorganisation;
 mod source;
 mod tickers;
@@ -29,6 +30,7 @@ use self::book_stream::{BookStream, Now};
 use self::candles::{CandleBoard, Moment};
 use self::feeds::FeedBoard;
 use self::offers::Offers;
+use self::reaching::Reached;
 use self::tickers::Tickers;
 use self::topics::Topics;
 use crate::market::bbo::BestBidOffer;
@@ -74,6 +76,7 @@ pub struct Live {
     log: Arc<LogReaders>,
     feeds: Mutex<FeedBoard>,
     feed_state: Mutex<FeedState>,
+    reached: Reached,
     /// Snapshots that were encoded rather than taken from a stream's cache.
     pub snapshot_encodings: AtomicU64,
     /// How often blocks were undone, and the events that went with them, since the start.
@@ -157,6 +160,7 @@ impl Live {
             log,
             feeds: Mutex::default(),
             feed_state: Mutex::new(FeedState::Live),
+            reached: Reached::default(),
             snapshot_encodings: AtomicU64::new(0),
             reorganisations: AtomicU64::new(0),
             events_undone: AtomicU64::new(0),
@@ -377,6 +381,9 @@ impl Live {
                 }
                 Effect::None => {}
             }
+        }
+        if let Some(last) = events.last() {
+            self.reached.to(last.sequence);
         }
     }
 

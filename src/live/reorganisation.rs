@@ -100,6 +100,7 @@ impl Live {
             .iter()
             .map(|(scope, first)| (&**scope, Undoing { at: left.at, first: *first }));
         self.topics.lock().reorganise(undoings, &left.topics);
+        self.reached.to(left.at);
         done
     }
 

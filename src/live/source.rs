@@ -24,7 +24,7 @@ impl Live {
     ) -> Option<Box<dyn Source>> {
         let market = self.market(market)?;
         let encode = Mutex::new(Some(encode));
-        Some(Box::new(BookSource { live: self.clone(), market, depth, speed, encode }))
+        Some(self.reaching(BookSource { live: self.clone(), market, depth, speed, encode }))
     }
 
     /// The source of several markets' best bid and offer.
@@ -45,7 +45,7 @@ impl Live {
         names.sort_unstable();
         names.dedup();
         let encode = Mutex::new(Some(encode));
-        Box::new(TopicSource { live: self.clone(), names: names.into(), encode })
+        self.reaching(TopicSource { live: self.clone(), names: names.into(), encode })
     }
 
     /// The source of one market's candles; `None` if the market is not known.
@@ -57,7 +57,7 @@ impl Live {
     ) -> Option<Box<dyn Source>> {
         let market = self.market(market)?;
         let encode = Mutex::new(Some(encode));
-        Some(Box::new(CandleSource { live: self.clone(), market, interval, encode }))
+        Some(self.reaching(CandleSource { live: self.clone(), market, interval, encode }))
     }
 
     /// The source of several markets' tickers.
@@ -66,7 +66,11 @@ impl Live {
         markets: Vec<MarketId>,
         encode: Encode,
     ) -> Box<dyn Source> {
-        Box::new(TickerSource { live: self.clone(), markets, encode: Mutex::new(Some(encode)) })
+        self.reaching(TickerSource {
+            live: self.clone(),
+            markets,
+            encode: Mutex::new(Some(encode)),
+        })
     }
 
     /// The source of the feeds' status.
