@@ -15,7 +15,7 @@ use super::written::{Value, Written, may_hold_a_secret};
 use super::{
     AdminConfig, CacheConfig, Config, ConfigFault, FeedsConfig, FilesFeedConfig, FilesMode,
     HttpStatus, IdentityConfig, KafkaFeedConfig, Limits, LogConfig, LogFormat, Network, Origins,
-    PostgresFeedConfig, ServerConfig, StoreConfig, Synchronous, WrittenIn,
+    PostgresFeedConfig, ServerConfig, SharedLogConfig, StoreConfig, Synchronous, WrittenIn,
 };
 
 const KIB: usize = 1024;
@@ -33,6 +33,8 @@ pub(super) const POSTGRES_DEADLINE: Duration = Duration::from_secs(3);
 pub(super) const CACHE_DEADLINE: Duration = Duration::from_millis(500);
 /// What a start replays at most where the cache answers, and what keeping it costs.
 pub(super) const CACHE_INTERVAL: Duration = Duration::from_secs(1);
+/// Where a hub has its copy of a log that it shares.
+pub(super) const REPLICA: &str = "data/replica.db";
 pub(super) const KAFKA_DEADLINE: Duration = Duration::from_secs(3);
 /// Settings of librdkafka on which it depends that each record counts once.
 const KAFKA_OURS: [&str; 4] =
@@ -42,23 +44,24 @@ const SHOWN_CHARS: usize = 100;
 
 pub(super) fn lower(written: Written, faults: &mut Vec<ConfigFault>) -> Config {
     let mut reader = Reader { written, places: BTreeMap::new(), faults };
+    let log = reader.read("store.url", Log::File(StoreConfig::default().path), log_url);
     let config = Config {
         server: server(&mut reader),
         admin: AdminConfig {
             listen: reader.read("admin.listen", AdminConfig::default().listen, address),
         },
-        store: store(&mut reader),
+        store: store(&mut reader, &log),
         cache: cache(&mut reader),
         feeds: FeedsConfig {
             files: files(&mut reader),
-            postgres: postgres(&mut reader),
+            postgres: postgres(&mut reader, log),
             kafka: kafka(&mut reader),
         },
         identity: IdentityConfig {
             development_account: reader.read("identity.development_account", None, account),
         },
         limits: limits(&mut reader),
-        log: log(&mut reader),
+        log: logging(&mut reader),
     };
     assert!(reader.written.is_empty(), "every known key is read");
     together(&config, &mut reader);
@@ -106,10 +109,36 @@ fn server(reader: &mut Reader<'_>) -> ServerConfig {
     }
 }
 
-fn store(reader: &mut Reader<'_>) -> StoreConfig {
-    let default = StoreConfig::default();
+/// Where the event log is.
+#[derive(Clone)]
+enum Log {
+    File(PathBuf),
+    /// A URL of Postgres.
+    Shared(String),
+}
+
+fn store(reader: &mut Reader<'_>, log: &Log) -> StoreConfig {
+    let (default, shared) = (StoreConfig::default(), SharedLogConfig::default());
+    let replica = reader.read("store.replica", PathBuf::from(REPLICA), |value| {
+        database_file(text(value)?, "\"data/replica.db\"")
+    });
+    let shared = SharedLogConfig {
+        connections: reader.size("store.connections", shared.connections, 1..=1_000),
+        // Within the 5 s that a mutation may take in all.
+        connection_wait: reader.millis(
+            "store.connection_wait_ms",
+            shared.connection_wait,
+            1..=4_000,
+        ),
+        host: reader.read("store.host", shared.host, |value| text(value).map(str::to_owned)),
+    };
+    let (path, shared) = match log {
+        Log::File(path) => (path.clone(), None),
+        Log::Shared(_) => (replica, Some(shared)),
+    };
     StoreConfig {
-        path: reader.read("store.url", default.path, sqlite_path),
+        path,
+        shared,
         synchronous: reader.read("store.synchronous", default.synchronous, |value| {
             one_of(value, &[("normal", Synchronous::Normal), ("full", Synchronous::Full)])
         }),
@@ -173,14 +202,22 @@ fn files(reader: &mut Reader<'_>) -> FilesFeedConfig {
     }
 }
 
-fn postgres(reader: &mut Reader<'_>) -> Option<PostgresFeedConfig> {
-    let url = reader.read("feeds.postgres.url", None, |value| match text(value)? {
+fn postgres(reader: &mut Reader<'_>, log: Log) -> Option<PostgresFeedConfig> {
+    let mut url = reader.read("feeds.postgres.url", None, |value| match text(value)? {
         "" => Ok(None),
         url => postgres_url(url).map(Some),
     });
     // Beyond 5 s in all a client would not be told in time that the feed is cut off.
     let poll_interval = reader.millis("feeds.postgres.poll_interval_ms", POSTGRES_POLL, 10..=2_000);
     let deadline = reader.millis("feeds.postgres.deadline_ms", POSTGRES_DEADLINE, 100..=3_000);
+    if let Log::Shared(log) = log {
+        if url.is_some_and(|url| url != log) {
+            let problem = "store.url is another database, whose table `events` is read already: \
+                           leave this one out";
+            reader.fault("feeds.postgres.url", None, problem.to_owned());
+        }
+        url = Some(log);
+    }
     url.map(|url| PostgresFeedConfig { url, poll_interval, deadline })
 }
 
@@ -295,7 +332,7 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
     }
 }
 
-fn log(reader: &mut Reader<'_>) -> LogConfig {
+fn logging(reader: &mut Reader<'_>) -> LogConfig {
     let default = LogConfig::default();
     LogConfig {
         format: reader.read("log.format", default.format, |value| {
@@ -495,18 +532,24 @@ fn account(value: &Value) -> Result<Option<Arc<str>>, String> {
     Ok((!account.is_empty()).then(|| account.into()))
 }
 
-/// `sqlite:data/spreadly.db`, `sqlite:/var/lib/…`, and the same with the `//` of other tools.
-fn sqlite_path(value: &Value) -> Result<PathBuf, String> {
+/// `sqlite:data/spreadly.db`, `sqlite:/var/lib/…`, and the same with the `//` of other tools; or a
+/// database of Postgres.
+fn log_url(value: &Value) -> Result<Log, String> {
     let url = text(value)?;
-    let allowed = "it must be a file, as in \"sqlite:data/spreadly.db\"";
     if url.starts_with("postgres:") || url.starts_with("postgresql:") {
-        return Err(format!("the Postgres store is not built yet in this version: {allowed}"));
+        return postgres_url(url).map(Log::Shared);
     }
-    let path = url.strip_prefix("sqlite:").ok_or(allowed)?;
+    let path = url.strip_prefix("sqlite:").ok_or(
+        "it must be a file, as in \"sqlite:data/spreadly.db\", or \"postgres://…\"".to_owned(),
+    )?;
     let path = path.strip_prefix("//").unwrap_or(path);
-    // A store in memory would forget its positions, which clients hold on to over restarts.
+    database_file(path, "\"sqlite:data/spreadly.db\"").map(Log::File)
+}
+
+/// A store in memory would forget its positions, which clients hold on to over restarts.
+fn database_file(path: &str, such_as: &str) -> Result<PathBuf, String> {
     if path.is_empty() || path == ":memory:" || path.ends_with('/') || path.contains('?') {
-        return Err(allowed.to_owned());
+        return Err(format!("it must be a file, as in {such_as}"));
     }
     Ok(PathBuf::from(path))
 }

@@ -106,17 +106,38 @@ impl Default for AdminConfig {
     }
 }
 
-/// The embedded store; Postgres comes with a later version.
+/// The event log and what queries read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoreConfig {
-    /// Of the SQLite database; its folder is made when it is missing.
+    /// Of the SQLite database; its folder is made when it is missing. It is the log itself or, where
+    /// that is shared, this hub's replica of it.
     pub path: PathBuf,
     pub synchronous: Synchronous,
+    /// The log is the table that [`FeedsConfig::postgres`] reads, and the same for several hubs.
+    pub shared: Option<SharedLogConfig>,
 }
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { path: PathBuf::from("data/spreadly.db"), synchronous: Synchronous::default() }
+        let path = PathBuf::from("data/spreadly.db");
+        Self { path, synchronous: Synchronous::default(), shared: None }
+    }
+}
+
+/// How a hub writes into a log that it shares.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SharedLogConfig {
+    pub connections: usize,
+    /// How long a mutation waits for one of them.
+    pub connection_wait: Duration,
+    /// Tells this hub's folders from those of the same name elsewhere; empty: the machine's name.
+    pub host: String,
+}
+
+impl Default for SharedLogConfig {
+    fn default() -> Self {
+        let connection_wait = Duration::from_millis(250);
+        Self { connections: 8, connection_wait, host: String::new() }
     }
 }
 

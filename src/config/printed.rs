@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::lower::{
-    CACHE_DEADLINE, CACHE_INTERVAL, KAFKA_DEADLINE, POSTGRES_DEADLINE, POSTGRES_POLL,
+    CACHE_DEADLINE, CACHE_INTERVAL, KAFKA_DEADLINE, POSTGRES_DEADLINE, POSTGRES_POLL, REPLICA,
 };
 use super::{Config, FilesMode, HttpStatus, KafkaFeedConfig, LogFormat, Synchronous};
 
@@ -24,6 +24,11 @@ const SHOWN_KAFKA: [&str; 4] =
 pub(super) fn settings(config: &Config) -> Vec<(&'static str, Setting)> {
     let Config { server, admin, store, cache, feeds, identity, limits, log } = config;
     let (files, postgres, kafka) = (&feeds.files, feeds.postgres.as_ref(), feeds.kafka.as_ref());
+    let (log_url, replica) = match (&store.shared, postgres) {
+        (Some(_), Some(log)) => (log.shown(), store.path.display().to_string()),
+        _ => (format!("sqlite:{}", store.path.display()), REPLICA.to_owned()),
+    };
+    let shared = store.shared.clone().unwrap_or_default();
     let networks = server.trusted_proxies.iter().map(ToString::to_string).collect();
     let synchronous = match store.synchronous {
         Synchronous::Normal => "normal",
@@ -54,8 +59,12 @@ pub(super) fn settings(config: &Config) -> Vec<(&'static str, Setting)> {
         ("server.body_timeout_ms", millis(server.body_timeout)),
         ("server.http_status", text(http_status)),
         ("admin.listen", text(admin.listen)),
-        ("store.url", text(format_args!("sqlite:{}", store.path.display()))),
+        ("store.url", text(log_url)),
+        ("store.replica", text(replica)),
         ("store.synchronous", text(synchronous)),
+        ("store.connections", size(shared.connections)),
+        ("store.connection_wait_ms", millis(shared.connection_wait)),
+        ("store.host", text(&shared.host)),
         ("cache.url", text(cache.as_ref().map(|one| one.shown()).unwrap_or_default())),
         ("cache.deadline_ms", millis(cache.as_ref().map_or(CACHE_DEADLINE, |one| one.deadline))),
         ("cache.interval_ms", millis(cache.as_ref().map_or(CACHE_INTERVAL, |one| one.interval))),

@@ -65,7 +65,11 @@ server.header_bytes = 8193
 server.body_timeout_ms = 1003
 server.http_status = "draft"
 admin.listen = "127.0.0.1:81"
-store.url = "sqlite:elsewhere.db"
+store.url = "postgres://hub@one:1,two:2/exchange?target_session_attrs=read-write"
+store.replica = "elsewhere.db"
+store.connections = 5
+store.connection_wait_ms = 106
+store.host = "here"
 store.synchronous = "full"
 cache.url = "redis-cluster://one:1?node=two:2"
 cache.deadline_ms = 101
@@ -294,13 +298,31 @@ fn keys_of_later_versions_are_refused_and_not_ignored() {
 }
 
 #[test]
-fn a_secret_is_never_repeated() {
-    let told = faults("store.url = \"postgres://user:hunter2@db/spreadly\"", &[]);
+fn a_shared_log_is_read_by_the_feed_of_its_database_and_by_no_other() {
+    let log = "store.url = \"postgres://user:hunter2@db/spreadly\"";
+    let config = load(log, &[], Overrides::default()).unwrap();
+    assert_eq!(config.store.path, PathBuf::from("data/replica.db"));
+    assert_eq!(config.store.shared, Some(SharedLogConfig::default()));
+    let url = "postgres://user:hunter2@db/spreadly";
+    assert_eq!(config.feeds.postgres.as_ref().unwrap().url, url);
+    assert!(!format!("{config:?}{}", config.to_toml()).contains("hunter2"));
+    let same = format!("{log}\nfeeds.postgres.url = {url:?}");
+    assert_eq!(load(&same, &[], Overrides::default()).unwrap(), config);
+    let other = format!("{log}\nfeeds.postgres.url = \"postgres://u:hunter2@other/spreadly\"");
     assert_eq!(
-        told,
-        ["FILE:1: store.url: given \"postgres:…\", but the Postgres store is not built yet in \
-             this version: it must be a file, as in \"sqlite:data/spreadly.db\""]
+        faults(&other, &[]),
+        [
+            "FILE:2: feeds.postgres.url: store.url is another database, whose table `events` is read \
+          already: leave this one out"
+        ]
     );
+}
+
+#[test]
+fn a_secret_is_never_repeated() {
+    let told = faults("store.url = \"postgres://user:hunter2@db:port/spreadly\"", &[]);
+    assert_eq!(told.len(), 1);
+    assert!(told[0].starts_with("FILE:1: store.url: ") && !told[0].contains("hunter2"), "{told:?}");
 }
 
 #[test]

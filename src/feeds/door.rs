@@ -27,8 +27,8 @@ use crate::market::event::{
 };
 use crate::market::orders::{Order, OrderUpdate};
 use crate::store::{
-    Appended, FeedPosition, FileProgress, NewEvent, NewTrade, OrderRecord, Progress, Reverting,
-    Store, StoreError,
+    Appended, FeedPosition, FileProgress, NewEvent, NewTrade, Numbered, OrderRecord, Progress,
+    Reverting, Store, StoreError,
 };
 
 /// Batches that may wait for the sequencer. Each feed has one at a time; mutations, one event
@@ -49,6 +49,8 @@ pub struct Incoming {
     pub place: Place,
     /// What the feed itself had to refuse (a line too long to be held) is counted like the rest.
     pub line: Result<Vec<u8>, Refusal>,
+    /// Where the store is a replica of the log that the feed reads.
+    pub numbered: Option<Numbered>,
 }
 
 /// What enters the log together, with the progress it stands for. An event that undoes blocks (see
@@ -83,13 +85,18 @@ pub enum DoorError {
     Closed,
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("the shared log takes nothing now ({0}): nothing was written, send it again")]
+    Unreachable(String),
 }
 
-enum Request {
-    Deliver { batch: Batch, done: oneshot::Sender<Ack> },
-    Files { feed: Box<str>, done: oneshot::Sender<Result<Vec<FileProgress>, StoreError>> },
-    Position { feed: Box<str>, done: oneshot::Sender<Result<Option<FeedPosition>, StoreError>> },
+/// What is asked at a door.
+pub(super) enum Request {
+    Deliver { batch: Batch, done: Answer<Ack> },
+    Files { feed: Box<str>, done: Answer<Vec<FileProgress>> },
+    Position { feed: Box<str>, done: Answer<Option<FeedPosition>> },
 }
+
+pub(super) type Answer<T> = oneshot::Sender<Result<T, DoorError>>;
 
 /// A feed's side. The sequencer ends once every clone is dropped.
 #[derive(Clone, Debug)]
@@ -101,10 +108,15 @@ impl Door {
     /// Waits until the batch is in the log; as long as it takes. [`DoorError::Closed`] means that
     /// none of it is in the log, unless the process ended in between.
     pub async fn deliver(&self, batch: Batch) -> Result<Ack, DoorError> {
+        self.hand_in(batch).await?.acknowledged().await
+    }
+
+    /// Waits for its turn alone: batches that are handed in one after the other keep their order.
+    pub async fn hand_in(&self, batch: Batch) -> Result<HandedIn, DoorError> {
         let (done, answer) = oneshot::channel();
         let request = Request::Deliver { batch, done };
         self.requests.send(request).await.map_err(|_| DoorError::Closed)?;
-        answer.await.map_err(|_| DoorError::Closed)
+        Ok(HandedIn(answer))
     }
 
     pub fn downgrade(&self) -> WeakDoor {
@@ -121,13 +133,26 @@ impl Door {
         self.ask(|done| Request::Position { feed: feed.into(), done }).await
     }
 
-    async fn ask<T>(
-        &self,
-        request: impl FnOnce(oneshot::Sender<Result<T, StoreError>>) -> Request,
-    ) -> Result<T, DoorError> {
+    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, DoorError> {
         let (done, answer) = oneshot::channel();
         self.requests.send(request(done)).await.map_err(|_| DoorError::Closed)?;
-        Ok(answer.await.map_err(|_| DoorError::Closed)??)
+        answer.await.map_err(|_| DoorError::Closed)?
+    }
+
+    /// One that is answered by who takes what is asked.
+    pub(super) fn open() -> (Self, mpsc::Receiver<Request>) {
+        let (requests, asked) = mpsc::channel(MOST_WAITING);
+        (Self { requests }, asked)
+    }
+}
+
+/// A batch whose answer is not awaited yet.
+pub struct HandedIn(oneshot::Receiver<Result<Ack, DoorError>>);
+
+impl HandedIn {
+    /// As [`Door::deliver`] ends.
+    pub async fn acknowledged(self) -> Result<Ack, DoorError> {
+        self.0.await.map_err(|_| DoorError::Closed)?
     }
 }
 
@@ -159,13 +184,13 @@ pub fn start(
     live: LiveSide,
     config: DoorConfig,
 ) -> io::Result<(Door, JoinHandle<()>)> {
-    let (sender, requests) = mpsc::channel(MOST_WAITING);
+    let (door, requests) = Door::open();
     let since_checkpoint = recovered.since_checkpoint;
     let held = None;
     let sequencer =
         Sequencer { store, admission, statuses, live, config, requests, held, since_checkpoint };
     let thread = thread::Builder::new().name("sequencer".into()).spawn(move || sequencer.run())?;
-    Ok((Door { requests: sender }, thread))
+    Ok((door, thread))
 }
 
 struct Sequencer {
@@ -183,7 +208,7 @@ struct Sequencer {
 /// A delivery that is part of the group.
 struct Delivery {
     feed: Option<FeedId>,
-    done: oneshot::Sender<Ack>,
+    done: Answer<Ack>,
     ack: Ack,
 }
 
@@ -239,9 +264,11 @@ impl Sequencer {
                     self.take(batch, done, &mut group)?;
                 }
                 // A feed that is gone doesn't miss the answer.
-                Request::Files { feed, done } => drop(done.send(self.store.file_progress(&feed))),
+                Request::Files { feed, done } => {
+                    drop(done.send(self.store.file_progress(&feed).map_err(DoorError::Store)));
+                }
                 Request::Position { feed, done } => {
-                    drop(done.send(self.store.feed_position(&feed)));
+                    drop(done.send(self.store.feed_position(&feed).map_err(DoorError::Store)));
                 }
             }
             next = if lines < GROUP_EVENTS { self.requests.try_recv().ok() } else { None };
@@ -250,14 +277,14 @@ impl Sequencer {
     }
 
     /// Admits a batch into the group. `None`: shut down while the log could not be read.
-    fn take(&mut self, batch: Batch, done: oneshot::Sender<Ack>, group: &mut Group) -> Option<()> {
+    fn take(&mut self, batch: Batch, done: Answer<Ack>, group: &mut Group) -> Option<()> {
         let index = group.deliveries.len();
         group.progress.extend(batch.progress);
         // Grown step by step a large group would touch several times its memory, all of it anew.
         group.events.reserve(batch.lines.len());
         group.effects.reserve(batch.lines.len());
         group.deliveries.push(Delivery { feed: batch.feed, done, ack: Ack::default() });
-        for Incoming { place, line } in batch.lines {
+        for Incoming { place, line, numbered } in batch.lines {
             let read = line.and_then(|line| Ok((event::parse(&line)?, line)));
             let (event, line) = match read {
                 Ok(read) => read,
@@ -292,7 +319,8 @@ impl Sequencer {
                     };
                     let (order, body) = (record(&effect), body(line));
                     let (id, height) = (event.id, event.height);
-                    group.events.push(NewEvent { topic, id, body, height, order, trade });
+                    let new = NewEvent { topic, id, body, height, order, trade, numbered };
+                    group.events.push(new);
                     group.effects.push((index, event.time, effect));
                 }
                 Err(reason) => group.deliveries[index].ack.refuse(place, reason),
@@ -322,10 +350,10 @@ impl Sequencer {
     }
 
     /// Undoes blocks: one transaction by itself.
-    fn undo(&mut self, batch: Batch, done: oneshot::Sender<Ack>) -> Option<()> {
+    fn undo(&mut self, batch: Batch, done: Answer<Ack>) -> Option<()> {
         let Batch { feed, lines, progress } = batch;
         let mut ack = Ack::default();
-        for Incoming { place, line } in lines {
+        for Incoming { place, line, numbered } in lines {
             let read = line.and_then(|line| Ok((event::parse(&line)?, line)));
             let admitted = read
                 .and_then(|(event, line)| Ok((self.admission.admit(&event)?.topic, event, line)));
@@ -340,7 +368,7 @@ impl Sequencer {
             let Body::Reverted { height } = event.body else { continue };
             // Of no height itself: it stays whatever is undone later.
             let (id, body) = (event.id, body(line));
-            let new = NewEvent { topic, id, body, height: None, order: None, trade: None };
+            let new = NewEvent { topic, id, body, numbered, ..NewEvent::default() };
             let now = now();
             // Not asked by anyone else meanwhile.
             let admission = std::mem::take(&mut self.admission);
@@ -370,7 +398,7 @@ impl Sequencer {
         if let Some(feed) = feed {
             self.statuses.count(feed, ack.counts(), now());
         }
-        drop(done.send(ack));
+        drop(done.send(Ok(ack)));
         Some(())
     }
 
@@ -415,7 +443,7 @@ impl Sequencer {
                 self.statuses.count(feed, ack.counts(), now);
             }
             // A feed that is gone reads its progress from the log when it is back.
-            drop(done.send(ack));
+            drop(done.send(Ok(ack)));
         }
         for market in due {
             self.checkpoint(&market);
@@ -482,12 +510,25 @@ impl Sequencer {
 }
 
 impl Ack {
-    fn refuse(&mut self, place: Place, reason: Refusal) {
+    /// Takes what came of further lines of the same request in.
+    pub(super) fn add(&mut self, further: Self) {
+        let Self { accepted, logged_only, known, refused, last_sequence, last_refusal, order } =
+            further;
+        self.accepted += accepted;
+        self.logged_only += logged_only;
+        self.known += known;
+        self.refused += refused;
+        self.last_sequence = last_sequence.or(self.last_sequence);
+        self.last_refusal = last_refusal.or(self.last_refusal.take());
+        self.order = order.or(self.order.take());
+    }
+
+    pub(super) fn refuse(&mut self, place: Place, reason: Refusal) {
         self.refused += 1;
         self.last_refusal = Some(LastRefusal { place, reason });
     }
 
-    fn counts(&self) -> Counts {
+    pub(super) fn counts(&self) -> Counts {
         Counts {
             accepted: self.accepted as u64,
             logged_only: self.logged_only as u64,
@@ -528,13 +569,13 @@ pub(super) fn json(value: &impl Serialize) -> Box<str> {
 
 /// The line as it is kept: without a byte order mark and without spaces around it, so that whoever
 /// reads the log reads plain JSON.
-fn body(line: Vec<u8>) -> Box<str> {
+pub(super) fn body(line: Vec<u8>) -> Box<str> {
     // Parsed before, so it is UTF-8 and nothing is replaced.
     let text = String::from_utf8_lossy(&line);
     text.trim_start_matches('\u{feff}').trim().into()
 }
 
-fn now() -> Micros {
+pub(super) fn now() -> Micros {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
 }

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::fmt::Display;
 use std::time::Duration;
 
-use super::door::{Batch, Door, DoorError, Incoming};
+use super::door::{Batch, Door, DoorError, HandedIn, Incoming};
 use super::status::{FeedId, FeedStatuses};
 use crate::store::{FeedPosition, Progress};
 
@@ -79,7 +79,9 @@ impl Remote {
                 Ok(known) => return Ok(known),
                 Err(DoorError::Closed) => return Err(Cut::Door),
                 // The log can't be read now, and every feed says so.
-                Err(DoorError::Store(_)) => tokio::time::sleep(LOG_PAUSE).await,
+                Err(DoorError::Store(_) | DoorError::Unreachable(_)) => {
+                    tokio::time::sleep(LOG_PAUSE).await
+                }
             }
         }
     }
@@ -90,8 +92,18 @@ impl Remote {
         lines: Vec<Incoming>,
         positions: impl Iterator<Item = FeedPosition>,
     ) -> Result<(), Cut<E>> {
+        let handed_in = self.hand_in(lines, positions).await?;
+        handed_in.acknowledged().await.map(drop).map_err(|_| Cut::Door)
+    }
+
+    /// Hands over what was read, and does not wait for the answer.
+    pub(super) async fn hand_in<E>(
+        &self,
+        lines: Vec<Incoming>,
+        positions: impl Iterator<Item = FeedPosition>,
+    ) -> Result<HandedIn, Cut<E>> {
         let progress = positions.map(Progress::Position).collect();
         let batch = Batch { feed: Some(self.feed), lines, progress };
-        self.door.deliver(batch).await.map(drop).map_err(|_| Cut::Door)
+        self.door.hand_in(batch).await.map_err(|_| Cut::Door)
     }
 }

@@ -88,6 +88,8 @@ pub struct LastRefusal {
 pub enum Cause {
     /// The log can't be written.
     Store,
+    /// The log that hubs share takes nothing from it.
+    SharedLog,
     /// The source, or a part of it, can't be read.
     Source,
 }

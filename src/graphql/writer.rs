@@ -32,6 +32,8 @@ pub enum WriteError {
     Closed,
     #[error("the log does not answer in time: it may be written later, ask again with the same id")]
     Late,
+    #[error("the shared log takes nothing now: nothing was written, ask again")]
+    Unreachable,
 }
 
 impl WriteError {

@@ -7,12 +7,13 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::sharing::{self, Sharing};
 use super::{board, simulate};
 use crate::config::{FeedsConfig, FilesFeedConfig, FilesMode, KafkaFeedConfig, PostgresFeedConfig};
 use crate::feeds::door::Door;
 use crate::feeds::files::{self, FilesConfig};
 use crate::feeds::kafka::{self, KafkaConfig};
-use crate::feeds::postgres::{self, PostgresConfig};
+use crate::feeds::postgres;
 use crate::feeds::simulator::SimulatorConfig;
 use crate::feeds::status::{Cause, FeedId, FeedKind, FeedStatuses};
 use crate::store::LogReaders;
@@ -20,6 +21,8 @@ use crate::store::LogReaders;
 /// What every feed is given.
 pub(super) struct Feeding {
     pub(super) door: Door,
+    /// Where the log is shared: what reads it, what enters it, and the door of the replica.
+    pub(super) shared: Option<Sharing>,
     pub(super) statuses: FeedStatuses,
     /// Shutdown waits for what it tracks.
     pub(super) tracker: TaskTracker,
@@ -29,15 +32,15 @@ pub(super) struct Feeding {
 impl Feeding {
     /// Returns what says that the simulated markets are there, if any are asked for.
     pub(super) fn start(
-        self,
+        mut self,
         config: FeedsConfig,
         simulator: Option<(SimulatorConfig, Arc<LogReaders>)>,
     ) -> Option<oneshot::Receiver<()>> {
         let FeedsConfig { files, postgres, kafka } = config;
-        self.files(files);
         if let Some(postgres) = postgres {
             self.postgres(postgres);
         }
+        self.files(files);
         if let Some(kafka) = kafka {
             self.kafka(kafka);
         }
@@ -68,13 +71,19 @@ impl Feeding {
         }
     }
 
-    fn postgres(&self, written: PostgresFeedConfig) {
-        let PostgresFeedConfig { url, poll_interval, deadline } = written;
+    fn postgres(&mut self, written: PostgresFeedConfig) {
         let feed = self.remote("postgres", FeedKind::Postgres);
-        let config = PostgresConfig { url, poll_interval, deadline };
-        self.on_own_thread("Postgres", feed, move |door, statuses, stop| {
-            postgres::run(config, door, statuses, feed, stop)
+        let config = sharing::postgres(written);
+        let Some(Sharing { reader, entry, requests, replica }) = self.shared.take() else {
+            return self.on_own_thread("Postgres", feed, move |door, statuses, stop| {
+                postgres::run(config, None, door, statuses, feed, stop)
+            });
+        };
+        self.on_own_thread("Postgres", feed, move |_, statuses, stop| {
+            postgres::run(config, Some(reader), replica, statuses, feed, stop)
         });
+        // Not the door that it answers at: it would never be closed.
+        self.on_own_thread("entry", feed, move |_, _, stop| entry.run(requests, stop));
     }
 
     fn kafka(&self, written: KafkaFeedConfig) {

@@ -12,6 +12,7 @@ mod negotiation;
 mod pages;
 mod request;
 mod shards;
+mod sharing;
 mod simulate;
 mod writing;
 
@@ -31,6 +32,7 @@ use tokio_util::task::TaskTracker;
 use self::admin::{AdminSource, Dependency};
 use self::feeding::Feeding;
 use self::shards::{Parts, Shards};
+use self::sharing::Sharing;
 use crate::cache::CacheMeters;
 use crate::config::{Config, Limits, Synchronous};
 use crate::feeds::door::{self, Door, DoorConfig};
@@ -68,7 +70,24 @@ pub enum ServeError {
 /// is `spreadly dev`.
 pub fn run(config: Config, simulator: Option<SimulatorConfig>) -> Result<(), ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(config, simulator))
+    let mut config = config;
+    while let Ended::LogReplaced { public, admin } =
+        runtime.block_on(serve(config.clone(), simulator.clone()))?
+    {
+        // Where its clients look for it.
+        (config.server.listen, config.admin.listen) = (public, admin);
+    }
+    Ok(())
+}
+
+/// Why a hub stopped.
+enum Ended {
+    Asked,
+    /// The shared log is another one than before: to be served anew at the same addresses.
+    LogReplaced {
+        public: SocketAddr,
+        admin: SocketAddr,
+    },
 }
 
 /// What the hub is doing, for `/readyz`.
@@ -79,7 +98,7 @@ enum Stage {
     Draining,
 }
 
-async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<(), ServeError> {
+async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<Ended, ServeError> {
     // Listening before the log is read: a port in use is told at once, probes get an answer, and
     // clients that come early wait in the backlog.
     let public = listen("server.listen", config.server.listen).await?;
@@ -93,10 +112,17 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<(),
     let statuses = FeedStatuses::new();
     let meters = Arc::new(Meters::default());
 
-    let store = Store::open_with(&config.store.path, synchronous(config.store.synchronous))?;
+    let shared_log = config.store.shared.as_ref().zip(config.feeds.postgres.as_ref());
+    let store = match shared_log {
+        Some((_, log)) => sharing::open_replica(&config.store, log).await?,
+        None => Store::open_with(&config.store.path, synchronous(config.store.synchronous))?,
+    };
     let journal = config.limits.journal_touches_per_market;
     let log = LogReaders::new(&config.store.path, MOST_READERS);
     let live = Arc::new(Live::new(store.epoch(), Box::new(now), journal, log.clone()));
+    if shared_log.is_some() {
+        live.share(store.last());
+    }
 
     let cache_meters = Arc::new(CacheMeters::default());
     let cache = config.cache.as_ref();
@@ -114,6 +140,15 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<(),
 
     let streams = Arc::new(Streams::new(stream_limits(&config.limits), meters.clone()));
     let (door, sequencer) = open_door(store, &live, &statuses, cache, &stop).await?;
+    let replaced = CancellationToken::new();
+    let (shared, door) = match shared_log {
+        Some((shared, log)) => {
+            let replaced = replaced.clone();
+            let (sharing, door) = Sharing::new(shared, log, door, &statuses, replaced)?;
+            (Some(sharing), door)
+        }
+        None => (None, door),
+    };
 
     let executor = executor(&config, &live, &streams, &meters, writing::writer(&door));
     let shards = Shards::start(
@@ -132,7 +167,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<(),
     let simulated = simulator.is_some();
     let (feeds, watched) = (config.feeds.clone(), tracker.clone());
     let feeding =
-        Feeding { door, statuses: statuses.clone(), tracker: watched, stop: stop.clone() };
+        Feeding { door, shared, statuses: statuses.clone(), tracker: watched, stop: stop.clone() };
     let begun = feeding.start(feeds, simulator);
     board::start(&live, &streams, &statuses, &tracker, &stop);
 
@@ -148,6 +183,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<(),
     tokio::select! {
         () = shards.accept(public, accepting.clone(), &out_of_files) => {}
         () = stopped => {}
+        () = replaced.cancelled() => {}
     }
 
     // Stops in this order: no new sockets; everyone told; sockets closed over the drain while
@@ -165,7 +201,11 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<(),
         tokio::task::spawn_blocking(move || sequencer.join()).await
     };
     match tokio::time::timeout(STOP_DEADLINE, ended).await {
-        Ok(Ok(Ok(()))) => Ok(()),
+        Ok(Ok(Ok(()))) if replaced.is_cancelled() => {
+            let (public, admin) = addresses;
+            Ok(Ended::LogReplaced { public, admin })
+        }
+        Ok(Ok(Ok(()))) => Ok(Ended::Asked),
         _ => Err(ServeError::Stuck),
     }
 }

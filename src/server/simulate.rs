@@ -34,7 +34,11 @@ pub async fn run(
         feed: Some(feed),
         lines: lines
             .into_iter()
-            .map(|line| Incoming { place: place.clone(), line: Ok(line.into_bytes()) })
+            .map(|line| Incoming {
+                place: place.clone(),
+                line: Ok(line.into_bytes()),
+                numbered: None,
+            })
             .collect(),
         progress: Vec::new(),
     };

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::feeds::door::{Batch, Door, Incoming, WeakDoor};
+use crate::feeds::door::{Batch, Door, DoorError, Incoming, WeakDoor};
 use crate::feeds::status::{At, Place};
 use crate::graphql::{WriteError, Writer, Written};
 
@@ -27,11 +27,18 @@ async fn write(
 ) -> Result<Written, WriteError> {
     let door = door.upgrade().ok_or(WriteError::Closed)?;
     let place = Place { source: Arc::from("mutation"), at: At::Nowhere };
-    let line = |line: String| Incoming { place: place.clone(), line: Ok(line.into_bytes()) };
+    let line = |line: String| Incoming {
+        place: place.clone(),
+        line: Ok(line.into_bytes()),
+        numbered: None,
+    };
     let lines = lines.into_iter().map(line).collect();
     let delivery = door.deliver(Batch { feed: None, lines, progress: Vec::new() });
     let ack = tokio::time::timeout(deadline, delivery).await;
-    let ack = ack.map_err(|_| WriteError::Late)?.map_err(|_| WriteError::Closed)?;
+    let ack = ack.map_err(|_| WriteError::Late)?.map_err(|error| match error {
+        DoorError::Closed | DoorError::Store(_) => WriteError::Closed,
+        DoorError::Unreachable(_) => WriteError::Unreachable,
+    })?;
     Ok(Written {
         accepted: ack.accepted,
         known: ack.known,

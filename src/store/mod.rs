@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
 use spreadly_subscriptions::Epoch;
 
 use self::candles::Writing;
@@ -67,6 +68,16 @@ pub struct NewEvent {
     pub order: Option<OrderRecord>,
     /// Where somebody traded: its candles are written along.
     pub trade: Option<NewTrade>,
+    /// Where this store is a replica; otherwise it numbers the event itself.
+    pub numbered: Option<Numbered>,
+}
+
+/// Where an event stands in the log that this one is a replica of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbered {
+    pub sequence: u64,
+    /// When that log was given it.
+    pub received: Micros,
 }
 
 /// What queries read of a single order, as an event left it.
@@ -124,14 +135,14 @@ pub struct Checkpoint {
 }
 
 /// A short proof of what some bytes of a file were.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fingerprint {
     pub bytes: u32,
     pub hash: u64,
 }
 
 /// How far a file was read into the log.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileProgress {
     /// Which folder's feed it belongs to: its path as configured.
     pub feed: Box<str>,
@@ -209,9 +220,35 @@ impl Store {
     }
 
     pub fn open_with(path: &Path, synchronous: Synchronous) -> Result<Self, StoreError> {
-        schema::make_folder(path)?;
-        let lock = schema::lock(path)?;
-        let connection = schema::connect(path, synchronous, schema::Missing::Make)?;
+        let lock = schema::own(path)?;
+        Self::open_locked(path, synchronous, lock, schema::Missing::Make(Epoch(rand::random())))
+    }
+
+    /// Opens the replica of the log of this epoch, and makes it where there is none. One of another
+    /// log is set aside first. With no epoch, as that log does not answer: the replica there is, or
+    /// `None`.
+    pub fn open_replica(
+        path: &Path,
+        synchronous: Synchronous,
+        epoch: Option<Epoch>,
+    ) -> Result<Option<Self>, StoreError> {
+        let lock = schema::own(path)?;
+        if let Some(epoch) = epoch {
+            schema::set_aside_unless(path, epoch)?;
+        } else if !path.exists() {
+            return Ok(None);
+        }
+        let missing = epoch.map_or(schema::Missing::Refuse, schema::Missing::Make);
+        Self::open_locked(path, synchronous, lock, missing).map(Some)
+    }
+
+    fn open_locked(
+        path: &Path,
+        synchronous: Synchronous,
+        lock: File,
+        missing: schema::Missing,
+    ) -> Result<Self, StoreError> {
+        let connection = schema::connect(path, synchronous, missing)?;
         let schema::Log { epoch, newest, reserved, moves } = schema::log(path, &connection)?;
         let candles_missing = candles::prepare(&connection).at(path)?;
         Ok(Self {
@@ -254,6 +291,11 @@ impl Store {
         self.epoch
     }
 
+    /// Sequence of the newest event, or a later one that none has.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
     /// For those who only read, on a connection of their own.
     pub fn reader(&self) -> Result<LogReader, StoreError> {
         LogReader::open(&self.path)
@@ -283,7 +325,7 @@ impl Store {
         progress: &[Progress],
         now: Micros,
     ) -> Result<Appended, StoreError> {
-        let moves = self.begin_append(batch.len(), progress)?;
+        let moves = self.begin_append(batch, progress)?;
         let write = |connection: &Connection| {
             let appended = Self::write_events(connection, self.last, batch, now)?;
             Self::write_progress(connection, moves, progress)?;
@@ -294,11 +336,15 @@ impl Store {
         Ok(appended)
     }
 
-    /// Sees to it that so many events have numbers; the move that the progress begins behind.
-    fn begin_append(&mut self, events: usize, progress: &[Progress]) -> Result<i64, StoreError> {
+    /// Sees to it that events have numbers; the move that the progress begins behind.
+    fn begin_append(
+        &mut self,
+        batch: &[NewEvent],
+        progress: &[Progress],
+    ) -> Result<i64, StoreError> {
         #[cfg(test)]
         self.limit_pages();
-        let most = events as u64;
+        let most = batch.iter().filter(|event| event.numbered.is_none()).count() as u64;
         if self.reserved.saturating_sub(self.last) < most {
             self.reserve(self.last + most.max(RESERVED_AT_ONCE))?;
         }
@@ -337,21 +383,27 @@ impl Store {
              ON CONFLICT (id) WHERE id IS NOT NULL DO NOTHING",
         )?;
         for event in batch {
+            let own = Numbered { sequence: last + 1, received: now };
+            let Numbered { sequence, received } = event.numbered.unwrap_or(own);
             let rows = insert.execute(params![
-                (last + 1).cast_signed(),
+                sequence.cast_signed(),
                 &*event.topic,
                 event.id.as_deref(),
                 &*event.body,
-                now,
+                received,
                 event.height.map(reader::bound)
             ])?;
-            last += rows as u64;
-            sequences.push((rows == 1).then_some(last));
-            if let Some(order) = event.order.as_ref().filter(|_| rows == 1) {
-                Self::write_order(connection, last.cast_signed(), order)?;
+            if rows == 0 {
+                sequences.push(None);
+                continue;
             }
-            if let Some(trade) = event.trade.as_ref().filter(|_| rows == 1) {
-                candles.insert(last, writing.trade(last, trade, now)?);
+            last = sequence;
+            sequences.push(Some(sequence));
+            if let Some(order) = &event.order {
+                Self::write_order(connection, sequence.cast_signed(), order)?;
+            }
+            if let Some(trade) = &event.trade {
+                candles.insert(sequence, writing.trade(sequence, trade, received)?);
             }
         }
         writing.write()?;

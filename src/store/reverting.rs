@@ -46,7 +46,7 @@ impl Store {
         now: Micros,
         work: impl FnOnce(&Reverting<'_>) -> Result<T, StoreError>,
     ) -> Result<Option<(u64, T)>, StoreError> {
-        let moves = self.begin_append(1, progress)?;
+        let moves = self.begin_append(std::slice::from_ref(event), progress)?;
         let path = &self.path;
         let last = self.last;
         let write = |connection: &Connection| -> Result<_, Failed> {

@@ -1,11 +1,12 @@
 //! The database file: how it is opened, what tables it has and which formats are known.
 
 use std::fs::{self, File, TryLockError};
+use std::io;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
 use spreadly_subscriptions::Epoch;
 
 use super::Synchronous;
@@ -133,11 +134,19 @@ const FILES: &str = "
 /// What to do where there is no database.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Missing {
-    Make,
+    /// One of this epoch.
+    Make(Epoch),
     Refuse,
 }
 
-pub(super) fn make_folder(path: &Path) -> Result<(), StoreError> {
+/// Makes sure that its folder is there and that nobody else writes it, as long as what is given
+/// back is held.
+pub(super) fn own(path: &Path) -> Result<File, StoreError> {
+    make_folder(path)?;
+    lock(path)
+}
+
+fn make_folder(path: &Path) -> Result<(), StoreError> {
     match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         Some(folder) => fs::create_dir_all(folder)
             .map_err(|source| StoreError::Folder { path: path.to_owned(), source }),
@@ -148,7 +157,7 @@ pub(super) fn make_folder(path: &Path) -> Result<(), StoreError> {
 /// In a file of its own: SQLite's locks are only held while it writes, and one on the database
 /// itself would be lost with any other file handle of it. The system gives it back when the
 /// process ends, however it ends; the file stays, as removing it would race with the next one.
-pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
+fn lock(path: &Path) -> Result<File, StoreError> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
     let failed = |source| StoreError::Lock { path: name.clone().into(), source };
@@ -175,17 +184,14 @@ pub(super) fn connect(
     missing: Missing,
 ) -> Result<Connection, StoreError> {
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    flags.set(OpenFlags::SQLITE_OPEN_CREATE, missing == Missing::Make);
+    flags.set(OpenFlags::SQLITE_OPEN_CREATE, missing != Missing::Refuse);
     let mut connection = Connection::open_with_flags(path, flags).at(path)?;
     configure(&connection).at(path)?;
     let number = |name: &str| {
         connection.query_row(&format!("PRAGMA {name}"), [], |row| row.get::<_, i64>(0)).at(path)
     };
     let (application, format) = (number("application_id")?, number("user_version")?);
-    let tables = connection
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))
-        .at(path)?;
-    if application != APPLICATION && (tables > 0 || format > 0) {
+    if application != APPLICATION && (format > 0 || !is_empty(&connection).at(path)?) {
         return Err(StoreError::Foreign { path: path.to_owned() });
     }
     if format > FORMAT {
@@ -195,8 +201,8 @@ pub(super) fn connect(
     connection.pragma_update(None, "wal_autocheckpoint", FOLD_PAGES).at(path)?;
     // What follows may say which numbers were given out, so it must be on the disk before them.
     self::synchronous(&connection, Synchronous::Full).at(path)?;
-    if format == 0 {
-        create(&mut connection).at(path)?;
+    if let (0, Missing::Make(epoch)) = (format, missing) {
+        create(&mut connection, epoch).at(path)?;
     }
     for (from, migrate) in MIGRATIONS {
         if (1..=from).contains(&format) {
@@ -205,6 +211,53 @@ pub(super) fn connect(
     }
     self::synchronous(&connection, synchronous).at(path)?;
     Ok(connection)
+}
+
+/// Renames a database, with what stands beside it, that is not of this epoch. It is not removed: of
+/// a log that lost its end it may have what nobody else has.
+pub(super) fn set_aside_unless(path: &Path, epoch: Epoch) -> Result<(), StoreError> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let connection = connect(path, Synchronous::Normal, Missing::Refuse)?;
+    let found = connection.query_row("SELECT epoch FROM log", [], |row| row.get(0)).optional();
+    let found: Option<i64> = match found {
+        // A hub that was killed while it made it left it empty.
+        Err(error) if is_empty(&connection).at(path)? => {
+            tracing::debug!(%error, "the replica was never finished");
+            None
+        }
+        found => found.at(path)?,
+    };
+    // The last one folds what stands beside it into the database.
+    drop(connection);
+    let Some(found) = found.map(|epoch| Epoch(epoch.cast_unsigned())).filter(|own| *own != epoch)
+    else {
+        return Ok(());
+    };
+    let aside = |ending: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".of-{found}{ending}"));
+        name
+    };
+    tracing::warn!(aside = ?aside(""), "the replica is of another log: it is set aside");
+    for ending in ["", "-wal", "-shm"] {
+        let mut from = path.as_os_str().to_owned();
+        from.push(ending);
+        match fs::rename(&from, aside(ending)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::Folder { path: path.to_owned(), source: error });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
+    let tables = connection
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0))?;
+    Ok(tables == 0)
 }
 
 /// Not within a transaction: SQLite would leave it as it was.
@@ -231,14 +284,13 @@ fn configure(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 /// In one transaction: a hub killed in between leaves an empty file, which is made again.
-fn create(connection: &mut Connection) -> rusqlite::Result<()> {
+fn create(connection: &mut Connection, epoch: Epoch) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
     transaction.execute_batch(TABLES)?;
     transaction.execute_batch(FILES)?;
     transaction.execute_batch(ORDERS)?;
     transaction.execute_batch(BLOCKS)?;
-    let epoch: u64 = rand::random();
-    transaction.execute("INSERT INTO log (epoch) VALUES (?1)", params![epoch.cast_signed()])?;
+    transaction.execute("INSERT INTO log (epoch) VALUES (?1)", params![epoch.0.cast_signed()])?;
     transaction.pragma_update(None, "application_id", APPLICATION)?;
     transaction.pragma_update(None, "user_version", FORMAT)?;
     transaction.commit()

@@ -394,3 +394,33 @@ fn a_store_has_one_hub_at_a_time_and_the_second_is_told_which_file() {
     drop(store);
     Store::open(&path).unwrap();
 }
+
+#[test]
+fn a_replica_has_the_numbers_of_its_log_and_one_of_another_log_is_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("replica.db");
+    let open = |epoch: Option<u64>| {
+        Store::open_replica(&path, Synchronous::Normal, epoch.map(Epoch)).unwrap()
+    };
+    assert!(open(None).is_none(), "there is none to begin with");
+    let mut replica = open(Some(7)).unwrap();
+    let numbered = |sequence, received| NewEvent {
+        numbered: Some(Numbered { sequence, received }),
+        ..event("t", None, "{}")
+    };
+    let appended = replica.append(&[numbered(3, 100), numbered(9, 50)], &[], 1_000).unwrap();
+    assert_eq!(appended.sequences, [Some(3), Some(9)]);
+    drop(replica);
+    for epoch in [None, Some(7)] {
+        let replica = open(epoch).unwrap();
+        assert_eq!((replica.epoch(), replica.last()), (Epoch(7), 9));
+        let stored = replica.read_topic("t", 0, 10).unwrap();
+        let read: Vec<_> = stored.iter().map(|one| (one.sequence, one.received)).collect();
+        assert_eq!(read, [(3, 100), (9, 50)]);
+    }
+    let fresh = open(Some(8)).unwrap();
+    assert_eq!((fresh.epoch(), fresh.last()), (Epoch(8), 0));
+    let names = std::fs::read_dir(folder.path()).unwrap().flatten();
+    let aside = names.filter(|file| file.file_name().to_string_lossy().contains(".of-")).count();
+    assert_eq!(aside, 1);
+}

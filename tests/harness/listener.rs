@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
 
 use super::{Client, Seen};
@@ -29,7 +31,8 @@ impl Listener {
         &self.topic
     }
 
-    async fn connect(&self, hub: SocketAddr) -> Client {
+    /// Behind what it has seen.
+    pub async fn connect(&self, hub: SocketAddr) -> Client {
         let mut client = Client::reconnected(hub).await;
         let after =
             self.cursor.as_ref().map_or(String::new(), |cursor| format!(r#", after: "{cursor}""#));
@@ -66,6 +69,36 @@ impl Listener {
                 Seen::Closed(code, reason) => panic!("{code} {reason}"),
             }
         }
+    }
+
+    /// The same, but goes to any of the hubs after every few frames, `hops` times at least. Returns how
+    /// often it did.
+    pub async fn hop(
+        &mut self,
+        hubs: &[SocketAddr],
+        enough: usize,
+        hops: usize,
+        seed: u64,
+    ) -> usize {
+        let mut random = StdRng::seed_from_u64(seed);
+        let mut hopped = 0;
+        while self.told.len() < enough || hopped < hops {
+            let mut client = self.connect(hubs[random.random_range(0..hubs.len())]).await;
+            hopped += 1;
+            // Also before the first frame; one that has all hears a heartbeat at most.
+            let frames = random.random_range(0..6);
+            for _ in 0..frames {
+                if self.told.len() >= enough {
+                    break;
+                }
+                match client.seen().await {
+                    Seen::Message(message) => self.take(&message),
+                    Seen::Closed(1012 | 1013, _) | Seen::Cut => break,
+                    Seen::Closed(code, reason) => panic!("{code} {reason}"),
+                }
+            }
+        }
+        hopped
     }
 
     /// Takes what is there and no more; the hub is not to go meanwhile.

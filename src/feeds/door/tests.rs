@@ -116,6 +116,7 @@ impl Hub {
         let lines = lines.iter().zip(1..).map(|(line, number)| Incoming {
             place: Place { source: "test".into(), at: At::Line { number, byte: 0 } },
             line: Ok(line.clone().into_bytes()),
+            numbered: None,
         });
         Batch { feed: Some(self.feed), lines: lines.collect(), progress: vec![] }
     }

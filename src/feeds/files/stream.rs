@@ -157,7 +157,7 @@ impl Stream {
             self.progress.line += 1;
             if !blank {
                 let place = self.place(self.progress.offset + taken as u64);
-                lines.all.push(Incoming { place, line: Ok(text.to_vec()) });
+                lines.all.push(Incoming { place, line: Ok(text.to_vec()), numbered: None });
                 left -= 1;
             }
             taken += line.len();
@@ -188,7 +188,7 @@ impl Stream {
         }
         self.progress.line += 1;
         let place = self.place(self.progress.offset);
-        lines.all.push(Incoming { place, line: Err(Refusal::TooLong) });
+        lines.all.push(Incoming { place, line: Err(Refusal::TooLong), numbered: None });
         self.skipped_to = None;
         self.progress.head = fingerprint(&head);
         self.advance(start, &buffer[..before + end + 1]);

@@ -189,7 +189,11 @@ impl Feed {
         let mut own = Records::default();
         let into = if alone { &mut own } else { records };
         into.bytes += value.len();
-        into.lines.push(Incoming { place: Place { source, at: At::Offset(offset) }, line });
+        into.lines.push(Incoming {
+            place: Place { source, at: At::Offset(offset) },
+            line,
+            numbered: None,
+        });
         into.next.insert(place, offset + 1);
         Ok(alone.then_some(own))
     }

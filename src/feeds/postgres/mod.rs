@@ -5,6 +5,8 @@
 //!
 //! A row that commits late gets a late number: it is never stepped over, and nobody waits for it.
 
+mod awaited;
+mod entry;
 mod outbox;
 
 use std::convert::Infallible;
@@ -13,12 +15,15 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use self::outbox::{Numbered, Outbox, OutboxError, Row, Sleep};
+use self::awaited::Awaited;
+pub use self::entry::{Entry, EntryConfig, Requests, door};
+pub use self::outbox::{Numbering, OutboxError};
+use self::outbox::{Outbox, Row, Sleep};
 use super::door::{Door, Incoming};
 use super::remote::{self, Remote};
 use super::status::{At, FeedId, FeedStatuses, Place};
 use crate::market::event::reverts;
-use crate::store::FeedPosition;
+use crate::store::{FeedPosition, Numbered};
 
 /// Names the feed's progress in the log.
 const NAME: &str = "postgres";
@@ -45,16 +50,37 @@ pub struct PostgresConfig {
 
 type Cut = remote::Cut<OutboxError>;
 
+/// Where the table is the log itself, and the hub's store its replica: each row has the number there
+/// that it has here.
+pub struct Shared {
+    awaited: Arc<Awaited>,
+    /// The replica is not of this log any more: begin anew.
+    replaced: CancellationToken,
+}
+
+/// The reader of the shared log and what writes into it. `replaced` ends when the table is another
+/// one than the replica's.
+pub fn shared(
+    config: EntryConfig,
+    statuses: FeedStatuses,
+    replaced: CancellationToken,
+) -> Result<(Shared, Entry), OutboxError> {
+    let awaited = Arc::new(Awaited::default());
+    let entry = Entry::new(config, awaited.clone(), statuses)?;
+    Ok((Shared { awaited, replaced }, entry))
+}
+
 /// Runs until told to stop, or until the door is closed.
 pub async fn run(
     config: PostgresConfig,
+    shared: Option<Shared>,
     door: Door,
     statuses: FeedStatuses,
     feed: FeedId,
     shutdown: CancellationToken,
 ) {
     let remote = Remote { door, statuses: statuses.clone(), feed, source: "Postgres" };
-    let own = Feed { config, remote, place: "events".into() };
+    let own = Feed { config, shared, remote, place: "events".into() };
     let following = own.remote.follow(async |healthy: &mut bool| own.session(healthy).await);
     shutdown.run_until_cancelled(following).await;
     statuses.shutting_down(feed);
@@ -62,17 +88,40 @@ pub async fn run(
 
 struct Feed {
     config: PostgresConfig,
+    shared: Option<Shared>,
     remote: Remote,
     /// Of each row.
     place: Arc<str>,
 }
 
+/// How the table is numbered, to who keeps a replica of it. Where the replica is ahead of the table,
+/// which lost its end, the table begins a new numbering first.
+pub async fn numbering(
+    config: &PostgresConfig,
+    replica: Option<&FeedPosition>,
+) -> Result<Numbering, OutboxError> {
+    let outbox = Outbox::open(config).await?;
+    outbox.is_utf8().await?;
+    let found = outbox.numbering().await?;
+    let ahead = |own: &&FeedPosition| own.epoch == found.epoch && own.position > found.last;
+    match replica.filter(ahead) {
+        None => Ok(found),
+        Some(_) => {
+            outbox.renumber(found.epoch).await?;
+            outbox.numbering().await
+        }
+    }
+}
+
+/// Names a replica's progress in it.
+pub const REPLICA: &str = NAME;
+
 impl Feed {
     /// Reads until it is cut off. `healthy`: all that was there has been read.
     async fn session(&self, healthy: &mut bool) -> Result<Infallible, Cut> {
         let outbox = Outbox::open(&self.config).await?;
-        let numbered = outbox.numbered().await?;
-        let mut position = self.begin(&numbered).await?;
+        let numbering = outbox.numbering().await?;
+        let mut position = self.begin(&numbering).await?;
         let mut rest = Rest::new();
         loop {
             let last = outbox.number().await?;
@@ -86,7 +135,7 @@ impl Feed {
             }
             self.remote.behind(last.saturating_sub(position));
             let few = rows.len() < FEW_ROWS;
-            position = self.deliver(rows, numbered.epoch).await?;
+            position = self.deliver(rows, numbering.epoch).await?;
             rest.wake(&outbox).await?;
             if few {
                 tokio::time::sleep(GATHER).await;
@@ -95,51 +144,103 @@ impl Feed {
     }
 
     /// Behind which number to read.
-    async fn begin(&self, numbered: &Numbered) -> Result<u64, Cut> {
+    async fn begin(&self, numbering: &Numbering) -> Result<u64, Cut> {
         let known = self.remote.position(NAME).await?;
         let Some(FeedPosition { epoch, position, .. }) = known else { return Ok(0) };
-        if epoch != numbered.epoch {
+        if let Some(shared) = &self.shared {
+            if numbering.has(epoch, position) {
+                return Ok(position);
+            }
+            tracing::error!(
+                "the table `events` is not the one that this hub's replica is of, or has lost its \
+                 end: the hub begins anew"
+            );
+            shared.replaced.cancel();
+            return Err(Cut::Door);
+        }
+        if epoch != numbering.epoch {
             tracing::warn!(
                 "the table `events` is another one than before: reading it from its start"
             );
             return Ok(0);
         }
-        if position > numbered.last {
-            let (was, now) = (position, numbered.last);
+        if position > numbering.last {
+            let (was, now) = (position, numbering.last);
             tracing::warn!(
                 was,
                 now,
                 "the table `events` has lost its end: going on from what is left"
             );
         }
-        Ok(position.min(numbered.last))
+        Ok(position.min(numbering.last))
     }
 
-    /// Hands rows to the log; gives the last one's number. What undoes blocks goes by itself.
+    /// Hands rows to the log; gives the last one's number.
     async fn deliver(&self, rows: Vec<Row>, epoch: u64) -> Result<u64, Cut> {
-        let mut lines = Vec::with_capacity(rows.len());
-        let mut position = 0;
+        let mut runs: Vec<Run> = Vec::new();
+        let mut last = 0;
         for row in rows {
+            last = row.position;
+            let awaited = self.awaited(&row);
+            let origin = awaited.as_ref().map(|(origin, _)| *origin);
             let alone = row.line.as_deref().is_ok_and(reverts);
-            if alone && !lines.is_empty() {
-                self.send(std::mem::take(&mut lines), epoch, position).await?;
-            }
-            let place = Place { source: self.place.clone(), at: At::Row(row.id) };
-            lines.push(Incoming { place, line: row.line });
-            position = row.position;
-            if alone {
-                self.send(std::mem::take(&mut lines), epoch, position).await?;
+            let place = match awaited {
+                Some((_, place)) => place,
+                None => Place { source: self.place.clone(), at: At::Row(row.id) },
+            };
+            let numbered = self
+                .shared
+                .is_some()
+                .then_some(Numbered { sequence: row.position, received: row.inserted });
+            let line = Incoming { place, line: row.line, numbered };
+            match runs.last_mut().filter(|run| run.takes(origin, alone)) {
+                Some(run) => {
+                    run.lines.push(line);
+                    run.position = row.position;
+                }
+                None => {
+                    let (lines, position) = (vec![line], row.position);
+                    runs.push(Run { lines, position, origin, alone });
+                }
             }
         }
-        if !lines.is_empty() {
-            self.send(lines, epoch, position).await?;
+        let mut handed_in = Vec::with_capacity(runs.len());
+        for Run { lines, position, origin, .. } in runs {
+            let count = lines.len();
+            let position = FeedPosition { feed: NAME.into(), epoch, position };
+            let batch = self.remote.hand_in(lines, std::iter::once(position)).await?;
+            handed_in.push((origin, count, batch));
         }
-        Ok(position)
+        for (origin, count, batch) in handed_in {
+            let ack = batch.acknowledged().await.map_err(|_| Cut::Door)?;
+            if let (Some(origin), Some(shared)) = (origin, &self.shared) {
+                shared.awaited.settle(origin, count, ack);
+            }
+        }
+        Ok(last)
     }
 
-    async fn send(&self, lines: Vec<Incoming>, epoch: u64, position: u64) -> Result<(), Cut> {
-        let position = FeedPosition { feed: NAME.into(), epoch, position };
-        self.remote.send(lines, std::iter::once(position)).await
+    /// Which insertion a row is of that this hub waits for, and where it came from.
+    fn awaited(&self, row: &Row) -> Option<(u64, Place)> {
+        let (origin, line) = row.origin?;
+        let place = self.shared.as_ref()?.awaited.place(origin, line)?;
+        Some((origin, place))
+    }
+}
+
+/// Rows that are handed in together: of one insertion that is waited for, or of none. What undoes
+/// blocks goes by itself.
+struct Run {
+    lines: Vec<Incoming>,
+    /// Of the last one.
+    position: u64,
+    origin: Option<u64>,
+    alone: bool,
+}
+
+impl Run {
+    fn takes(&self, origin: Option<u64>, alone: bool) -> bool {
+        self.origin == origin && !self.alone && !alone
     }
 }
 

@@ -14,7 +14,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
 use super::PostgresConfig;
-use crate::market::event::{MOST_LINE_BYTES, Refusal};
+use crate::market::event::{MOST_LINE_BYTES, Micros, Refusal};
 
 /// Rows numbered and read at once.
 const BATCH_ROWS: i32 = 1_024;
@@ -32,11 +32,15 @@ mod migrations {
 }
 
 #[derive(Debug, Error)]
-pub(super) enum OutboxError {
+pub enum OutboxError {
     #[error("it did not answer within {} ms (feeds.postgres.deadline_ms)", .0.as_millis())]
     Late(Duration),
     #[error("{}", told(.0))]
     Postgres(#[from] tokio_postgres::Error),
+    #[error("{0}")]
+    Pool(#[from] deadpool_postgres::BuildError),
+    #[error("its encoding is {0}, and events are UTF8: make the database anew with that one")]
+    Encoding(String),
     #[error("its tables can't be made: {0}")]
     Migration(#[from] Box<refinery::Error>),
 }
@@ -51,11 +55,19 @@ fn told(error: &tokio_postgres::Error) -> String {
 }
 
 /// What is numbered of the table.
-pub(super) struct Numbered {
+#[derive(Clone, Copy, Debug)]
+pub struct Numbering {
     /// Made with the table.
-    pub(super) epoch: u64,
+    pub epoch: u64,
     /// The newest number.
-    pub(super) last: u64,
+    pub last: u64,
+}
+
+impl Numbering {
+    /// Whether a position is one of its.
+    pub(super) fn has(&self, epoch: u64, position: u64) -> bool {
+        epoch == self.epoch && position <= self.last
+    }
 }
 
 pub(super) struct Row {
@@ -64,6 +76,9 @@ pub(super) struct Row {
     pub(super) id: u64,
     /// Or why it was not even read.
     pub(super) line: Result<Vec<u8>, Refusal>,
+    pub(super) inserted: Micros,
+    /// Which insertion of a hub it is of, and which line of it.
+    pub(super) origin: Option<(u64, usize)>,
 }
 
 /// What came of going to sleep.
@@ -99,8 +114,7 @@ impl Outbox {
     /// Connects, and makes the tables where they are missing.
     pub(super) async fn open(config: &PostgresConfig) -> Result<Self, OutboxError> {
         let deadline = config.deadline;
-        let mut settings: tokio_postgres::Config = config.url.parse()?;
-        settings.application_name("spreadly").connect_timeout(deadline).tcp_user_timeout(deadline);
+        let settings = settings(config)?;
         // Each address may take as long.
         let addresses = u32::try_from(settings.get_hosts().len()).unwrap_or(u32::MAX).max(1);
         let connecting = within(deadline.saturating_mul(addresses), settings.connect(NoTls));
@@ -118,22 +132,36 @@ impl Outbox {
             }
         }));
         migrate(&mut client).await?;
-        let timeout = deadline.as_millis();
-        let session = format!(
-            "SET statement_timeout = {timeout}; SET default_transaction_isolation = 'read committed';
-             LISTEN spreadly_events; LISTEN spreadly_numbered"
-        );
+        let session = session(config) + "LISTEN spreadly_events; LISTEN spreadly_numbered";
         within(deadline, client.batch_execute(&session)).await?;
         let number = within(deadline, client.prepare("SELECT spreadly_number($1)")).await?;
         let read = within(deadline, client.prepare(READ)).await?;
         Ok(Self { client, deadline, rung, number, read, _driver: driver })
     }
 
-    pub(super) async fn numbered(&self) -> Result<Numbered, OutboxError> {
+    pub(super) async fn is_utf8(&self) -> Result<(), OutboxError> {
+        let query = self.client.query_one("SHOW server_encoding", &[]);
+        let row = within(self.deadline, query).await?;
+        match row.try_get(0)? {
+            "UTF8" => Ok(()),
+            other => Err(OutboxError::Encoding(other.to_owned())),
+        }
+    }
+
+    /// Begins a new numbering behind the numbers that this one has given, once, whoever asks for it.
+    pub(super) async fn renumber(&self, epoch: u64) -> Result<(), OutboxError> {
+        let fresh: i64 = rand::random();
+        let parameters: [&(dyn ToSql + Sync); 2] = [&epoch.cast_signed(), &fresh];
+        let query = "UPDATE spreadly_numbering SET epoch = $2 WHERE epoch = $1";
+        within(self.deadline, self.client.execute(query, &parameters)).await?;
+        Ok(())
+    }
+
+    pub(super) async fn numbering(&self) -> Result<Numbering, OutboxError> {
         let query = self.client.query_one("SELECT epoch, last FROM spreadly_numbering", &[]);
         let row = within(self.deadline, query).await?;
         let whole = |column| row.try_get::<_, i64>(column).map(i64::cast_unsigned);
-        Ok(Numbered { epoch: whole(0)?, last: whole(1)? })
+        Ok(Numbering { epoch: whole(0)?, last: whole(1)? })
     }
 
     /// Numbers what was committed; gives the newest number.
@@ -151,7 +179,12 @@ impl Outbox {
         let query = self.client.query(&self.read, &parameters);
         let row = |row: tokio_postgres::Row| {
             let text: Option<&str> = row.try_get(2)?;
+            let origin: Option<i64> = row.try_get(4)?;
+            let line: Option<i32> = row.try_get(5)?;
+            let line = line.and_then(|line| usize::try_from(line).ok());
             Ok(Row {
+                inserted: row.try_get(3)?,
+                origin: origin.map(i64::cast_unsigned).zip(line),
                 position: row.try_get::<_, i64>(0)?.cast_unsigned(),
                 id: row.try_get::<_, i64>(1)?.cast_unsigned(),
                 line: text.map(|text| text.as_bytes().to_vec()).ok_or(Refusal::TooLong),
@@ -193,13 +226,35 @@ impl Outbox {
 /// At most so many rows, of which those before the last have at most so many bytes. A payload that no
 /// event may have is not even fetched.
 const READ: &str = "
-    SELECT position, id, CASE WHEN size <= $3 THEN payload::text END FROM (
-        SELECT position, id, payload, size, sum(size) OVER (ORDER BY position) AS bytes FROM (
-            SELECT position, id, payload, octet_length(payload::text) AS size FROM events
+    SELECT position, id, CASE WHEN size <= $3 THEN payload::text END,
+        (extract(epoch FROM inserted_at) * 1000000)::bigint, origin, line
+    FROM (
+        SELECT *, sum(size) OVER (ORDER BY position) AS bytes FROM (
+            SELECT position, id, payload, octet_length(payload::text) AS size,
+                inserted_at, origin, line
+            FROM events
             WHERE position > $1 ORDER BY position LIMIT $2
         ) AS next
     ) AS counted
     WHERE bytes - size <= $4 ORDER BY position";
+
+/// How every connection to it is made.
+pub(super) fn settings(
+    config: &PostgresConfig,
+) -> Result<tokio_postgres::Config, tokio_postgres::Error> {
+    let deadline = config.deadline;
+    let mut settings: tokio_postgres::Config = config.url.parse()?;
+    settings.application_name("spreadly").connect_timeout(deadline).tcp_user_timeout(deadline);
+    Ok(settings)
+}
+
+/// What each connection is told first.
+pub(super) fn session(config: &PostgresConfig) -> String {
+    let timeout = config.deadline.as_millis();
+    format!(
+        "SET statement_timeout = {timeout}; SET default_transaction_isolation = 'read committed';"
+    )
+}
 
 async fn migrate(client: &mut Client) -> Result<(), OutboxError> {
     let lock = format!("SELECT pg_advisory_lock({MIGRATING})");

@@ -67,7 +67,8 @@ impl Hub {
 
     fn send(&self, line: &str) -> Ack {
         let place = Place { source: "test".into(), at: At::Nowhere };
-        let lines = vec![Incoming { place, line: Ok(line.to_owned().into_bytes()) }];
+        let lines =
+            vec![Incoming { place, line: Ok(line.to_owned().into_bytes()), numbered: None }];
         let batch = Batch { feed: None, lines, progress: Vec::new() };
         self.runtime.block_on(self.door.as_ref().unwrap().deliver(batch)).unwrap()
     }

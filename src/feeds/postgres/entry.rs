@@ -1,0 +1,415 @@
+//! The door to the shared log: what the feeds of this hub and its clients bring is inserted into the
+//! table `events`, together with how far each feed is read. The hub's own reader brings it back with
+//! everyone's rows, in the one order that all hubs see, and then the answer is given.
+//!
+//! A feed's lines are tried until they are in, as at any door. A mutation is tried once a connection is
+//! free and is refused where none is: its client can ask again.
+
+use std::collections::BTreeSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{
+    ClientWrapper, Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError,
+    RecyclingMethod, Runtime, TimeoutType, Timeouts, Transaction,
+};
+use thiserror::Error;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{JoinSet, LocalSet};
+use tokio_postgres::{NoTls, Row};
+use tokio_util::sync::CancellationToken;
+
+use super::PostgresConfig;
+use super::awaited::Awaited;
+use super::outbox::{self, OutboxError};
+use crate::feeds::backoff;
+use crate::feeds::door::{self, Ack, Answer, Batch, Door, DoorError, Incoming, Request};
+use crate::feeds::status::{Cause, FeedId, FeedStatuses};
+use crate::market::event::{self, Refusal};
+use crate::store::{FeedPosition, FileProgress, Progress};
+
+/// Requests that are under way at once: twice what waits at a door, and each has at most a batch.
+const MOST_UNDER_WAY: usize = 512;
+
+/// Lines in order; those that a commit of unknown outcome has brought already count once.
+const INSERT: &str = "
+    INSERT INTO events (payload, origin, line)
+    SELECT payload::json, $1, line - 1 FROM unnest($2::text[]) WITH ORDINALITY AS new (payload, line)
+    ORDER BY line
+    ON CONFLICT (origin, line) WHERE origin IS NOT NULL DO NOTHING";
+/// Waits for whoever writes for it.
+const TAKE_OVER: &str = "
+    INSERT INTO spreadly_sources (feed, reader) VALUES ($1, $2)
+    ON CONFLICT (feed) DO UPDATE SET reader = EXCLUDED.reader
+    RETURNING epoch, position";
+const HOLD: &str = "SELECT FROM spreadly_sources WHERE feed = $1 AND reader = $2 FOR UPDATE";
+const FILES: &str = "SELECT state::text FROM spreadly_files WHERE feed = $1 ORDER BY moved";
+const PUT_FILE: &str = "
+    INSERT INTO spreadly_files (feed, stream, state) VALUES ($1, $2, $3::text::json)
+    ON CONFLICT (feed, stream)
+        DO UPDATE SET state = EXCLUDED.state, moved = nextval('spreadly_moves')";
+const FORGET_FILE: &str = "DELETE FROM spreadly_files WHERE feed = $1 AND stream = $2";
+const PUT_POSITION: &str = "UPDATE spreadly_sources SET epoch = $2, position = $3 WHERE feed = $1";
+
+#[derive(Clone)]
+pub struct EntryConfig {
+    pub postgres: PostgresConfig,
+    /// Connections beside the reader's.
+    pub connections: usize,
+    /// How long a mutation waits for one.
+    pub connection_wait: Duration,
+    /// Which machine this is: its folders are others than those of the same name elsewhere.
+    pub host: String,
+}
+
+#[derive(Debug, Error)]
+enum EntryError {
+    #[error(
+        "all connections (store.connections) were busy for {} ms (store.connection_wait_ms)",
+        .0.as_millis()
+    )]
+    Busy(Duration),
+    /// Nothing of it got there.
+    #[error("{0}")]
+    Unreachable(OutboxError),
+    #[error("{0}")]
+    Pool(PoolError),
+    /// It may be in.
+    #[error("{0}")]
+    Unsure(#[from] OutboxError),
+    #[error("the table spreadly_files can't be read: {0}")]
+    Unreadable(serde_json::Error),
+    #[error("another hub reads {0}: only one may, stop one of them")]
+    TakenOver(String),
+}
+
+impl From<tokio_postgres::Error> for EntryError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Unsure(error.into())
+    }
+}
+
+/// What was asked at the door of [`Entry`].
+pub struct Requests(mpsc::Receiver<Request>);
+
+/// The door that [`Entry::run`] answers at.
+pub fn door() -> (Door, Requests) {
+    let (door, requests) = Door::open();
+    (door, Requests(requests))
+}
+
+/// See the module's text.
+pub struct Entry {
+    config: EntryConfig,
+    pool: Pool,
+    awaited: Arc<Awaited>,
+    statuses: FeedStatuses,
+    /// This process, among the readers of a source.
+    reader: i64,
+}
+
+impl Entry {
+    pub(super) fn new(
+        config: EntryConfig,
+        awaited: Arc<Awaited>,
+        statuses: FeedStatuses,
+    ) -> Result<Self, OutboxError> {
+        let deadline = config.postgres.deadline;
+        let (settings, session) =
+            (outbox::settings(&config.postgres)?, outbox::session(&config.postgres));
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_config(settings, NoTls, recycling);
+        let pool = Pool::builder(manager)
+            .max_size(config.connections)
+            .create_timeout(Some(deadline))
+            .recycle_timeout(Some(deadline))
+            .post_create(Hook::async_fn(move |connection: &mut ClientWrapper, _| {
+                let session = session.clone();
+                Box::pin(async move {
+                    connection.batch_execute(&session).await.map_err(HookError::Backend)
+                })
+            }))
+            .runtime(Runtime::Tokio1)
+            .build()?;
+        Ok(Self { config, pool, awaited, statuses, reader: rand::random() })
+    }
+
+    /// Answers until the door is closed on its other side, or until told to stop. Wants a thread of
+    /// its own: it reads and checks each line.
+    pub async fn run(self, Requests(mut requests): Requests, stop: CancellationToken) {
+        let own = Rc::new(self);
+        let turns = Arc::new(Semaphore::new(MOST_UNDER_WAY));
+        let mut under_way = JoinSet::new();
+        let taking = async {
+            loop {
+                let Ok(turn) = turns.clone().acquire_owned().await else { return };
+                let Some(request) = requests.recv().await else { return };
+                while under_way.try_join_next().is_some() {}
+                let own = own.clone();
+                under_way.spawn_local(async move {
+                    own.answer(request).await;
+                    drop(turn);
+                });
+            }
+        };
+        // Whoever waits is told that the door is closed.
+        LocalSet::new().run_until(stop.run_until_cancelled(taking)).await;
+    }
+
+    async fn answer(&self, request: Request) {
+        match request {
+            Request::Deliver { batch, mut done } => {
+                tokio::select! {
+                    // Whoever asked has given up.
+                    () = done.closed() => {}
+                    answer = self.deliver(batch) => drop(done.send(answer)),
+                }
+            }
+            Request::Files { feed, done } => {
+                let answer = self.files(&feed).await;
+                self.give(done, answer);
+            }
+            Request::Position { feed, done } => {
+                let answer = self.position(&feed).await;
+                self.give(done, answer);
+            }
+        }
+    }
+
+    fn give<T>(&self, done: Answer<T>, answer: Result<T, EntryError>) {
+        // A feed that is gone doesn't miss it.
+        drop(done.send(answer.map_err(|error| DoorError::Unreachable(error.to_string()))));
+    }
+
+    /// Inserts a batch and waits until this hub has it too.
+    async fn deliver(&self, batch: Batch) -> Result<Ack, DoorError> {
+        let Batch { feed, lines, progress } = batch;
+        let mut refused = Ack::default();
+        let (mut bodies, mut places) = (Vec::new(), Vec::new());
+        for Incoming { place, line, .. } in lines {
+            match readable(line) {
+                Ok(body) => {
+                    bodies.push(body);
+                    places.push(place);
+                }
+                Err(reason) => refused.refuse(place, reason),
+            }
+        }
+        let insertion = Insertion { bodies, progress };
+        let mut ack = Ack::default();
+        if !insertion.bodies.is_empty() {
+            let mut waiting = self.awaited.expect(places);
+            self.enter(feed, waiting.origin, &insertion).await?;
+            ack = waiting.settled().await;
+        } else if !insertion.progress.is_empty() {
+            self.enter(feed, 0, &insertion).await?;
+        }
+        refused.add(ack);
+        if let Some(feed) = feed {
+            self.statuses.count(feed, refused.counts(), door::now());
+        }
+        Ok(refused)
+    }
+
+    /// Tries until it is in; only for a mutation of which nothing can be in it gives up.
+    async fn enter(
+        &self,
+        feed: Option<FeedId>,
+        origin: u64,
+        insertion: &Insertion,
+    ) -> Result<(), DoorError> {
+        let mut backoff = backoff();
+        let mut halted = false;
+        let mut sure = true;
+        while let Err(error) = self.write(feed, origin, insertion).await {
+            if let EntryError::TakenOver(_) = error {
+                tracing::error!(%error, "the feed has ended");
+            } else if !halted {
+                tracing::warn!(%error, "the shared log takes nothing: trying until it does");
+            }
+            halted = true;
+            sure &= !matches!(error, EntryError::Unsure(_));
+            match feed {
+                Some(feed) => self.statuses.halt(feed, Cause::SharedLog, &error.to_string()),
+                None if sure => return Err(DoorError::Unreachable(error.to_string())),
+                None => {}
+            }
+            if let EntryError::TakenOver(_) = error {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(backoff.wait()).await;
+        }
+        if let Some(feed) = feed.filter(|_| halted) {
+            self.statuses.clear(feed, Cause::SharedLog);
+        }
+        Ok(())
+    }
+
+    /// All of it or nothing, in one transaction.
+    async fn write(
+        &self,
+        feed: Option<FeedId>,
+        origin: u64,
+        insertion: &Insertion,
+    ) -> Result<(), EntryError> {
+        let Insertion { bodies, progress } = insertion;
+        let origin = origin.cast_signed();
+        let wait = match feed {
+            Some(_) => self.config.postgres.deadline,
+            None => self.config.connection_wait,
+        };
+        self.with_connection(wait, async |connection| {
+            if progress.is_empty() {
+                let insert = connection.prepare_cached(INSERT).await?;
+                connection.execute(&insert, &[&origin, bodies]).await?;
+                return Ok(());
+            }
+            let transaction = connection.transaction().await?;
+            self.hold(&transaction, progress).await?;
+            if !bodies.is_empty() {
+                let insert = transaction.prepare_cached(INSERT).await?;
+                transaction.execute(&insert, &[&origin, bodies]).await?;
+            }
+            for one in progress {
+                self.put(&transaction, one).await?;
+            }
+            Ok(transaction.commit().await?)
+        })
+        .await
+    }
+
+    /// Makes sure that nobody else writes for these sources until the commit.
+    async fn hold(
+        &self,
+        transaction: &Transaction<'_>,
+        progress: &[Progress],
+    ) -> Result<(), EntryError> {
+        // In one order, so that two hubs never wait for one another.
+        let sources: BTreeSet<String> = progress
+            .iter()
+            .map(|one| match one {
+                Progress::File(file) => self.folder(&file.feed),
+                Progress::Position(position) => position.feed.to_string(),
+            })
+            .collect();
+        let hold = transaction.prepare_cached(HOLD).await?;
+        for source in sources {
+            if transaction.query_opt(&hold, &[&source, &self.reader]).await?.is_none() {
+                return Err(EntryError::TakenOver(source));
+            }
+        }
+        Ok(())
+    }
+
+    async fn put(&self, transaction: &Transaction<'_>, one: &Progress) -> Result<(), EntryError> {
+        match one {
+            Progress::Position(FeedPosition { feed, epoch, position }) => {
+                let put = transaction.prepare_cached(PUT_POSITION).await?;
+                let (epoch, position) = (epoch.cast_signed(), position.cast_signed());
+                transaction.execute(&put, &[feed, &epoch, &position]).await?;
+            }
+            Progress::File(file) => {
+                let (folder, stream) = (self.folder(&file.feed), file.stream.cast_signed());
+                if file.forgotten {
+                    let forget = transaction.prepare_cached(FORGET_FILE).await?;
+                    transaction.execute(&forget, &[&folder, &stream]).await?;
+                } else {
+                    let put = transaction.prepare_cached(PUT_FILE).await?;
+                    let state = door::json(file);
+                    transaction.execute(&put, &[&folder, &stream, &state]).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a folder over and gives how far each of its files is read.
+    async fn files(&self, feed: &str) -> Result<Vec<FileProgress>, EntryError> {
+        let folder = self.folder(feed);
+        let rows = self.taking_over(&folder, async |transaction| {
+            let files = transaction.prepare_cached(FILES).await?;
+            transaction.query(&files, &[&folder]).await
+        });
+        let (_, rows) = rows.await?;
+        let file = |row: &Row| -> Result<FileProgress, EntryError> {
+            let file = serde_json::from_str(row.try_get(0)?).map_err(EntryError::Unreadable)?;
+            Ok(FileProgress { feed: feed.into(), ..file })
+        };
+        rows.iter().map(file).collect()
+    }
+
+    /// Takes a source over and gives how far it is read.
+    async fn position(&self, feed: &str) -> Result<Option<FeedPosition>, EntryError> {
+        let (row, ()) = self.taking_over(feed, async |_| Ok(())).await?;
+        let whole = |place| {
+            let number: Option<i64> = row.try_get(place)?;
+            Ok::<_, EntryError>(number.map(i64::cast_unsigned))
+        };
+        let known = whole(0)?.zip(whole(1)?);
+        Ok(known.map(|(epoch, position)| FeedPosition { feed: feed.into(), epoch, position }))
+    }
+
+    /// From now on only this hub writes for a source. Gives what is known of it, and what is read
+    /// with it.
+    async fn taking_over<T>(
+        &self,
+        source: &str,
+        read: impl AsyncFn(&Transaction<'_>) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<(Row, T), EntryError> {
+        self.with_connection(self.config.postgres.deadline, async |connection| {
+            let transaction = connection.transaction().await?;
+            let take = transaction.prepare_cached(TAKE_OVER).await?;
+            let row = transaction.query_one(&take, &[&source, &self.reader]).await?;
+            let read = read(&transaction).await?;
+            transaction.commit().await?;
+            Ok((row, read))
+        })
+        .await
+    }
+
+    /// Does something within the deadline. A connection on which it failed is not used again: what was
+    /// asked may still be under way.
+    async fn with_connection<T>(
+        &self,
+        wait: Duration,
+        act: impl AsyncFnOnce(&mut Object) -> Result<T, EntryError>,
+    ) -> Result<T, EntryError> {
+        let deadline = self.config.postgres.deadline;
+        let timeouts = Timeouts { wait: Some(wait), ..self.pool.timeouts() };
+        let mut connection = match self.pool.timeout_get(&timeouts).await {
+            Ok(connection) => connection,
+            Err(PoolError::Timeout(TimeoutType::Wait)) => return Err(EntryError::Busy(wait)),
+            Err(PoolError::Timeout(_)) => {
+                return Err(EntryError::Unreachable(OutboxError::Late(deadline)));
+            }
+            Err(PoolError::Backend(error)) => return Err(EntryError::Unreachable(error.into())),
+            Err(error) => return Err(EntryError::Pool(error)),
+        };
+        let acted = tokio::time::timeout(deadline, act(&mut connection)).await;
+        let acted = acted.unwrap_or(Err(OutboxError::Late(deadline).into()));
+        if acted.is_err() {
+            drop(Object::take(connection));
+        }
+        acted
+    }
+
+    /// A folder's name among the sources of all hubs.
+    fn folder(&self, path: &str) -> String {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
+        format!("{}:{}", self.config.host, absolute.display())
+    }
+}
+
+/// What one transaction brings in.
+struct Insertion {
+    bodies: Vec<Box<str>>,
+    progress: Vec<Progress>,
+}
+
+/// A line as the table takes it. What no hub would take is refused where it came from.
+fn readable(line: Result<Vec<u8>, Refusal>) -> Result<Box<str>, Refusal> {
+    let line = line?;
+    event::parse(&line)?;
+    Ok(door::body(line))
+}

@@ -1,0 +1,98 @@
+//! A log that several hubs share: how a hub's replica of it is opened, and what it needs beside a
+//! hub that has a log of its own.
+
+use std::io;
+use std::time::Duration;
+
+use spreadly_subscriptions::Epoch;
+use tokio_util::sync::CancellationToken;
+
+use super::{ServeError, synchronous};
+use crate::backoff::Backoff;
+use crate::config::{PostgresFeedConfig, SharedLogConfig, StoreConfig};
+use crate::feeds::door::Door;
+use crate::feeds::postgres::{self, Entry, EntryConfig, PostgresConfig, Requests, Shared};
+use crate::feeds::status::FeedStatuses;
+use crate::store::{Store, StoreError};
+
+/// Between two looks for the database, before there is a replica.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// See [`super::feeding::Feeding`].
+pub(super) struct Sharing {
+    pub(super) reader: Shared,
+    pub(super) entry: Entry,
+    pub(super) requests: Requests,
+    pub(super) replica: Door,
+}
+
+impl Sharing {
+    /// Gives the door of the shared log too, at which feeds and mutations come in. `replaced` ends once
+    /// the log is another one than the replica's.
+    pub(super) fn new(
+        shared: &SharedLogConfig,
+        log: &PostgresFeedConfig,
+        replica: Door,
+        statuses: &FeedStatuses,
+        replaced: CancellationToken,
+    ) -> Result<(Self, Door), ServeError> {
+        let SharedLogConfig { connections, connection_wait, host } = shared.clone();
+        let host = if host.is_empty() {
+            whoami::hostname().map_err(|error| io::Error::other(error.to_string()))?
+        } else {
+            host
+        };
+        let postgres = postgres(log.clone());
+        let config = EntryConfig { postgres, connections, connection_wait, host };
+        let (reader, entry) =
+            postgres::shared(config, statuses.clone(), replaced).map_err(io::Error::other)?;
+        let (door, requests) = postgres::door();
+        Ok((Self { reader, entry, requests, replica }, door))
+    }
+}
+
+pub(super) fn postgres(written: PostgresFeedConfig) -> PostgresConfig {
+    let PostgresFeedConfig { url, poll_interval, deadline } = written;
+    PostgresConfig { url, poll_interval, deadline }
+}
+
+/// Opens the replica. Where the database does not answer and there is a replica, with what that has;
+/// otherwise waits for the database, as long as it takes.
+pub(super) async fn open_replica(
+    store: &StoreConfig,
+    log: &PostgresFeedConfig,
+) -> Result<Store, ServeError> {
+    let config = postgres(log.clone());
+    let open = async |epoch: Option<u64>| {
+        let (path, synchronous) = (store.path.clone(), synchronous(store.synchronous));
+        let opening = tokio::task::spawn_blocking(move || {
+            Store::open_replica(&path, synchronous, epoch.map(Epoch))
+        });
+        Ok::<_, ServeError>(opening.await.map_err(io::Error::other)??)
+    };
+    let mut backoff = Backoff::between(FIRST_WAIT, LONGEST_WAIT);
+    let mut told = false;
+    loop {
+        // How far it is, and then let go of it: it may have to be set aside.
+        let there = open(None).await?;
+        let known = there.as_ref().map_or(Ok(None), |own| own.feed_position(postgres::REPLICA))?;
+        match postgres::numbering(&config, known.as_ref()).await {
+            Ok(numbering) => {
+                drop(there);
+                let opened = open(Some(numbering.epoch)).await?;
+                return opened.ok_or(StoreError::Replaced { path: store.path.clone() }.into());
+            }
+            Err(error) => {
+                if let Some(replica) = there {
+                    tracing::warn!(%error, "the shared log does not answer: beginning with what the replica has");
+                    return Ok(replica);
+                }
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, "the shared log does not answer, and there is no replica yet: waiting");
+                }
+                tokio::time::sleep(backoff.wait()).await;
+            }
+        }
+    }
+}
