@@ -144,7 +144,8 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     let (shared, door) = match shared_log {
         Some((shared, log)) => {
             let replaced = replaced.clone();
-            let (sharing, door) = Sharing::new(shared, log, door, &statuses, replaced)?;
+            let (sharing, door) =
+                Sharing::new(shared, log, door, &statuses, live.epoch(), replaced)?;
             (Some(sharing), door)
         }
         None => (None, door),

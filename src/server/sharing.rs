@@ -29,12 +29,13 @@ pub(super) struct Sharing {
 
 impl Sharing {
     /// Gives the door of the shared log too, at which feeds and mutations come in. `replaced` ends once
-    /// the log is another one than the replica's.
+    /// the log is another one than the replica's, which is of `epoch`.
     pub(super) fn new(
         shared: &SharedLogConfig,
         log: &PostgresFeedConfig,
         replica: Door,
         statuses: &FeedStatuses,
+        epoch: Epoch,
         replaced: CancellationToken,
     ) -> Result<(Self, Door), ServeError> {
         let SharedLogConfig { connections, connection_wait, host } = shared.clone();
@@ -45,8 +46,8 @@ impl Sharing {
         };
         let postgres = postgres(log.clone());
         let config = EntryConfig { postgres, connections, connection_wait, host };
-        let (reader, entry) =
-            postgres::shared(config, statuses.clone(), replaced).map_err(io::Error::other)?;
+        let (reader, entry) = postgres::shared(config, statuses.clone(), epoch.0, replaced)
+            .map_err(io::Error::other)?;
         let (door, requests) = postgres::door();
         Ok((Self { reader, entry, requests, replica }, door))
     }

@@ -54,6 +54,8 @@ type Cut = remote::Cut<OutboxError>;
 /// that it has here.
 pub struct Shared {
     awaited: Arc<Awaited>,
+    /// Of the replica.
+    epoch: u64,
     /// The replica is not of this log any more: begin anew.
     replaced: CancellationToken,
 }
@@ -63,11 +65,12 @@ pub struct Shared {
 pub fn shared(
     config: EntryConfig,
     statuses: FeedStatuses,
+    epoch: u64,
     replaced: CancellationToken,
 ) -> Result<(Shared, Entry), OutboxError> {
     let awaited = Arc::new(Awaited::default());
     let entry = Entry::new(config, awaited.clone(), statuses)?;
-    Ok((Shared { awaited, replaced }, entry))
+    Ok((Shared { awaited, epoch, replaced }, entry))
 }
 
 /// Runs until told to stop, or until the door is closed.
@@ -146,9 +149,9 @@ impl Feed {
     /// Behind which number to read.
     async fn begin(&self, numbering: &Numbering) -> Result<u64, Cut> {
         let known = self.remote.position(NAME).await?;
-        let Some(FeedPosition { epoch, position, .. }) = known else { return Ok(0) };
         if let Some(shared) = &self.shared {
-            if numbering.has(epoch, position) {
+            let position = known.map_or(0, |known| known.position);
+            if numbering.has(shared.epoch, position) {
                 return Ok(position);
             }
             tracing::error!(
@@ -158,6 +161,7 @@ impl Feed {
             shared.replaced.cancel();
             return Err(Cut::Door);
         }
+        let Some(FeedPosition { epoch, position, .. }) = known else { return Ok(0) };
         if epoch != numbering.epoch {
             tracing::warn!(
                 "the table `events` is another one than before: reading it from its start"
