@@ -323,3 +323,28 @@ async fn a_hub_behind_its_client_sends_it_elsewhere_and_serves_it_once_it_caught
     listener.follow(two.address(), 2).await;
     assert_eq!(listener.told, ["meanwhile", "after"]);
 }
+
+/// Two that read one folder would tell its lines twice.
+#[tokio::test]
+async fn a_folder_that_another_hub_takes_over_is_halted_at_the_first_and_its_lines_count_once() {
+    let postgres = Postgres::start();
+    let folder = tempfile::tempdir().unwrap();
+    let log = format!("store.url={}", postgres.url());
+    let watched = format!("feeds.files.path={}", folder.path().display());
+    let begin = || Hub::start_with(&[&log, &watched]);
+    let file = folder.path().join("lines.ndjson");
+    let one = begin();
+    append(&file, &[message(0, "first")]);
+    until("the first", async || one.published("t0").len() == 1).await;
+    let two = begin();
+    two.until_feed("files", "that it reads", |feed| feed["state"] == "LIVE").await;
+    append(&file, &[message(0, "second")]);
+    until("the second", async || two.published("t0").len() == 2).await;
+    let halted = one.until_feed("files", "its end", |feed| feed["state"] == "HALTED").await;
+    assert!(halted["reason"].as_str().unwrap().contains("another hub reads"), "{halted}");
+    append(&file, &[message(0, "third")]);
+    for hub in [&one, &two] {
+        until("the third", async || hub.published("t0").len() >= 3).await;
+        assert_eq!(hub.published("t0"), ["first", "second", "third"]);
+    }
+}
