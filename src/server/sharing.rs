@@ -2,6 +2,7 @@
 //! hub that has a log of its own.
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
 use spreadly_subscriptions::Epoch;
@@ -13,7 +14,7 @@ use crate::config::{PostgresFeedConfig, SharedLogConfig, StoreConfig};
 use crate::feeds::door::Door;
 use crate::feeds::postgres::{self, Entry, EntryConfig, PostgresConfig, Requests, Shared};
 use crate::feeds::status::FeedStatuses;
-use crate::store::{Store, StoreError};
+use crate::store::{self, Store, StoreError};
 
 /// Between two looks for the database, before there is a replica.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
@@ -65,30 +66,29 @@ pub(super) async fn open_replica(
     log: &PostgresFeedConfig,
 ) -> Result<Store, ServeError> {
     let config = postgres(log.clone());
-    let open = async |epoch: Option<u64>| {
-        let (path, synchronous) = (store.path.clone(), synchronous(store.synchronous));
-        let opening = tokio::task::spawn_blocking(move || {
-            Store::open_replica(&path, synchronous, epoch.map(Epoch))
-        });
-        Ok::<_, ServeError>(opening.await.map_err(io::Error::other)??)
-    };
     let mut backoff = Backoff::between(FIRST_WAIT, LONGEST_WAIT);
     let mut told = false;
     loop {
-        // How far it is, and then let go of it: it may have to be set aside.
-        let there = open(None).await?;
-        let known = there.as_ref().map_or(Ok(None), |own| own.feed_position(postgres::REPLICA))?;
-        match postgres::numbering(&config, known.as_ref()).await {
-            Ok(numbering) => {
-                drop(there);
-                let opened = open(Some(numbering.epoch)).await?;
-                return opened.ok_or(StoreError::Replaced { path: store.path.clone() }.into());
+        let there = blocking(store, Store::existing_replica).await?;
+        let known = there.as_ref().map_or(Ok(None), |own| own.feed_position(postgres::NAME))?;
+        match (postgres::numbering(&config, known.as_ref()).await, there) {
+            (Ok(numbering), Some(replica)) if replica.epoch().0 == numbering.epoch => {
+                return Ok(replica);
             }
-            Err(error) => {
-                if let Some(replica) = there {
-                    tracing::warn!(%error, "the shared log does not answer: beginning with what the replica has");
-                    return Ok(replica);
-                }
+            (Ok(numbering), other) => {
+                // So that it can be set aside.
+                drop(other);
+                let epoch = Epoch(numbering.epoch);
+                return blocking(store, move |path, synchronous| {
+                    Store::open_replica(path, synchronous, epoch)
+                })
+                .await;
+            }
+            (Err(error), Some(replica)) => {
+                tracing::warn!(%error, "the shared log does not answer: beginning with what the replica has");
+                return Ok(replica);
+            }
+            (Err(error), None) => {
                 if !std::mem::replace(&mut told, true) {
                     tracing::warn!(%error, "the shared log does not answer, and there is no replica yet: waiting");
                 }
@@ -96,4 +96,14 @@ pub(super) async fn open_replica(
             }
         }
     }
+}
+
+/// Opening a database may wait for the disk.
+async fn blocking<T: Send + 'static>(
+    store: &StoreConfig,
+    open: impl FnOnce(&Path, store::Synchronous) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, ServeError> {
+    let (path, synchronous) = (store.path.clone(), synchronous(store.synchronous));
+    let opening = tokio::task::spawn_blocking(move || open(&path, synchronous));
+    Ok(opening.await.map_err(io::Error::other)??)
 }

@@ -225,21 +225,29 @@ impl Store {
     }
 
     /// Opens the replica of the log of this epoch, and makes it where there is none. One of another
-    /// log is set aside first. With no epoch, as that log does not answer: the replica there is, or
-    /// `None`.
+    /// log is set aside first.
     pub fn open_replica(
         path: &Path,
         synchronous: Synchronous,
-        epoch: Option<Epoch>,
+        epoch: Epoch,
+    ) -> Result<Self, StoreError> {
+        let lock = schema::own(path)?;
+        if let Some(other) = schema::epoch(path)?.filter(|found| *found != epoch) {
+            schema::set_aside(path, other)?;
+        }
+        Self::open_locked(path, synchronous, lock, schema::Missing::Make(epoch))
+    }
+
+    /// The replica there is, of whatever log; `None` where none was ever finished.
+    pub fn existing_replica(
+        path: &Path,
+        synchronous: Synchronous,
     ) -> Result<Option<Self>, StoreError> {
         let lock = schema::own(path)?;
-        if let Some(epoch) = epoch {
-            schema::set_aside_unless(path, epoch)?;
-        } else if !path.exists() {
-            return Ok(None);
-        }
-        let missing = epoch.map_or(schema::Missing::Refuse, schema::Missing::Make);
-        Self::open_locked(path, synchronous, lock, missing).map(Some)
+        let found = schema::epoch(path)?;
+        found
+            .map(|_| Self::open_locked(path, synchronous, lock, schema::Missing::Refuse))
+            .transpose()
     }
 
     fn open_locked(

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 use spreadly_subscriptions::Epoch;
 
 use super::Synchronous;
@@ -201,8 +201,13 @@ pub(super) fn connect(
     connection.pragma_update(None, "wal_autocheckpoint", FOLD_PAGES).at(path)?;
     // What follows may say which numbers were given out, so it must be on the disk before them.
     self::synchronous(&connection, Synchronous::Full).at(path)?;
-    if let (0, Missing::Make(epoch)) = (format, missing) {
-        create(&mut connection, epoch).at(path)?;
+    match missing {
+        Missing::Make(epoch) if format == 0 => create(&mut connection, epoch).at(path)?,
+        // Where there was one it was emptied meanwhile.
+        Missing::Refuse if format == 0 => {
+            return Err(StoreError::Replaced { path: path.to_owned() });
+        }
+        _ => {}
     }
     for (from, migrate) in MIGRATIONS {
         if (1..=from).contains(&format) {
@@ -213,38 +218,27 @@ pub(super) fn connect(
     Ok(connection)
 }
 
-/// Renames a database, with what stands beside it, that is not of this epoch. It is not removed: of
-/// a log that lost its end it may have what nobody else has.
-pub(super) fn set_aside_unless(path: &Path, epoch: Epoch) -> Result<(), StoreError> {
-    if !path.exists() {
-        return Ok(());
+/// Which log a database is of; `None` where there is none, or one that was never finished.
+pub(super) fn epoch(path: &Path) -> Result<Option<Epoch>, StoreError> {
+    if !path.exists() || is_empty(&connect_reader(path)?).at(path)? {
+        return Ok(None);
     }
     let connection = connect(path, Synchronous::Normal, Missing::Refuse)?;
-    let found = connection.query_row("SELECT epoch FROM log", [], |row| row.get(0)).optional();
-    let found: Option<i64> = match found {
-        // A hub that was killed while it made it left it empty.
-        Err(error) if is_empty(&connection).at(path)? => {
-            tracing::debug!(%error, "the replica was never finished");
-            None
-        }
-        found => found.at(path)?,
-    };
-    // The last one folds what stands beside it into the database.
-    drop(connection);
-    let Some(found) = found.map(|epoch| Epoch(epoch.cast_unsigned())).filter(|own| *own != epoch)
-    else {
-        return Ok(());
-    };
-    let aside = |ending: &str| {
+    log(path, &connection).map(|log| Some(log.epoch))
+}
+
+/// Renames a database that nobody has open, with what stands beside it. It is not removed: of a log
+/// that lost its end it may have what nobody else has.
+pub(super) fn set_aside(path: &Path, epoch: Epoch) -> Result<(), StoreError> {
+    let named = |ending: &str| {
         let mut name = path.as_os_str().to_owned();
-        name.push(format!(".of-{found}{ending}"));
+        name.push(ending);
         name
     };
-    tracing::warn!(aside = ?aside(""), "the replica is of another log: it is set aside");
+    let aside = format!(".of-{epoch}");
+    tracing::warn!(aside = ?named(&aside), "the replica is of another log: it is set aside");
     for ending in ["", "-wal", "-shm"] {
-        let mut from = path.as_os_str().to_owned();
-        from.push(ending);
-        match fs::rename(&from, aside(ending)) {
+        match fs::rename(named(ending), named(&format!("{aside}{ending}"))) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(StoreError::Folder { path: path.to_owned(), source: error });
             }

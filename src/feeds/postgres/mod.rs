@@ -26,7 +26,7 @@ use crate::market::event::reverts;
 use crate::store::{FeedPosition, Numbered};
 
 /// Names the feed's progress in the log.
-const NAME: &str = "postgres";
+pub const NAME: &str = "postgres";
 /// Without a row for so long the hub goes to sleep: writers ring from then on, which makes their
 /// commits wait for one another, so not between two rows of a busy table.
 const QUIET: Duration = Duration::from_millis(100);
@@ -115,9 +115,6 @@ pub async fn numbering(
         }
     }
 }
-
-/// Names a replica's progress in it.
-pub const REPLICA: &str = NAME;
 
 impl Feed {
     /// Reads until it is cut off. `healthy`: all that was there has been read.
