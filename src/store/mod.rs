@@ -516,7 +516,7 @@ impl Store {
 
     /// The newest event of a topic.
     pub fn latest(&self, topic: &str) -> Result<Option<Stored>, StoreError> {
-        reader::latest(&self.connection, topic).at(&self.path)
+        Ok(reader::newest(&self.connection, topic, 1).at(&self.path)?.pop())
     }
 
     /// Every topic that has events, by name.

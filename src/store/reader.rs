@@ -89,19 +89,7 @@ impl LogReader {
 
     /// A topic's newest events, in order, at most `most`.
     pub fn newest(&self, topic: &str, most: usize) -> Result<Vec<Stored>, StoreError> {
-        let read = || -> rusqlite::Result<Vec<_>> {
-            let mut newest: Vec<_> = self
-                .connection
-                .prepare_cached(
-                    "SELECT sequence, topic, body, received_micros FROM events
-                     WHERE topic = ?1 ORDER BY sequence DESC LIMIT ?2",
-                )?
-                .query_map(params![topic, count(most)], stored)?
-                .collect::<Result<_, _>>()?;
-            newest.reverse();
-            Ok(newest)
-        };
-        read().at(&self.path)
+        newest(&self.connection, topic, most).at(&self.path)
     }
 
     /// The newest event of a topic up to `sequence`.
@@ -275,14 +263,21 @@ pub(super) fn read_topic(
         .collect()
 }
 
-pub(super) fn latest(connection: &Connection, topic: &str) -> rusqlite::Result<Option<Stored>> {
-    connection
+/// In order.
+pub(super) fn newest(
+    connection: &Connection,
+    topic: &str,
+    most: usize,
+) -> rusqlite::Result<Vec<Stored>> {
+    let mut newest: Vec<_> = connection
         .prepare_cached(
             "SELECT sequence, topic, body, received_micros FROM events
-             WHERE topic = ?1 ORDER BY sequence DESC LIMIT 1",
+             WHERE topic = ?1 ORDER BY sequence DESC LIMIT ?2",
         )?
-        .query_row([topic], stored)
-        .optional()
+        .query_map(params![topic, count(most)], stored)?
+        .collect::<Result<_, _>>()?;
+    newest.reverse();
+    Ok(newest)
 }
 
 /// Hops from topic to topic in the index: costs the number of topics, not of events. `table` is
