@@ -18,7 +18,7 @@ run: rust graphiql ## Build for speed and run `spreadly dev`: a simulated market
 test: rust setup graphiql fmt clippy deny unit ## Everything a change must pass, clients of others included
 
 soak: rust setup ## The kills and storms of the tests at their full size, some ten minutes
-	SPREADLY_SOAK=1 cargo test --locked --package spreadly --test main -- restart postgres kafka shared_log
+	SPREADLY_SOAK=1 cargo test --locked --package spreadly --test main -- restart postgres kafka shared_
 
 bench: rust ## How near we are to the machine's limit, measured in the same run
 	cargo build --release --locked --package spreadly --package spreadly-storm

@@ -11,6 +11,7 @@ use rdkafka::{Message as _, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
 use crate::harness::client::PATIENCE;
+use crate::harness::records::{self, message, producer, send};
 use crate::harness::{Hub, Kafka, Listener, loud};
 
 /// Of the feed.
@@ -35,23 +36,6 @@ fn with_kafka(kafka: &Kafka, topics: &[&str]) -> Hub {
     ])
 }
 
-/// Of a partition, told under a topic of its own.
-fn message(partition: i32, number: u64) -> String {
-    json!({"kind": "message", "topic": format!("p{partition}"), "data": number}).to_string()
-}
-
-fn producer(kafka: &Kafka) -> FutureProducer {
-    let mut client = kafka.client();
-    // So that a broker that is killed neither loses nor doubles what was acknowledged.
-    client.set("enable.idempotence", "true").set("message.timeout.ms", "120000");
-    client.create().unwrap()
-}
-
-async fn send(producer: &FutureProducer, topic: &str, partition: i32, value: &[u8]) {
-    let record = FutureRecord::<(), _>::to(topic).partition(partition).payload(value);
-    producer.send(record, Duration::from_secs(120)).await.unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_record_is_told_once_and_in_order_while_broker_and_hub_are_killed() {
     let (events, broker_kills, hub_kills) = size();
@@ -63,7 +47,7 @@ async fn every_record_is_told_once_and_in_order_while_broker_and_hub_are_killed(
     let each = events / PARTITIONS as u64;
     let mut subscribers = Vec::new();
     for place in 0..SUBSCRIBERS {
-        let topic = format!("p{}", place as i32 % PARTITIONS);
+        let topic = records::topic_of(place as i32 % PARTITIONS);
         let address = if place < SUBSCRIBERS / 2 { hub.address() } else { other.address() };
         let mut one = Listener::begin(&topic, address).await;
         subscribers.push(tokio::spawn(async move {
@@ -72,30 +56,7 @@ async fn every_record_is_told_once_and_in_order_while_broker_and_hub_are_killed(
         }));
     }
     let producer = producer(&kafka);
-    let producers: Vec<_> = (0..PARTITIONS)
-        .map(|partition| {
-            let producer = producer.clone();
-            tokio::spawn(async move {
-                let mut waiting = Vec::new();
-                for number in 0..each {
-                    let line = message(partition, number);
-                    let record =
-                        FutureRecord::<(), _>::to("events").partition(partition).payload(&line);
-                    waiting.push(producer.send_result(record).map_err(|(error, _)| error).unwrap());
-                    if waiting.len() == 100 {
-                        for one in waiting.drain(..) {
-                            one.await.unwrap().unwrap();
-                        }
-                        // So that it lasts over the kills.
-                        tokio::time::sleep(Duration::from_millis(10)).await;
-                    }
-                }
-                for one in waiting {
-                    one.await.unwrap().unwrap();
-                }
-            })
-        })
-        .collect();
+    let producers = records::storm(&producer, PARTITIONS, 0..each);
     for kill in 0..broker_kills.max(hub_kills) {
         tokio::time::sleep(Duration::from_millis(300)).await;
         if kill < hub_kills {

@@ -24,6 +24,7 @@ mod protocol;
 mod redis;
 mod reorganisation;
 mod restart;
+mod shared_kafka;
 mod shared_log;
 mod sharing;
 mod slow;

@@ -52,16 +52,6 @@ async fn publish(hub: SocketAddr, topic: &str, data: &str) -> Value {
         .unwrap()
 }
 
-fn positions(hub: &Hub, topic: &str) -> Vec<Value> {
-    let query = format!(
-        r#"{{ events(topic: "{topic}", first: 1000) {{ nodes {{ sequence data }} pageInfo {{ endCursor }} }} }}"#
-    );
-    let page = hub.query(&query)["events"].clone();
-    let mut all = page["nodes"].as_array().unwrap().clone();
-    all.push(page["pageInfo"].clone());
-    all
-}
-
 async fn until(what: &str, mut there: impl AsyncFnMut() -> bool) {
     let began = Instant::now();
     while !there().await {
@@ -155,7 +145,7 @@ async fn clients_that_hop_between_hubs_miss_nothing_while_all_of_them_are_restar
     assert!(hopped >= hops);
     for topic in 0..TOPICS {
         let topic = format!("t{topic}");
-        assert_eq!(positions(&one, &topic), positions(&two, &topic));
+        assert_eq!(one.positions(&topic), two.positions(&topic));
     }
 }
 
@@ -172,9 +162,9 @@ async fn a_mutation_is_answered_with_the_position_that_every_hub_gives_it() {
     }
     listener.follow(two.address(), 3).await;
     assert_eq!(listener.told, ["0", "1", "2"]);
-    let known = positions(&one, "news");
-    assert_eq!(known, positions(&two, "news"));
-    for (event, given) in known.iter().zip(&given) {
+    let known = one.positions("news");
+    assert_eq!(known, two.positions("news"));
+    for (event, given) in known.0.iter().zip(&given) {
         assert_eq!(event["sequence"], given["sequence"], "{given}");
     }
     // A bad line of a file names its place there, whoever refused it.

@@ -87,13 +87,25 @@ pub enum DoorError {
     Store(#[from] StoreError),
     #[error("the shared log takes nothing now ({0}): nothing was written, send it again")]
     Unreachable(String),
+    /// Nothing of the batch is in the log, or all of it is with its progress.
+    #[error("another hub reads {0} now")]
+    TakenOver(String),
+}
+
+/// A source of which one hub at a time is the reader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// This hub is.
+    pub ours: bool,
+    /// How far it is in the log, whoever read it.
+    pub position: Option<FeedPosition>,
 }
 
 /// What is asked at a door.
 pub(super) enum Request {
     Deliver { batch: Batch, done: Answer<Ack> },
     Files { feed: Box<str>, done: Answer<Vec<FileProgress>> },
-    Position { feed: Box<str>, done: Answer<Option<FeedPosition>> },
+    Claim { feeds: Vec<Box<str>>, done: Answer<Vec<Claimed>> },
 }
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, DoorError>>;
@@ -128,9 +140,11 @@ impl Door {
         self.ask(|done| Request::Files { feed: feed.into(), done }).await
     }
 
-    /// How far a feed is in the log whose source numbers its events.
-    pub async fn feed_position(&self, feed: &str) -> Result<Option<FeedPosition>, DoorError> {
-        self.ask(|done| Request::Position { feed: feed.into(), done }).await
+    /// Makes this hub the reader of each of these sources, which number their events, where no other
+    /// hub is; where hubs share a log, for as long as it is said again in time. What became of
+    /// each, in their order.
+    pub async fn claim(&self, feeds: Vec<Box<str>>) -> Result<Vec<Claimed>, DoorError> {
+        self.ask(|done| Request::Claim { feeds, done }).await
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, DoorError> {
@@ -267,8 +281,15 @@ impl Sequencer {
                 Request::Files { feed, done } => {
                     drop(done.send(self.store.file_progress(&feed).map_err(DoorError::Store)));
                 }
-                Request::Position { feed, done } => {
-                    drop(done.send(self.store.feed_position(&feed).map_err(DoorError::Store)));
+                Request::Claim { feeds, done } => {
+                    // There is no other hub at this log.
+                    let claimed = |feed: &str| {
+                        let position = self.store.feed_position(feed)?;
+                        Ok(Claimed { ours: true, position })
+                    };
+                    let all: Result<_, StoreError> =
+                        feeds.iter().map(|feed| claimed(feed)).collect();
+                    drop(done.send(all.map_err(DoorError::Store)));
                 }
             }
             next = if lines < GROUP_EVENTS { self.requests.try_recv().ok() } else { None };

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::fmt::Display;
 use std::time::Duration;
 
-use super::door::{Batch, Door, DoorError, HandedIn, Incoming};
+use super::door::{Batch, Claimed, Door, DoorError, HandedIn, Incoming};
 use super::status::{FeedId, FeedStatuses};
 use crate::store::{FeedPosition, Progress};
 
@@ -16,6 +16,8 @@ const LOG_PAUSE: Duration = Duration::from_millis(50);
 pub(super) enum Cut<E> {
     /// The hub stops.
     Door,
+    /// Which hub reads what has changed: nothing is wrong.
+    Again,
     Source(E),
 }
 
@@ -45,11 +47,19 @@ impl Remote {
         let mut told = false;
         loop {
             let mut healthy = false;
-            let Err(Cut::Source(error)) = session(&mut healthy).await else { return };
+            let Err(cut) = session(&mut healthy).await;
             if healthy {
                 backoff.reset();
                 told = false;
             }
+            let error = match cut {
+                Cut::Door => return,
+                Cut::Again => {
+                    tokio::time::sleep(LOG_PAUSE).await;
+                    continue;
+                }
+                Cut::Source(error) => error,
+            };
             if !told {
                 tracing::warn!(%error, "cut off from {}: connecting anew", self.source);
                 told = true;
@@ -72,14 +82,20 @@ impl Remote {
         self.statuses.behind(self.feed, behind);
     }
 
-    /// How far something of the source is in the log, by its name there.
+    /// How far the source is in the log, by its name there.
     pub(super) async fn position<E>(&self, name: &str) -> Result<Option<FeedPosition>, Cut<E>> {
+        let claimed = self.claim(&[name.into()]).await?;
+        Ok(claimed.into_iter().next().and_then(|one| one.position))
+    }
+
+    /// See [`Door::claim`].
+    pub(super) async fn claim<E>(&self, names: &[Box<str>]) -> Result<Vec<Claimed>, Cut<E>> {
         loop {
-            match self.door.feed_position(name).await {
-                Ok(known) => return Ok(known),
+            match self.door.claim(names.to_vec()).await {
+                Ok(claimed) => return Ok(claimed),
                 Err(DoorError::Closed) => return Err(Cut::Door),
                 // The log can't be read now, and every feed says so.
-                Err(DoorError::Store(_) | DoorError::Unreachable(_)) => {
+                Err(DoorError::Store(_) | DoorError::Unreachable(_) | DoorError::TakenOver(_)) => {
                     tokio::time::sleep(LOG_PAUSE).await
                 }
             }
@@ -93,7 +109,10 @@ impl Remote {
         positions: impl Iterator<Item = FeedPosition>,
     ) -> Result<(), Cut<E>> {
         let handed_in = self.hand_in(lines, positions).await?;
-        handed_in.acknowledged().await.map(drop).map_err(|_| Cut::Door)
+        handed_in.acknowledged().await.map(drop).map_err(|error| match error {
+            DoorError::TakenOver(_) => Cut::Again,
+            _ => Cut::Door,
+        })
     }
 
     /// Hands over what was read, and does not wait for the answer.

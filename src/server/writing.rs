@@ -36,7 +36,8 @@ async fn write(
     let delivery = door.deliver(Batch { feed: None, lines, progress: Vec::new() });
     let ack = tokio::time::timeout(deadline, delivery).await;
     let ack = ack.map_err(|_| WriteError::Late)?.map_err(|error| match error {
-        DoorError::Closed | DoorError::Store(_) => WriteError::Closed,
+        // A mutation is no source that anyone could take over.
+        DoorError::Closed | DoorError::Store(_) | DoorError::TakenOver(_) => WriteError::Closed,
         DoorError::Unreachable(_) => WriteError::Unreachable,
     })?;
     Ok(Written {

@@ -149,8 +149,13 @@ impl Hub {
 
     /// Asks it to drain, and does not wait.
     pub fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    /// Stops the process (`-STOP`), or lets it go on (`-CONT`).
+    pub fn signal(&self, signal: &str) {
         let child = self.child.as_ref().expect("the hub runs");
-        let done = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+        let done = Command::new("kill").args([signal, &child.id().to_string()]).status();
         assert!(done.unwrap().success());
     }
 
@@ -197,21 +202,31 @@ impl Hub {
         answer["data"].clone()
     }
 
-    /// All that a generic topic has in the log, page by page.
+    /// What was published to a generic topic, as the log has it.
     pub fn published(&self, topic: &str) -> Vec<Value> {
-        let (mut all, mut after) = (Vec::new(), "null".to_owned());
+        let (all, _) = self.events(topic, "data");
+        all.into_iter().map(|event| event["data"].clone()).collect()
+    }
+
+    /// The sequence of each event of a generic topic with what it says, and the cursor behind them.
+    pub fn positions(&self, topic: &str) -> (Vec<Value>, Value) {
+        self.events(topic, "sequence data")
+    }
+
+    /// Of a generic topic, page by page.
+    fn events(&self, topic: &str, fields: &str) -> (Vec<Value>, Value) {
+        let (mut all, mut after) = (Vec::new(), Value::Null);
         loop {
             let query = format!(
                 r#"{{ events(topic: "{topic}", first: 1000, after: {after})
-                    {{ nodes {{ data }} pageInfo {{ hasNextPage endCursor }} }} }}"#
+                    {{ nodes {{ {fields} }} pageInfo {{ hasNextPage endCursor }} }} }}"#
             );
             let page = self.query(&query)["events"].clone();
-            let nodes = page["nodes"].as_array().unwrap().iter();
-            all.extend(nodes.map(|one| one["data"].clone()));
+            all.extend(page["nodes"].as_array().unwrap().iter().cloned());
+            after = page["pageInfo"]["endCursor"].clone();
             if page["pageInfo"]["hasNextPage"] == false {
-                return all;
+                return (all, after);
             }
-            after = page["pageInfo"]["endCursor"].to_string();
         }
     }
 

@@ -11,6 +11,7 @@ pub mod listener;
 pub mod loud;
 pub mod market;
 pub mod postgres;
+pub mod records;
 pub mod redis;
 
 pub use client::{Client, Seen};

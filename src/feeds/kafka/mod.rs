@@ -1,11 +1,15 @@
-//! Topics of Kafka as a feed. Each hub reads every partition itself, from the offset that stands in its
+//! Topics of Kafka as a feed. A hub reads every partition itself, from the offset that stands in its
 //! log beside what the records before it brought: no group, no committed offset, so a record counts
 //! once whatever is killed in between. A partition's records stay in order; partitions do not wait for
 //! one another.
+//!
+//! Of hubs that share a log one reads a partition and brings it to all of them; the others stand by. Who
+//! it is stands in the log too, beside the offset, so that one which was taken for dead brings nothing more.
 
 mod partitions;
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -26,10 +30,12 @@ use crate::store::FeedPosition;
 /// Records of a batch, and bytes of their values but for the last one's.
 const BATCH_RECORDS: usize = 1_024;
 const BATCH_BYTES: usize = 1 << 20;
-/// Of what is told of partitions that lack what was to be read of them.
+/// Of what is told of partitions that lack what was to be read of them: the newest.
 const MOST_NOTES: usize = 3;
 /// Without a record for so long, whether the brokers still answer is looked after.
 const LOOK: Duration = Duration::from_secs(1);
+/// Between two times that this hub says that it reads its partitions, and looks how far others are.
+const CLAIM: Duration = Duration::from_secs(1);
 /// Between two looks for partitions that were added.
 const METADATA: Duration = Duration::from_secs(10);
 
@@ -55,7 +61,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let remote = Remote { door, statuses: statuses.clone(), feed, source: "Kafka" };
-    let own = Feed { config, remote };
+    let own = Feed { config, remote, notes: RefCell::default() };
     let following = own.remote.follow(async |healthy: &mut bool| own.session(healthy).await);
     shutdown.run_until_cancelled(following).await;
     statuses.shutting_down(feed);
@@ -64,6 +70,7 @@ pub async fn run(
 struct Feed {
     config: KafkaConfig,
     remote: Remote,
+    notes: RefCell<Notes>,
 }
 
 /// Records on their way into one batch, of any partitions.
@@ -81,19 +88,12 @@ impl Records {
     }
 }
 
-/// What a session has to tell of its partitions: the first few.
+/// What there is to tell of the partitions while the feed is live.
 #[derive(Default)]
 struct Notes {
-    all: Vec<String>,
-    untold: bool,
-}
-
-impl Notes {
-    fn add(&mut self, note: Option<String>) {
-        let Some(note) = note.filter(|_| self.all.len() < MOST_NOTES) else { return };
-        self.all.push(note);
-        self.untold = true;
-    }
+    elsewhere: Option<String>,
+    /// What was lost, the newest last.
+    lost: VecDeque<String>,
 }
 
 impl Feed {
@@ -101,12 +101,12 @@ impl Feed {
     async fn session(&self, healthy: &mut bool) -> Result<Infallible, Cut> {
         let consumer = partitions::connect(&self.config)?;
         let mut partitions = Partitions::find(&self.config, &consumer)?;
-        let mut notes = Notes::default();
-        for place in 0..partitions.len() {
-            let known = self.remote.position(&partitions.get(place).feed).await?;
-            notes.add(partitions.begin(place, known.as_ref(), &consumer)?);
+        let names = partitions.names();
+        let mut claimed = Instant::now();
+        for (place, one) in self.remote.claim(&names).await?.iter().enumerate() {
+            self.tell_lost(partitions.begin(place, one, &consumer)?);
         }
-        self.tell(&mut notes);
+        self.tell_elsewhere(partitions.elsewhere());
         partitions.assign(&consumer)?;
         let mut looked = Instant::now();
         let mut answers = true;
@@ -115,7 +115,7 @@ impl Feed {
             let quiet = next.is_none();
             let mut records = Records::default();
             while let Some(received) = next {
-                let taken = self.take(received, &mut partitions, &mut records, &mut notes)?;
+                let taken = self.take(received, &mut partitions, &mut records)?;
                 if let Some(alone) = taken {
                     // What undoes blocks goes by itself, behind all that came before it.
                     self.send(std::mem::take(&mut records), &partitions).await?;
@@ -124,7 +124,6 @@ impl Feed {
                 next = if records.is_full() { None } else { consumer.recv().now_or_never() };
             }
             self.send(records, &partitions).await?;
-            self.tell(&mut notes);
             if quiet {
                 // A broker that is gone is no error to librdkafka, which tries for ever.
                 match partitions.look(&consumer) {
@@ -134,6 +133,14 @@ impl Feed {
                         answers = false;
                         self.remote.cut_off(&error);
                     }
+                }
+            }
+            // Not while this hub can't read: then another may.
+            if answers && claimed.elapsed() >= CLAIM {
+                claimed = Instant::now();
+                let all = self.remote.claim(&names).await?;
+                if !partitions.look_elsewhere(&all) {
+                    return Err(Cut::Again);
                 }
             }
             self.remote.behind(partitions.behind());
@@ -148,11 +155,27 @@ impl Feed {
         }
     }
 
-    /// Shows what was noted since, for as long as the feed is live.
-    fn tell(&self, notes: &mut Notes) {
-        if std::mem::take(&mut notes.untold) {
-            self.remote.statuses.note(self.remote.feed, Some(notes.all.join("; ")));
+    fn tell_lost(&self, lost: Option<String>) {
+        let Some(lost) = lost else { return };
+        let mut notes = self.notes.borrow_mut();
+        notes.lost.push_back(lost);
+        if notes.lost.len() > MOST_NOTES {
+            notes.lost.pop_front();
         }
+        self.tell(&notes);
+    }
+
+    fn tell_elsewhere(&self, elsewhere: Option<String>) {
+        let mut notes = self.notes.borrow_mut();
+        notes.elsewhere = elsewhere;
+        self.tell(&notes);
+    }
+
+    fn tell(&self, notes: &Notes) {
+        let all: Vec<&str> =
+            notes.elsewhere.iter().chain(&notes.lost).map(String::as_str).collect();
+        let note = (!all.is_empty()).then(|| all.join("; "));
+        self.remote.statuses.note(self.remote.feed, note);
     }
 
     /// Takes a record in; or gives it back where it has to go by itself.
@@ -161,7 +184,6 @@ impl Feed {
         received: Result<BorrowedMessage<'_>, KafkaError>,
         partitions: &mut Partitions,
         records: &mut Records,
-        notes: &mut Notes,
     ) -> Result<Option<Records>, Cut> {
         let message = match received {
             Ok(message) => message,
@@ -185,7 +207,7 @@ impl Feed {
         };
         let alone = line.as_deref().is_ok_and(reverts);
         let source: Arc<str> = partitions.get(place).source.clone();
-        notes.add(partitions.read(place, offset));
+        self.tell_lost(partitions.read(place, offset));
         let mut own = Records::default();
         let into = if alone { &mut own } else { records };
         into.bytes += value.len();

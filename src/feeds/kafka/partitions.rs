@@ -13,7 +13,7 @@ use spreadly_subscriptions::topic_hash;
 use thiserror::Error;
 
 use super::KafkaConfig;
-use crate::store::FeedPosition;
+use crate::feeds::door::Claimed;
 
 /// Between two tries of librdkafka to reach a broker.
 const FIRST_RECONNECT_MS: &str = "20";
@@ -45,6 +45,8 @@ pub(super) struct Partition {
     pub(super) source: Arc<str>,
     /// Of the cluster, the topic and how often it was made anew.
     pub(super) epoch: u64,
+    /// This hub reads it. Where several share a log one of them does.
+    ours: bool,
     /// The next offset.
     next: u64,
     /// The offset behind its newest record, when that was last asked.
@@ -105,6 +107,7 @@ impl Partitions {
                     number,
                     feed: format!("kafka:{source}").into(),
                     epoch: topic_hash(&format!("{cluster}/{source}")),
+                    ours: false,
                     source: source.into(),
                     next: 0,
                     end: 0,
@@ -116,8 +119,9 @@ impl Partitions {
         Ok(Self { all, topics, deadline, turn: 0 })
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.all.len()
+    /// Their names in the log.
+    pub(super) fn names(&self) -> Vec<Box<str>> {
+        self.all.iter().map(|one| one.feed.clone()).collect()
     }
 
     pub(super) fn get(&self, place: usize) -> &Partition {
@@ -130,17 +134,22 @@ impl Partitions {
         self.all.get(place).filter(|one| one.topic == topic).map(|_| place)
     }
 
-    /// Decides where a partition is read on; says what an operator has to know.
+    /// Decides where a partition is read on that is this hub's to read; says what an operator has to know.
     pub(super) fn begin(
         &mut self,
         place: usize,
-        known: Option<&FeedPosition>,
+        claimed: &Claimed,
         consumer: &StreamConsumer,
     ) -> Result<Option<String>, PartitionsError> {
         let (low, high) = self.watermarks(place, consumer)?;
         let own = &mut self.all[place];
         own.end = high;
-        let note = match known {
+        own.ours = claimed.ours;
+        if !own.ours {
+            own.goes_on_elsewhere(claimed, low);
+            return Ok(None);
+        }
+        let note = match &claimed.position {
             None => {
                 own.next = low;
                 None
@@ -174,6 +183,26 @@ impl Partitions {
         Ok(note)
     }
 
+    /// Looks how far other hubs are; whether the same partitions are this hub's as before.
+    pub(super) fn look_elsewhere(&mut self, claimed: &[Claimed]) -> bool {
+        for (own, claimed) in self.all.iter_mut().zip(claimed) {
+            if own.ours != claimed.ours {
+                return false;
+            }
+            if !own.ours {
+                own.goes_on_elsewhere(claimed, own.next);
+            }
+        }
+        true
+    }
+
+    /// What an operator may wonder about.
+    pub(super) fn elsewhere(&self) -> Option<String> {
+        let others = self.all.iter().filter(|one| !one.ours).count();
+        (others > 0)
+            .then(|| format!("another hub reads {others} of the {} partitions", self.all.len()))
+    }
+
     /// The oldest offset there is, and the one behind the newest.
     fn watermarks(
         &self,
@@ -188,7 +217,7 @@ impl Partitions {
     /// Begins to read.
     pub(super) fn assign(&self, consumer: &StreamConsumer) -> Result<(), PartitionsError> {
         let mut list = TopicPartitionList::new();
-        for own in &self.all {
+        for own in self.all.iter().filter(|one| one.ours) {
             let offset = Offset::Offset(own.next.cast_signed());
             list.add_partition_offset(&own.topic, own.number, offset)?;
         }
@@ -243,7 +272,7 @@ impl Partitions {
         self.turn = (self.turn + 1) % self.all.len();
         let (_, high) = self.watermarks(self.turn, consumer)?;
         let own = &mut self.all[self.turn];
-        if high < own.next {
+        if own.ours && high < own.next {
             return Err(PartitionsError::OffsetGone(own.source.to_string()));
         }
         own.end = high;
@@ -261,6 +290,15 @@ impl Partitions {
             there += usize::try_from(count(consumer, topic, self.deadline)?).unwrap_or(0);
         }
         if there == self.all.len() { Ok(()) } else { Err(PartitionsError::OtherPartitions) }
+    }
+}
+
+impl Partition {
+    /// Whether its end is reached is for its reader to say.
+    fn goes_on_elsewhere(&mut self, claimed: &Claimed, otherwise: u64) {
+        self.next = claimed.position.as_ref().map_or(otherwise, |known| known.position);
+        self.end = self.end.max(self.next);
+        self.read = true;
     }
 }
 

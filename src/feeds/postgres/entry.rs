@@ -5,29 +5,29 @@
 //! A feed's lines are tried until they are in, as at any door. A mutation is tried once a connection is
 //! free and is refused where none is: its client can ask again.
 
-use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{
     ClientWrapper, Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError,
-    RecyclingMethod, Runtime, TimeoutType, Timeouts, Transaction,
+    RecyclingMethod, Runtime, TimeoutType, Timeouts,
 };
 use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{JoinSet, LocalSet};
-use tokio_postgres::{NoTls, Row};
+use tokio_postgres::NoTls;
 use tokio_util::sync::CancellationToken;
 
 use super::PostgresConfig;
 use super::awaited::Awaited;
 use super::outbox::{self, OutboxError};
+use super::sources::{Sources, SourcesError};
 use crate::feeds::backoff;
 use crate::feeds::door::{self, Ack, Answer, Batch, Door, DoorError, Incoming, Request};
 use crate::feeds::status::{Cause, FeedId, FeedStatuses};
 use crate::market::event::{self, Refusal};
-use crate::store::{FeedPosition, FileProgress, Progress};
+use crate::store::Progress;
 
 /// Requests that are under way at once: twice what waits at a door, and each has at most a batch.
 const MOST_UNDER_WAY: usize = 512;
@@ -38,19 +38,6 @@ const INSERT: &str = "
     SELECT payload::json, $1, line - 1 FROM unnest($2::text[]) WITH ORDINALITY AS new (payload, line)
     ORDER BY line
     ON CONFLICT (origin, line) WHERE origin IS NOT NULL DO NOTHING";
-/// Waits for whoever writes for it.
-const TAKE_OVER: &str = "
-    INSERT INTO spreadly_sources (feed, reader) VALUES ($1, $2)
-    ON CONFLICT (feed) DO UPDATE SET reader = EXCLUDED.reader
-    RETURNING epoch, position";
-const HOLD: &str = "SELECT FROM spreadly_sources WHERE feed = $1 AND reader = $2 FOR UPDATE";
-const FILES: &str = "SELECT state::text FROM spreadly_files WHERE feed = $1 ORDER BY moved";
-const PUT_FILE: &str = "
-    INSERT INTO spreadly_files (feed, stream, state) VALUES ($1, $2, $3::text::json)
-    ON CONFLICT (feed, stream)
-        DO UPDATE SET state = EXCLUDED.state, moved = nextval('spreadly_moves')";
-const FORGET_FILE: &str = "DELETE FROM spreadly_files WHERE feed = $1 AND stream = $2";
-const PUT_POSITION: &str = "UPDATE spreadly_sources SET epoch = $2, position = $3 WHERE feed = $1";
 
 #[derive(Clone)]
 pub struct EntryConfig {
@@ -78,15 +65,22 @@ enum EntryError {
     /// It may be in.
     #[error("{0}")]
     Unsure(#[from] OutboxError),
-    #[error("the table spreadly_files can't be read: {0}")]
-    Unreadable(serde_json::Error),
-    #[error("another hub reads {0}: only one may, stop one of them")]
-    TakenOver(String),
+    #[error("{0}")]
+    Source(SourcesError),
 }
 
 impl From<tokio_postgres::Error> for EntryError {
     fn from(error: tokio_postgres::Error) -> Self {
         Self::Unsure(error.into())
+    }
+}
+
+impl From<SourcesError> for EntryError {
+    fn from(error: SourcesError) -> Self {
+        match error {
+            SourcesError::Postgres(error) => error.into(),
+            other => Self::Source(other),
+        }
     }
 }
 
@@ -105,8 +99,7 @@ pub struct Entry {
     pool: Pool,
     awaited: Arc<Awaited>,
     statuses: FeedStatuses,
-    /// This process, among the readers of a source.
-    reader: i64,
+    sources: Sources,
 }
 
 impl Entry {
@@ -132,13 +125,15 @@ impl Entry {
             }))
             .runtime(Runtime::Tokio1)
             .build()?;
-        Ok(Self { config, pool, awaited, statuses, reader: rand::random() })
+        let sources = Sources::new(config.host.clone());
+        Ok(Self { config, pool, awaited, statuses, sources })
     }
 
     /// Answers until the door is closed on its other side, or until told to stop. Wants a thread of
     /// its own: it reads and checks each line.
     pub async fn run(self, Requests(mut requests): Requests, stop: CancellationToken) {
         let own = Rc::new(self);
+        let leaving = own.clone();
         let turns = Arc::new(Semaphore::new(MOST_UNDER_WAY));
         let mut under_way = JoinSet::new();
         let taking = async {
@@ -155,9 +150,16 @@ impl Entry {
         };
         // Whoever waits is told that the door is closed.
         LocalSet::new().run_until(stop.run_until_cancelled(taking)).await;
+        let wait = leaving.config.connection_wait;
+        let release =
+            async |connection: &mut Object| Ok(leaving.sources.release(connection).await?);
+        if let Err(error) = leaving.with_connection(wait, release).await {
+            tracing::debug!(%error, "other hubs go on only once they have waited for this one");
+        }
     }
 
     async fn answer(&self, request: Request) {
+        let deadline = self.config.postgres.deadline;
         match request {
             Request::Deliver { batch, mut done } => {
                 tokio::select! {
@@ -167,12 +169,16 @@ impl Entry {
                 }
             }
             Request::Files { feed, done } => {
-                let answer = self.files(&feed).await;
-                self.give(done, answer);
+                let files = async |connection: &mut Object| {
+                    Ok(self.sources.files(connection, &feed).await?)
+                };
+                self.give(done, self.with_connection(deadline, files).await);
             }
-            Request::Position { feed, done } => {
-                let answer = self.position(&feed).await;
-                self.give(done, answer);
+            Request::Claim { feeds, done } => {
+                let claim = async |connection: &mut Object| {
+                    Ok(self.sources.claim(connection, &feeds).await?)
+                };
+                self.give(done, self.with_connection(deadline, claim).await);
             }
         }
     }
@@ -212,7 +218,8 @@ impl Entry {
         Ok(refused)
     }
 
-    /// Tries until it is in; only for a mutation of which nothing can be in it gives up.
+    /// Tries until it is in. Gives up for a mutation of which nothing can be in, and for a partition
+    /// that another hub reads by now.
     async fn enter(
         &self,
         feed: Option<FeedId>,
@@ -223,7 +230,17 @@ impl Entry {
         let mut halted = false;
         let mut sure = true;
         while let Err(error) = self.write(feed, origin, insertion).await {
-            if let EntryError::TakenOver(_) = error {
+            let taken_over = match &error {
+                EntryError::Source(SourcesError::TakenOver(source)) => Some(source.clone()),
+                _ => None,
+            };
+            if let Some(source) = taken_over.clone().filter(|_| insertion.is_of_partitions()) {
+                if let Some(feed) = feed.filter(|_| halted) {
+                    self.statuses.clear(feed, Cause::SharedLog);
+                }
+                return Err(DoorError::TakenOver(source));
+            }
+            if taken_over.is_some() {
                 tracing::error!(%error, "the feed has ended");
             } else if !halted {
                 tracing::warn!(%error, "the shared log takes nothing: trying until it does");
@@ -235,7 +252,7 @@ impl Entry {
                 None if sure => return Err(DoorError::Unreachable(error.to_string())),
                 None => {}
             }
-            if let EntryError::TakenOver(_) = error {
+            if taken_over.is_some() {
                 std::future::pending::<()>().await;
             }
             tokio::time::sleep(backoff.wait()).await;
@@ -266,104 +283,15 @@ impl Entry {
                 return Ok(());
             }
             let transaction = connection.transaction().await?;
-            self.hold(&transaction, progress).await?;
+            self.sources.hold(&transaction, progress).await?;
             if !bodies.is_empty() {
                 let insert = transaction.prepare_cached(INSERT).await?;
                 transaction.execute(&insert, &[&origin, bodies]).await?;
             }
             for one in progress {
-                self.put(&transaction, one).await?;
+                self.sources.put(&transaction, one).await?;
             }
             Ok(transaction.commit().await?)
-        })
-        .await
-    }
-
-    /// Makes sure that nobody else writes for these sources until the commit.
-    async fn hold(
-        &self,
-        transaction: &Transaction<'_>,
-        progress: &[Progress],
-    ) -> Result<(), EntryError> {
-        // In one order, so that two hubs never wait for one another.
-        let sources: BTreeSet<String> = progress
-            .iter()
-            .map(|one| match one {
-                Progress::File(file) => self.folder(&file.feed),
-                Progress::Position(position) => position.feed.to_string(),
-            })
-            .collect();
-        let hold = transaction.prepare_cached(HOLD).await?;
-        for source in sources {
-            if transaction.query_opt(&hold, &[&source, &self.reader]).await?.is_none() {
-                return Err(EntryError::TakenOver(source));
-            }
-        }
-        Ok(())
-    }
-
-    async fn put(&self, transaction: &Transaction<'_>, one: &Progress) -> Result<(), EntryError> {
-        match one {
-            Progress::Position(FeedPosition { feed, epoch, position }) => {
-                let put = transaction.prepare_cached(PUT_POSITION).await?;
-                let (epoch, position) = (epoch.cast_signed(), position.cast_signed());
-                transaction.execute(&put, &[feed, &epoch, &position]).await?;
-            }
-            Progress::File(file) => {
-                let (folder, stream) = (self.folder(&file.feed), file.stream.cast_signed());
-                if file.forgotten {
-                    let forget = transaction.prepare_cached(FORGET_FILE).await?;
-                    transaction.execute(&forget, &[&folder, &stream]).await?;
-                } else {
-                    let put = transaction.prepare_cached(PUT_FILE).await?;
-                    let state = door::json(file);
-                    transaction.execute(&put, &[&folder, &stream, &state]).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes a folder over and gives how far each of its files is read.
-    async fn files(&self, feed: &str) -> Result<Vec<FileProgress>, EntryError> {
-        let folder = self.folder(feed);
-        let rows = self.taking_over(&folder, async |transaction| {
-            let files = transaction.prepare_cached(FILES).await?;
-            transaction.query(&files, &[&folder]).await
-        });
-        let (_, rows) = rows.await?;
-        let file = |row: &Row| -> Result<FileProgress, EntryError> {
-            let file = serde_json::from_str(row.try_get(0)?).map_err(EntryError::Unreadable)?;
-            Ok(FileProgress { feed: feed.into(), ..file })
-        };
-        rows.iter().map(file).collect()
-    }
-
-    /// Takes a source over and gives how far it is read.
-    async fn position(&self, feed: &str) -> Result<Option<FeedPosition>, EntryError> {
-        let (row, ()) = self.taking_over(feed, async |_| Ok(())).await?;
-        let whole = |place| {
-            let number: Option<i64> = row.try_get(place)?;
-            Ok::<_, EntryError>(number.map(i64::cast_unsigned))
-        };
-        let known = whole(0)?.zip(whole(1)?);
-        Ok(known.map(|(epoch, position)| FeedPosition { feed: feed.into(), epoch, position }))
-    }
-
-    /// From now on only this hub writes for a source. Gives what is known of it, and what is read
-    /// with it.
-    async fn taking_over<T>(
-        &self,
-        source: &str,
-        read: impl AsyncFn(&Transaction<'_>) -> Result<T, tokio_postgres::Error>,
-    ) -> Result<(Row, T), EntryError> {
-        self.with_connection(self.config.postgres.deadline, async |connection| {
-            let transaction = connection.transaction().await?;
-            let take = transaction.prepare_cached(TAKE_OVER).await?;
-            let row = transaction.query_one(&take, &[&source, &self.reader]).await?;
-            let read = read(&transaction).await?;
-            transaction.commit().await?;
-            Ok((row, read))
         })
         .await
     }
@@ -393,18 +321,19 @@ impl Entry {
         }
         acted
     }
-
-    /// A folder's name among the sources of all hubs.
-    fn folder(&self, path: &str) -> String {
-        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
-        format!("{}:{}", self.config.host, absolute.display())
-    }
 }
 
 /// What one transaction brings in.
 struct Insertion {
     bodies: Vec<Box<str>>,
     progress: Vec<Progress>,
+}
+
+impl Insertion {
+    /// Those have one reader after the other; a folder has one.
+    fn is_of_partitions(&self) -> bool {
+        self.progress.iter().any(|one| matches!(one, Progress::Position(_)))
+    }
 }
 
 /// A line as the table takes it. What no hub would take is refused where it came from.

@@ -8,6 +8,7 @@
 mod awaited;
 mod entry;
 mod outbox;
+mod sources;
 
 use std::convert::Infallible;
 use std::sync::Arc;
