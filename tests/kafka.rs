@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _, StreamConsumer};
 use rdkafka::error::KafkaError;
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
@@ -19,6 +19,7 @@ const NAME: &str = "kafka";
 const PARTITIONS: i32 = 8;
 /// Half of them at each of two hubs.
 const SUBSCRIBERS: usize = 16;
+const MADE_ANEW: &str = "events/0 was made anew, or lost its end: read from its start";
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// How much of a storm: `make test`'s, or `make soak`'s.
@@ -143,17 +144,82 @@ async fn bad_records_lost_ones_and_topics_made_anew_are_told_and_the_rest_flows(
     assert_eq!(told(&hub, "p0"), [1, 3]);
 
     // Made anew: what is in it now is told, whatever offset stands in the log.
+    let mut listener = Listener::begin("p0", hub.address()).await;
     kafka.remove_topic("events").await;
     kafka.make_topic("events", 1, &[]).await;
     send(&producer, "events", 0, message(0, 4).as_bytes()).await;
-    let read = |feed: &Value| feed["eventsTotal"] == "5" && feed["state"] == "LIVE";
+    // With the one that says so.
+    let read = |feed: &Value| feed["eventsTotal"] == "6" && feed["state"] == "LIVE";
     let status = hub.until_feed(NAME, "the topic made anew", read).await;
-    let reason = status["reason"].as_str().unwrap();
-    assert!(
-        reason.contains("events/0 was made anew, or lost its end: read from its start"),
-        "{reason}"
-    );
+    assert!(status["reason"].as_str().unwrap().contains(MADE_ANEW), "{status}");
     assert_eq!(told(&hub, "p0"), [1, 3, 4]);
+    listener.follow(hub.address(), 1).await;
+    assert_eq!(listener.reasons, ["INITIAL", "EPOCH_CHANGE"]);
+}
+
+/// By its offsets alone it would be taken for the old one, and what is in it before them never be told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_made_anew_is_noticed_also_where_it_has_more_records_than_were_read() {
+    let kafka = Kafka::start();
+    kafka.make_topic("events", 1, &[]).await;
+    let mut hub = with_kafka(&kafka, &["events"]);
+    let producer = producer(&kafka);
+    for number in 0..5 {
+        send(&producer, "events", 0, message(0, number).as_bytes()).await;
+    }
+    hub.until_feed(NAME, "all", |feed| feed["eventsTotal"] == "5").await;
+    let mut listener = Listener::begin("p0", hub.address()).await;
+    // Nothing has happened to it yet.
+    hub.restart();
+    send(&producer, "events", 0, message(0, 5).as_bytes()).await;
+    listener.follow(hub.address(), 1).await;
+    assert_eq!(listener.reasons, ["INITIAL"]);
+
+    hub.kill9();
+    kafka.remove_topic("events").await;
+    kafka.make_topic("events", 1, &[]).await;
+    for number in 10..20 {
+        send(&producer, "events", 0, message(0, number).as_bytes()).await;
+    }
+    hub.restart();
+    listener.follow(hub.address(), 11).await;
+    let status = hub.until_feed(NAME, "the rest", caught_up).await;
+    assert!(status["reason"].as_str().unwrap().contains(MADE_ANEW), "{status}");
+    assert_eq!(told(&hub, "p0"), (0..6).chain(10..20).collect::<Vec<_>>());
+    assert_eq!(listener.reasons, ["INITIAL", "EPOCH_CHANGE"]);
+}
+
+/// They leave offsets without records behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_of_a_writer_are_no_gaps() {
+    let kafka = Kafka::start();
+    kafka.make_topic("events", 1, &[]).await;
+    let hub = with_kafka(&kafka, &["events"]);
+    let mut client = kafka.client();
+    let producer: FutureProducer = client.set("transactional.id", "t").create().unwrap();
+    let deadline = Duration::from_secs(30);
+    let act = |act: fn(&FutureProducer, Duration) -> Result<(), KafkaError>| {
+        let producer = producer.clone();
+        async move {
+            tokio::task::spawn_blocking(move || act(&producer, deadline)).await.unwrap().unwrap();
+        }
+    };
+    act(|producer, deadline| producer.init_transactions(deadline)).await;
+    let mut listener = Listener::begin("p0", hub.address()).await;
+    for number in 0..6 {
+        act(|producer, _| producer.begin_transaction()).await;
+        send(&producer, "events", 0, message(0, number).as_bytes()).await;
+        if number % 3 == 2 {
+            act(|producer, deadline| producer.abort_transaction(deadline)).await;
+        } else {
+            act(|producer, deadline| producer.commit_transaction(deadline)).await;
+        }
+    }
+    listener.follow(hub.address(), 4).await;
+    assert_eq!(told(&hub, "p0"), [0, 1, 3, 4]);
+    assert_eq!(listener.reasons, ["INITIAL"]);
+    let status = hub.until_feed(NAME, "LIVE", |feed| feed["state"] == "LIVE").await;
+    assert_eq!(status["reason"], Value::Null);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -165,6 +231,7 @@ async fn what_retention_took_is_told_and_a_broker_that_says_nothing_is_stale() {
     let producer = producer(&kafka);
     send(&producer, "events", 0, message(0, 0).as_bytes()).await;
     hub.until_feed(NAME, "the first", |feed| feed["eventsTotal"] == "1").await;
+    let mut listener = Listener::begin("p0", hub.address()).await;
 
     // While no hub reads, more comes than is kept.
     hub.kill9();
@@ -192,6 +259,8 @@ async fn what_retention_took_is_told_and_a_broker_that_says_nothing_is_stale() {
     assert_eq!(all[1..], (from..=60).collect::<Vec<_>>());
     let expected = format!("retention took {} offsets of events/0 before they were read", from - 1);
     assert!(status["reason"].as_str().unwrap().contains(&expected), "{status}");
+    listener.follow(hub.address(), all.len() - 1).await;
+    assert_eq!(listener.reasons, ["INITIAL", "EPOCH_CHANGE"]);
 
     kafka.signal("-STOP");
     hub.until_feed(NAME, "STALE", |feed| feed["state"] == "STALE").await;
@@ -245,6 +314,7 @@ async fn what_compaction_took_is_told_and_what_it_left_is_read_once() {
     };
     send_under("first", 0).await;
     hub.until_feed(NAME, "the first", |feed| feed["eventsTotal"] == "1").await;
+    let mut listener = Listener::begin("p0", hub.address()).await;
 
     // While no hub reads, all but the newest record of a key is removed.
     hub.kill9();
@@ -267,10 +337,12 @@ async fn what_compaction_took_is_told_and_what_it_left_is_read_once() {
     };
     hub.restart();
     let status = hub.until_feed(NAME, "the rest", caught_up).await;
-    let expected = "events/0 has no offsets 1 to 19: compaction took them before they were read";
+    let expected = "compaction took offsets 1 to 19 of events/0 before they were read";
     assert!(status["reason"].as_str().unwrap().contains(expected), "{status}");
     // Each record's offset is its number here.
     let expected: Vec<u64> = std::iter::once(0).chain(20..=sent).collect();
     assert_eq!(told(&hub, "p0"), expected);
     assert_eq!(told(&hub, "p0"), left.iter().map(|one| one.cast_unsigned()).collect::<Vec<_>>());
+    listener.follow(hub.address(), left.len() - 1).await;
+    assert_eq!(listener.reasons, ["INITIAL", "EPOCH_CHANGE"]);
 }

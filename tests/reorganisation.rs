@@ -153,7 +153,11 @@ impl Copy {
     }
 
     fn reorganisations(&self) -> usize {
-        self.reasons.iter().filter(|reason| *reason == "REORG").count()
+        self.told_anew("REORG")
+    }
+
+    fn told_anew(&self, reason: &str) -> usize {
+        self.reasons.iter().filter(|own| *own == reason).count()
     }
 }
 
@@ -666,4 +670,54 @@ async fn whoever_comes_back_to_a_hub_that_was_killed_while_blocks_were_undone_ho
     plain.append_lines("chain.ndjson", &standing);
     crate::capture::until_read(&plain, standing.len());
     assert_eq!(told(&hub), told(&plain));
+}
+
+/// Whoever trusts the chain of frames must see that something is missing before it.
+#[tokio::test]
+async fn a_gap_of_a_source_begins_a_new_epoch_everywhere_and_takes_nothing() {
+    let mut hub = Hub::start_with(&[ME]);
+    hub.append_lines("chain.ndjson", &beginning());
+    Client::knowing(hub.address(), BY_ORDERS).await;
+    let mut here = Everything::follow(&hub, &[]).await;
+    let mut away = Everything::follow(&hub, &[]).await;
+    for one in [&mut here, &mut away] {
+        one.until(|_, copy| !copy.reasons.is_empty()).await;
+    }
+    (101..=STANDING).for_each(|height| hub.append_lines("chain.ndjson", &block(height, "a")));
+    for one in [&mut here, &mut away] {
+        one.until(has_seen("a", STANDING)).await;
+    }
+    let old = away.copies.clone();
+    drop(away);
+
+    let gap = json!({"kind": "source.gap", "source": "a test", "reason": "nobody knows"});
+    hub.append_lines("chain.ndjson", &[gap.to_string()]);
+    here.until(|_, copy| copy.told_anew("EPOCH_CHANGE") > 0).await;
+    here.compare(&hub);
+    let epoch = |copy: &Copy| copy.position.values().next().unwrap().0.clone();
+    for (now, before) in here.copies.iter().zip(&old) {
+        assert_ne!(epoch(now), epoch(before));
+    }
+    // Comes back with the cursors of the epoch before, also to a hub that was killed meanwhile.
+    for _ in 0..2 {
+        let mut back = Everything::follow(&hub, &old).await;
+        // The best bid and offer have no cursor to come back with.
+        let reason = |field: &str| if field == "bestBidOffer" { "INITIAL" } else { "EPOCH_CHANGE" };
+        back.until(|field, copy| copy.told_anew(reason(field)) > 0).await;
+        back.compare(&hub);
+        for (back, here) in back.copies.iter().zip(&here.copies) {
+            assert_eq!(epoch(back), epoch(here));
+            assert_eq!((&back.items, back.reorganisations()), (&here.items, 0));
+        }
+        hub.restart();
+    }
+    let mut after = Everything::follow(&hub, &here.copies).await;
+    hub.append_lines("chain.ndjson", &block(STANDING + 1, "a"));
+    after.until(has_seen("a", STANDING + 1)).await;
+    after.compare(&hub);
+    for (copy, (field, name, _)) in after.copies.iter().zip(SUBSCRIPTIONS) {
+        assert_eq!(copy.reorganisations(), 0, "{field} {name}");
+    }
+    let metrics = hub.admin_page("/metrics").1;
+    assert!(metrics.contains("spreadly_reorganisations_total 0"), "{metrics}");
 }

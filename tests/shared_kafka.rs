@@ -140,6 +140,41 @@ async fn each_record_is_told_once_at_every_hub_whichever_of_them_reads_and_is_ki
     ));
 }
 
+/// Also who follows at a hub that did not read the topic has to see that something is missing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_made_anew_begins_the_same_epoch_at_every_hub() {
+    let postgres = Postgres::start();
+    let kafka = Kafka::start();
+    kafka.make_topic("events", 1, &[]).await;
+    let hubs = [on(&postgres, &kafka), on(&postgres, &kafka)];
+    let producer = records::producer(&kafka);
+    let topic = records::topic_of(0);
+    let mut listeners = Vec::new();
+    for hub in &hubs {
+        listeners.push(Listener::begin(&topic, hub.address()).await);
+    }
+    records::send(&producer, "events", 0, records::message(0, 0).as_bytes()).await;
+    for (listener, hub) in listeners.iter_mut().zip(&hubs) {
+        listener.follow(hub.address(), 1).await;
+    }
+    kafka.remove_topic("events").await;
+    kafka.make_topic("events", 1, &[]).await;
+    for number in 1..4 {
+        records::send(&producer, "events", 0, records::message(0, number).as_bytes()).await;
+    }
+    // The cursor that one hub gave from there on is good at the other.
+    for place in [0, 1, 0] {
+        for (listener, hub) in listeners.iter_mut().zip([&hubs[place], &hubs[1 - place]]) {
+            listener.follow(hub.address(), 4).await;
+            listener.rest(hub.address()).await;
+        }
+    }
+    for listener in &listeners {
+        assert_eq!(listener.told, [0, 1, 2, 3]);
+        assert_eq!(listener.reasons, ["INITIAL", "EPOCH_CHANGE"]);
+    }
+}
+
 /// One that is taken for dead may wake up in the middle of what it was doing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_is_stopped_is_replaced_and_brings_nothing_more_when_it_wakes() {

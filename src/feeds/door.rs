@@ -53,8 +53,8 @@ pub struct Incoming {
     pub numbered: Option<Numbered>,
 }
 
-/// What enters the log together, with the progress it stands for. An event that undoes blocks (see
-/// [`event::reverts`]) comes by itself.
+/// What enters the log together, with the progress it stands for. An event that begins new epochs (see
+/// [`event::renumbers`]) comes by itself.
 #[derive(Debug)]
 pub struct Batch {
     /// `None`: a mutation, whose refusal is told to who asked for it.
@@ -246,7 +246,9 @@ impl Sequencer {
             // `None`: the hub shuts down while the log can't be written. What was taken is dropped
             // unanswered and nothing of it was kept, its sources still have it.
             let _dropped = match first {
-                Request::Deliver { batch, done } if undoes(&batch) => self.undo(batch, done),
+                Request::Deliver { batch, done } if begins_epochs(&batch) => {
+                    self.begin_epochs(batch, done)
+                }
                 first => self.gather(first).and_then(|group| self.commit(group)),
             };
         }
@@ -257,7 +259,7 @@ impl Sequencer {
         }
     }
 
-    /// Takes what waits, up to [`GROUP_EVENTS`] and to what undoes blocks: that wants all before it
+    /// Takes what waits, up to [`GROUP_EVENTS`] and to what begins new epochs: that wants all before it
     /// in the log.
     fn gather(&mut self, first: Request) -> Option<Group> {
         let mut group = Group::default();
@@ -269,7 +271,7 @@ impl Sequencer {
                 Request::Deliver { batch, done } if batch.feed.is_none() && done.is_closed() => {
                     drop((batch, done));
                 }
-                Request::Deliver { batch, done } if undoes(&batch) => {
+                Request::Deliver { batch, done } if begins_epochs(&batch) => {
                     self.held = Some(Request::Deliver { batch, done });
                     break;
                 }
@@ -314,8 +316,8 @@ impl Sequencer {
                     continue;
                 }
             };
-            if let Body::Reverted { .. } = event.body {
-                debug_assert!(false, "a feed delivers what undoes blocks by itself");
+            if let Body::Reverted { .. } | Body::Gap { .. } = event.body {
+                debug_assert!(false, "a feed delivers what begins new epochs by itself");
                 group.deliveries[index].ack.refuse(place, Refusal::NotAlone);
                 continue;
             }
@@ -370,8 +372,8 @@ impl Sequencer {
         Some(Ok(()))
     }
 
-    /// Undoes blocks: one transaction by itself.
-    fn undo(&mut self, batch: Batch, done: Answer<Ack>) -> Option<()> {
+    /// Takes what begins new epochs: one transaction by itself.
+    fn begin_epochs(&mut self, batch: Batch, done: Answer<Ack>) -> Option<()> {
         let Batch { feed, lines, progress } = batch;
         let mut ack = Ack::default();
         for Incoming { place, line, numbered } in lines {
@@ -385,8 +387,12 @@ impl Sequencer {
                     continue;
                 }
             };
-            // What [`undoes`] found.
-            let Body::Reverted { height } = event.body else { continue };
+            let (height, source) = match event.body {
+                Body::Reverted { height } => (Some(height), None),
+                Body::Gap { source } => (None, Some(source)),
+                // Not what [`begins_epochs`] found.
+                _ => continue,
+            };
             // Of no height itself: it stays whatever is undone later.
             let (id, body) = (event.id, body(line));
             let new = NewEvent { topic, id, body, numbered, ..NewEvent::default() };
@@ -395,8 +401,9 @@ impl Sequencer {
             let admission = std::mem::take(&mut self.admission);
             let aside = self.live.aside.clone();
             let written = self.persist(|store| {
-                let work = |log: &Reverting<'_>| {
-                    reorganisation::undo(log, height, now, &admission, &aside)
+                let work = |log: &Reverting<'_>| match height {
+                    Some(height) => reorganisation::undo(log, height, now, &admission, &aside),
+                    None => reorganisation::begin_anew(log, now, &admission),
                 };
                 store.revert(&new, &progress, now, work)
             });
@@ -410,7 +417,16 @@ impl Sequencer {
                         (self.live.keep)(&self.admission, &touched.market);
                     }
                     let (undone, fallen) = (left.reorganisation.undone, left.fallen);
-                    tracing::info!(height, sequence, undone, fallen, "blocks were undone");
+                    match source {
+                        Some(source) => tracing::warn!(
+                            source,
+                            sequence,
+                            "events of a source are lost: every topic begins a new epoch"
+                        ),
+                        None => {
+                            tracing::info!(height, sequence, undone, fallen, "blocks were undone");
+                        }
+                    }
                     ack.accepted += 1;
                     ack.last_sequence = Some(sequence);
                 }
@@ -560,9 +576,9 @@ impl Ack {
     }
 }
 
-/// Whether a batch is an event that undoes blocks.
-fn undoes(batch: &Batch) -> bool {
-    matches!(&batch.lines[..], [Incoming { line: Ok(line), .. }] if event::reverts(line))
+/// Whether a batch is an event that begins new epochs.
+fn begins_epochs(batch: &Batch) -> bool {
+    matches!(&batch.lines[..], [Incoming { line: Ok(line), .. }] if event::renumbers(line))
 }
 
 /// What queries read of the order that an event changed.

@@ -1,4 +1,4 @@
-//! What is left of the log once blocks are undone. An event that stood in one of them goes, and so
+//! What is left of the log once blocks are undone, or where events of a source are lost. An event that stood in one of them goes, and so
 //! does an event that can't be without it (the cancellation of an order whose placing is undone):
 //! what stays is what a hub has that never saw those blocks. All of it is worked out within the
 //! transaction of the event that undoes them; whoever holds state takes it over after the commit.
@@ -81,14 +81,31 @@ pub(super) fn undo(
         markets.push(left);
         admitted.push(own);
     }
-    let scopes: Vec<_> = work.scopes().into_iter().collect();
-    for (scope, first) in &scopes {
-        log.renumber(scope, *first)?;
+    let fallen = work.count - undone;
+    Ok(Left { reorganisation: work.end(true, markets)?, admitted, fallen })
+}
+
+/// Events of a source are lost that nobody can tell any more. Of which topics they were is not known either:
+/// all of the log begin new epochs, and nothing else of them changes.
+pub(super) fn begin_anew(
+    log: &Reverting<'_>,
+    now: Micros,
+    admission: &Admission,
+) -> Result<Left, StoreError> {
+    let mut work = Undoing::new(log);
+    for topic in log.topics()? {
+        work.lost(&topic.name.into(), log.sequence);
     }
-    let topics = work.topics()?;
-    let (at, all) = (log.sequence, work.count);
-    let reorganisation = Reorganisation { at, undone: all, scopes, markets, topics };
-    Ok(Left { reorganisation, admitted, fallen: all - undone })
+    let unchanged = |market: MarketId| {
+        let candles = log.market_candles(&market, now)?;
+        let definition = admission.definition(&market);
+        let (last, event_time) =
+            recovery::newest_trades(&candles, definition.map(|known| &**known));
+        let (defined, book) = (Defined::AsBefore, None);
+        Ok(MarketLeft { market, defined, book, candles, last, event_time })
+    };
+    let markets: Result<Vec<_>, StoreError> = work.markets().into_iter().map(unchanged).collect();
+    Ok(Left { reorganisation: work.end(false, markets?)?, admitted: Vec::new(), fallen: 0 })
 }
 
 struct Undoing<'a> {
@@ -126,6 +143,16 @@ impl<'a> Undoing<'a> {
         }
         let first = self.first.entry(topic.clone()).or_insert(sequence);
         *first = sequence.min(*first);
+    }
+
+    /// Remembers the new epochs, and gives what is to be told.
+    fn end(self, of_blocks: bool, markets: Vec<MarketLeft>) -> Result<Reorganisation, StoreError> {
+        let scopes: Vec<_> = self.scopes().into_iter().collect();
+        for (scope, first) in &scopes {
+            self.log.renumber(scope, *first)?;
+        }
+        let (at, undone, topics) = (self.log.sequence, self.count, self.topics()?);
+        Ok(Reorganisation { at, of_blocks, undone, scopes, markets, topics })
     }
 
     /// The first event that left each scope.
@@ -236,7 +263,7 @@ impl<'a> Undoing<'a> {
         }
     }
 
-    /// Where the topics stand whose events are told one by one.
+    /// Where the touched topics stand whose events are told one by one.
     fn topics(&self) -> Result<Vec<(Topic, Option<Micros>)>, StoreError> {
         let mut left = Vec::new();
         for topic in self.first.keys() {

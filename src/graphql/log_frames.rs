@@ -143,7 +143,8 @@ impl TradeFrame {
     }
 
     /// Why `prevSequence` is null: `INITIAL`, or `REORG`, then forget all of this market behind
-    /// `sequence`: what still stands of it follows.
+    /// `sequence`: what still stands of it follows. `EPOCH_CHANGE`: events may be missing before
+    /// this; keep what you hold.
     async fn reason(&self) -> Option<SnapshotReason> {
         self.0.reason.map(SnapshotReason::from)
     }
@@ -210,7 +211,8 @@ impl EventFrame {
     }
 
     /// Why `prevSequence` is null: `INITIAL`, or `REORG`, then forget all of this topic behind
-    /// `sequence`: what still stands of it follows.
+    /// `sequence`: what still stands of it follows. `EPOCH_CHANGE`: events may be missing before
+    /// this; keep what you hold.
     async fn reason(&self) -> Option<SnapshotReason> {
         self.0.reason.map(SnapshotReason::from)
     }

@@ -285,7 +285,8 @@ impl OrderFrame {
     }
 
     /// Why `prevSequence` is null: `INITIAL`, or `REORG`, then forget all behind
-    /// `sequence`: what still stands of it follows.
+    /// `sequence`: what still stands of it follows. `EPOCH_CHANGE`: events may be missing before
+    /// this; keep what you hold.
     async fn reason(&self) -> Option<SnapshotReason> {
         self.0.reason.map(SnapshotReason::from)
     }

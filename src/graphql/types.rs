@@ -33,7 +33,7 @@ pub enum SnapshotReason {
     Initial,
     /// The client read too slowly for deltas.
     Lagged,
-    /// The numbering began anew.
+    /// The numbering began anew: the log is another one, or events of a source were lost before it.
     EpochChange,
     /// Blocks of the chain were undone.
     Reorg,

@@ -181,7 +181,9 @@ impl BookStream {
         };
         match now.numbering.standing(&position) {
             Standing::Now if position.sequence <= now.book.sequence() => {}
-            Standing::Earlier { .. } => return self.snapshot(now, SnapshotReason::Reorg),
+            Standing::Earlier { .. } => {
+                return self.snapshot(now, SnapshotReason::of_epoch(now.numbering));
+            }
             // A sequence of the same epoch that the log has not reached: the log lost its end.
             Standing::Now | Standing::Unknown => {
                 return self.snapshot(now, SnapshotReason::EpochChange);

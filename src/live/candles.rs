@@ -102,10 +102,11 @@ impl CandleBoard {
         moment: &Moment,
     ) {
         self.numbering.undo(undoing);
+        let reason = SnapshotReason::of_epoch(&self.numbering);
         self.restore(known, event_time, moment);
         self.each(|board, own| {
             let candles = board.series(own.interval).present(moment.now);
-            own.push(board.frame(own, None, Some(SnapshotReason::Reorg), 0, candles, moment));
+            own.push(board.frame(own, None, Some(reason), 0, candles, moment));
         });
     }
 
@@ -228,7 +229,7 @@ impl CandleBoard {
             Standing::Now if position.sequence <= self.sequence => {
                 (Some(position.sequence), SnapshotReason::ResumeTooOld)
             }
-            Standing::Earlier { .. } => (None, SnapshotReason::Reorg),
+            Standing::Earlier { .. } => (None, SnapshotReason::of_epoch(&self.numbering)),
             // A sequence of the same epoch that the log has not reached: the log lost its end.
             Standing::Now | Standing::Unknown => (None, SnapshotReason::EpochChange),
         };

@@ -37,7 +37,12 @@ pub enum SnapshotReason {
 impl SnapshotReason {
     /// Of what is stated anew for a reader that fell behind at `seen`.
     pub(super) fn of_lag(seen: u64, numbering: &Numbering) -> Self {
-        if seen < numbering.since() { Self::Reorg } else { Self::Lagged }
+        if seen < numbering.since() { Self::of_epoch(numbering) } else { Self::Lagged }
+    }
+
+    /// Of what is stated anew as its epoch began behind what a client has seen.
+    pub(super) fn of_epoch(numbering: &Numbering) -> Self {
+        if numbering.undid() { Self::Reorg } else { Self::EpochChange }
     }
 }
 

@@ -82,6 +82,8 @@ pub struct Live {
     /// How often blocks were undone, and the events that went with them, since the start.
     pub reorganisations: AtomicU64,
     pub events_undone: AtomicU64,
+    /// Times that events of a source were lost.
+    pub gaps: AtomicU64,
 }
 
 struct Market {
@@ -164,6 +166,7 @@ impl Live {
             snapshot_encodings: AtomicU64::new(0),
             reorganisations: AtomicU64::new(0),
             events_undone: AtomicU64::new(0),
+            gaps: AtomicU64::new(0),
         }
     }
 

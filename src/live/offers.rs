@@ -150,8 +150,9 @@ impl Offers {
         let Some(own) = self.markets.get_mut(market) else { return };
         own.numbering.undo(undoing);
         own.bbo = offer;
+        let reason = SnapshotReason::of_epoch(&own.numbering);
         self.stand(market);
-        self.push(market, Err(SnapshotReason::Reorg), now);
+        self.push(market, Err(reason), now);
     }
 
     /// Tells a market's offer to whoever follows it.

@@ -1,5 +1,5 @@
-//! Blocks of the chain were undone: the live topics take what is left, begin new epochs and tell
-//! everyone. What is left is worked out by the feeds' side, from the log.
+//! Blocks of the chain were undone, or events of a source are lost: the live topics take what is left,
+//! begin new epochs and tell everyone. What is left is worked out by the feeds' side, from the log.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,18 +11,20 @@ use crate::market::numbering::{Undoing, market_scope};
 use crate::market::ticker::LastTrade;
 use crate::store::{self, MarketCandles};
 
-/// What is left once blocks were undone.
+/// What is left once blocks were undone, or events of a source are lost.
 #[derive(Debug)]
 pub struct Reorganisation {
-    /// Sequence of the event that undid them.
+    /// Sequence of the event that says so.
     pub at: u64,
+    /// Of blocks, not of a gap.
+    pub of_blocks: bool,
     /// Events that left the log.
     pub undone: u64,
-    /// The first event undone of each scope, see [`crate::market::numbering::scope_of`].
+    /// The first event undone of each scope, see [`crate::market::numbering::scope_of`]; `at` after a gap.
     pub scopes: Vec<(String, u64)>,
     /// Every market among the scopes.
     pub markets: Vec<MarketLeft>,
-    /// Log topics that lost events: where they stand, and when their last event was at its source.
+    /// Log topics that are touched: where they stand, and when their last event was at its source.
     pub topics: Vec<(store::Topic, Option<Micros>)>,
 }
 
@@ -79,13 +81,14 @@ impl Live {
         }
     }
 
-    /// Takes what is left once blocks were undone, and tells everyone. From the thread that calls
+    /// Takes what is left, and tells everyone. From the thread that calls
     /// [`Live::apply`].
     ///
     /// # Errors
     /// When a book is not readable: it is left empty then, and a restart reads it from the log.
     pub fn reorganise(&self, left: &Reorganisation) -> Result<(), RestoreError> {
-        self.reorganisations.fetch_add(1, Ordering::Relaxed);
+        let count = if left.of_blocks { &self.reorganisations } else { &self.gaps };
+        count.fetch_add(1, Ordering::Relaxed);
         self.events_undone.fetch_add(left.undone, Ordering::Relaxed);
         let mut done = Ok(());
         for (scope, first) in &left.scopes {
@@ -130,7 +133,8 @@ impl Live {
             state.numbering.undo(undoing);
             state.book.begin_anew(undoing.at);
             state.checksum.take();
-            state.each(self, |stream, now| stream.restate(now, SnapshotReason::Reorg));
+            let reason = SnapshotReason::of_epoch(&state.numbering);
+            state.each(self, |stream, now| stream.restate(now, reason));
             (state.book.best(), rebuilt)
         };
         let known = self.offers.lock().get(&left.market).unwrap_or_default();

@@ -192,12 +192,13 @@ impl Tickers {
     ) {
         let Some(own) = self.markets.get_mut(&known.market) else { return };
         own.numbering.undo(undoing);
+        let reason = SnapshotReason::of_epoch(&own.numbering);
         own.ticker = Ticker::default();
         (own.ticker.bid, own.ticker.ask) = (offer.bid, offer.ask);
         own.ticker.follow(offer.sequence, offer.event_time);
         self.restore(known, last, event_time, now);
         self.stand(&known.market);
-        self.push(&known.market, Err(SnapshotReason::Reorg), true, now);
+        self.push(&known.market, Err(reason), true, now);
     }
 
     pub(super) fn set_state(&mut self, state: FeedState, now: Micros) {
@@ -306,7 +307,7 @@ impl Tickers {
             };
             match own.numbering.standing(at) {
                 Standing::Now if at.sequence <= own.ticker.sequence => Ok(at.sequence),
-                Standing::Earlier { .. } => Err(SnapshotReason::Reorg),
+                Standing::Earlier { .. } => Err(SnapshotReason::of_epoch(&own.numbering)),
                 // A sequence of the same epoch that the log has not reached: it lost its end.
                 Standing::Now | Standing::Unknown => Err(SnapshotReason::EpochChange),
             }

@@ -178,8 +178,10 @@ impl Admission {
             Body::Logged { topic } => {
                 Ok(Admitted { topic: topic.clone().into(), effect: Effect::None })
             }
-            // What it undoes is told by the log, see `feeds::reorganisation`.
-            Body::Reverted { .. } => Ok(Admitted { topic: BLOCKS.into(), effect: Effect::None }),
+            // What they do is told by the log, see `feeds::reorganisation`.
+            Body::Reverted { .. } | Body::Gap { .. } => {
+                Ok(Admitted { topic: BLOCKS.into(), effect: Effect::None })
+            }
         }
     }
 

@@ -23,6 +23,9 @@ pub const MOST_ID_BYTES: usize = 128;
 pub const MOST_MARKET_BYTES: usize = 64;
 /// Longest topic of a `message` event, in characters.
 pub const MOST_TOPIC_CHARACTERS: usize = 128;
+/// Longest name of a source that events are missing of, in bytes: a topic of Kafka with its partition
+/// has half of it.
+pub const MOST_SOURCE_BYTES: usize = 512;
 /// Highest height of a block: the store's numbers are signed.
 pub const MOST_HEIGHT: u64 = i64::MAX as u64;
 /// Deepest nesting of objects and lists: half of what serde_json reads back, so that whatever
@@ -140,6 +143,10 @@ pub enum Body {
     Reverted {
         height: u64,
     },
+    /// Events of a source are lost, of whatever topics.
+    Gap {
+        source: Box<str>,
+    },
     /// A known kind that goes into the log and touches no state yet; the topic it belongs to.
     Logged {
         topic: Box<str>,
@@ -222,7 +229,7 @@ pub struct Message {
     pub data: Box<str>,
 }
 
-/// The log's name of what happened to the chain itself.
+/// The log's name of what happened to the chain itself, or to a source.
 pub const BLOCKS: &str = "blocks";
 
 /// The log's name of what defines a market.
@@ -337,7 +344,10 @@ pub enum Refusal {
     Overfilled { order: Box<str>, size: String, open: String },
     #[error("order \"{order}\" is one of market {has}, not of {sent}")]
     OtherMarket { order: Box<str>, has: MarketId, sent: MarketId },
-    #[error("`block.reverted` came in one batch with other events: a bug of this feed, report it")]
+    #[error(
+        "`block.reverted` or `source.gap` came in one batch with other events: a bug of this feed, \
+         report it"
+    )]
     NotAlone,
     #[error("{0} accounts have orders already: that is the most")]
     TooManyAccounts(usize),
@@ -350,7 +360,7 @@ pub enum Refusal {
 }
 
 const KINDS: &str = "market, book.snapshot, book.delta, trade, order.placed, order.filled, \
-                     order.canceled, block.applied, block.reverted, message";
+                     order.canceled, block.applied, block.reverted, source.gap, message";
 
 /// Every field that some kind knows, not yet read: so a fault can be named by its field, and what
 /// is not asked for costs no more than its syntax check.
@@ -420,6 +430,8 @@ struct Fields<'a> {
     #[serde(borrow)]
     reason: Option<&'a RawValue>,
     #[serde(borrow)]
+    source: Option<&'a RawValue>,
+    #[serde(borrow)]
     topic: Option<&'a RawValue>,
     /// `null` is data too, hence not read as an absent field.
     #[serde(borrow, default, deserialize_with = "present")]
@@ -474,6 +486,7 @@ pub fn parse(line: &[u8]) -> Result<Event, Refusal> {
         "block.reverted" => {
             Body::Reverted { height: height(&fields)?.ok_or(Refusal::Missing("height"))? }
         }
+        "source.gap" => Body::Gap { source: source(&fields)? },
         "message" => Body::Message(message(&fields)?),
         other => return Err(Refusal::UnknownKind(other.chars().take(MOST_QUOTED).collect())),
     };
@@ -483,13 +496,23 @@ pub fn parse(line: &[u8]) -> Result<Event, Refusal> {
     Ok(Event { id, time: time(fields.time, "time")?, height, body })
 }
 
-/// Whether a line is a `block.reverted` event. A feed asks, as such an event is delivered by itself:
-/// what stands before it has to be in the log to be undone. Costs a search, not a parse.
-pub fn reverts(line: &[u8]) -> bool {
+/// Whether a line begins new epochs: a `block.reverted` or `source.gap` event. A feed asks, as such an
+/// event is delivered by itself: what stands before it has to be in the log. Costs a search, not a parse.
+pub fn renumbers(line: &[u8]) -> bool {
     // The kind may be written with escapes, which hide it.
-    std::str::from_utf8(line)
-        .is_ok_and(|text| text.contains("block.reverted") || text.contains("\\u00"))
-        && parse(line).is_ok_and(|event| matches!(event.body, Body::Reverted { .. }))
+    let kinds = ["block.reverted", "source.gap", "\\u00"];
+    std::str::from_utf8(line).is_ok_and(|text| kinds.iter().any(|kind| text.contains(kind)))
+        && parse(line)
+            .is_ok_and(|event| matches!(event.body, Body::Reverted { .. } | Body::Gap { .. }))
+}
+
+/// For people.
+fn source(fields: &Fields<'_>) -> Result<Box<str>, Refusal> {
+    let source: String = required(fields.source, "source")?;
+    if source.is_empty() || source.len() > MOST_SOURCE_BYTES {
+        return Err(fault("source", format!("must have 1 to {MOST_SOURCE_BYTES} bytes")));
+    }
+    Ok(source.into())
 }
 
 fn height(fields: &Fields<'_>) -> Result<Option<u64>, Refusal> {
@@ -719,7 +742,7 @@ mod tests {
             Body::Logged { topic } => topic.into(),
             Body::Trade(trade) => trades_topic(&trade.market).to_string(),
             Body::Message(message) => message_topic(&message.topic).to_string(),
-            Body::Reverted { .. } => BLOCKS.to_owned(),
+            Body::Reverted { .. } | Body::Gap { .. } => BLOCKS.to_owned(),
             other => panic!("{other:?}"),
         }
     }
@@ -777,6 +800,7 @@ mod tests {
             ),
             (r#"{"kind":"block.applied","height":1200345,"block":"ab"}"#, "blocks"),
             (r#"{"kind":"block.reverted","height":1200345}"#, "blocks"),
+            (r#"{"kind":"source.gap","source":"events/0"}"#, "blocks"),
             (r#"{"kind":"message","topic":"news","data":null}"#, "message:news"),
         ];
         for (line, topic) in all {
@@ -830,7 +854,7 @@ mod tests {
         let all = [
             (
                 r#"{"kind":"nonsense"}"#,
-                "unknown kind \"nonsense\": use one of market, book.snapshot, book.delta, trade, order.placed, order.filled, order.canceled, block.applied, block.reverted, message",
+                "unknown kind \"nonsense\": use one of market, book.snapshot, book.delta, trade, order.placed, order.filled, order.canceled, block.applied, block.reverted, source.gap, message",
             ),
             (r#"{"market":"A-B"}"#, "field `kind` is missing"),
             (
@@ -893,11 +917,13 @@ mod tests {
 
     #[test]
     fn a_line_that_undoes_blocks_is_known_however_it_is_written() {
-        assert!(reverts(br#"{"kind":"block.reverted","height":1}"#));
-        assert!(reverts(br#" {"height":1, "kind" : "block\u002ereverted"}"#));
-        assert!(!reverts(br#"{"kind":"block.reverted","height":-1}"#));
-        assert!(!reverts(br#"{"kind":"message","topic":"t","data":"block.reverted"}"#));
-        assert!(!reverts(b"block.reverted \xff"));
+        assert!(renumbers(br#"{"kind":"block.reverted","height":1}"#));
+        assert!(renumbers(br#" {"height":1, "kind" : "block\u002ereverted"}"#));
+        assert!(!renumbers(br#"{"kind":"block.reverted","height":-1}"#));
+        assert!(!renumbers(br#"{"kind":"message","topic":"t","data":"block.reverted"}"#));
+        assert!(!renumbers(b"block.reverted \xff"));
+        assert!(renumbers(br#"{"kind":"source.gap","source":"events/0","reason":"retention"}"#));
+        assert!(!renumbers(br#"{"kind":"source.gap"}"#));
     }
 
     #[test]
@@ -931,6 +957,12 @@ mod tests {
         };
         assert!(topic(MOST_TOPIC_CHARACTERS).is_ok());
         assert!(topic(MOST_TOPIC_CHARACTERS + 1).is_err());
+        let source = |bytes: usize| {
+            let source = "s".repeat(bytes);
+            parse(format!(r#"{{"kind":"source.gap","source":"{source}"}}"#).as_bytes())
+        };
+        assert!(source(MOST_SOURCE_BYTES).is_ok());
+        assert!(source(MOST_SOURCE_BYTES + 1).is_err() && source(0).is_err());
         let nested = |depth: usize| {
             let (open, close) = ("[".repeat(depth), "]".repeat(depth));
             parse(

@@ -1,6 +1,6 @@
-//! How the positions of a topic are numbered once blocks of the chain were undone: each time the
-//! topics that are touched begin a new epoch, made of the log's own and of the event that undid the
-//! blocks, so it is the same after every restart. Knows no stream, no store.
+//! How the positions of a topic are numbered once blocks of the chain were undone, or events of a source
+//! are lost: each time the topics that are touched begin a new epoch, made of the log's own and of the
+//! event that says so, so it is the same after every restart. Knows no stream, no store.
 
 use std::collections::VecDeque;
 
@@ -10,13 +10,20 @@ use spreadly_subscriptions::{Epoch, Position};
 /// told to begin anew. At a reorganisation an hour this reaches two days and a half back.
 pub const MOST_UNDOINGS: usize = 64;
 
-/// What an undoing means to a topic.
+/// What an undoing means to a topic; a gap undoes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Undoing {
     /// Sequence of the event that undid the blocks.
     pub at: u64,
-    /// The first event that it undid: all before it still stands.
+    /// The first event that it undid: all before it still stands. After a gap that is all before `at`.
     pub first: u64,
+}
+
+impl Undoing {
+    /// Something of the topic was told that does not stand any more.
+    pub fn undid(&self) -> bool {
+        self.first < self.at
+    }
 }
 
 /// Where a client's position is in the numbering as it is now.
@@ -78,6 +85,11 @@ impl Numbering {
     /// Sequence of the event that began this epoch; 0 where it is the log's own.
     pub fn since(&self) -> u64 {
         self.undoings.back().map_or(0, |undoing| undoing.at)
+    }
+
+    /// Whether something was undone when this epoch began.
+    pub fn undid(&self) -> bool {
+        self.undoings.back().is_some_and(Undoing::undid)
     }
 
     /// Where a position stands that a client brought.

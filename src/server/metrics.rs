@@ -62,6 +62,7 @@ impl Collector for Everything {
         let encodings = self.live.snapshot_encodings.load(Ordering::Relaxed);
         let reorganisations = self.live.reorganisations.load(Ordering::Relaxed);
         let undone = self.live.events_undone.load(Ordering::Relaxed);
+        let gaps = self.live.gaps.load(Ordering::Relaxed);
         let counters = [
             (
                 "websockets_opened",
@@ -79,6 +80,7 @@ impl Collector for Everything {
             ("snapshot_encodings", "Snapshots encoded, not shared", encodings),
             ("reorganisations", "Times that blocks of the chain were undone", reorganisations),
             ("events_undone", "Events that were undone with blocks", undone),
+            ("source_gaps", "Times that events of a source were lost", gaps),
         ];
         for (name, help, value) in counters {
             counter(&mut encoder, name, help, &[vec![]], &[value])?;

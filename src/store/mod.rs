@@ -172,6 +172,8 @@ pub struct FeedPosition {
     /// How far it has read, in what the feed counts: the number of the last row, the offset of the
     /// next record.
     pub position: u64,
+    /// Of what was read last, so that it can be told whether the same still stands before `position`.
+    pub mark: Option<u64>,
 }
 
 /// What a feed has read, written with what it brought.
@@ -458,12 +460,18 @@ impl Store {
         for one in progress {
             let file = match one {
                 Progress::File(file) => file,
-                Progress::Position(FeedPosition { feed, epoch, position }) => {
+                Progress::Position(FeedPosition { feed, epoch, position, mark }) => {
                     connection
                         .prepare_cached(
-                            "INSERT OR REPLACE INTO feed_positions VALUES (?1, ?2, ?3)",
+                            "INSERT OR REPLACE INTO feed_positions (feed, epoch, position, mark)
+                             VALUES (?1, ?2, ?3, ?4)",
                         )?
-                        .execute(params![&**feed, epoch.cast_signed(), position.cast_signed()])?;
+                        .execute(params![
+                            &**feed,
+                            epoch.cast_signed(),
+                            position.cast_signed(),
+                            mark.map(u64::cast_signed)
+                        ])?;
                     continue;
                 }
             };
@@ -624,7 +632,7 @@ impl Store {
     /// How far a feed is read whose source numbers its events.
     pub fn feed_position(&self, feed: &str) -> Result<Option<FeedPosition>, StoreError> {
         self.connection
-            .prepare_cached("SELECT epoch, position FROM feed_positions WHERE feed = ?1")
+            .prepare_cached("SELECT epoch, position, mark FROM feed_positions WHERE feed = ?1")
             .and_then(|mut statement| {
                 statement
                     .query_row([feed], |row| {
@@ -633,6 +641,7 @@ impl Store {
                             feed: feed.into(),
                             epoch: whole(0)?,
                             position: whole(1)?,
+                            mark: row.get::<_, Option<i64>>(2)?.map(i64::cast_unsigned),
                         })
                     })
                     .optional()

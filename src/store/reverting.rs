@@ -11,7 +11,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::candles;
 use super::fault::{At, StoreError};
 use super::reader::{self, Span};
-use super::{Checkpoint, MarketCandles, NewEvent, NewTrade, Progress, Store, Stored, transact};
+use super::{
+    Checkpoint, MarketCandles, NewEvent, NewTrade, Progress, Store, Stored, Topic, transact,
+};
 use crate::market::event::{MarketId, Micros};
 use crate::market::numbering::{MOST_UNDOINGS, Undoing};
 
@@ -201,6 +203,16 @@ impl Reverting<'_> {
             .and_then(|mut statement| statement.execute([id]))
             .at(self.path)?;
         Ok(())
+    }
+
+    /// Every topic that has events, or is told of those of others.
+    pub fn topics(&self) -> Result<Vec<Topic>, StoreError> {
+        let read = || -> rusqlite::Result<_> {
+            let mut topics = reader::topics(self.connection, "events")?;
+            topics.extend(reader::topics(self.connection, "event_topics")?);
+            Ok(topics)
+        };
+        read().at(self.path)
     }
 
     /// Remembers that a scope begins a new epoch with this event, as it undid `first` of it.

@@ -15,8 +15,8 @@ use super::fault::{At, StoreError};
 /// Format of the tables below. A migration raises it; a newer one than ours is not touched.
 /// Format 2 numbers events by `log.reserved`, format 1 did by AUTOINCREMENT, which costs a page
 /// each commit; so did an index of `files` beside its table. Format 3 has the tables of orders, format 4 those
-/// of what blocks took with them that were undone, and the positions of feeds.
-const FORMAT: i64 = 4;
+/// of what blocks took with them that were undone, and the positions of feeds; format 5 marks what was read last.
+const FORMAT: i64 = 5;
 /// "Sprd": tells our databases from those of other programs.
 const APPLICATION: i64 = 0x5370_7264;
 /// How long a writer waits for another process (a backup, a shell) to leave the lock.
@@ -111,6 +111,9 @@ const ORDERS: &str = "
         PRIMARY KEY (topic, sequence)
     ) STRICT, WITHOUT ROWID;
 ";
+
+/// `mark` is of what was read last.
+const MARKS: &str = "ALTER TABLE feed_positions ADD COLUMN mark INTEGER;";
 
 /// `moved` rises over all rows.
 const FILES: &str = "
@@ -284,6 +287,7 @@ fn create(connection: &mut Connection, epoch: Epoch) -> rusqlite::Result<()> {
     transaction.execute_batch(FILES)?;
     transaction.execute_batch(ORDERS)?;
     transaction.execute_batch(BLOCKS)?;
+    transaction.execute_batch(MARKS)?;
     transaction.execute("INSERT INTO log (epoch) VALUES (?1)", params![epoch.0.cast_signed()])?;
     transaction.pragma_update(None, "application_id", APPLICATION)?;
     transaction.pragma_update(None, "user_version", FORMAT)?;
@@ -293,8 +297,8 @@ fn create(connection: &mut Connection, epoch: Epoch) -> rusqlite::Result<()> {
 type Migrate = fn(&mut Connection) -> rusqlite::Result<()>;
 
 /// From each format to the next one, each in a transaction of its own.
-const MIGRATIONS: [(i64, Migrate); 3] =
-    [(1, from_format_1), (2, from_format_2), (3, from_format_3)];
+const MIGRATIONS: [(i64, Migrate); 4] =
+    [(1, from_format_1), (2, from_format_2), (3, from_format_3), (4, from_format_4)];
 
 /// From format 1, whose last commits may be lost with their numbers: skips more than those were.
 fn from_format_1(connection: &mut Connection) -> rusqlite::Result<()> {
@@ -336,6 +340,14 @@ fn from_format_3(connection: &mut Connection) -> rusqlite::Result<()> {
                  AND json_extract(body, '$.kind') <> 'block.reverted'",
     )?;
     transaction.pragma_update(None, "user_version", 4)?;
+    transaction.commit()
+}
+
+/// What was read last before format 5 is not known: a source is believed to be as it was, once.
+fn from_format_4(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
+    transaction.execute_batch(MARKS)?;
+    transaction.pragma_update(None, "user_version", 5)?;
     transaction.commit()
 }
 

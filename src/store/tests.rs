@@ -120,6 +120,9 @@ const WITHOUT_BLOCKS: &str = "DROP INDEX events_height; ALTER TABLE events DROP 
                               DROP TABLE undone; DROP TABLE undoings;
                               DROP TABLE feed_positions;";
 
+/// Takes what format 5 has beyond the fourth away again.
+const WITHOUT_MARKS: &str = "ALTER TABLE feed_positions DROP COLUMN mark";
+
 #[test]
 fn a_log_of_the_first_format_is_read_and_its_numbering_goes_on_far_behind() {
     let (_folder, path) = folder();
@@ -195,6 +198,20 @@ fn heights_of_a_log_of_the_third_format_are_read_from_its_lines() {
         Ok(all.into_iter().map(|one| one.sequence).collect::<Vec<_>>())
     });
     assert_eq!(found.unwrap().unwrap().1, [1, 3]);
+}
+
+#[test]
+fn positions_of_the_fourth_format_are_known_and_have_no_mark() {
+    let (_folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    let position = |mark| FeedPosition { feed: "kafka".into(), epoch: 7, position: 9, mark };
+    store.append(&[], &[Progress::Position(position(Some(3)))], 0).unwrap();
+    assert_eq!(store.feed_position("kafka").unwrap(), Some(position(Some(3))));
+    store.connection.execute_batch(WITHOUT_MARKS).unwrap();
+    store.connection.execute_batch("PRAGMA user_version = 4").unwrap();
+    drop(store);
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.feed_position("kafka").unwrap(), Some(position(None)));
 }
 
 #[test]
@@ -290,7 +307,12 @@ fn a_feeds_position_is_written_with_what_it_brought() {
     let (_folder, path) = folder();
     let mut store = Store::open(&path).unwrap();
     assert_eq!(store.feed_position("postgres").unwrap(), None);
-    let at = |epoch, position| FeedPosition { feed: "postgres".into(), epoch, position };
+    let at = |epoch, position| FeedPosition {
+        feed: "postgres".into(),
+        epoch,
+        position,
+        mark: Some(epoch ^ 9),
+    };
     let events = [event("a", None, "1")];
     store.append(&events, &[Progress::Position(at(u64::MAX, 7))], 0).unwrap();
     store.append(&[], &[Progress::Position(at(u64::MAX, 9))], 0).unwrap();
@@ -357,7 +379,7 @@ fn a_newer_format_and_a_foreign_database_are_left_alone() {
     let (_folder, path) = folder();
     Store::open(&path).unwrap().connection.pragma_update(None, "user_version", 9).unwrap();
     let error = Store::open(&path).unwrap_err();
-    assert!(matches!(error, StoreError::Newer { found: 9, known: 4, .. }), "{error}");
+    assert!(matches!(error, StoreError::Newer { found: 9, known: 5, .. }), "{error}");
     let foreign = path.with_file_name("foreign.db");
     Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
     assert!(matches!(Store::open(&foreign).unwrap_err(), StoreError::Foreign { .. }));

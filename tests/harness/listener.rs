@@ -15,6 +15,8 @@ pub struct Listener {
     chain: Option<(String, String)>,
     /// What was published, in the order in which it was told.
     pub told: Vec<Value>,
+    /// Why it was told something that does not follow what it knew.
+    pub reasons: Vec<String>,
 }
 
 impl Listener {
@@ -38,7 +40,7 @@ impl Listener {
             self.cursor.as_ref().map_or(String::new(), |cursor| format!(r#", after: "{cursor}""#));
         let query = format!(
             r#"subscription {{ events(topic: "{}"{after})
-                {{ epoch sequence prevSequence cursor events {{ data }} }} }}"#,
+                {{ epoch sequence prevSequence cursor reason events {{ data }} }} }}"#,
             self.topic
         );
         client.try_subscribe("s", &query).await;
@@ -52,6 +54,8 @@ impl Listener {
         if !frame["prevSequence"].is_null() {
             let expected = Some((text("epoch"), text("prevSequence")));
             assert_eq!(self.chain, expected, "the chain broke: {frame}");
+        } else {
+            self.reasons.push(text("reason"));
         }
         self.chain = Some((text("epoch"), text("sequence")));
         self.cursor = Some(text("cursor"));

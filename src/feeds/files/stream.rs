@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use crate::feeds::door::Incoming;
 use crate::feeds::status::{At, Place};
-use crate::market::event::{MOST_LINE_BYTES, Refusal, reverts};
+use crate::market::event::{MOST_LINE_BYTES, Refusal, renumbers};
 use crate::store::{FileProgress, Fingerprint};
 
 /// Read at a time: large enough that a 10 GB file costs few calls, small enough that others get
@@ -40,7 +40,7 @@ pub(super) struct Lines {
 impl Lines {
     /// Whether a line may come along.
     fn admits(&mut self, line: &[u8]) -> bool {
-        let alone = reverts(line);
+        let alone = renumbers(line);
         let admitted = !self.closed && (self.all.is_empty() || !alone);
         self.closed |= alone;
         admitted

@@ -11,21 +11,20 @@ mod partitions;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use rdkafka::Message as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use self::partitions::{Partition, Partitions, PartitionsError};
-use super::door::{Door, Incoming};
+use self::partitions::{Gap, Met, Partitions, PartitionsError};
+use super::door::{self, Door, Incoming};
 use super::remote::{self, Remote};
 use super::status::{At, FeedId, FeedStatuses, Place};
-use crate::market::event::{MOST_LINE_BYTES, Refusal, reverts};
-use crate::store::FeedPosition;
+use crate::market::event::{MOST_LINE_BYTES, Refusal, renumbers, time_text};
 
 /// Records of a batch, and bytes of their values but for the last one's.
 const BATCH_RECORDS: usize = 1_024;
@@ -73,18 +72,52 @@ struct Feed {
     notes: RefCell<Notes>,
 }
 
+/// A record as it was received.
+struct Record {
+    /// Of its partition.
+    place: usize,
+    offset: u64,
+    /// When it was written, since 1970.
+    millis: Option<i64>,
+    line: Result<Vec<u8>, Refusal>,
+}
+
+impl Record {
+    /// `None` of one that is too long to be held.
+    fn mark(&self) -> Option<u64> {
+        self.line.as_deref().ok().map(|line| partitions::mark(line, self.millis))
+    }
+}
+
 /// Records on their way into one batch, of any partitions.
 #[derive(Default)]
 struct Records {
     lines: Vec<Incoming>,
     bytes: usize,
-    /// Of each partition with a record among them, by its place: where to go on.
-    next: BTreeMap<usize, u64>,
+    /// Of each partition with a record among them, by its place.
+    last: BTreeMap<usize, Last>,
+}
+
+/// The last record of a partition in a batch.
+struct Last {
+    offset: u64,
+    millis: Option<i64>,
+    /// Which of the batch's lines it is.
+    line: usize,
 }
 
 impl Records {
     fn is_full(&self) -> bool {
         self.lines.len() >= BATCH_RECORDS || self.bytes >= BATCH_BYTES
+    }
+
+    fn add(&mut self, record: Record, partitions: &Partitions) {
+        let Record { place, offset, millis, line } = record;
+        self.bytes += line.as_ref().map_or(0, Vec::len);
+        self.last.insert(place, Last { offset, millis, line: self.lines.len() });
+        let source = partitions.get(place).source.clone();
+        let place = Place { source, at: At::Offset(offset) };
+        self.lines.push(Incoming { place, line, numbered: None });
     }
 }
 
@@ -100,13 +133,17 @@ impl Feed {
     /// Reads until it has to begin anew. `healthy`: all that was there has been read.
     async fn session(&self, healthy: &mut bool) -> Result<Infallible, Cut> {
         let consumer = partitions::connect(&self.config)?;
-        let mut partitions = Partitions::find(&self.config, &consumer)?;
+        let mut partitions = Partitions::find(&self.config, &consumer).await?;
         let names = partitions.names();
         let mut claimed = Instant::now();
         for (place, one) in self.remote.claim(&names).await?.iter().enumerate() {
-            self.tell_lost(partitions.begin(place, one, &consumer)?);
+            if let Some(gap) = partitions.begin(place, one, &consumer)? {
+                let next = partitions.get(place).next;
+                self.tell(gap, next, &partitions).await?;
+            }
         }
-        self.tell_elsewhere(partitions.elsewhere());
+        self.notes.borrow_mut().elsewhere = partitions.elsewhere();
+        self.show_notes();
         partitions.assign(&consumer)?;
         let mut looked = Instant::now();
         let mut answers = true;
@@ -115,11 +152,8 @@ impl Feed {
             let quiet = next.is_none();
             let mut records = Records::default();
             while let Some(received) = next {
-                let taken = self.take(received, &mut partitions, &mut records)?;
-                if let Some(alone) = taken {
-                    // What undoes blocks goes by itself, behind all that came before it.
-                    self.send(std::mem::take(&mut records), &partitions).await?;
-                    self.send(alone, &partitions).await?;
+                if let Some(record) = Self::record(received, &mut partitions)? {
+                    self.take(record, &mut partitions, &mut records).await?;
                 }
                 next = if records.is_full() { None } else { consumer.recv().now_or_never() };
             }
@@ -155,36 +189,30 @@ impl Feed {
         }
     }
 
-    fn tell_lost(&self, lost: Option<String>) {
-        let Some(lost) = lost else { return };
+    /// Notes what was lost, for as long as the hub runs or until more was.
+    fn note(&self, lost: String) {
         let mut notes = self.notes.borrow_mut();
         notes.lost.push_back(lost);
         if notes.lost.len() > MOST_NOTES {
             notes.lost.pop_front();
         }
-        self.tell(&notes);
+        drop(notes);
+        self.show_notes();
     }
 
-    fn tell_elsewhere(&self, elsewhere: Option<String>) {
-        let mut notes = self.notes.borrow_mut();
-        notes.elsewhere = elsewhere;
-        self.tell(&notes);
-    }
-
-    fn tell(&self, notes: &Notes) {
+    fn show_notes(&self) {
+        let notes = self.notes.borrow();
         let all: Vec<&str> =
             notes.elsewhere.iter().chain(&notes.lost).map(String::as_str).collect();
         let note = (!all.is_empty()).then(|| all.join("; "));
         self.remote.statuses.note(self.remote.feed, note);
     }
 
-    /// Takes a record in; or gives it back where it has to go by itself.
-    fn take(
-        &self,
+    /// What was received; `None` where it is no record to be read.
+    fn record(
         received: Result<BorrowedMessage<'_>, KafkaError>,
         partitions: &mut Partitions,
-        records: &mut Records,
-    ) -> Result<Option<Records>, Cut> {
+    ) -> Result<Option<Record>, Cut> {
         let message = match received {
             Ok(message) => message,
             Err(KafkaError::PartitionEOF(number)) => {
@@ -196,39 +224,88 @@ impl Feed {
             }
             Err(error) => return Err(PartitionsError::from(error).into()),
         };
-        let offset = message.offset().cast_unsigned();
-        let Some(place) = partitions.place(message.topic(), message.partition()) else {
-            return Ok(None);
-        };
         let value = message.payload().unwrap_or_default();
         let line = match value.len() > MOST_LINE_BYTES {
             true => Err(Refusal::TooLong),
             false => Ok(value.to_vec()),
         };
-        let alone = line.as_deref().is_ok_and(reverts);
-        let source: Arc<str> = partitions.get(place).source.clone();
-        self.tell_lost(partitions.read(place, offset));
-        let mut own = Records::default();
-        let into = if alone { &mut own } else { records };
-        into.bytes += value.len();
-        into.lines.push(Incoming {
-            place: Place { source, at: At::Offset(offset) },
+        let record = |place| Record {
+            place,
+            offset: message.offset().cast_unsigned(),
+            millis: message.timestamp().to_millis(),
             line,
-            numbered: None,
-        });
-        into.next.insert(place, offset + 1);
-        Ok(alone.then_some(own))
+        };
+        Ok(partitions.place(message.topic(), message.partition()).map(record))
+    }
+
+    /// Takes a record in behind those that are gathered. What begins new epochs goes by itself, behind
+    /// all that came before it.
+    async fn take(
+        &self,
+        record: Record,
+        partitions: &mut Partitions,
+        records: &mut Records,
+    ) -> Result<(), Cut> {
+        match partitions.meet(record.place, record.offset, || record.mark().unwrap_or(0)) {
+            Met::Next => {}
+            Met::Known => return Ok(()),
+            Met::Unclear(note) => {
+                tracing::warn!("{note}");
+                self.note(note);
+            }
+            Met::Behind(gap) => {
+                self.send(std::mem::take(records), partitions).await?;
+                self.tell(gap, record.offset, partitions).await?;
+            }
+            Met::Other(gap) => {
+                self.send(std::mem::take(records), partitions).await?;
+                let start = partitions.get(gap.place).low;
+                self.tell(gap, start, partitions).await?;
+                return Err(Cut::Again);
+            }
+        }
+        if !record.line.as_deref().is_ok_and(renumbers) {
+            records.add(record, partitions);
+            return Ok(());
+        }
+        self.send(std::mem::take(records), partitions).await?;
+        let mut alone = Records::default();
+        alone.add(record, partitions);
+        self.send(alone, partitions).await
     }
 
     async fn send(&self, records: Records, partitions: &Partitions) -> Result<(), Cut> {
-        let Records { lines, next, .. } = records;
+        let Records { lines, last, .. } = records;
         if lines.is_empty() {
             return Ok(());
         }
-        let positions = next.into_iter().map(|(place, position)| {
-            let Partition { feed, epoch, .. } = partitions.get(place);
-            FeedPosition { feed: feed.clone(), epoch: *epoch, position }
-        });
-        self.remote.send(lines, positions).await
+        let positions: Vec<_> = last
+            .into_iter()
+            .map(|(place, Last { offset, millis, line })| {
+                let line = lines[line].line.as_deref().ok();
+                let mark = line.map(|line| partitions::mark(line, millis));
+                partitions.get(place).position(offset + 1, mark)
+            })
+            .collect();
+        self.remote.send(lines, positions.into_iter()).await
+    }
+
+    /// Tells everyone that records before `next` are lost, with the progress that goes over them.
+    async fn tell(&self, gap: Gap, next: u64, partitions: &Partitions) -> Result<(), Cut> {
+        let Gap { place, reason } = gap;
+        tracing::warn!("{reason}");
+        let partition = partitions.get(place);
+        let source = partition.source.clone();
+        let time = time_text(door::now());
+        let event =
+            json!({"kind": "source.gap", "source": &*source, "reason": reason, "time": time});
+        let line = Incoming {
+            place: Place { source, at: At::Offset(next) },
+            line: Ok(event.to_string().into_bytes()),
+            numbered: None,
+        };
+        self.note(reason);
+        let position = partition.position(next, None);
+        self.remote.send(vec![line], std::iter::once(position)).await
     }
 }

@@ -1,11 +1,13 @@
 //! Which partitions there are, from where each is read and how far it is. Where the log's offset is not
 //! what the brokers have (a topic that was made anew, records that retention or compaction removed before
-//! they were read) is found out here, and told.
+//! they were read) is found out here: a [`Gap`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{Consumer as _, StreamConsumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
@@ -14,6 +16,7 @@ use thiserror::Error;
 
 use super::KafkaConfig;
 use crate::feeds::door::Claimed;
+use crate::store::FeedPosition;
 
 /// Between two tries of librdkafka to reach a broker.
 const FIRST_RECONNECT_MS: &str = "20";
@@ -40,21 +43,48 @@ pub(super) struct Partition {
     topic: String,
     number: i32,
     /// Names its progress in the log.
-    pub(super) feed: Box<str>,
+    feed: Box<str>,
     /// Of each record's place.
     pub(super) source: Arc<str>,
     /// Of the cluster, the topic and how often it was made anew.
-    pub(super) epoch: u64,
+    epoch: u64,
     /// This hub reads it. Where several share a log one of them does.
     ours: bool,
     /// The next offset.
-    next: u64,
+    pub(super) next: u64,
     /// The offset behind its newest record, when that was last asked.
     end: u64,
     /// Its end was reached since the session began.
     read: bool,
+    /// The oldest offset there was when it was begun.
+    pub(super) low: u64,
+    /// The record before `next` has this [`mark`], if the topic is still the same; it is read once more.
+    proof: Option<u64>,
+    /// Whether compaction removes records; `None` where the brokers do not tell.
+    compacted: Option<bool>,
     /// It was told in this session that offsets are missing.
     told_missing: bool,
+}
+
+/// Records that nobody can tell any more.
+pub(super) struct Gap {
+    pub(super) place: usize,
+    /// For people.
+    pub(super) reason: String,
+}
+
+/// What it means that a record was read.
+pub(super) enum Met {
+    /// It is the next one.
+    Next,
+    /// It is the last one of before, as it was.
+    Known,
+    /// It is the next one, behind records that are lost.
+    Behind(Gap),
+    /// It is the next one, behind some that may be lost; what to tell of them, once a session.
+    Unclear(String),
+    /// It is not of the topic that was read before: that has to be read from its start.
+    Other(Gap),
 }
 
 pub(super) struct Partitions {
@@ -67,15 +97,27 @@ pub(super) struct Partitions {
     turn: usize,
 }
 
-/// Reaches for the brokers; that they answer is seen by the first question.
-pub(super) fn connect(config: &KafkaConfig) -> Result<StreamConsumer, PartitionsError> {
+/// Of a record: its value, and when it was written in milliseconds since 1970. Two records of one offset in
+/// two topics of one name have the same by chance alone.
+pub(super) fn mark(value: &[u8], millis: Option<i64>) -> u64 {
+    let millis = millis.unwrap_or(0).cast_unsigned();
+    (millis << 32) | u64::from(crc32fast::hash(value))
+}
+
+/// What every client of the brokers begins with.
+fn client(config: &KafkaConfig) -> ClientConfig {
     let mut client = ClientConfig::new();
     for (key, value) in &config.settings {
         client.set(key, value);
     }
+    client.set("bootstrap.servers", &config.brokers).set("client.id", "spreadly");
     client
-        .set("bootstrap.servers", &config.brokers)
-        .set("client.id", "spreadly")
+}
+
+/// Reaches for the brokers; that they answer is seen by the first question.
+pub(super) fn connect(config: &KafkaConfig) -> Result<StreamConsumer, PartitionsError> {
+    let mut client = client(config);
+    client
         // librdkafka wants one; nothing is ever committed under it and nobody joins it.
         .set("group.id", "spreadly")
         .set("enable.auto.commit", "false")
@@ -90,16 +132,18 @@ pub(super) fn connect(config: &KafkaConfig) -> Result<StreamConsumer, Partitions
 }
 
 impl Partitions {
-    pub(super) fn find(
+    pub(super) async fn find(
         config: &KafkaConfig,
         consumer: &StreamConsumer,
     ) -> Result<Self, PartitionsError> {
         let deadline = config.deadline;
         let silent = || PartitionsError::Silent(deadline);
         let cluster = consumer.client().fetch_cluster_id(deadline).ok_or_else(silent)?;
+        let compacted = compacted(config).await;
         let (mut all, mut topics) = (Vec::new(), HashMap::new());
         for topic in &config.topics {
             topics.insert(topic.clone(), all.len());
+            let compacted = compacted.get(topic).copied();
             for number in 0..count(consumer, topic, deadline)? {
                 let source = format!("{topic}/{number}");
                 all.push(Partition {
@@ -112,6 +156,9 @@ impl Partitions {
                     next: 0,
                     end: 0,
                     read: false,
+                    low: 0,
+                    proof: None,
+                    compacted,
                     told_missing: false,
                 });
             }
@@ -134,22 +181,21 @@ impl Partitions {
         self.all.get(place).filter(|one| one.topic == topic).map(|_| place)
     }
 
-    /// Decides where a partition is read on that is this hub's to read; says what an operator has to know.
+    /// Decides where a partition is read on that is this hub's to read.
     pub(super) fn begin(
         &mut self,
         place: usize,
         claimed: &Claimed,
         consumer: &StreamConsumer,
-    ) -> Result<Option<String>, PartitionsError> {
+    ) -> Result<Option<Gap>, PartitionsError> {
         let (low, high) = self.watermarks(place, consumer)?;
         let own = &mut self.all[place];
-        own.end = high;
-        own.ours = claimed.ours;
+        (own.low, own.end, own.ours) = (low, high, claimed.ours);
         if !own.ours {
             own.goes_on_elsewhere(claimed, low);
             return Ok(None);
         }
-        let note = match &claimed.position {
+        let reason = match &claimed.position {
             None => {
                 own.next = low;
                 None
@@ -163,13 +209,13 @@ impl Partitions {
                 ))
             }
             Some(known) if known.position > high => {
-                own.epoch = known.epoch.wrapping_add(1);
-                own.next = low;
-                Some(format!("{} was made anew, or lost its end: read from its start", own.source))
+                own.epoch = known.epoch;
+                Some(own.made_anew())
             }
             Some(known) => {
                 own.epoch = known.epoch;
                 own.next = known.position.max(low);
+                own.proof = known.mark.filter(|_| known.position > low);
                 let lost = own.next - known.position;
                 (lost > 0).then(|| {
                     format!("retention took {lost} offsets of {} before they were read", own.source)
@@ -177,10 +223,7 @@ impl Partitions {
             }
         };
         own.read = own.next >= own.end;
-        if let Some(note) = &note {
-            tracing::warn!("{note}");
-        }
-        Ok(note)
+        Ok(reason.map(|reason| Gap { place, reason }))
     }
 
     /// Looks how far other hubs are; whether the same partitions are this hub's as before.
@@ -218,34 +261,45 @@ impl Partitions {
     pub(super) fn assign(&self, consumer: &StreamConsumer) -> Result<(), PartitionsError> {
         let mut list = TopicPartitionList::new();
         for own in self.all.iter().filter(|one| one.ours) {
-            let offset = Offset::Offset(own.next.cast_signed());
+            let again = u64::from(own.proof.is_some());
+            let offset = Offset::Offset((own.next - again).cast_signed());
             list.add_partition_offset(&own.topic, own.number, offset)?;
         }
         Ok(consumer.assign(&list)?)
     }
 
-    /// A record was read. Where offsets before it are missing, says so, once a session: of a topic
-    /// that is compacted they were events that nobody can tell any more, in one that is written by
-    /// transactions they are those' marks, and which of both can't be seen.
-    pub(super) fn read(&mut self, place: usize, offset: u64) -> Option<String> {
+    /// A record was read; see [`Met`].
+    pub(super) fn meet(&mut self, place: usize, offset: u64, mark: impl FnOnce() -> u64) -> Met {
         let own = &mut self.all[place];
+        if let Some(proof) = own.proof.take().filter(|_| offset < own.next) {
+            if mark() == proof {
+                return Met::Known;
+            }
+            return Met::Other(Gap { place, reason: own.made_anew() });
+        }
         let missing = offset.saturating_sub(own.next);
         let next = offset + 1;
         own.next = next;
         own.end = own.end.max(next);
         own.read |= next >= own.end;
-        if missing == 0 || std::mem::replace(&mut own.told_missing, true) {
-            return None;
+        // Without compaction they mark transactions.
+        if missing == 0 || own.compacted == Some(false) {
+            return Met::Next;
         }
-        let note = format!(
-            "{} has no offsets {} to {}: compaction took them before they were read, or they mark \
-             transactions",
-            own.source,
-            offset - missing,
-            offset - 1
-        );
-        tracing::warn!("{note}; what is missing later goes untold until the feed begins anew");
-        Some(note)
+        let (first, last, source) = (offset - missing, offset - 1, &own.source);
+        if own.compacted.is_some() {
+            let reason = format!(
+                "compaction took offsets {first} to {last} of {source} before they were read"
+            );
+            return Met::Behind(Gap { place, reason });
+        }
+        if std::mem::replace(&mut own.told_missing, true) {
+            return Met::Next;
+        }
+        Met::Unclear(format!(
+            "{source} has no offsets {first} to {last}: they mark transactions, or compaction took them \
+             before they were read, which the brokers refuse to tell"
+        ))
     }
 
     /// The end of a partition was reached. Which topic's is not said; and where the last offsets are a
@@ -294,12 +348,46 @@ impl Partitions {
 }
 
 impl Partition {
+    /// As it stands in the log when all before `next` is read.
+    pub(super) fn position(&self, next: u64, mark: Option<u64>) -> FeedPosition {
+        FeedPosition { feed: self.feed.clone(), epoch: self.epoch, position: next, mark }
+    }
+
+    /// Goes on with the topic of this name that there is now; what an operator has to know.
+    fn made_anew(&mut self) -> String {
+        self.epoch = self.epoch.wrapping_add(1);
+        (self.next, self.proof) = (self.low, None);
+        format!("{} was made anew, or lost its end: read from its start", self.source)
+    }
+
     /// Whether its end is reached is for its reader to say.
     fn goes_on_elsewhere(&mut self, claimed: &Claimed, otherwise: u64) {
         self.next = claimed.position.as_ref().map_or(otherwise, |known| known.position);
         self.end = self.end.max(self.next);
         self.read = true;
     }
+}
+
+/// Which topics are compacted, as far as the brokers tell: who may read a topic need not be allowed to ask.
+async fn compacted(config: &KafkaConfig) -> HashMap<String, bool> {
+    let asked = async {
+        let admin: AdminClient<DefaultClientContext> = client(config).create()?;
+        let topics: Vec<_> =
+            config.topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
+        let options = AdminOptions::new().request_timeout(Some(config.deadline));
+        admin.describe_configs(&topics, &options).await
+    };
+    let answers = asked.await.unwrap_or_else(|error| {
+        tracing::debug!(%error, "whether topics are compacted is not known");
+        Vec::new()
+    });
+    let policy = |(topic, answer): (&String, _)| {
+        let answer: rdkafka::admin::ConfigResource = Result::ok(answer)?;
+        let policy = answer.get("cleanup.policy")?.value.as_ref()?;
+        Some((topic.clone(), policy.contains("compact")))
+    };
+    // One for each, in their order.
+    config.topics.iter().zip(answers).filter_map(policy).collect()
 }
 
 /// Partitions of a topic.

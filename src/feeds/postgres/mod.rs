@@ -23,7 +23,7 @@ use self::outbox::{Outbox, Row, Sleep};
 use super::door::{Door, Incoming};
 use super::remote::{self, Remote};
 use super::status::{At, FeedId, FeedStatuses, Place};
-use crate::market::event::reverts;
+use crate::market::event::renumbers;
 use crate::store::{FeedPosition, Numbered};
 
 /// Names the feed's progress in the log.
@@ -185,7 +185,7 @@ impl Feed {
             last = row.position;
             let awaited = self.awaited(&row);
             let origin = awaited.as_ref().map(|(origin, _)| *origin);
-            let alone = row.line.as_deref().is_ok_and(reverts);
+            let alone = row.line.as_deref().is_ok_and(renumbers);
             let place = match awaited {
                 Some((_, place)) => place,
                 None => Place { source: self.place.clone(), at: At::Row(row.id) },
@@ -209,7 +209,7 @@ impl Feed {
         let mut handed_in = Vec::with_capacity(runs.len());
         for Run { lines, position, origin, .. } in runs {
             let count = lines.len();
-            let position = FeedPosition { feed: NAME.into(), epoch, position };
+            let position = FeedPosition { feed: NAME.into(), epoch, position, mark: None };
             let batch = self.remote.hand_in(lines, std::iter::once(position)).await?;
             handed_in.push((origin, count, batch));
         }

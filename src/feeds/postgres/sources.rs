@@ -37,7 +37,7 @@ const CLAIM: &str = "
     UPDATE spreadly_sources AS own SET reader = $2, renewed = clock_timestamp()
     FROM free WHERE own.feed = free.feed";
 const CLAIMED: &str = "
-    SELECT reader = $2, epoch, position
+    SELECT reader = $2, epoch, position, mark
     FROM unnest($1::text[]) WITH ORDINALITY AS asked (feed, place)
         LEFT JOIN spreadly_sources USING (feed)
     ORDER BY place";
@@ -49,7 +49,8 @@ const PUT_FILE: &str = "
         DO UPDATE SET state = EXCLUDED.state, moved = nextval('spreadly_moves')";
 const FORGET_FILE: &str = "DELETE FROM spreadly_files WHERE feed = $1 AND stream = $2";
 const PUT_POSITION: &str = "
-    UPDATE spreadly_sources SET epoch = $2, position = $3, renewed = clock_timestamp()
+    UPDATE spreadly_sources
+    SET epoch = $2, position = $3, mark = $4, renewed = clock_timestamp()
     WHERE feed = $1";
 
 #[derive(Debug, Error)]
@@ -104,10 +105,11 @@ impl Sources {
         one: &Progress,
     ) -> Result<(), SourcesError> {
         match one {
-            Progress::Position(FeedPosition { feed, epoch, position }) => {
+            Progress::Position(FeedPosition { feed, epoch, position, mark }) => {
                 let put = transaction.prepare_cached(PUT_POSITION).await?;
                 let (epoch, position) = (epoch.cast_signed(), position.cast_signed());
-                transaction.execute(&put, &[feed, &epoch, &position]).await?;
+                let mark = mark.map(u64::cast_signed);
+                transaction.execute(&put, &[feed, &epoch, &position, &mark]).await?;
             }
             Progress::File(file) => {
                 let (folder, stream) = (self.folder(&file.feed), file.stream.cast_signed());
@@ -162,9 +164,10 @@ impl Sources {
                 let number: Option<i64> = row.try_get(place)?;
                 Ok::<_, SourcesError>(number.map(i64::cast_unsigned))
             };
-            let known = whole(1)?.zip(whole(2)?);
+            let (known, mark) = (whole(1)?.zip(whole(2)?), whole(3)?);
+            let feed = feed.into();
             let position =
-                known.map(|(epoch, position)| FeedPosition { feed: feed.into(), epoch, position });
+                known.map(|(epoch, position)| FeedPosition { feed, epoch, position, mark });
             Ok(Claimed { ours: row.try_get::<_, Option<bool>>(0)?.unwrap_or(false), position })
         };
         feeds.iter().zip(&rows).map(|(feed, row)| one(feed, row)).collect()

@@ -210,7 +210,7 @@ struct Seen {
     undone: u64,
     fallen: u64,
     undone_definitions: u64,
-    reverts: u64,
+    renumbers: u64,
 }
 
 /// A hub that is told of blocks and of their undoing, and one that is only told what stands.
@@ -236,7 +236,7 @@ fn compare(seed: u64, steps: usize) -> Seen {
                 seen.undone += undone.clone().count() as u64;
                 let definitions = undone.filter(|(_, line)| line.contains(r#""kind":"market""#));
                 seen.undone_definitions += definitions.count() as u64;
-                seen.reverts += 1;
+                seen.renumbers += 1;
                 standing.retain(|(height, _)| !goes(height));
                 chain.height = from;
 
@@ -273,7 +273,7 @@ fn a_hub_that_undid_blocks_is_one_that_never_saw_them_also_after_a_restart() {
         all.undone += seen.undone;
         all.fallen += seen.fallen;
         all.undone_definitions += seen.undone_definitions;
-        all.reverts += seen.reverts;
+        all.renumbers += seen.renumbers;
     }
     println!("{all:?}");
     assert!(all.undone > 100 && all.fallen > 10 && all.undone_definitions > 5, "{all:?}");

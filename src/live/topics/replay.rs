@@ -13,7 +13,7 @@ use spreadly_subscriptions::{Frame, Start};
 use super::stream::{At, TopicStream};
 use super::{Place, Reach, TopicName};
 use crate::live::Live;
-use crate::live::frame::{Item, ItemBody, SnapshotReason};
+use crate::live::frame::{Item, ItemBody};
 use crate::market::event::{Body, MarketDefinition, parse};
 use crate::market::orders::OrderUpdate;
 use crate::market::trade::Trade;
@@ -128,7 +128,7 @@ fn page(
         for (place, name) in names.iter().enumerate() {
             let last = log.last_until(name, after)?.unwrap_or(0);
             let told = tell(live, stream, |own, at| {
-                own.standing(place, Err(SnapshotReason::Reorg), (last, None), after, at)
+                own.standing(place, Err(own.epoch_reason()), (last, None), after, at)
             });
             let Some(frame) = told else { return Ok(Vec::new()) };
             frames.push(frame);

@@ -250,6 +250,11 @@ impl TopicStream {
         }
     }
 
+    /// Why those go back who follow it in an earlier epoch.
+    pub(super) fn epoch_reason(&self) -> SnapshotReason {
+        SnapshotReason::of_epoch(&self.numbered.together)
+    }
+
     /// Goes back to `after` and on from there.
     fn back(&mut self, after: u64, stands: impl Fn(&TopicName) -> Stand, at: &At) -> Place {
         if after < self.last {
@@ -260,7 +265,7 @@ impl TopicStream {
             Some(frames) => frames,
             None => {
                 let names = self.names.clone();
-                let reason = Err(SnapshotReason::Reorg);
+                let reason = Err(self.epoch_reason());
                 let stand =
                     |(place, name)| self.standing(place, reason, stands(name), self.last, at);
                 let frames: Vec<_> = names.iter().enumerate().map(stand).collect();

@@ -88,7 +88,7 @@ impl Hub {
                 topics.push((store::Topic { name: (&*topic).into(), last }, None));
             }
             let (at, undone, markets) = (log.sequence, undone.len() as u64, Vec::new());
-            Ok(Reorganisation { at, undone, scopes, markets, topics })
+            Ok(Reorganisation { at, of_blocks: true, undone, scopes, markets, topics })
         });
         self.live.reorganise(&left.unwrap().unwrap().1).unwrap();
     }
