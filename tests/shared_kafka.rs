@@ -159,6 +159,15 @@ async fn a_topic_made_anew_begins_the_same_epoch_at_every_hub() {
     }
     kafka.remove_topic("events").await;
     kafka.make_topic("events", 1, &[]).await;
+    let anew = |hub: &Hub| {
+        let feed = hub.feed_status(NAME);
+        feed["reason"].as_str().is_some_and(|reason| reason.contains("was made anew"))
+    };
+    let began = Instant::now();
+    while !hubs.iter().any(anew) {
+        assert!(began.elapsed() < PATIENCE, "no hub noticed");
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
     for number in 1..4 {
         records::send(&producer, "events", 0, records::message(0, number).as_bytes()).await;
     }

@@ -146,11 +146,15 @@ impl Feed {
         self.show_notes();
         partitions.assign(&consumer)?;
         let mut looked = Instant::now();
+        // Once they do again, what is behind each offset has to be proven anew.
         let mut answers = true;
         loop {
             let mut next = tokio::time::timeout(LOOK, consumer.recv()).await.ok();
             let quiet = next.is_none();
             let mut records = Records::default();
+            if !quiet && !answers {
+                return Err(Cut::Again);
+            }
             while let Some(received) = next {
                 if let Some(record) = Self::record(received, &mut partitions)? {
                     self.take(record, &mut partitions, &mut records).await?;
@@ -161,7 +165,8 @@ impl Feed {
             if quiet {
                 // A broker that is gone is no error to librdkafka, which tries for ever.
                 match partitions.look(&consumer) {
-                    Ok(()) => answers = true,
+                    Ok(()) if !answers => return Err(Cut::Again),
+                    Ok(()) => {}
                     Err(error @ PartitionsError::OffsetGone(_)) => return Err(error.into()),
                     Err(error) => {
                         answers = false;
