@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::harness::client::PATIENCE;
 use crate::harness::records::{self, message, producer, send};
-use crate::harness::{Hub, Kafka, Listener, loud};
+use crate::harness::{Hub, Kafka, Listener, kafka, loud};
 
 /// Of the feed.
 const NAME: &str = "kafka";
@@ -187,6 +187,40 @@ async fn a_topic_made_anew_is_noticed_also_where_it_has_more_records_than_were_r
     assert!(status["reason"].as_str().unwrap().contains(MADE_ANEW), "{status}");
     assert_eq!(told(&hub, "p0"), (0..6).chain(10..20).collect::<Vec<_>>());
     assert_eq!(listener.reasons, ["INITIAL", "EPOCH_CHANGE"]);
+}
+
+/// As README and the configuration's example have it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_reads_over_tls_as_the_user_it_is_told_and_is_stale_with_another_password() {
+    let kafka = Kafka::start();
+    kafka.make_topic("events", 1, &[]).await;
+    send(&producer(&kafka), "events", 0, message(0, 7).as_bytes()).await;
+    let with_password = |password: &str| {
+        let settings = [
+            "security.protocol=sasl_ssl".to_owned(),
+            "sasl.mechanism=SCRAM-SHA-512".to_owned(),
+            format!("sasl.username={}", kafka::USER),
+            format!("sasl.password={password}"),
+            format!("ssl.ca.location={}", kafka.certificate().display()),
+        ];
+        Hub::start_with(&[
+            &format!("feeds.kafka.brokers={}", kafka.secured()),
+            "feeds.kafka.topics=events",
+            &format!("feeds.kafka.settings={}", settings.join(",")),
+        ])
+    };
+    let hub = with_password(kafka::PASSWORD);
+    hub.until_feed(NAME, "LIVE", caught_up).await;
+    assert_eq!(told(&hub, "p0"), [7]);
+    let stranger = with_password("another one");
+    let refused = |feed: &Value| {
+        let reason = feed["reason"].as_str().unwrap_or_default();
+        feed["state"] == "STALE" && reason.contains("SASL authentication error")
+    };
+    stranger.until_feed(NAME, "a reason", refused).await;
+    assert!(!stranger.log().contains("another one"));
+    // It is cut off for good, and says so.
+    assert_eq!(stranger.admin_page("/readyz").0, 503);
 }
 
 /// They leave offsets without records behind.

@@ -17,9 +17,15 @@ use tempfile::TempDir;
 const START_PATIENCE: Duration = Duration::from_secs(90);
 const BETWEEN_TRIES: Duration = Duration::from_millis(100);
 
+/// Who may use a broker's [`Kafka::secured`] address.
+pub const USER: &str = "hub";
+pub const PASSWORD: &str = "a secret of the test";
+
 pub struct Kafka {
     folder: TempDir,
     port: u16,
+    /// Of the address with TLS and SASL.
+    secured: u16,
     broker: Option<Child>,
 }
 
@@ -45,13 +51,21 @@ fn java(class: &str) -> Command {
 impl Kafka {
     pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (port, controller) = (free_port(), free_port());
+        let (port, secured, controller) = (free_port(), free_port(), free_port());
+        make_certificate(folder.path());
         let settings = format!(
             "process.roles=broker,controller\nnode.id=1\n\
              controller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
-             controller.listener.names=CONTROLLER\nlog.dirs={}/data\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller},\
+                 SASL_SSL://127.0.0.1:{secured}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{secured}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,\
+                 SASL_SSL:SASL_SSL\n\
+             ssl.keystore.type=PKCS12\nssl.keystore.location={0}/keys\n\
+             ssl.keystore.password={PASSWORD}\nsasl.enabled.mechanisms=SCRAM-SHA-512\n\
+             listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=\
+                 org.apache.kafka.common.security.scram.ScramLoginModule required;\n\
+             controller.listener.names=CONTROLLER\nlog.dirs={0}/data\n\
              offsets.topic.replication.factor=1\ntransaction.state.log.replication.factor=1\n\
              transaction.state.log.min.isr=1\ngroup.initial.rebalance.delay.ms=0\n\
              message.max.bytes=4000000\nauto.create.topics.enable=false\n\
@@ -62,10 +76,12 @@ impl Kafka {
         let file = folder.path().join("server.properties");
         std::fs::write(&file, settings).unwrap();
         let mut format = java("kafka.tools.StorageTool");
-        format.args(["format", "-t", &cluster_id(folder.path()), "-c"]).arg(&file);
+        let user = format!("SCRAM-SHA-512=[name={USER},password={PASSWORD}]");
+        format.args(["format", "-t", &cluster_id(folder.path()), "--add-scram", &user, "-c"]);
+        format.arg(&file);
         let formatted = format.output().expect("java runs");
         assert!(formatted.status.success(), "{}", String::from_utf8_lossy(&formatted.stderr));
-        let mut own = Self { folder, port, broker: None };
+        let mut own = Self { folder, port, secured, broker: None };
         own.launch();
         own
     }
@@ -102,6 +118,16 @@ impl Kafka {
 
     pub fn brokers(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The same broker for clients with TLS who say who they are by SCRAM-SHA-512.
+    pub fn secured(&self) -> String {
+        format!("127.0.0.1:{}", self.secured)
+    }
+
+    /// The certificate that the broker is known by.
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.path().join("certificate.pem")
     }
 
     /// What every client of a test begins with.
@@ -153,6 +179,20 @@ impl Kafka {
         let id = self.broker.as_ref().expect("it runs").id().to_string();
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
     }
+}
+
+/// Of the broker, and signed by itself.
+fn make_certificate(folder: &Path) {
+    let keytool = |words: &[&str]| {
+        let mut command = Command::new("keytool");
+        command.args(words).args(["-alias", "broker", "-storetype", "PKCS12"]);
+        command.args(["-storepass", PASSWORD, "-keystore"]).arg(folder.join("keys"));
+        let done = command.output().expect("keytool is a part of Java");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stdout));
+        done.stdout
+    };
+    keytool(&["-genkeypair", "-keyalg", "EC", "-dname", "CN=broker", "-ext", "san=ip:127.0.0.1"]);
+    std::fs::write(folder.join("certificate.pem"), keytool(&["-exportcert", "-rfc"])).unwrap();
 }
 
 /// 16 bytes as Kafka writes them; of the folder's name, which is random.

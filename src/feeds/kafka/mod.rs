@@ -6,6 +6,7 @@
 //! Of hubs that share a log one reads a partition and brings it to all of them; the others stand by. Who
 //! it is stands in the log too, beside the offset, so that one which was taken for dead brings nothing more.
 
+mod brokers;
 mod partitions;
 
 use std::cell::RefCell;
@@ -20,6 +21,7 @@ use rdkafka::message::BorrowedMessage;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use self::brokers::Consumer;
 use self::partitions::{Gap, Met, Partitions, PartitionsError};
 use super::door::{self, Door, Incoming};
 use super::remote::{self, Remote};
@@ -132,19 +134,28 @@ struct Notes {
 impl Feed {
     /// Reads until it has to begin anew. `healthy`: all that was there has been read.
     async fn session(&self, healthy: &mut bool) -> Result<Infallible, Cut> {
-        let consumer = partitions::connect(&self.config)?;
-        let mut partitions = Partitions::find(&self.config, &consumer).await?;
+        let consumer = brokers::connect(&self.config).map_err(PartitionsError::from)?;
+        let ended = self.read(&consumer, healthy).await;
+        brokers::listen(&consumer).await;
+        ended.map_err(|cut| match cut {
+            Cut::Source(error) => Cut::Source(error.heard(&consumer)),
+            other => other,
+        })
+    }
+
+    async fn read(&self, consumer: &Consumer, healthy: &mut bool) -> Result<Infallible, Cut> {
+        let mut partitions = Partitions::find(&self.config, consumer).await?;
         let names = partitions.names();
         let mut claimed = Instant::now();
         for (place, one) in self.remote.claim(&names).await?.iter().enumerate() {
-            if let Some(gap) = partitions.begin(place, one, &consumer)? {
+            if let Some(gap) = partitions.begin(place, one, consumer)? {
                 let next = partitions.get(place).next;
                 self.tell(gap, next, &partitions).await?;
             }
         }
         self.notes.borrow_mut().elsewhere = partitions.elsewhere();
         self.show_notes();
-        partitions.assign(&consumer)?;
+        partitions.assign(consumer)?;
         let mut looked = Instant::now();
         // Once they do again, what is behind each offset has to be proven anew.
         let mut answers = true;
@@ -164,13 +175,13 @@ impl Feed {
             self.send(records, &partitions).await?;
             if quiet {
                 // A broker that is gone is no error to librdkafka, which tries for ever.
-                match partitions.look(&consumer) {
+                match partitions.look(consumer) {
                     Ok(()) if !answers => return Err(Cut::Again),
                     Ok(()) => {}
                     Err(error @ PartitionsError::OffsetGone(_)) => return Err(error.into()),
                     Err(error) => {
                         answers = false;
-                        self.remote.cut_off(&error);
+                        self.remote.cut_off(&error.heard(consumer));
                     }
                 }
             }
@@ -189,7 +200,7 @@ impl Feed {
             }
             if answers && looked.elapsed() >= METADATA {
                 looked = Instant::now();
-                partitions.check(&self.config, &consumer)?;
+                partitions.check(&self.config, consumer)?;
             }
         }
     }

@@ -6,21 +6,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{Consumer as _, StreamConsumer};
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use rdkafka::{Offset, TopicPartitionList};
 use spreadly_subscriptions::topic_hash;
 use thiserror::Error;
 
 use super::KafkaConfig;
+use super::brokers::{self, Consumer};
 use crate::feeds::door::Claimed;
 use crate::store::FeedPosition;
 
-/// Between two tries of librdkafka to reach a broker.
-const FIRST_RECONNECT_MS: &str = "20";
-const LONGEST_RECONNECT_MS: &str = "1000";
 /// Far more often than a topic is ever made anew, far less than two clusters' epochs are apart.
 const MOST_REMADE: u64 = 1 << 32;
 
@@ -36,6 +32,19 @@ pub(super) enum PartitionsError {
     OffsetGone(String),
     #[error("no broker answered within {} ms (feeds.kafka.deadline_ms)", .0.as_millis())]
     Silent(Duration),
+    /// With what the library said of its connections meanwhile.
+    #[error("{0}: {1}")]
+    Heard(Box<Self>, String),
+}
+
+impl PartitionsError {
+    /// Names what is wrong with the connections, where that may be why.
+    pub(super) fn heard(self, consumer: &Consumer) -> Self {
+        match (&self, consumer.context().heard()) {
+            (Self::Silent(_) | Self::Kafka(_), Some(heard)) => Self::Heard(Box::new(self), heard),
+            _ => self,
+        }
+    }
 }
 
 /// One partition, and how far it is read.
@@ -104,42 +113,15 @@ pub(super) fn mark(value: &[u8], millis: Option<i64>) -> u64 {
     (millis << 32) | u64::from(crc32fast::hash(value))
 }
 
-/// What every client of the brokers begins with.
-fn client(config: &KafkaConfig) -> ClientConfig {
-    let mut client = ClientConfig::new();
-    for (key, value) in &config.settings {
-        client.set(key, value);
-    }
-    client.set("bootstrap.servers", &config.brokers).set("client.id", "spreadly");
-    client
-}
-
-/// Reaches for the brokers; that they answer is seen by the first question.
-pub(super) fn connect(config: &KafkaConfig) -> Result<StreamConsumer, PartitionsError> {
-    let mut client = client(config);
-    client
-        // librdkafka wants one; nothing is ever committed under it and nobody joins it.
-        .set("group.id", "spreadly")
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        .set("enable.partition.eof", "true")
-        // Where to go on is ours to decide.
-        .set("auto.offset.reset", "error")
-        .set("allow.auto.create.topics", "false")
-        .set("reconnect.backoff.ms", FIRST_RECONNECT_MS)
-        .set("reconnect.backoff.max.ms", LONGEST_RECONNECT_MS);
-    Ok(client.create()?)
-}
-
 impl Partitions {
     pub(super) async fn find(
         config: &KafkaConfig,
-        consumer: &StreamConsumer,
+        consumer: &Consumer,
     ) -> Result<Self, PartitionsError> {
         let deadline = config.deadline;
         let silent = || PartitionsError::Silent(deadline);
         let cluster = consumer.client().fetch_cluster_id(deadline).ok_or_else(silent)?;
-        let compacted = compacted(config).await;
+        let compacted = brokers::compacted(config).await;
         let (mut all, mut topics) = (Vec::new(), HashMap::new());
         for topic in &config.topics {
             topics.insert(topic.clone(), all.len());
@@ -186,7 +168,7 @@ impl Partitions {
         &mut self,
         place: usize,
         claimed: &Claimed,
-        consumer: &StreamConsumer,
+        consumer: &Consumer,
     ) -> Result<Option<Gap>, PartitionsError> {
         let (low, high) = self.watermarks(place, consumer)?;
         let own = &mut self.all[place];
@@ -247,18 +229,14 @@ impl Partitions {
     }
 
     /// The oldest offset there is, and the one behind the newest.
-    fn watermarks(
-        &self,
-        place: usize,
-        consumer: &StreamConsumer,
-    ) -> Result<(u64, u64), PartitionsError> {
+    fn watermarks(&self, place: usize, consumer: &Consumer) -> Result<(u64, u64), PartitionsError> {
         let own = &self.all[place];
         let (low, high) = consumer.fetch_watermarks(&own.topic, own.number, self.deadline)?;
         Ok((low.cast_unsigned(), high.cast_unsigned()))
     }
 
     /// Begins to read.
-    pub(super) fn assign(&self, consumer: &StreamConsumer) -> Result<(), PartitionsError> {
+    pub(super) fn assign(&self, consumer: &Consumer) -> Result<(), PartitionsError> {
         let mut list = TopicPartitionList::new();
         for own in self.all.iter().filter(|one| one.ours) {
             let again = u64::from(own.proof.is_some());
@@ -319,7 +297,7 @@ impl Partitions {
     }
 
     /// Whether the brokers answer: asks for one partition after the other.
-    pub(super) fn look(&mut self, consumer: &StreamConsumer) -> Result<(), PartitionsError> {
+    pub(super) fn look(&mut self, consumer: &Consumer) -> Result<(), PartitionsError> {
         if self.all.is_empty() {
             return Ok(());
         }
@@ -337,7 +315,7 @@ impl Partitions {
     pub(super) fn check(
         &self,
         config: &KafkaConfig,
-        consumer: &StreamConsumer,
+        consumer: &Consumer,
     ) -> Result<(), PartitionsError> {
         let mut there = 0;
         for topic in &config.topics {
@@ -368,34 +346,8 @@ impl Partition {
     }
 }
 
-/// Which topics are compacted, as far as the brokers tell: who may read a topic need not be allowed to ask.
-async fn compacted(config: &KafkaConfig) -> HashMap<String, bool> {
-    let asked = async {
-        let admin: AdminClient<DefaultClientContext> = client(config).create()?;
-        let topics: Vec<_> =
-            config.topics.iter().map(|topic| ResourceSpecifier::Topic(topic)).collect();
-        let options = AdminOptions::new().request_timeout(Some(config.deadline));
-        admin.describe_configs(&topics, &options).await
-    };
-    let answers = asked.await.unwrap_or_else(|error| {
-        tracing::debug!(%error, "whether topics are compacted is not known");
-        Vec::new()
-    });
-    let policy = |(topic, answer): (&String, _)| {
-        let answer: rdkafka::admin::ConfigResource = Result::ok(answer)?;
-        let policy = answer.get("cleanup.policy")?.value.as_ref()?;
-        Some((topic.clone(), policy.contains("compact")))
-    };
-    // One for each, in their order.
-    config.topics.iter().zip(answers).filter_map(policy).collect()
-}
-
 /// Partitions of a topic.
-fn count(
-    consumer: &StreamConsumer,
-    topic: &str,
-    deadline: Duration,
-) -> Result<i32, PartitionsError> {
+fn count(consumer: &Consumer, topic: &str, deadline: Duration) -> Result<i32, PartitionsError> {
     let metadata = consumer.fetch_metadata(Some(topic), deadline)?;
     let found = metadata.topics().iter().find(|one| one.name() == topic);
     match found.map_or(0, |one| one.partitions().len()) {
