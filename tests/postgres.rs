@@ -47,7 +47,8 @@ fn with_postgres(url: &str) -> Hub {
 async fn ready(postgres: &Postgres) -> Database {
     let database = postgres.client().await;
     let began = Instant::now();
-    while database.query_one("SELECT last FROM spreadly_numbering", &[]).await.is_err() {
+    // Of the newest migration: those before it wait for whoever writes.
+    while database.query_one("SELECT spreadly_forget(0)", &[]).await.is_err() {
         assert!(began.elapsed() < PATIENCE, "the hub never made its tables");
         tokio::time::sleep(BETWEEN_LOOKS).await;
     }
@@ -187,7 +188,8 @@ async fn storm(fault: Fault) -> usize {
         told.push(done.expect("every row is told").unwrap());
     }
     let database = postgres.client().await;
-    let all = "SELECT payload->>'topic', payload->>'id', id FROM events ORDER BY position";
+    let all = "SELECT payload->>'topic', payload->>'id', id FROM spreadly_positions JOIN events USING (id)
+        ORDER BY position";
     let mut order: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let (mut known, mut rows) = (BTreeSet::new(), BTreeSet::new());
     for row in database.query(all, &[]).await.unwrap() {
@@ -391,7 +393,10 @@ async fn another_database_is_read_from_its_start_and_one_that_lost_its_end_from_
              COMMIT"
         )
     };
-    let restored = "DELETE FROM events WHERE position > 2; UPDATE spreadly_numbering SET last = 2;";
+    let restored = "DELETE FROM events USING spreadly_positions AS own
+            WHERE events.id = own.id AND own.position > 2;
+        DELETE FROM spreadly_positions WHERE position > 2;
+        UPDATE spreadly_numbering SET last = 2;";
     database.batch_execute(&cut(restored)).await.unwrap();
     database.execute(INSERT, &[&message(0, "5")]).await.unwrap();
     hub.until_feed(NAME, "a row behind what is left", |feed| feed["eventsTotal"] == "5").await;
@@ -426,4 +431,109 @@ async fn many_rows_large_rows_and_blocks_that_are_undone_come_in_their_order() {
     expected.push(json!("behind"));
     assert_eq!(hub.published("t0"), expected);
     assert_eq!(hub.published("t1"), (1..=7).map(|number| json!(number)).collect::<Vec<_>>());
+}
+
+mod migrations {
+    refinery::embed_migrations!("config/postgres");
+}
+
+/// What has a number, in the order of the numbers.
+async fn numbered(database: &Database) -> Vec<String> {
+    let query = "SELECT payload->>'data' FROM spreadly_positions JOIN events USING (id)
+        ORDER BY position";
+    let rows = database.query(query, &[]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+async fn number(database: &Database, most: i32) -> i64 {
+    database.query_one("SELECT spreadly_number($1)", &[&most]).await.unwrap().get(0)
+}
+
+async fn insert(database: &Database, names: &[&str]) {
+    for name in names {
+        database.execute(INSERT, &[&message(0, name)]).await.unwrap();
+    }
+}
+
+/// Whatever commits between two of the calls that it takes to number what there is.
+#[tokio::test]
+async fn each_row_is_numbered_once_in_order_however_many_calls_it_takes() {
+    let postgres = Postgres::start();
+    let mut database = postgres.client().await;
+    migrate(&mut database, 4).await;
+    let (late, later) = (postgres.client().await, postgres.client().await);
+    late.batch_execute("BEGIN").await.unwrap();
+    insert(&late, &["a1", "a2"]).await;
+    insert(&database, &["b1", "b2", "b3", "b4", "b5", "b6", "b7"]).await;
+    assert_eq!(number(&database, 3).await, 3);
+    // They belong to the next round, though their transaction is an older one.
+    late.batch_execute("COMMIT").await.unwrap();
+    later.batch_execute("BEGIN").await.unwrap();
+    insert(&later, &["d1", "d2", "d3", "d4", "d5"]).await;
+    insert(&database, &["c1"]).await;
+    let mut given = Vec::new();
+    for _ in 0..4 {
+        given.push(number(&database, 3).await);
+    }
+    assert_eq!(given, [6, 7, 10, 10]);
+    later.batch_execute("COMMIT").await.unwrap();
+    assert_eq!((number(&database, 3).await, number(&database, 3).await), (13, 15));
+    let rolled_back = "BEGIN; INSERT INTO events (payload) VALUES ('{}'); ROLLBACK";
+    database.batch_execute(rolled_back).await.unwrap();
+    insert(&database, &["e1"]).await;
+    assert_eq!((number(&database, 3).await, number(&database, 3).await), (16, 16));
+    let expected = [
+        "b1", "b2", "b3", "b4", "b5", "b6", "b7", "a1", "a2", "c1", "d1", "d2", "d3", "d4", "d5",
+        "e1",
+    ];
+    assert_eq!(numbered(&database).await, expected);
+    let forgot = database.query_one("SELECT spreadly_forget(14)", &[]).await.unwrap();
+    assert_eq!(forgot.get::<_, i64>(0), 14);
+    assert_eq!(numbered(&database).await, ["d5", "e1"]);
+}
+
+/// Up to a version.
+async fn migrate(database: &mut Database, version: i32) {
+    let mut runner =
+        migrations::migrations::runner().set_target(refinery::Target::Version(version));
+    runner.set_migration_table_name("spreadly_migrations");
+    runner.run_async(database).await.unwrap();
+}
+
+#[tokio::test]
+async fn numbers_that_stood_in_the_rows_are_kept_and_what_had_none_follows() {
+    let postgres = Postgres::start();
+    let mut database = postgres.client().await;
+    migrate(&mut database, 3).await;
+    insert(&database, &["1", "2", "3"]).await;
+    assert_eq!(number(&database, 2).await, 2);
+    let hub = with_postgres(&postgres.url());
+    hub.until_feed(NAME, "all", |feed| feed["eventsTotal"] == "3").await;
+    insert(&database, &["4"]).await;
+    hub.until_feed(NAME, "a new one", |feed| feed["eventsTotal"] == "4").await;
+    assert_eq!(hub.published("t0"), ["1", "2", "3", "4"]);
+    assert_eq!(numbered(&database).await, ["1", "2", "3", "4"]);
+}
+
+/// Its transactions are counted from the start again.
+#[tokio::test]
+async fn a_dump_that_is_put_back_into_another_server_goes_on_where_it_was() {
+    let (first, second) = (Postgres::start(), Postgres::start());
+    let mut database = first.client().await;
+    migrate(&mut database, 4).await;
+    for _ in 0..2_000 {
+        database.execute("SELECT pg_current_xact_id()", &[]).await.unwrap();
+    }
+    insert(&database, &["1", "2"]).await;
+    assert_eq!(number(&database, 9).await, 2);
+    insert(&database, &["3"]).await;
+    first.copy_to(&second);
+    let database = second.client().await;
+    insert(&database, &["4"]).await;
+    let hub = with_postgres(&second.url());
+    hub.until_feed(NAME, "all", |feed| feed["eventsTotal"] == "4").await;
+    insert(&database, &["5"]).await;
+    hub.until_feed(NAME, "a new one", |feed| feed["eventsTotal"] == "5").await;
+    assert_eq!(hub.published("t0"), ["1", "2", "3", "4", "5"]);
+    assert_eq!(numbered(&database).await, ["1", "2", "3", "4", "5"]);
 }

@@ -266,7 +266,10 @@ async fn a_hub_whose_log_lost_its_end_begins_a_new_epoch_with_what_is_left() {
     }
     let epoch = hub.query("{ hub { epoch } }")["hub"]["epoch"].clone();
     let database = postgres.client().await;
-    let cut = "DELETE FROM events WHERE position > 2; UPDATE spreadly_numbering SET last = 2;
+    let cut = "DELETE FROM events USING spreadly_positions AS own
+            WHERE events.id = own.id AND own.position > 2;
+        DELETE FROM spreadly_positions WHERE position > 2;
+        UPDATE spreadly_numbering SET last = 2;
         SELECT pg_terminate_backend(pid) FROM pg_stat_activity
             WHERE application_name = 'spreadly' AND pid <> pg_backend_pid()";
     database.batch_execute(cut).await.unwrap();

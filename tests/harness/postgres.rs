@@ -1,5 +1,6 @@
 //! A real PostgreSQL in a folder of its own, on a port the kernel chose; it ends with the test.
 
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -103,6 +104,19 @@ impl Postgres {
         self.stop();
         std::mem::swap(&mut self.port, &mut self.spare_port);
         self.launch();
+    }
+
+    /// Puts a dump of it into another one, which is empty.
+    pub fn copy_to(&self, other: &Self) {
+        let mut dump = as_its_user("pg_dump");
+        let dump = dump.args(["--no-owner", "--dbname", &self.url()]).output().unwrap();
+        assert!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+        let mut restore = as_its_user("psql");
+        restore.args(["-qX", "-v", "ON_ERROR_STOP=1", "--dbname", &other.url()]);
+        let mut restore =
+            restore.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("psql runs");
+        restore.stdin.take().unwrap().write_all(&dump.stdout).unwrap();
+        assert!(restore.wait().unwrap().success());
     }
 
     /// Stops every process of it, or lets them go on.

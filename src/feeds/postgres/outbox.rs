@@ -23,6 +23,9 @@ const BATCH_BYTES: i64 = 1 << 20;
 /// Migrations of a large table take their time; a hub that starts waits for another that runs them.
 const MIGRATION_DEADLINE: Duration = Duration::from_secs(60);
 
+/// How long one waits for a table that others write, who wait behind it.
+const MIGRATION_LOCK_MS: u32 = 2_000;
+
 /// Advisory locks within the database. The doorbell's stands in the migration too.
 const DOORBELL: &str = "1936749172, 1";
 const MIGRATING: &str = "1936749172, 2";
@@ -132,7 +135,8 @@ impl Outbox {
             }
         }));
         migrate(&mut client).await?;
-        let session = session(config) + "LISTEN spreadly_events; LISTEN spreadly_numbered";
+        let session =
+            session(config) + BY_INDEX + "LISTEN spreadly_events; LISTEN spreadly_numbered";
         within(deadline, client.batch_execute(&session)).await?;
         let number = within(deadline, client.prepare("SELECT spreadly_number($1)")).await?;
         let read = within(deadline, client.prepare(READ)).await?;
@@ -223,17 +227,23 @@ impl Outbox {
     }
 }
 
+/// A table that grows this fast is never what its statistics say: whatever is asked has its index.
+const BY_INDEX: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off;
+    SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off; ";
+
 /// At most so many rows, of which those before the last have at most so many bytes. A payload that no
 /// event may have is not even fetched.
 const READ: &str = "
     SELECT position, id, CASE WHEN size <= $3 THEN payload::text END,
-        (extract(epoch FROM inserted_at) * 1000000)::bigint, origin, line
+        (date_part('epoch', inserted_at) * 1000000)::bigint, origin, line
     FROM (
         SELECT *, sum(size) OVER (ORDER BY position) AS bytes FROM (
             SELECT position, id, payload, octet_length(payload::text) AS size,
                 inserted_at, origin, line
-            FROM events
-            WHERE position > $1 ORDER BY position LIMIT $2
+            FROM (
+                SELECT position, id FROM spreadly_positions
+                WHERE position > $1 ORDER BY position LIMIT $2
+            ) AS numbered JOIN events USING (id)
         ) AS next
     ) AS counted
     WHERE bytes - size <= $4 ORDER BY position";
@@ -259,7 +269,9 @@ pub(super) fn session(config: &PostgresConfig) -> String {
 }
 
 async fn migrate(client: &mut Client) -> Result<(), OutboxError> {
-    let lock = format!("SELECT pg_advisory_lock({MIGRATING})");
+    // Who writes waits behind a migration that waits for a transaction: rather it is tried again.
+    let lock =
+        format!("SET lock_timeout = {MIGRATION_LOCK_MS}; SELECT pg_advisory_lock({MIGRATING})");
     within(MIGRATION_DEADLINE, client.batch_execute(&lock)).await?;
     let mut runner = migrations::migrations::runner();
     runner.set_migration_table_name("spreadly_migrations");
@@ -269,8 +281,9 @@ async fn migrate(client: &mut Client) -> Result<(), OutboxError> {
     for migration in report.applied_migrations() {
         tracing::info!(%migration, "the database's tables are brought up to date");
     }
+    within(MIGRATION_DEADLINE, client.batch_execute("SELECT spreadly_adopt()")).await?;
     // An error leaves it to the session's end.
-    let unlock = format!("SELECT pg_advisory_unlock({MIGRATING})");
+    let unlock = format!("SET lock_timeout = 0; SELECT pg_advisory_unlock({MIGRATING})");
     within(MIGRATION_DEADLINE, client.batch_execute(&unlock)).await
 }
 
