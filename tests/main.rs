@@ -16,6 +16,7 @@ mod feed;
 mod follow;
 mod http;
 mod kafka;
+mod kafka_produce;
 mod limits;
 mod mutations;
 mod orders;

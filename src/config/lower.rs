@@ -14,9 +14,12 @@ use tracing_subscriber::EnvFilter;
 use super::written::{Value, Written, may_hold_a_secret};
 use super::{
     AdminConfig, CacheConfig, Config, ConfigFault, FeedsConfig, FilesFeedConfig, FilesMode,
-    HttpStatus, IdentityConfig, KafkaFeedConfig, Limits, LogConfig, LogFormat, Network, Origins,
-    PostgresFeedConfig, ServerConfig, SharedLogConfig, StoreConfig, Synchronous, WrittenIn,
+    HttpStatus, IdentityConfig, KafkaFeedConfig, KafkaOwnedConfig, Limits, LogConfig, LogFormat,
+    Network, Origins, PostgresFeedConfig, ServerConfig, SharedLogConfig, StoreConfig, Synchronous,
+    WrittenIn,
 };
+use crate::market::event::{check_market, check_topic};
+use crate::market::ownership::ALL;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -36,9 +39,24 @@ pub(super) const CACHE_INTERVAL: Duration = Duration::from_secs(1);
 /// Where a hub has its copy of a log that it shares.
 pub(super) const REPLICA: &str = "data/replica.db";
 pub(super) const KAFKA_DEADLINE: Duration = Duration::from_secs(3);
-/// Settings of librdkafka on which it depends that each record counts once.
-const KAFKA_OURS: [&str; 4] =
-    ["bootstrap.servers", "group.id", "auto.offset.reset", "enable.partition.eof"];
+/// Settings of librdkafka on which it depends that each record counts once, is answered in time and costs
+/// bounded memory.
+const KAFKA_OURS: [&str; 14] = [
+    "bootstrap.servers",
+    "group.id",
+    "auto.offset.reset",
+    "enable.partition.eof",
+    "acks",
+    "request.required.acks",
+    "enable.idempotence",
+    "transactional.id",
+    "message.timeout.ms",
+    "delivery.timeout.ms",
+    "queue.buffering.max.messages",
+    "queue.buffering.max.kbytes",
+    "queue.buffering.max.ms",
+    "linger.ms",
+];
 /// How much of a value a message repeats.
 const SHOWN_CHARS: usize = 100;
 
@@ -239,7 +257,62 @@ fn kafka(reader: &mut Reader<'_>) -> Option<KafkaFeedConfig> {
     let deadline = reader.millis("feeds.kafka.deadline_ms", KAFKA_DEADLINE, 100..=3_000);
     let settings =
         reader.read("feeds.kafka.settings", Vec::new(), |value| each(value, kafka_setting));
-    brokers.map(|brokers| KafkaFeedConfig { brokers, topics, deadline, settings })
+    let owned = kafka_owned(reader, brokers.is_some(), &topics);
+    brokers.map(|brokers| KafkaFeedConfig { brokers, topics, deadline, settings, owned })
+}
+
+/// `topics`: those that are read, if there are brokers to read them from.
+fn kafka_owned(
+    reader: &mut Reader<'_>,
+    has_brokers: bool,
+    topics: &[String],
+) -> Option<KafkaOwnedConfig> {
+    const TOPICS: &str = "feeds.kafka.own_topics";
+    const MARKETS: &str = "feeds.kafka.own_markets";
+    const PRODUCE_TO: &str = "feeds.kafka.produce_to";
+    fn names(value: &Value, check: fn(&str) -> Result<(), String>) -> Result<Vec<String>, String> {
+        each(value, |name| match name {
+            ALL => Ok(name.to_owned()),
+            name => match check(name) {
+                Ok(()) => Ok(name.to_owned()),
+                Err(reason) => Err(format!("{name:?} {reason}, or be {ALL:?} for all")),
+            },
+        })
+    }
+    let owned = KafkaOwnedConfig {
+        topics: reader.read(TOPICS, Vec::new(), |value| names(value, check_topic)),
+        markets: reader.read(MARKETS, Vec::new(), |value| names(value, check_market)),
+        produce_to: reader.read(PRODUCE_TO, String::new(), |value| text(value).map(str::to_owned)),
+    };
+    let named = [(TOPICS, &owned.topics), (MARKETS, &owned.markets)];
+    let names = named.into_iter().find(|(_, names)| !names.is_empty()).map(|(key, _)| key);
+    let to = &owned.produce_to;
+    let fault = match (names, to.as_str()) {
+        (None, "") => return None,
+        (Some(key), _) if !has_brokers => {
+            Some((key, "feeds.kafka.brokers is not set: say where Kafka is".to_owned()))
+        }
+        (Some(key), "") => {
+            let problem =
+                "feeds.kafka.produce_to is not set: say which topic of Kafka mutations write it to";
+            Some((key, problem.to_owned()))
+        }
+        (None, _) => {
+            let problem = format!("neither {TOPICS} nor {MARKETS} names what is written there");
+            Some((PRODUCE_TO, problem))
+        }
+        (Some(_), to) if !topics.iter().any(|topic| topic == to) => {
+            let problem =
+                "it must be one of feeds.kafka.topics, as the hub reads back what it writes";
+            Some((PRODUCE_TO, problem.to_owned()))
+        }
+        _ => None,
+    };
+    if let Some((key, problem)) = fault {
+        let given = (key == PRODUCE_TO).then(|| format!("{to:?}"));
+        reader.fault(key, given, problem);
+    }
+    Some(owned)
 }
 
 /// A setting of librdkafka that is not ours to make.

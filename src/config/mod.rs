@@ -205,16 +205,30 @@ pub struct KafkaFeedConfig {
     pub deadline: Duration,
     /// Settings of librdkafka, name and value. They may hold a password, so no value is ever shown.
     pub settings: Vec<(String, String)>,
+    /// Absent: it owns nothing that the config names, and the hub writes nothing there.
+    pub owned: Option<KafkaOwnedConfig>,
+}
+
+/// What belongs to Kafka: mutations write it there, and its events are taken from nowhere else.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct KafkaOwnedConfig {
+    /// Generic topics; `"*"` stands for all.
+    pub topics: Vec<String>,
+    /// Markets with all of their events; `"*"` stands for all.
+    pub markets: Vec<String>,
+    /// Which of [`KafkaFeedConfig::topics`] mutations write to.
+    pub produce_to: String,
 }
 
 impl std::fmt::Debug for KafkaFeedConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { brokers, topics, deadline, settings } = self;
+        let Self { brokers, topics, deadline, settings, owned } = self;
         f.debug_struct("KafkaFeedConfig")
             .field("brokers", brokers)
             .field("topics", topics)
             .field("deadline", deadline)
             .field("settings", &settings.iter().map(|(key, _)| key).collect::<Vec<_>>())
+            .field("owned", owned)
             .finish()
     }
 }

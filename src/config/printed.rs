@@ -29,6 +29,7 @@ pub(super) fn settings(config: &Config) -> Vec<(&'static str, Setting)> {
         _ => (format!("sqlite:{}", store.path.display()), REPLICA.to_owned()),
     };
     let shared = store.shared.clone().unwrap_or_default();
+    let owned = kafka.and_then(|kafka| kafka.owned.clone()).unwrap_or_default();
     let networks = server.trusted_proxies.iter().map(ToString::to_string).collect();
     let synchronous = match store.synchronous {
         Synchronous::Normal => "normal",
@@ -86,6 +87,9 @@ pub(super) fn settings(config: &Config) -> Vec<(&'static str, Setting)> {
             "feeds.kafka.topics",
             Setting::List(kafka.map(|one| one.topics.clone()).unwrap_or_default()),
         ),
+        ("feeds.kafka.own_topics", Setting::List(owned.topics)),
+        ("feeds.kafka.own_markets", Setting::List(owned.markets)),
+        ("feeds.kafka.produce_to", text(owned.produce_to)),
         ("feeds.kafka.deadline_ms", millis(kafka.map_or(KAFKA_DEADLINE, |one| one.deadline))),
         ("feeds.kafka.settings", Setting::List(kafka.map(shown_settings).unwrap_or_default())),
         (

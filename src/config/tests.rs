@@ -110,6 +110,9 @@ deadline_ms = 104
 [feeds.kafka]
 brokers = "one:9092,two:9092"
 topics = ["events"]
+own_topics = ["news", "*"]
+own_markets = ["ERG-USD"]
+produce_to = "events"
 deadline_ms = 105
 settings = ["security.protocol=ssl"]
 "#;
@@ -136,6 +139,49 @@ feeds.kafka.settings = ["sasl.mechanism=PLAIN", "sasl.password=hunter2"]"#;
         ["default: feeds.kafka.topics: it names none, but feeds.kafka.brokers is set: say what \
           to read"]
     );
+}
+
+#[test]
+fn what_kafka_owns_is_written_to_a_topic_that_is_read() {
+    let read = "feeds.kafka.brokers = \"b:1\"\nfeeds.kafka.topics = [\"one\", \"two\"]\n";
+    let both = "feeds.kafka.own_topics = [\"a b\"]\nfeeds.kafka.own_markets = [\"*\"]\n";
+    let fine = format!("{read}{both}feeds.kafka.produce_to = \"two\"");
+    let owned = load(&fine, &[], Overrides::default()).unwrap().feeds.kafka.unwrap().owned;
+    let expected = KafkaOwnedConfig {
+        topics: vec!["a b".to_owned()],
+        markets: vec!["*".to_owned()],
+        produce_to: "two".to_owned(),
+    };
+    assert_eq!(owned, Some(expected));
+    let told = [
+        (
+            format!("{read}{both}feeds.kafka.produce_to = \"three\""),
+            "FILE:5: feeds.kafka.produce_to: given \"three\", but it must be one of \
+             feeds.kafka.topics, as the hub reads back what it writes",
+        ),
+        (
+            format!("{read}{both}"),
+            "FILE:3: feeds.kafka.own_topics: feeds.kafka.produce_to is not set: say which topic of \
+             Kafka mutations write it to",
+        ),
+        (
+            format!("{read}feeds.kafka.produce_to = \"one\""),
+            "FILE:3: feeds.kafka.produce_to: given \"one\", but neither feeds.kafka.own_topics nor \
+             feeds.kafka.own_markets names what is written there",
+        ),
+        (
+            "feeds.kafka.own_markets = [\"A-B\"]\nfeeds.kafka.produce_to = \"one\"".to_owned(),
+            "FILE:1: feeds.kafka.own_markets: feeds.kafka.brokers is not set: say where Kafka is",
+        ),
+        (
+            format!("{fine}\nfeeds.kafka.own_markets = [\"A/B\"]").replacen(both, "", 1),
+            "FILE:4: feeds.kafka.own_markets: given [\"A/B\"], but \"A/B\" must be 1 to 64 of A-Z a-z \
+             0-9 . _ - and begin with a letter or digit, or be \"*\" for all",
+        ),
+    ];
+    for (written, fault) in told {
+        assert_eq!(faults(&written, &[])[0], fault);
+    }
 }
 
 #[test]

@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::live_side::LiveSide;
+use super::outcomes::{Outcomes, Watched};
 use super::recovery::{self, Recovered};
 use super::reorganisation;
 use super::status::{Cause, Counts, FeedId, FeedStatuses, LastRefusal, Place};
@@ -26,6 +27,7 @@ use crate::market::event::{
     self, Applied, Body, Effect, Event, MarketId, Micros, OrderEvent, PlacedOrder, Refusal,
 };
 use crate::market::orders::{Order, OrderUpdate};
+use crate::market::ownership::Ownership;
 use crate::store::{
     Appended, FeedPosition, FileProgress, NewEvent, NewTrade, Numbered, OrderRecord, Progress,
     Reverting, Store, StoreError,
@@ -185,6 +187,11 @@ impl WeakDoor {
 pub struct DoorConfig {
     /// [`CHECKPOINT_EVENTS`]; fewer in tests.
     pub checkpoint_events: u64,
+    /// What only Kafka's feed may bring. `None`: whoever brings it, as where that is checked before it
+    /// enters the log that this one is a replica of.
+    pub ownership: Option<Arc<Ownership>>,
+    /// Who is told what became of an event, whoever brings it.
+    pub outcomes: Arc<Outcomes>,
     /// Ends a wait for a log that can't be written. The thread itself ends with the last [`Door`].
     pub shutdown: CancellationToken,
 }
@@ -234,6 +241,10 @@ struct Group {
     /// Of each event: which delivery brought it, its time and what it does.
     effects: Vec<(usize, Option<Micros>, Effect)>,
     progress: Vec<Progress>,
+    /// Those of the events that somebody waits for, by their places, which rise.
+    watched: Vec<(usize, Watched)>,
+    /// What became of them, and of those that do not get so far.
+    told: Vec<(Watched, Ack)>,
     /// Ids of the events in this group, see [`Sequencer::is_known`].
     ids: HashSet<Box<str>>,
     /// Orders that were placed in this group: the log does not know them yet.
@@ -302,6 +313,8 @@ impl Sequencer {
     /// Admits a batch into the group. `None`: shut down while the log could not be read.
     fn take(&mut self, batch: Batch, done: Answer<Ack>, group: &mut Group) -> Option<()> {
         let index = group.deliveries.len();
+        let foreign = self.config.ownership.clone().filter(|_| !self.statuses.is_kafka(batch.feed));
+        let watching = !self.config.outcomes.is_empty();
         group.progress.extend(batch.progress);
         // Grown step by step a large group would touch several times its memory, all of it anew.
         group.events.reserve(batch.lines.len());
@@ -321,11 +334,20 @@ impl Sequencer {
                 group.deliveries[index].ack.refuse(place, Refusal::NotAlone);
                 continue;
             }
+            if let Some(refusal) = foreign.as_ref().and_then(|owner| self.owned(owner, &event)) {
+                group.deliveries[index].ack.refuse(place, refusal);
+                continue;
+            }
+            let watched = match &event.id {
+                Some(id) if watching => self.config.outcomes.watch(id, &line),
+                _ => None,
+            };
             if matches!(event.body, Body::Market(_) | Body::Order(_))
                 && let Some(id) = &event.id
                 && self.is_known(id, group)?
             {
                 group.deliveries[index].ack.known += 1;
+                group.told.extend(watched.map(|own| (own, Ack::of_known())));
                 continue;
             }
             match self.check_order(&event, group)?.and_then(|()| self.admission.admit(&event)) {
@@ -343,13 +365,24 @@ impl Sequencer {
                     let (order, body) = (record(&effect), body(line));
                     let (id, height) = (event.id, event.height);
                     let new = NewEvent { topic, id, body, height, order, trade, numbered };
+                    group.watched.extend(watched.map(|own| (group.events.len(), own)));
                     group.events.push(new);
                     group.effects.push((index, event.time, effect));
                 }
-                Err(reason) => group.deliveries[index].ack.refuse(place, reason),
+                Err(reason) => {
+                    let refused = || Ack::of_refused(place.clone(), reason.clone());
+                    group.told.extend(watched.map(|own| (own, refused())));
+                    group.deliveries[index].ack.refuse(place, reason);
+                }
             }
         }
         Some(())
+    }
+
+    /// Why an event of another log is refused, if Kafka owns what it belongs to.
+    fn owned(&self, ownership: &Ownership, event: &Event) -> Option<Refusal> {
+        let market_of = |order: &OrderEvent| self.admission.orders().market_of(order).ok();
+        Some(ownership.of(event, market_of)?.refusal())
     }
 
     /// A definition that is sent again must not undo a newer one, and an order's event must not
@@ -452,18 +485,27 @@ impl Sequencer {
         };
         let mut applied = Vec::with_capacity(appended.sequences.len());
         let mut due = BTreeSet::new();
-        for (sequence, (index, time, effect)) in appended.sequences.into_iter().zip(group.effects) {
+        let mut watched = group.watched.into_iter().peekable();
+        let written = appended.sequences.into_iter().zip(group.effects).enumerate();
+        for (place, (sequence, (index, time, effect))) in written {
+            let watched = watched.next_if(|(own, _)| *own == place).map(|(_, own)| own);
             let ack = &mut group.deliveries[index].ack;
             let Some(sequence) = sequence else {
                 ack.known += 1;
+                group.told.extend(watched.map(|own| (own, Ack::of_known())));
                 continue;
             };
             ack.accepted += 1;
             ack.logged_only += usize::from(effect == Effect::None);
             ack.last_sequence = Some(sequence);
-            if let Effect::Order { update, .. } = &effect {
-                ack.order = Some(update.clone());
+            let order = match &effect {
+                Effect::Order { update, .. } => Some(update),
+                _ => None,
+            };
+            if let Some(order) = order {
+                ack.order = Some(order.clone());
             }
+            group.told.extend(watched.map(|own| (own, Ack::of_accepted(sequence, order))));
             if let Some(market) = effect.book() {
                 let since = self.since_checkpoint.entry(market.clone()).or_default();
                 *since += 1;
@@ -475,6 +517,9 @@ impl Sequencer {
             applied.push(Applied { sequence, time, effect, candles });
         }
         (self.live.apply)(&applied);
+        for (watched, ack) in group.told {
+            self.config.outcomes.tell(watched, &ack);
+        }
         for Delivery { feed, done, ack } in group.deliveries {
             if let Some(feed) = feed {
                 self.statuses.count(feed, ack.counts(), now);
@@ -547,15 +592,33 @@ impl Sequencer {
 }
 
 impl Ack {
+    /// Of one event.
+    fn of_accepted(sequence: u64, order: Option<&Arc<OrderUpdate>>) -> Self {
+        let (last_sequence, order) = (Some(sequence), order.cloned());
+        Self { accepted: 1, last_sequence, order, ..Self::default() }
+    }
+
+    /// Of one event.
+    pub(super) fn of_known() -> Self {
+        Self { known: 1, ..Self::default() }
+    }
+
+    /// Of one event.
+    fn of_refused(place: Place, reason: Refusal) -> Self {
+        let mut ack = Self::default();
+        ack.refuse(place, reason);
+        ack
+    }
+
     /// Takes what came of further lines of the same request in.
-    pub(super) fn add(&mut self, further: Self) {
+    pub fn add(&mut self, further: Self) {
         let Self { accepted, logged_only, known, refused, last_sequence, last_refusal, order } =
             further;
         self.accepted += accepted;
         self.logged_only += logged_only;
         self.known += known;
         self.refused += refused;
-        self.last_sequence = last_sequence.or(self.last_sequence);
+        self.last_sequence = last_sequence.max(self.last_sequence);
         self.last_refusal = last_refusal.or(self.last_refusal.take());
         self.order = order.or(self.order.take());
     }

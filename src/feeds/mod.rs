@@ -6,6 +6,7 @@ pub mod files;
 pub mod kafka;
 pub mod keeper;
 pub mod live_side;
+pub mod outcomes;
 pub mod postgres;
 pub mod recovery;
 mod remote;

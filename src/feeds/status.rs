@@ -200,6 +200,18 @@ impl FeedStatuses {
         self.entries.lock().get(usize::from(feed.0)).map(|entry| entry.status.clone())
     }
 
+    pub fn is_kafka(&self, feed: Option<FeedId>) -> bool {
+        let entries = self.entries.lock();
+        let entry = feed.and_then(|feed| entries.get(usize::from(feed.0)));
+        entry.is_some_and(|entry| entry.status.kind == FeedKind::Kafka)
+    }
+
+    /// Whether a feed of this kind is not reached now, or has not read all that was there.
+    pub fn is_any_stale(&self, kind: FeedKind) -> bool {
+        let entries = self.entries.lock();
+        entries.iter().any(|entry| entry.status.kind == kind && entry.stale.is_some())
+    }
+
     pub fn generation(&self) -> u64 {
         *self.generation.borrow()
     }

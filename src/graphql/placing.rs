@@ -148,7 +148,7 @@ impl Placing {
         if found.account.as_deref() != Some(&*account) {
             return Err(fault("FORBIDDEN", "this order is not yours"));
         }
-        let line = cancellation(&id, input.reason.as_deref(), live(ctx)?.now());
+        let line = cancellation(&found, input.reason.as_deref(), live(ctx)?.now());
         let written = write(ctx, vec![line]).await?;
         let (Some(update), Some(sequence)) = (written.order, written.sequence) else {
             return Err(refused(written.refusal));
@@ -181,7 +181,7 @@ impl Placing {
         let now = live(ctx)?.now();
         let lines: Vec<String> = open
             .iter()
-            .map(|one| Ok(cancellation(&stored_order(one)?.id, None, now)))
+            .map(|one| Ok(cancellation(&stored_order(one)?, None, now)))
             .collect::<Result<_>>()?;
         let written = match lines.is_empty() {
             true => Written::default(),
@@ -292,8 +292,11 @@ impl Wanted {
     }
 }
 
-fn cancellation(order: &str, reason: Option<&str>, now: Micros) -> String {
-    let mut event = json!({"kind": "order.canceled", "order": order, "time": time_text(now)});
+fn cancellation(order: &orders::Order, reason: Option<&str>, now: Micros) -> String {
+    let orders::Order { id, market, .. } = order;
+    let mut event = json!({
+        "kind": "order.canceled", "market": **market, "order": **id, "time": time_text(now),
+    });
     if let Some(reason) = reason {
         event["reason"] = json!(reason);
     }

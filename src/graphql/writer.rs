@@ -34,6 +34,18 @@ pub enum WriteError {
     Late,
     #[error("the shared log takes nothing now: nothing was written, ask again")]
     Unreachable,
+    #[error("Kafka can't be reached now: nothing was written, ask again")]
+    KafkaAway,
+    #[error("too much is on its way into Kafka: nothing was written, ask again")]
+    KafkaFull,
+    #[error("Kafka does not take it, the hub's log says why: nothing was written")]
+    KafkaRefused,
+    #[error(
+        "it did not come back from Kafka in time: it may be written later, ask again with the same id"
+    )]
+    KafkaLate,
+    #[error("a part of it was written, the rest may be written later: ask again")]
+    Partly,
 }
 
 impl WriteError {

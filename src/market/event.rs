@@ -161,6 +161,26 @@ pub enum OrderEvent {
     Canceled(CanceledOrder),
 }
 
+impl OrderEvent {
+    /// The order's id.
+    pub fn order(&self) -> &str {
+        match self {
+            Self::Placed(placed) => &placed.order,
+            Self::Filled(filled) => &filled.order,
+            Self::Canceled(canceled) => &canceled.order,
+        }
+    }
+
+    /// The market that the event itself names.
+    pub fn market(&self) -> Option<&MarketId> {
+        match self {
+            Self::Placed(placed) => Some(&placed.market),
+            Self::Filled(filled) => filled.market.as_ref(),
+            Self::Canceled(canceled) => canceled.market.as_ref(),
+        }
+    }
+}
+
 /// An `order.placed` event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlacedOrder {
@@ -357,6 +377,10 @@ pub enum Refusal {
     TooManyMarkets(usize),
     #[error("{0} generic topics have events already: that is the most, publish to one of them")]
     TooManyTopics(usize),
+    #[error("topic {0:?} belongs to Kafka (feeds.kafka.own_topics): send it there")]
+    TopicOfKafka(Arc<str>),
+    #[error("market {0} belongs to Kafka (feeds.kafka.own_markets): send its events there")]
+    MarketOfKafka(MarketId),
 }
 
 const KINDS: &str = "market, book.snapshot, book.delta, trade, order.placed, order.filled, \
@@ -648,15 +672,20 @@ pub fn check_topic(name: &str) -> Result<(), String> {
 
 fn market(fields: &Fields<'_>) -> Result<MarketId, Refusal> {
     let id: String = required(fields.market, "market")?;
+    check_market(&id).map_err(|reason| fault("market", reason))?;
+    Ok(id.into())
+}
+
+/// Whether a market may have this id; the error is what it must be.
+pub fn check_market(id: &str) -> Result<(), String> {
     let begins = id.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
     let holds = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
     if !begins || !holds || id.len() > MOST_MARKET_BYTES {
-        let reason = format!(
+        return Err(format!(
             "must be 1 to {MOST_MARKET_BYTES} of A-Z a-z 0-9 . _ - and begin with a letter or digit"
-        );
-        return Err(fault("market", reason));
+        ));
     }
-    Ok(id.into())
+    Ok(())
 }
 
 fn identifier(raw: Raw<'_>, field: &'static str) -> Result<Option<String>, Refusal> {

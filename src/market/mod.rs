@@ -9,6 +9,7 @@ pub mod event;
 pub mod fixed;
 pub mod numbering;
 pub mod orders;
+pub mod ownership;
 pub mod rules;
 pub mod ticker;
 pub mod trade;

@@ -87,9 +87,8 @@ impl Feeding {
     }
 
     fn kafka(&self, written: KafkaFeedConfig) {
-        let KafkaFeedConfig { brokers, topics, deadline, settings } = written;
         let feed = self.remote("kafka", FeedKind::Kafka);
-        let config = KafkaConfig { brokers, topics, deadline, settings };
+        let config = kafka_config(&written);
         self.on_own_thread("Kafka", feed, move |door, statuses, stop| {
             kafka::run(config, door, statuses, feed, stop)
         });
@@ -125,4 +124,10 @@ impl Feeding {
             }
         });
     }
+}
+
+/// What reads and writes Kafka is told of it.
+pub(super) fn kafka_config(written: &KafkaFeedConfig) -> KafkaConfig {
+    let KafkaFeedConfig { brokers, topics, deadline, settings, .. } = written.clone();
+    KafkaConfig { brokers, topics, deadline, settings }
 }

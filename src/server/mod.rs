@@ -36,8 +36,11 @@ use self::sharing::Sharing;
 use crate::cache::CacheMeters;
 use crate::config::{Config, Limits, Synchronous};
 use crate::feeds::door::{self, Door, DoorConfig};
+use crate::feeds::kafka::Producer;
 use crate::feeds::keeper::OrderBooks;
 use crate::feeds::live_side::LiveSide;
+use crate::feeds::outcomes::Outcomes;
+use crate::feeds::postgres::Border;
 use crate::feeds::recovery;
 use crate::feeds::simulator::SimulatorConfig;
 use crate::feeds::status::FeedStatuses;
@@ -45,6 +48,7 @@ use crate::feeds::warm::Warm;
 use crate::graphql::{GraphqlExecutor, HubView, Principal, QueryLimits, Writer};
 use crate::live::Live;
 use crate::market::event::Micros;
+use crate::market::ownership::Ownership;
 use crate::signals;
 use crate::store::{self, LogReaders, MOST_READERS, Store, StoreError};
 
@@ -139,19 +143,30 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     tracker.spawn(admin::run(admin, Arc::new(source), admin_stop.clone(), tracker.clone()));
 
     let streams = Arc::new(Streams::new(stream_limits(&config.limits), meters.clone()));
-    let (door, sequencer) = open_door(store, &live, &statuses, cache, &stop).await?;
+    let (ownership, outcomes) = (ownership(&config), Arc::<Outcomes>::default());
+    let door_config = DoorConfig {
+        checkpoint_events: door::CHECKPOINT_EVENTS,
+        // A row of a shared log does not say where it came from.
+        ownership: ownership.clone().filter(|_| shared_log.is_none()),
+        outcomes: outcomes.clone(),
+        shutdown: stop.clone(),
+    };
+    let (door, sequencer) = open_door(store, &live, &statuses, cache, door_config).await?;
     let replaced = CancellationToken::new();
     let (shared, door) = match shared_log {
-        Some((shared, log)) => {
-            let replaced = replaced.clone();
+        Some((shared, postgres)) => {
+            let border = ownership.clone();
+            let border = border.map(|ownership| Border { ownership, replica: log.clone() });
+            let (epoch, replaced) = (live.epoch(), replaced.clone());
             let (sharing, door) =
-                Sharing::new(shared, log, door, &statuses, live.epoch(), replaced)?;
+                Sharing::new(shared, postgres, door, &statuses, epoch, border, replaced)?;
             (Some(sharing), door)
         }
         None => (None, door),
     };
 
-    let executor = executor(&config, &live, &streams, &meters, writing::writer(&door));
+    let producer = producer(&config, ownership, outcomes, &statuses, &log, &tracker);
+    let executor = executor(&config, &live, &streams, &meters, writing::writer(&door, producer));
     let shards = Shards::start(
         shard_count(&config),
         &Parts {
@@ -217,7 +232,7 @@ async fn open_door(
     live: &Arc<Live>,
     statuses: &FeedStatuses,
     cache: Option<(Warm, OrderBooks)>,
-    stop: &CancellationToken,
+    config: DoorConfig,
 ) -> Result<(Door, std::thread::JoinHandle<()>), ServeError> {
     let reading = live.clone();
     let (warm, order_books) = cache.unzip();
@@ -229,9 +244,29 @@ async fn open_door(
     .map_err(io::Error::other)??;
     let from_cache = recovered.warm.len();
     tracing::info!(replayed = recovered.replayed, from_cache, "the log is read");
-    let config = DoorConfig { checkpoint_events: door::CHECKPOINT_EVENTS, shutdown: stop.clone() };
     let side = LiveSide::of(live, &order_books.unwrap_or_default());
     Ok(door::start(store, admission, recovered, statuses.clone(), side, config)?)
+}
+
+/// What the config gives to Kafka.
+fn ownership(config: &Config) -> Option<Arc<Ownership>> {
+    let owned = config.feeds.kafka.as_ref()?.owned.as_ref()?;
+    Some(Arc::new(Ownership::new(&owned.topics, &owned.markets)))
+}
+
+/// By which mutations get into Kafka.
+fn producer(
+    config: &Config,
+    ownership: Option<Arc<Ownership>>,
+    outcomes: Arc<Outcomes>,
+    statuses: &FeedStatuses,
+    readers: &Arc<LogReaders>,
+    tracker: &TaskTracker,
+) -> Option<Producer> {
+    let kafka = config.feeds.kafka.as_ref()?;
+    let (to, config) = (kafka.owned.as_ref()?.produce_to.clone(), feeding::kafka_config(kafka));
+    let (statuses, readers, tracker) = (statuses.clone(), readers.clone(), tracker.clone());
+    Some(Producer::new(&config, to, ownership?, outcomes, statuses, readers, tracker))
 }
 
 fn executor(

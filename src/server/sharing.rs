@@ -12,7 +12,7 @@ use super::{ServeError, synchronous};
 use crate::backoff::Backoff;
 use crate::config::{PostgresFeedConfig, SharedLogConfig, StoreConfig};
 use crate::feeds::door::Door;
-use crate::feeds::postgres::{self, Entry, EntryConfig, PostgresConfig, Requests, Shared};
+use crate::feeds::postgres::{self, Border, Entry, EntryConfig, PostgresConfig, Requests, Shared};
 use crate::feeds::status::FeedStatuses;
 use crate::store::{self, Store, StoreError};
 
@@ -37,6 +37,7 @@ impl Sharing {
         replica: Door,
         statuses: &FeedStatuses,
         epoch: Epoch,
+        border: Option<Border>,
         replaced: CancellationToken,
     ) -> Result<(Self, Door), ServeError> {
         let SharedLogConfig { connections, connection_wait, host } = shared.clone();
@@ -46,7 +47,7 @@ impl Sharing {
             host
         };
         let postgres = postgres(log.clone());
-        let config = EntryConfig { postgres, connections, connection_wait, host };
+        let config = EntryConfig { postgres, connections, connection_wait, host, border };
         let (reader, entry) = postgres::shared(config, statuses.clone(), epoch.0, replaced)
             .map_err(io::Error::other)?;
         let (door, requests) = postgres::door();

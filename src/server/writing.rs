@@ -1,9 +1,10 @@
-//! How mutations come to the door of the feeds.
+//! How mutations come to the door of the feeds, or into Kafka where that owns what they write to.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::feeds::door::{Batch, Door, DoorError, Incoming, WeakDoor};
+use crate::feeds::door::{Ack, Batch, Door, DoorError, Incoming, WeakDoor};
+use crate::feeds::kafka::{LONGEST_WRITE, Outgoing, ProduceError, Producer};
 use crate::feeds::status::{At, Place};
 use crate::graphql::{WriteError, Writer, Written};
 
@@ -11,21 +12,67 @@ use crate::graphql::{WriteError, Writer, Written};
 /// is full, or a door behind which too many wait, is told to the client, which can ask again.
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 
-pub fn writer(door: &Door) -> Writer {
-    writer_within(door, WRITE_DEADLINE)
+const _: () = assert!(LONGEST_WRITE.as_secs() <= WRITE_DEADLINE.as_secs());
+
+/// `kafka`: where what it owns is written.
+pub fn writer(door: &Door, kafka: Option<Producer>) -> Writer {
+    writer_within(door, kafka, WRITE_DEADLINE)
 }
 
-fn writer_within(door: &Door, deadline: Duration) -> Writer {
-    let door = door.downgrade();
-    Writer::new(move |lines| write(door.clone(), lines, deadline))
+fn writer_within(door: &Door, kafka: Option<Producer>, deadline: Duration) -> Writer {
+    let (door, kafka) = (door.downgrade(), kafka.map(Arc::new));
+    Writer::new(move |lines| write(door.clone(), kafka.clone(), lines, deadline))
 }
 
 async fn write(
     door: WeakDoor,
+    kafka: Option<Arc<Producer>>,
     lines: Vec<String>,
     deadline: Duration,
 ) -> Result<Written, WriteError> {
+    // Without the log's sequencer nobody brings a record back.
     let door = door.upgrade().ok_or(WriteError::Closed)?;
+    let (records, lines) = sorted(kafka.as_deref(), lines);
+    let produces = !records.is_empty();
+    let writing = async {
+        let mut ack = match &kafka {
+            Some(kafka) if produces => kafka.write(&records).await.map_err(unproduced)?,
+            _ => Ack::default(),
+        };
+        if !lines.is_empty() {
+            let written = deliver(&door, lines).await;
+            ack.add(written.map_err(|error| if produces { WriteError::Partly } else { error })?);
+        }
+        Ok(ack)
+    };
+    let ack = match tokio::time::timeout(deadline, writing).await {
+        Ok(ack) => ack?,
+        Err(_) if produces => return Err(WriteError::KafkaLate),
+        Err(_) => return Err(WriteError::Late),
+    };
+    Ok(Written {
+        accepted: ack.accepted,
+        known: ack.known,
+        refusal: ack.last_refusal.map(|refusal| refusal.reason),
+        sequence: ack.last_sequence,
+        order: ack.order,
+    })
+}
+
+/// What goes to Kafka, and what to the door.
+fn sorted(kafka: Option<&Producer>, lines: Vec<String>) -> (Vec<Outgoing>, Vec<String>) {
+    let Some(kafka) = kafka else { return (Vec::new(), lines) };
+    let (mut records, mut rest) = (Vec::new(), Vec::new());
+    for line in lines {
+        match kafka.outgoing(line) {
+            Ok(record) => records.push(record),
+            Err(line) => rest.push(line),
+        }
+    }
+    (records, rest)
+}
+
+async fn deliver(door: &Door, lines: Vec<String>) -> Result<Ack, WriteError> {
     let place = Place { source: Arc::from("mutation"), at: At::Nowhere };
     let line = |line: String| Incoming {
         place: place.clone(),
@@ -34,19 +81,20 @@ async fn write(
     };
     let lines = lines.into_iter().map(line).collect();
     let delivery = door.deliver(Batch { feed: None, lines, progress: Vec::new() });
-    let ack = tokio::time::timeout(deadline, delivery).await;
-    let ack = ack.map_err(|_| WriteError::Late)?.map_err(|error| match error {
+    delivery.await.map_err(|error| match error {
         // A mutation is no source that anyone could take over.
         DoorError::Closed | DoorError::Store(_) | DoorError::TakenOver(_) => WriteError::Closed,
         DoorError::Unreachable(_) => WriteError::Unreachable,
-    })?;
-    Ok(Written {
-        accepted: ack.accepted,
-        known: ack.known,
-        refusal: ack.last_refusal.map(|refusal| refusal.reason),
-        sequence: ack.last_sequence,
-        order: ack.order,
     })
+}
+
+fn unproduced(error: ProduceError) -> WriteError {
+    match error {
+        ProduceError::Away => WriteError::KafkaAway,
+        ProduceError::Full => WriteError::KafkaFull,
+        ProduceError::Refused(_) => WriteError::KafkaRefused,
+        ProduceError::Unsure(_) => WriteError::KafkaLate,
+    }
 }
 
 #[cfg(test)]
@@ -74,11 +122,16 @@ mod tests {
             reorganise: Box::new(|_| unreachable!("no blocks are undone here")),
             keep: Box::new(|_, _| {}),
         };
-        let config = DoorConfig { checkpoint_events: 9, shutdown: CancellationToken::new() };
+        let config = DoorConfig {
+            checkpoint_events: 9,
+            ownership: None,
+            outcomes: Arc::default(),
+            shutdown: CancellationToken::new(),
+        };
         let (statuses, recovered) = (FeedStatuses::new(), Recovered::default());
         let (door, thread) =
             door::start(store, Admission::new(), recovered, statuses, live, config).unwrap();
-        let (hasty, writer) = (writer_within(&door, Duration::ZERO), writer(&door));
+        let (hasty, writer) = (writer_within(&door, None, Duration::ZERO), writer(&door, None));
         let line = |number: u32| {
             vec![format!(r#"{{"kind":"message","topic":"t","id":"{number}","data":1}}"#)]
         };

@@ -63,11 +63,20 @@ pub(crate) struct Hub {
     pub(crate) model: Arc<Mutex<Model>>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) replayed: u64,
+    outcomes: Arc<Outcomes>,
     disk: Arc<std::sync::atomic::AtomicI64>,
 }
 
 impl Hub {
     pub(crate) fn start(path: &Path, checkpoint_events: u64) -> Self {
+        Self::start_owning(path, checkpoint_events, None)
+    }
+
+    fn start_owning(
+        path: &Path,
+        checkpoint_events: u64,
+        ownership: Option<Arc<Ownership>>,
+    ) -> Self {
         let store = Store::open(path).unwrap();
         let disk = Arc::clone(&store.disk);
         let model = Arc::new(Mutex::new(Model::default()));
@@ -100,10 +109,13 @@ impl Hub {
             reorganise: Box::new(|_| unreachable!("no blocks are undone here")),
             keep: Box::new(|_, _| {}),
         };
-        let config = DoorConfig { checkpoint_events, shutdown: shutdown.clone() };
+        let outcomes: Arc<Outcomes> = Arc::default();
+        let told = outcomes.clone();
+        let config =
+            DoorConfig { checkpoint_events, ownership, outcomes: told, shutdown: shutdown.clone() };
         let (door, thread) =
             super::start(store, admission, recovered, board.clone(), live, config).unwrap();
-        Self { door, thread, board, feed, model, shutdown, replayed, disk }
+        Self { door, thread, board, feed, model, shutdown, replayed, outcomes, disk }
     }
 
     pub(crate) fn stop(self) -> Model {
@@ -113,12 +125,16 @@ impl Hub {
     }
 
     fn batch(&self, lines: &[String]) -> Batch {
+        self.batch_of(Some(self.feed), lines)
+    }
+
+    fn batch_of(&self, feed: Option<FeedId>, lines: &[String]) -> Batch {
         let lines = lines.iter().zip(1..).map(|(line, number)| Incoming {
             place: Place { source: "test".into(), at: At::Line { number, byte: 0 } },
             line: Ok(line.clone().into_bytes()),
             numbered: None,
         });
-        Batch { feed: Some(self.feed), lines: lines.collect(), progress: vec![] }
+        Batch { feed, lines: lines.collect(), progress: vec![] }
     }
 
     async fn send(&self, lines: &[String]) -> Ack {
@@ -469,4 +485,71 @@ async fn a_market_stays_by_orders_after_a_restart() {
     let hub = Hub::start(&path(&folder), 1_000);
     let ack = hub.send(&[delta("A-B", 1, 1)]).await;
     assert!(matches!(ack.last_refusal.unwrap().reason, Refusal::MixedBook { .. }));
+}
+
+#[tokio::test]
+async fn what_kafka_owns_is_taken_from_its_feed_and_refused_from_any_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let ownership = Ownership::new(&["t".to_owned()], &["O-P".to_owned()]);
+    let hub = Hub::start_owning(&path(&folder), 1_000, Some(Arc::new(ownership)));
+    let kafka = hub.board.register("kafka", FeedKind::Kafka);
+    let others = [
+        Some(hub.feed),
+        Some(hub.board.register("postgres", FeedKind::Postgres)),
+        Some(hub.board.register("simulator", FeedKind::Simulator)),
+        // A mutation.
+        None,
+    ];
+    let message = r#"{"kind":"message","topic":"t","data":1}"#.to_owned();
+    let beginning = [market("O-P", "ACTIVE", "d"), placed(1, 5, 3), message.clone()];
+    for other in others {
+        let ack = hub.door.deliver(hub.batch_of(other, &beginning)).await.unwrap();
+        assert_eq!((ack.accepted, ack.refused), (0, 3), "{other:?}");
+        assert_eq!(ack.last_refusal.unwrap().reason, Refusal::TopicOfKafka("t".into()));
+    }
+    let ack = hub.door.deliver(hub.batch_of(Some(kafka), &beginning)).await.unwrap();
+    assert_eq!((ack.accepted, ack.refused), (3, 0), "{:?}", ack.last_refusal);
+    // Whose market the log alone knows.
+    assert!(!filled(1, 1).contains("O-P"));
+    let ack = hub.send(&[filled(1, 1)]).await;
+    assert_eq!(ack.last_refusal.unwrap().reason, Refusal::MarketOfKafka("O-P".into()));
+    let ack = hub.send(&[message.replace(r#""t""#, r#""u""#)]).await;
+    assert_eq!((ack.accepted, ack.refused), (1, 0));
+    assert_eq!(hub.board.get(hub.feed).unwrap().refused_total, 4);
+    hub.stop();
+}
+
+#[tokio::test]
+async fn whoever_waits_for_an_event_is_told_what_became_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&path(&folder), 1_000);
+    hub.send(&[market("O-P", "ACTIVE", "d")]).await;
+    let message =
+        |topic: &str| format!(r#"{{"kind":"message","id":"m","topic":"{topic}","data":1}}"#);
+    let expect = |id: &str, line: &str| hub.outcomes.expect(id, line).unwrap();
+    let mut order = expect("p1", &placed(1, 5, 3));
+    let mut published = expect("m", &message("t"));
+    let mut late = expect("m", &message("u"));
+    let mut unknown = expect("f", &filled(7, 1).replacen('{', r#"{"id":"f","#, 1));
+    let refused = filled(7, 1).replacen('{', r#"{"id":"f","#, 1);
+    // In one group, among others.
+    let lines = [message("v").replace("\"m\"", "\"n\""), placed(1, 5, 3), message("t"), refused];
+    let ack = hub.send(&lines).await;
+    assert_eq!((ack.accepted, ack.refused), (3, 1));
+    let (order, published) = (order.outcome().await, published.outcome().await);
+    assert_eq!((order.accepted, published.accepted), (1, 1));
+    assert_eq!(order.order, ack.order);
+    assert_eq!((published.last_sequence, &published.order), (ack.last_sequence, &None));
+    assert_eq!(order.last_sequence, ack.last_sequence.map(|last| last - 1));
+    assert_eq!(late.outcome().await, Ack::of_known());
+    let unknown = unknown.outcome().await;
+    assert_eq!((unknown.refused, &unknown.last_refusal), (1, &ack.last_refusal));
+
+    // Known already: before they are admitted, and while they are written.
+    for (id, line) in [("p1", placed(1, 5, 3)), ("m", message("t"))] {
+        let mut again = expect(id, &line);
+        assert_eq!(hub.send(&[line]).await.known, 1);
+        assert_eq!(again.outcome().await, Ack::of_known());
+    }
+    hub.stop();
 }

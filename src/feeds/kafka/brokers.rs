@@ -61,7 +61,11 @@ pub(super) fn client(config: &KafkaConfig) -> ClientConfig {
     for (key, value) in &config.settings {
         client.set(key, value);
     }
-    client.set("bootstrap.servers", &config.brokers).set("client.id", "spreadly");
+    client
+        .set("bootstrap.servers", &config.brokers)
+        .set("client.id", "spreadly")
+        .set("reconnect.backoff.ms", FIRST_RECONNECT_MS)
+        .set("reconnect.backoff.max.ms", LONGEST_RECONNECT_MS);
     client
 }
 
@@ -76,9 +80,7 @@ pub(super) fn connect(config: &KafkaConfig) -> Result<Consumer, KafkaError> {
         .set("enable.partition.eof", "true")
         // Where to go on is ours to decide.
         .set("auto.offset.reset", "error")
-        .set("allow.auto.create.topics", "false")
-        .set("reconnect.backoff.ms", FIRST_RECONNECT_MS)
-        .set("reconnect.backoff.max.ms", LONGEST_RECONNECT_MS);
+        .set("allow.auto.create.topics", "false");
     client.create_with_context(Connections::default())
 }
 

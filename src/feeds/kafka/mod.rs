@@ -8,6 +8,7 @@
 
 mod brokers;
 mod partitions;
+mod producer;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -23,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::brokers::Consumer;
 use self::partitions::{Gap, Met, Partitions, PartitionsError};
+pub use self::producer::{LONGEST_WRITE, Outgoing, ProduceError, Producer};
 use super::door::{self, Door, Incoming};
 use super::remote::{self, Remote};
 use super::status::{At, FeedId, FeedStatuses, Place};

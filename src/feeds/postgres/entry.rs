@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::PostgresConfig;
 use super::awaited::Awaited;
+use super::border::Border;
 use super::outbox::{self, OutboxError};
 use super::sources::{Sources, SourcesError};
 use crate::feeds::backoff;
@@ -48,6 +49,8 @@ pub struct EntryConfig {
     pub connection_wait: Duration,
     /// Which machine this is: its folders are others than those of the same name elsewhere.
     pub host: String,
+    /// Absent: every feed may bring anything.
+    pub border: Option<Border>,
 }
 
 #[derive(Debug, Error)]
@@ -193,8 +196,9 @@ impl Entry {
         let Batch { feed, lines, progress } = batch;
         let mut refused = Ack::default();
         let (mut bodies, mut places) = (Vec::new(), Vec::new());
+        let border = self.config.border.as_ref().filter(|_| !self.statuses.is_kafka(feed));
         for Incoming { place, line, .. } in lines {
-            match readable(line) {
+            match readable(line, border).await {
                 Ok(body) => {
                     bodies.push(body);
                     places.push(place);
@@ -337,8 +341,16 @@ impl Insertion {
 }
 
 /// A line as the table takes it. What no hub would take is refused where it came from.
-fn readable(line: Result<Vec<u8>, Refusal>) -> Result<Box<str>, Refusal> {
+async fn readable(
+    line: Result<Vec<u8>, Refusal>,
+    border: Option<&Border>,
+) -> Result<Box<str>, Refusal> {
     let line = line?;
-    event::parse(&line)?;
+    let event = event::parse(&line)?;
+    if let Some(border) = border
+        && let Some(refusal) = border.refusal(&event).await
+    {
+        return Err(refusal);
+    }
     Ok(door::body(line))
 }

@@ -6,6 +6,7 @@
 //! A row that commits late gets a late number: it is never stepped over, and nobody waits for it.
 
 mod awaited;
+mod border;
 mod entry;
 mod outbox;
 mod sources;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use self::awaited::Awaited;
+pub use self::border::Border;
 pub use self::entry::{Entry, EntryConfig, Requests, door};
 pub use self::outbox::{Numbering, OutboxError};
 use self::outbox::{Outbox, Row, Sleep};

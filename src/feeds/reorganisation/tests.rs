@@ -50,8 +50,12 @@ impl Hub {
         let log = LogReaders::new(&path, 2);
         let live = std::sync::Arc::new(Live::new(store.epoch(), Box::new(|| NOW), 64, log));
         let (admission, recovered) = recovery::recover_live(&mut store, &live, None).unwrap();
-        let config =
-            DoorConfig { checkpoint_events: CHECKPOINT_EVENTS, shutdown: CancellationToken::new() };
+        let config = DoorConfig {
+            checkpoint_events: CHECKPOINT_EVENTS,
+            ownership: None,
+            outcomes: Default::default(),
+            shutdown: CancellationToken::new(),
+        };
         let (statuses, side) = (FeedStatuses::new(), LiveSide::of(&live, &OrderBooks::default()));
         let (door, thread) =
             door::start(store, admission, recovered, statuses, side, config).unwrap();
