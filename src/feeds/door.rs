@@ -186,9 +186,18 @@ pub fn start(
 ) -> io::Result<(Door, JoinHandle<()>)> {
     let (door, requests) = Door::open();
     let since_checkpoint = recovered.since_checkpoint;
-    let held = None;
-    let sequencer =
-        Sequencer { store, admission, statuses, live, config, requests, held, since_checkpoint };
+    let (held, buffers) = (None, Buffers::default());
+    let sequencer = Sequencer {
+        store,
+        admission,
+        statuses,
+        live,
+        config,
+        requests,
+        held,
+        buffers,
+        since_checkpoint,
+    };
     let thread = thread::Builder::new().name("sequencer".into()).spawn(move || sequencer.run())?;
     Ok((door, thread))
 }
@@ -202,6 +211,7 @@ struct Sequencer {
     requests: mpsc::Receiver<Request>,
     /// Taken out of them, but its turn is after the group's.
     held: Option<Request>,
+    buffers: Buffers,
     since_checkpoint: HashMap<MarketId, u64>,
 }
 
@@ -210,6 +220,15 @@ struct Delivery {
     feed: Option<FeedId>,
     done: Answer<Ack>,
     ack: Ack,
+}
+
+/// What the last group left, empty. Its memory is used again: taken anew for each group it would be
+/// given back to the system in between, and every page of it cleared once more.
+#[derive(Default)]
+struct Buffers {
+    events: Vec<NewEvent>,
+    effects: Vec<(usize, Option<Micros>, Effect)>,
+    applied: Vec<Applied>,
 }
 
 /// What one commit writes.
@@ -246,7 +265,9 @@ impl Sequencer {
     /// Takes what waits, up to [`GROUP_EVENTS`] and to what undoes blocks: that wants all before it
     /// in the log.
     fn gather(&mut self, first: Request) -> Option<Group> {
-        let mut group = Group::default();
+        let Buffers { events, effects, .. } = &mut self.buffers;
+        let (events, effects) = (std::mem::take(events), std::mem::take(effects));
+        let mut group = Group { events, effects, ..Group::default() };
         let mut lines = 0;
         let mut next = Some(first);
         while let Some(request) = next {
@@ -285,9 +306,9 @@ impl Sequencer {
         group.effects.reserve(batch.lines.len());
         group.deliveries.push(Delivery { feed: batch.feed, done, ack: Ack::default() });
         for Incoming { place, line, numbered } in batch.lines {
-            let read = line.and_then(|line| Ok((event::parse(&line)?, line)));
-            let (event, line) = match read {
-                Ok(read) => read,
+            let read = line.as_deref().map_err(Refusal::clone).and_then(event::parse);
+            let event = match read {
+                Ok(event) => event,
                 Err(reason) => {
                     group.deliveries[index].ack.refuse(place, reason);
                     continue;
@@ -317,11 +338,13 @@ impl Sequencer {
                         }
                         _ => None,
                     };
-                    let (order, body) = (record(&effect), body(line));
-                    let (id, height) = (event.id, event.height);
+                    let Event { id, time, height, body: read } = event;
+                    // It is made of the line.
+                    drop(read);
+                    let (order, body) = (record(&effect), line.map(body).unwrap_or_default());
                     let new = NewEvent { topic, id, body, height, order, trade, numbered };
                     group.events.push(new);
-                    group.effects.push((index, event.time, effect));
+                    group.effects.push((index, time, effect));
                 }
                 Err(reason) => group.deliveries[index].ack.refuse(place, reason),
             }
@@ -354,10 +377,9 @@ impl Sequencer {
         let Batch { feed, lines, progress } = batch;
         let mut ack = Ack::default();
         for Incoming { place, line, numbered } in lines {
-            let read = line.and_then(|line| Ok((event::parse(&line)?, line)));
-            let admitted = read
-                .and_then(|(event, line)| Ok((self.admission.admit(&event)?.topic, event, line)));
-            let (topic, event, line) = match admitted {
+            let read = line.as_deref().map_err(Refusal::clone).and_then(event::parse);
+            let admitted = read.and_then(|event| Ok((self.admission.admit(&event)?.topic, event)));
+            let (topic, event) = match admitted {
                 Ok(admitted) => admitted,
                 Err(reason) => {
                     ack.refuse(place, reason);
@@ -365,9 +387,9 @@ impl Sequencer {
                 }
             };
             // What [`undoes`] found.
-            let Body::Reverted { height } = event.body else { continue };
+            let Event { id, body: Body::Reverted { height }, .. } = event else { continue };
             // Of no height itself: it stays whatever is undone later.
-            let (id, body) = (event.id, body(line));
+            let body = line.map(body).unwrap_or_default();
             let new = NewEvent { topic, id, body, numbered, ..NewEvent::default() };
             let now = now();
             // Not asked by anyone else meanwhile.
@@ -402,21 +424,24 @@ impl Sequencer {
         Some(())
     }
 
-    fn commit(&mut self, mut group: Group) -> Option<()> {
+    fn commit(&mut self, group: Group) -> Option<()> {
         if group.deliveries.is_empty() {
             return Some(());
         }
         let now = now();
-        let Group { events, progress, .. } = &group;
+        let Group { mut deliveries, mut events, mut effects, progress, .. } = group;
         let mut appended = if events.is_empty() && progress.is_empty() {
             Appended::default()
         } else {
-            self.persist(|store| store.append(events, progress, now))?
+            self.persist(|store| store.append(&events, &progress, now))?
         };
-        let mut applied = Vec::with_capacity(appended.sequences.len());
+        events.clear();
+        let mut applied = std::mem::take(&mut self.buffers.applied);
         let mut due = BTreeSet::new();
-        for (sequence, (index, time, effect)) in appended.sequences.into_iter().zip(group.effects) {
-            let ack = &mut group.deliveries[index].ack;
+        for (sequence, (index, time, effect)) in
+            appended.sequences.into_iter().zip(effects.drain(..))
+        {
+            let ack = &mut deliveries[index].ack;
             let Some(sequence) = sequence else {
                 ack.known += 1;
                 continue;
@@ -438,7 +463,9 @@ impl Sequencer {
             applied.push(Applied { sequence, time, effect, candles });
         }
         (self.live.apply)(&applied);
-        for Delivery { feed, done, ack } in group.deliveries {
+        applied.clear();
+        self.buffers = Buffers { events, effects, applied };
+        for Delivery { feed, done, ack } in deliveries {
             if let Some(feed) = feed {
                 self.statuses.count(feed, ack.counts(), now);
             }
@@ -571,8 +598,10 @@ pub(super) fn json(value: &impl Serialize) -> Box<str> {
 /// reads the log reads plain JSON.
 pub(super) fn body(line: Vec<u8>) -> Box<str> {
     // Parsed before, so it is UTF-8 and nothing is replaced.
-    let text = String::from_utf8_lossy(&line);
-    text.trim_start_matches('\u{feff}').trim().into()
+    let text = String::from_utf8(line)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+    let kept = text.trim_start_matches('\u{feff}').trim();
+    if kept.len() == text.len() { text.into_boxed_str() } else { kept.into() }
 }
 
 pub(super) fn now() -> Micros {

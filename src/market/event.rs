@@ -1,10 +1,11 @@
 //! One event as feeds bring it (CONTRACT section 4), checked as far as its own text allows. What
 //! depends on other events (is the market known, how precise is it) is [`super::admission`].
 
+use std::borrow::Cow;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use thiserror::Error;
@@ -106,32 +107,52 @@ impl MarketStatus {
     }
 }
 
+/// A string of the line, where it stands there unless it is written with escapes: most events are
+/// books, and each text of their levels would cost an allocation.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl Deref for Text<'_> {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'a> From<&'a str> for Text<'a> {
+    fn from(text: &'a str) -> Self {
+        Self(text.into())
+    }
+}
+
 /// Price and size as written, not yet at a market's precision.
-pub type WrittenLevel = (Box<str>, Box<str>);
+pub type WrittenLevel<'a> = (Text<'a>, Text<'a>);
 
 /// An event whose JSON is well formed and whose kind is known.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Event {
+pub struct Event<'a> {
     /// Makes the event idempotent: the same id from any feed counts once.
     pub id: Option<Box<str>>,
     pub time: Option<Micros>,
     /// Of the block it stands in, at most [`MOST_HEIGHT`]: undone with it.
     pub height: Option<u64>,
-    pub body: Body,
+    pub body: Body<'a>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub enum Body {
+pub enum Body<'a> {
     Market(MarketDefinition),
     BookSnapshot {
-        market: MarketId,
-        bids: Vec<WrittenLevel>,
-        asks: Vec<WrittenLevel>,
+        market: Text<'a>,
+        bids: Vec<WrittenLevel<'a>>,
+        asks: Vec<WrittenLevel<'a>>,
     },
     BookDelta {
-        market: MarketId,
-        bids: Vec<WrittenLevel>,
-        asks: Vec<WrittenLevel>,
+        market: Text<'a>,
+        bids: Vec<WrittenLevel<'a>>,
+        asks: Vec<WrittenLevel<'a>>,
     },
     Order(Box<OrderEvent>),
     Trade(WrittenTrade),
@@ -433,7 +454,7 @@ fn present<'de: 'a, 'a, D: Deserializer<'de>>(from: D) -> Result<Option<&'a RawV
 type Raw<'a> = Option<&'a RawValue>;
 
 /// Reads one event. Unknown fields are ignored here and kept by the log, which stores the line.
-pub fn parse(line: &[u8]) -> Result<Event, Refusal> {
+pub fn parse(line: &[u8]) -> Result<Event<'_>, Refusal> {
     if line.len() > MOST_LINE_BYTES {
         return Err(Refusal::TooLong);
     }
@@ -451,8 +472,8 @@ pub fn parse(line: &[u8]) -> Result<Event, Refusal> {
     if nested_too_deep(text) {
         return Err(Refusal::TooDeep);
     }
-    let kind: String = required(fields.kind, "kind")?;
-    let body = match kind.as_str() {
+    let kind: Text<'_> = required(fields.kind, "kind")?;
+    let body = match &*kind {
         "market" => Body::Market(definition(&fields)?),
         "book.snapshot" => {
             let (market, bids, asks) = book(&fields)?;
@@ -522,9 +543,9 @@ fn definition(fields: &Fields<'_>) -> Result<MarketDefinition, Refusal> {
         },
     };
     Ok(MarketDefinition {
-        market: market(fields)?,
-        base: identifier(fields.base, "base")?.ok_or(Refusal::Missing("base"))?,
-        quote: identifier(fields.quote, "quote")?.ok_or(Refusal::Missing("quote"))?,
+        market: market_id(fields)?,
+        base: identifier(fields.base, "base")?.ok_or(Refusal::Missing("base"))?.0.into_owned(),
+        quote: identifier(fields.quote, "quote")?.ok_or(Refusal::Missing("quote"))?.0.into_owned(),
         price_decimals,
         size_decimals,
         tick_size: step(fields.tick_size, "tickSize", price_decimals)?,
@@ -538,15 +559,15 @@ fn definition(fields: &Fields<'_>) -> Result<MarketDefinition, Refusal> {
     })
 }
 
-type WrittenBook = (MarketId, Vec<WrittenLevel>, Vec<WrittenLevel>);
+type WrittenBook<'a> = (Text<'a>, Vec<WrittenLevel<'a>>, Vec<WrittenLevel<'a>>);
 
-fn book(fields: &Fields<'_>) -> Result<WrittenBook, Refusal> {
+fn book<'a>(fields: &Fields<'a>) -> Result<WrittenBook<'a>, Refusal> {
     Ok((market(fields)?, required(fields.bids, "bids")?, required(fields.asks, "asks")?))
 }
 
 fn trade(fields: &Fields<'_>) -> Result<WrittenTrade, Refusal> {
     Ok(WrittenTrade {
-        market: market(fields)?,
+        market: market_id(fields)?,
         id: boxed(fields.id, "id")?,
         price: decimal(fields.price, "price")?,
         size: decimal(fields.size, "size")?,
@@ -554,7 +575,7 @@ fn trade(fields: &Fields<'_>) -> Result<WrittenTrade, Refusal> {
     })
 }
 
-fn order_placed(fields: &Fields<'_>) -> Result<Body, Refusal> {
+fn order_placed(fields: &Fields<'_>) -> Result<Body<'static>, Refusal> {
     let order_type = optional(fields.order_type, "type")?.unwrap_or(OrderType::Limit);
     // Only an order that rests in the book must have a price.
     let price = match order_type == OrderType::Limit || fields.price.is_some() {
@@ -562,7 +583,7 @@ fn order_placed(fields: &Fields<'_>) -> Result<Body, Refusal> {
         false => None,
     };
     Ok(order(OrderEvent::Placed(PlacedOrder {
-        market: market(fields)?,
+        market: market_id(fields)?,
         order: order_id(fields)?,
         account: boxed(fields.account, "account")?,
         side: required(fields.side, "side")?,
@@ -576,9 +597,9 @@ fn order_placed(fields: &Fields<'_>) -> Result<Body, Refusal> {
     })))
 }
 
-fn order_filled(fields: &Fields<'_>) -> Result<Body, Refusal> {
+fn order_filled(fields: &Fields<'_>) -> Result<Body<'static>, Refusal> {
     Ok(order(OrderEvent::Filled(FilledOrder {
-        market: fields.market.map(|_| market(fields)).transpose()?,
+        market: fields.market.map(|_| market_id(fields)).transpose()?,
         order: order_id(fields)?,
         trade: boxed(fields.trade, "trade")?,
         price: decimal(fields.price, "price")?,
@@ -588,15 +609,15 @@ fn order_filled(fields: &Fields<'_>) -> Result<Body, Refusal> {
     })))
 }
 
-fn order_canceled(fields: &Fields<'_>) -> Result<Body, Refusal> {
+fn order_canceled(fields: &Fields<'_>) -> Result<Body<'static>, Refusal> {
     Ok(order(OrderEvent::Canceled(CanceledOrder {
-        market: fields.market.map(|_| market(fields)).transpose()?,
+        market: fields.market.map(|_| market_id(fields)).transpose()?,
         order: order_id(fields)?,
         reason: optional::<Box<str>>(fields.reason, "reason")?,
     })))
 }
 
-fn order(event: OrderEvent) -> Body {
+fn order(event: OrderEvent) -> Body<'static> {
     Body::Order(Box::new(event))
 }
 
@@ -623,8 +644,12 @@ pub fn check_topic(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn market(fields: &Fields<'_>) -> Result<MarketId, Refusal> {
-    let id: String = required(fields.market, "market")?;
+fn market_id(fields: &Fields<'_>) -> Result<MarketId, Refusal> {
+    market(fields).map(|id| MarketId::from(&*id))
+}
+
+fn market<'a>(fields: &Fields<'a>) -> Result<Text<'a>, Refusal> {
+    let id: Text<'_> = required(fields.market, "market")?;
     let begins = id.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
     let holds = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
     if !begins || !holds || id.len() > MOST_MARKET_BYTES {
@@ -633,11 +658,11 @@ fn market(fields: &Fields<'_>) -> Result<MarketId, Refusal> {
         );
         return Err(fault("market", reason));
     }
-    Ok(id.into())
+    Ok(id)
 }
 
-fn identifier(raw: Raw<'_>, field: &'static str) -> Result<Option<String>, Refusal> {
-    let Some(text) = optional::<String>(raw, field)? else { return Ok(None) };
+fn identifier<'a>(raw: Raw<'a>, field: &'static str) -> Result<Option<Text<'a>>, Refusal> {
+    let Some(text) = optional::<Text<'_>>(raw, field)? else { return Ok(None) };
     if text.is_empty() || text.len() > MOST_ID_BYTES || text.chars().any(char::is_control) {
         let reason = format!("must have 1 to {MOST_ID_BYTES} bytes and no control characters");
         return Err(fault(field, reason));
@@ -646,7 +671,7 @@ fn identifier(raw: Raw<'_>, field: &'static str) -> Result<Option<String>, Refus
 }
 
 fn boxed(raw: Raw<'_>, field: &'static str) -> Result<Option<Box<str>>, Refusal> {
-    Ok(identifier(raw, field)?.map(String::into_boxed_str))
+    Ok(identifier(raw, field)?.map(|text| text.0.into()))
 }
 
 /// A decimal string, as precise as any market may be.
@@ -657,18 +682,21 @@ fn decimal(raw: Raw<'_>, field: &'static str) -> Result<Box<str>, Refusal> {
 }
 
 fn time(raw: Raw<'_>, field: &'static str) -> Result<Option<Micros>, Refusal> {
-    let Some(text) = optional::<String>(raw, field)? else { return Ok(None) };
+    let Some(text) = optional::<Text<'_>>(raw, field)? else { return Ok(None) };
     let time: Timestamp = text.parse().map_err(|_| {
         fault(field, "must be RFC 3339 such as \"2026-01-31T12:00:00.000001Z\"".into())
     })?;
     Ok(Some(time.as_microsecond()))
 }
 
-fn required<T: DeserializeOwned>(raw: Raw<'_>, field: &'static str) -> Result<T, Refusal> {
+fn required<'a, T: Deserialize<'a>>(raw: Raw<'a>, field: &'static str) -> Result<T, Refusal> {
     optional(raw, field)?.ok_or(Refusal::Missing(field))
 }
 
-fn optional<T: DeserializeOwned>(raw: Raw<'_>, field: &'static str) -> Result<Option<T>, Refusal> {
+fn optional<'a, T: Deserialize<'a>>(
+    raw: Raw<'a>,
+    field: &'static str,
+) -> Result<Option<T>, Refusal> {
     raw.map(|raw| serde_json::from_str(raw.get()))
         .transpose()
         .map_err(|error| fault(field, format!("has another type: {}", without_place(&error))))
@@ -687,6 +715,10 @@ fn without_place(error: &serde_json::Error) -> String {
 
 /// Of text that is known to be JSON.
 fn nested_too_deep(text: &str) -> bool {
+    // Counted in a moment, and most lines have no more in all.
+    if text.bytes().filter(|byte| matches!(byte, b'{' | b'[')).count() <= MOST_NESTING {
+        return false;
+    }
     let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
     for byte in text.bytes() {
         match byte {
@@ -910,24 +942,26 @@ mod tests {
         let padded = |bytes: usize| {
             let mut line = br#"{"kind":"block.reverted","height":1}"#.to_vec();
             line.resize(bytes, b' ');
-            parse(&line)
+            parse(&line).map(drop)
         };
         assert!(padded(MOST_LINE_BYTES).is_ok());
         assert_eq!(padded(MOST_LINE_BYTES + 1), Err(Refusal::TooLong));
         let id = |bytes: usize| {
             let id = "i".repeat(bytes);
             parse(format!(r#"{{"kind":"block.reverted","height":1,"id":"{id}"}}"#).as_bytes())
+                .map(drop)
         };
         assert!(id(MOST_ID_BYTES).is_ok());
         assert!(id(MOST_ID_BYTES + 1).is_err());
         let height = |height: u64| {
-            parse(format!(r#"{{"kind":"block.reverted","height":{height}}}"#).as_bytes())
+            parse(format!(r#"{{"kind":"block.reverted","height":{height}}}"#).as_bytes()).map(drop)
         };
         assert!(height(MOST_HEIGHT).is_ok());
         assert!(height(MOST_HEIGHT + 1).is_err());
         let topic = |characters: usize| {
             let topic = "é".repeat(characters);
             parse(format!(r#"{{"kind":"message","topic":"{topic}","data":1}}"#).as_bytes())
+                .map(drop)
         };
         assert!(topic(MOST_TOPIC_CHARACTERS).is_ok());
         assert!(topic(MOST_TOPIC_CHARACTERS + 1).is_err());
@@ -937,6 +971,7 @@ mod tests {
                 format!(r#"{{"kind":"message","topic":"a","data":{open}{close},"x":"[[\"["}}"#)
                     .as_bytes(),
             )
+            .map(drop)
         };
         assert!(nested(MOST_NESTING - 1).is_ok());
         assert_eq!(nested(MOST_NESTING), Err(Refusal::TooDeep));
