@@ -15,14 +15,16 @@ mod fault;
 mod reader;
 mod readers;
 mod reverting;
+mod runs;
 mod schema;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::slice;
+use std::sync::{Arc, LazyLock};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Statement, params};
 use serde::{Deserialize, Serialize};
 use spreadly_subscriptions::Epoch;
 
@@ -33,6 +35,7 @@ pub use self::fault::StoreError;
 pub use self::reader::{LogReader, OrderQuery, Span, StoredOrder};
 pub use self::readers::{LogReaders, MOST_READERS, ReadError};
 pub use self::reverting::Reverting;
+use self::runs::Tail;
 use crate::market::candles::Candle;
 use crate::market::event::Micros;
 
@@ -44,6 +47,25 @@ const RESERVED_AT_ONCE: u64 = 10_000;
 /// newest before them, so with the door's 2,000 events between two this many spare the whole log
 /// to a reorganisation of the last 30,000 events of a book.
 const MOST_CHECKPOINTS: usize = 16;
+
+/// Events that one statement inserts, where that many come without ids: each statement opens the
+/// table and its indexes, and finds the end of the log, anew. With ids it has to be known of each
+/// whether it entered.
+const ROWS: usize = 32;
+/// Of an event's row.
+const COLUMNS: usize = 6;
+static INSERT: LazyLock<String> =
+    LazyLock::new(|| insertion("", 1) + " ON CONFLICT (id) WHERE id IS NOT NULL DO NOTHING");
+/// A fault ends the transaction, as it would anyway: to undo the statement alone SQLite would keep
+/// a copy of each page that it touches.
+static INSERT_ROWS: LazyLock<String> = LazyLock::new(|| insertion("OR ROLLBACK", ROWS));
+
+fn insertion(or: &str, rows: usize) -> String {
+    let values = ["(?, ?, ?, ?, ?, ?)"].repeat(rows).join(", ");
+    format!(
+        "INSERT {or} INTO events (sequence, topic, id, body, received_micros, height) VALUES {values}"
+    )
+}
 
 /// What a power cut may take; a killed process loses nothing either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,6 +118,28 @@ pub struct OrderRecord {
     pub update: Box<str>,
     /// Topics that tell of it beside the event's own.
     pub topics: Vec<Arc<str>>,
+}
+
+impl NewEvent {
+    /// Its place in the log behind this sequence.
+    fn numbered_behind(&self, last: u64, now: Micros) -> Numbered {
+        self.numbered.unwrap_or(Numbered { sequence: last + 1, received: now })
+    }
+
+    /// Gives it to a row of an insertion, whose columns stand behind the first `columns`.
+    fn bind(
+        &self,
+        insert: &mut Statement<'_>,
+        columns: usize,
+        Numbered { sequence, received }: Numbered,
+    ) -> rusqlite::Result<()> {
+        insert.raw_bind_parameter(columns + 1, sequence.cast_signed())?;
+        insert.raw_bind_parameter(columns + 2, &*self.topic)?;
+        insert.raw_bind_parameter(columns + 3, self.id.as_deref())?;
+        insert.raw_bind_parameter(columns + 4, &*self.body)?;
+        insert.raw_bind_parameter(columns + 5, received)?;
+        insert.raw_bind_parameter(columns + 6, self.height.map(reader::bound))
+    }
 }
 
 /// What [`Store::append`] did.
@@ -202,6 +246,8 @@ pub struct Store {
     reserved: u64,
     /// Moves of files' progress, so that it can be listed in their order.
     moves: i64,
+    /// What [`runs`] do not tell of yet.
+    tail: Tail,
     /// See [`Store::candles_are_missing`].
     candles_missing: bool,
     /// Pages the database may grow to: a full disk, as far as SQLite can tell.
@@ -259,6 +305,7 @@ impl Store {
         let connection = schema::connect(path, synchronous, missing)?;
         let schema::Log { epoch, newest, reserved, moves } = schema::log(path, &connection)?;
         let candles_missing = candles::prepare(&connection).at(path)?;
+        runs::catch_up(&connection).at(path)?;
         Ok(Self {
             path: path.to_owned(),
             synchronous,
@@ -268,6 +315,7 @@ impl Store {
             last: newest.max(reserved),
             reserved,
             moves,
+            tail: Tail::default(),
             candles_missing,
             #[cfg(test)]
             disk: std::sync::Arc::new(std::sync::atomic::AtomicI64::new(i64::from(u32::MAX) - 1)),
@@ -285,6 +333,9 @@ impl Store {
         if log.epoch != self.epoch {
             return Err(StoreError::Replaced { path: self.path.clone() });
         }
+        // What is kept of the tail may lack a commit that was reported as failed.
+        runs::catch_up(&fresh).at(&self.path)?;
+        self.tail = Tail::default();
         self.connection = fresh;
         // A commit that was reported as failed may be there after all.
         self.last = self.last.max(log.newest);
@@ -334,13 +385,24 @@ impl Store {
         now: Micros,
     ) -> Result<Appended, StoreError> {
         let moves = self.begin_append(batch, progress)?;
+        let due = self.tail.is_due();
         let write = |connection: &Connection| {
+            if due {
+                self.tail.write(connection, self.last)?;
+            }
             let appended = Self::write_events(connection, self.last, batch, now)?;
             Self::write_progress(connection, moves, progress)?;
             Ok(appended)
         };
         let appended = transact(&self.connection, write).at(&self.path)?;
-        self.last = appended.sequences.iter().flatten().next_back().copied().unwrap_or(self.last);
+        if due {
+            self.tail = Tail::default();
+        }
+        for (event, sequence) in batch.iter().zip(&appended.sequences) {
+            let Some(sequence) = *sequence else { continue };
+            self.last = sequence;
+            self.tail.add(&event.topic, sequence);
+        }
         Ok(appended)
     }
 
@@ -385,33 +447,37 @@ impl Store {
         let mut sequences = Vec::with_capacity(batch.len());
         let mut candles = HashMap::new();
         let mut writing = Writing::new(connection);
-        let mut insert = connection.prepare_cached(
-            "INSERT INTO events (sequence, topic, id, body, received_micros, height)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-             ON CONFLICT (id) WHERE id IS NOT NULL DO NOTHING",
-        )?;
-        for event in batch {
-            let own = Numbered { sequence: last + 1, received: now };
-            let Numbered { sequence, received } = event.numbered.unwrap_or(own);
-            let rows = insert.execute(params![
-                sequence.cast_signed(),
-                &*event.topic,
-                event.id.as_deref(),
-                &*event.body,
-                received,
-                event.height.map(reader::bound)
-            ])?;
-            if rows == 0 {
+        let mut one = connection.prepare_cached(&INSERT)?;
+        let mut many = connection.prepare_cached(&INSERT_ROWS)?;
+        let mut rest = batch;
+        while let [first, ..] = rest {
+            let rows = rest.first_chunk::<ROWS>();
+            let rows = rows.filter(|rows| rows.iter().all(|event| event.id.is_none()));
+            let (some, insert) = match rows {
+                Some(rows) => (&rows[..], &mut many),
+                None => (slice::from_ref(first), &mut one),
+            };
+            rest = &rest[some.len()..];
+            let mut end = last;
+            for (row, event) in some.iter().enumerate() {
+                let numbered = event.numbered_behind(end, now);
+                end = numbered.sequence;
+                event.bind(insert, row * COLUMNS, numbered)?;
+            }
+            if insert.raw_execute()? == 0 {
                 sequences.push(None);
                 continue;
             }
-            last = sequence;
-            sequences.push(Some(sequence));
-            if let Some(order) = &event.order {
-                Self::write_order(connection, sequence.cast_signed(), order)?;
-            }
-            if let Some(trade) = &event.trade {
-                candles.insert(sequence, writing.trade(sequence, trade, received)?);
+            for event in some {
+                let Numbered { sequence, received } = event.numbered_behind(last, now);
+                last = sequence;
+                sequences.push(Some(sequence));
+                if let Some(order) = &event.order {
+                    Self::write_order(connection, sequence.cast_signed(), order)?;
+                }
+                if let Some(trade) = &event.trade {
+                    candles.insert(sequence, writing.trade(sequence, trade, received)?);
+                }
             }
         }
         writing.write()?;
@@ -521,12 +587,12 @@ impl Store {
 
     /// Every topic that has events, by name.
     pub fn topics(&self) -> Result<Vec<Topic>, StoreError> {
-        reader::topics(&self.connection, "events").at(&self.path)
+        runs::topics(&self.connection).at(&self.path)
     }
 
     /// Every topic that events of other topics are told in too, by name.
     pub fn further_topics(&self) -> Result<Vec<Topic>, StoreError> {
-        reader::topics(&self.connection, "event_topics").at(&self.path)
+        reader::topics(&self.connection, "event_topics", "sequence").at(&self.path)
     }
 
     /// Keeps a topic's state, and of the earlier ones the newest.
@@ -653,6 +719,11 @@ impl Store {
             .optional()
             .at(&self.path)?;
         Ok(())
+    }
+
+    #[cfg(test)]
+    fn tail_events(&self) -> usize {
+        self.tail.events()
     }
 
     #[cfg(test)]
