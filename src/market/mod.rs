@@ -11,4 +11,5 @@ pub mod numbering;
 pub mod orders;
 pub mod rules;
 pub mod ticker;
+mod touches;
 pub mod trade;
