@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::slice;
 use std::sync::{Arc, LazyLock};
 
-use rusqlite::{Connection, OptionalExtension, Statement, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use spreadly_subscriptions::Epoch;
 
@@ -48,24 +48,16 @@ const RESERVED_AT_ONCE: u64 = 10_000;
 /// to a reorganisation of the last 30,000 events of a book.
 const MOST_CHECKPOINTS: usize = 16;
 
-/// Events that one statement inserts, where that many come without ids: each statement opens the
-/// table and its indexes, and finds the end of the log, anew. With ids it has to be known of each
-/// whether it entered.
+/// Events that one statement inserts, where that many come without ids and numbers: each statement
+/// opens the table and its indexes anew, and where SQLite numbers the rows itself it appends them
+/// without looking for the place of each. With ids it has to be known of each whether it entered.
 const ROWS: usize = 32;
-/// Of an event's row.
-const COLUMNS: usize = 6;
-static INSERT: LazyLock<String> =
-    LazyLock::new(|| insertion("", 1) + " ON CONFLICT (id) WHERE id IS NOT NULL DO NOTHING");
 /// A fault ends the transaction, as it would anyway: to undo the statement alone SQLite would keep
 /// a copy of each page that it touches.
-static INSERT_ROWS: LazyLock<String> = LazyLock::new(|| insertion("OR ROLLBACK", ROWS));
-
-fn insertion(or: &str, rows: usize) -> String {
-    let values = ["(?, ?, ?, ?, ?, ?)"].repeat(rows).join(", ");
-    format!(
-        "INSERT {or} INTO events (sequence, topic, id, body, received_micros, height) VALUES {values}"
-    )
-}
+static INSERT_ROWS: LazyLock<String> = LazyLock::new(|| {
+    let rows = ["(?, ?, ?, ?)"; ROWS].join(", ");
+    format!("INSERT OR ROLLBACK INTO events (topic, body, received_micros, height) VALUES {rows}")
+});
 
 /// What a power cut may take; a killed process loses nothing either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -122,23 +114,8 @@ pub struct OrderRecord {
 
 impl NewEvent {
     /// Its place in the log behind this sequence.
-    fn numbered_behind(&self, last: u64, now: Micros) -> Numbered {
+    fn behind(&self, last: u64, now: Micros) -> Numbered {
         self.numbered.unwrap_or(Numbered { sequence: last + 1, received: now })
-    }
-
-    /// Gives it to a row of an insertion, whose columns stand behind the first `columns`.
-    fn bind(
-        &self,
-        insert: &mut Statement<'_>,
-        columns: usize,
-        Numbered { sequence, received }: Numbered,
-    ) -> rusqlite::Result<()> {
-        insert.raw_bind_parameter(columns + 1, sequence.cast_signed())?;
-        insert.raw_bind_parameter(columns + 2, &*self.topic)?;
-        insert.raw_bind_parameter(columns + 3, self.id.as_deref())?;
-        insert.raw_bind_parameter(columns + 4, &*self.body)?;
-        insert.raw_bind_parameter(columns + 5, received)?;
-        insert.raw_bind_parameter(columns + 6, self.height.map(reader::bound))
     }
 }
 
@@ -447,30 +424,34 @@ impl Store {
         let mut sequences = Vec::with_capacity(batch.len());
         let mut candles = HashMap::new();
         let mut writing = Writing::new(connection);
-        let mut one = connection.prepare_cached(&INSERT)?;
-        let mut many = connection.prepare_cached(&INSERT_ROWS)?;
+        // The newest row, behind which SQLite numbers on: not the last number where a row is gone.
+        let mut newest = match batch.len() < ROWS {
+            true => None,
+            false => Self::newest_row(connection)?,
+        };
         let mut rest = batch;
         while let [first, ..] = rest {
-            let rows = rest.first_chunk::<ROWS>();
-            let rows = rows.filter(|rows| rows.iter().all(|event| event.id.is_none()));
-            let (some, insert) = match rows {
-                Some(rows) => (&rows[..], &mut many),
-                None => (slice::from_ref(first), &mut one),
-            };
+            let rows = rest.first_chunk::<ROWS>().filter(|rows| {
+                let plain = |event: &NewEvent| event.id.is_none() && event.numbered.is_none();
+                newest == Some(last) && rows.iter().all(plain)
+            });
+            let some = rows.map_or(slice::from_ref(first), |rows| rows);
             rest = &rest[some.len()..];
-            let mut end = last;
-            for (row, event) in some.iter().enumerate() {
-                let numbered = event.numbered_behind(end, now);
-                end = numbered.sequence;
-                event.bind(insert, row * COLUMNS, numbered)?;
-            }
-            if insert.raw_execute()? == 0 {
+            let entered = match rows {
+                Some(rows) => {
+                    Self::insert_rows(connection, rows, last, now)?;
+                    true
+                }
+                None => Self::insert(connection, first, last, now)?,
+            };
+            if !entered {
                 sequences.push(None);
                 continue;
             }
             for event in some {
-                let Numbered { sequence, received } = event.numbered_behind(last, now);
+                let Numbered { sequence, received } = event.behind(last, now);
                 last = sequence;
+                newest = Some(sequence);
                 sequences.push(Some(sequence));
                 if let Some(order) = &event.order {
                     Self::write_order(connection, sequence.cast_signed(), order)?;
@@ -482,6 +463,58 @@ impl Store {
         }
         writing.write()?;
         Ok(Appended { sequences, candles })
+    }
+
+    fn newest_row(connection: &Connection) -> rusqlite::Result<Option<u64>> {
+        connection
+            .prepare_cached("SELECT max(sequence) FROM events")?
+            .query_row([], |row| row.get::<_, Option<i64>>(0))
+            .map(|newest| newest.map(i64::cast_unsigned))
+    }
+
+    /// Whether it entered: its id was not known.
+    fn insert(
+        connection: &Connection,
+        event: &NewEvent,
+        last: u64,
+        now: Micros,
+    ) -> rusqlite::Result<bool> {
+        let Numbered { sequence, received } = event.behind(last, now);
+        let rows = connection
+            .prepare_cached(
+                "INSERT INTO events (sequence, topic, id, body, received_micros, height)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT (id) WHERE id IS NOT NULL DO NOTHING",
+            )?
+            .execute(params![
+                sequence.cast_signed(),
+                &*event.topic,
+                event.id.as_deref(),
+                &*event.body,
+                received,
+                event.height.map(reader::bound)
+            ])?;
+        Ok(rows > 0)
+    }
+
+    /// Events without ids and numbers, right behind the newest row.
+    fn insert_rows(
+        connection: &Connection,
+        events: &[NewEvent; ROWS],
+        last: u64,
+        now: Micros,
+    ) -> rusqlite::Result<()> {
+        let mut insert = connection.prepare_cached(&INSERT_ROWS)?;
+        for (event, column) in events.iter().zip((1..).step_by(4)) {
+            insert.raw_bind_parameter(column, &*event.topic)?;
+            insert.raw_bind_parameter(column + 1, &*event.body)?;
+            insert.raw_bind_parameter(column + 2, now)?;
+            insert.raw_bind_parameter(column + 3, event.height.map(reader::bound))?;
+        }
+        insert.raw_execute()?;
+        let numbered = connection.last_insert_rowid().cast_unsigned();
+        assert_eq!(numbered, last + ROWS as u64, "SQLite numbers behind the newest row");
+        Ok(())
     }
 
     fn write_order(

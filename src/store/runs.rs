@@ -141,7 +141,6 @@ pub(super) fn ascending(
     at_once(connection, || {
         let indexed = indexed(connection)?;
         let mut found = Vec::new();
-        let mut full = true;
         let mut runs = connection.prepare_cached(
             "SELECT sequences FROM runs WHERE topic = ?1 AND last > ?2 ORDER BY last",
         )?;
@@ -157,16 +156,15 @@ pub(super) fn ascending(
                     }
                 }
             }
-            full &= found.len() - begin >= most;
         }
-        if !full && until > indexed {
-            each_of_tail(connection, (after.max(indexed), until), |sequence, topic| {
-                let places = topics.iter().enumerate().filter(|(_, one)| **one == topic);
-                found.extend(places.map(|(place, _)| (sequence, place)));
-            })?;
-        }
-        // Where a topic has more in its runs than was taken, its tail is behind those.
         found.sort_unstable();
+        // All of the tail is behind all of the runs.
+        let span = (after.max(indexed), until);
+        each_of_tail(connection, "ASC", span, |sequence, topic| {
+            let places = topics.iter().enumerate().filter(|(_, one)| **one == topic);
+            found.extend(places.map(|(place, _)| (sequence, place)));
+            found.len() < most
+        })?;
         found.truncate(most);
         Ok(found)
     })
@@ -181,13 +179,12 @@ pub(super) fn descending(
 ) -> rusqlite::Result<Vec<u64>> {
     at_once(connection, || {
         let mut found = Vec::new();
-        each_of_tail(connection, (indexed(connection)?, until), |sequence, own| {
-            if own == topic {
+        each_of_tail(connection, "DESC", (indexed(connection)?, until), |sequence, own| {
+            if own == topic && found.len() < most {
                 found.push(sequence);
             }
+            found.len() < most
         })?;
-        found.reverse();
-        found.truncate(most);
         // From the run on that `until` may stand in.
         let mut runs = connection.prepare_cached(
             "SELECT sequences FROM runs WHERE topic = ?1 AND last <= coalesce(
@@ -212,11 +209,12 @@ pub(super) fn topics(connection: &Connection) -> rusqlite::Result<Vec<Topic>> {
         let known = super::reader::topics(connection, "runs", "last")?;
         let mut all: BTreeMap<Box<str>, u64> =
             known.into_iter().map(|topic| (topic.name, topic.last)).collect();
-        each_of_tail(connection, (indexed(connection)?, u64::MAX), |sequence, topic| {
+        each_of_tail(connection, "ASC", (indexed(connection)?, u64::MAX), |sequence, topic| {
             match all.get_mut(topic) {
                 Some(last) => *last = sequence,
                 None => drop(all.insert(topic.into(), sequence)),
             }
+            true
         })?;
         Ok(all.into_iter().map(|(name, last)| Topic { name, last }).collect())
     })
@@ -228,20 +226,22 @@ fn indexed(connection: &Connection) -> rusqlite::Result<u64> {
         .query_row([], |row| row.get::<_, i64>(0).map(i64::cast_unsigned))
 }
 
-/// In the log's order.
+/// Events behind `after` and up to `until`, the oldest (`ASC`) or the newest (`DESC`) first, as long
+/// as `take` wants more.
 fn each_of_tail(
     connection: &Connection,
+    order: &'static str,
     (after, until): (u64, u64),
-    mut take: impl FnMut(u64, &str),
+    mut take: impl FnMut(u64, &str) -> bool,
 ) -> rusqlite::Result<()> {
-    let mut events = connection.prepare_cached(
+    let mut events = connection.prepare_cached(&format!(
         "SELECT sequence, topic FROM events WHERE sequence > ?1 AND sequence <= ?2
-         ORDER BY sequence",
-    )?;
+         ORDER BY sequence {order}"
+    ))?;
     let mut rows = events.query(params![bound(after), bound(until)])?;
-    while let Some(row) = rows.next()? {
-        take(row.get::<_, i64>(0)?.cast_unsigned(), row.get_ref(1)?.as_str()?);
-    }
+    while let Some(row) = rows.next()?
+        && take(row.get::<_, i64>(0)?.cast_unsigned(), row.get_ref(1)?.as_str()?)
+    {}
     Ok(())
 }
 

@@ -349,6 +349,40 @@ fn an_id_counts_once_within_a_batch_and_across_batches() {
 }
 
 #[test]
+fn each_event_of_a_large_batch_has_the_number_of_its_place_also_behind_a_gap() {
+    let (_folder, path) = folder();
+    let mut next = 1;
+    // Killed twice: the numbering goes on behind what was reserved, far behind the newest row.
+    for _ in 0..3 {
+        let mut store = Store::open(&path).unwrap();
+        let bodies: Vec<_> = (0..4 * ROWS).map(|place| place.to_string()).collect();
+        let id = |place: usize| (place % 50 == 40).then(|| format!("{next}-{place}"));
+        let batch: Vec<_> = bodies
+            .iter()
+            .enumerate()
+            .map(|(place, body)| event("a", id(place).as_deref(), body))
+            .collect();
+        let given = store.append(&batch, &[], 0).unwrap().sequences;
+        let expected: Vec<_> = (next..).take(batch.len()).collect();
+        assert_eq!(given, expected.iter().copied().map(Some).collect::<Vec<_>>());
+        let stored = store.read_from(next - 1, usize::MAX).unwrap();
+        let read: Vec<_> = stored.iter().map(|one| (one.sequence, one.body.to_string())).collect();
+        assert_eq!(read, expected.into_iter().zip(bodies).collect::<Vec<_>>());
+        // The newest row leaves; its number does not come again.
+        let newest = store.last();
+        let undone = store.revert(&event("blocks", None, "r"), &[], 0, |log| {
+            log.undo(newest, &[])?;
+            log.undo(log.sequence, &[])
+        });
+        assert_eq!(undone.unwrap().unwrap().0, newest + 1);
+        let batch: Vec<_> = (0..2 * ROWS).map(|_| event("a", None, "again")).collect();
+        let given = store.append(&batch, &[], 0).unwrap().sequences;
+        assert_eq!(given[..2], [Some(newest + 2), Some(newest + 3)]);
+        next = store.reserved + 1;
+    }
+}
+
+#[test]
 fn names_with_quotes_and_nul_are_only_names() {
     let (_folder, path) = folder();
     let mut store = Store::open(&path).unwrap();
