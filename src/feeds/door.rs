@@ -34,7 +34,7 @@ use crate::store::{
 /// Batches that may wait for the sequencer. Each feed has one at a time; mutations, one event
 /// each, share the rest.
 pub const MOST_WAITING: usize = 256;
-/// Most events of one commit, unless a single batch has more: some 10 ms of work, which is how
+/// Most events of one commit, unless a single batch has more: some 5 ms of work, which is how
 /// long a mutation may stand behind a file that is being read in.
 pub const GROUP_EVENTS: usize = 2_048;
 /// Events of a book between two checkpoints. A restart replays one to two such stretches of each
