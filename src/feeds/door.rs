@@ -36,7 +36,7 @@ use crate::store::{
 /// Batches that may wait for the sequencer. Each feed has one at a time; mutations, one event
 /// each, share the rest.
 pub const MOST_WAITING: usize = 256;
-/// Most events of one commit, unless a single batch has more: some 10 ms of work, which is how
+/// Most events of one commit, unless a single batch has more: some 5 ms of work, which is how
 /// long a mutation may stand behind a file that is being read in.
 pub const GROUP_EVENTS: usize = 2_048;
 /// Events of a book between two checkpoints. A restart replays one to two such stretches of each
@@ -207,9 +207,18 @@ pub fn start(
 ) -> io::Result<(Door, JoinHandle<()>)> {
     let (door, requests) = Door::open();
     let since_checkpoint = recovered.since_checkpoint;
-    let held = None;
-    let sequencer =
-        Sequencer { store, admission, statuses, live, config, requests, held, since_checkpoint };
+    let (held, buffers) = (None, Buffers::default());
+    let sequencer = Sequencer {
+        store,
+        admission,
+        statuses,
+        live,
+        config,
+        requests,
+        held,
+        buffers,
+        since_checkpoint,
+    };
     let thread = thread::Builder::new().name("sequencer".into()).spawn(move || sequencer.run())?;
     Ok((door, thread))
 }
@@ -223,6 +232,7 @@ struct Sequencer {
     requests: mpsc::Receiver<Request>,
     /// Taken out of them, but its turn is after the group's.
     held: Option<Request>,
+    buffers: Buffers,
     since_checkpoint: HashMap<MarketId, u64>,
 }
 
@@ -231,6 +241,15 @@ struct Delivery {
     feed: Option<FeedId>,
     done: Answer<Ack>,
     ack: Ack,
+}
+
+/// What the last group left, empty. Its memory is used again: taken anew for each group it would be
+/// given back to the system in between, and every page of it cleared once more.
+#[derive(Default)]
+struct Buffers {
+    events: Vec<NewEvent>,
+    effects: Vec<(usize, Option<Micros>, Effect)>,
+    applied: Vec<Applied>,
 }
 
 /// What one commit writes.
@@ -273,7 +292,9 @@ impl Sequencer {
     /// Takes what waits, up to [`GROUP_EVENTS`] and to what begins new epochs: that wants all before it
     /// in the log.
     fn gather(&mut self, first: Request) -> Option<Group> {
-        let mut group = Group::default();
+        let Buffers { events, effects, .. } = &mut self.buffers;
+        let (events, effects) = (std::mem::take(events), std::mem::take(effects));
+        let mut group = Group { events, effects, ..Group::default() };
         let mut lines = 0;
         let mut next = Some(first);
         while let Some(request) = next {
@@ -321,9 +342,9 @@ impl Sequencer {
         group.effects.reserve(batch.lines.len());
         group.deliveries.push(Delivery { feed: batch.feed, done, ack: Ack::default() });
         for Incoming { place, line, numbered } in batch.lines {
-            let read = line.and_then(|line| Ok((event::parse(&line)?, line)));
-            let (event, line) = match read {
-                Ok(read) => read,
+            let read = line.as_deref().map_err(Refusal::clone).and_then(event::parse);
+            let event = match read {
+                Ok(event) => event,
                 Err(reason) => {
                     group.deliveries[index].ack.refuse(place, reason);
                     continue;
@@ -339,7 +360,9 @@ impl Sequencer {
                 continue;
             }
             let watched = match &event.id {
-                Some(id) if watching => self.config.outcomes.watch(id, &line),
+                Some(id) if watching => {
+                    self.config.outcomes.watch(id, line.as_deref().unwrap_or_default())
+                }
                 _ => None,
             };
             if matches!(event.body, Body::Market(_) | Body::Order(_))
@@ -362,12 +385,14 @@ impl Sequencer {
                         }
                         _ => None,
                     };
-                    let (order, body) = (record(&effect), body(line));
-                    let (id, height) = (event.id, event.height);
+                    let Event { id, time, height, body: read } = event;
+                    // It is made of the line.
+                    drop(read);
+                    let (order, body) = (record(&effect), line.map(body).unwrap_or_default());
                     let new = NewEvent { topic, id, body, height, order, trade, numbered };
                     group.watched.extend(watched.map(|own| (group.events.len(), own)));
                     group.events.push(new);
-                    group.effects.push((index, event.time, effect));
+                    group.effects.push((index, time, effect));
                 }
                 Err(reason) => {
                     let refused = || Ack::of_refused(place.clone(), reason.clone());
@@ -410,24 +435,24 @@ impl Sequencer {
         let Batch { feed, lines, progress } = batch;
         let mut ack = Ack::default();
         for Incoming { place, line, numbered } in lines {
-            let read = line.and_then(|line| Ok((event::parse(&line)?, line)));
-            let admitted = read
-                .and_then(|(event, line)| Ok((self.admission.admit(&event)?.topic, event, line)));
-            let (topic, event, line) = match admitted {
+            let read = line.as_deref().map_err(Refusal::clone).and_then(event::parse);
+            let admitted = read.and_then(|event| Ok((self.admission.admit(&event)?.topic, event)));
+            let (topic, event) = match admitted {
                 Ok(admitted) => admitted,
                 Err(reason) => {
                     ack.refuse(place, reason);
                     continue;
                 }
             };
-            let (height, source) = match event.body {
+            let Event { id, body: what, .. } = event;
+            let (height, source) = match what {
                 Body::Reverted { height } => (Some(height), None),
                 Body::Gap { source } => (None, Some(source)),
                 // Not what [`begins_epochs`] found.
                 _ => continue,
             };
             // Of no height itself: it stays whatever is undone later.
-            let (id, body) = (event.id, body(line));
+            let body = line.map(body).unwrap_or_default();
             let new = NewEvent { topic, id, body, numbered, ..NewEvent::default() };
             let now = now();
             // Not asked by anyone else meanwhile.
@@ -472,27 +497,29 @@ impl Sequencer {
         Some(())
     }
 
-    fn commit(&mut self, mut group: Group) -> Option<()> {
+    fn commit(&mut self, group: Group) -> Option<()> {
         if group.deliveries.is_empty() {
             return Some(());
         }
         let now = now();
-        let Group { events, progress, .. } = &group;
+        let Group { mut deliveries, mut events, mut effects, progress, watched, mut told, .. } =
+            group;
         let mut appended = if events.is_empty() && progress.is_empty() {
             Appended::default()
         } else {
-            self.persist(|store| store.append(events, progress, now))?
+            self.persist(|store| store.append(&events, &progress, now))?
         };
-        let mut applied = Vec::with_capacity(appended.sequences.len());
+        events.clear();
+        let mut applied = std::mem::take(&mut self.buffers.applied);
         let mut due = BTreeSet::new();
-        let mut watched = group.watched.into_iter().peekable();
-        let written = appended.sequences.into_iter().zip(group.effects).enumerate();
+        let mut watched = watched.into_iter().peekable();
+        let written = appended.sequences.into_iter().zip(effects.drain(..)).enumerate();
         for (place, (sequence, (index, time, effect))) in written {
             let watched = watched.next_if(|(own, _)| *own == place).map(|(_, own)| own);
-            let ack = &mut group.deliveries[index].ack;
+            let ack = &mut deliveries[index].ack;
             let Some(sequence) = sequence else {
                 ack.known += 1;
-                group.told.extend(watched.map(|own| (own, Ack::of_known())));
+                told.extend(watched.map(|own| (own, Ack::of_known())));
                 continue;
             };
             ack.accepted += 1;
@@ -505,7 +532,7 @@ impl Sequencer {
             if let Some(order) = order {
                 ack.order = Some(order.clone());
             }
-            group.told.extend(watched.map(|own| (own, Ack::of_accepted(sequence, order))));
+            told.extend(watched.map(|own| (own, Ack::of_accepted(sequence, order))));
             if let Some(market) = effect.book() {
                 let since = self.since_checkpoint.entry(market.clone()).or_default();
                 *since += 1;
@@ -517,10 +544,12 @@ impl Sequencer {
             applied.push(Applied { sequence, time, effect, candles });
         }
         (self.live.apply)(&applied);
-        for (watched, ack) in group.told {
+        applied.clear();
+        self.buffers = Buffers { events, effects, applied };
+        for (watched, ack) in told {
             self.config.outcomes.tell(watched, &ack);
         }
-        for Delivery { feed, done, ack } in group.deliveries {
+        for Delivery { feed, done, ack } in deliveries {
             if let Some(feed) = feed {
                 self.statuses.count(feed, ack.counts(), now);
             }
@@ -671,8 +700,10 @@ pub(super) fn json(value: &impl Serialize) -> Box<str> {
 /// reads the log reads plain JSON.
 pub(super) fn body(line: Vec<u8>) -> Box<str> {
     // Parsed before, so it is UTF-8 and nothing is replaced.
-    let text = String::from_utf8_lossy(&line);
-    text.trim_start_matches('\u{feff}').trim().into()
+    let text = String::from_utf8(line)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+    let kept = text.trim_start_matches('\u{feff}').trim();
+    if kept.len() == text.len() { text.into_boxed_str() } else { kept.into() }
 }
 
 pub(super) fn now() -> Micros {

@@ -440,10 +440,11 @@ impl Live {
         sequence: u64,
         time: Option<Micros>,
     ) {
-        let now = self.now();
-        if self.offers.lock().update(id, best, sequence, time, now) {
-            self.tickers.lock().change_offer(id, best, sequence, time, now);
-        }
+        // Most events do not reach the top of the book: then the clock is not asked either.
+        let Some(now) = self.offers.lock().update(id, best, sequence, time, || self.now()) else {
+            return;
+        };
+        self.tickers.lock().change_offer(id, best, sequence, time, now);
     }
 
     /// Takes a trade with the candles that it left.

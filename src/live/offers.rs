@@ -116,20 +116,21 @@ impl Offers {
         }
     }
 
-    /// Takes the top of a market's book after an event, and pushes it where it changed; whether
-    /// it did.
+    /// Takes the top of a market's book after an event, and pushes it where it changed; then when
+    /// that was.
     pub(super) fn update(
         &mut self,
         market: &MarketId,
         best: (Option<Level>, Option<Level>),
         sequence: u64,
         event_time: Option<Micros>,
-        now: Micros,
-    ) -> bool {
-        let Some(own) = self.markets.get_mut(market) else { return false };
-        let Some(previous) = own.bbo.update(best, sequence, event_time) else { return false };
+        clock: impl FnOnce() -> Micros,
+    ) -> Option<Micros> {
+        let own = self.markets.get_mut(market)?;
+        let previous = own.bbo.update(best, sequence, event_time)?;
+        let now = clock();
         self.push(market, Ok(previous), now);
-        true
+        Some(now)
     }
 
     /// A market that was read from the log stands at least where its epoch began.

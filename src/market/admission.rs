@@ -139,7 +139,7 @@ impl Admission {
     }
 
     /// Checks an event and remembers what it settles. An event that is refused changes nothing.
-    pub fn admit(&mut self, event: &Event) -> Result<Admitted, Refusal> {
+    pub fn admit(&mut self, event: &Event<'_>) -> Result<Admitted, Refusal> {
         match &event.body {
             Body::Market(definition) => self.define(definition),
             Body::BookSnapshot { market, bids, asks } => {
@@ -271,8 +271,8 @@ impl Market {
 
     fn levels(
         &self,
-        bids: &[WrittenLevel],
-        asks: &[WrittenLevel],
+        bids: &[WrittenLevel<'_>],
+        asks: &[WrittenLevel<'_>],
         doubled: Doubled,
     ) -> Result<Vec<LevelChange>, Refusal> {
         let mut levels = Vec::with_capacity(bids.len() + asks.len());
@@ -284,7 +284,7 @@ impl Market {
     fn side(
         &self,
         side: Side,
-        written: &[WrittenLevel],
+        written: &[WrittenLevel<'_>],
         doubled: Doubled,
         levels: &mut Vec<LevelChange>,
     ) -> Result<(), Refusal> {

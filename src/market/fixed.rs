@@ -9,6 +9,9 @@ pub type Fixed = u128;
 /// Most decimals a market may have.
 pub const MOST_DECIMALS: u8 = 18;
 
+/// As many digits are below 2^64, whose arithmetic costs a fraction of that of 128 bits.
+const U64_DIGITS: usize = 19;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum FixedError {
     #[error("is not a plain decimal number such as \"12.5\"")]
@@ -30,15 +33,15 @@ pub fn parse(text: &str, decimals: u8) -> Result<Fixed, FixedError> {
     if kept.len() > usize::from(decimals) {
         return Err(FixedError::TooPrecise(decimals));
     }
-    let padding = usize::from(decimals) - kept.len();
-    whole
-        .bytes()
-        .chain(kept.bytes())
-        .chain(std::iter::repeat_n(b'0', padding))
-        .try_fold(0u128, |value, digit| {
-            value.checked_mul(10)?.checked_add(u128::from(digit - b'0'))
-        })
-        .ok_or(FixedError::TooLarge)
+    let unit = 10u128.pow(u32::from(decimals) - kept.len() as u32);
+    let mut all = whole.bytes().chain(kept.bytes()).map(|digit| digit - b'0');
+    let value = match whole.len() + kept.len() <= U64_DIGITS {
+        true => Some(all.fold(0, |value, digit| 10 * value + u64::from(digit)).into()),
+        false => {
+            all.try_fold(0u128, |value, digit| value.checked_mul(10)?.checked_add(digit.into()))
+        }
+    };
+    value.and_then(|value| value.checked_mul(unit)).ok_or(FixedError::TooLarge)
 }
 
 /// Writes with exactly `decimals` decimals.

@@ -12,4 +12,5 @@ pub mod orders;
 pub mod ownership;
 pub mod rules;
 pub mod ticker;
+mod touches;
 pub mod trade;

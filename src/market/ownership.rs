@@ -49,15 +49,17 @@ impl Ownership {
                 let topic = &message.topic;
                 return self.topics.has(topic).then(|| Owned::Topic(topic.clone()));
             }
-            Body::Order(order) if order.market().is_none() => &market_of(order)?,
-            Body::Order(order) => order.market()?,
-            Body::Market(definition) => &definition.market,
+            Body::Order(order) => match order.market() {
+                Some(market) => &**market,
+                None => &*market_of(order)?,
+            },
+            Body::Market(definition) => &*definition.market,
             Body::BookSnapshot { market, .. } | Body::BookDelta { market, .. } => market,
             Body::Trade(trade) => &trade.market,
             // Of the chain or of a whole source, which is nobody's.
             Body::Reverted { .. } | Body::Logged { .. } | Body::Gap { .. } => return None,
         };
-        self.markets.has(market).then(|| Owned::Market(market.clone()))
+        self.markets.has(market).then(|| Owned::Market(market.into()))
     }
 }
 

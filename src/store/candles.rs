@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::fault::{At, StoreError};
 use super::reader::{self, LogReader};
-use super::{Store, Stored, transact};
+use super::{Store, Stored, runs, transact};
 use crate::market::candles::{Candle, Interval, Tick, filled, format_wide};
 use crate::market::event::{MarketId, Micros, trades_topic};
 use crate::market::fixed;
@@ -410,14 +410,7 @@ pub(super) fn market_candles(
         .map(|row| row.map(|candle| (candle.start, candle)))
         .collect::<rusqlite::Result<_>>()?;
     let topic = trades_topic(market);
-    let mut trades = connection
-        .prepare_cached(
-            "SELECT sequence FROM events WHERE topic = ?1 ORDER BY sequence DESC LIMIT ?2",
-        )?
-        .query_map(params![&*topic, RESTORED_TRADES as i64], |row| {
-            row.get::<_, i64>(0).map(i64::cast_unsigned)
-        })?
-        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut trades = runs::descending(connection, &topic, u64::MAX, RESTORED_TRADES)?;
     trades.reverse();
     let event = |sequence: u64| {
         let page = reader::read_topic(connection, &topic, sequence.saturating_sub(1), 1)?;

@@ -15,12 +15,14 @@ mod fault;
 mod reader;
 mod readers;
 mod reverting;
+mod runs;
 mod schema;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::slice;
+use std::sync::{Arc, LazyLock};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
@@ -33,6 +35,7 @@ pub use self::fault::StoreError;
 pub use self::reader::{LogReader, OrderQuery, Span, StoredOrder};
 pub use self::readers::{LogReaders, MOST_READERS, ReadError};
 pub use self::reverting::Reverting;
+use self::runs::Tail;
 use crate::market::candles::Candle;
 use crate::market::event::Micros;
 
@@ -44,6 +47,17 @@ const RESERVED_AT_ONCE: u64 = 10_000;
 /// newest before them, so with the door's 2,000 events between two this many spare the whole log
 /// to a reorganisation of the last 30,000 events of a book.
 const MOST_CHECKPOINTS: usize = 16;
+
+/// Events that one statement inserts, where that many come without ids and numbers: each statement
+/// opens the table and its indexes anew, and where SQLite numbers the rows itself it appends them
+/// without looking for the place of each. With ids it has to be known of each whether it entered.
+const ROWS: usize = 32;
+/// A fault ends the transaction, as it would anyway: to undo the statement alone SQLite would keep
+/// a copy of each page that it touches.
+static INSERT_ROWS: LazyLock<String> = LazyLock::new(|| {
+    let rows = ["(?, ?, ?, ?)"; ROWS].join(", ");
+    format!("INSERT OR ROLLBACK INTO events (topic, body, received_micros, height) VALUES {rows}")
+});
 
 /// What a power cut may take; a killed process loses nothing either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -96,6 +110,13 @@ pub struct OrderRecord {
     pub update: Box<str>,
     /// Topics that tell of it beside the event's own.
     pub topics: Vec<Arc<str>>,
+}
+
+impl NewEvent {
+    /// Its place in the log behind this sequence.
+    fn behind(&self, last: u64, now: Micros) -> Numbered {
+        self.numbered.unwrap_or(Numbered { sequence: last + 1, received: now })
+    }
 }
 
 /// What [`Store::append`] did.
@@ -204,6 +225,8 @@ pub struct Store {
     reserved: u64,
     /// Moves of files' progress, so that it can be listed in their order.
     moves: i64,
+    /// What [`runs`] do not tell of yet.
+    tail: Tail,
     /// See [`Store::candles_are_missing`].
     candles_missing: bool,
     /// Pages the database may grow to: a full disk, as far as SQLite can tell.
@@ -261,6 +284,7 @@ impl Store {
         let connection = schema::connect(path, synchronous, missing)?;
         let schema::Log { epoch, newest, reserved, moves } = schema::log(path, &connection)?;
         let candles_missing = candles::prepare(&connection).at(path)?;
+        runs::catch_up(&connection).at(path)?;
         Ok(Self {
             path: path.to_owned(),
             synchronous,
@@ -270,6 +294,7 @@ impl Store {
             last: newest.max(reserved),
             reserved,
             moves,
+            tail: Tail::default(),
             candles_missing,
             #[cfg(test)]
             disk: std::sync::Arc::new(std::sync::atomic::AtomicI64::new(i64::from(u32::MAX) - 1)),
@@ -287,6 +312,9 @@ impl Store {
         if log.epoch != self.epoch {
             return Err(StoreError::Replaced { path: self.path.clone() });
         }
+        // What is kept of the tail may lack a commit that was reported as failed.
+        runs::catch_up(&fresh).at(&self.path)?;
+        self.tail = Tail::default();
         self.connection = fresh;
         // A commit that was reported as failed may be there after all.
         self.last = self.last.max(log.newest);
@@ -336,13 +364,24 @@ impl Store {
         now: Micros,
     ) -> Result<Appended, StoreError> {
         let moves = self.begin_append(batch, progress)?;
+        let due = self.tail.is_due(now);
         let write = |connection: &Connection| {
+            if due {
+                self.tail.write(connection, self.last)?;
+            }
             let appended = Self::write_events(connection, self.last, batch, now)?;
             Self::write_progress(connection, moves, progress)?;
             Ok(appended)
         };
         let appended = transact(&self.connection, write).at(&self.path)?;
-        self.last = appended.sequences.iter().flatten().next_back().copied().unwrap_or(self.last);
+        if due {
+            self.tail = Tail::default();
+        }
+        for (event, sequence) in batch.iter().zip(&appended.sequences) {
+            let Some(sequence) = *sequence else { continue };
+            self.last = sequence;
+            self.tail.add(&event.topic, sequence, now);
+        }
         Ok(appended)
     }
 
@@ -387,15 +426,69 @@ impl Store {
         let mut sequences = Vec::with_capacity(batch.len());
         let mut candles = HashMap::new();
         let mut writing = Writing::new(connection);
-        let mut insert = connection.prepare_cached(
-            "INSERT INTO events (sequence, topic, id, body, received_micros, height)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-             ON CONFLICT (id) WHERE id IS NOT NULL DO NOTHING",
-        )?;
-        for event in batch {
-            let own = Numbered { sequence: last + 1, received: now };
-            let Numbered { sequence, received } = event.numbered.unwrap_or(own);
-            let rows = insert.execute(params![
+        // The newest row, behind which SQLite numbers on: not the last number where a row is gone.
+        let mut newest = match batch.len() < ROWS {
+            true => None,
+            false => Self::newest_row(connection)?,
+        };
+        let mut rest = batch;
+        while let [first, ..] = rest {
+            let rows = rest.first_chunk::<ROWS>().filter(|rows| {
+                let plain = |event: &NewEvent| event.id.is_none() && event.numbered.is_none();
+                newest == Some(last) && rows.iter().all(plain)
+            });
+            let some = rows.map_or(slice::from_ref(first), |rows| rows);
+            rest = &rest[some.len()..];
+            let entered = match rows {
+                Some(rows) => {
+                    Self::insert_rows(connection, rows, last, now)?;
+                    true
+                }
+                None => Self::insert(connection, first, last, now)?,
+            };
+            if !entered {
+                sequences.push(None);
+                continue;
+            }
+            for event in some {
+                let Numbered { sequence, received } = event.behind(last, now);
+                last = sequence;
+                newest = Some(sequence);
+                sequences.push(Some(sequence));
+                if let Some(order) = &event.order {
+                    Self::write_order(connection, sequence.cast_signed(), order)?;
+                }
+                if let Some(trade) = &event.trade {
+                    candles.insert(sequence, writing.trade(sequence, trade, received)?);
+                }
+            }
+        }
+        writing.write()?;
+        Ok(Appended { sequences, candles })
+    }
+
+    fn newest_row(connection: &Connection) -> rusqlite::Result<Option<u64>> {
+        connection
+            .prepare_cached("SELECT max(sequence) FROM events")?
+            .query_row([], |row| row.get::<_, Option<i64>>(0))
+            .map(|newest| newest.map(i64::cast_unsigned))
+    }
+
+    /// Whether it entered: its id was not known.
+    fn insert(
+        connection: &Connection,
+        event: &NewEvent,
+        last: u64,
+        now: Micros,
+    ) -> rusqlite::Result<bool> {
+        let Numbered { sequence, received } = event.behind(last, now);
+        let rows = connection
+            .prepare_cached(
+                "INSERT INTO events (sequence, topic, id, body, received_micros, height)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                 ON CONFLICT (id) WHERE id IS NOT NULL DO NOTHING",
+            )?
+            .execute(params![
                 sequence.cast_signed(),
                 &*event.topic,
                 event.id.as_deref(),
@@ -403,21 +496,27 @@ impl Store {
                 received,
                 event.height.map(reader::bound)
             ])?;
-            if rows == 0 {
-                sequences.push(None);
-                continue;
-            }
-            last = sequence;
-            sequences.push(Some(sequence));
-            if let Some(order) = &event.order {
-                Self::write_order(connection, sequence.cast_signed(), order)?;
-            }
-            if let Some(trade) = &event.trade {
-                candles.insert(sequence, writing.trade(sequence, trade, received)?);
-            }
+        Ok(rows > 0)
+    }
+
+    /// Events without ids and numbers, right behind the newest row.
+    fn insert_rows(
+        connection: &Connection,
+        events: &[NewEvent; ROWS],
+        last: u64,
+        now: Micros,
+    ) -> rusqlite::Result<()> {
+        let mut insert = connection.prepare_cached(&INSERT_ROWS)?;
+        for (event, column) in events.iter().zip((1..).step_by(4)) {
+            insert.raw_bind_parameter(column, &*event.topic)?;
+            insert.raw_bind_parameter(column + 1, &*event.body)?;
+            insert.raw_bind_parameter(column + 2, now)?;
+            insert.raw_bind_parameter(column + 3, event.height.map(reader::bound))?;
         }
-        writing.write()?;
-        Ok(Appended { sequences, candles })
+        insert.raw_execute()?;
+        let numbered = connection.last_insert_rowid().cast_unsigned();
+        assert_eq!(numbered, last + ROWS as u64, "SQLite numbers behind the newest row");
+        Ok(())
     }
 
     fn write_order(
@@ -529,12 +628,12 @@ impl Store {
 
     /// Every topic that has events, by name.
     pub fn topics(&self) -> Result<Vec<Topic>, StoreError> {
-        reader::topics(&self.connection, "events").at(&self.path)
+        runs::topics(&self.connection).at(&self.path)
     }
 
     /// Every topic that events of other topics are told in too, by name.
     pub fn further_topics(&self) -> Result<Vec<Topic>, StoreError> {
-        reader::topics(&self.connection, "event_topics").at(&self.path)
+        reader::topics(&self.connection, "event_topics", "sequence").at(&self.path)
     }
 
     /// Keeps a topic's state, and of the earlier ones the newest.
@@ -662,6 +761,11 @@ impl Store {
             .optional()
             .at(&self.path)?;
         Ok(())
+    }
+
+    #[cfg(test)]
+    fn tail_events(&self) -> usize {
+        self.tail.events()
     }
 
     #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::fault::{At, StoreError};
-use super::{Stored, Topic, schema};
+use super::{Stored, Topic, runs, schema};
 
 /// A read-only connection of its own: reads while the writer writes, and never blocks it.
 #[derive(Debug)]
@@ -51,7 +51,8 @@ impl LogReader {
     }
 
     /// Events of some topics, over all of them in the log's order. What it costs is bound by the
-    /// span's `most` and the number of topics, not by what else stands in the log.
+    /// span's `most` and the number of topics (and the log's tail, see [`runs`]), not by what else
+    /// stands in the log.
     pub fn read_span(&self, topics: &[Arc<str>], span: &Span) -> Result<Vec<Stored>, StoreError> {
         read_span(&self.connection, topics, span).at(&self.path)
     }
@@ -174,18 +175,17 @@ pub(super) fn read_span(
     span: &Span,
 ) -> rusqlite::Result<Vec<Stored>> {
     let (after, until, most) = (bound(span.after), bound(span.until), count(span.most));
-    // Only the index is read here: of many topics nearly all candidates are for a later page.
-    let mut numbers = connection.prepare_cached(
-        "SELECT sequence FROM events WHERE topic = ?1 AND sequence > ?2 AND sequence <= ?3
-         UNION ALL
-         SELECT sequence FROM event_topics WHERE topic = ?1 AND sequence > ?2 AND sequence <= ?3
+    // Only numbers are read here: of many topics nearly all candidates are for a later page.
+    let names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
+    let mut due = runs::ascending(connection, &names, (span.after, span.until), span.most)?;
+    let mut further = connection.prepare_cached(
+        "SELECT sequence FROM event_topics WHERE topic = ?1 AND sequence > ?2 AND sequence <= ?3
          ORDER BY sequence LIMIT ?4",
     )?;
-    let mut due = Vec::new();
-    for topic in topics {
-        let rows = numbers.query_map(params![&**topic, after, until, most], |row| row.get(0))?;
+    for (place, name) in names.iter().enumerate() {
+        let rows = further.query_map(params![name, after, until, most], |row| row.get(0))?;
         for sequence in rows {
-            due.push((sequence?, topic));
+            due.push((i64::cast_unsigned(sequence?), place));
         }
     }
     due.sort_unstable();
@@ -196,12 +196,13 @@ pub(super) fn read_span(
          FROM events WHERE sequence = ?1",
     )?;
     let (mut events, mut bytes) = (Vec::new(), 0);
-    for (sequence, topic) in due {
-        let sequence: i64 = sequence;
+    for (sequence, place) in due {
         // Under the topic that was asked for: an event may be told in several.
-        let event = row.query_row([sequence], |row| {
-            Ok(Stored { topic: (&**topic).into(), update: row.get(4)?, ..stored(row)? })
-        })?;
+        let event = row.query_row([bound(sequence)], |row| {
+            Ok(Stored { topic: names[place].into(), update: row.get(4)?, ..stored(row)? })
+        });
+        // Undone between two moments, where the reader does not hold one.
+        let Some(event) = event.optional()? else { continue };
         bytes += event.body.len() + event.update.as_ref().map_or(0, |update| update.len());
         if bytes > span.most_bytes && !events.is_empty() {
             break;
@@ -223,15 +224,13 @@ pub(super) fn last_until(
     topic: &str,
     sequence: u64,
 ) -> rusqlite::Result<Option<u64>> {
-    connection
+    let own = runs::descending(connection, topic, sequence, 1)?.pop();
+    let further = connection
         .prepare_cached(
-            "SELECT max(sequence) FROM (
-                 SELECT max(sequence) AS sequence FROM events WHERE topic = ?1 AND sequence <= ?2
-                 UNION ALL
-                 SELECT max(sequence) FROM event_topics WHERE topic = ?1 AND sequence <= ?2)",
+            "SELECT max(sequence) FROM event_topics WHERE topic = ?1 AND sequence <= ?2",
         )?
-        .query_row(params![topic, bound(sequence)], |row| row.get::<_, Option<i64>>(0))
-        .map(|sequence| sequence.map(i64::cast_unsigned))
+        .query_row(params![topic, bound(sequence)], |row| row.get::<_, Option<i64>>(0))?;
+    Ok(own.max(further.map(i64::cast_unsigned)))
 }
 
 pub(super) fn read_from(
@@ -254,13 +253,8 @@ pub(super) fn read_topic(
     sequence: u64,
     most: usize,
 ) -> rusqlite::Result<Vec<Stored>> {
-    connection
-        .prepare_cached(
-            "SELECT sequence, topic, body, received_micros FROM events
-             WHERE topic = ?1 AND sequence > ?2 ORDER BY sequence LIMIT ?3",
-        )?
-        .query_map(params![topic, bound(sequence), count(most)], stored)?
-        .collect()
+    let found = runs::ascending(connection, &[topic], (sequence, u64::MAX), most)?;
+    each(connection, found.into_iter().map(|(sequence, _)| sequence))
 }
 
 /// In order.
@@ -269,20 +263,30 @@ pub(super) fn newest(
     topic: &str,
     most: usize,
 ) -> rusqlite::Result<Vec<Stored>> {
-    let mut newest: Vec<_> = connection
-        .prepare_cached(
-            "SELECT sequence, topic, body, received_micros FROM events
-             WHERE topic = ?1 ORDER BY sequence DESC LIMIT ?2",
-        )?
-        .query_map(params![topic, count(most)], stored)?
-        .collect::<Result<_, _>>()?;
-    newest.reverse();
-    Ok(newest)
+    let found = runs::descending(connection, topic, u64::MAX, most)?;
+    each(connection, found.into_iter().rev())
 }
 
-/// Hops from topic to topic in the index: costs the number of topics, not of events. `table` is
-/// `events`, or `event_topics` for the topics that events are told in beside their own.
-pub(super) fn topics(connection: &Connection, table: &'static str) -> rusqlite::Result<Vec<Topic>> {
+/// The events of these sequences.
+fn each(
+    connection: &Connection,
+    sequences: impl Iterator<Item = u64>,
+) -> rusqlite::Result<Vec<Stored>> {
+    let mut event = connection.prepare_cached(
+        "SELECT sequence, topic, body, received_micros FROM events WHERE sequence = ?1",
+    )?;
+    let read = |sequence| event.query_row([bound(sequence)], stored).optional();
+    // One may have been undone since, where the reader does not hold a moment of the log.
+    sequences.map(read).filter_map(Result::transpose).collect()
+}
+
+/// Hops from topic to topic in a table's key of topic and number: costs the number of topics, not of
+/// rows.
+pub(super) fn topics(
+    connection: &Connection,
+    table: &'static str,
+    number: &'static str,
+) -> rusqlite::Result<Vec<Topic>> {
     connection
         .prepare(&format!(
             "WITH RECURSIVE names (name) AS (
@@ -290,7 +294,7 @@ pub(super) fn topics(connection: &Connection, table: &'static str) -> rusqlite::
                  UNION ALL
                  SELECT (SELECT min(topic) FROM {table} WHERE topic > name) FROM names
                  WHERE name IS NOT NULL)
-             SELECT name, (SELECT max(sequence) FROM {table} WHERE topic = name) FROM names
+             SELECT name, (SELECT max({number}) FROM {table} WHERE topic = name) FROM names
              WHERE name IS NOT NULL",
         ))?
         .query_map([], |row| {

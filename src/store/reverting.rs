@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::candles;
 use super::fault::{At, StoreError};
 use super::reader::{self, Span};
+use super::runs::{self, Tail};
 use super::{
     Checkpoint, MarketCandles, NewEvent, NewTrade, Progress, Store, Stored, Topic, transact,
 };
@@ -52,6 +53,7 @@ impl Store {
         let path = &self.path;
         let last = self.last;
         let write = |connection: &Connection| -> Result<_, Failed> {
+            self.tail.write(connection, last)?;
             let appended = Self::write_events(connection, last, std::slice::from_ref(event), now)?;
             Self::write_progress(connection, moves, progress)?;
             let Some(Some(sequence)) = appended.sequences.first().copied() else { return Ok(None) };
@@ -64,7 +66,11 @@ impl Store {
             Err(Failed::Store(error)) => return Err(error),
             Ok(written) => written,
         };
-        self.last = written.as_ref().map_or(self.last, |(sequence, _)| *sequence);
+        self.tail = Tail::default();
+        if let Some((sequence, _)) = written {
+            self.last = sequence;
+            self.tail.add(&event.topic, sequence, now);
+        }
         Ok(written)
     }
 
@@ -106,6 +112,14 @@ impl Reverting<'_> {
     pub fn undo(&self, sequence: u64, further: &[Arc<str>]) -> Result<(), StoreError> {
         let undo = || {
             let number = reader::bound(sequence);
+            let topic: Option<Box<str>> = self
+                .connection
+                .prepare_cached("SELECT topic FROM events WHERE sequence = ?1")?
+                .query_row([number], |row| row.get(0))
+                .optional()?;
+            if let Some(topic) = topic {
+                runs::remove(self.connection, &topic, sequence)?;
+            }
             self.connection
                 .prepare_cached(
                     "INSERT INTO undone (sequence, topic, id, body, received_micros, height, undone_by)
@@ -208,8 +222,8 @@ impl Reverting<'_> {
     /// Every topic that has events, or is told of those of others.
     pub fn topics(&self) -> Result<Vec<Topic>, StoreError> {
         let read = || -> rusqlite::Result<_> {
-            let mut topics = reader::topics(self.connection, "events")?;
-            topics.extend(reader::topics(self.connection, "event_topics")?);
+            let mut topics = runs::topics(self.connection)?;
+            topics.extend(reader::topics(self.connection, "event_topics", "sequence")?);
             Ok(topics)
         };
         read().at(self.path)

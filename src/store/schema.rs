@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior, params};
 use spreadly_subscriptions::Epoch;
 
-use super::Synchronous;
 use super::fault::{At, StoreError};
+use super::{Synchronous, runs};
 
 /// Format of the tables below. A migration raises it; a newer one than ours is not touched.
 /// Format 2 numbers events by `log.reserved`, format 1 did by AUTOINCREMENT, which costs a page
 /// each commit; so did an index of `files` beside its table. Format 3 has the tables of orders, format 4 those
-/// of what blocks took with them that were undone, and the positions of feeds; format 5 marks what was read last.
+/// of what blocks took with them that were undone, and the positions of feeds. Format 5 has runs of each topic
+/// (see [`runs`]) in place of an index of the events; and it marks what feeds read last.
 const FORMAT: i64 = 5;
 /// "Sprd": tells our databases from those of other programs.
 const APPLICATION: i64 = 0x5370_7264;
@@ -29,9 +30,9 @@ const FOLD_PAGES: i64 = 4_000;
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Statements kept prepared: more than this module has.
-const PREPARED: usize = 32;
+const PREPARED: usize = 64;
 
-/// Rows of `events` leave it only for `undone`, and their sequences are ours. `id` is unique only where given. `(topic, sequence)` serves resumes of one topic. `files` and
+/// Rows of `events` leave it only for `undone`, and their sequences are ours. `id` is unique only where given. `files` and
 /// `checkpoints` may be lost without losing events: the first would read files anew, the second
 /// replay the log from its start.
 const TABLES: &str = "
@@ -44,7 +45,6 @@ const TABLES: &str = "
         received_micros INTEGER NOT NULL
     ) STRICT;
     CREATE UNIQUE INDEX events_id ON events (id) WHERE id IS NOT NULL;
-    CREATE INDEX events_topic ON events (topic, sequence);
     CREATE TABLE checkpoints (
         topic TEXT NOT NULL,
         sequence INTEGER NOT NULL,
@@ -288,6 +288,7 @@ fn create(connection: &mut Connection, epoch: Epoch) -> rusqlite::Result<()> {
     transaction.execute_batch(ORDERS)?;
     transaction.execute_batch(BLOCKS)?;
     transaction.execute_batch(MARKS)?;
+    transaction.execute_batch(runs::TABLES)?;
     transaction.execute("INSERT INTO log (epoch) VALUES (?1)", params![epoch.0.cast_signed()])?;
     transaction.pragma_update(None, "application_id", APPLICATION)?;
     transaction.pragma_update(None, "user_version", FORMAT)?;
@@ -343,9 +344,12 @@ fn from_format_3(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// What was read last before format 5 is not known: a source is believed to be as it was, once.
+/// Before format 5 an index told which events a topic has. Whoever opens the log makes the runs. What feeds
+/// had read last is not known: a source is believed to be as it was, once.
 fn from_format_4(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
+    transaction.execute_batch("DROP INDEX events_topic")?;
+    transaction.execute_batch(runs::TABLES)?;
     transaction.execute_batch(MARKS)?;
     transaction.pragma_update(None, "user_version", 5)?;
     transaction.commit()

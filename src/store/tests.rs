@@ -1,6 +1,9 @@
 use std::fs;
 use std::sync::atomic::Ordering::SeqCst;
 
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
 use super::*;
 
 fn event(topic: &str, id: Option<&str>, body: &str) -> NewEvent {
@@ -115,13 +118,14 @@ fn a_clean_stop_skips_no_sequence_and_a_kill_only_what_was_reserved() {
     assert_eq!(given.last(), Some(&Some(next + 2 * RESERVED_AT_ONCE)));
 }
 
+/// Takes what format 5 has beyond the fourth away again.
+const WITHOUT_FORMAT_5: &str = "CREATE INDEX events_topic ON events (topic, sequence);
+                            DROP TABLE runs; ALTER TABLE log DROP COLUMN indexed;
+                            ALTER TABLE feed_positions DROP COLUMN mark;";
 /// Takes what format 4 has beyond the third away again.
 const WITHOUT_BLOCKS: &str = "DROP INDEX events_height; ALTER TABLE events DROP COLUMN height;
                               DROP TABLE undone; DROP TABLE undoings;
                               DROP TABLE feed_positions;";
-
-/// Takes what format 5 has beyond the fourth away again.
-const WITHOUT_MARKS: &str = "ALTER TABLE feed_positions DROP COLUMN mark";
 
 #[test]
 fn a_log_of_the_first_format_is_read_and_its_numbering_goes_on_far_behind() {
@@ -129,6 +133,7 @@ fn a_log_of_the_first_format_is_read_and_its_numbering_goes_on_far_behind() {
     let mut store = Store::open(&path).unwrap();
     store.append(&[event("a", None, "1")], &[], 0).unwrap();
     let epoch = store.epoch();
+    store.connection.execute_batch(WITHOUT_FORMAT_5).unwrap();
     store.connection.execute_batch(WITHOUT_BLOCKS).unwrap();
     store
         .connection
@@ -168,6 +173,7 @@ fn order_events_of_the_second_format_are_kept_under_a_topic_that_nothing_follows
     store.append(&all, &[], 0).unwrap();
     let old = "DROP TABLE orders; DROP TABLE order_updates; DROP TABLE event_topics;
                PRAGMA user_version = 2";
+    store.connection.execute_batch(WITHOUT_FORMAT_5).unwrap();
     store.connection.execute_batch(WITHOUT_BLOCKS).unwrap();
     store.connection.execute_batch(old).unwrap();
     drop(store);
@@ -189,6 +195,7 @@ fn heights_of_a_log_of_the_third_format_are_read_from_its_lines() {
         r#"{"kind":"block.reverted","height":7}"#,
     ];
     store.append(&lines.map(|line| event("t", None, line)), &[], 0).unwrap();
+    store.connection.execute_batch(WITHOUT_FORMAT_5).unwrap();
     store.connection.execute_batch(WITHOUT_BLOCKS).unwrap();
     store.connection.execute_batch("PRAGMA user_version = 3").unwrap();
     drop(store);
@@ -200,6 +207,11 @@ fn heights_of_a_log_of_the_third_format_are_read_from_its_lines() {
     assert_eq!(found.unwrap().unwrap().1, [1, 3]);
 }
 
+fn to_format_4(store: &Store) {
+    store.connection.execute_batch(WITHOUT_FORMAT_5).unwrap();
+    store.connection.execute_batch("PRAGMA user_version = 4").unwrap();
+}
+
 #[test]
 fn positions_of_the_fourth_format_are_known_and_have_no_mark() {
     let (_folder, path) = folder();
@@ -207,11 +219,150 @@ fn positions_of_the_fourth_format_are_known_and_have_no_mark() {
     let position = |mark| FeedPosition { feed: "kafka".into(), epoch: 7, position: 9, mark };
     store.append(&[], &[Progress::Position(position(Some(3)))], 0).unwrap();
     assert_eq!(store.feed_position("kafka").unwrap(), Some(position(Some(3))));
-    store.connection.execute_batch(WITHOUT_MARKS).unwrap();
-    store.connection.execute_batch("PRAGMA user_version = 4").unwrap();
+    to_format_4(&store);
     drop(store);
     let store = Store::open(&path).unwrap();
     assert_eq!(store.feed_position("kafka").unwrap(), Some(position(None)));
+}
+
+#[test]
+fn a_log_of_the_fourth_format_gets_its_runs_when_it_is_opened() {
+    let (_folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    let batch: Vec<_> = (0..100).map(|at| event(["a", "b"][at % 2], None, "1")).collect();
+    store.append(&batch, &[], 0).unwrap();
+    to_format_4(&store);
+    drop(store);
+    let store = Store::open(&path).unwrap();
+    let runs = "SELECT count(*), (SELECT indexed FROM log) FROM runs";
+    let found = store.connection.query_row(runs, [], |row| Ok((row.get(0)?, row.get(1)?)));
+    assert_eq!(found.unwrap(), (2i64, 100i64));
+    assert_eq!(store.read_topic("b", 90, 10).unwrap().len(), 5);
+}
+
+/// What is to be read of a store.
+#[derive(Default)]
+struct Model(Vec<(u64, &'static str)>);
+
+const TOPICS: [&str; 4] = ["a", "b", "c", "blocks"];
+
+impl Model {
+    fn of(&self, topics: &[&str], after: u64, until: u64) -> Vec<u64> {
+        let within = |sequence: u64| after < sequence && sequence <= until;
+        let all = self.0.iter().filter(|(at, topic)| within(*at) && topics.contains(topic));
+        all.map(|(sequence, _)| *sequence).collect()
+    }
+
+    fn assert_told(&self, store: &Store, random: &mut StdRng) {
+        let sequences = |all: Vec<Stored>| -> Vec<u64> {
+            all.into_iter().map(|stored| stored.sequence).collect()
+        };
+        let most = random.random_range(1..60);
+        let end = store.last() + 2;
+        let (one, other) = (random.random_range(0..end), random.random_range(0..end));
+        let (after, until) = (one.min(other), one.max(other));
+        let cut = |mut all: Vec<u64>| {
+            all.truncate(most);
+            all
+        };
+        let reader = store.reader().unwrap();
+        for topic in TOPICS.iter().chain(&["none"]) {
+            let all = self.of(&[topic], 0, u64::MAX);
+            let read = sequences(store.read_topic(topic, after, most).unwrap());
+            assert_eq!(read, cut(self.of(&[topic], after, u64::MAX)), "{topic} {after} {most}");
+            let newest = sequences(reader.newest(topic, most).unwrap());
+            assert_eq!(newest, all[all.len().saturating_sub(most)..], "{topic} {most}");
+            let last = reader.last_until(topic, until).unwrap();
+            assert_eq!(last, self.of(&[topic], 0, until).pop(), "{topic} {until}");
+        }
+        let topics: Vec<Arc<str>> = ["b", "none", "a"].map(Arc::from).into();
+        let span = Span { after, until, most, most_bytes: usize::MAX };
+        let read = reader.read_span(&topics, &span).unwrap();
+        assert!(read.iter().all(|one| {
+            self.0.contains(&(one.sequence, ["a", "b"][usize::from(&*one.topic == "b")]))
+        }));
+        assert_eq!(sequences(read), cut(self.of(&["a", "b"], after, until)), "{span:?}");
+        let mut topics: Vec<_> = TOPICS.iter().collect();
+        topics.sort_unstable();
+        let topics = topics.iter().filter_map(|name| {
+            let last = self.of(&[name], 0, u64::MAX).pop()?;
+            Some(Topic { name: (**name).into(), last })
+        });
+        assert_eq!(store.topics().unwrap(), topics.collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_tail_is_written_once_it_is_long_or_old() {
+    let (_folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    let mut tail_after = |events: usize, now| {
+        let batch: Vec<_> = (0..events).map(|_| event("a", None, "1")).collect();
+        store.append(&batch, &[], now).unwrap();
+        store.tail_events()
+    };
+    assert_eq!(tail_after(runs::TAIL - 1, 0), runs::TAIL - 1);
+    assert_eq!(tail_after(1, 0), runs::TAIL);
+    assert_eq!(tail_after(1, 0), 1);
+    assert_eq!(tail_after(1, runs::TAIL_AGE - 1), 2);
+    assert_eq!(tail_after(1, runs::TAIL_AGE), 1);
+    // The clock was set back.
+    assert_eq!(tail_after(1, -runs::TAIL_AGE), 1);
+}
+
+#[test]
+fn a_topic_is_read_from_its_runs_and_the_tail_as_if_it_were_alone_whatever_is_undone() {
+    let mut emptied = 0;
+    for seed in 0..4 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let (_folder, path) = folder();
+        let mut store = Store::open(&path).unwrap();
+        let mut model = Model::default();
+        for _ in 0..60 {
+            let many = if random.random_bool(0.5) { runs::TAIL } else { 40 };
+            let batch: Vec<_> = (0..random.random_range(0..=many))
+                .map(|_| event(TOPICS[random.random_range(0..3)], None, "1"))
+                .collect();
+            let before = store.tail_events();
+            match random.random_range(0..24) {
+                0 => {
+                    drop(store);
+                    store = Store::open(&path).unwrap();
+                }
+                1 => store.reopen().unwrap(),
+                2 => {
+                    store.disk.store(1, SeqCst);
+                    let large = event("a", None, &"x".repeat(1 << 20));
+                    assert!(store.append(&[large], &[], 0).is_err(), "seed {seed}");
+                    store.disk.store(1_000_000, SeqCst);
+                }
+                3 => {
+                    let from = random.random_range(0..=model.0.len());
+                    let gone: Vec<_> = model.0.split_off(from);
+                    let (gone, left): (Vec<_>, Vec<_>) =
+                        gone.into_iter().partition(|_| random.random_bool(0.5));
+                    let undone = store.revert(&event("blocks", None, "r"), &[], 0, |log| {
+                        gone.iter().try_for_each(|(sequence, _)| log.undo(*sequence, &[]))
+                    });
+                    model.0.extend(left);
+                    model.0.push((undone.unwrap().unwrap().0, "blocks"));
+                }
+                _ => {
+                    let appended = store.append(&batch, &[], 0).unwrap().sequences;
+                    let topic = |new: &NewEvent| {
+                        *TOPICS.iter().find(|topic| **topic == &*new.topic).unwrap()
+                    };
+                    let new = appended.into_iter().flatten().zip(batch.iter().map(topic));
+                    model.0.extend(new);
+                    let kept = if before < runs::TAIL { before } else { 0 };
+                    emptied += usize::from(kept < before);
+                    assert_eq!(store.tail_events(), kept + batch.len(), "seed {seed}");
+                }
+            }
+            model.assert_told(&store, &mut random);
+        }
+    }
+    assert!(emptied > 9, "{emptied} tails were written by an append");
 }
 
 #[test]
@@ -231,6 +382,40 @@ fn an_id_counts_once_within_a_batch_and_across_batches() {
     assert_eq!(store.read_from(0, 10).unwrap().len(), 2);
     assert!(store.knows("x").unwrap());
     assert!(!store.knows("y").unwrap());
+}
+
+#[test]
+fn each_event_of_a_large_batch_has_the_number_of_its_place_also_behind_a_gap() {
+    let (_folder, path) = folder();
+    let mut next = 1;
+    // Killed twice: the numbering goes on behind what was reserved, far behind the newest row.
+    for _ in 0..3 {
+        let mut store = Store::open(&path).unwrap();
+        let bodies: Vec<_> = (0..4 * ROWS).map(|place| place.to_string()).collect();
+        let id = |place: usize| (place % 50 == 40).then(|| format!("{next}-{place}"));
+        let batch: Vec<_> = bodies
+            .iter()
+            .enumerate()
+            .map(|(place, body)| event("a", id(place).as_deref(), body))
+            .collect();
+        let given = store.append(&batch, &[], 0).unwrap().sequences;
+        let expected: Vec<_> = (next..).take(batch.len()).collect();
+        assert_eq!(given, expected.iter().copied().map(Some).collect::<Vec<_>>());
+        let stored = store.read_from(next - 1, usize::MAX).unwrap();
+        let read: Vec<_> = stored.iter().map(|one| (one.sequence, one.body.to_string())).collect();
+        assert_eq!(read, expected.into_iter().zip(bodies).collect::<Vec<_>>());
+        // The newest row leaves; its number does not come again.
+        let newest = store.last();
+        let undone = store.revert(&event("blocks", None, "r"), &[], 0, |log| {
+            log.undo(newest, &[])?;
+            log.undo(log.sequence, &[])
+        });
+        assert_eq!(undone.unwrap().unwrap().0, newest + 1);
+        let batch: Vec<_> = (0..2 * ROWS).map(|_| event("a", None, "again")).collect();
+        let given = store.append(&batch, &[], 0).unwrap().sequences;
+        assert_eq!(given[..2], [Some(newest + 2), Some(newest + 3)]);
+        next = store.reserved + 1;
+    }
 }
 
 #[test]

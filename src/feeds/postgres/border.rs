@@ -22,13 +22,13 @@ pub struct Border {
 
 impl Border {
     /// Why an event of another source than Kafka may not enter.
-    pub(super) async fn refusal(&self, event: &Event) -> Option<Refusal> {
+    pub(super) async fn refusal(&self, event: &Event<'_>) -> Option<Refusal> {
         let market = self.market_of(event).await;
         Some(self.ownership.of(event, |_| market)?.refusal())
     }
 
     /// Of an order whose event does not say it.
-    async fn market_of(&self, event: &Event) -> Option<MarketId> {
+    async fn market_of(&self, event: &Event<'_>) -> Option<MarketId> {
         let Body::Order(order) = &event.body else { return None };
         if order.market().is_some() {
             return None;
