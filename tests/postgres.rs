@@ -515,6 +515,23 @@ async fn numbers_that_stood_in_the_rows_are_kept_and_what_had_none_follows() {
     assert_eq!(numbered(&database).await, ["1", "2", "3", "4"]);
 }
 
+/// Whoever clears the table leaves more numbers without rows than are read at once.
+#[tokio::test]
+async fn what_comes_behind_rows_that_were_deleted_is_told() {
+    let postgres = Postgres::start();
+    let mut database = postgres.client().await;
+    migrate(&mut database, 4).await;
+    let many = r#"INSERT INTO events (payload) SELECT json_build_object('kind', 'message',
+        'topic', 't0', 'data', number) FROM generate_series(1, 2500) AS number"#;
+    database.batch_execute(many).await.unwrap();
+    assert_eq!(number(&database, 3_000).await, 2_500);
+    database.batch_execute("DELETE FROM events WHERE id <> 7").await.unwrap();
+    let hub = with_postgres(&postgres.url());
+    insert(&database, &["behind"]).await;
+    hub.until_feed(NAME, "what is left", |feed| feed["eventsTotal"] == "2").await;
+    assert_eq!(hub.published("t0"), [json!(7), json!("behind")]);
+}
+
 /// Its transactions are counted from the start again.
 #[tokio::test]
 async fn a_dump_that_is_put_back_into_another_server_goes_on_where_it_was() {

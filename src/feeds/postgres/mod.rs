@@ -128,8 +128,8 @@ impl Feed {
         let mut rest = Rest::new();
         loop {
             let last = outbox.number().await?;
-            let rows = outbox.read(position).await?;
-            if rows.is_empty() {
+            let (rows, until) = outbox.read(position).await?;
+            if until == position {
                 self.remote.behind(0);
                 self.remote.caught_up();
                 *healthy = true;
@@ -138,7 +138,8 @@ impl Feed {
             }
             self.remote.behind(last.saturating_sub(position));
             let few = rows.len() < FEW_ROWS;
-            position = self.deliver(rows, numbering.epoch).await?;
+            self.deliver(rows, numbering.epoch).await?;
+            position = until;
             rest.wake(&outbox).await?;
             if few {
                 tokio::time::sleep(GATHER).await;
@@ -179,12 +180,10 @@ impl Feed {
         Ok(position.min(numbering.last))
     }
 
-    /// Hands rows to the log; gives the last one's number.
-    async fn deliver(&self, rows: Vec<Row>, epoch: u64) -> Result<u64, Cut> {
+    /// Hands rows to the log.
+    async fn deliver(&self, rows: Vec<Row>, epoch: u64) -> Result<(), Cut> {
         let mut runs: Vec<Run> = Vec::new();
-        let mut last = 0;
         for row in rows {
-            last = row.position;
             let awaited = self.awaited(&row);
             let origin = awaited.as_ref().map(|(origin, _)| *origin);
             let alone = row.line.as_deref().is_ok_and(renumbers);
@@ -221,7 +220,7 @@ impl Feed {
                 shared.awaited.settle(origin, count, ack);
             }
         }
-        Ok(last)
+        Ok(())
     }
 
     /// Which insertion a row is of that this hub waits for, and where it came from.

@@ -175,26 +175,34 @@ impl Outbox {
         Ok(row.try_get::<_, i64>(0)?.cast_unsigned())
     }
 
-    /// The rows behind a number, in their order.
-    pub(super) async fn read(&self, position: u64) -> Result<Vec<Row>, OutboxError> {
+    /// The rows behind a number, in their order, and up to which number they are.
+    pub(super) async fn read(&self, position: u64) -> Result<(Vec<Row>, u64), OutboxError> {
         let (behind, rows) = (position.cast_signed(), i64::from(BATCH_ROWS));
         let most = MOST_LINE_BYTES as i32;
         let parameters: [&(dyn ToSql + Sync); 4] = [&behind, &rows, &most, &BATCH_BYTES];
         let query = self.client.query(&self.read, &parameters);
-        let row = |row: tokio_postgres::Row| {
-            let text: Option<&str> = row.try_get(2)?;
-            let origin: Option<i64> = row.try_get(4)?;
-            let line: Option<i32> = row.try_get(5)?;
+        let found = within(self.deadline, query).await?;
+        let mut rows = Vec::with_capacity(found.len());
+        let mut until = position;
+        for row in found {
+            until = row.try_get::<_, i64>(0)?.cast_unsigned();
+            // One that was deleted leaves its number.
+            if !row.try_get::<_, bool>(2)? {
+                continue;
+            }
+            let text: Option<&str> = row.try_get(3)?;
+            let origin: Option<i64> = row.try_get(5)?;
+            let line: Option<i32> = row.try_get(6)?;
             let line = line.and_then(|line| usize::try_from(line).ok());
-            Ok(Row {
-                inserted: row.try_get(3)?,
+            rows.push(Row {
+                inserted: row.try_get(4)?,
                 origin: origin.map(i64::cast_unsigned).zip(line),
-                position: row.try_get::<_, i64>(0)?.cast_unsigned(),
+                position: until,
                 id: row.try_get::<_, i64>(1)?.cast_unsigned(),
                 line: text.map(|text| text.as_bytes().to_vec()).ok_or(Refusal::TooLong),
-            })
-        };
-        within(self.deadline, query).await?.into_iter().map(row).collect()
+            });
+        }
+        Ok((rows, until))
     }
 
     /// From now on writers ring, if nobody is in the way.
@@ -234,19 +242,19 @@ const BY_INDEX: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off;
 /// At most so many rows, of which those before the last have at most so many bytes. A payload that no
 /// event may have is not even fetched.
 const READ: &str = "
-    SELECT position, id, CASE WHEN size <= $3 THEN payload::text END,
+    SELECT position, id, size IS NOT NULL, CASE WHEN size <= $3 THEN payload::text END,
         (date_part('epoch', inserted_at) * 1000000)::bigint, origin, line
     FROM (
-        SELECT *, sum(size) OVER (ORDER BY position) AS bytes FROM (
+        SELECT *, sum(coalesce(size, 0)) OVER (ORDER BY position) AS bytes FROM (
             SELECT position, id, payload, octet_length(payload::text) AS size,
                 inserted_at, origin, line
             FROM (
                 SELECT position, id FROM spreadly_positions
                 WHERE position > $1 ORDER BY position LIMIT $2
-            ) AS numbered JOIN events USING (id)
+            ) AS numbered LEFT JOIN events USING (id)
         ) AS next
     ) AS counted
-    WHERE bytes - size <= $4 ORDER BY position";
+    WHERE bytes - coalesce(size, 0) <= $4 ORDER BY position";
 
 /// How every connection to it is made.
 pub(super) fn settings(
