@@ -11,6 +11,7 @@ pub mod postgres;
 pub mod recovery;
 mod remote;
 pub mod reorganisation;
+pub mod sequencer;
 pub mod simulator;
 pub mod status;
 pub mod warm;

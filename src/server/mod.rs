@@ -35,13 +35,14 @@ use self::shards::{Parts, Shards};
 use self::sharing::Sharing;
 use crate::cache::CacheMeters;
 use crate::config::{Config, Limits, Synchronous};
-use crate::feeds::door::{self, Door, DoorConfig};
+use crate::feeds::door::Door;
 use crate::feeds::kafka::Producer;
 use crate::feeds::keeper::OrderBooks;
 use crate::feeds::live_side::LiveSide;
 use crate::feeds::outcomes::Outcomes;
 use crate::feeds::postgres::Border;
 use crate::feeds::recovery;
+use crate::feeds::sequencer::{self, SequencerConfig};
 use crate::feeds::simulator::SimulatorConfig;
 use crate::feeds::status::FeedStatuses;
 use crate::feeds::warm::Warm;
@@ -144,14 +145,14 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
 
     let streams = Arc::new(Streams::new(stream_limits(&config.limits), meters.clone()));
     let (ownership, outcomes) = (ownership(&config), Arc::<Outcomes>::default());
-    let door_config = DoorConfig {
-        checkpoint_events: door::CHECKPOINT_EVENTS,
+    let sequencer_config = SequencerConfig {
+        checkpoint_events: sequencer::CHECKPOINT_EVENTS,
         // A row of a shared log does not say where it came from.
         ownership: ownership.clone().filter(|_| shared_log.is_none()),
         outcomes: outcomes.clone(),
         shutdown: stop.clone(),
     };
-    let (door, sequencer) = open_door(store, &live, &statuses, cache, door_config).await?;
+    let (door, sequencer) = open_door(store, &live, &statuses, cache, sequencer_config).await?;
     let replaced = CancellationToken::new();
     let (shared, door) = match shared_log {
         Some((shared, postgres)) => {
@@ -232,7 +233,7 @@ async fn open_door(
     live: &Arc<Live>,
     statuses: &FeedStatuses,
     cache: Option<(Warm, OrderBooks)>,
-    config: DoorConfig,
+    config: SequencerConfig,
 ) -> Result<(Door, std::thread::JoinHandle<()>), ServeError> {
     let reading = live.clone();
     let (warm, order_books) = cache.unzip();
@@ -245,7 +246,7 @@ async fn open_door(
     let from_cache = recovered.warm.len();
     tracing::info!(replayed = recovered.replayed, from_cache, "the log is read");
     let side = LiveSide::of(live, &order_books.unwrap_or_default());
-    Ok(door::start(store, admission, recovered, statuses.clone(), side, config)?)
+    Ok(sequencer::start(store, admission, recovered, statuses.clone(), side, config)?)
 }
 
 /// What the config gives to Kafka.

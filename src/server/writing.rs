@@ -102,9 +102,9 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::feeds::door::{self, DoorConfig};
     use crate::feeds::live_side::LiveSide;
     use crate::feeds::recovery::Recovered;
+    use crate::feeds::sequencer::{self, SequencerConfig};
     use crate::feeds::status::FeedStatuses;
     use crate::market::admission::Admission;
     use crate::store::Store;
@@ -122,7 +122,7 @@ mod tests {
             reorganise: Box::new(|_| unreachable!("no blocks are undone here")),
             keep: Box::new(|_, _| {}),
         };
-        let config = DoorConfig {
+        let config = SequencerConfig {
             checkpoint_events: 9,
             ownership: None,
             outcomes: Arc::default(),
@@ -130,7 +130,7 @@ mod tests {
         };
         let (statuses, recovered) = (FeedStatuses::new(), Recovered::default());
         let (door, thread) =
-            door::start(store, Admission::new(), recovered, statuses, live, config).unwrap();
+            sequencer::start(store, Admission::new(), recovered, statuses, live, config).unwrap();
         let (hasty, writer) = (writer_within(&door, None, Duration::ZERO), writer(&door, None));
         let line = |number: u32| {
             vec![format!(r#"{{"kind":"message","topic":"t","id":"{number}","data":1}}"#)]

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::stream::CHUNK_BYTES;
 use super::*;
 use crate::feeds::door::Incoming;
-use crate::feeds::door::tests::Hub;
+use crate::feeds::sequencer::tests::Hub;
 use crate::feeds::status::{FeedState, FeedStatus};
 use crate::market::event::{MOST_LINE_BYTES, Refusal};
 use crate::store::{NewEvent, Progress, Store};

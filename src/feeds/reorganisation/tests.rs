@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
-use crate::feeds::door::{self, Ack, Batch, Door, DoorConfig, Incoming};
+use crate::feeds::door::{Ack, Batch, Door, Incoming};
 use crate::feeds::keeper::OrderBooks;
 use crate::feeds::live_side::LiveSide;
 use crate::feeds::recovery;
+use crate::feeds::sequencer::{self, SequencerConfig};
 use crate::feeds::status::{At, FeedStatuses, Place};
 use crate::live::Live;
 use crate::market::candles::Interval;
@@ -50,7 +51,7 @@ impl Hub {
         let log = LogReaders::new(&path, 2);
         let live = std::sync::Arc::new(Live::new(store.epoch(), Box::new(|| NOW), 64, log));
         let (admission, recovered) = recovery::recover_live(&mut store, &live, None).unwrap();
-        let config = DoorConfig {
+        let config = SequencerConfig {
             checkpoint_events: CHECKPOINT_EVENTS,
             ownership: None,
             outcomes: Default::default(),
@@ -58,7 +59,7 @@ impl Hub {
         };
         let (statuses, side) = (FeedStatuses::new(), LiveSide::of(&live, &OrderBooks::default()));
         let (door, thread) =
-            door::start(store, admission, recovered, statuses, side, config).unwrap();
+            sequencer::start(store, admission, recovered, statuses, side, config).unwrap();
         (live, door, thread)
     }
 

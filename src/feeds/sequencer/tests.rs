@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::super::recovery::recover;
-use super::super::status::{At, FeedKind, FeedState};
+use super::super::status::{At, FeedKind, FeedState, Place};
 use super::*;
 use crate::market::event::Side;
 
@@ -111,8 +111,12 @@ impl Hub {
         };
         let outcomes: Arc<Outcomes> = Arc::default();
         let told = outcomes.clone();
-        let config =
-            DoorConfig { checkpoint_events, ownership, outcomes: told, shutdown: shutdown.clone() };
+        let config = SequencerConfig {
+            checkpoint_events,
+            ownership,
+            outcomes: told,
+            shutdown: shutdown.clone(),
+        };
         let (door, thread) =
             super::start(store, admission, recovered, board.clone(), live, config).unwrap();
         Self { door, thread, board, feed, model, shutdown, replayed, outcomes, disk }
