@@ -61,8 +61,8 @@ pub enum DoorError {
     #[error("the shared log takes nothing now ({0}): nothing was written, send it again")]
     Unreachable(String),
     /// Nothing of the batch is in the log, or all of it is with its progress.
-    #[error("another hub reads {0} now")]
-    TakenOver(String),
+    #[error("another hub reads the source now")]
+    TakenOver,
 }
 
 /// A source of which one hub at a time is the reader.

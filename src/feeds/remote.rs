@@ -95,7 +95,7 @@ impl Remote {
                 Ok(claimed) => return Ok(claimed),
                 Err(DoorError::Closed) => return Err(Cut::Door),
                 // The log can't be read now, and every feed says so.
-                Err(DoorError::Store(_) | DoorError::Unreachable(_) | DoorError::TakenOver(_)) => {
+                Err(DoorError::Store(_) | DoorError::Unreachable(_) | DoorError::TakenOver) => {
                     tokio::time::sleep(LOG_PAUSE).await
                 }
             }
@@ -110,7 +110,7 @@ impl Remote {
     ) -> Result<(), Cut<E>> {
         let handed_in = self.hand_in(lines, positions).await?;
         handed_in.acknowledged().await.map(drop).map_err(|error| match error {
-            DoorError::TakenOver(_) => Cut::Again,
+            DoorError::TakenOver => Cut::Again,
             _ => Cut::Door,
         })
     }

@@ -83,7 +83,7 @@ async fn deliver(door: &Door, lines: Vec<String>) -> Result<Ack, WriteError> {
     let delivery = door.deliver(Batch { feed: None, lines, progress: Vec::new() });
     delivery.await.map_err(|error| match error {
         // A mutation is no source that anyone could take over.
-        DoorError::Closed | DoorError::Store(_) | DoorError::TakenOver(_) => WriteError::Closed,
+        DoorError::Closed | DoorError::Store(_) | DoorError::TakenOver => WriteError::Closed,
         DoorError::Unreachable(_) => WriteError::Unreachable,
     })
 }

@@ -151,8 +151,7 @@ impl Feed {
         let mut claimed = Instant::now();
         for (place, one) in self.remote.claim(&names).await?.iter().enumerate() {
             if let Some(gap) = partitions.begin(place, one, consumer)? {
-                let next = partitions.get(place).next;
-                self.tell(gap, next, &partitions).await?;
+                self.tell(gap, &partitions).await?;
             }
         }
         self.notes.borrow_mut().elsewhere = partitions.elsewhere();
@@ -273,12 +272,11 @@ impl Feed {
             }
             Met::Behind(gap) => {
                 self.send(std::mem::take(records), partitions).await?;
-                self.tell(gap, record.offset, partitions).await?;
+                self.tell(gap, partitions).await?;
             }
             Met::Other(gap) => {
                 self.send(std::mem::take(records), partitions).await?;
-                let start = partitions.get(gap.place).low;
-                self.tell(gap, start, partitions).await?;
+                self.tell(gap, partitions).await?;
                 return Err(Cut::Again);
             }
         }
@@ -308,9 +306,9 @@ impl Feed {
         self.remote.send(lines, positions.into_iter()).await
     }
 
-    /// Tells everyone that records before `next` are lost, with the progress that goes over them.
-    async fn tell(&self, gap: Gap, next: u64, partitions: &Partitions) -> Result<(), Cut> {
-        let Gap { place, reason } = gap;
+    /// Tells everyone that records are lost, with the progress that goes over them.
+    async fn tell(&self, gap: Gap, partitions: &Partitions) -> Result<(), Cut> {
+        let Gap { place, next, reason } = gap;
         tracing::warn!("{reason}");
         let partition = partitions.get(place);
         let source = partition.source.clone();

@@ -60,13 +60,13 @@ pub(super) struct Partition {
     /// This hub reads it. Where several share a log one of them does.
     ours: bool,
     /// The next offset.
-    pub(super) next: u64,
+    next: u64,
     /// The offset behind its newest record, when that was last asked.
     end: u64,
     /// Its end was reached since the session began.
     read: bool,
     /// The oldest offset there was when it was begun.
-    pub(super) low: u64,
+    low: u64,
     /// The record before `next` has this [`mark`], if the topic is still the same; it is read once more.
     proof: Option<u64>,
     /// Whether compaction removes records; `None` where the brokers do not tell.
@@ -78,6 +78,8 @@ pub(super) struct Partition {
 /// Records that nobody can tell any more.
 pub(super) struct Gap {
     pub(super) place: usize,
+    /// The offset behind it.
+    pub(super) next: u64,
     /// For people.
     pub(super) reason: String,
 }
@@ -205,7 +207,7 @@ impl Partitions {
             }
         };
         own.read = own.next >= own.end;
-        Ok(reason.map(|reason| Gap { place, reason }))
+        Ok(reason.map(|reason| Gap { place, next: own.next, reason }))
     }
 
     /// Looks how far other hubs are; whether the same partitions are this hub's as before.
@@ -253,7 +255,8 @@ impl Partitions {
             if mark() == proof {
                 return Met::Known;
             }
-            return Met::Other(Gap { place, reason: own.made_anew() });
+            let reason = own.made_anew();
+            return Met::Other(Gap { place, next: own.next, reason });
         }
         let missing = offset.saturating_sub(own.next);
         let next = offset + 1;
@@ -269,7 +272,7 @@ impl Partitions {
             let reason = format!(
                 "compaction took offsets {first} to {last} of {source} before they were read"
             );
-            return Met::Behind(Gap { place, reason });
+            return Met::Behind(Gap { place, next: offset, reason });
         }
         if std::mem::replace(&mut own.told_missing, true) {
             return Met::Next;

@@ -234,17 +234,14 @@ impl Entry {
         let mut halted = false;
         let mut sure = true;
         while let Err(error) = self.write(feed, origin, insertion).await {
-            let taken_over = match &error {
-                EntryError::Source(SourcesError::TakenOver(source)) => Some(source.clone()),
-                _ => None,
-            };
-            if let Some(source) = taken_over.clone().filter(|_| insertion.is_of_partitions()) {
+            let taken_over = matches!(error, EntryError::Source(SourcesError::TakenOver(_)));
+            if taken_over && insertion.is_of_partitions() {
                 if let Some(feed) = feed.filter(|_| halted) {
                     self.statuses.clear(feed, Cause::SharedLog);
                 }
-                return Err(DoorError::TakenOver(source));
+                return Err(DoorError::TakenOver);
             }
-            if taken_over.is_some() {
+            if taken_over {
                 tracing::error!(%error, "the feed has ended");
             } else if !halted {
                 tracing::warn!(%error, "the shared log takes nothing: trying until it does");
@@ -256,7 +253,7 @@ impl Entry {
                 None if sure => return Err(DoorError::Unreachable(error.to_string())),
                 None => {}
             }
-            if taken_over.is_some() {
+            if taken_over {
                 std::future::pending::<()>().await;
             }
             tokio::time::sleep(backoff.wait()).await;
