@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::harness::client::PATIENCE;
 use crate::harness::records::{self, message, producer, send};
-use crate::harness::{Hub, Kafka, Listener, kafka, loud};
+use crate::harness::{Hub, Kafka, Listener, kafka, loud, until};
 
 /// Of the feed.
 const NAME: &str = "kafka";
@@ -65,12 +65,7 @@ async fn every_record_is_told_once_and_in_order_while_broker_and_hub_are_killed(
         }
         if kill < broker_kills {
             kafka.kill9();
-            kafka = tokio::task::spawn_blocking(move || {
-                kafka.restart();
-                kafka
-            })
-            .await
-            .unwrap();
+            kafka = kafka.restarted().await;
         }
     }
     for one in producers {
@@ -301,11 +296,7 @@ async fn what_retention_took_is_told_and_a_broker_that_says_nothing_is_stale() {
     kafka.signal("-CONT");
     hub.until_feed(NAME, "LIVE", |feed| feed["state"] == "LIVE").await;
     send(&producer, "events", 0, message(0, 61).as_bytes()).await;
-    let began = Instant::now();
-    while told(&hub, "p0").last() != Some(&61) {
-        assert!(began.elapsed() < PATIENCE, "what came behind never came");
-        tokio::time::sleep(BETWEEN_LOOKS).await;
-    }
+    until("what comes behind", async || told(&hub, "p0").last() == Some(&61)).await;
     let mut once = BTreeMap::new();
     told(&hub, "p0").into_iter().for_each(|one| *once.entry(one).or_insert(0) += 1);
     assert!(once.values().all(|count| *count == 1), "{once:?}");

@@ -441,12 +441,7 @@ async fn each_mutation_that_is_asked_until_it_is_answered_counts_once_over_kills
         }
         kafka.kill9();
         hub.until_feed("kafka", "STALE", |feed| feed["state"] == "STALE").await;
-        kafka = tokio::task::spawn_blocking(move || {
-            kafka.restart();
-            kafka
-        })
-        .await
-        .unwrap();
+        kafka = kafka.restarted().await;
     }
     let (mut refused, mut cut) = (0, 0);
     for client in clients {

@@ -1,18 +1,15 @@
 //! Several hubs on one log that are all told to read the same topics of a real Kafka: one of them reads a
 //! partition, another goes on where it went, and each record is told once.
 
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
-
 use serde_json::Value;
+use std::net::SocketAddr;
 
 use crate::harness::client::PATIENCE;
-use crate::harness::{Hub, Kafka, Listener, Postgres, loud, records};
+use crate::harness::{Hub, Kafka, Listener, Postgres, loud, records, until};
 
 /// Of the feed.
 const NAME: &str = "kafka";
 const PARTITIONS: i32 = 8;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
 /// How much of a storm: `make test`'s, or `make soak`'s.
 struct Size {
@@ -49,17 +46,15 @@ fn elsewhere(feed: &Value, partitions: i32) -> i32 {
 
 /// The place of the one that reads everything.
 async fn reader(hubs: [&Hub; 2], partitions: i32) -> usize {
-    let began = Instant::now();
-    loop {
+    let mut reads = 0;
+    until("one that reads everything", async || {
         let all = hubs.map(|hub| elsewhere(&hub.feed_status(NAME), partitions));
-        if let Some(place) = all.iter().position(|others| *others == 0)
-            && all[1 - place] == partitions
-        {
-            return place;
-        }
-        assert!(began.elapsed() < PATIENCE, "{all:?}");
-        tokio::time::sleep(BETWEEN_LOOKS).await;
-    }
+        let found = all.iter().position(|others| *others == 0);
+        reads = found.unwrap_or(reads);
+        found.is_some_and(|place| all[1 - place] == partitions)
+    })
+    .await;
+    reads
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -99,12 +94,7 @@ async fn each_record_is_told_once_at_every_hub_whichever_of_them_reads_and_is_ki
         }
         hubs[reads].restart();
         kafka.kill9();
-        kafka = tokio::task::spawn_blocking(move || {
-            kafka.restart();
-            kafka
-        })
-        .await
-        .unwrap();
+        kafka = kafka.restarted().await;
         for hub in &mut hubs {
             assert!(hub.sigterm().success());
             hub.restart();
@@ -163,11 +153,7 @@ async fn a_topic_made_anew_begins_the_same_epoch_at_every_hub() {
         let feed = hub.feed_status(NAME);
         feed["reason"].as_str().is_some_and(|reason| reason.contains("was made anew"))
     };
-    let began = Instant::now();
-    while !hubs.iter().any(anew) {
-        assert!(began.elapsed() < PATIENCE, "no hub noticed");
-        tokio::time::sleep(BETWEEN_LOOKS).await;
-    }
+    until("a hub that noticed", async || hubs.iter().any(anew)).await;
     for number in 1..4 {
         records::send(&producer, "events", 0, records::message(0, number).as_bytes()).await;
     }
@@ -198,11 +184,7 @@ async fn a_reader_that_is_stopped_is_replaced_and_brings_nothing_more_when_it_wa
     let (stopped, other) = (&hubs[first], &hubs[1 - first]);
     let sending = records::storm(&producer, 1, 0..500);
     let some = async |hub: &Hub, enough: usize| {
-        let began = Instant::now();
-        while hub.published(&topic).len() < enough {
-            assert!(began.elapsed() < PATIENCE, "{enough} never came");
-            tokio::time::sleep(BETWEEN_LOOKS).await;
-        }
+        until("enough", async || hub.published(&topic).len() >= enough).await;
     };
     some(other, 1).await;
     stopped.signal("-STOP");

@@ -4,14 +4,13 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::harness::client::PATIENCE;
 use crate::harness::hub::append;
 use crate::harness::{
-    Client, Follower, Hub, Listener, Postgres, Seen, follower, http, loud, market,
+    Client, Follower, Hub, Listener, Postgres, Seen, follower, http, loud, market, until,
 };
 
 const TOPICS: u64 = 3;
@@ -50,14 +49,6 @@ async fn publish(hub: SocketAddr, topic: &str, data: &str) -> Value {
     tokio::task::spawn_blocking(move || http::post(hub, &json!({ "query": query })).json())
         .await
         .unwrap()
-}
-
-async fn until(what: &str, mut there: impl AsyncFnMut() -> bool) {
-    let began = Instant::now();
-    while !there().await {
-        assert!(began.elapsed() < PATIENCE, "{what} never came");
-        tokio::time::sleep(BETWEEN_LOOKS).await;
-    }
 }
 
 /// Follows the book at one hub after the other until it is as these steps leave it; how often it went.

@@ -170,8 +170,13 @@ impl Kafka {
         broker.wait().unwrap();
     }
 
-    pub fn restart(&mut self) {
-        self.launch();
+    /// Started again once it was killed, while others go on.
+    pub async fn restarted(mut self) -> Self {
+        let again = move || {
+            self.launch();
+            self
+        };
+        tokio::task::spawn_blocking(again).await.unwrap()
     }
 
     /// Stops the process, or lets it go on.

@@ -21,3 +21,16 @@ pub use kafka::Kafka;
 pub use listener::Listener;
 pub use postgres::Postgres;
 pub use redis::Redis;
+
+use std::time::{Duration, Instant};
+
+const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
+
+/// Looks until something is there.
+pub async fn until(what: &str, mut there: impl AsyncFnMut() -> bool) {
+    let began = Instant::now();
+    while !there().await {
+        assert!(began.elapsed() < client::PATIENCE, "{what} never came");
+        tokio::time::sleep(BETWEEN_LOOKS).await;
+    }
+}
