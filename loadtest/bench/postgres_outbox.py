@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """What the outbox costs those who write into it: commits a second of 8 writers (pgbench, a row a
-transaction), in turns against the same insert into a plain table of the same run.
+transaction), each between two runs of the same insert into a plain table.
 
     postgres_outbox.py HUB [--rounds N] [--seconds S]
 
@@ -9,12 +9,12 @@ asleep      the outbox, nobody reads it and somebody sleeps: every transaction r
 no hub      the outbox, nobody reads it and nobody sleeps: no transaction rings
 outbox      the outbox with a hub that numbers and reads its rows meanwhile
 notify      the plain table with a trigger that notifies in each transaction, and a listener
-fan-in      what the hub had in its log at the end of its rounds, of what was committed
 
 Needs PostgreSQL's own programs (Debian: postgresql); starts a server of its own and stops it.
 """
 
 import argparse
+import collections
 import glob
 import json
 import os
@@ -136,33 +136,43 @@ def measure(server, options):
         CREATE TRIGGER ring AFTER INSERT ON notifying FOR EACH STATEMENT EXECUTE FUNCTION ring()"""
     )
     insert = lambda table: f"INSERT INTO {table} (payload) VALUES ('{PAYLOAD}')"
-    figures = {name: [] for name in ["plain", "asleep", "no hub", "outbox", "notify", "fan-in"]}
+    # The machine's speed drifts: each is compared with the limit just before and just after it.
+    rates, ratios, fan_in = collections.defaultdict(list), collections.defaultdict(list), []
+    limit = lambda: rates["plain"].append(server.rate(insert("plain"), options.seconds))
+
+    def compare(name, table, after=lambda: None):
+        rates[name].append(server.rate(insert(table), options.seconds))
+        after()
+        limit()
+        ratios[name].append(2 * rates[name][-1] / sum(rates["plain"][-2:]))
+
+    limit()
     for _ in range(options.rounds):
-        figures["plain"].append(server.rate(insert("plain"), options.seconds))
-        figures["no hub"].append(server.rate(insert("events"), options.seconds))
+        compare("no hub", "events")
         sleeper = server.session("SELECT pg_advisory_lock(1936749172, 1); LISTEN spreadly_events")
-        figures["asleep"].append(server.rate(insert("events"), options.seconds))
+        compare("asleep", "events")
         sleeper.kill()
         sleeper.wait()
-        server.sql("TRUNCATE events")
+        server.sql("TRUNCATE events, spreadly_runs")
         hub = Hub(os.path.abspath(options.hub), server.url)
         time.sleep(0.5)
-        figures["outbox"].append(server.rate(insert("events"), options.seconds))
-        committed = int(server.sql("SELECT count(*) FROM events"))
-        figures["fan-in"].append(hub.read() / committed)
-        hub.stop()
-        server.sql("TRUNCATE events")
+
+        def stop():
+            committed = int(server.sql("SELECT count(*) FROM events"))
+            fan_in.append(hub.read() / committed)
+            hub.stop()
+
+        compare("outbox", "events", stop)
+        server.sql("TRUNCATE events, spreadly_runs")
         listener = server.session("LISTEN bell")
-        figures["notify"].append(server.rate(insert("notifying"), options.seconds))
+        compare("notify", "notifying")
         listener.kill()
         listener.wait()
-    limit = statistics.median(figures["plain"])
-    print(f"{'':10} {'commits/s':>10} {'of plain':>9}")
-    for name, rates in figures.items():
-        if name != "fan-in":
-            ratios = [rate / plain for rate, plain in zip(rates, figures["plain"])]
-            print(f"{name:10} {statistics.median(rates):10.0f} {statistics.median(ratios):9.2f}")
-    print(f"in the hub's log when the writers ended: {min(figures['fan-in']):.1%} at least (plain {limit:.0f}/s)")
+    print(f"{'':10} {'commits/s':>10} {'of plain':>9}   from {'to':>5}")
+    for name in ["plain", *ratios]:
+        told = ratios.get(name, [1])
+        print(f"{name:10} {statistics.median(rates[name]):10.0f} {statistics.median(told):9.3f}   {min(told):.2f} {max(told):5.2f}")
+    print(f"in the hub's log when the writers ended: {min(fan_in):.1%} at least")
 
 
 if __name__ == "__main__":
