@@ -12,6 +12,7 @@ use serde_json::json;
 use tokio_postgres::Client as Database;
 
 use crate::harness::client::PATIENCE;
+use crate::harness::postgres::BACK_TO_TWO_ROWS;
 use crate::harness::{Client, Hub, Listener, Postgres, loud};
 
 /// Of the feed.
@@ -303,7 +304,10 @@ async fn without_a_doorbell_rows_come_at_the_next_poll() {
         "feeds.postgres.poll_interval_ms=100",
     ]);
     let database = ready(&postgres).await;
-    database.batch_execute("DROP TRIGGER spreadly_ring ON events").await.unwrap();
+    database
+        .batch_execute("ALTER TABLE events ALTER COLUMN xact SET DEFAULT pg_current_xact_id()")
+        .await
+        .unwrap();
     for number in 1..=3 {
         database.execute(INSERT, &[&message(0, &number.to_string())]).await.unwrap();
         hub.until_feed(NAME, "a row", |feed| feed["eventsTotal"] == *number.to_string()).await;
@@ -385,7 +389,6 @@ async fn another_database_is_read_from_its_start_and_one_that_lost_its_end_from_
         database.execute(INSERT, &[&message(0, &number.to_string())]).await.unwrap();
     }
     hub.until_feed(NAME, "rows", |feed| feed["eventsTotal"] == "4").await;
-    // As a copy brought back from before the last two rows.
     let cut = |statement: &'static str| {
         format!(
             "BEGIN; {statement}
@@ -393,11 +396,7 @@ async fn another_database_is_read_from_its_start_and_one_that_lost_its_end_from_
              COMMIT"
         )
     };
-    let restored = "DELETE FROM events USING spreadly_positions AS own
-            WHERE events.id = own.id AND own.position > 2;
-        DELETE FROM spreadly_positions WHERE position > 2;
-        UPDATE spreadly_numbering SET last = 2;";
-    database.batch_execute(&cut(restored)).await.unwrap();
+    database.batch_execute(&cut(BACK_TO_TWO_ROWS)).await.unwrap();
     database.execute(INSERT, &[&message(0, "5")]).await.unwrap();
     hub.until_feed(NAME, "a row behind what is left", |feed| feed["eventsTotal"] == "5").await;
     // As another one, whose numbers begin anew: ids that are known count once.
@@ -445,8 +444,10 @@ async fn numbered(database: &Database) -> Vec<String> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
+/// Gives the newest number.
 async fn number(database: &Database, most: i32) -> i64 {
-    database.query_one("SELECT spreadly_number($1)", &[&most]).await.unwrap().get(0)
+    let query = "SELECT max(newest) FROM spreadly_take($1, 1000000)";
+    database.query_one(query, &[&most]).await.unwrap().get(0)
 }
 
 async fn insert(database: &Database, names: &[&str]) {
@@ -460,7 +461,7 @@ async fn insert(database: &Database, names: &[&str]) {
 async fn each_row_is_numbered_once_in_order_however_many_calls_it_takes() {
     let postgres = Postgres::start();
     let mut database = postgres.client().await;
-    migrate(&mut database, 4).await;
+    migrate(&mut database, 5).await;
     let (late, later) = (postgres.client().await, postgres.client().await);
     late.batch_execute("BEGIN").await.unwrap();
     insert(&late, &["a1", "a2"]).await;
@@ -501,18 +502,22 @@ async fn migrate(database: &mut Database, version: i32) {
 }
 
 #[tokio::test]
-async fn numbers_that_stood_in_the_rows_are_kept_and_what_had_none_follows() {
-    let postgres = Postgres::start();
-    let mut database = postgres.client().await;
-    migrate(&mut database, 3).await;
-    insert(&database, &["1", "2", "3"]).await;
-    assert_eq!(number(&database, 2).await, 2);
-    let hub = with_postgres(&postgres.url());
-    hub.until_feed(NAME, "all", |feed| feed["eventsTotal"] == "3").await;
-    insert(&database, &["4"]).await;
-    hub.until_feed(NAME, "a new one", |feed| feed["eventsTotal"] == "4").await;
-    assert_eq!(hub.published("t0"), ["1", "2", "3", "4"]);
-    assert_eq!(numbered(&database).await, ["1", "2", "3", "4"]);
+async fn numbers_of_older_tables_are_kept_and_what_had_none_follows() {
+    // In the rows, and in a table of their own.
+    for version in [3, 4] {
+        let postgres = Postgres::start();
+        let mut database = postgres.client().await;
+        migrate(&mut database, version).await;
+        insert(&database, &["1", "2", "3"]).await;
+        let newest = database.query_one("SELECT spreadly_number(2)", &[]).await.unwrap();
+        assert_eq!(newest.get::<_, i64>(0), 2, "{version}");
+        let hub = with_postgres(&postgres.url());
+        hub.until_feed(NAME, "all", |feed| feed["eventsTotal"] == "3").await;
+        insert(&database, &["4"]).await;
+        hub.until_feed(NAME, "a new one", |feed| feed["eventsTotal"] == "4").await;
+        assert_eq!(hub.published("t0"), ["1", "2", "3", "4"], "{version}");
+        assert_eq!(numbered(&database).await, ["1", "2", "3", "4"], "{version}");
+    }
 }
 
 /// Whoever clears the table leaves more numbers without rows than are read at once.
@@ -520,16 +525,21 @@ async fn numbers_that_stood_in_the_rows_are_kept_and_what_had_none_follows() {
 async fn what_comes_behind_rows_that_were_deleted_is_told() {
     let postgres = Postgres::start();
     let mut database = postgres.client().await;
-    migrate(&mut database, 4).await;
+    migrate(&mut database, 5).await;
     let many = r#"INSERT INTO events (payload) SELECT json_build_object('kind', 'message',
         'topic', 't0', 'data', number) FROM generate_series(1, 2500) AS number"#;
     database.batch_execute(many).await.unwrap();
-    assert_eq!(number(&database, 3_000).await, 2_500);
+    while number(&database, 1_000).await < 2_500 {}
     database.batch_execute("DELETE FROM events WHERE id <> 7").await.unwrap();
     let hub = with_postgres(&postgres.url());
     insert(&database, &["behind"]).await;
     hub.until_feed(NAME, "what is left", |feed| feed["eventsTotal"] == "2").await;
     assert_eq!(hub.published("t0"), [json!(7), json!("behind")]);
+    database.batch_execute("TRUNCATE events, spreadly_runs").await.unwrap();
+    let other = with_postgres(&postgres.url());
+    insert(&database, &["alone"]).await;
+    other.until_feed(NAME, "what is there", |feed| feed["eventsTotal"] == "1").await;
+    assert_eq!(other.published("t0"), ["alone"]);
 }
 
 /// Its transactions are counted from the start again.
@@ -537,7 +547,7 @@ async fn what_comes_behind_rows_that_were_deleted_is_told() {
 async fn a_dump_that_is_put_back_into_another_server_goes_on_where_it_was() {
     let (first, second) = (Postgres::start(), Postgres::start());
     let mut database = first.client().await;
-    migrate(&mut database, 4).await;
+    migrate(&mut database, 5).await;
     for _ in 0..2_000 {
         database.execute("SELECT pg_current_xact_id()", &[]).await.unwrap();
     }

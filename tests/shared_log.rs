@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::hub::append;
+use crate::harness::postgres::BACK_TO_TWO_ROWS;
 use crate::harness::{
     Client, Follower, Hub, Listener, Postgres, Seen, follower, http, loud, market, until,
 };
@@ -257,13 +258,12 @@ async fn a_hub_whose_log_lost_its_end_begins_a_new_epoch_with_what_is_left() {
     }
     let epoch = hub.query("{ hub { epoch } }")["hub"]["epoch"].clone();
     let database = postgres.client().await;
-    let cut = "DELETE FROM events USING spreadly_positions AS own
-            WHERE events.id = own.id AND own.position > 2;
-        DELETE FROM spreadly_positions WHERE position > 2;
-        UPDATE spreadly_numbering SET last = 2;
+    let cut = format!(
+        "{BACK_TO_TWO_ROWS}
         SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-            WHERE application_name = 'spreadly' AND pid <> pg_backend_pid()";
-    database.batch_execute(cut).await.unwrap();
+            WHERE application_name = 'spreadly' AND pid <> pg_backend_pid()"
+    );
+    database.batch_execute(&cut).await.unwrap();
     let anew = async || {
         let answer = tokio::task::spawn_blocking({
             let address = hub.address();

@@ -75,41 +75,39 @@ BEGIN
     -- A statement of its own: it sees what whoever held the lock has numbered, and all that the round saw.
     -- Transactions that were under way at `seen` began before any that it did not know.
     WITH due AS (
-        SELECT xact, id, row_number() OVER (ORDER BY xact, id) AS place FROM (
-            SELECT xact, id FROM (
-                SELECT row.xact, row.id
-                FROM (
-                        SELECT xact FROM pg_snapshot_xip(own.seen) AS late (xact)
-                        WHERE xact >= begun_xact AND pg_visible_in_snapshot(xact, own.round)
-                        ORDER BY xact
-                    ) AS late,
-                    LATERAL (
-                        SELECT xact, id FROM events
-                        WHERE events.xact = late.xact
-                            AND id > CASE WHEN late.xact = begun_xact THEN begun_id ELSE 0 END
-                        ORDER BY id LIMIT most
-                    ) AS row
-                LIMIT most
-            ) AS late
-            UNION ALL
-            SELECT xact, id FROM (
-                SELECT xact, id FROM events
-                -- One bound below, as a search of the index begins at one.
-                WHERE (xact, id) > (
-                        greatest(begun_xact, pg_snapshot_xmax(own.seen)),
-                        CASE WHEN begun_xact >= pg_snapshot_xmax(own.seen) THEN begun_id ELSE 0 END)
-                    AND xact < pg_snapshot_xmax(own.round)
-                    AND pg_visible_in_snapshot(xact, own.round)
-                ORDER BY xact, id LIMIT most
-            ) AS new
+        SELECT xact, id FROM (
+            SELECT row.xact, row.id
+            FROM (
+                    SELECT xact FROM pg_snapshot_xip(own.seen) AS late (xact)
+                    WHERE xact >= begun_xact AND pg_visible_in_snapshot(xact, own.round)
+                    ORDER BY xact
+                ) AS late,
+                LATERAL (
+                    SELECT xact, id FROM events
+                    WHERE events.xact = late.xact
+                        AND id > CASE WHEN late.xact = begun_xact THEN begun_id ELSE 0 END
+                    ORDER BY id LIMIT most
+                ) AS row
             LIMIT most
-        ) AS found
+        ) AS late
+        UNION ALL
+        SELECT xact, id FROM (
+            SELECT xact, id FROM events
+            -- One bound below, as a search of the index begins at one.
+            WHERE (xact, id) > (
+                    greatest(begun_xact, pg_snapshot_xmax(own.seen)),
+                    CASE WHEN begun_xact >= pg_snapshot_xmax(own.seen) THEN begun_id ELSE 0 END)
+                AND xact < pg_snapshot_xmax(own.round)
+                AND pg_visible_in_snapshot(xact, own.round)
+            ORDER BY xact, id LIMIT most
+        ) AS new
+        LIMIT most
     ), placed AS (
         INSERT INTO spreadly_positions (position, id)
-        SELECT own.last + place, id FROM due ORDER BY place
+        SELECT own.last + row_number() OVER (ORDER BY xact, id), id FROM due ORDER BY xact, id
     )
-    SELECT place, xact, id INTO numbered, last_xact, last_id FROM due ORDER BY place DESC LIMIT 1;
-    numbered := coalesce(numbered, 0);
+    SELECT count(*), max(xact), (array_agg(id ORDER BY xact DESC, id DESC))[1]
+    INTO numbered, last_xact, last_id FROM due;
     IF numbered < most THEN
         UPDATE spreadly_numbering
         SET last = own.last + numbered, seen = own.round,

@@ -25,6 +25,14 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// As a copy of the database brought back from before the third row.
+pub const BACK_TO_TWO_ROWS: &str = "
+    DELETE FROM events USING spreadly_positions AS own
+        WHERE events.id = own.id AND own.position > 2;
+    DELETE FROM spreadly_runs WHERE first > 2;
+    UPDATE spreadly_runs SET ids = ids[:3 - first];
+    UPDATE spreadly_numbering SET last = 2;";
+
 impl Postgres {
     pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();

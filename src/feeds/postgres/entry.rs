@@ -33,12 +33,15 @@ use crate::store::Progress;
 /// Requests that are under way at once: twice what waits at a door, and each has at most a batch.
 const MOST_UNDER_WAY: usize = 512;
 
-/// Lines in order; those that a commit of unknown outcome has brought already count once.
+/// Lines in order, or none of them where a commit of unknown outcome has brought them already.
 const INSERT: &str = "
+    WITH once AS (
+        INSERT INTO spreadly_insertions (origin) VALUES ($1) ON CONFLICT DO NOTHING RETURNING origin
+    )
     INSERT INTO events (payload, origin, line)
-    SELECT payload::json, $1, line - 1 FROM unnest($2::text[]) WITH ORDINALITY AS new (payload, line)
-    ORDER BY line
-    ON CONFLICT (origin, line) WHERE origin IS NOT NULL DO NOTHING";
+    SELECT payload::json, origin, place - 1
+    FROM once, unnest($2::text[]) WITH ORDINALITY AS new (payload, place)
+    ORDER BY place";
 
 #[derive(Clone)]
 pub struct EntryConfig {

@@ -33,10 +33,13 @@ pub const NAME: &str = "postgres";
 /// Without a row for so long the hub goes to sleep: writers ring from then on, which makes their
 /// commits wait for one another, so not between two rows of a busy table.
 const QUIET: Duration = Duration::from_millis(100);
-/// A look that found fewer rows was early: numbering, reading and logging cost as much for few rows as
-/// for many, so more gather before the next. A row is later by this at most.
-const FEW_ROWS: usize = 256;
+/// A look that found fewer rows was early: numbering, reading and logging them cost little more for many
+/// than for few, so more gather before the next. A row is later by that at most. The longer rest is for
+/// writers who need the machine themselves.
+const FEW_ROWS: u64 = 32;
 const GATHER: Duration = Duration::from_millis(5);
+const MANY_ROWS: u64 = 512;
+const GATHER_MORE: Duration = Duration::from_millis(10);
 /// Between two looks at a busy table, rising while nothing comes.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
@@ -125,24 +128,25 @@ impl Feed {
         let outbox = Outbox::open(&self.config).await?;
         let numbering = outbox.numbering().await?;
         let mut position = self.begin(&numbering).await?;
+        let mut newest = numbering.last;
         let mut rest = Rest::new();
         loop {
-            let last = outbox.number().await?;
-            let (rows, until) = outbox.read(position).await?;
-            if until == position {
+            let found = outbox.behind(position, newest).await?;
+            newest = found.newest;
+            if found.until == position {
                 self.remote.behind(0);
                 self.remote.caught_up();
                 *healthy = true;
                 rest.wait(&outbox, self.config.poll_interval).await?;
                 continue;
             }
-            self.remote.behind(last.saturating_sub(position));
-            let few = rows.len() < FEW_ROWS;
-            self.deliver(rows, numbering.epoch).await?;
-            position = until;
+            let lag = newest.saturating_sub(position);
+            self.remote.behind(lag);
+            self.deliver(found.rows, numbering.epoch).await?;
+            position = found.until;
             rest.wake(&outbox).await?;
-            if few {
-                tokio::time::sleep(GATHER).await;
+            if lag < MANY_ROWS {
+                tokio::time::sleep(if lag < FEW_ROWS { GATHER } else { GATHER_MORE }).await;
             }
         }
     }

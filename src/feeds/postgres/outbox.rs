@@ -44,7 +44,9 @@ pub enum OutboxError {
     Pool(#[from] deadpool_postgres::BuildError),
     #[error("its encoding is {0}, and events are UTF8: make the database anew with that one")]
     Encoding(String),
-    #[error("its tables can't be made: {0}")]
+    #[error("its function spreadly_take is not the hub's, as it gives no counts")]
+    NotOurs,
+    #[error("its tables can't be made: {0}: {cause}", cause = first_cause(.0))]
     Migration(#[from] Box<refinery::Error>),
 }
 
@@ -55,6 +57,15 @@ fn told(error: &tokio_postgres::Error) -> String {
         (None, Some(source)) => format!("{error}: {source}"),
         (None, None) => error.to_string(),
     }
+}
+
+/// The library's own text ends with "db error".
+fn first_cause(error: &refinery::Error) -> &dyn std::error::Error {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause
 }
 
 /// What is numbered of the table.
@@ -84,6 +95,36 @@ pub(super) struct Row {
     pub(super) origin: Option<(u64, usize)>,
 }
 
+impl Row {
+    /// Of columns that both queries begin with.
+    fn new(
+        row: &tokio_postgres::Row,
+        id: i64,
+        position: u64,
+    ) -> Result<Self, tokio_postgres::Error> {
+        let text: Option<&str> = row.try_get(1)?;
+        let origin: Option<i64> = row.try_get(3)?;
+        let line: Option<i32> = row.try_get(4)?;
+        let line = line.and_then(|line| usize::try_from(line).ok());
+        Ok(Self {
+            position,
+            id: id.cast_unsigned(),
+            line: text.map(|text| text.as_bytes().to_vec()).ok_or(Refusal::TooLong),
+            inserted: row.try_get(2)?,
+            origin: origin.map(i64::cast_unsigned).zip(line),
+        })
+    }
+}
+
+pub(super) struct Rows {
+    /// In the order of their numbers.
+    pub(super) rows: Vec<Row>,
+    /// Up to which number they are. Some have no row any more.
+    pub(super) until: u64,
+    /// The newest number that was given.
+    pub(super) newest: u64,
+}
+
 /// What came of going to sleep.
 pub(super) enum Sleep {
     /// Who commits from now on rings.
@@ -99,7 +140,7 @@ pub(super) struct Outbox {
     client: Client,
     deadline: Duration,
     rung: Arc<Notify>,
-    number: Statement,
+    take: Statement,
     read: Statement,
     _driver: Driver,
 }
@@ -138,9 +179,9 @@ impl Outbox {
         let session =
             session(config) + BY_INDEX + "LISTEN spreadly_events; LISTEN spreadly_numbered";
         within(deadline, client.batch_execute(&session)).await?;
-        let number = within(deadline, client.prepare("SELECT spreadly_number($1)")).await?;
+        let take = within(deadline, client.prepare(TAKE)).await?;
         let read = within(deadline, client.prepare(READ)).await?;
-        Ok(Self { client, deadline, rung, number, read, _driver: driver })
+        Ok(Self { client, deadline, rung, take, read, _driver: driver })
     }
 
     pub(super) async fn is_utf8(&self) -> Result<(), OutboxError> {
@@ -168,41 +209,55 @@ impl Outbox {
         Ok(Numbering { epoch: whole(0)?, last: whole(1)? })
     }
 
-    /// Numbers what was committed; gives the newest number.
-    pub(super) async fn number(&self) -> Result<u64, OutboxError> {
-        let row =
-            within(self.deadline, self.client.query_one(&self.number, &[&BATCH_ROWS])).await?;
-        Ok(row.try_get::<_, i64>(0)?.cast_unsigned())
+    /// The rows behind a number, of which `newest` was known to be the last. Where there are none, numbers
+    /// what was committed since.
+    pub(super) async fn behind(&self, position: u64, newest: u64) -> Result<Rows, OutboxError> {
+        if position < newest {
+            let found = self.read(position, newest).await?;
+            if found.until > position {
+                return Ok(found);
+            }
+        }
+        let taken = self.take().await?;
+        // Others were numbered before them, by another hub or without being known; or they are too large.
+        let next = taken.rows.first().map_or(taken.newest, |row| row.position - 1);
+        if next == position { Ok(taken) } else { self.read(position, taken.newest).await }
     }
 
-    /// The rows behind a number, in their order, and up to which number they are.
-    pub(super) async fn read(&self, position: u64) -> Result<(Vec<Row>, u64), OutboxError> {
-        let (behind, rows) = (position.cast_signed(), i64::from(BATCH_ROWS));
+    /// Numbers what was committed and brings it, if it is not too large.
+    async fn take(&self) -> Result<Rows, OutboxError> {
+        let query = self.client.query(&self.take, &[&BATCH_ROWS, &BATCH_BYTES]);
+        // All of it, so that it is committed: only then do the numbers count.
+        let found = within(self.deadline, query).await?;
+        let first = found.first().ok_or(OutboxError::NotOurs)?;
+        let newest = first.try_get::<_, i64>(5)?.cast_unsigned();
+        let before = newest - first.try_get::<_, i64>(6)?.cast_unsigned();
+        let mut taken = Rows { rows: Vec::with_capacity(found.len()), until: newest, newest };
+        for (row, position) in found.iter().zip(before + 1..) {
+            if let Some(id) = row.try_get::<_, Option<i64>>(0)? {
+                taken.rows.push(Row::new(row, id, position)?);
+            }
+        }
+        Ok(taken)
+    }
+
+    /// What has a number behind this one.
+    async fn read(&self, position: u64, newest: u64) -> Result<Rows, OutboxError> {
+        let behind = position.cast_signed();
         let most = MOST_LINE_BYTES as i32;
-        let parameters: [&(dyn ToSql + Sync); 4] = [&behind, &rows, &most, &BATCH_BYTES];
+        let parameters: [&(dyn ToSql + Sync); 4] =
+            [&behind, &i64::from(BATCH_ROWS), &BATCH_BYTES, &most];
         let query = self.client.query(&self.read, &parameters);
         let found = within(self.deadline, query).await?;
-        let mut rows = Vec::with_capacity(found.len());
-        let mut until = position;
-        for row in found {
-            until = row.try_get::<_, i64>(0)?.cast_unsigned();
+        let mut read = Rows { rows: Vec::with_capacity(found.len()), until: position, newest };
+        for row in &found {
+            read.until = row.try_get::<_, i64>(5)?.cast_unsigned();
             // One that was deleted leaves its number.
-            if !row.try_get::<_, bool>(2)? {
-                continue;
+            if row.try_get::<_, bool>(6)? {
+                read.rows.push(Row::new(row, row.try_get(0)?, read.until)?);
             }
-            let text: Option<&str> = row.try_get(3)?;
-            let origin: Option<i64> = row.try_get(5)?;
-            let line: Option<i32> = row.try_get(6)?;
-            let line = line.and_then(|line| usize::try_from(line).ok());
-            rows.push(Row {
-                inserted: row.try_get(4)?,
-                origin: origin.map(i64::cast_unsigned).zip(line),
-                position: until,
-                id: row.try_get::<_, i64>(1)?.cast_unsigned(),
-                line: text.map(|text| text.as_bytes().to_vec()).ok_or(Refusal::TooLong),
-            });
         }
-        Ok((rows, until))
+        Ok(read)
     }
 
     /// From now on writers ring, if nobody is in the way.
@@ -239,22 +294,34 @@ impl Outbox {
 const BY_INDEX: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off;
     SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off; ";
 
-/// At most so many rows, of which those before the last have at most so many bytes. A payload that no
-/// event may have is not even fetched.
+/// What [`Row::new`] takes, then the newest number and how many of them were numbered by this.
+const TAKE: &str = "
+    SELECT id, payload::text, (date_part('epoch', inserted_at) * 1000000)::bigint, origin, line,
+        newest, numbered
+    FROM spreadly_take($1, $2)";
+
+/// What [`Row::new`] takes, then its number and whether there is one. Rows behind the number $1, at most
+/// $2, of which those before the last have at most $3 bytes. A payload that no event may have is not even
+/// fetched. Runs have no more rows than are read at once; the next one may be further off than that.
 const READ: &str = "
-    SELECT position, id, size IS NOT NULL, CASE WHEN size <= $3 THEN payload::text END,
-        (date_part('epoch', inserted_at) * 1000000)::bigint, origin, line
+    SELECT id, CASE WHEN size <= $4 THEN payload::text END,
+        (date_part('epoch', inserted_at) * 1000000)::bigint, origin, line,
+        position, size IS NOT NULL
     FROM (
-        SELECT *, sum(coalesce(size, 0)) OVER (ORDER BY position) AS bytes FROM (
-            SELECT position, id, payload, octet_length(payload::text) AS size,
-                inserted_at, origin, line
-            FROM (
-                SELECT position, id FROM spreadly_positions
-                WHERE position > $1 ORDER BY position LIMIT $2
+        SELECT *, sum(size) OVER (ORDER BY position ROWS UNBOUNDED PRECEDING) AS bytes FROM (
+            SELECT *, octet_length(payload::text) AS size FROM (
+                SELECT first + place - 1 AS position, id
+                FROM spreadly_runs, unnest(ids) WITH ORDINALITY AS numbered (id, place)
+                WHERE first BETWEEN
+                        (SELECT coalesce(max(first), 0) FROM spreadly_runs WHERE first <= $1::bigint + 1)
+                        AND greatest($1::bigint + $2::bigint,
+                            (SELECT min(first) FROM spreadly_runs WHERE first > $1::bigint + 1))
+                    AND first + place - 1 > $1::bigint
+                ORDER BY position LIMIT $2::bigint
             ) AS numbered LEFT JOIN events USING (id)
         ) AS next
     ) AS counted
-    WHERE bytes - coalesce(size, 0) <= $4 ORDER BY position";
+    WHERE coalesce(bytes, 0) - coalesce(size, 0) <= $3 ORDER BY position";
 
 /// How every connection to it is made.
 pub(super) fn settings(
