@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer as _, StreamConsumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use serde_json::{Value, json};
@@ -311,10 +311,15 @@ async fn offsets(kafka: &Kafka, topic: &str) -> Vec<i64> {
     from_start.add_partition_offset(topic, 0, Offset::Beginning).unwrap();
     consumer.assign(&from_start).unwrap();
     let mut all = Vec::new();
+    let began = Instant::now();
     loop {
         match consumer.recv().await {
             Ok(message) => all.push(message.offset()),
             Err(KafkaError::PartitionEOF(_)) => return all,
+            // A busy broker may not be reached at once; librdkafka goes on by itself.
+            Err(KafkaError::MessageConsumption(
+                RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure,
+            )) if began.elapsed() < PATIENCE => {}
             Err(error) => panic!("{error}"),
         }
     }
