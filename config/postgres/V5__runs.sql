@@ -164,9 +164,9 @@ CREATE OR REPLACE FUNCTION spreadly_forget(until bigint) RETURNS bigint LANGUAGE
     SELECT count(*) FROM gone
 $$;
 
--- The doorbell is asked about where a row gets its transaction, in the plan of the insertion itself: calling a
--- trigger was the most of what the outbox added to an insertion. It is as before in all else: a writer rings only
--- where it does not get the lock that a sleeping hub holds alone, and shares it until its commit otherwise.
+-- Whether to ring is asked where a row gets its transaction, in the plan of the insertion itself: a trigger that
+-- asks costs a writer more. It is as before in all else: a writer rings only where it does not get the lock that
+-- a sleeping hub holds alone, and shares it until its commit otherwise.
 DROP TRIGGER spreadly_ring ON events;
 DROP FUNCTION spreadly_ring;
 CREATE FUNCTION spreadly_ring() RETURNS xid8 LANGUAGE plpgsql AS $$

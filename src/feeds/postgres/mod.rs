@@ -33,13 +33,13 @@ pub const NAME: &str = "postgres";
 /// Without a row for so long the hub goes to sleep: writers ring from then on, which makes their
 /// commits wait for one another, so not between two rows of a busy table.
 const QUIET: Duration = Duration::from_millis(100);
-/// A look that found fewer rows was early: numbering, reading and logging them cost little more for many
-/// than for few, so more gather before the next. A row is later by that at most. The longer rest is for
-/// writers who need the machine themselves.
-const FEW_ROWS: u64 = 32;
-const GATHER: Duration = Duration::from_millis(5);
+/// A look that found fewer than many rows was early: numbering, reading and logging cost little more for
+/// many than for few, so more gather before the next. A row is later by that at most: by the shorter time
+/// where there are few, as then the looks cost little themselves.
 const MANY_ROWS: u64 = 512;
-const GATHER_MORE: Duration = Duration::from_millis(10);
+const GATHER: Duration = Duration::from_millis(10);
+const FEW_ROWS: u64 = 32;
+const GATHER_FEW: Duration = Duration::from_millis(5);
 /// Between two looks at a busy table, rising while nothing comes.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
@@ -146,7 +146,7 @@ impl Feed {
             position = found.until;
             rest.wake(&outbox).await?;
             if lag < MANY_ROWS {
-                tokio::time::sleep(if lag < FEW_ROWS { GATHER } else { GATHER_MORE }).await;
+                tokio::time::sleep(if lag < FEW_ROWS { GATHER_FEW } else { GATHER }).await;
             }
         }
     }

@@ -16,7 +16,7 @@ use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 use super::PostgresConfig;
 use crate::market::event::{MOST_LINE_BYTES, Micros, Refusal};
 
-/// Rows numbered and read at once.
+/// Rows numbered and read at once. The table `spreadly_runs` takes no longer run either.
 const BATCH_ROWS: i32 = 1_024;
 /// Bytes of payloads read at once, but for the last one's.
 const BATCH_BYTES: i64 = 1 << 20;
