@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """What the outbox costs those who write into it: commits a second of 8 writers (pgbench, a row a
-transaction), each between two runs of the same insert into a plain table.
+transaction), each between two runs of the same insert into a plain table; and the processor time of a
+commit, which wanders far less, by who takes it and in units of what pgbench takes for one.
 
     postgres_outbox.py HUB [--rounds N] [--seconds S]
 
@@ -19,6 +20,7 @@ import glob
 import json
 import os
 import pathlib
+import resource
 import shutil
 import socket
 import statistics
@@ -41,6 +43,15 @@ def binary(name):
 def as_its_user(*words):
     # It refuses to run as root.
     return ["runuser", "-u", "postgres", "--", *words] if os.getuid() == 0 else list(words)
+
+
+def ticks(process, columns):
+    """Seconds by the first of utime, stime, cutime, cstime; none of a process that is gone."""
+    try:
+        fields = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return 0
+    return sum(map(int, fields[11 : 11 + columns])) / os.sysconf("SC_CLK_TCK")
 
 
 class Server:
@@ -81,6 +92,12 @@ class Server:
         line = next(line for line in done.stdout.splitlines() if line.startswith("tps"))
         return float(line.split()[2])
 
+    def processor(self):
+        """Seconds taken by the server: its backends that ended count as its own."""
+        postmaster = int(pathlib.Path(self.folder, "data/postmaster.pid").read_text().splitlines()[0])
+        children = subprocess.run(["pgrep", "-P", str(postmaster)], text=True, capture_output=True).stdout.split()
+        return ticks(postmaster, 4) + sum(ticks(child, 2) for child in children)
+
     def stop(self):
         subprocess.run(as_its_user(binary("pg_ctl"), "-D", f"{self.folder}/data", "-m", "immediate", "stop"), stdout=subprocess.DEVNULL, cwd="/")
 
@@ -91,6 +108,9 @@ class Hub:
         words = [program, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--set", f"feeds.postgres.url={url}"]
         self.process = subprocess.Popen(words, cwd=self.folder.name, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.admin = json.loads(self.process.stdout.readline())["admin"]
+
+    def processor(self):
+        return ticks(self.process.pid, 2)
 
     def read(self):
         """Events in its log."""
@@ -137,16 +157,27 @@ def measure(server, options):
     )
     insert = lambda table: f"INSERT INTO {table} (payload) VALUES ('{PAYLOAD}')"
     # The machine's speed drifts: each is compared with the limit just before and just after it.
-    rates, ratios, fan_in = collections.defaultdict(list), collections.defaultdict(list), []
-    limit = lambda: rates["plain"].append(server.rate(insert("plain"), options.seconds))
+    rates, ratios, costs = (collections.defaultdict(list) for _ in range(3))
+    fan_in = []
 
-    def compare(name, table, after=lambda: None):
+    def run(name, table, hub=None):
+        pgbench = lambda: sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+        taken = lambda: (pgbench(), server.processor(), hub.processor() if hub else 0)
+        before = taken()
         rates[name].append(server.rate(insert(table), options.seconds))
-        after()
-        limit()
+        unit, *others = (now - then for now, then in zip(taken(), before))
+        costs[name].append([seconds / unit for seconds in others])
+
+    def compare(name, table, hub=None):
+        run(name, table, hub)
+        if hub:
+            committed = int(server.sql("SELECT count(*) FROM events"))
+            fan_in.append(hub.read() / committed)
+            hub.stop()
+        run("plain", "plain")
         ratios[name].append(2 * rates[name][-1] / sum(rates["plain"][-2:]))
 
-    limit()
+    run("plain", "plain")
     for _ in range(options.rounds):
         compare("no hub", "events")
         sleeper = server.session("SELECT pg_advisory_lock(1936749172, 1); LISTEN spreadly_events")
@@ -156,22 +187,21 @@ def measure(server, options):
         server.sql("TRUNCATE events, spreadly_runs")
         hub = Hub(os.path.abspath(options.hub), server.url)
         time.sleep(0.5)
-
-        def stop():
-            committed = int(server.sql("SELECT count(*) FROM events"))
-            fan_in.append(hub.read() / committed)
-            hub.stop()
-
-        compare("outbox", "events", stop)
+        compare("outbox", "events", hub)
         server.sql("TRUNCATE events, spreadly_runs")
         listener = server.session("LISTEN bell")
         compare("notify", "notifying")
         listener.kill()
         listener.wait()
-    print(f"{'':10} {'commits/s':>10} {'of plain':>9}   from {'to':>5}")
+    limit = sum(map(statistics.median, zip(*costs["plain"])))
+    print(f"{'':10} {'commits/s':>10} {'of plain':>9}   from {'to':>5} {'server':>8} {'hub':>6} {'plain / all':>12}")
     for name in ["plain", *ratios]:
         told = ratios.get(name, [1])
-        print(f"{name:10} {statistics.median(rates[name]):10.0f} {statistics.median(told):9.3f}   {min(told):.2f} {max(told):5.2f}")
+        server, hub = map(statistics.median, zip(*costs[name]))
+        print(
+            f"{name:10} {statistics.median(rates[name]):10.0f} {statistics.median(told):9.3f}   {min(told):.2f} {max(told):5.2f}"
+            f" {server:8.2f} {hub:6.2f} {(limit + 1) / (server + hub + 1):12.3f}"
+        )
     print(f"in the hub's log when the writers ended: {min(fan_in):.1%} at least")
 
 

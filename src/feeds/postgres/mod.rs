@@ -130,10 +130,12 @@ impl Feed {
         let mut position = self.begin(&numbering).await?;
         let mut newest = numbering.last;
         let mut rest = Rest::new();
+        let mut busy = false;
         loop {
-            let found = outbox.behind(position, newest).await?;
+            let found = outbox.behind(position, newest, busy).await?;
             newest = found.newest;
-            if found.until == position {
+            busy = found.until != position;
+            if !busy {
                 self.remote.behind(0);
                 self.remote.caught_up();
                 *healthy = true;

@@ -210,23 +210,29 @@ impl Outbox {
     }
 
     /// The rows behind a number, of which `newest` was known to be the last. Where there are none, numbers
-    /// what was committed since.
-    pub(super) async fn behind(&self, position: u64, newest: u64) -> Result<Rows, OutboxError> {
+    /// what was committed since; `busy`: something was, most likely.
+    pub(super) async fn behind(
+        &self,
+        position: u64,
+        newest: u64,
+        busy: bool,
+    ) -> Result<Rows, OutboxError> {
         if position < newest {
             let found = self.read(position, newest).await?;
             if found.until > position {
                 return Ok(found);
             }
         }
-        let taken = self.take().await?;
+        let taken = self.take(!busy).await?;
         // Others were numbered before them, by another hub or without being known; or they are too large.
         let next = taken.rows.first().map_or(taken.newest, |row| row.position - 1);
         if next == position { Ok(taken) } else { self.read(position, taken.newest).await }
     }
 
     /// Numbers what was committed and brings it, if it is not too large.
-    async fn take(&self) -> Result<Rows, OutboxError> {
-        let query = self.client.query(&self.take, &[&BATCH_ROWS, &BATCH_BYTES]);
+    async fn take(&self, look_first: bool) -> Result<Rows, OutboxError> {
+        let parameters: [&(dyn ToSql + Sync); 3] = [&BATCH_ROWS, &BATCH_BYTES, &look_first];
+        let query = self.client.query(&self.take, &parameters);
         // All of it, so that it is committed: only then do the numbers count.
         let found = within(self.deadline, query).await?;
         let first = found.first().ok_or(OutboxError::NotOurs)?;
@@ -298,7 +304,7 @@ const BY_INDEX: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off;
 const TAKE: &str = "
     SELECT id, payload::text, (date_part('epoch', inserted_at) * 1000000)::bigint, origin, line,
         newest, numbered
-    FROM spreadly_take($1, $2)";
+    FROM spreadly_take($1, $2, $3)";
 
 /// What [`Row::new`] takes, then its number and whether there is one. Rows behind the number $1, at most
 /// $2, of which those before the last have at most $3 bytes. A payload that no event may have is not even
