@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use refinery::Target;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_postgres::Client as Database;
 
 use crate::harness::client::PATIENCE;
@@ -49,8 +49,10 @@ fn with_postgres(url: &str) -> Hub {
 async fn ready(postgres: &Postgres) -> Database {
     let database = postgres.client().await;
     let began = Instant::now();
-    // Of the newest migration: those before it wait for whoever writes.
-    while database.query_one("SELECT spreadly_forget(0)", &[]).await.is_err() {
+    let migrations = migrations::migrations::runner();
+    let newest = migrations.get_migrations().iter().map(|one| one.version()).max().unwrap();
+    let query = "SELECT FROM spreadly_migrations WHERE version = $1";
+    while database.query_one(query, &[&newest]).await.is_err() {
         assert!(began.elapsed() < PATIENCE, "the hub never made its tables");
         tokio::time::sleep(BETWEEN_LOOKS).await;
     }
@@ -528,6 +530,25 @@ async fn numbers_of_older_tables_are_kept_and_what_had_none_follows() {
         assert_eq!(hub.published("t0"), ["1", "2", "3", "4"], "{version}");
         assert_eq!(numbered(&database).await, ["1", "2", "3", "4"], "{version}");
     }
+}
+
+/// And who writes waits no longer for the migration than that waits for its lock.
+#[tokio::test]
+async fn a_migration_gives_way_to_writers_and_is_tried_again() {
+    let postgres = Postgres::start();
+    let mut database = postgres.client().await;
+    migrate(&mut database, Target::Version(4)).await;
+    let open = postgres.client().await;
+    open.batch_execute("BEGIN").await.unwrap();
+    insert(&open, &["open"]).await;
+    let hub = with_postgres(&postgres.url());
+    let late =
+        |feed: &Value| feed["reason"].as_str().is_some_and(|own| own.contains("lock timeout"));
+    hub.until_feed(NAME, "that a lock was not given", late).await;
+    insert(&database, &["meanwhile"]).await;
+    open.batch_execute("COMMIT").await.unwrap();
+    hub.until_feed(NAME, "both", |feed| feed["eventsTotal"] == "2").await;
+    assert_eq!(hub.published("t0"), ["open", "meanwhile"]);
 }
 
 /// Whoever clears the table leaves more numbers without rows than are read at once.

@@ -146,7 +146,7 @@ def measure(server, options):
     # Makes the tables, and has to be gone where nobody is to read them.
     hub = Hub(os.path.abspath(options.hub), server.url)
     deadline = time.time() + 10
-    while server.sql("SELECT to_regproc('spreadly_forget') IS NOT NULL") != "t" and time.time() < deadline:
+    while server.sql("SELECT to_regprocedure('spreadly_take(integer, bigint, boolean)') IS NOT NULL") != "t" and time.time() < deadline:
         time.sleep(0.05)
     hub.stop()
     columns = "(id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, payload json NOT NULL, inserted_at timestamptz NOT NULL DEFAULT clock_timestamp())"
