@@ -29,7 +29,9 @@ from ports import free_port
 MARKETS = 100
 PARTITIONS = 8
 TICKS = os.sysconf("SC_CLK_TCK")
-RATES = [10_000, 20_000, 40_000, 60_000, 80_000, 100_000]
+RATES = [10_000, 20_000, 40_000, 60_000, 80_000, 100_000, 120_000, 150_000]
+KEEPS_UP, LATE = "keeps up", "the producer was late"
+TRIES = 3
 
 
 class Broker:
@@ -157,28 +159,33 @@ def drain(options, broker):
 def live(options, broker):
     best = 0
     for rate in RATES:
-        topic = f"live{rate}"
-        broker.make(topic)
-        hub = Hub(options.hub, broker.brokers, topic)
-        hub.start()
-        markets = [word for n in range(MARKETS) for word in ("--market", f"M{n}-USD")]
-        storm = subprocess.Popen(
-            [options.storm, "run", "--url", hub.url, "--connections", "200", "--duration", str(options.seconds), "--json", *markets],
-            stdout=subprocess.PIPE, text=True,
-        )
-        time.sleep(1.5)
-        records = int(rate * (options.seconds - 2))
-        producing = broker.produce(topic, records, rate)
-        took = float(producing.communicate()[0])
-        # Two seconds behind the last record is not keeping up.
-        kept = hub.until(records, 2) and took < 1.1 * records / rate
-        told = json.loads(storm.communicate()[0])
-        print(f"live   {rate:6}/s  produced in {took:.1f} s  in the log {hub.metric('events_total') / records:.1%}  {'keeps up' if kept else 'falls behind'}  storm: {json.dumps(told)[:300]}", flush=True)
-        hub.stop()
-        if not kept:
+        # A producer that is late says nothing of the hub.
+        verdicts = (live_at(options, broker, rate, f"live{rate}-{number}") for number in range(TRIES))
+        if next((verdict for verdict in verdicts if verdict != LATE), LATE) != KEEPS_UP:
             break
         best = rate
     print(f"live   keeps up at {best} events/s with 200 subscribers of {MARKETS} markets, on the cores it shares with the broker and the subscribers")
+
+
+def live_at(options, broker, rate, topic):
+    broker.make(topic)
+    hub = Hub(options.hub, broker.brokers, topic)
+    hub.start()
+    markets = [word for n in range(MARKETS) for word in ("--market", f"M{n}-USD")]
+    storm = subprocess.Popen(
+        [options.storm, "run", "--url", hub.url, "--connections", "200", "--duration", str(options.seconds), "--json", *markets],
+        stdout=subprocess.PIPE, text=True,
+    )
+    time.sleep(1.5)
+    records = int(rate * (options.seconds - 2))
+    producing = broker.produce(topic, records, rate)
+    took = float(producing.communicate()[0])
+    # Two seconds behind the last record is not keeping up.
+    verdict = "falls behind" if not hub.until(records, 2) else LATE if took >= 1.1 * records / rate else KEEPS_UP
+    told = json.loads(storm.communicate()[0])
+    print(f"live   {rate:6}/s  produced in {took:.1f} s  in the log {hub.metric('events_total') / records:.1%}  {verdict}  storm: {json.dumps(told)[:300]}", flush=True)
+    hub.stop()
+    return verdict
 
 
 def main():
