@@ -6,12 +6,13 @@
 //! until it is in. Feeds wait for their answer meanwhile, so nothing piles up and nothing is lost:
 //! their sources keep what was not acknowledged.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -65,7 +66,7 @@ pub fn start(
     config: SequencerConfig,
 ) -> io::Result<(Door, JoinHandle<()>)> {
     let (door, requests) = Door::open();
-    let since_checkpoint = recovered.since_checkpoint;
+    let since_checkpoint = recovered.since_checkpoint.into_iter().collect();
     let (held, buffers) = (None, Buffers::default());
     let sequencer = Sequencer {
         store,

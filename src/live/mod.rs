@@ -22,6 +22,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use foldhash::HashMap;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 use spreadly_subscriptions::Epoch;
@@ -68,7 +69,7 @@ pub struct Live {
     /// Of each book, see [`Book::with_journal`].
     journal_touches: usize,
     /// Sorted, as queries list them.
-    markets: RwLock<BTreeMap<MarketId, Arc<Market>>>,
+    markets: RwLock<HashMap<MarketId, Arc<Market>>>,
     offers: Mutex<Offers>,
     tickers: Mutex<Tickers>,
     topics: Mutex<Topics>,
@@ -202,7 +203,10 @@ impl Live {
     pub fn definitions(&self) -> Vec<Arc<MarketDefinition>> {
         let all = self.all();
         let there = all.iter().filter(|market| !market.is_gone());
-        there.map(|market| market.state.lock().definition.clone()).collect()
+        let mut definitions: Vec<_> =
+            there.map(|market| market.state.lock().definition.clone()).collect();
+        definitions.sort_unstable_by(|one, other| one.market.cmp(&other.market));
+        definitions
     }
 
     /// The best `depth` levels of a market now.

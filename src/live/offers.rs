@@ -1,10 +1,11 @@
 //! The best bid and offer of all markets, and the streams that follow some of them. One lock for
 //! all of it: a stream spans markets, and its ring wants rising sequences.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use foldhash::{HashMap, HashMapExt as _};
 use spreadly_subscriptions::{Frame, ResponseStream, Start};
 
 use super::book_stream::QUIET_BEATS;

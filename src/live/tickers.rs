@@ -1,9 +1,10 @@
 //! The tickers of all markets, and the streams that follow some of them. One lock for all of it: a
 //! stream spans markets, and its ring wants rising sequences.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashMapExt as _};
 use spreadly_subscriptions::{Cursor, CursorError, Frame, Position, ResponseStream, Start};
 
 use super::book_stream::{QUIET_BEATS, bad_cursor};

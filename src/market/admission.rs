@@ -2,8 +2,9 @@
 //! state. The book itself is elsewhere: this knows each market's precision, where its book comes
 //! from, and the open orders.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+use foldhash::{HashMap, HashSet, HashSetExt as _};
 
 use super::event::{
     BLOCKS, Body, Effect, Event, LevelChange, MarketDefinition, MarketId, Micros, OrderEvent,

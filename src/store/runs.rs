@@ -3,9 +3,10 @@
 //! costs a busy hub as much as the events themselves. What came since is the tail: readers look at
 //! each event of it. Both follow from the log, and who reads them together reads them of one moment.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashMapExt as _};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, params};
 

@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use futures_util::FutureExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use rdkafka::Message as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
@@ -160,8 +160,10 @@ impl Feed {
         let mut looked = Instant::now();
         // Once they do again, what is behind each offset has to be proven anew.
         let mut answers = true;
+        // One for all: each takes a lock when it begins and when it ends.
+        let mut stream = consumer.stream();
         loop {
-            let mut next = tokio::time::timeout(LOOK, consumer.recv()).await.ok();
+            let mut next = tokio::time::timeout(LOOK, stream.next()).await.ok().flatten();
             let quiet = next.is_none();
             let mut records = Records::default();
             if !quiet && !answers {
@@ -171,7 +173,8 @@ impl Feed {
                 if let Some(record) = Self::record(received, &mut partitions)? {
                     self.take(record, &mut partitions, &mut records).await?;
                 }
-                next = if records.is_full() { None } else { consumer.recv().now_or_never() };
+                next =
+                    if records.is_full() { None } else { stream.next().now_or_never().flatten() };
             }
             self.send(records, &partitions).await?;
             if quiet {

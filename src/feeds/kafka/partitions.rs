@@ -2,10 +2,10 @@
 //! what the brokers have (a topic that was made anew, records that retention or compaction removed before
 //! they were read) is found out here: a [`Gap`].
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::{HashMap, HashMapExt as _};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};

@@ -11,6 +11,7 @@ use rand::{Rng, SeedableRng};
 
 use super::super::recovery::recover;
 use super::super::status::{At, FeedKind, FeedState, Place};
+use super::super::warm::States;
 use super::*;
 use crate::market::event::Side;
 
@@ -90,7 +91,7 @@ impl Hub {
                 model.lock().books.insert(market.into(), (sequence, book));
                 true
             },
-            HashMap::new(),
+            States::new(),
         )
         .unwrap();
         let replayed = recovered.replayed;
