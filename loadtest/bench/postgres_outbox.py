@@ -193,14 +193,15 @@ def measure(server, options):
         compare("notify", "notifying")
         listener.kill()
         listener.wait()
-    limit = sum(map(statistics.median, zip(*costs["plain"])))
+    costs = {name: [statistics.median(part) for part in zip(*costs[name])] for name in costs}
+    total = lambda name: 1 + sum(costs[name])
     print(f"{'':10} {'commits/s':>10} {'of plain':>9}   from {'to':>5} {'server':>8} {'hub':>6} {'plain / all':>12}")
     for name in ["plain", *ratios]:
         told = ratios.get(name, [1])
-        server, hub = map(statistics.median, zip(*costs[name]))
+        server, hub = costs[name]
         print(
             f"{name:10} {statistics.median(rates[name]):10.0f} {statistics.median(told):9.3f}   {min(told):.2f} {max(told):5.2f}"
-            f" {server:8.2f} {hub:6.2f} {(limit + 1) / (server + hub + 1):12.3f}"
+            f" {server:8.2f} {hub:6.2f} {total("plain") / total(name):12.3f}"
         )
     print(f"in the hub's log when the writers ended: {min(fan_in):.1%} at least")
 

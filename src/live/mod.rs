@@ -68,7 +68,6 @@ pub struct Live {
     clock: Clock,
     /// Of each book, see [`Book::with_journal`].
     journal_touches: usize,
-    /// Sorted, as queries list them.
     markets: RwLock<HashMap<MarketId, Arc<Market>>>,
     offers: Mutex<Offers>,
     tickers: Mutex<Tickers>,
