@@ -6,7 +6,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/spreadly
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak setup rust graphiql fmt clippy deny unit bench schema clean fuzz
+.PHONY: help run test soak setup rust graphiql fmt clippy benches deny unit bench schema clean fuzz
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,7 +15,7 @@ run: rust graphiql ## Build for speed and run `spreadly dev`: a simulated market
 	cargo build --release --locked --package spreadly
 	"$(CARGO_TARGET_DIR)/release/spreadly" dev $(ARGS)
 
-test: rust setup graphiql fmt clippy deny unit ## Everything a change must pass, clients of others included
+test: rust setup graphiql fmt clippy benches deny unit ## Everything a change must pass, clients of others included
 
 soak: rust setup ## The kills and storms of the tests at their full size, some ten minutes
 	SPREADLY_SOAK=1 cargo test --locked --package spreadly --test main -- restart postgres kafka shared_
@@ -48,6 +48,10 @@ fmt:
 
 clippy:
 	cargo clippy --workspace --all-targets --locked -- --deny warnings
+
+# Whether Python can read them: `make bench` is what runs them.
+benches: setup
+	PYTHONPYCACHEPREFIX="$(CACHE)/pycache" python3 -m compileall -q loadtest/bench
 
 deny: setup
 	SPREADLY_REAL_CARGO="$$(command -v cargo)" CARGO="$(CURDIR)/tests/setup/cargo_with_old_ids.py" \

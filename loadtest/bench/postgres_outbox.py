@@ -201,7 +201,7 @@ def measure(server, options):
         server, hub = costs[name]
         print(
             f"{name:10} {statistics.median(rates[name]):10.0f} {statistics.median(told):9.3f}   {min(told):.2f} {max(told):5.2f}"
-            f" {server:8.2f} {hub:6.2f} {total("plain") / total(name):12.3f}"
+            f" {server:8.2f} {hub:6.2f} {total('plain') / total(name):12.3f}"
         )
     print(f"in the hub's log when the writers ended: {min(fan_in):.1%} at least")
 
