@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 
+import processor
 from ports import free_port
 
 WRITERS = 8
@@ -43,15 +44,6 @@ def binary(name):
 def as_its_user(*words):
     # It refuses to run as root.
     return ["runuser", "-u", "postgres", "--", *words] if os.getuid() == 0 else list(words)
-
-
-def ticks(process, columns):
-    """Seconds by the first of utime, stime, cutime, cstime; none of a process that is gone."""
-    try:
-        fields = pathlib.Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    except FileNotFoundError:
-        return 0
-    return sum(map(int, fields[11 : 11 + columns])) / os.sysconf("SC_CLK_TCK")
 
 
 class Server:
@@ -96,7 +88,7 @@ class Server:
         """Seconds taken by the server: its backends that ended count as its own."""
         postmaster = int(pathlib.Path(self.folder, "data/postmaster.pid").read_text().splitlines()[0])
         children = subprocess.run(["pgrep", "-P", str(postmaster)], text=True, capture_output=True).stdout.split()
-        return ticks(postmaster, 4) + sum(ticks(child, 2) for child in children)
+        return processor.seconds(postmaster, ended=True) + sum(map(processor.seconds, children))
 
     def stop(self):
         subprocess.run(as_its_user(binary("pg_ctl"), "-D", f"{self.folder}/data", "-m", "immediate", "stop"), stdout=subprocess.DEVNULL, cwd="/")
@@ -110,7 +102,7 @@ class Hub:
         self.admin = json.loads(self.process.stdout.readline())["admin"]
 
     def processor(self):
-        return ticks(self.process.pid, 2)
+        return processor.seconds(self.process.pid)
 
     def read(self):
         """Events in its log."""
