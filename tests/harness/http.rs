@@ -1,7 +1,7 @@
 //! One request over a connection of its own, written and read by hand, so that a test can send
 //! what no client's library would.
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 
 use serde_json::Value;
@@ -61,16 +61,9 @@ pub fn raw(address: SocketAddr, bytes: &[u8]) -> Answer {
 /// Reads an answer until the other side closes.
 pub fn read(stream: &mut TcpStream) -> Answer {
     let mut bytes = Vec::new();
-    let mut buffer = [0; 4096];
-    loop {
-        match stream.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(read) => bytes.extend_from_slice(&buffer[..read]),
-            // By a signal to this process: a read that has a time-out is not begun again by itself.
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) if !bytes.is_empty() => break,
-            Err(error) => panic!("no answer: {error}"),
-        }
+    // What came before an error counts; signals are none.
+    if let Err(error) = stream.read_to_end(&mut bytes) {
+        assert!(!bytes.is_empty(), "no answer: {error}");
     }
     let text = String::from_utf8_lossy(&bytes);
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {text:?}"));
