@@ -30,7 +30,7 @@ pub struct Recovered {
     /// Events replayed, definitions included.
     pub replayed: u64,
     /// Each book's events behind its newest checkpoint.
-    pub since_checkpoint: HashMap<MarketId, u64>,
+    pub since_checkpoint: foldhash::HashMap<MarketId, u64>,
     /// Where the topics stand whose events are told one by one, and when their last event was at
     /// its source, where that was read.
     pub topics: Vec<(Topic, Option<Micros>)>,

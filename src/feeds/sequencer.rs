@@ -66,7 +66,7 @@ pub fn start(
     config: SequencerConfig,
 ) -> io::Result<(Door, JoinHandle<()>)> {
     let (door, requests) = Door::open();
-    let since_checkpoint = recovered.since_checkpoint.into_iter().collect();
+    let since_checkpoint = recovered.since_checkpoint;
     let (held, buffers) = (None, Buffers::default());
     let sequencer = Sequencer {
         store,

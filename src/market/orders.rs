@@ -2,9 +2,10 @@
 //! it is final; its history is the store's. No clock, no stream, and no matching: orders that cross
 //! stay as they are until the chain's events fill them.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashMapExt as _};
 use serde::{Deserialize, Serialize};
 
 use super::event::{

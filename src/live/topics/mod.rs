@@ -5,9 +5,10 @@
 mod replay;
 mod stream;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashMapExt as _};
 use spreadly_subscriptions::{Epoch, ResponseStream, Start};
 
 use self::stream::{At, Numbered, TopicStream};

@@ -1,6 +1,7 @@
 //! Log topics over a real log: whoever joins, resumes or falls behind is told every event once, in
 //! order, whatever the rings still hold.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
