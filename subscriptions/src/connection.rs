@@ -22,7 +22,7 @@ use crate::codec::{Codec, Received};
 use crate::executor::{Execution, Executor};
 use crate::limits::{
     BYTES_PER_TURN, CLOSE_LINGER, FRAMES_PER_WRITE, READS_PER_TURN, REPLY_BACKLOG_BYTES,
-    START_DEADLINE, UNFINISHED_MESSAGE,
+    START_DEADLINE, TIME_PER_TURN, UNFINISHED_MESSAGE,
 };
 use crate::protocol::{self, CloseCode};
 use crate::ring::Frame;
@@ -72,6 +72,8 @@ pub(crate) struct Connection<S, E: Executor> {
     clear: bool,
     /// By the session's slot.
     work: Vec<Option<Work>>,
+    /// Of these, those that read a stream.
+    streams: u32,
     /// Wakes this connection's task; none before its first turn.
     waker: Option<Waker>,
     /// The frame of a stream that left in part; nothing else may be written before its rest.
@@ -85,6 +87,8 @@ pub(crate) struct Connection<S, E: Executor> {
     /// Since when nothing could be written although something waits.
     stalled_since: Option<Instant>,
     replies_sent: usize,
+    /// Bytes that were read and whose messages are still to be handled.
+    unhandled: Vec<u8>,
     codec: Codec,
     session: Session,
     principal: Option<E::Principal>,
@@ -171,6 +175,20 @@ impl Before {
     }
 }
 
+/// The time that one turn of a connection may take: a source may encode a snapshot in it, and a
+/// request may have to be parsed.
+struct Allowance(std::time::Instant);
+
+impl Allowance {
+    fn new() -> Self {
+        Self(std::time::Instant::now())
+    }
+
+    fn is_used_up(&self) -> bool {
+        self.0.elapsed() >= TIME_PER_TURN
+    }
+}
+
 struct Partial {
     prefix: Box<[u8]>,
     tail: Bytes,
@@ -205,8 +223,10 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 principal: None,
                 replies: Vec::new(),
                 replies_sent: 0,
+                unhandled: Vec::new(),
                 partial: None,
                 work: Vec::new(),
+                streams: 0,
                 waiting: VecDeque::new(),
                 waker: None,
                 opened: now,
@@ -229,7 +249,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         match opening {
             Opening::Speak(dialect) => {
                 self.session.speak(dialect);
-                self.digest(early, shard);
+                self.digest(early, &Allowance::new(), shard);
             }
             Opening::Refuse { code, reason } => self.close(code, reason, shard),
         }
@@ -260,11 +280,20 @@ impl<S: Socket, E: Executor> Connection<S, E> {
     // ---- reading ----
 
     fn read(&mut self, cx: &mut Context<'_>, shard: &Shard<S, E>) -> io::Result<()> {
+        let turn = Allowance::new();
         let mut buffer = shard.read_buffer.borrow_mut();
         for _ in 0..READS_PER_TURN {
             if self.dead || self.replies.len() > REPLY_BACKLOG_BYTES {
                 // The flush that makes room wakes this task.
                 return Ok(());
+            }
+            if !self.unhandled.is_empty() {
+                let unhandled = std::mem::take(&mut self.unhandled);
+                self.digest(&unhandled, &turn, shard);
+                if !self.unhandled.is_empty() {
+                    break;
+                }
+                continue;
             }
             let mut filled = ReadBuf::new(&mut buffer);
             match Pin::new(&mut self.socket).poll_read(cx, &mut filled) {
@@ -275,19 +304,27 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             self.heard = shard.now();
-            self.digest(filled.filled(), shard);
+            self.digest(filled.filled(), &turn, shard);
+            if turn.is_used_up() {
+                break;
+            }
         }
         cx.waker().wake_by_ref();
         Ok(())
     }
 
-    /// Takes in what was read: messages are handled in their order, also within one segment.
-    fn digest(&mut self, mut input: &[u8], shard: &Shard<S, E>) {
+    /// Takes in what was read: messages are handled in their order, also within one segment. What is
+    /// left when the turn is used up is kept for the next one.
+    fn digest(&mut self, mut input: &[u8], turn: &Allowance, shard: &Shard<S, E>) {
         if input.is_empty() || self.deaf {
             return;
         }
         let mut whole = 0;
         loop {
+            if whole > 0 && turn.is_used_up() {
+                self.unhandled = input.to_vec();
+                break;
+            }
             let mut answers = Vec::new();
             let received = self.codec.next(&mut input, &mut answers);
             if self.closing.is_none() {
@@ -394,7 +431,21 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         if self.work.len() <= slot {
             self.work.resize_with(slot + 1, || None);
         }
+        self.streams += u32::from(matches!(work, Work::Stream(_)));
         self.work[slot] = Some(work);
+    }
+
+    /// Operations that read a stream.
+    pub(crate) fn streams(&self) -> u32 {
+        self.streams
+    }
+
+    /// Where the shard knows the readers of this connection, with their slots.
+    pub(crate) fn seats(&self) -> impl Iterator<Item = (u32, Seat)> {
+        self.work.iter().enumerate().filter_map(|(slot, work)| match work {
+            Some(Work::Stream(reading)) => Some((slot as u32, reading.seat)),
+            _ => None,
+        })
     }
 
     fn refuse(&mut self, operation: OperationRef, errors: &[u8]) {
@@ -423,6 +474,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         match self.work.get_mut(slot as usize).and_then(Option::take) {
             Some(Work::Single(task)) => task.abort(),
             Some(Work::Stream(reading)) => {
+                self.streams -= 1;
                 shard.leave(reading.seat);
                 self.waiting.retain(|one| *one != slot);
             }
@@ -554,6 +606,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
     /// operation in turn.
     fn flush(&mut self, cx: &mut Context<'_>, shard: &Shard<S, E>) -> io::Result<()> {
         let mut turns = 0;
+        let allowance = Allowance::new();
         loop {
             if self.partial.is_some() {
                 if self.flush_partial(cx, shard)?.is_pending() {
@@ -573,7 +626,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 }
                 return Ok(());
             } else if let Some(slot) = self.waiting.pop_front() {
-                if turns == READS_PER_TURN {
+                if turns == READS_PER_TURN || (turns > 0 && allowance.is_used_up()) {
                     self.waiting.push_front(slot);
                     cx.waker().wake_by_ref();
                     return Ok(());

@@ -70,6 +70,10 @@ pub(crate) const WRITES_PER_YIELD: usize = 256;
 /// Messages read from one socket before the others have their turn.
 pub(crate) const READS_PER_TURN: usize = 32;
 
+/// Time that one turn of a socket may take: then the others have their turn. A request or a snapshot
+/// that was begun is finished, so this bounds how many of them follow one another.
+pub(crate) const TIME_PER_TURN: Duration = Duration::from_micros(500);
+
 /// A socket's clock granularity: deadlines are looked at this often.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 

@@ -47,6 +47,8 @@ pub struct Meters {
     pub catch_ups: Meter,
     /// Pages of a log that readers were given, on coming back or behind the ring.
     pub replayed_pages: Meter,
+    /// Times that a ring was made smaller, as all rings together held too much.
+    pub rings_shrunk: Meter,
     /// Peers dropped because nothing was heard for two ping intervals.
     pub dropped_silent: Meter,
     closes: [Meter; CloseCode::ALL.len()],

@@ -194,7 +194,10 @@ pub(crate) fn next_prefix(dialect: Dialect, id: &[u8], tail_bytes: usize, into: 
 
 /// Room before a payload for any prefix: header, fixed text, and an id in which every byte had to
 /// be escaped as `\u00XX`.
-const HEADROOM: usize = 10 + NEXT_BEFORE_ID.len() + (OPERATION_ID_BYTES * 6 + 2) + AFTER_ID_BYTES;
+const HEADROOM: usize = PREFIX_BYTES + (OPERATION_ID_BYTES * 6 + 2);
+
+/// Most bytes before a payload, but for the operation's id.
+pub(crate) const PREFIX_BYTES: usize = 10 + NEXT_BEFORE_ID.len() + AFTER_ID_BYTES;
 
 /// One payload with room before it, so that each reader's prefix is written in front of it and both
 /// leave as one piece. The payload is copied once, however many readers there are.

@@ -54,11 +54,27 @@ impl Ring {
         self.first + self.frames.len() as u64
     }
 
-    /// Puts a frame behind the others; the oldest leave when there are too many bytes. The newest
+    /// Bytes that the frames take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// From now on it holds as many bytes at most; the oldest frames leave.
+    pub(crate) fn limit(&mut self, most_bytes: usize) {
+        self.most_bytes = most_bytes;
+        self.trim();
+        self.frames.shrink_to(self.frames.len() * 2);
+    }
+
+    /// Puts a frame after the others; the oldest leave when there are too many bytes. The newest
     /// always stays, however large it is.
     pub(crate) fn push(&mut self, frame: Frame) {
         self.bytes += frame.tail.len() + FRAME_OVERHEAD_BYTES;
         self.frames.push_back(frame);
+        self.trim();
+    }
+
+    fn trim(&mut self) {
         while self.bytes > self.most_bytes && self.frames.len() > 1 {
             if let Some(old) = self.frames.pop_front() {
                 self.bytes -= old.tail.len() + FRAME_OVERHEAD_BYTES;

@@ -9,6 +9,8 @@ use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::FutureExt as _;
 use slab::Slab;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -17,10 +19,11 @@ use crate::dialect::Dialect;
 use crate::executor::Executor;
 use crate::limits::{CONTIGUOUS_BYTES, FRAMES_PER_WRITE, Limits, SWEEP_INTERVAL, WRITES_PER_YIELD};
 use crate::meters::Meters;
-use crate::protocol::{CloseCode, Contiguous, next_prefix};
+use crate::protocol::{CloseCode, Contiguous, PREFIX_BYTES, next_prefix};
 use crate::reader::{Bell, Reader};
 use crate::ring::Frame;
 use crate::stream::{Doorbell, Listener, ResponseStream, Streams};
+use crate::worker::{Turn, Worker};
 
 /// One read takes at most this much from a socket; shared by all sockets of the shard.
 const READ_BUFFER_BYTES: usize = 16 << 10;
@@ -53,6 +56,18 @@ pub struct Shard<S, E: Executor> {
     pub(crate) prefixes: RefCell<Vec<u8>>,
     pub(crate) contiguous: RefCell<Contiguous>,
     pub(crate) frames: RefCell<Vec<Frame>>,
+    gathered: RefCell<Vec<u8>>,
+    /// Of each operation that takes part in a write: its slot, its place and its number of frames.
+    counted: RefCell<Vec<(u32, Seat, usize)>>,
+}
+
+/// When the worker has something to do.
+async fn woken(worker: Option<&dyn Worker>, look: Option<Instant>) {
+    let Some(worker) = worker else { return std::future::pending().await };
+    match look {
+        Some(look) => drop(tokio::time::timeout_at(look, worker.woken()).await),
+        None => worker.woken().await,
+    }
 }
 
 /// Gives back what a connection holds, also when its task panics.
@@ -80,8 +95,27 @@ struct Local<S, E: Executor> {
     next: u64,
     /// A slab, so that a reader that leaves moves nobody while others are being served.
     members: Slab<Member<S, E>>,
-    /// Those who read by themselves: told that there is news, and no more.
+    /// Those that read by themselves: they are woken, and no more.
     readers: Slab<Rc<Bell>>,
+    /// The frames that are handed out now.
+    batch: Batch,
+}
+
+/// Frames of a ring from index `start` on.
+#[derive(Default)]
+struct Batch {
+    start: u64,
+    frames: Vec<Frame>,
+    /// The ring no longer holds what the readers need next: each asks its source.
+    overrun: bool,
+}
+
+impl Batch {
+    /// Those that a reader at `next` has not been sent.
+    fn fresh(&self, next: u64) -> &[Frame] {
+        let skip = usize::try_from(next - self.start.min(next)).unwrap_or(usize::MAX);
+        self.frames.get(skip..).unwrap_or_default()
+    }
 }
 
 /// A place in a stream: all that a reader which keeps up costs. Kept here rather than with its
@@ -169,6 +203,8 @@ impl<S: Socket, E: Executor> Shard<S, E> {
             prefixes: RefCell::default(),
             contiguous: RefCell::default(),
             frames: RefCell::default(),
+            gathered: RefCell::default(),
+            counted: RefCell::default(),
         })
     }
 
@@ -201,25 +237,45 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         });
     }
 
-    /// The shard's own work: the fan-out and the clock. Ends when the shard was told to drain and
-    /// its last connection is gone.
-    pub async fn run(self: Rc<Self>) {
+    /// The shard's own work: the worker's turns, the fan-out and the clock. Ends when the shard was
+    /// told to drain and its last connection is gone.
+    pub async fn run(self: Rc<Self>, worker: Option<Arc<dyn Worker>>) {
         let mut sweep = tokio::time::interval(SWEEP_INTERVAL);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rung = Vec::new();
+        let mut look = None;
         while !(self.draining.get() && self.is_empty() && self.readers.get() == 0) {
             tokio::select! {
-                () = self.doorbell.rung() => {
-                    self.doorbell.take(&mut rung);
-                    for place in rung.drain(..) {
-                        // Unconstrained: tokio's budget would make sockets look full.
-                        tokio::task::coop::unconstrained(self.deliver(place)).await;
-                    }
-                }
+                () = self.doorbell.rung() => {}
+                () = woken(worker.as_deref(), look) => {}
                 _ = sweep.tick() => self.sweep(),
             }
-            self.settle_tally();
+            while let Turn::Again = self.turn(worker.as_deref(), &mut rung, &mut look).await {
+                // Sockets and the clock have their turn between two of the worker's.
+                tokio::task::yield_now().await;
+                if sweep.tick().now_or_never().is_some() {
+                    self.sweep();
+                }
+            }
         }
+    }
+
+    /// Lets the worker push, and hands out what is in the rings.
+    async fn turn(
+        &self,
+        worker: Option<&dyn Worker>,
+        rung: &mut Vec<usize>,
+        look: &mut Option<Instant>,
+    ) -> Turn {
+        let turn = worker.map_or(Turn::Done { look: None }, Worker::turn);
+        if let Turn::Done { look: next } = turn {
+            *look = next;
+        }
+        self.doorbell.take(rung);
+        // Unconstrained: tokio's budget would make sockets look full.
+        tokio::task::coop::unconstrained(self.deliver(rung)).await;
+        self.settle_tally();
+        turn
     }
 
     /// Closes every connection with 1012, evenly spread over `spread`, so that a crowd does not
@@ -265,74 +321,89 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         self.len() == 0
     }
 
-    /// Hands the stream's new frames to the readers of one place.
-    async fn deliver(&self, place: usize) {
-        let mut batch = Vec::new();
+    /// Hands the new frames of some places to their readers. What one socket gets of them leaves in
+    /// one write.
+    async fn deliver(&self, places: &mut Vec<usize>) {
         let mut writes = 0;
-        loop {
-            batch.clear();
-            let (start, members) = {
-                let mut table = self.read.borrow_mut();
-                let Some(local) = table.places.get_mut(place) else { return };
-                local.listener.answered();
-                for (_, bell) in &local.readers {
-                    bell.ring();
-                }
-                let start = local.next;
-                if local.stream.read(start, FRAMES_PER_WRITE, &mut batch) {
-                    local.next += batch.len() as u64;
-                } else {
-                    // The thread slept for longer than the ring is deep.
-                    local.next = local.stream.next_index();
-                }
-                (start, local.members.capacity())
-            };
-            let overrun = batch.is_empty() && {
-                let table = self.read.borrow();
-                table.places.get(place).is_some_and(|local| local.next != start)
-            };
-            if batch.is_empty() && !overrun {
-                return;
-            }
-            for member in 0..members {
-                if !self.serve(place, member, start, &batch, overrun) {
-                    continue;
-                }
-                writes += 1;
-                if writes % WRITES_PER_YIELD == 0 {
-                    tokio::task::yield_now().await;
-                    self.set_now();
+        while !places.is_empty() {
+            self.set_now();
+            places.retain(|place| self.read_batch(*place));
+            let several = places.len() > 1;
+            for place in &*places {
+                let members = {
+                    let table = self.read.borrow();
+                    table.places.get(*place).map_or(0, |local| local.members.capacity())
+                };
+                for member in 0..members {
+                    if !self.serve(*place, member, several) {
+                        continue;
+                    }
+                    writes += 1;
+                    if writes % WRITES_PER_YIELD == 0 {
+                        tokio::task::yield_now().await;
+                        self.set_now();
+                    }
                 }
             }
-            if batch.len() < FRAMES_PER_WRITE {
-                return;
+            // Those whose batch was full may have more.
+            places.retain(|place| self.end_batch(*place) == FRAMES_PER_WRITE);
+            if !places.is_empty() {
+                tokio::task::yield_now().await;
             }
-            tokio::task::yield_now().await;
         }
     }
 
-    /// Hands frames `start..` to one reader, unless it waits. Whether there is such a reader.
-    fn serve(
-        &self,
-        place: usize,
-        member: usize,
-        start: u64,
-        batch: &[Frame],
-        overrun: bool,
-    ) -> bool {
+    /// Takes new frames out of a place's ring; false if there are none.
+    fn read_batch(&self, place: usize) -> bool {
         let mut table = self.read.borrow_mut();
         let Some(local) = table.places.get_mut(place) else { return false };
-        let Some(member) = local.members.get_mut(member).filter(|one| !one.waits) else {
+        local.listener.answered();
+        for (_, bell) in &local.readers {
+            bell.ring();
+        }
+        let batch = &mut local.batch;
+        batch.start = local.next;
+        if local.stream.read(local.next, FRAMES_PER_WRITE, &mut batch.frames) {
+            local.next += batch.frames.len() as u64;
+        } else {
+            // The thread slept for longer than the ring is deep.
+            local.next = local.stream.next_index();
+            batch.overrun = true;
+        }
+        batch.overrun || !batch.frames.is_empty()
+    }
+
+    /// Frames that were handed out.
+    fn end_batch(&self, place: usize) -> usize {
+        let mut table = self.read.borrow_mut();
+        let Some(local) = table.places.get_mut(place) else { return 0 };
+        local.batch.overrun = false;
+        local.batch.frames.drain(..).count()
+    }
+
+    /// Hands a place's batch to one reader, unless it waits; where `several` places have a batch,
+    /// with those of the other operations on its socket. Whether there was something to hand out.
+    fn serve(&self, place: usize, member: usize, several: bool) -> bool {
+        let mut table = self.read.borrow_mut();
+        let Some(local) = table.places.get_mut(place) else { return false };
+        let Local { batch, members, .. } = local;
+        let Some(member) = members.get_mut(member).filter(|one| !one.waits) else {
             return false;
         };
-        debug_assert!(overrun || member.next >= start, "who is behind the shard waits");
-        let skip = usize::try_from(member.next - start.min(member.next)).unwrap_or(usize::MAX);
-        let fresh = batch.get(skip..).unwrap_or_default();
-        if fresh.is_empty() && !overrun {
+        debug_assert!(
+            batch.overrun || member.next >= batch.start,
+            "a reader that is further back than the shard waits"
+        );
+        let fresh = batch.fresh(member.next);
+        if fresh.is_empty() && !batch.overrun {
             return false;
         }
         let Some(connection) = member.connection.upgrade() else { return false };
         let mut connection = connection.borrow_mut();
+        if several && connection.streams() > 1 {
+            self.serve_all(&mut table, &mut connection);
+            return true;
+        }
         if let [frame] = fresh
             && frame.tail.len() <= CONTIGUOUS_BYTES
         {
@@ -350,6 +421,53 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         member.waits = true;
         connection.wait(member.slot);
         true
+    }
+
+    /// Writes the batches of all operations of a connection in one piece. What can't leave so waits
+    /// for the connection's own turns.
+    fn serve_all(&self, table: &mut Table<S, E>, connection: &mut Connection<S, E>) {
+        let mut message = self.gathered.borrow_mut();
+        message.clear();
+        let mut counted = self.counted.borrow_mut();
+        counted.clear();
+        let mut frames = 0;
+        for (slot, seat) in connection.seats() {
+            let Local { batch, members, .. } = &mut table.places[seat.place as usize];
+            let member = &mut members[seat.member as usize];
+            let fresh = batch.fresh(member.next);
+            if member.waits || (fresh.is_empty() && !batch.overrun) {
+                continue;
+            }
+            let before = member.id.as_bytes().len() + PREFIX_BYTES;
+            let bytes: usize = fresh.iter().map(|frame| before + frame.tail.len()).sum();
+            let fits = message.len() + bytes <= CONTIGUOUS_BYTES
+                && frames + fresh.len() <= FRAMES_PER_WRITE;
+            counted.push((slot, seat, if fits && !batch.overrun { fresh.len() } else { 0 }));
+            if fits && !batch.overrun {
+                frames += fresh.len();
+                for frame in fresh {
+                    let (dialect, id) = (member.dialect, member.id.as_bytes());
+                    next_prefix(dialect, id, frame.tail.len(), &mut message);
+                    message.extend_from_slice(&frame.tail);
+                }
+            }
+        }
+        let sent = frames > 0 && connection.offer(&message, &Bytes::new(), self).is_ok();
+        if sent {
+            bump(&self.tally.delivered, frames);
+            bump(&self.tally.writes, 1);
+        }
+        for (slot, seat, count) in counted.drain(..) {
+            let Local { batch, members, .. } = &mut table.places[seat.place as usize];
+            let member = &mut members[seat.member as usize];
+            if sent && let Some(last) = batch.fresh(member.next)[..count].last() {
+                member.seen = last.sequence;
+                member.next += count as u64;
+            } else {
+                member.waits = true;
+                connection.wait(slot);
+            }
+        }
     }
 
     fn sweep(&self) {
@@ -391,6 +509,7 @@ impl<S: Socket, E: Executor> Shard<S, E> {
                 listener,
                 members: Slab::new(),
                 readers: Slab::new(),
+                batch: Batch::default(),
             });
             place
         })

@@ -1,9 +1,10 @@
 //! A response stream: the results of one operation key, resolved once and encoded once, for all
 //! operations that asked for the same. And the table of those that are open.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,11 +16,13 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::key::OperationKey;
+use crate::memory::{Memory, STREAM_BYTES};
 use crate::meters::Meters;
 use crate::ring::{Frame, Ring};
+use crate::schedule::Audience;
 
-/// What stands behind a response stream: the hub's state of a topic. May lock its own state, must
-/// not wait for anything else: what has to is told by [`Start::Later`].
+/// Where a response stream gets its frames: the hub's state of a topic. May lock its own state, must
+/// not wait for anything else: what has to is answered by [`Start::Later`].
 ///
 /// What makes joining free of gaps: the implementor pushes into a stream only while it holds the
 /// lock under which `join` and `catch_up` look at the state and at [`ResponseStream::next_index`].
@@ -127,14 +130,21 @@ pub struct ResponseStream {
     source: Box<dyn Source>,
     ring: Mutex<Ring>,
     listeners: Mutex<Vec<Arc<Listener>>>,
-    readers: Mutex<Readers>,
+    readers: Readers,
+    /// Bytes that the source keeps for later readers.
+    cached: AtomicUsize,
+    memory: Arc<Memory>,
     meters: Arc<Meters>,
 }
 
 struct Readers {
-    count: usize,
+    count: AtomicUsize,
+    /// Whose operation opened the stream.
+    owner: u64,
+    /// Operations of other owners have read it as well.
+    shared: AtomicBool,
     /// When the last one left, or when the stream was opened.
-    idle_since: Instant,
+    idle_since: Mutex<Instant>,
 }
 
 impl ResponseStream {
@@ -143,20 +153,45 @@ impl ResponseStream {
         self.id
     }
 
-    /// Puts a frame behind the others and tells the shards. Never waits; costs the same for any
+    /// Puts a frame after the others and wakes the shards. Never waits; costs the same for any
     /// number of readers.
     pub fn push(&self, frame: Frame) {
-        self.ring.lock().push(frame);
+        {
+            let mut ring = self.ring.lock();
+            let before = ring.bytes();
+            ring.push(frame);
+            if self.memory.used() > self.memory.budget() && self.readers() < 2 {
+                // Without waiting for the next look at all streams.
+                let half = ring.bytes() / 2;
+                ring.limit(half);
+            }
+            self.memory.change(before, ring.bytes());
+        }
         self.meters.frames_published.add(1);
         for listener in self.listeners.lock().iter() {
             listener.ring();
         }
     }
 
+    /// Counts what the source keeps for later readers, in bytes.
+    pub fn set_cached(&self, bytes: usize) {
+        self.memory.change(self.cached.swap(bytes, Ordering::Relaxed), bytes);
+    }
+
+    /// Whether there is memory for a frame that later readers may want.
+    pub fn may_cache(&self) -> bool {
+        self.memory.excess() == 0
+    }
+
     /// Forgets what was pushed, as it does not hold any more: every reader asks
     /// [`Source::catch_up`] where it goes on.
     pub fn cut(&self) {
-        self.ring.lock().cut();
+        {
+            let mut ring = self.ring.lock();
+            let before = ring.bytes();
+            ring.cut();
+            self.memory.change(before, ring.bytes());
+        }
         for listener in self.listeners.lock().iter() {
             listener.ring();
         }
@@ -203,13 +238,58 @@ impl ResponseStream {
 
     /// Operations that read here now.
     pub fn readers(&self) -> usize {
-        self.readers.lock().count
+        self.readers.count.load(Ordering::Acquire)
+    }
+
+    /// Whose operation opened the stream.
+    pub fn owner(&self) -> u64 {
+        self.readers.owner
+    }
+
+    /// By whom it is read.
+    pub fn audience(&self) -> Audience {
+        Audience { readers: self.readers(), shared: self.is_shared() }
+    }
+
+    fn is_shared(&self) -> bool {
+        self.readers.shared.load(Ordering::Relaxed)
+    }
+
+    fn reader_joins(&self, owner: u64) {
+        self.readers.count.fetch_add(1, Ordering::AcqRel);
+        if owner != self.readers.owner {
+            self.readers.shared.store(true, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn reader_left(&self) {
-        let mut readers = self.readers.lock();
-        readers.count -= 1;
-        readers.idle_since = Instant::now();
+        // The time first: whoever sees no readers sees since when.
+        *self.readers.idle_since.lock() = Instant::now();
+        self.readers.count.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    fn idle_for(&self, now: Instant) -> Option<Duration> {
+        let idle = self.readers() == 0;
+        idle.then(|| now.saturating_duration_since(*self.readers.idle_since.lock()))
+    }
+
+    /// Lets the ring hold as many bytes at most.
+    fn limit_ring(&self, most_bytes: usize) {
+        let mut ring = self.ring.lock();
+        let before = ring.bytes();
+        ring.limit(most_bytes);
+        self.memory.change(before, ring.bytes());
+    }
+
+    fn ring_bytes(&self) -> usize {
+        self.ring.lock().bytes()
+    }
+}
+
+impl Drop for ResponseStream {
+    fn drop(&mut self) {
+        let held = self.ring.get_mut().bytes() + *self.cached.get_mut() + STREAM_BYTES;
+        self.memory.change(held, 0);
     }
 }
 
@@ -222,11 +302,18 @@ pub struct StreamLimits {
     pub linger: Duration,
     /// Streams open at the same time, with and without readers.
     pub most_streams: usize,
+    /// Bytes of all rings, of the frames that sources keep, and of the streams themselves.
+    pub memory_bytes: usize,
 }
 
 impl Default for StreamLimits {
     fn default() -> Self {
-        Self { ring_bytes: 1 << 20, linger: Duration::from_secs(30), most_streams: 100_000 }
+        Self {
+            ring_bytes: 1 << 20,
+            linger: Duration::from_secs(30),
+            most_streams: 100_000,
+            memory_bytes: 1 << 30,
+        }
     }
 }
 
@@ -237,33 +324,49 @@ pub enum OpenError {
     Refused(Bytes),
     /// `most_streams` are open.
     TooMany { limit: usize },
+    /// `memory_bytes` are in use, and rings have given way already.
+    NoMemory { limit: usize, used: usize },
 }
+
+/// How long a stream is kept that no second owner ever read: its one client resumes from the
+/// source's own history, so the ring is no use to anyone else.
+const LINGER_ALONE: Duration = Duration::from_secs(5);
+/// A ring that gives way keeps as much, so that a reader which is a little late is still served.
+const LEAST_RING_BYTES: usize = 8 << 10;
+/// Streams without readers that make room at once when there are too many streams.
+const EVICTED_AT_ONCE: usize = 1_000;
 
 /// The open response streams by operation key.
 pub struct Streams {
     table: DashMap<OperationKey, Arc<ResponseStream>>,
     next_id: AtomicU64,
     limits: StreamLimits,
+    memory: Arc<Memory>,
     meters: Arc<Meters>,
 }
 
 impl Streams {
     pub fn new(limits: StreamLimits, meters: Arc<Meters>) -> Self {
-        Self { table: DashMap::new(), next_id: AtomicU64::new(1), limits, meters }
+        let memory = Arc::new(Memory::new(limits.memory_bytes));
+        Self { table: DashMap::new(), next_id: AtomicU64::new(1), limits, memory, meters }
     }
 
-    /// The stream of this key, with one reader more. `build` runs only if there is none yet, under
-    /// the key's lock, so that a crowd that asks for the same at once costs one validation.
-    /// The caller owes one [`Streams::release`].
+    /// The stream of this key, with one reader more, of this owner. `build` runs only if there is
+    /// none yet, under the key's lock, so that a crowd that asks for the same at once costs one
+    /// validation. The caller owes one [`Streams::release`].
     pub fn open(
         &self,
         key: OperationKey,
+        owner: u64,
         build: impl FnOnce() -> Result<Box<dyn Source>, Bytes>,
     ) -> Result<Arc<ResponseStream>, OpenError> {
+        if self.table.len() >= self.limits.most_streams {
+            self.evict(EVICTED_AT_ONCE);
+        }
         let count = self.table.len();
         let entry = match self.table.entry(key) {
             Entry::Occupied(entry) => {
-                entry.get().readers.lock().count += 1;
+                entry.get().reader_joins(owner);
                 return Ok(entry.get().clone());
             }
             Entry::Vacant(entry) => entry,
@@ -271,13 +374,25 @@ impl Streams {
         if count >= self.limits.most_streams {
             return Err(OpenError::TooMany { limit: self.limits.most_streams });
         }
+        let (limit, used) = (self.memory.budget(), self.memory.used());
+        if used + STREAM_BYTES > limit {
+            return Err(OpenError::NoMemory { limit, used });
+        }
         let source = build().map_err(OpenError::Refused)?;
+        self.memory.change(0, STREAM_BYTES);
         let stream = Arc::new(ResponseStream {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
             source,
             ring: Mutex::new(Ring::new(self.limits.ring_bytes)),
             listeners: Mutex::default(),
-            readers: Mutex::new(Readers { count: 1, idle_since: Instant::now() }),
+            readers: Readers {
+                count: AtomicUsize::new(1),
+                owner,
+                shared: AtomicBool::new(false),
+                idle_since: Mutex::new(Instant::now()),
+            },
+            cached: AtomicUsize::new(0),
+            memory: self.memory.clone(),
             meters: self.meters.clone(),
         });
         stream.source.attach(&stream);
@@ -294,20 +409,79 @@ impl Streams {
     /// Forgets the streams that had no reader for longer than the linger time. To be called every
     /// few seconds.
     pub fn sweep(&self, now: Instant) {
+        self.forget(|stream| {
+            let linger = match stream.is_shared() {
+                true => self.limits.linger,
+                false => self.limits.linger.min(LINGER_ALONE),
+            };
+            stream.idle_for(now).is_some_and(|idle| idle >= linger)
+        });
+        self.resize_rings(now);
+    }
+
+    /// Makes room for streams that somebody reads: the longest unread leave.
+    fn evict(&self, most: usize) {
+        let now = Instant::now();
+        let mut idle: Vec<_> = self
+            .table
+            .iter()
+            .filter_map(|entry| entry.idle_for(now).map(|idle| (idle, entry.id())))
+            .collect();
+        idle.sort_unstable_by(|one, other| other.cmp(one));
+        let gone: HashSet<_> = idle.into_iter().take(most).map(|(_, id)| id).collect();
+        self.forget(|stream| gone.contains(&stream.id()) && stream.readers() == 0);
+    }
+
+    fn forget(&self, unused: impl Fn(&ResponseStream) -> bool) {
         let mut gone = Vec::new();
         self.table.retain(|_, stream| {
-            let readers = stream.readers.lock();
-            let keep = readers.count > 0
-                || now.saturating_duration_since(readers.idle_since) < self.limits.linger;
-            if !keep {
+            // A reader joins under the lock that is held here.
+            let unused = unused(stream);
+            if unused {
                 gone.push(stream.clone());
             }
-            keep
+            !unused
         });
         for stream in gone {
             self.meters.streams_open.subtract(1);
             stream.source.detach(&stream);
         }
+    }
+
+    /// Where too much memory is in use, rings give way: of streams without readers first, those
+    /// unread for longest, then of those with the fewest readers. Where there is plenty, they may
+    /// grow again.
+    pub fn resize_rings(&self, now: Instant) {
+        let mut excess = self.memory.excess();
+        if excess == 0 && !self.memory.is_plenty() {
+            return;
+        }
+        let mut streams: Vec<_> = self.table.iter().map(|entry| entry.value().clone()).collect();
+        if excess == 0 {
+            for stream in streams {
+                stream.limit_ring(self.limits.ring_bytes);
+            }
+            return;
+        }
+        streams.sort_by_cached_key(|stream| {
+            let unread = stream.idle_for(now).map(std::cmp::Reverse);
+            (stream.readers(), unread)
+        });
+        for stream in streams {
+            if excess == 0 {
+                break;
+            }
+            let before = stream.ring_bytes();
+            let kept = if stream.readers() == 0 { 0 } else { LEAST_RING_BYTES };
+            stream.limit_ring(kept);
+            self.meters.rings_shrunk.add(u64::from(before > kept));
+            excess = excess.saturating_sub(before.saturating_sub(kept));
+        }
+    }
+
+    /// What rings and caches hold.
+    pub fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Streams open now.

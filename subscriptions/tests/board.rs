@@ -285,7 +285,7 @@ impl Executor for BoardExecutor {
             cursor_extension: false,
         };
         let source = BoardSource { board: self.board.clone(), kind };
-        match self.streams.open(key, || Ok(Box::new(source) as Box<dyn Source>)) {
+        match self.streams.open(key, 0, || Ok(Box::new(source) as Box<dyn Source>)) {
             Ok(stream) => Execution::Stream { stream, after },
             Err(_) => Execution::Refused(Bytes::from_static(b"[{\"message\":\"full\"}]")),
         }

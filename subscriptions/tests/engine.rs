@@ -34,7 +34,7 @@ impl Hub {
         let (executor, meters) = BoardExecutor::new(streams);
         let table = executor.streams.clone();
         let shard = Shard::new(executor.clone(), table, limits, meters.clone());
-        tokio::task::spawn_local(shard.clone().run());
+        tokio::task::spawn_local(shard.clone().run(None));
         Self { shard, board: executor.board.clone(), executor, meters }
     }
 

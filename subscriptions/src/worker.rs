@@ -1,0 +1,23 @@
+//! What a shard works on between its sockets: a worker resolves and encodes the streams that live
+//! on the shard, and pushes the results into their rings.
+
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+
+/// How a worker's turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// There is more to do at once; the sockets have their turn first.
+    Again,
+    /// There is nothing to do until the worker is woken, or until `look`.
+    Done { look: Option<Instant> },
+}
+
+/// See the module's text. Its turns are taken on one thread; it is woken from any.
+pub trait Worker: Send + Sync {
+    /// Ready when there is something to do.
+    fn woken(&self) -> BoxFuture<'_, ()>;
+
+    /// Works for a bounded time, well below a millisecond.
+    fn turn(&self) -> Turn;
+}
