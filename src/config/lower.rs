@@ -397,6 +397,7 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
         ),
         stream_linger: reader.millis("limits.stream_linger_ms", d.stream_linger, 0..=HOUR_MS),
         streams: reader.size("limits.streams", d.streams, 1..=100_000_000),
+        memory_bytes: reader.size("limits.memory_bytes", d.memory_bytes, 0..=1 << 50),
         journal_touches_per_market: reader.size(
             "limits.journal_touches_per_market",
             d.journal_touches_per_market,

@@ -330,6 +330,8 @@ pub struct Limits {
     pub stream_linger: Duration,
     /// Response streams of the whole hub.
     pub streams: usize,
+    /// Bytes of their rings, caches and documents; 0: a quarter of the machine's memory.
+    pub memory_bytes: usize,
     pub journal_touches_per_market: usize,
 }
 
@@ -356,6 +358,7 @@ impl Default for Limits {
             ring_bytes_per_topic: 1024 * 1024,
             stream_linger: Duration::from_secs(30),
             streams: 100_000,
+            memory_bytes: 0,
             journal_touches_per_market: 32_768,
         }
     }

@@ -116,6 +116,7 @@ pub(super) fn settings(config: &Config) -> Vec<(&'static str, Setting)> {
         ("limits.ring_bytes_per_topic", size(limits.ring_bytes_per_topic)),
         ("limits.stream_linger_ms", millis(limits.stream_linger)),
         ("limits.streams", size(limits.streams)),
+        ("limits.memory_bytes", size(limits.memory_bytes)),
         ("limits.journal_touches_per_market", size(limits.journal_touches_per_market)),
         ("log.format", text(format)),
         ("log.filter", text(&log.filter)),

@@ -95,6 +95,7 @@ limits.writer_stall_ms = 102
 limits.ring_bytes_per_topic = 70_000
 limits.stream_linger_ms = 103
 limits.streams = 1
+limits.memory_bytes = 104
 limits.journal_touches_per_market = 16
 log.format = "json"
 log.filter = "warn"

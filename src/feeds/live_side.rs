@@ -4,12 +4,14 @@
 use std::sync::Arc;
 
 use super::keeper::OrderBooks;
-use crate::live::{Live, Reorganisation};
+use crate::live::{Encoders, Live, Reorganisation};
 use crate::market::admission::Admission;
 use crate::market::event::{Applied, MarketId};
 
 /// Gets events in the log's order.
 pub type Apply = Box<dyn FnMut(&[Applied]) + Send>;
+/// The same; gives the memory back where nobody else has it.
+pub type HandOn = Box<dyn FnMut(Vec<Applied>) -> Vec<Applied> + Send>;
 /// A market's state with the sequence it stands at.
 pub type TakeCheckpoint = Box<dyn FnMut(&str) -> Option<(u64, Vec<u8>)> + Send>;
 
@@ -22,11 +24,11 @@ pub type Keep = Box<dyn FnMut(&Admission, &MarketId) + Send>;
 /// See the module's text. All of it is called on the sequencer's thread.
 pub struct LiveSide {
     /// Gets every committed event, in the log's order.
-    pub apply: Apply,
+    pub apply: HandOn,
     pub checkpoint: TakeCheckpoint,
     pub aside: MakeAside,
     /// Gets what is left of all that was touched by blocks that were undone.
-    pub reorganise: Box<dyn FnMut(&Reorganisation) + Send>,
+    pub reorganise: Box<dyn FnMut(&Arc<Reorganisation>) + Send>,
     pub keep: Keep,
 }
 
@@ -41,10 +43,11 @@ pub struct Aside {
 pub type MakeAside = Arc<dyn Fn() -> Aside + Send + Sync>;
 
 impl LiveSide {
-    pub fn of(live: &Arc<Live>, kept: &OrderBooks) -> Self {
+    pub fn of(encoders: &Arc<Encoders>, kept: &OrderBooks) -> Self {
+        let live = encoders.live();
         let (kept, keeping) = (kept.clone(), live.clone());
-        let (applying, asking) = (live.clone(), live.clone());
-        let (beside, reorganising) = (live.clone(), live.clone());
+        let (applying, asking) = (encoders.clone(), live.clone());
+        let (beside, reorganising) = (live.clone(), encoders.clone());
         Self {
             apply: Box::new(move |events| applying.apply(events)),
             checkpoint: Box::new(move |market| asking.checkpoint(market)),

@@ -330,11 +330,12 @@ impl Sequencer {
                 None => ack.known += 1,
                 Some((sequence, left)) => {
                     left.settle(&mut self.admission);
-                    (self.live.reorganise)(&left.reorganisation);
-                    for touched in &left.reorganisation.markets {
+                    let reorganisation = Arc::new(left.reorganisation);
+                    (self.live.reorganise)(&reorganisation);
+                    for touched in &reorganisation.markets {
                         (self.live.keep)(&self.admission, &touched.market);
                     }
-                    let (undone, fallen) = (left.reorganisation.undone, left.fallen);
+                    let (undone, fallen) = (reorganisation.undone, left.fallen);
                     match source {
                         Some(source) => tracing::warn!(
                             source,
@@ -403,7 +404,7 @@ impl Sequencer {
             let candles = appended.candles.remove(&sequence).unwrap_or_default();
             applied.push(Applied { sequence, time, effect, candles });
         }
-        (self.live.apply)(&applied);
+        let mut applied = (self.live.apply)(applied);
         applied.clear();
         self.buffers = Buffers { events, effects, applied };
         for (watched, ack) in told {

@@ -25,14 +25,14 @@ use super::persisted::Persisted;
 use super::query::{HubView, Query};
 use super::subscription::{Slot, SourceSpec, Subscription};
 use super::writer::Writer;
-use crate::live::{Encode, Live, LiveFrame};
+use crate::live::{Encode, Encoders, LiveFrame};
 
 pub(super) type HubSchema = Schema<Query, Mutations, Subscription>;
 
 /// The engine's executor for the hub's schema.
 pub struct GraphqlExecutor {
     schema: HubSchema,
-    live: Arc<Live>,
+    encoders: Arc<Encoders>,
     streams: Arc<Streams>,
     limits: QueryLimits,
     documents: Documents,
@@ -43,7 +43,7 @@ pub struct GraphqlExecutor {
 
 impl GraphqlExecutor {
     pub fn new(
-        live: Arc<Live>,
+        encoders: Arc<Encoders>,
         streams: Arc<Streams>,
         hub: HubView,
         limits: QueryLimits,
@@ -51,7 +51,7 @@ impl GraphqlExecutor {
         everyone: Principal,
     ) -> Self {
         let mut builder = Schema::build(Query, Mutations::default(), Subscription)
-            .data(live.clone())
+            .data(encoders.live().clone())
             .data(hub)
             .data(writer)
             .data(limits.clone())
@@ -61,7 +61,7 @@ impl GraphqlExecutor {
         }
         Self {
             schema: builder.finish(),
-            live,
+            encoders,
             streams,
             limits,
             documents: Documents::default(),
@@ -168,7 +168,7 @@ impl GraphqlExecutor {
         };
         let with_cursor = key.cursor_extension;
         let (text, name) = (request.query, key.operation_name.clone());
-        let opened = self.streams.open(key, || {
+        let opened = self.streams.open(key, 0, || {
             let plain = document::with_plain_root(document, operation, field);
             let document = plain.unwrap_or_else(|| document.clone());
             variables.extend(neutral.map(|name| (name, Value::String(String::new()))));
@@ -179,6 +179,9 @@ impl GraphqlExecutor {
             Ok(stream) => Ok(Execution::Stream { stream, after: resumed.or(cursor) }),
             Err(OpenError::Refused(errors)) => Ok(Execution::Refused(errors)),
             Err(OpenError::TooMany { limit }) => Err(Refused::limit("streams", limit, limit)),
+            Err(OpenError::NoMemory { limit, used }) => {
+                Err(Refused::limit("memory_bytes", limit, used))
+            }
         }
     }
 
@@ -201,19 +204,20 @@ impl GraphqlExecutor {
         let spec = slot.take_spec();
         let mut encoder = Encoder { slot, results: Some(results), with_cursor };
         let encode: Encode = Box::new(move |frame| encoder.encode(frame));
+        let live = self.encoders.here();
         let source = match spec {
             Some(SourceSpec::OrderBook { market, depth, speed }) => {
-                self.live.book_source(&market, depth, speed, encode)
+                live.book_source(&market, depth, speed, encode)
             }
             Some(SourceSpec::BestBidOffer { markets }) => {
-                Some(self.live.offer_source(markets, encode))
+                Some(live.offer_source(markets, encode))
             }
             Some(SourceSpec::Candles { market, interval }) => {
-                self.live.candle_source(&market, interval, encode)
+                live.candle_source(&market, interval, encode)
             }
-            Some(SourceSpec::Tickers { markets }) => Some(self.live.ticker_source(markets, encode)),
-            Some(SourceSpec::Topics(names)) => Some(self.live.topic_source(names, encode)),
-            Some(SourceSpec::FeedStatus) => Some(self.live.feed_source(encode)),
+            Some(SourceSpec::Tickers { markets }) => Some(live.ticker_source(markets, encode)),
+            Some(SourceSpec::Topics(names)) => Some(live.topic_source(names, encode)),
+            Some(SourceSpec::FeedStatus) => Some(live.feed_source(encode)),
             None => None,
         };
         debug_assert!(source.is_some(), "a resolver that runs names a source that exists");

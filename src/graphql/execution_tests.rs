@@ -5,6 +5,7 @@ use spreadly_subscriptions::{Epoch, Frame, Meters, ResponseStream, Start, Stream
 
 use super::*;
 use crate::graphql::WriteError;
+use crate::live::Live;
 use crate::market::event::{Applied, Effect, LevelChange, MarketDefinition, MarketStatus, Side};
 use crate::store::LogReaders;
 
@@ -40,7 +41,8 @@ fn executor_of(
     let streams = Streams::new(StreamLimits::default(), Arc::new(Meters::default()));
     let hub = HubView { started: 1_699_999_990_000_000, sockets, operations: Box::new(|| 5) };
     let writer = Writer::new(|_| async { Err(WriteError::Closed) });
-    GraphqlExecutor::new(live, Arc::new(streams), hub, limits, writer, Principal::default())
+    let encoders = Arc::new(Encoders::new(live, 0));
+    GraphqlExecutor::new(encoders, Arc::new(streams), hub, limits, writer, Principal::default())
 }
 
 fn executor() -> GraphqlExecutor {
@@ -50,7 +52,7 @@ fn executor() -> GraphqlExecutor {
 fn buy(executor: &GraphqlExecutor, sequence: u64, levels: impl Iterator<Item = (u128, u128)>) {
     let level = |(price, size)| LevelChange { side: Side::Buy, price, size, orders: 0 };
     let effect = Effect::Change { market: MARKET.into(), levels: levels.map(level).collect() };
-    executor.live.apply(&[Applied { sequence, time: None, effect, candles: Vec::new() }]);
+    executor.encoders.live().apply(&[Applied { sequence, time: None, effect, candles: Vec::new() }]);
 }
 
 fn request(query: &str, variables: Value, extensions: Value) -> Request {

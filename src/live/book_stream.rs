@@ -33,6 +33,8 @@ pub(super) struct Now<'a> {
     pub(super) head: BookHead,
     pub(super) book: &'a Book,
     pub(super) numbering: &'a Numbering,
+    /// Counts the times that the book was replaced as a whole, and why it was the last time.
+    pub(super) restated: (u64, SnapshotReason),
     pub(super) state: FeedState,
     pub(super) snapshot_encodings: &'a AtomicU64,
 }
@@ -69,6 +71,8 @@ pub(super) struct BookStream {
     /// Sequence of the last frame in the ring, or of the book when the stream was opened: what the
     /// next frame follows.
     last: u64,
+    restated: u64,
+    state: FeedState,
     quiet_beats: u8,
     encode: Encode,
     /// Encoded for an earlier joiner, one a reason at most.
@@ -84,14 +88,16 @@ impl BookStream {
         stream: Arc<ResponseStream>,
         depth: usize,
         speed: Speed,
-        last: u64,
+        now: &Now<'_>,
         encode: Encode,
     ) -> Self {
         Self {
             stream,
             depth,
             speed,
-            last,
+            last: now.book.sequence(),
+            restated: now.restated.0,
+            state: now.state,
             quiet_beats: 0,
             encode,
             snapshots: Vec::new(),
@@ -100,8 +106,9 @@ impl BookStream {
         }
     }
 
-    pub(super) fn speed(&self) -> Speed {
-        self.speed
+    /// How often it is brought up to date from now on.
+    pub(super) fn set_speed(&mut self, speed: Speed) {
+        self.speed = speed;
     }
 
     fn push(&mut self, sequence: u64, frame: LiveFrame) -> Frame {
@@ -113,8 +120,11 @@ impl BookStream {
     }
 
     /// Pushes what changed in the window since the last frame; nothing if nothing did.
-    pub(super) fn follow(&mut self, now: &Now<'_>) {
+    pub(super) fn advance(&mut self, now: &Now<'_>) {
         self.push_changes(now, false);
+        if self.state != now.state {
+            self.announce(now);
+        }
     }
 
     /// Brings the ring to the book's sequence, whether or not the window changed, so that a frame
@@ -125,6 +135,10 @@ impl BookStream {
 
     fn push_changes(&mut self, now: &Now<'_>, even_if_empty: bool) {
         let sequence = now.book.sequence();
+        if self.restated != now.restated.0 {
+            self.restate(now, now.restated.1);
+            return;
+        }
         if sequence == self.last {
             return;
         }
@@ -138,11 +152,13 @@ impl BookStream {
         }
     }
 
-    /// Pushes the whole window to everyone, and forgets what was encoded before for who comes later.
-    pub(super) fn restate(&mut self, now: &Now<'_>, reason: SnapshotReason) {
+    /// Pushes the whole window, and forgets what was encoded before for those that join later.
+    fn restate(&mut self, now: &Now<'_>, reason: SnapshotReason) {
         now.snapshot_encodings.fetch_add(1, Ordering::Relaxed);
+        self.restated = now.restated.0;
         self.snapshots.clear();
         (self.merged, self.notice) = (None, None);
+        self.count_cached();
         let snapshot = LiveFrame::Snapshot(now.snapshot(self.depth, reason));
         self.push(now.book.sequence(), snapshot);
     }
@@ -155,6 +171,7 @@ impl BookStream {
         }
         // What joiners are given says when it was published: no older than a quiet stream's pulse.
         self.snapshots.clear();
+        self.count_cached();
         if now.book.sequence() == self.last {
             self.announce(now);
         } else {
@@ -163,14 +180,16 @@ impl BookStream {
     }
 
     /// Pushes a heartbeat, which says the feed's state, at once.
-    pub(super) fn announce(&mut self, now: &Now<'_>) {
+    fn announce(&mut self, now: &Now<'_>) {
         self.flush(now);
+        self.state = now.state;
         let beat = BookHeartbeat { head: now.head(self.depth), state: now.state };
         let frame = self.push(self.last, LiveFrame::Heartbeat(beat));
         self.notice = (now.state != FeedState::Live).then_some(frame);
     }
 
     pub(super) fn join(&mut self, now: &Now<'_>, after: Option<&str>) -> Start {
+        self.restate_if_due(now);
         let Some(after) = after else { return self.snapshot(now, SnapshotReason::Initial) };
         let decoded = Cursor::decode(after).and_then(|cursor| {
             cursor.only(book_topic(&now.head.definition.market)).map(|at| (cursor.shape, at))
@@ -199,13 +218,21 @@ impl BookStream {
     }
 
     pub(super) fn catch_up(&mut self, now: &Now<'_>, seen: u64) -> Start {
+        self.restate_if_due(now);
         match self.resume(now, seen) {
             Some(start) => start,
             None => self.snapshot(now, SnapshotReason::of_lag(seen, now.numbering)),
         }
     }
 
-    /// Goes on behind `seen`: from the ring, or by one merged delta.
+    /// What the ring holds of before the book was replaced is not resumed from.
+    fn restate_if_due(&mut self, now: &Now<'_>) {
+        if self.restated != now.restated.0 {
+            self.restate(now, now.restated.1);
+        }
+    }
+
+    /// Goes on after `seen`: from the ring, or by one merged delta.
     fn resume(&mut self, now: &Now<'_>, seen: u64) -> Option<Start> {
         if let Some(next) = self.place_behind(seen) {
             return Some(Start::Ring { seen, next });
@@ -222,7 +249,8 @@ impl BookStream {
         }
         let delta = now.delta(self.depth, seen, changes);
         let frame = Frame::new(seen, self.last, (self.encode)(delta));
-        self.merged = Some(frame.clone());
+        self.merged = self.stream.may_cache().then(|| frame.clone());
+        self.count_cached();
         Some(Start::Frames { frames: vec![frame], next: self.stream.next_index() })
     }
 
@@ -236,9 +264,10 @@ impl BookStream {
             let snapshot = LiveFrame::Snapshot(now.snapshot(self.depth, reason));
             let frame = Frame::new(self.last, self.last, (self.encode)(snapshot));
             self.snapshots.retain(|(why, _)| *why != reason);
-            if frame.tail.len() <= MOST_CACHED_BYTES {
+            if frame.tail.len() <= MOST_CACHED_BYTES && self.stream.may_cache() {
                 self.snapshots.push((reason, frame.clone()));
             }
+            self.count_cached();
             (vec![frame], self.stream.next_index())
         });
         frames.extend(self.notice(now, frames[0].sequence));
@@ -258,6 +287,12 @@ impl BookStream {
         let frame = Frame::new(sequence, sequence, (self.encode)(LiveFrame::Heartbeat(beat)));
         self.notice = Some(frame.clone());
         Some(frame)
+    }
+
+    /// Counts the frames that are kept for later readers.
+    fn count_cached(&self) {
+        let kept = self.snapshots.iter().map(|(_, frame)| frame).chain(&self.merged);
+        self.stream.set_cached(kept.map(|frame| frame.tail.len()).sum());
     }
 
     /// Where in the ring a reader at `sequence` goes on. The ring of a new stream is empty and

@@ -2,12 +2,13 @@
 //! which is what makes joining free of gaps. A candle is told as it is now, so what a reader missed
 //! is every candle that was touched since.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use spreadly_subscriptions::{Cursor, Frame, ResponseStream, Start};
+use spreadly_subscriptions::{Cursor, Epoch, Frame, ResponseStream, Start};
 
 use super::book_stream::{QUIET_BEATS, bad_cursor};
+use super::follower::Touched;
 use super::frame::{CandleFrame, Encode, FeedState, LiveFrame, SnapshotReason, candles_topic};
 use crate::market::candles::{Candle, Interval, SERIES_KEPT, Series};
 use crate::market::event::{Applied, MarketDefinition, Micros};
@@ -17,6 +18,10 @@ use crate::store::MarketCandles;
 /// Trades of a market that a client can resume behind: 32 KiB, and at ten trades a second some
 /// minutes, which is longer than a reconnect takes.
 const TRADES_KEPT: usize = 4_096;
+
+/// Candles that the clock closed and that a stream was not brought up to date with: a clock that
+/// leaps closes many, and a stream that nobody reads is not brought up to date at all.
+const MOST_ROLLED: usize = 8;
 
 /// The hub as it is at this moment.
 #[derive(Clone, Copy)]
@@ -38,7 +43,11 @@ pub(super) struct CandleBoard {
     /// Of the newest trade, or of what began the epoch.
     sequence: u64,
     event_time: Option<Micros>,
+    /// The newest trade's candles, with the sequence of the trade before it.
+    newest: Option<(u64, Vec<Candle>)>,
     streams: BTreeMap<u64, CandleStream>,
+    /// Those that push each change.
+    raw: BTreeSet<u64>,
 }
 
 struct CandleStream {
@@ -47,6 +56,10 @@ struct CandleStream {
     encode: Encode,
     /// Of the last frame in the ring.
     last: u64,
+    epoch: Epoch,
+    state: FeedState,
+    /// What the clock closed since.
+    rolled: Vec<Candle>,
     quiet_beats: u8,
     /// Encoded for an earlier joiner or reader since the last push: after which sequence, and why
     /// it was stated anew.
@@ -64,8 +77,32 @@ impl CandleBoard {
             floor: since,
             sequence: since,
             event_time: None,
+            newest: None,
             streams: BTreeMap::new(),
+            raw: BTreeSet::new(),
         }
+    }
+
+    /// The candles without the streams, to be followed elsewhere.
+    pub(super) fn copy(&self) -> Self {
+        Self {
+            definition: self.definition.clone(),
+            numbering: self.numbering.clone(),
+            series: self.series.clone(),
+            trades: self.trades.clone(),
+            floor: self.floor,
+            sequence: self.sequence,
+            event_time: self.event_time,
+            newest: None,
+            streams: BTreeMap::new(),
+            raw: BTreeSet::new(),
+        }
+    }
+
+    /// Takes over the candles as they are elsewhere; those that follow them stay.
+    pub(super) fn adopt(&mut self, copy: Self) {
+        let (streams, raw) = (std::mem::take(&mut self.streams), std::mem::take(&mut self.raw));
+        *self = Self { streams, raw, ..copy };
     }
 
     /// Its decimals can't change once there are trades.
@@ -93,28 +130,30 @@ impl CandleBoard {
         }
     }
 
-    /// Takes what is left once blocks were undone, and tells everyone anew.
+    /// Takes what is left after a rollback: every follower is stated it.
     pub(super) fn reorganise(
         &mut self,
         undoing: Undoing,
         known: &MarketCandles,
         event_time: Option<Micros>,
         moment: &Moment,
+        touched: &mut Touched,
     ) {
+        if self.numbering.since() >= undoing.at {
+            return;
+        }
         self.numbering.undo(undoing);
-        let reason = SnapshotReason::of_epoch(&self.numbering);
         self.restore(known, event_time, moment);
-        self.each(|board, own| {
-            let candles = board.series(own.interval).present(moment.now);
-            own.push(board.frame(own, None, Some(reason), 0, candles, moment));
-        });
+        self.newest = None;
+        touched.extend(self.streams.keys());
     }
 
     /// Takes a trade that stands in the log.
-    pub(super) fn trade(&mut self, event: &Applied, moment: &Moment) {
+    pub(super) fn trade(&mut self, event: &Applied, touched: &mut Touched) {
         if event.sequence <= self.sequence {
             return;
         }
+        self.newest = Some((self.sequence, event.candles.clone()));
         self.sequence = event.sequence;
         self.event_time = event.time;
         self.trades.push_back(event.sequence);
@@ -124,40 +163,87 @@ impl CandleBoard {
         for (series, candle) in self.series.iter_mut().zip(&event.candles) {
             series.put(candle.clone());
         }
-        self.each(|board, own| {
-            let place = Interval::ALL.iter().position(|interval| *interval == own.interval);
-            let Some(candle) = place.and_then(|place| event.candles.get(place)) else { return };
-            let candles = board.series(own.interval).touched(candle, moment.now);
-            own.push(board.frame(own, Some(own.last), None, 1, candles, moment));
-        });
+        touched.extend(&self.raw);
     }
 
-    /// Called each second: tells what the clock has closed, and quiet streams that they live.
-    pub(super) fn beat(&mut self, moment: &Moment) {
+    /// Called each second: touches the streams of intervals in which the clock has closed a candle.
+    pub(super) fn roll(&mut self, now: Micros, touched: &mut Touched) {
         let newest = self.sequence;
-        let rolled: Vec<_> =
-            self.series.iter_mut().map(|series| series.roll(newest, moment.now)).collect();
-        self.each(|board, own| {
-            own.quiet_beats += 1;
-            let place = Interval::ALL.iter().position(|interval| *interval == own.interval);
-            let candles = place.map(|place| rolled[place].clone()).unwrap_or_default();
-            if own.quiet_beats >= QUIET_BEATS || !candles.is_empty() {
-                own.push(board.frame(own, Some(own.last), None, 0, candles, moment));
+        for series in &mut self.series {
+            let rolled = series.roll(newest, now);
+            if rolled.is_empty() {
+                continue;
             }
-        });
+            let interval = series.interval();
+            for (id, own) in self.streams.iter_mut().filter(|(_, own)| own.interval == interval) {
+                own.rolled.extend(rolled.iter().cloned());
+                let most = own.rolled.len().saturating_sub(MOST_ROLLED);
+                own.rolled.drain(..most);
+                if self.raw.contains(id) {
+                    touched.push(*id);
+                }
+            }
+        }
     }
 
-    /// Tells every stream the feeds' state at once.
-    pub(super) fn announce(&mut self, moment: &Moment) {
-        self.each(|board, own| {
-            own.push(board.frame(own, Some(own.last), None, 0, Vec::new(), moment));
-        });
+    /// Pushes what changed since the stream's last frame.
+    pub(super) fn advance(&mut self, stream: u64, moment: &Moment) {
+        let Some(mut own) = self.streams.remove(&stream) else { return };
+        let rolled = std::mem::take(&mut own.rolled);
+        if own.epoch != self.numbering.epoch() {
+            let reason = SnapshotReason::of_epoch(&self.numbering);
+            self.restate(&mut own, reason, moment);
+        } else if own.last != self.sequence {
+            match self.behind(&own, moment) {
+                Some((candles, events)) => {
+                    own.push(self.frame(&own, Some(own.last), None, events, candles, moment));
+                }
+                None => self.restate(&mut own, SnapshotReason::Lagged, moment),
+            }
+        } else if !rolled.is_empty() || own.state != moment.state {
+            own.push(self.frame(&own, Some(own.last), None, 0, rolled, moment));
+        }
+        self.streams.insert(stream, own);
     }
 
-    fn each(&mut self, act: impl Fn(&Self, &mut CandleStream)) {
-        let mut streams = std::mem::take(&mut self.streams);
-        streams.values_mut().for_each(|own| act(self, own));
-        self.streams = streams;
+    /// The candles that a stream has to push, and how many trades these are of: of one trade its
+    /// own candle.
+    fn behind(&self, own: &CandleStream, moment: &Moment) -> Option<(Vec<Candle>, u64)> {
+        let place = Interval::ALL.iter().position(|interval| *interval == own.interval)?;
+        let newest = self.newest.as_ref().filter(|(previous, _)| *previous == own.last);
+        match newest.and_then(|(_, candles)| candles.get(place)) {
+            Some(candle) => Some((self.series(own.interval).touched(candle, moment.now), 1)),
+            None => self.missed(own.interval, own.last, moment),
+        }
+    }
+
+    fn restate(&self, own: &mut CandleStream, reason: SnapshotReason, moment: &Moment) {
+        let candles = self.series(own.interval).present(moment.now);
+        own.push(self.frame(own, None, Some(reason), 0, candles, moment));
+    }
+
+    /// Called each second: a stream that was quiet for long says that it lives.
+    pub(super) fn beat(&mut self, stream: u64, moment: &Moment) {
+        self.advance(stream, moment);
+        let Some(mut own) = self.streams.remove(&stream) else { return };
+        own.quiet_beats += 1;
+        if own.quiet_beats >= QUIET_BEATS {
+            own.push(self.frame(&own, Some(own.last), None, 0, Vec::new(), moment));
+        }
+        self.streams.insert(stream, own);
+    }
+
+    /// Whether a stream pushes each change.
+    pub(super) fn set_raw(&mut self, stream: u64, raw: bool) {
+        match raw {
+            true => self.raw.insert(stream),
+            false => self.raw.remove(&stream),
+        };
+    }
+
+    /// Those that follow the candles.
+    pub(super) fn streams(&self) -> impl Iterator<Item = &u64> {
+        self.streams.keys()
     }
 
     fn series(&self, interval: Interval) -> &Series {
@@ -193,6 +279,7 @@ impl CandleBoard {
         &mut self,
         stream: &Arc<ResponseStream>,
         interval: Interval,
+        state: FeedState,
         encode: Encode,
     ) {
         let own = CandleStream {
@@ -200,14 +287,19 @@ impl CandleBoard {
             interval,
             encode,
             last: self.sequence,
+            epoch: self.numbering.epoch(),
+            state,
+            rolled: Vec::new(),
             quiet_beats: 0,
             started: None,
         };
         self.streams.insert(stream.id(), own);
+        self.raw.insert(stream.id());
     }
 
     pub(super) fn detach(&mut self, stream: &ResponseStream) {
         self.streams.remove(&stream.id());
+        self.raw.remove(&stream.id());
     }
 
     pub(super) fn join(
@@ -216,6 +308,8 @@ impl CandleBoard {
         after: Option<&str>,
         moment: &Moment,
     ) -> Start {
+        // What follows in the ring follows what is stated.
+        self.advance(stream.id(), moment);
         let Some(after) = after else {
             return self.start(stream, None, SnapshotReason::Initial, moment);
         };
@@ -242,6 +336,7 @@ impl CandleBoard {
         seen: u64,
         moment: &Moment,
     ) -> Start {
+        self.advance(stream.id(), moment);
         let otherwise = SnapshotReason::of_lag(seen, &self.numbering);
         self.start(stream, Some(seen), otherwise, moment)
     }
@@ -298,6 +393,7 @@ impl CandleBoard {
 impl CandleStream {
     fn push(&mut self, frame: CandleFrame) {
         let sequence = frame.sequence;
+        (self.epoch, self.state) = (frame.epoch, frame.state);
         let bytes = (self.encode)(LiveFrame::Candles(frame));
         self.stream.push(Frame::new(self.last, sequence, bytes));
         self.last = sequence;

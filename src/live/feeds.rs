@@ -7,13 +7,14 @@ use std::sync::Arc;
 use spreadly_subscriptions::{Frame, ResponseStream, Start};
 
 use super::book_stream::QUIET_BEATS;
+use super::follower::Touched;
 use super::frame::{Encode, FeedView, LiveFrame};
 
 #[derive(Default)]
 pub(super) struct FeedBoard {
     views: Vec<FeedView>,
-    /// Counts the frames that were pushed.
-    sequence: u64,
+    /// Of each feed, counts what streams have to push: changes, and times that it was quiet.
+    versions: Vec<u64>,
     quiet_beats: u8,
     streams: BTreeMap<u64, FeedStream>,
 }
@@ -21,6 +22,10 @@ pub(super) struct FeedBoard {
 struct FeedStream {
     stream: Arc<ResponseStream>,
     encode: Encode,
+    /// Counts the frames that were pushed.
+    sequence: u64,
+    /// Of each feed, what was pushed.
+    versions: Vec<u64>,
     /// All feeds, encoded for an earlier joiner.
     stated: Option<Vec<Frame>>,
 }
@@ -30,39 +35,56 @@ impl FeedBoard {
         &self.views
     }
 
-    /// Takes the feeds as they are now and pushes those that changed.
-    pub(super) fn set(&mut self, views: Vec<FeedView>) {
+    /// Takes the feeds as they are now.
+    pub(super) fn set(&mut self, views: Vec<FeedView>, touched: &mut Touched) {
         let earlier = std::mem::replace(&mut self.views, views);
-        for place in 0..self.views.len() {
-            let view = &self.views[place];
+        self.versions.resize(self.views.len(), 0);
+        let mut changed = false;
+        for (view, version) in self.views.iter().zip(&mut self.versions) {
             let known = earlier.iter().find(|one| one.name == view.name);
             if known.is_none_or(|known| view.differs_from(known)) {
-                self.push(place);
+                *version += 1;
+                changed = true;
             }
+        }
+        if changed {
+            touched.extend(self.streams.keys());
         }
     }
 
     /// Called each second.
-    pub(super) fn beat(&mut self) {
+    pub(super) fn roll(&mut self, touched: &mut Touched) {
         self.quiet_beats += 1;
         if self.quiet_beats >= QUIET_BEATS {
             self.quiet_beats = 0;
-            (0..self.views.len()).for_each(|place| self.push(place));
+            self.versions.iter_mut().for_each(|version| *version += 1);
+            touched.extend(self.streams.keys());
         }
     }
 
-    fn push(&mut self, place: usize) {
-        let previous = self.sequence;
-        self.sequence += 1;
-        for own in self.streams.values_mut() {
+    /// Pushes the feeds that changed since the stream's last frames.
+    pub(super) fn advance(&mut self, stream: u64) {
+        let Some(own) = self.streams.get_mut(&stream) else { return };
+        own.versions.resize(self.versions.len(), 0);
+        for (place, version) in self.versions.iter().enumerate() {
+            if std::mem::replace(&mut own.versions[place], *version) == *version {
+                continue;
+            }
             let bytes = (own.encode)(LiveFrame::Feed(self.views[place].clone()));
-            own.stream.push(Frame::new(previous, self.sequence, bytes));
+            own.stream.push(Frame::new(own.sequence, own.sequence + 1, bytes));
+            own.sequence += 1;
             own.stated = None;
         }
     }
 
     pub(super) fn attach(&mut self, stream: &Arc<ResponseStream>, encode: Encode) {
-        let own = FeedStream { stream: stream.clone(), encode, stated: None };
+        let own = FeedStream {
+            stream: stream.clone(),
+            encode,
+            sequence: 0,
+            versions: self.versions.clone(),
+            stated: None,
+        };
         self.streams.insert(stream.id(), own);
     }
 
@@ -70,11 +92,11 @@ impl FeedBoard {
         self.streams.remove(&stream.id());
     }
 
-    /// States all feeds, for who joins and for who lagged.
+    /// States all feeds, for those that join and those that lagged.
     pub(super) fn join(&mut self, stream: &ResponseStream) -> Start {
-        let sequence = self.sequence;
+        self.advance(stream.id());
         let Some(own) = self.streams.get_mut(&stream.id()) else { return Start::TooSlow };
-        let encode = &mut own.encode;
+        let (encode, sequence) = (&mut own.encode, own.sequence);
         let stated = own.stated.get_or_insert_with(|| {
             let frame = |view: &FeedView| {
                 Frame::new(sequence, sequence, encode(LiveFrame::Feed(view.clone())))

@@ -126,7 +126,9 @@ pub struct Offer {
     /// The change before; the same as `sequence` where the offer is repeated; `None` where it is
     /// stated anew.
     pub previous: Option<u64>,
-    /// Why it is stated anew.
+    /// Changes since `previous`; 0 where the offer is repeated or stated.
+    pub merged_events: u64,
+    /// Why it is stated.
     pub reason: Option<SnapshotReason>,
     pub bid: Option<Level>,
     pub ask: Option<Level>,
@@ -183,6 +185,20 @@ pub struct Item {
     pub time: Option<Micros>,
     pub body: ItemBody,
 }
+
+impl Item {
+    /// About what it takes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<Self>()
+            + match &self.body {
+                ItemBody::Trade(_) | ItemBody::Order(_) => ITEM_BYTES,
+                ItemBody::Message(message) => message.data.len(),
+            }
+    }
+}
+
+/// About what a trade or an order takes in memory: some texts of a few dozen bytes.
+const ITEM_BYTES: usize = 512;
 
 /// What such an event means.
 #[derive(Clone, Debug)]
@@ -296,7 +312,9 @@ pub struct TickerFrame {
     /// The change before; the same as `sequence` where no event came; `None` where it is stated
     /// anew.
     pub previous: Option<u64>,
-    /// Why it is stated anew.
+    /// Changes since `previous`; 0 where no event came or the ticker is stated.
+    pub merged_events: u64,
+    /// Why it is stated.
     pub reason: Option<SnapshotReason>,
     /// `None` in a heartbeat.
     pub ticker: Option<TickerView>,

@@ -1,14 +1,19 @@
 //! The live topics: the state of every market and the streams that follow it. The sequencer's
-//! thread brings events in, timers bring the ticks, sessions join. Knows no GraphQL: whoever
-//! opens a stream brings what encodes its frames.
+//! thread brings events in; the streams are brought up to date by workers, each of which has a copy
+//! of what its streams follow, see `encoders`. Knows no GraphQL: what opens a stream brings what
+//! encodes its frames.
 //!
-//! Locks: a market's book, its candles, the offers, the tickers, the log topics, the feeds' board and the list of markets are
-//! each behind their own, and no two of them are ever held together, so there is no order to keep. The feed
-//! state's lock is the innermost: held for one read or write, inside any of the others.
+//! Locks: a market's book, its candles, the offers, the tickers, the log topics, the feeds' board
+//! and the list of markets are each under their own, and no two of them are ever held together, so
+//! there is no order to keep. The locks of the feed state and of the schedule are the innermost:
+//! held for one read or write, inside any of the others.
 
 mod book_stream;
 mod candles;
+mod copies;
+mod encoders;
 mod feeds;
+mod follower;
 mod frame;
 mod offers;
 mod reaching;
@@ -18,18 +23,21 @@ mod tickers;
 mod topics;
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use foldhash::HashMap;
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
-use spreadly_subscriptions::Epoch;
+use spreadly_subscriptions::{Epoch, Schedule};
+use tokio::time::Instant;
 
 use self::book_stream::{BookStream, Now};
 use self::candles::{CandleBoard, Moment};
+use self::copies::Copied;
 use self::feeds::FeedBoard;
+use self::follower::{Follower, Touched};
 use self::offers::Offers;
 use self::reaching::Reached;
 use self::tickers::Tickers;
@@ -47,6 +55,7 @@ use crate::market::ticker::LastTrade;
 use crate::market::trade::Trade;
 use crate::store::{self, LogReaders};
 
+pub use self::encoders::Encoders;
 pub use self::frame::{
     BookDelta, BookHead, BookHeartbeat, BookSnapshot, CandleFrame, Encode, FeedState, FeedView,
     Item, ItemBody, LiveFrame, LogCursor, LogFrame, Offer, Refusal, SnapshotReason, Speed,
@@ -77,8 +86,17 @@ pub struct Live {
     feeds: Mutex<FeedBoard>,
     feed_state: Mutex<FeedState>,
     reached: Reached,
+    followers: Mutex<HashMap<u64, Arc<Follower>>>,
+    /// Which of them is brought up to date next.
+    schedule: Mutex<Schedule>,
+    /// Of a worker's copy: what it is a copy of. Held while what is followed is copied, and while an
+    /// event is taken, so that none is missed in between.
+    origin: Option<Arc<Live>>,
+    copying: Mutex<Copied>,
+    /// Streams that follow this state.
+    following: AtomicUsize,
     /// Snapshots that were encoded rather than taken from a stream's cache.
-    pub snapshot_encodings: AtomicU64,
+    pub snapshot_encodings: Arc<AtomicU64>,
     /// How often blocks were undone, and the events that went with them, since the start.
     pub reorganisations: AtomicU64,
     pub events_undone: AtomicU64,
@@ -102,7 +120,12 @@ struct MarketState {
     event_time: Option<Micros>,
     /// Of the book as it is; computed when the first frame wants it.
     checksum: OnceCell<u32>,
+    /// Sequence of the event that defined the market, and see [`Now`].
+    defined_at: u64,
+    restated: (u64, SnapshotReason),
     streams: BTreeMap<u64, BookStream>,
+    /// Those that push each event.
+    raw: BTreeSet<u64>,
 }
 
 /// What the store keeps of a market, beside the log.
@@ -163,7 +186,12 @@ impl Live {
             feeds: Mutex::default(),
             feed_state: Mutex::new(FeedState::Live),
             reached: Reached::default(),
-            snapshot_encodings: AtomicU64::new(0),
+            followers: Mutex::default(),
+            schedule: Mutex::new(Schedule::new(Instant::now())),
+            origin: None,
+            copying: Mutex::default(),
+            following: AtomicUsize::new(0),
+            snapshot_encodings: Arc::default(),
             reorganisations: AtomicU64::new(0),
             events_undone: AtomicU64::new(0),
             gaps: AtomicU64::new(0),
@@ -232,6 +260,12 @@ impl Live {
     /// Defines or redefines a market. Its book is in units of its decimals, so other decimals begin
     /// an empty one, and everyone is told.
     pub fn define(&self, definition: Arc<MarketDefinition>) {
+        let mut touched = Touched::new();
+        self.define_at(definition, 0, &mut touched);
+        self.advance_all(&touched);
+    }
+
+    fn define_at(&self, definition: Arc<MarketDefinition>, sequence: u64, touched: &mut Touched) {
         let id = definition.market.clone();
         let numbering = self.numbering(&market_scope(&id));
         // First, so that a market that can be asked for has an offer to state.
@@ -241,15 +275,13 @@ impl Live {
             market.gone.store(false, Ordering::Release);
             market.candles.lock().define(&definition);
             let mut state = market.state.lock();
+            state.defined_at = state.defined_at.max(sequence);
             let decimals = |one: &MarketDefinition| (one.price_decimals, one.size_decimals);
             let same = decimals(&state.definition) == decimals(&definition);
             state.definition = definition.clone();
             if !same {
                 state.book = self.empty_book(state.book.sequence());
-                state.checksum.take();
-                state.each(self, |stream, now| {
-                    stream.restate(now, SnapshotReason::EpochChange);
-                });
+                state.restate(SnapshotReason::EpochChange, touched);
             }
         } else {
             let candles = Mutex::new(CandleBoard::new(definition.clone(), numbering.clone()));
@@ -259,7 +291,10 @@ impl Live {
                 numbering,
                 event_time: None,
                 checksum: OnceCell::new(),
+                defined_at: sequence,
+                restated: (0, SnapshotReason::EpochChange),
                 streams: BTreeMap::new(),
+                raw: BTreeSet::new(),
             };
             let market = Market { state: Mutex::new(state), candles, gone: AtomicBool::new(false) };
             self.markets.write().insert(id, Arc::new(market));
@@ -282,7 +317,7 @@ impl Live {
             state.checksum.take();
             state.definition.market.clone()
         };
-        self.change_offer(&id, best, since.sequence, since.event_time);
+        self.change_offer(&id, best, since.sequence, since.event_time, &mut Touched::new());
         Ok(())
     }
 
@@ -361,42 +396,54 @@ impl Live {
         self.market(market).map_or(0, |own| own.state.lock().book.events_behind(sequence))
     }
 
-    /// Takes events that stand in the log, in the log's order, from one thread.
+    /// Takes events that are in the log, in the log's order, from one thread, and brings the streams
+    /// up to date that follow this state itself.
     pub fn apply(&self, events: &[Applied]) {
+        let mut touched = Touched::new();
         for event in events {
-            match &event.effect {
-                Effect::Define(definition) => self.define(definition.clone()),
-                Effect::Replace { market, levels } => self.change(event, market, levels, true),
-                Effect::Change { market, levels } => self.change(event, market, levels, false),
-                Effect::Order { update, levels } => {
-                    let order = &update.order;
-                    self.change(event, &order.market, levels, false);
-                    let own = orders_topic(Some(&order.market), None);
-                    for topic in order.account_topics().iter().chain([&own]) {
-                        self.tell(topic, event, ItemBody::Order(update.clone()));
-                    }
-                }
-                Effect::Trade(trade) => {
-                    let body = ItemBody::Trade(trade.clone());
-                    self.tell(&trades_topic(&trade.market), event, body);
-                    self.trade(event, trade);
-                }
-                Effect::Message(message) => {
-                    let body = ItemBody::Message(message.clone());
-                    self.tell(&message_topic(&message.topic), event, body);
-                }
-                Effect::None => {}
-            }
-        }
-        if let Some(last) = events.last() {
-            self.reached.to(last.sequence);
+            self.take(event, &mut touched);
+            self.advance_all(&touched);
+            touched.clear();
         }
     }
 
-    /// Tells an event to whoever follows a log topic. An event may be told in several.
-    fn tell(&self, topic: &TopicName, event: &Applied, body: ItemBody) {
+    /// Takes an event that is in the log, in the log's order, from one thread. Costs the same for
+    /// any number of streams that do not push each event.
+    fn take(&self, event: &Applied, touched: &mut Touched) {
+        match &event.effect {
+            Effect::Define(definition) => {
+                if self.takes_definition(&definition.market, event.sequence) {
+                    self.define_at(definition.clone(), event.sequence, touched);
+                }
+            }
+            Effect::Replace { market, levels } => self.change(event, market, levels, true, touched),
+            Effect::Change { market, levels } => self.change(event, market, levels, false, touched),
+            Effect::Order { update, levels } => {
+                let order = &update.order;
+                self.change(event, &order.market, levels, false, touched);
+                let own = orders_topic(Some(&order.market), None);
+                for topic in order.account_topics().iter().chain([&own]) {
+                    self.publish(topic, event, ItemBody::Order(update.clone()), touched);
+                }
+            }
+            Effect::Trade(trade) => {
+                let body = ItemBody::Trade(trade.clone());
+                self.publish(&trades_topic(&trade.market), event, body, touched);
+                self.trade(event, trade, touched);
+            }
+            Effect::Message(message) => {
+                let body = ItemBody::Message(message.clone());
+                self.publish(&message_topic(&message.topic), event, body, touched);
+            }
+            Effect::None => {}
+        }
+        self.reached.to(event.sequence);
+    }
+
+    /// Makes an event the end of a log topic. An event may be in several.
+    fn publish(&self, topic: &TopicName, event: &Applied, body: ItemBody, touched: &mut Touched) {
         let item = Item { sequence: event.sequence, time: event.time, body };
-        self.topics.lock().publish(topic, &item, self.now());
+        self.topics.lock().publish(topic, &item, touched);
     }
 
     /// Takes over where topics of the log stand, and when their last events were at their source,
@@ -408,16 +455,24 @@ impl Live {
         }
     }
 
-    fn change(&self, event: &Applied, id: &MarketId, levels: &[LevelChange], replace: bool) {
-        // Admission lets no event through whose market was not defined before it.
+    fn change(
+        &self,
+        event: &Applied,
+        id: &MarketId,
+        levels: &[LevelChange],
+        replace: bool,
+        touched: &mut Touched,
+    ) {
         let Some(market) = self.market(id) else {
-            debug_assert!(false, "an event for {id}, which is not defined");
+            // Admission lets no event through whose market was not defined before it; a copy has
+            // only what is followed.
+            debug_assert!(self.origin.is_some(), "an event for {id}, which is not defined");
             return;
         };
         let best = {
             let mut state = market.state.lock();
             if event.sequence <= state.book.sequence() {
-                // Read again behind an older checkpoint of another market.
+                // Read again after an older checkpoint of another market, or copied later.
                 return;
             }
             match replace {
@@ -426,14 +481,10 @@ impl Live {
             }
             state.event_time = event.time;
             state.checksum.take();
-            state.each(self, |stream, now| {
-                if stream.speed() == Speed::Raw {
-                    stream.follow(now);
-                }
-            });
+            touched.extend(&state.raw);
             state.book.best()
         };
-        self.change_offer(id, best, event.sequence, event.time);
+        self.change_offer(id, best, event.sequence, event.time, touched);
     }
 
     fn change_offer(
@@ -442,22 +493,21 @@ impl Live {
         best: (Option<Level>, Option<Level>),
         sequence: u64,
         time: Option<Micros>,
+        touched: &mut Touched,
     ) {
-        // Most events do not reach the top of the book: then the clock is not asked either.
-        let Some(now) = self.offers.lock().update(id, best, sequence, time, || self.now()) else {
-            return;
-        };
-        self.tickers.lock().change_offer(id, best, sequence, time, now);
+        // Most events do not reach the top of the book.
+        if self.offers.lock().update(id, best, sequence, time, touched) {
+            self.tickers.lock().change_offer(id, best, sequence, time, touched);
+        }
     }
 
     /// Takes a trade with the candles that it left.
-    fn trade(&self, event: &Applied, trade: &Trade) {
+    fn trade(&self, event: &Applied, trade: &Trade, touched: &mut Touched) {
         // What is read again from the log has none: the candles' own state has it already.
         let ([minute, ..], Some(market)) = (&event.candles[..], self.market(&trade.market)) else {
             return;
         };
-        let moment = self.moment();
-        market.candles.lock().trade(event, &moment);
+        market.candles.lock().trade(event, touched);
         // A trade that is not its minute's latest is not the market's either.
         let last = (minute.close_sequence == event.sequence).then_some(LastTrade {
             time: minute.last,
@@ -465,7 +515,8 @@ impl Live {
             size: trade.size,
             taker_side: trade.taker_side,
         });
-        self.tickers.lock().trade(&trade.market, event, minute, last, moment.now);
+        let mut tickers = self.tickers.lock();
+        tickers.trade(&trade.market, event, minute, last, self.now(), touched);
     }
 
     fn moment(&self) -> Moment {
@@ -502,56 +553,65 @@ impl Live {
         self.tickers.lock().view(market, self.now())
     }
 
-    /// Pushes what the streams of this speed gathered. Called by a timer of that period.
+    /// Brings the books' streams of this speed up to date that follow this state itself.
     pub fn tick(&self, speed: Speed) {
-        self.each_stream(|stream, now| {
-            if stream.speed() == speed {
-                stream.follow(now);
+        for follower in self.followers() {
+            if follower.pace == speed.into() {
+                self.advance(&follower);
             }
-        });
-    }
-
-    /// Lets quiet streams say that they live. Called each second.
-    pub fn heartbeat(&self) {
-        self.each_stream(|stream, now| stream.beat(now));
-        self.offers.lock().beat(self.now());
-        let moment = self.moment();
-        for market in self.all() {
-            market.candles.lock().beat(&moment);
         }
-        self.tickers.lock().beat(self.now());
-        self.topics.lock().beat(self.now());
-        self.feeds.lock().beat();
     }
 
-    /// Tells every stream of every market, at once, whether what it says is up to date.
+    /// The same, called each second, of what the clock has changed, and quiet streams.
+    pub fn heartbeat(&self) {
+        let mut touched = Touched::new();
+        self.roll(&mut touched);
+        self.advance_all(&touched);
+        for follower in self.followers() {
+            self.beat(&follower);
+        }
+    }
+
+    /// Takes what the clock has changed. To be called each second.
+    fn roll(&self, touched: &mut Touched) {
+        let now = self.now();
+        for market in self.all() {
+            market.candles.lock().roll(now, touched);
+        }
+        self.tickers.lock().roll(now, touched);
+        self.feeds.lock().roll(touched);
+    }
+
+    /// Whether what every stream says is up to date; those that follow this state itself say it at
+    /// once.
     pub fn set_feed_state(&self, state: FeedState) {
+        let mut touched = Touched::new();
+        self.take_feed_state(state, &mut touched);
+        self.advance_all(&touched);
+    }
+
+    fn take_feed_state(&self, state: FeedState, touched: &mut Touched) {
         if std::mem::replace(&mut *self.feed_state.lock(), state) == state {
             return;
         }
-        self.each_stream(|stream, now| stream.announce(now));
-        self.offers.lock().set_state(state, self.now());
-        let moment = self.moment();
         for market in self.all() {
-            market.candles.lock().announce(&moment);
+            touched.extend(market.state.lock().streams.keys());
+            touched.extend(market.candles.lock().streams());
         }
-        self.tickers.lock().set_state(state, self.now());
-        self.topics.lock().set_state(state, self.now());
+        self.offers.lock().set_state(state, touched);
+        self.tickers.lock().set_state(state, touched);
+        self.topics.lock().set_state(state, touched);
     }
 
-    /// Takes the feeds as they are now; who follows `feedStatus` is told what changed.
+    /// Takes the feeds as they are now.
     pub fn set_feeds(&self, views: Vec<FeedView>) {
-        self.feeds.lock().set(views);
+        let mut touched = Touched::new();
+        self.feeds.lock().set(views, &mut touched);
+        self.advance_all(&touched);
     }
 
     pub fn feeds(&self) -> Vec<FeedView> {
         self.feeds.lock().views().to_vec()
-    }
-
-    fn each_stream(&self, act: impl Fn(&mut BookStream, &Now<'_>)) {
-        for market in self.all() {
-            market.state.lock().each(self, &act);
-        }
     }
 }
 
@@ -576,19 +636,41 @@ impl MarketState {
             },
             book: &self.book,
             numbering: &self.numbering,
+            restated: self.restated,
             state: live.feed_state(),
             snapshot_encodings: &live.snapshot_encodings,
         }
     }
 
-    /// Costs nothing where nobody listens.
-    fn each(&mut self, live: &Live, act: impl Fn(&mut BookStream, &Now<'_>)) {
-        let mut streams = std::mem::take(&mut self.streams);
-        if !streams.is_empty() {
-            let now = self.now(live);
-            streams.values_mut().for_each(|stream| act(stream, &now));
+    /// Gives a stream the book as it is now.
+    fn with<T>(
+        &mut self,
+        live: &Live,
+        stream: u64,
+        act: impl FnOnce(&mut BookStream, &Now<'_>) -> T,
+    ) -> Option<T> {
+        // Taken out for the moment, so that the book can be read beside it.
+        let mut own = self.streams.remove(&stream)?;
+        let done = act(&mut own, &self.now(live));
+        self.streams.insert(stream, own);
+        Some(done)
+    }
+
+    /// The book was replaced as a whole: every stream states it.
+    fn restate(&mut self, reason: SnapshotReason, touched: &mut Touched) {
+        self.restated = (self.restated.0 + 1, reason);
+        self.checksum.take();
+        touched.extend(self.streams.keys());
+    }
+
+    fn set_speed(&mut self, stream: u64, speed: Speed) {
+        if let Some(own) = self.streams.get_mut(&stream) {
+            own.set_speed(speed);
+            match speed {
+                Speed::Raw => self.raw.insert(stream),
+                _ => self.raw.remove(&stream),
+            };
         }
-        self.streams = streams;
     }
 }
 

@@ -1,14 +1,15 @@
 //! The best bid and offer of all markets, and the streams that follow some of them. One lock for
 //! all of it: a stream spans markets, and its ring wants rising sequences.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use foldhash::{HashMap, HashMapExt as _};
-use spreadly_subscriptions::{Frame, ResponseStream, Start};
+use spreadly_subscriptions::{Epoch, Frame, ResponseStream, Start};
 
 use super::book_stream::QUIET_BEATS;
+use super::follower::Touched;
 use super::frame::{Encode, FeedState, LiveFrame, Offer, SnapshotReason};
 use crate::market::bbo::BestBidOffer;
 use crate::market::book::Level;
@@ -23,10 +24,15 @@ pub(super) struct Offers {
     streams: BTreeMap<u64, OfferStream>,
 }
 
-struct Own {
+#[derive(Clone)]
+pub(super) struct Own {
     definition: Arc<MarketDefinition>,
     numbering: Numbering,
     bbo: BestBidOffer,
+    /// Counts them.
+    changes: u64,
+    /// Streams that follow it and push each change.
+    raw: BTreeSet<u64>,
 }
 
 struct OfferStream {
@@ -37,11 +43,15 @@ struct OfferStream {
     markets: BTreeMap<MarketId, Followed>,
 }
 
-#[derive(Default)]
+/// What of a market a stream has pushed.
 struct Followed {
     quiet_beats: u8,
     /// The current offer, encoded for earlier joiners and readers.
     stated: Stated,
+    epoch: Epoch,
+    sequence: u64,
+    changes: u64,
+    state: FeedState,
 }
 
 /// What was encoded for an earlier reader that was told a state anew, one frame a reason.
@@ -70,18 +80,20 @@ impl Stated {
 }
 
 impl Own {
-    /// The offer as a frame tells it, behind the change before it or anew for a reason.
+    /// The offer as a frame says it: after the change before it and so many changes, or stated for a
+    /// reason.
     fn frame(
         &self,
         state: FeedState,
-        previous: Result<u64, SnapshotReason>,
+        previous: Result<(u64, u64), SnapshotReason>,
         publish_time: Micros,
     ) -> LiveFrame {
         LiveFrame::Offer(Offer {
             definition: self.definition.clone(),
             epoch: self.numbering.epoch(),
             sequence: self.bbo.sequence,
-            previous: previous.ok(),
+            previous: previous.ok().map(|(sequence, _)| sequence),
+            merged_events: previous.ok().map_or(0, |(_, changes)| changes),
             reason: previous.err(),
             bid: self.bbo.bid,
             ask: self.bbo.ask,
@@ -89,6 +101,17 @@ impl Own {
             publish_time,
             state,
         })
+    }
+
+    fn followed(&self, state: FeedState) -> Followed {
+        Followed {
+            quiet_beats: 0,
+            stated: Stated::default(),
+            epoch: self.numbering.epoch(),
+            sequence: self.bbo.sequence,
+            changes: self.changes,
+            state,
+        }
     }
 }
 
@@ -108,6 +131,8 @@ impl Offers {
             definition: definition.clone(),
             numbering: numbering.clone(),
             bbo: BestBidOffer::default(),
+            changes: 0,
+            raw: BTreeSet::new(),
         });
         own.definition = definition.clone();
         for stream in self.streams.values_mut() {
@@ -117,21 +142,43 @@ impl Offers {
         }
     }
 
-    /// Takes the top of a market's book after an event, and pushes it where it changed; then when
-    /// that was.
+    /// A market's offer, to be followed elsewhere.
+    pub(super) fn copy(&self, market: &str) -> Option<Own> {
+        let own = self.markets.get(market)?.clone();
+        Some(Own { raw: BTreeSet::new(), ..own })
+    }
+
+    /// Takes over a market's offer as it is elsewhere; those that follow it stay.
+    pub(super) fn adopt(&mut self, own: Own) {
+        let id = own.definition.market.clone();
+        self.sequence = self.sequence.max(own.bbo.sequence);
+        let before = self.markets.remove(&id);
+        let raw = before.map(|before| before.raw).unwrap_or_default();
+        self.markets.insert(id, Own { raw, ..own });
+    }
+
+    pub(super) fn forget(&mut self, market: &str) {
+        self.markets.remove(market);
+    }
+
+    /// Takes the top of a market's book after an event; whether it changed. Those that push each
+    /// change are touched.
     pub(super) fn update(
         &mut self,
         market: &MarketId,
         best: (Option<Level>, Option<Level>),
         sequence: u64,
         event_time: Option<Micros>,
-        clock: impl FnOnce() -> Micros,
-    ) -> Option<Micros> {
-        let own = self.markets.get_mut(market)?;
-        let previous = own.bbo.update(best, sequence, event_time)?;
-        let now = clock();
-        self.push(market, Ok(previous), now);
-        Some(now)
+        touched: &mut Touched,
+    ) -> bool {
+        let Some(own) = self.markets.get_mut(market) else { return false };
+        if sequence < own.bbo.sequence || own.bbo.update(best, sequence, event_time).is_none() {
+            return false;
+        }
+        own.changes += 1;
+        self.sequence = self.sequence.max(sequence);
+        touched.extend(&own.raw);
+        true
     }
 
     /// A market that was read from the log stands at least where its epoch began.
@@ -141,65 +188,71 @@ impl Offers {
         self.sequence = self.sequence.max(own.bbo.sequence);
     }
 
-    /// Takes what is left of a market once blocks were undone, and tells everyone anew.
+    /// Takes what is left of a market after a rollback: every follower is stated it.
     pub(super) fn reorganise(
         &mut self,
         market: &MarketId,
         undoing: Undoing,
         offer: BestBidOffer,
-        now: Micros,
+        touched: &mut Touched,
     ) {
         let Some(own) = self.markets.get_mut(market) else { return };
+        if own.numbering.since() >= undoing.at {
+            return;
+        }
         own.numbering.undo(undoing);
         own.bbo = offer;
-        let reason = SnapshotReason::of_epoch(&own.numbering);
+        touched.extend(&own.raw);
         self.stand(market);
-        self.push(market, Err(reason), now);
     }
 
-    /// Tells a market's offer to whoever follows it.
-    fn push(&mut self, market: &MarketId, previous: Result<u64, SnapshotReason>, now: Micros) {
-        let Some(own) = self.markets.get(market) else { return };
-        let sequence = own.bbo.sequence;
-        self.sequence = self.sequence.max(sequence);
-        let frame = own.frame(self.state, previous, now);
-        for stream in self.streams.values_mut() {
-            let Some(followed) = stream.markets.get_mut(market) else { continue };
-            *followed = Followed::default();
-            let bytes = (stream.encode)(frame.clone());
-            stream.stream.push(Frame::new(stream.last, sequence, bytes));
-            stream.last = sequence;
-        }
-    }
-
-    /// What stands at the top of a market's book, and since when.
+    /// What is at the top of a market's book, and since when.
     pub(super) fn get(&self, market: &str) -> Option<BestBidOffer> {
         self.markets.get(market).map(|own| own.bbo)
     }
 
-    pub(super) fn set_state(&mut self, state: FeedState, now: Micros) {
+    pub(super) fn set_state(&mut self, state: FeedState, touched: &mut Touched) {
         self.state = state;
-        self.repeat(now, |_| true);
+        touched.extend(self.streams.keys());
     }
 
-    /// Called each second: what was quiet for long is said again.
-    pub(super) fn beat(&mut self, now: Micros) {
-        self.repeat(now, |followed| {
-            followed.quiet_beats += 1;
-            followed.quiet_beats >= QUIET_BEATS
-        });
+    /// Pushes what changed since the stream's last frames, of each market at most one frame.
+    pub(super) fn advance(&mut self, stream: u64, now: Micros) {
+        let Some(own) = self.streams.get_mut(&stream) else { return };
+        let mut due: Vec<(u64, &MarketId)> = Vec::new();
+        for (market, followed) in &own.markets {
+            let Some(known) = self.markets.get(market) else { continue };
+            if followed.changes != known.changes
+                || followed.state != self.state
+                || followed.epoch != known.numbering.epoch()
+            {
+                due.push((known.bbo.sequence, market));
+            }
+        }
+        if due.is_empty() {
+            return;
+        }
+        due.sort_unstable();
+        let due: Vec<_> = due.into_iter().map(|(_, market)| market.clone()).collect();
+        for market in due {
+            own.push(&market, &self.markets[&market], self.state, now);
+        }
     }
 
-    fn repeat(&mut self, now: Micros, due: impl Fn(&mut Followed) -> bool) {
-        for stream in self.streams.values_mut() {
-            for (market, followed) in &mut stream.markets {
-                let Some(own) = self.markets.get(market) else { continue };
-                if !due(followed) {
-                    continue;
-                }
-                *followed = Followed::default();
-                let bytes = (stream.encode)(own.frame(self.state, Ok(own.bbo.sequence), now));
-                stream.stream.push(Frame::new(stream.last, stream.last, bytes));
+    /// Called each second: what was quiet for long is repeated.
+    pub(super) fn beat(&mut self, stream: u64, now: Micros) {
+        let Some(own) = self.streams.get_mut(&stream) else { return };
+        let quiet: Vec<_> = own
+            .markets
+            .iter_mut()
+            .filter_map(|(market, followed)| {
+                followed.quiet_beats += 1;
+                (followed.quiet_beats >= QUIET_BEATS).then(|| market.clone())
+            })
+            .collect();
+        for market in quiet {
+            if let Some(known) = self.markets.get(&market) {
+                own.push(&market, known, self.state, now);
             }
         }
     }
@@ -210,13 +263,33 @@ impl Offers {
         markets: &[MarketId],
         encode: Encode,
     ) {
-        let markets = markets.iter().map(|id| (id.clone(), Followed::default())).collect();
-        let last = self.sequence;
-        let own = OfferStream { stream: stream.clone(), encode, last, markets };
-        self.streams.insert(stream.id(), own);
+        let id = stream.id();
+        let mut followed = BTreeMap::new();
+        for market in markets {
+            let Some(own) = self.markets.get_mut(market) else { continue };
+            own.raw.insert(id);
+            followed.insert(market.clone(), own.followed(self.state));
+        }
+        let stream = stream.clone();
+        let own = OfferStream { stream, encode, last: self.sequence, markets: followed };
+        self.streams.insert(id, own);
+    }
+
+    /// Whether a stream pushes each change.
+    pub(super) fn set_raw(&mut self, stream: u64, raw: bool) {
+        let Some(own) = self.streams.get(&stream) else { return };
+        for market in own.markets.keys() {
+            if let Some(known) = self.markets.get_mut(market) {
+                match raw {
+                    true => known.raw.insert(stream),
+                    false => known.raw.remove(&stream),
+                };
+            }
+        }
     }
 
     pub(super) fn detach(&mut self, stream: &ResponseStream) {
+        self.set_raw(stream.id(), false);
         self.streams.remove(&stream.id());
     }
 
@@ -236,6 +309,8 @@ impl Offers {
         now: Micros,
         reason: impl Fn(&Own) -> SnapshotReason,
     ) -> Start {
+        // What follows in the ring follows what is stated.
+        self.advance(stream.id(), now);
         let Some(own) = self.streams.get_mut(&stream.id()) else { return Start::TooSlow };
         let (sequence, encode, state) = (own.last, &mut own.encode, self.state);
         let mut frames = Vec::with_capacity(own.markets.len());
@@ -247,5 +322,22 @@ impl Offers {
             frames.push(Frame { previous: sequence, sequence, tail });
         }
         Start::Frames { frames, next: own.stream.next_index() }
+    }
+}
+
+impl OfferStream {
+    /// Pushes a market's offer: after what was pushed of it, or stated where an epoch began.
+    fn push(&mut self, market: &MarketId, known: &Own, state: FeedState, now: Micros) {
+        let Some(followed) = self.markets.get_mut(market) else { return };
+        let previous = match followed.epoch == known.numbering.epoch() {
+            true => Ok((followed.sequence, known.changes - followed.changes)),
+            false => Err(SnapshotReason::of_epoch(&known.numbering)),
+        };
+        *followed = known.followed(state);
+        let bytes = (self.encode)(known.frame(state, previous, now));
+        // Over all markets of the stream, so that its numbers rise.
+        let sequence = self.last.max(known.bbo.sequence);
+        self.stream.push(Frame::new(self.last, sequence, bytes));
+        self.last = sequence;
     }
 }

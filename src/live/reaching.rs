@@ -1,7 +1,7 @@
 //! Where several hubs share a log: a client that comes from one that is further than this one waits
 //! until this one is there too. Numbers are the log's, so any of its cursors says how far that is.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -14,24 +14,25 @@ use super::Live;
 const PATIENCE: Duration = Duration::from_secs(4);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
 
-/// How far a shared log is taken in.
+/// How far the log is taken in.
 #[derive(Default)]
-pub(super) struct Reached(OnceLock<AtomicU64>);
+pub(super) struct Reached {
+    sequence: AtomicU64,
+    /// Other hubs have the same log, and may be further.
+    shared: AtomicBool,
+}
 
 impl Reached {
     pub(super) fn begin(&self, sequence: u64) {
-        self.0.get_or_init(|| AtomicU64::new(sequence));
+        self.sequence.store(sequence, Ordering::Release);
     }
 
     pub(super) fn to(&self, sequence: u64) {
-        if let Some(reached) = self.0.get() {
-            reached.fetch_max(sequence, Ordering::Release);
-        }
+        self.sequence.fetch_max(sequence, Ordering::Release);
     }
 
-    /// `None`: nobody shares the log.
-    fn get(&self) -> Option<u64> {
-        self.0.get().map(|reached| reached.load(Ordering::Acquire))
+    pub(super) fn get(&self) -> u64 {
+        self.sequence.load(Ordering::Acquire)
     }
 }
 
@@ -46,20 +47,29 @@ impl Live {
     /// The log is shared, and taken in up to this sequence.
     pub fn share(&self, sequence: u64) {
         self.reached.begin(sequence);
+        self.reached.shared.store(true, Ordering::Release);
     }
 
-    /// Lets readers of a source wait where they come from a hub that is further.
+    /// Lets readers of a source wait where they come from a hub that is further, or from another
+    /// worker of this one.
     pub(super) fn reaching(self: &Arc<Self>, own: impl Source + 'static) -> Box<dyn Source> {
-        if self.reached.get().is_none() {
+        if self.origin.is_none() && !self.is_shared() {
             return Box::new(own);
         }
         let own: Arc<dyn Source> = Arc::new(own);
         Box::new(Reaching { live: self.clone(), own, stream: OnceLock::new() })
     }
 
+    fn is_shared(&self) -> bool {
+        self.origin.as_deref().unwrap_or(self).reached.shared.load(Ordering::Acquire)
+    }
+
     /// Whether a position of the log is still to come here.
     fn is_behind(&self, sequence: u64) -> bool {
-        self.reached.get().is_some_and(|reached| reached < sequence)
+        self.reached.get() < sequence
+            && (self.is_shared()
+                // Otherwise it is a position that the log never reached, or has no longer.
+                || self.origin.as_ref().is_some_and(|origin| sequence <= origin.reached.get()))
     }
 }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::follower::Touched;
 use super::{Live, OfferMark, RestoreError, SnapshotReason};
 use crate::market::bbo::BestBidOffer;
 use crate::market::event::{MarketDefinition, MarketId, Micros};
@@ -87,6 +88,17 @@ impl Live {
     /// # Errors
     /// When a book is not readable: it is left empty then, and a restart reads it from the log.
     pub fn reorganise(&self, left: &Reorganisation) -> Result<(), RestoreError> {
+        let mut touched = Touched::new();
+        let done = self.take_reorganisation(left, &mut touched);
+        self.advance_all(&touched);
+        done
+    }
+
+    pub(super) fn take_reorganisation(
+        &self,
+        left: &Reorganisation,
+        touched: &mut Touched,
+    ) -> Result<(), RestoreError> {
         let count = if left.of_blocks { &self.reorganisations } else { &self.gaps };
         count.fetch_add(1, Ordering::Relaxed);
         self.events_undone.fetch_add(left.undone, Ordering::Relaxed);
@@ -95,7 +107,7 @@ impl Live {
             let undoing = Undoing { at: left.at, first: *first };
             let market = left.markets.iter().find(|one| market_scope(&one.market) == *scope);
             if let Some(market) = market {
-                done = done.and(self.reorganise_market(market, undoing));
+                done = done.and(self.reorganise_market(market, undoing, touched));
             }
         }
         let undoings = left
@@ -107,13 +119,26 @@ impl Live {
         done
     }
 
-    fn reorganise_market(&self, left: &MarketLeft, undoing: Undoing) -> Result<(), RestoreError> {
+    fn reorganise_market(
+        &self,
+        left: &MarketLeft,
+        undoing: Undoing,
+        touched: &mut Touched,
+    ) -> Result<(), RestoreError> {
         let Some(market) = self.known(&left.market) else {
+            if self.origin.is_some() {
+                // A copy has only what is followed.
+                return Ok(());
+            }
             return Err(RestoreError::UnknownMarket(left.market.to_string()));
         };
+        if market.state.lock().numbering.since() >= undoing.at {
+            // Copied later.
+            return Ok(());
+        }
         match &left.defined {
             Defined::AsBefore => {}
-            Defined::So(definition) => self.define(definition.clone()),
+            Defined::So(definition) => self.define_at(definition.clone(), undoing.at, touched),
             Defined::Not => market.gone.store(true, Ordering::Release),
         }
         let read = left.book.as_deref().map(|state| self.read_checkpoint(state)).transpose();
@@ -132,9 +157,8 @@ impl Live {
             };
             state.numbering.undo(undoing);
             state.book.begin_anew(undoing.at);
-            state.checksum.take();
             let reason = SnapshotReason::of_epoch(&state.numbering);
-            state.each(self, |stream, now| stream.restate(now, reason));
+            state.restate(reason, touched);
             (state.book.best(), rebuilt)
         };
         let known = self.offers.lock().get(&left.market).unwrap_or_default();
@@ -142,10 +166,13 @@ impl Live {
         let OfferMark { sequence, event_time } = rebuilt.unwrap_or(known);
         let offer = BestBidOffer { bid: best.0, ask: best.1, sequence, event_time };
         let moment = self.moment();
-        self.offers.lock().reorganise(&left.market, undoing, offer, moment.now);
-        market.candles.lock().reorganise(undoing, &left.candles, left.event_time, &moment);
+        self.offers.lock().reorganise(&left.market, undoing, offer, touched);
+        let mut candles = market.candles.lock();
+        candles.reorganise(undoing, &left.candles, left.event_time, &moment, touched);
+        drop(candles);
         let trades = (left.last, left.event_time);
-        self.tickers.lock().reorganise(undoing, &offer, &left.candles, trades, moment.now);
+        let mut tickers = self.tickers.lock();
+        tickers.reorganise(undoing, &offer, &left.candles, trades, moment.now, touched);
         Ok(read.map(drop)?)
     }
 }

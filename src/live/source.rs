@@ -1,12 +1,13 @@
-//! What stands behind the engine's streams: the sources of the live topics.
+//! The engine's sources: each joins a stream with the live topics that it follows.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use spreadly_subscriptions::{ResponseStream, Source, Start};
 
-use super::book_stream::BookStream;
+use super::book_stream::{BookStream, Now};
+use super::follower::{Followed, Follower};
 use super::frame::{Encode, Speed};
 use super::topics::{Replay, TopicName};
 use super::{Live, Market};
@@ -22,7 +23,7 @@ impl Live {
         speed: Speed,
         encode: Encode,
     ) -> Option<Box<dyn Source>> {
-        let market = self.market(market)?;
+        let market = OneMarket::new(self, market)?;
         let encode = Mutex::new(Some(encode));
         Some(self.reaching(BookSource { live: self.clone(), market, depth, speed, encode }))
     }
@@ -55,7 +56,7 @@ impl Live {
         interval: Interval,
         encode: Encode,
     ) -> Option<Box<dyn Source>> {
-        let market = self.market(market)?;
+        let market = OneMarket::new(self, market)?;
         let encode = Mutex::new(Some(encode));
         Some(self.reaching(CandleSource { live: self.clone(), market, interval, encode }))
     }
@@ -82,9 +83,33 @@ impl Live {
 /// Holds the encoder until the stream it belongs to exists.
 type Waiting = Mutex<Option<Encode>>;
 
+/// The market of a source, once a stream follows it.
+struct OneMarket {
+    id: MarketId,
+    own: OnceLock<Arc<Market>>,
+}
+
+impl OneMarket {
+    fn new(live: &Live, id: &str) -> Option<Self> {
+        // A copy may not have it yet.
+        let known = live.origin.as_deref().unwrap_or(live).definition(id)?;
+        Some(Self { id: known.market.clone(), own: OnceLock::new() })
+    }
+
+    /// In the state that the stream follows.
+    fn find(&self, live: &Live) -> Option<&Arc<Market>> {
+        let known = live.known(&self.id)?;
+        Some(self.own.get_or_init(|| known))
+    }
+
+    fn get(&self) -> Option<&Arc<Market>> {
+        self.own.get()
+    }
+}
+
 struct BookSource {
     live: Arc<Live>,
-    market: Arc<Market>,
+    market: OneMarket,
     depth: usize,
     speed: Speed,
     encode: Waiting,
@@ -94,28 +119,31 @@ impl BookSource {
     fn with_stream(
         &self,
         stream: &ResponseStream,
-        act: impl FnOnce(&mut BookStream, &super::Now<'_>) -> Start,
+        act: impl FnOnce(&mut BookStream, &Now<'_>) -> Start,
     ) -> Start {
-        let mut state = self.market.state.lock();
-        // Taken out for the moment, so that the book can be read beside it.
-        let Some(mut own) = state.streams.remove(&stream.id()) else { return Start::TooSlow };
-        let start = act(&mut own, &state.now(&self.live));
-        state.streams.insert(stream.id(), own);
-        start
+        let Some(market) = self.market.get() else { return Start::TooSlow };
+        let mut state = market.state.lock();
+        state.with(&self.live, stream.id(), act).unwrap_or(Start::TooSlow)
     }
 }
 
 impl Source for BookSource {
     fn attach(&self, stream: &Arc<ResponseStream>) {
         let Some(encode) = self.encode.lock().take() else { return };
-        let mut state = self.market.state.lock();
-        let last = state.book.sequence();
-        let own = BookStream::new(stream.clone(), self.depth, self.speed, last, encode);
-        state.streams.insert(stream.id(), own);
+        self.live.begin(std::slice::from_ref(&self.market.id), &Arc::default(), || {
+            let market = self.market.find(&self.live)?;
+            let mut state = market.state.lock();
+            let now = state.now(&self.live);
+            let own = BookStream::new(stream.clone(), self.depth, self.speed, &now, encode);
+            state.streams.insert(stream.id(), own);
+            state.set_speed(stream.id(), self.speed);
+            let followed = Followed::Book(market.clone());
+            Some(Follower { pace: self.speed.into(), ..Follower::new(stream, followed) })
+        });
     }
 
     fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Start {
-        match self.market.is_gone() {
+        match self.market.get().is_none_or(|market| market.is_gone()) {
             true => gone(),
             false => self.with_stream(stream, |own, now| own.join(now, after)),
         }
@@ -126,11 +154,17 @@ impl Source for BookSource {
     }
 
     fn detach(&self, stream: &ResponseStream) {
-        self.market.state.lock().streams.remove(&stream.id());
+        self.live.end(stream.id(), || {
+            if let Some(market) = self.market.get() {
+                let mut state = market.state.lock();
+                state.streams.remove(&stream.id());
+                state.raw.remove(&stream.id());
+            }
+        });
     }
 }
 
-/// For who joins a stream that others opened while its market was defined.
+/// For a client that joins a stream which others opened while its market was defined.
 fn gone() -> Start {
     let errors = serde_json::json!([{
         "message": "there is no market of this id any more: blocks were undone",
@@ -148,7 +182,10 @@ struct OfferSource {
 impl Source for OfferSource {
     fn attach(&self, stream: &Arc<ResponseStream>) {
         let Some(encode) = self.encode.lock().take() else { return };
-        self.live.offers.lock().attach(stream, &self.markets, encode);
+        self.live.begin(&self.markets, &Arc::default(), || {
+            self.live.offers.lock().attach(stream, &self.markets, encode);
+            Some(Follower::new(stream, Followed::Offers))
+        });
     }
 
     fn join(&self, stream: &ResponseStream, _after: Option<&str>) -> Start {
@@ -160,7 +197,7 @@ impl Source for OfferSource {
     }
 
     fn detach(&self, stream: &ResponseStream) {
-        self.live.offers.lock().detach(stream);
+        self.live.end(stream.id(), || self.live.offers.lock().detach(stream));
     }
 }
 
@@ -173,7 +210,10 @@ struct TopicSource {
 impl Source for TopicSource {
     fn attach(&self, stream: &Arc<ResponseStream>) {
         let Some(encode) = self.encode.lock().take() else { return };
-        self.live.topics.lock().attach(stream, self.names.clone(), encode);
+        self.live.begin(&[], &self.names, || {
+            self.live.topics.lock().attach(stream, self.names.clone(), encode);
+            Some(Follower::new(stream, Followed::Topics))
+        });
     }
 
     fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Start {
@@ -191,13 +231,13 @@ impl Source for TopicSource {
     }
 
     fn detach(&self, stream: &ResponseStream) {
-        self.live.topics.lock().detach(stream);
+        self.live.end(stream.id(), || self.live.topics.lock().detach(stream));
     }
 }
 
 struct CandleSource {
     live: Arc<Live>,
-    market: Arc<Market>,
+    market: OneMarket,
     interval: Interval,
     encode: Waiting,
 }
@@ -205,22 +245,34 @@ struct CandleSource {
 impl Source for CandleSource {
     fn attach(&self, stream: &Arc<ResponseStream>) {
         let Some(encode) = self.encode.lock().take() else { return };
-        self.market.candles.lock().attach(stream, self.interval, encode);
+        self.live.begin(std::slice::from_ref(&self.market.id), &Arc::default(), || {
+            let market = self.market.find(&self.live)?;
+            let state = self.live.feed_state();
+            market.candles.lock().attach(stream, self.interval, state, encode);
+            Some(Follower::new(stream, Followed::Candles(market.clone())))
+        });
     }
 
     fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Start {
-        match self.market.is_gone() {
-            true => gone(),
-            false => self.market.candles.lock().join(stream, after, &self.live.moment()),
+        match self.market.get().filter(|market| !market.is_gone()) {
+            Some(market) => market.candles.lock().join(stream, after, &self.live.moment()),
+            None => gone(),
         }
     }
 
     fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Start {
-        self.market.candles.lock().catch_up(stream, seen, &self.live.moment())
+        match self.market.get() {
+            Some(market) => market.candles.lock().catch_up(stream, seen, &self.live.moment()),
+            None => Start::TooSlow,
+        }
     }
 
     fn detach(&self, stream: &ResponseStream) {
-        self.market.candles.lock().detach(stream);
+        self.live.end(stream.id(), || {
+            if let Some(market) = self.market.get() {
+                market.candles.lock().detach(stream);
+            }
+        });
     }
 }
 
@@ -233,7 +285,10 @@ struct TickerSource {
 impl Source for TickerSource {
     fn attach(&self, stream: &Arc<ResponseStream>) {
         let Some(encode) = self.encode.lock().take() else { return };
-        self.live.tickers.lock().attach(stream, &self.markets, encode);
+        self.live.begin(&self.markets, &Arc::default(), || {
+            self.live.tickers.lock().attach(stream, &self.markets, encode);
+            Some(Follower::new(stream, Followed::Tickers))
+        });
     }
 
     fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Start {
@@ -245,7 +300,7 @@ impl Source for TickerSource {
     }
 
     fn detach(&self, stream: &ResponseStream) {
-        self.live.tickers.lock().detach(stream);
+        self.live.end(stream.id(), || self.live.tickers.lock().detach(stream));
     }
 }
 
@@ -257,7 +312,10 @@ struct FeedSource {
 impl Source for FeedSource {
     fn attach(&self, stream: &Arc<ResponseStream>) {
         let Some(encode) = self.encode.lock().take() else { return };
-        self.live.feeds.lock().attach(stream, encode);
+        self.live.begin(&[], &Arc::default(), || {
+            self.live.feeds.lock().attach(stream, encode);
+            Some(Follower::new(stream, Followed::Feeds))
+        });
     }
 
     fn join(&self, stream: &ResponseStream, _after: Option<&str>) -> Start {
@@ -269,6 +327,6 @@ impl Source for FeedSource {
     }
 
     fn detach(&self, stream: &ResponseStream) {
-        self.live.feeds.lock().detach(stream);
+        self.live.end(stream.id(), || self.live.feeds.lock().detach(stream));
     }
 }

@@ -114,7 +114,7 @@ fn open(
         audience: String::new(),
         cursor_extension: false,
     };
-    streams.open(key, || Ok(source())).unwrap_or_else(|_| panic!("a stream opens"))
+    streams.open(key, 0, || Ok(source())).unwrap_or_else(|_| panic!("a stream opens"))
 }
 
 fn open_book(

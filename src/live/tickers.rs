@@ -1,13 +1,16 @@
 //! The tickers of all markets, and the streams that follow some of them. One lock for all of it: a
 //! stream spans markets, and its ring wants rising sequences.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt as _};
-use spreadly_subscriptions::{Cursor, CursorError, Frame, Position, ResponseStream, Start};
+use spreadly_subscriptions::{
+    Cursor, CursorError, Epoch, Frame, Position, ResponseStream, Start,
+};
 
 use super::book_stream::{QUIET_BEATS, bad_cursor};
+use super::follower::Touched;
 use super::frame::{
     Encode, FeedState, LiveFrame, SnapshotReason, TickerFrame, TickerView, ticker_topic,
 };
@@ -28,10 +31,16 @@ pub(super) struct Tickers {
     streams: BTreeMap<u64, TickerStream>,
 }
 
-struct Own {
+#[derive(Clone)]
+pub(super) struct Own {
     definition: Arc<MarketDefinition>,
     numbering: Numbering,
     ticker: Ticker,
+    /// Counts the events that changed it, and whatever changed what it says: also the clock does.
+    events: u64,
+    version: u64,
+    /// Streams that follow it and push each change.
+    raw: BTreeSet<u64>,
 }
 
 struct TickerStream {
@@ -42,17 +51,23 @@ struct TickerStream {
     markets: BTreeMap<MarketId, Followed>,
 }
 
-#[derive(Default)]
+/// What of a market a stream has pushed.
 struct Followed {
     quiet_beats: u8,
     /// The ticker, encoded for earlier joiners and readers.
     stated: Stated,
+    epoch: Epoch,
+    sequence: u64,
+    events: u64,
+    version: u64,
+    state: FeedState,
 }
 
 /// What a frame says beside the ticker itself.
 #[derive(Clone, Copy)]
 struct Told {
     previous: Option<u64>,
+    merged_events: u64,
     reason: Option<SnapshotReason>,
     /// Or nothing but that it lives.
     whole: bool,
@@ -77,12 +92,32 @@ impl Own {
             epoch: self.numbering.epoch(),
             sequence: self.ticker.sequence,
             previous: told.previous,
+            merged_events: told.merged_events,
             reason: told.reason,
             ticker: told.whole.then(|| self.view(told.now)),
             event_time: self.ticker.event_time,
             publish_time: told.now,
             state: told.state,
         }))
+    }
+
+    fn followed(&self, state: FeedState) -> Followed {
+        Followed {
+            quiet_beats: 0,
+            stated: Stated::default(),
+            epoch: self.numbering.epoch(),
+            sequence: self.ticker.sequence,
+            events: self.events,
+            version: self.version,
+            state,
+        }
+    }
+
+    /// An event changed it.
+    fn changed(&mut self, touched: &mut Touched) {
+        self.events += 1;
+        self.version += 1;
+        touched.extend(&self.raw);
     }
 }
 
@@ -102,6 +137,9 @@ impl Tickers {
             definition: definition.clone(),
             numbering: numbering.clone(),
             ticker: Ticker::default(),
+            events: 0,
+            version: 0,
+            raw: BTreeSet::new(),
         });
         own.definition = definition.clone();
         for stream in self.streams.values_mut() {
@@ -109,6 +147,25 @@ impl Tickers {
                 followed.stated.clear();
             }
         }
+    }
+
+    /// A market's ticker, to be followed elsewhere.
+    pub(super) fn copy(&self, market: &str) -> Option<Own> {
+        let own = self.markets.get(market)?.clone();
+        Some(Own { raw: BTreeSet::new(), ..own })
+    }
+
+    /// Takes over a market's ticker as it is elsewhere; those that follow it stay.
+    pub(super) fn adopt(&mut self, own: Own) {
+        let id = own.definition.market.clone();
+        self.sequence = self.sequence.max(own.ticker.sequence);
+        let before = self.markets.remove(&id);
+        let raw = before.map(|before| before.raw).unwrap_or_default();
+        self.markets.insert(id, Own { raw, ..own });
+    }
+
+    pub(super) fn forget(&mut self, market: &str) {
+        self.markets.remove(market);
     }
 
     pub(super) fn view(&self, market: &str, now: Micros) -> Option<TickerView> {
@@ -127,12 +184,16 @@ impl Tickers {
         best: (Option<Level>, Option<Level>),
         sequence: u64,
         event_time: Option<Micros>,
-        now: Micros,
+        touched: &mut Touched,
     ) {
         let Some(own) = self.markets.get_mut(market) else { return };
+        if sequence < own.ticker.sequence {
+            return;
+        }
         (own.ticker.bid, own.ticker.ask) = best;
-        let previous = own.ticker.follow(sequence, event_time);
-        self.push(market, Ok(previous), true, now);
+        own.ticker.follow(sequence, event_time);
+        own.changed(touched);
+        self.sequence = self.sequence.max(sequence);
     }
 
     /// Takes a trade: its minute as it left it, and itself if it is the latest.
@@ -143,14 +204,19 @@ impl Tickers {
         minute: &Candle,
         last: Option<LastTrade>,
         now: Micros,
+        touched: &mut Touched,
     ) {
         let Some(own) = self.markets.get_mut(market) else { return };
+        if event.sequence <= own.ticker.sequence {
+            return;
+        }
         own.ticker.minute(minute.clone(), now);
         if let Some(last) = last {
             own.ticker.trade(last);
         }
-        let previous = own.ticker.follow(event.sequence, event.time);
-        self.push(market, Ok(previous), true, now);
+        own.ticker.follow(event.sequence, event.time);
+        own.changed(touched);
+        self.sequence = self.sequence.max(event.sequence);
     }
 
     pub(super) fn restore(
@@ -190,87 +256,87 @@ impl Tickers {
         known: &MarketCandles,
         (last, event_time): (Option<LastTrade>, Option<Micros>),
         now: Micros,
+        touched: &mut Touched,
     ) {
         let Some(own) = self.markets.get_mut(&known.market) else { return };
+        if own.numbering.since() >= undoing.at {
+            return;
+        }
         own.numbering.undo(undoing);
-        let reason = SnapshotReason::of_epoch(&own.numbering);
+        own.changed(touched);
         own.ticker = Ticker::default();
         (own.ticker.bid, own.ticker.ask) = (offer.bid, offer.ask);
         own.ticker.follow(offer.sequence, offer.event_time);
         self.restore(known, last, event_time, now);
         self.stand(&known.market);
-        self.push(&known.market, Err(reason), true, now);
     }
 
-    pub(super) fn set_state(&mut self, state: FeedState, now: Micros) {
+    pub(super) fn set_state(&mut self, state: FeedState, touched: &mut Touched) {
         self.state = state;
-        for market in self.followed(|_| true) {
-            self.repeat(&market, false, now);
-        }
+        touched.extend(self.streams.keys());
     }
 
-    /// Called each second: tells tickers whose oldest minutes have left, and that quiet ones live.
-    pub(super) fn beat(&mut self, now: Micros) {
-        let mut moved: Vec<_> = Vec::new();
-        for (market, own) in &mut self.markets {
+    /// Called each second: touches the tickers whose oldest minutes have left.
+    pub(super) fn roll(&mut self, now: Micros, touched: &mut Touched) {
+        for own in self.markets.values_mut() {
             if own.ticker.forget(now) {
-                moved.push(market.clone());
+                own.version += 1;
+                touched.extend(&own.raw);
             }
         }
-        for market in moved {
-            self.repeat(&market, true, now);
+    }
+
+    /// Pushes what changed since the stream's last frames, of each market at most one frame.
+    pub(super) fn advance(&mut self, stream: u64, now: Micros) {
+        let Some(own) = self.streams.get_mut(&stream) else { return };
+        let mut due: Vec<(u64, &MarketId)> = Vec::new();
+        for (market, followed) in &own.markets {
+            let Some(known) = self.markets.get(market) else { continue };
+            if followed.version != known.version
+                || followed.state != self.state
+                || followed.epoch != known.numbering.epoch()
+            {
+                due.push((known.ticker.sequence, market));
+            }
         }
-        let quiet = self.followed(|followed| {
-            followed.quiet_beats += 1;
-            followed.quiet_beats >= QUIET_BEATS
-        });
+        if due.is_empty() {
+            return;
+        }
+        due.sort_unstable();
+        let due: Vec<_> = due.into_iter().map(|(_, market)| market.clone()).collect();
+        for market in due {
+            own.push(&market, &self.markets[&market], self.state, now);
+        }
+    }
+
+    /// Called each second: those that were quiet for long say that they live.
+    pub(super) fn beat(&mut self, stream: u64, now: Micros) {
+        let Some(own) = self.streams.get_mut(&stream) else { return };
+        let quiet: Vec<_> = own
+            .markets
+            .iter_mut()
+            .filter_map(|(market, followed)| {
+                followed.quiet_beats += 1;
+                (followed.quiet_beats >= QUIET_BEATS).then(|| market.clone())
+            })
+            .collect();
         for market in quiet {
-            self.repeat(&market, false, now);
-        }
-    }
-
-    /// Markets that some stream follows and that `due` takes there.
-    fn followed(&mut self, due: impl Fn(&mut Followed) -> bool) -> Vec<MarketId> {
-        let mut all = Vec::new();
-        for stream in self.streams.values_mut() {
-            for (market, followed) in &mut stream.markets {
-                if due(followed) {
-                    all.push(market.clone());
-                }
+            if let Some(known) = self.markets.get(&market) {
+                own.push(&market, known, self.state, now);
             }
         }
-        all.sort_unstable();
-        all.dedup();
-        all
     }
 
-    /// Where no event came.
-    fn repeat(&mut self, market: &MarketId, whole: bool, now: Micros) {
-        let Some(own) = self.markets.get(market) else { return };
-        self.push(market, Ok(own.ticker.sequence), whole, now);
-    }
-
-    /// Pushes a ticker behind the change before it, or anew for a reason.
-    fn push(
-        &mut self,
-        market: &MarketId,
-        previous: Result<u64, SnapshotReason>,
-        whole: bool,
-        now: Micros,
-    ) {
-        let Some(own) = self.markets.get(market) else { return };
-        let event = previous != Ok(own.ticker.sequence);
-        self.sequence = self.sequence.max(own.ticker.sequence);
-        let (previous, reason) = (previous.ok(), previous.err());
-        for stream in self.streams.values_mut() {
-            let Some(followed) = stream.markets.get_mut(market) else { continue };
-            *followed = Followed::default();
-            let told = Told { previous, reason, whole, state: self.state, now };
-            let bytes = (stream.encode)(own.frame(told));
-            // Over all markets of the stream, so that its numbers rise.
-            let sequence = if event { stream.last.max(own.ticker.sequence) } else { stream.last };
-            stream.stream.push(Frame::new(stream.last, sequence, bytes));
-            stream.last = sequence;
+    /// Whether a stream pushes each change.
+    pub(super) fn set_raw(&mut self, stream: u64, raw: bool) {
+        let Some(own) = self.streams.get(&stream) else { return };
+        for market in own.markets.keys() {
+            if let Some(known) = self.markets.get_mut(market) {
+                match raw {
+                    true => known.raw.insert(stream),
+                    false => known.raw.remove(&stream),
+                };
+            }
         }
     }
 
@@ -280,13 +346,20 @@ impl Tickers {
         markets: &[MarketId],
         encode: Encode,
     ) {
-        let markets = markets.iter().map(|id| (id.clone(), Followed::default())).collect();
-        let last = self.sequence;
-        let own = TickerStream { stream: stream.clone(), encode, last, markets };
-        self.streams.insert(stream.id(), own);
+        let id = stream.id();
+        let mut followed = BTreeMap::new();
+        for market in markets {
+            let Some(own) = self.markets.get_mut(market) else { continue };
+            own.raw.insert(id);
+            followed.insert(market.clone(), own.followed(self.state));
+        }
+        let stream = stream.clone();
+        let own = TickerStream { stream, encode, last: self.sequence, markets: followed };
+        self.streams.insert(id, own);
     }
 
     pub(super) fn detach(&mut self, stream: &ResponseStream) {
+        self.set_raw(stream.id(), false);
         self.streams.remove(&stream.id());
     }
 
@@ -297,6 +370,8 @@ impl Tickers {
         after: Option<&str>,
         now: Micros,
     ) -> Start {
+        // What follows in the ring follows what is stated.
+        self.advance(stream.id(), now);
         let Some(own) = self.streams.get(&stream.id()) else { return Start::TooSlow };
         let resumed = match after.map(|after| place(after, &own.markets)).transpose() {
             Ok(resumed) => resumed,
@@ -317,6 +392,7 @@ impl Tickers {
 
     /// States each ticker for who lagged: it is the whole state, so nothing has to be merged.
     pub(super) fn catch_up(&mut self, stream: &ResponseStream, seen: u64, now: Micros) -> Start {
+        self.advance(stream.id(), now);
         self.state_all(stream, now, |_, own| Err(SnapshotReason::of_lag(seen, &own.numbering)))
     }
 
@@ -332,7 +408,14 @@ impl Tickers {
         let mut frames = Vec::with_capacity(own.markets.len());
         for (market, followed) in &mut own.markets {
             let Some(known) = self.markets.get(market) else { continue };
-            let told = Told { previous: None, reason: None, whole: true, state, now };
+            let told = Told {
+                previous: None,
+                merged_events: 0,
+                reason: None,
+                whole: true,
+                state,
+                now,
+            };
             let tail = match previous(market, known) {
                 Ok(seen) => {
                     let told = Told { previous: Some(seen), ..told };
@@ -349,6 +432,29 @@ impl Tickers {
             true => Start::Ring { seen: own.last, next: own.stream.next_index() },
             false => Start::Frames { frames, next: own.stream.next_index() },
         }
+    }
+}
+
+impl TickerStream {
+    /// Pushes a market's ticker: after what was pushed of it, or stated where an epoch began. Where
+    /// nothing changed, only that it lives.
+    fn push(&mut self, market: &MarketId, known: &Own, state: FeedState, now: Micros) {
+        let Some(followed) = self.markets.get_mut(market) else { return };
+        let same_epoch = followed.epoch == known.numbering.epoch();
+        let told = Told {
+            previous: same_epoch.then_some(followed.sequence),
+            merged_events: if same_epoch { known.events - followed.events } else { 0 },
+            reason: (!same_epoch).then(|| SnapshotReason::of_epoch(&known.numbering)),
+            whole: followed.version != known.version,
+            state,
+            now,
+        };
+        *followed = known.followed(state);
+        let bytes = (self.encode)(known.frame(told));
+        // Over all markets of the stream, so that its numbers rise.
+        let sequence = self.last.max(known.ticker.sequence);
+        self.stream.push(Frame::new(self.last, sequence, bytes));
+        self.last = sequence;
     }
 }
 

@@ -1,5 +1,5 @@
-//! What the hub does by the clock: conflated streams tick, quiet ones beat, feeds' health reaches
-//! the streams, idle streams go.
+//! What the hub does by the clock: feeds' health reaches the streams, idle streams go, rings give
+//! way where memory is short.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,30 +10,32 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::feeds::status::{self, FeedId, FeedStatus, FeedStatuses};
-use crate::live::{FeedState, FeedView, Live, Refusal, Speed};
+use crate::live::{Encoders, FeedState, FeedView, Refusal};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_secs(5);
+/// How often rings are looked at: what may be encoded in between is well below a quarter of the
+/// smallest useful budget.
+const RESIZE: Duration = Duration::from_millis(250);
 /// Counts in a feed's status change with every event; clients are told at most this often.
 const STATUS_PACE: Duration = Duration::from_millis(250);
 
 pub fn start(
-    live: &Arc<Live>,
+    encoders: &Arc<Encoders>,
     streams: &Arc<Streams>,
     statuses: &FeedStatuses,
     tracker: &TaskTracker,
     stop: &CancellationToken,
 ) {
-    for (speed, period) in [(Speed::Ms100, 100), (Speed::Ms250, 250), (Speed::S1, 1_000)] {
-        let live = live.clone();
-        let tick = move || live.tick(speed);
-        tracker.spawn(every(Duration::from_millis(period), stop.clone(), tick));
-    }
-    let beating = live.clone();
+    // Of the state that queries read; the workers have a clock of their own.
+    let beating = encoders.live().clone();
     tracker.spawn(every(HEARTBEAT, stop.clone(), move || beating.heartbeat()));
     let sweeping = streams.clone();
     tracker.spawn(every(SWEEP, stop.clone(), move || sweeping.sweep(Instant::now())));
-    tracker.spawn(follow_feeds(live.clone(), statuses.clone(), stop.clone()));
+    let resizing = streams.clone();
+    let resize = move || resizing.resize_rings(Instant::now());
+    tracker.spawn(every(RESIZE, stop.clone(), resize));
+    tracker.spawn(follow_feeds(encoders.clone(), statuses.clone(), stop.clone()));
 }
 
 async fn every(period: Duration, stop: CancellationToken, act: impl Fn()) {
@@ -45,23 +47,23 @@ async fn every(period: Duration, stop: CancellationToken, act: impl Fn()) {
 }
 
 /// Tells every topic and who follows the feeds that the hub is about to close its sockets.
-pub fn shut_down(live: &Live, statuses: &FeedStatuses) {
-    live.set_feed_state(FeedState::ShuttingDown);
+pub fn shut_down(encoders: &Encoders, statuses: &FeedStatuses) {
+    encoders.set_feed_state(FeedState::ShuttingDown);
     statuses.all_shutting_down();
-    live.set_feeds(statuses.snapshot().into_iter().map(view).collect());
+    encoders.set_feeds(statuses.snapshot().into_iter().map(view).collect());
 }
 
 /// Tells the streams how the feeds do.
-async fn follow_feeds(live: Arc<Live>, statuses: FeedStatuses, stop: CancellationToken) {
+async fn follow_feeds(encoders: Arc<Encoders>, statuses: FeedStatuses, stop: CancellationToken) {
     let mut changes = statuses.changes();
     loop {
         changes.mark_unchanged();
         let feeds = statuses.snapshot();
         // The drain's own word stays the last.
-        if live.feed_state() != FeedState::ShuttingDown {
-            live.set_feed_state(worst(&feeds));
+        if encoders.live().feed_state() != FeedState::ShuttingDown {
+            encoders.set_feed_state(worst(&feeds));
         }
-        live.set_feeds(feeds.into_iter().map(view).collect());
+        encoders.set_feeds(feeds.into_iter().map(view).collect());
         let pause = async {
             tokio::time::sleep(STATUS_PACE).await;
             changes.changed().await
@@ -139,16 +141,19 @@ mod tests {
 
     use super::*;
     use crate::feeds::status::FeedKind;
+    use crate::live::Live;
     use crate::store::LogReaders;
 
     #[test]
     fn whoever_follows_the_feeds_is_told_of_the_shutdown_before_their_tasks_end() {
-        let live = Live::new(Epoch(7), Box::new(|| 0), 16, LogReaders::new("nowhere".as_ref(), 1));
+        let log = LogReaders::new("nowhere".as_ref(), 1);
+        let live = Arc::new(Live::new(Epoch(7), Box::new(|| 0), 16, log));
+        let encoders = Encoders::new(live.clone(), 1);
         let statuses = FeedStatuses::new();
         statuses.register("files", FeedKind::Files);
         statuses.register("simulator", FeedKind::Simulator);
-        live.set_feeds(statuses.snapshot().into_iter().map(view).collect());
-        shut_down(&live, &statuses);
+        encoders.set_feeds(statuses.snapshot().into_iter().map(view).collect());
+        shut_down(&encoders, &statuses);
         let told: Vec<_> = live.feeds().into_iter().map(|feed| feed.state).collect();
         assert_eq!(told, [FeedState::ShuttingDown; 2]);
         assert_eq!(live.feed_state(), FeedState::ShuttingDown);

@@ -7,6 +7,7 @@ mod caching;
 mod events;
 mod feeding;
 mod http;
+mod memory;
 mod metrics;
 mod negotiation;
 mod pages;
@@ -47,7 +48,7 @@ use crate::feeds::simulator::SimulatorConfig;
 use crate::feeds::status::FeedStatuses;
 use crate::feeds::warm::Warm;
 use crate::graphql::{GraphqlExecutor, HubView, Principal, QueryLimits, Writer};
-use crate::live::Live;
+use crate::live::{Encoders, Live};
 use crate::market::event::Micros;
 use crate::market::ownership::Ownership;
 use crate::signals;
@@ -152,7 +153,8 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
         outcomes: outcomes.clone(),
         shutdown: stop.clone(),
     };
-    let (door, sequencer) = open_door(store, &live, &statuses, cache, sequencer_config).await?;
+    let (door, sequencer, encoders) =
+        open_door(store, &live, &statuses, cache, sequencer_config, shard_count(&config)).await?;
     let replaced = CancellationToken::new();
     let (shared, door) = match shared_log {
         Some((shared, postgres)) => {
@@ -167,12 +169,14 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     };
 
     let producer = producer(&config, ownership, outcomes, &statuses, &log, &tracker);
-    let executor = executor(&config, &live, &streams, &meters, writing::writer(&door, producer));
+    let writer = writing::writer(&door, producer);
+    let executor = executor(&config, &encoders, &streams, &meters, writer);
     let shards = Shards::start(
         shard_count(&config),
         &Parts {
             executor,
             streams: streams.clone(),
+            encoders: encoders.clone(),
             limits: socket_limits(&config),
             meters,
             http: Arc::new(http_config(&config)),
@@ -186,7 +190,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     let feeding =
         Feeding { door, shared, statuses: statuses.clone(), tracker: watched, stop: stop.clone() };
     let begun = feeding.start(feeds, simulator);
-    board::start(&live, &streams, &statuses, &tracker, &stop);
+    board::start(&encoders, &streams, &statuses, &tracker, &stop);
 
     if let Some(begun) = begun {
         // Whoever reads the announcement finds the simulated markets.
@@ -208,7 +212,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     tracing::info!("draining");
     *stage.lock() = Stage::Draining;
     accepting.cancel();
-    board::shut_down(&live, &statuses);
+    board::shut_down(&encoders, &statuses);
     shards.drain(config.server.drain).await;
     stop.cancel();
     admin_stop.cancel();
@@ -234,7 +238,8 @@ async fn open_door(
     statuses: &FeedStatuses,
     cache: Option<(Warm, OrderBooks)>,
     config: SequencerConfig,
-) -> Result<(Door, std::thread::JoinHandle<()>), ServeError> {
+    shards: usize,
+) -> Result<(Door, std::thread::JoinHandle<()>, Arc<Encoders>), ServeError> {
     let reading = live.clone();
     let (warm, order_books) = cache.unzip();
     let (store, admission, recovered) = tokio::task::spawn_blocking(move || {
@@ -245,8 +250,12 @@ async fn open_door(
     .map_err(io::Error::other)??;
     let from_cache = recovered.warm.len();
     tracing::info!(replayed = recovered.replayed, from_cache, "the log is read");
-    let side = LiveSide::of(live, &order_books.unwrap_or_default());
-    Ok(sequencer::start(store, admission, recovered, statuses.clone(), side, config)?)
+    // Copies of what is read now, before the first event changes it.
+    let encoders = Arc::new(Encoders::new(live.clone(), shards));
+    let side = LiveSide::of(&encoders, &order_books.unwrap_or_default());
+    let (door, sequencer) =
+        sequencer::start(store, admission, recovered, statuses.clone(), side, config)?;
+    Ok((door, sequencer, encoders))
 }
 
 /// What the config gives to Kafka.
@@ -272,7 +281,7 @@ fn producer(
 
 fn executor(
     config: &Config,
-    live: &Arc<Live>,
+    encoders: &Arc<Encoders>,
     streams: &Arc<Streams>,
     meters: &Arc<Meters>,
     writer: Writer,
@@ -294,8 +303,8 @@ fn executor(
         ..QueryLimits::default()
     };
     let everyone = Principal { account: config.identity.development_account.clone() };
-    let (live, streams) = (live.clone(), streams.clone());
-    Arc::new(GraphqlExecutor::new(live, streams, view, limits, writer, everyone))
+    let (encoders, streams) = (encoders.clone(), streams.clone());
+    Arc::new(GraphqlExecutor::new(encoders, streams, view, limits, writer, everyone))
 }
 
 async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
@@ -356,6 +365,10 @@ fn stream_limits(limits: &Limits) -> StreamLimits {
         ring_bytes: limits.ring_bytes_per_topic,
         linger: limits.stream_linger,
         most_streams: limits.streams,
+        memory_bytes: match limits.memory_bytes {
+            0 => memory::available() / 4,
+            bytes => bytes,
+        },
     }
 }
 

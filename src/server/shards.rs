@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::addresses::Addresses;
 use super::http::{Http, HttpConfig};
+use crate::live::Encoders;
 
 /// Accepted connections that wait for one shard; past it the kernel's backlog holds them.
 const ACCEPTED_WAITING: usize = 256;
@@ -31,6 +32,7 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(15);
 pub struct Parts<E> {
     pub executor: Arc<E>,
     pub streams: Arc<Streams>,
+    pub encoders: Arc<Encoders>,
     pub limits: Limits,
     pub meters: Arc<Meters>,
     pub http: Arc<HttpConfig>,
@@ -44,6 +46,7 @@ impl<E> Clone for Parts<E> {
         Self {
             executor: self.executor.clone(),
             streams: self.streams.clone(),
+            encoders: self.encoders.clone(),
             limits: self.limits.clone(),
             meters: self.meters.clone(),
             http: self.http.clone(),
@@ -72,7 +75,7 @@ impl Shards {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let thread =
                 std::thread::Builder::new().name(format!("shard-{number}")).spawn(move || {
-                    LocalSet::new().block_on(&runtime, serve(parts, receiver, drained))
+                    LocalSet::new().block_on(&runtime, serve(number, parts, receiver, drained))
                 })?;
             shards.senders.push(sender);
             shards.threads.push(thread);
@@ -133,6 +136,7 @@ impl Shards {
 
 /// One shard's thread.
 async fn serve<E: Executor>(
+    number: usize,
     parts: Parts<E>,
     mut accepted: mpsc::Receiver<Accepted>,
     mut drained: watch::Receiver<Option<Duration>>,
@@ -147,7 +151,7 @@ async fn serve<E: Executor>(
     });
     // Those that are WebSockets are the shard's and leave this soon.
     let connections = TaskTracker::new();
-    let running = tokio::task::spawn_local(shard.clone().run());
+    let running = tokio::task::spawn_local(shard.clone().run(parts.encoders.worker_here(number)));
     loop {
         tokio::select! {
             Some((stream, peer)) = accepted.recv() => {

@@ -116,7 +116,10 @@ mod tests {
         // Whoever takes committed events in holds the sequencer until it is told to go on.
         let (go, held) = std::sync::mpsc::sync_channel::<()>(1);
         let live = LiveSide {
-            apply: Box::new(move |_| held.recv().unwrap_or_default()),
+            apply: Box::new(move |events| {
+                held.recv().unwrap_or_default();
+                events
+            }),
             checkpoint: Box::new(|_| None),
             aside: Arc::new(|| unreachable!("no blocks are undone here")),
             reorganise: Box::new(|_| unreachable!("no blocks are undone here")),

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use crate::key::OperationKey;
 use crate::memory::{Memory, STREAM_BYTES};
 use crate::meters::Meters;
 use crate::ring::{Frame, Ring};
-use crate::schedule::Audience;
+use crate::schedule::{Audience, Pace};
 
 /// Where a response stream gets its frames: the hub's state of a topic. May lock its own state, must
 /// not wait for anything else: what has to is answered by [`Start::Later`].
@@ -133,6 +133,8 @@ pub struct ResponseStream {
     readers: Readers,
     /// Bytes that the source keeps for later readers.
     cached: AtomicUsize,
+    /// How often it is brought up to date where that is slower than its clients asked for.
+    slowed_to: AtomicU8,
     memory: Arc<Memory>,
     meters: Arc<Meters>,
 }
@@ -171,6 +173,18 @@ impl ResponseStream {
         for listener in self.listeners.lock().iter() {
             listener.ring();
         }
+    }
+
+    /// The pace of this stream while it can't keep the one that its clients asked for.
+    pub fn slowed_to(&self) -> Option<Pace> {
+        let place = usize::from(self.slowed_to.load(Ordering::Relaxed));
+        Pace::MERGING.get(place.checked_sub(1)?).copied()
+    }
+
+    /// Says at which pace it is brought up to date; `None` where that is what its clients asked for.
+    pub fn set_slowed_to(&self, pace: Option<Pace>) {
+        let place = pace.and_then(|pace| Pace::MERGING.iter().position(|one| *one == pace));
+        self.slowed_to.store(place.map_or(0, |place| place as u8 + 1), Ordering::Relaxed);
     }
 
     /// Counts what the source keeps for later readers, in bytes.
@@ -392,6 +406,7 @@ impl Streams {
                 idle_since: Mutex::new(Instant::now()),
             },
             cached: AtomicUsize::new(0),
+            slowed_to: AtomicU8::new(0),
             memory: self.memory.clone(),
             meters: self.meters.clone(),
         });

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::feeds::door::{Ack, Batch, Door, Incoming};
 use crate::feeds::keeper::OrderBooks;
 use crate::feeds::live_side::LiveSide;
+use crate::live::Encoders;
 use crate::feeds::recovery;
 use crate::feeds::sequencer::{self, SequencerConfig};
 use crate::feeds::status::{At, FeedStatuses, Place};
@@ -57,7 +58,9 @@ impl Hub {
             outcomes: Default::default(),
             shutdown: CancellationToken::new(),
         };
-        let (statuses, side) = (FeedStatuses::new(), LiveSide::of(&live, &OrderBooks::default()));
+        let encoders = std::sync::Arc::new(Encoders::new(live.clone(), 0));
+        let side = LiveSide::of(&encoders, &OrderBooks::default());
+        let statuses = FeedStatuses::new();
         let (door, thread) =
             sequencer::start(store, admission, recovered, statuses, side, config).unwrap();
         (live, door, thread)

@@ -100,7 +100,10 @@ impl Hub {
         let shutdown = CancellationToken::new();
         let (applies, saves) = (Arc::clone(&model), Arc::clone(&model));
         let live = LiveSide {
-            apply: Box::new(move |events| applies.lock().apply(events)),
+            apply: Box::new(move |events| {
+                applies.lock().apply(&events);
+                events
+            }),
             checkpoint: Box::new(move |market| {
                 let model = saves.lock();
                 let (sequence, book) = model.books.get(market)?;

@@ -5,13 +5,14 @@
 mod replay;
 mod stream;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt as _};
 use spreadly_subscriptions::{Epoch, ResponseStream, Start};
 
 use self::stream::{At, Numbered, TopicStream};
+use super::follower::Touched;
 use super::frame::{Encode, FeedState, Item};
 use crate::market::event::Micros;
 use crate::market::numbering::{Numbering, Undoing, scope_of};
@@ -57,13 +58,58 @@ pub(super) struct Topics {
     streams: BTreeMap<u64, TopicStream>,
 }
 
-/// Where a topic stands.
+/// Events of a topic that are kept for streams which push several at once. What is older is read
+/// from the log.
+const MOST_RECENT: usize = 64;
+/// Bytes of their bodies.
+const MOST_RECENT_BYTES: usize = 256 << 10;
+
+/// The end of a topic.
 #[derive(Default)]
 struct Topic {
     /// Sequence of its last event; 0 if there is none yet.
     last: u64,
     event_time: Option<Micros>,
-    streams: BTreeSet<u64>,
+    /// The newest events, each with the sequence of the one before; none where nobody follows.
+    recent: VecDeque<(u64, Item)>,
+    recent_bytes: usize,
+    /// Streams that follow it, and those of them that push each event.
+    followers: usize,
+    raw: BTreeSet<u64>,
+    /// The newest rollback that its end was taken over after.
+    undone_at: u64,
+}
+
+impl Topic {
+    fn keep(&mut self, previous: u64, item: &Item) {
+        if self.followers == 0 {
+            return;
+        }
+        self.recent_bytes += item.bytes();
+        self.recent.push_back((previous, item.clone()));
+        while self.recent.len() > MOST_RECENT
+            || (self.recent_bytes > MOST_RECENT_BYTES && self.recent.len() > 1)
+        {
+            if let Some((_, oldest)) = self.recent.pop_front() {
+                self.recent_bytes -= oldest.bytes();
+            }
+        }
+    }
+
+    fn forget_recent(&mut self) {
+        self.recent = VecDeque::new();
+        self.recent_bytes = 0;
+    }
+
+    /// The events after `seen`; `None` if some of them are not kept.
+    fn after(&self, seen: u64) -> Option<impl Iterator<Item = &(u64, Item)>> {
+        let first = self.recent.partition_point(|(_, item)| item.sequence <= seen);
+        let whole = match self.recent.get(first) {
+            Some((previous, _)) => *previous <= seen,
+            None => self.last <= seen,
+        };
+        whole.then(|| self.recent.range(first..))
+    }
 }
 
 impl Topics {
@@ -84,6 +130,47 @@ impl Topics {
         known.cloned().unwrap_or_else(|| Numbering::new(self.epoch))
     }
 
+    /// The ends of some topics, to be followed elsewhere, and how their scopes are numbered.
+    pub(super) fn copy(&self, names: &[TopicName]) -> Ends {
+        let end = |name: &TopicName| {
+            let (last, time) = stands(&self.topics, name);
+            (name.clone(), last, time, self.numbering(name))
+        };
+        Ends { ends: names.iter().map(end).collect(), undone_at: self.undone_at }
+    }
+
+    /// Takes over the ends of topics as they are elsewhere, of those that are not followed here yet
+    /// or, with `anew`, of all.
+    pub(super) fn adopt(&mut self, copy: Ends, anew: bool) {
+        for (name, last, event_time, numbering) in copy.ends {
+            self.numberings.insert(scope_of(&name), numbering);
+            let topic = self.topics.entry(name).or_default();
+            if topic.followers == 0 || anew {
+                topic.forget_recent();
+                (topic.last, topic.event_time) = (last, event_time);
+                topic.undone_at = copy.undone_at;
+            }
+        }
+        self.undone_at = self.undone_at.max(copy.undone_at);
+    }
+
+    /// Takes over how all scopes are numbered elsewhere.
+    pub(super) fn adopt_numberings(&mut self, other: &Self) {
+        self.numberings = other.numberings.clone();
+        self.undone_at = other.undone_at;
+    }
+
+    /// Topics that some stream follows.
+    pub(super) fn followed(&self) -> Vec<TopicName> {
+        let followed = self.topics.iter().filter(|(_, topic)| topic.followers > 0);
+        followed.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Keeps nothing of topics that nobody follows: they are kept elsewhere.
+    pub(super) fn forget_unfollowed(&mut self) {
+        self.topics.retain(|_, topic| topic.followers > 0);
+    }
+
     fn numbered(&self, names: &[TopicName]) -> Numbered {
         let own: Vec<_> = names.iter().map(|name| self.numbering(name)).collect();
         let together = Numbering::union(self.epoch, own.iter());
@@ -94,7 +181,10 @@ impl Topics {
     pub(super) fn renumber(&mut self, scope: &str, undoing: Undoing) {
         self.undone_at = self.undone_at.max(undoing.at);
         let known = self.numberings.entry(scope.to_owned());
-        known.or_insert_with(|| Numbering::new(self.epoch)).undo(undoing);
+        let known = known.or_insert_with(|| Numbering::new(self.epoch));
+        if known.since() < undoing.at {
+            known.undo(undoing);
+        }
     }
 
     /// Blocks were undone: where the topics stand that lost events, and what it means to scopes.
@@ -105,13 +195,16 @@ impl Topics {
         left: &[(store::Topic, Option<Micros>)],
     ) {
         let mut scopes = BTreeSet::new();
+        let mut at = 0;
         for (scope, undoing) in undoings {
+            at = at.max(undoing.at);
             self.renumber(scope, undoing);
             scopes.insert(scope);
         }
         for (known, event_time) in left {
-            if let Some(topic) = self.topics.get_mut(&*known.name) {
+            if let Some(topic) = self.topics.get_mut(&*known.name).filter(|own| own.undone_at < at) {
                 (topic.last, topic.event_time) = (known.last, *event_time);
+                topic.forget_recent();
             }
         }
         let mut streams = std::mem::take(&mut self.streams);
@@ -140,44 +233,87 @@ impl Topics {
         (topic.last, topic.event_time) = (known.last, event_time);
     }
 
-    /// Tells an event of the log to whoever follows its topic.
-    pub(super) fn publish(&mut self, name: &TopicName, item: &Item, now: Micros) {
+    /// Takes an event of the log: it becomes the end of its topic.
+    pub(super) fn publish(&mut self, name: &TopicName, item: &Item, touched: &mut Touched) {
         let topic = match self.topics.get_mut(name) {
             Some(topic) => topic,
             None => self.topics.entry(name.clone()).or_default(),
         };
         if item.sequence <= topic.last {
-            return; // Read again at the start; the topic stands at its end already.
+            return; // Read again at the start; the topic is at its end already.
         }
         let previous = std::mem::replace(&mut topic.last, item.sequence);
         topic.event_time = item.time;
-        for id in &topic.streams {
-            let Some(stream) = self.streams.get_mut(id) else { continue };
-            let at = At { state: self.state, now };
-            stream.publish(name, previous, item, &at);
-        }
+        topic.keep(previous, item);
+        touched.extend(&topic.raw);
     }
 
-    pub(super) fn set_state(&mut self, state: FeedState, now: Micros) {
+    /// Pushes the events that a stream has not pushed.
+    pub(super) fn advance(&mut self, stream: u64, now: Micros) {
+        let Some(own) = self.streams.get_mut(&stream) else { return };
+        let at = At { state: self.state, now };
+        let names = own.names().clone();
+        let seen = own.last();
+        let mut items: Vec<(usize, u64, &Item)> = Vec::new();
+        let mut whole = true;
+        for (place, name) in names.iter().enumerate() {
+            let Some(topic) = self.topics.get(name).filter(|topic| topic.last > seen) else {
+                continue;
+            };
+            match topic.after(seen) {
+                Some(events) => {
+                    items.extend(events.map(|(previous, item)| (place, *previous, item)));
+                }
+                None => whole = false,
+            }
+        }
+        if whole {
+            items.sort_by_key(|(_, _, item)| item.sequence);
+            own.publish(&items, &at);
+        } else {
+            // Its readers read the log from where they are.
+            let last = self.last_of(&names);
+            if let Some(own) = self.streams.get_mut(&stream) {
+                own.skip_to(last);
+            }
+        }
+        self.announce(stream, &at, |own, _| own.state() != at.state);
+    }
+
+    pub(super) fn set_state(&mut self, state: FeedState, touched: &mut Touched) {
         self.state = state;
-        self.repeat(now, |_, _| true);
+        touched.extend(self.streams.keys());
     }
 
     /// Called each second: topics that were quiet for long say that they live.
-    pub(super) fn beat(&mut self, now: Micros) {
-        self.repeat(now, TopicStream::is_quiet);
+    pub(super) fn beat(&mut self, stream: u64, now: Micros) {
+        let at = At { state: self.state, now };
+        if let Some(own) = self.streams.get_mut(&stream) {
+            own.forget_pages();
+        }
+        self.announce(stream, &at, TopicStream::is_quiet);
     }
 
-    /// Pushes where a topic stands into each stream where it is due.
-    fn repeat(&mut self, now: Micros, due: impl Fn(&mut TopicStream, usize) -> bool) {
-        let at = At { state: self.state, now };
-        for stream in self.streams.values_mut() {
-            stream.forget_pages();
-            for place in 0..stream.names().len() {
-                if due(stream, place) {
-                    let stand = stands(&self.topics, &stream.names()[place]);
-                    stream.beat(place, stand, &at);
-                }
+    /// Pushes the end of each topic of a stream where it is due.
+    fn announce(&mut self, stream: u64, at: &At, due: impl Fn(&mut TopicStream, usize) -> bool) {
+        let Some(own) = self.streams.get_mut(&stream) else { return };
+        let names = own.names().clone();
+        let due: Vec<_> = (0..names.len()).filter(|place| due(own, *place)).collect();
+        for place in due {
+            own.beat(place, stands(&self.topics, &names[place]), at);
+        }
+        own.set_state(at.state);
+    }
+
+    /// Whether a stream pushes each event.
+    pub(super) fn set_raw(&mut self, stream: u64, raw: bool) {
+        let Some(own) = self.streams.get(&stream) else { return };
+        for name in own.names().iter() {
+            if let Some(topic) = self.topics.get_mut(name) {
+                match raw {
+                    true => topic.raw.insert(stream),
+                    false => topic.raw.remove(&stream),
+                };
             }
         }
     }
@@ -190,10 +326,12 @@ impl Topics {
         encode: Encode,
     ) {
         for name in names.iter() {
-            self.topics.entry(name.clone()).or_default().streams.insert(stream.id());
+            let topic = self.topics.entry(name.clone()).or_default();
+            topic.raw.insert(stream.id());
+            topic.followers += 1;
         }
         let (numbered, last) = (self.numbered(&names), self.last_of(&names));
-        let own = TopicStream::new(stream.clone(), names, numbered, last, encode);
+        let own = TopicStream::new(stream.clone(), names, numbered, (last, self.state), encode);
         self.streams.insert(stream.id(), own);
     }
 
@@ -201,15 +339,21 @@ impl Topics {
         let Some(gone) = self.streams.remove(&stream.id()) else { return };
         for name in gone.names().iter() {
             let Some(topic) = self.topics.get_mut(name) else { continue };
-            topic.streams.remove(&stream.id());
-            if topic.last == 0 && topic.streams.is_empty() {
-                self.topics.remove(name);
+            topic.raw.remove(&stream.id());
+            topic.followers -= 1;
+            if topic.followers == 0 {
+                topic.forget_recent();
+                if topic.last == 0 {
+                    self.topics.remove(name);
+                }
             }
         }
     }
 
     /// Where an operation of this stream starts: now, with where each topic stands, or behind its cursor.
     pub(super) fn join(&mut self, stream: u64, after: Option<&str>, now: Micros) -> Place {
+        // What follows in the ring follows what is said here.
+        self.advance(stream, now);
         let at = At { state: self.state, now };
         let Some(own) = self.streams.get_mut(&stream) else {
             return Place::Here(Start::TooSlow);
@@ -222,6 +366,7 @@ impl Topics {
     }
 
     pub(super) fn catch_up(&mut self, stream: u64, seen: u64, now: Micros) -> Place {
+        self.advance(stream, now);
         let at = At { state: self.state, now };
         match self.streams.get_mut(&stream) {
             Some(own) => own.catch_up(seen, |name| stands(&self.topics, name), &at),
@@ -250,6 +395,12 @@ impl Topics {
     pub(super) fn known(&self) -> usize {
         self.topics.len()
     }
+}
+
+/// The ends of some topics with the numbering of each, as [`Topics::copy`] took them.
+pub(super) struct Ends {
+    ends: Vec<(TopicName, u64, Option<Micros>, Numbering)>,
+    undone_at: u64,
 }
 
 /// Sequence and time of a topic's last event.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde_json::json;
 use spreadly_subscriptions::{Frame, Start};
 
-use super::stream::{At, TopicStream};
+use super::stream::{At, FRAME_EVENTS, TopicStream};
 use super::{Place, Reach, TopicName};
 use crate::live::Live;
 use crate::live::frame::{Item, ItemBody};
@@ -23,8 +23,6 @@ use crate::store::{LogReader, ReadError, Span, StoreError, Stored};
 const PAGE_EVENTS: usize = 512;
 /// Bytes of their lines. What a page costs while its reader takes it in, about twice this.
 const PAGE_BYTES: usize = 128 << 10;
-/// Events of a frame, which is encoded under the topics' lock: below a millisecond.
-const FRAME_EVENTS: usize = 64;
 /// How long a reader waits for its turn at the log before it is told to come back.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What was read may have been undone meanwhile; then a reader asks again where it goes on. Between

@@ -20,6 +20,9 @@ use crate::live::frame::{
 use crate::market::event::Micros;
 use crate::market::numbering::{MOST_UNDOINGS, Numbering, Standing};
 
+/// Events of a frame, which is encoded under the topics' lock: below a millisecond.
+pub(super) const FRAME_EVENTS: usize = 64;
+
 /// Pages read for an earlier reader that are kept for the crowd behind it, at most for a second.
 const MOST_PAGES: usize = 4;
 
@@ -49,6 +52,7 @@ pub(super) struct TopicStream {
     numbered: Numbered,
     /// The last event of any of them: where the ring stands.
     last: u64,
+    state: FeedState,
     /// Bases of the ring's numbers, newest last and never none; each with the first event that was
     /// undone when it began.
     bases: VecDeque<(u64, u64)>,
@@ -72,7 +76,7 @@ impl TopicStream {
         stream: Arc<ResponseStream>,
         names: Arc<[TopicName]>,
         numbered: Numbered,
-        last: u64,
+        (last, state): (u64, FeedState),
         encode: Encode,
     ) -> Self {
         let topics = log_topics(&names);
@@ -84,6 +88,7 @@ impl TopicStream {
             topics,
             numbered,
             last,
+            state,
             bases: VecDeque::from([(0, u64::MAX)]),
             quiet,
             pages: VecDeque::new(),
@@ -137,14 +142,43 @@ impl TopicStream {
         Frame::new(self.number(seen), self.number(last), bytes)
     }
 
-    pub(super) fn publish(&mut self, name: &TopicName, previous: u64, item: &Item, at: &At) {
-        let Ok(place) = self.names.binary_search(name) else { return };
-        let frame = self.items(place, (self.last, previous), vec![item.clone()], at);
-        self.stream.push(frame);
-        self.last = item.sequence;
-        self.quiet[place].beats = 0;
-        // The others stand where they stood, but their cursor stands for the whole stream.
+    /// Pushes events that follow the last one, in the log's order, each with its topic's place and
+    /// the topic's event before it.
+    pub(super) fn publish(&mut self, items: &[(usize, u64, &Item)], at: &At) {
+        for run in items.chunk_by(|(one, ..), (other, ..)| one == other) {
+            for run in run.chunks(FRAME_EVENTS) {
+                let [(place, previous, _), ..] = run else { continue };
+                let items: Vec<_> = run.iter().map(|(_, _, item)| (*item).clone()).collect();
+                let last = items.last().map_or(self.last, |item| item.sequence);
+                let frame = self.items(*place, (self.last, *previous), items, at);
+                self.stream.push(frame);
+                self.last = last;
+                self.quiet[*place].beats = 0;
+                // The others have no event since, but their cursor is the whole stream's.
+                self.forget_stands();
+            }
+        }
+    }
+
+    /// Leaves out what follows up to this event: readers read that from the log.
+    pub(super) fn skip_to(&mut self, last: u64) {
+        self.last = last;
         self.forget_stands();
+        self.stream.cut();
+    }
+
+    /// The last event that was pushed.
+    pub(super) fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// The feeds' state that readers were sent.
+    pub(super) fn state(&self) -> FeedState {
+        self.state
+    }
+
+    pub(super) fn set_state(&mut self, state: FeedState) {
+        self.state = state;
     }
 
     fn forget_stands(&mut self) {

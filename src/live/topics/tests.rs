@@ -109,7 +109,7 @@ impl Hub {
             plain(frame)
         });
         let source = self.live.topic_source(names, encode);
-        self.streams.open(key, || Ok(source)).unwrap_or_else(|_| panic!("a stream opens"))
+        self.streams.open(key, 0, || Ok(source)).unwrap_or_else(|_| panic!("a stream opens"))
     }
 }
 
@@ -399,7 +399,7 @@ fn nothing_is_kept_of_topics_that_nobody_published_to() {
             cursor_extension: false,
         };
         let source = hub.live.topic_source(names(number), Box::new(plain));
-        streams.push(hub.streams.open(key, || Ok(source)).unwrap_or_else(|_| panic!()));
+        streams.push(hub.streams.open(key, 0, || Ok(source)).unwrap_or_else(|_| panic!()));
     }
     assert_eq!(hub.live.topics.lock().known(), 100);
     for stream in streams {

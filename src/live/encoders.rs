@@ -1,0 +1,377 @@
+//! The workers that resolve and encode the response streams, one for each shard, on the shard's own
+//! thread. An event costs the sequencer the same for any number of streams: it changes the state and
+//! hands the event on, once to each worker. A worker has a copy of what its streams follow, takes
+//! the events in their order, and brings the streams up to date in the order that the schedule
+//! says. Streams that can't keep their pace are merged.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use spreadly_subscriptions::{Turn, Worker};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::follower::{Follower, Touched};
+use super::frame::{FeedState, FeedView};
+use super::{Live, Reorganisation, RestoreError};
+use crate::market::event::{Applied, Effect};
+
+/// Longest turn of a worker: how late a socket or the next event may be because of it.
+const SLICE: Duration = Duration::from_micros(500);
+/// Time after an event that streams whose pace is RAW may take before the next event is taken; then
+/// the rest of them are merged.
+const EVENT_BUDGET: Duration = Duration::from_micros(500);
+/// Events that wait for a worker, and price levels in them: about 100 MB at most. A worker that is
+/// further behind copies the state again, and its streams are merged.
+const MOST_WAITING_EVENTS: usize = 1 << 17;
+const MOST_WAITING_LEVELS: usize = 1 << 20;
+/// Streams that are asked in one turn at least whether they were quiet for long.
+const BEATS_AT_ONCE: usize = 64;
+const BEAT: Duration = Duration::from_secs(1);
+
+thread_local! {
+    /// The worker of the shard that this thread runs.
+    static HERE: Cell<Option<usize>> = const { Cell::new(None) };
+}
+
+/// See the module's text.
+pub struct Encoders {
+    live: Arc<Live>,
+    workers: Vec<Arc<EncodeWorker>>,
+}
+
+/// What the workers did, since the start.
+#[derive(Debug, Default)]
+pub struct EncodeMeters {
+    /// Times that a stream was brought up to date.
+    pub advanced: AtomicU64,
+    /// Times that a stream got a slower pace because it could not keep its own.
+    pub slowed: AtomicU64,
+    /// Times that a worker was too far behind and copied the state again.
+    pub copied_again: AtomicU64,
+    /// Nanoseconds spent on resolving and encoding what was pushed.
+    pub nanos: AtomicU64,
+}
+
+enum Change {
+    Events(Arc<Vec<Applied>>),
+    Reorganised(Arc<Reorganisation>),
+    FeedState(FeedState),
+    Feeds(Arc<Vec<FeedView>>),
+}
+
+#[derive(Default)]
+struct Inbox {
+    changes: VecDeque<Change>,
+    /// Events of the first change that were taken.
+    taken: usize,
+    events: usize,
+    levels: usize,
+    /// Some did not find room: none of what came before the next copy is needed.
+    overrun: bool,
+}
+
+/// A worker: see the module's text.
+pub struct EncodeWorker {
+    live: Arc<Live>,
+    inbox: Mutex<Inbox>,
+    wake: Notify,
+    rounds: Mutex<Rounds>,
+    meters: EncodeMeters,
+}
+
+/// What is done by the clock.
+struct Rounds {
+    next_beat: Instant,
+    /// Streams that are still to be asked whether they were quiet for long.
+    beats: VecDeque<u64>,
+}
+
+impl Encoders {
+    /// So many workers; with none, streams follow the state itself and are brought up to date with
+    /// each event.
+    pub fn new(live: Arc<Live>, workers: usize) -> Self {
+        let workers = (0..workers).map(|_| Arc::new(EncodeWorker::new(&live))).collect();
+        Self { live, workers }
+    }
+
+    /// The state that queries read and the sequencer changes.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// For the shard of this number, whose thread this is.
+    pub fn worker_here(&self, shard: usize) -> Option<Arc<dyn Worker>> {
+        let worker = self.workers.get(shard)?.clone();
+        HERE.set(Some(shard));
+        Some(worker)
+    }
+
+    /// The state that a stream follows which is opened on this thread.
+    pub fn here(&self) -> &Arc<Live> {
+        let here = HERE.get().unwrap_or_default();
+        self.workers.get(here).or(self.workers.first()).map_or(&self.live, |worker| &worker.live)
+    }
+
+    /// What the workers did, and how many streams they merge, by pace.
+    pub fn workers(&self) -> impl Iterator<Item = (&EncodeMeters, [usize; 3])> {
+        self.workers.iter().map(|own| (&own.meters, own.live.schedule.lock().merged()))
+    }
+
+    /// Takes events as [`Live::apply`] does, and hands them on. Gives the memory back where nobody
+    /// else has it.
+    pub fn apply(&self, events: Vec<Applied>) -> Vec<Applied> {
+        self.live.apply(&events);
+        let Some(last) = events.last().map(|event| event.sequence) else { return events };
+        let mut events = Arc::new(events);
+        for worker in &self.workers {
+            if worker.live.following.load(Ordering::SeqCst) > 0 {
+                worker.hand_on(Change::Events(events.clone()));
+            } else {
+                worker.live.reached.to(last);
+            }
+        }
+        Arc::get_mut(&mut events).map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Takes what is left after a rollback, as [`Live::reorganise`] does, and hands it on.
+    ///
+    /// # Errors
+    /// When a book is not readable.
+    pub fn reorganise(&self, left: &Arc<Reorganisation>) -> Result<(), RestoreError> {
+        let done = self.live.reorganise(left);
+        self.hand_on(|| Change::Reorganised(left.clone()));
+        done
+    }
+
+    /// Whether what every stream says is up to date.
+    pub fn set_feed_state(&self, state: FeedState) {
+        if self.live.feed_state() != state {
+            self.live.set_feed_state(state);
+            self.hand_on(|| Change::FeedState(state));
+        }
+    }
+
+    /// Takes the feeds as they are now.
+    pub fn set_feeds(&self, views: Vec<FeedView>) {
+        let handed = Arc::new(views.clone());
+        self.live.set_feeds(views);
+        self.hand_on(|| Change::Feeds(handed.clone()));
+    }
+
+    fn hand_on(&self, change: impl Fn() -> Change) {
+        self.workers.iter().for_each(|worker| worker.hand_on(change()));
+    }
+}
+
+impl EncodeWorker {
+    fn new(origin: &Arc<Live>) -> Self {
+        Self {
+            live: Arc::new(Live::copy_of(origin)),
+            inbox: Mutex::default(),
+            wake: Notify::new(),
+            rounds: Mutex::new(Rounds {
+                next_beat: Instant::now() + BEAT,
+                beats: VecDeque::new(),
+            }),
+            meters: EncodeMeters::default(),
+        }
+    }
+
+    fn hand_on(&self, change: Change) {
+        {
+            let mut inbox = self.inbox.lock();
+            if let Change::Events(events) = &change {
+                inbox.events += events.len();
+                inbox.levels += events.iter().map(levels).sum::<usize>();
+            }
+            inbox.changes.push_back(change);
+            if inbox.events > MOST_WAITING_EVENTS || inbox.levels > MOST_WAITING_LEVELS {
+                *inbox = Inbox { overrun: true, ..Inbox::default() };
+            }
+        }
+        self.wake.notify_one();
+    }
+
+    /// Takes the next event or other change; false if there is none.
+    fn take(&self, touched: &mut Touched) -> bool {
+        let copied = self.live.copying();
+        let mut inbox = self.inbox.lock();
+        if std::mem::take(&mut inbox.overrun) {
+            *inbox = Inbox::default();
+            drop(inbox);
+            self.meters.copied_again.fetch_add(1, Ordering::Relaxed);
+            self.live.copy_again(&copied, touched);
+            return true;
+        }
+        match inbox.changes.front() {
+            None => false,
+            Some(Change::Events(events)) => {
+                let (events, at) = (events.clone(), inbox.taken);
+                inbox.taken += 1;
+                inbox.events -= 1;
+                inbox.levels -= levels(&events[at]);
+                if inbox.taken == events.len() {
+                    inbox.changes.pop_front();
+                    inbox.taken = 0;
+                }
+                drop(inbox);
+                self.live.take(&events[at], touched);
+                true
+            }
+            Some(_) => {
+                let change = inbox.changes.pop_front();
+                drop(inbox);
+                match change {
+                    Some(Change::Reorganised(left)) => {
+                        // The origin has said what could not be read.
+                        drop(self.live.take_reorganisation(&left, touched));
+                    }
+                    Some(Change::FeedState(state)) => self.live.take_feed_state(state, touched),
+                    Some(Change::Feeds(views)) => {
+                        self.live.feeds.lock().set(views.to_vec(), touched);
+                    }
+                    Some(Change::Events(_)) | None => {}
+                }
+                true
+            }
+        }
+    }
+
+    /// Puts the streams that have something to push into the schedule. One that nobody reads is
+    /// brought up to date when somebody joins.
+    fn mark(&self, touched: &[u64], now: Instant) {
+        for id in touched {
+            let Some(follower) = self.live.follower(*id) else { continue };
+            let audience = follower.stream().audience();
+            if audience.readers > 0 {
+                self.live.schedule.lock().ready(*id, audience, now);
+            }
+        }
+    }
+
+    /// Brings the stream up to date whose turn it is; false if none waits.
+    fn serve(&self) -> bool {
+        let Some(id) = self.live.schedule.lock().next() else { return false };
+        let Some(follower) = self.live.follower(id) else { return true };
+        self.advance(&follower, |follower| self.live.advance(follower));
+        true
+    }
+
+    fn advance(&self, follower: &Follower, act: impl FnOnce(&Follower)) {
+        let stream = follower.stream();
+        let (before, begin) = (stream.next_index(), Instant::now());
+        act(follower);
+        let (took, pushed) = (begin.elapsed(), stream.next_index() != before);
+        self.live.schedule.lock().served(stream.id(), took, pushed);
+        if pushed {
+            let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+            self.meters.advanced.fetch_add(1, Ordering::Relaxed);
+            self.meters.nanos.fetch_add(nanos, Ordering::Relaxed);
+        }
+    }
+
+    /// What is due by the clock.
+    fn keep_time(&self, now: Instant) {
+        let mut due = Vec::new();
+        self.live.schedule.lock().tick(now, |_, streams| due.extend(streams));
+        self.mark(&due, now);
+        let mut rounds = self.rounds.lock();
+        if now >= rounds.next_beat {
+            rounds.next_beat = (rounds.next_beat + BEAT).max(now);
+            let mut touched = Touched::new();
+            self.live.roll(&mut touched);
+            self.mark(&touched, now);
+            if rounds.beats.is_empty() {
+                rounds.beats = self.live.followers().iter().map(|one| one.stream().id()).collect();
+            }
+        }
+    }
+
+    /// Lets streams that were quiet for long say that they live, until the turn ends.
+    fn beat(&self, turn_ends: Instant) {
+        let mut rounds = self.rounds.lock();
+        for asked in 0.. {
+            if asked >= BEATS_AT_ONCE && Instant::now() >= turn_ends {
+                return;
+            }
+            let Some(id) = rounds.beats.pop_front() else { return };
+            let Some(follower) = self.live.follower(id) else { continue };
+            if follower.stream().readers() > 0 {
+                self.advance(&follower, |follower| self.live.beat(follower));
+            }
+        }
+    }
+
+    /// Gives streams slower or faster paces.
+    fn adapt(&self, now: Instant) {
+        let changed = self.live.schedule.lock().adapt(now);
+        for paced in &changed {
+            let Some(follower) = self.live.follower(paced.id) else { continue };
+            let stream = follower.stream();
+            let before = stream.slowed_to().unwrap_or(follower.pace);
+            self.meters.slowed.fetch_add(u64::from(paced.pace > before), Ordering::Relaxed);
+            stream.set_slowed_to((paced.pace > follower.pace).then_some(paced.pace));
+            self.live.set_pace(&follower, paced.pace);
+            // What it gathered at the slower pace.
+            self.mark(&[paced.id], now);
+        }
+    }
+}
+
+impl Worker for EncodeWorker {
+    fn woken(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.wake.notified())
+    }
+
+    fn turn(&self) -> Turn {
+        let begin = Instant::now();
+        let ends = begin + SLICE;
+        self.keep_time(begin);
+        let mut touched = Touched::new();
+        // What is left of earlier events has had its time, if a turn has ended since.
+        let mut event_ends = begin;
+        let mut now = begin;
+        while now < ends {
+            let (waiting, raw) = {
+                let schedule = self.live.schedule.lock();
+                (schedule.waiting(), schedule.raw_waiting())
+            };
+            if (raw == 0 || now >= event_ends) && self.take(&mut touched) {
+                self.mark(&touched, now);
+                touched.clear();
+                event_ends = now + EVENT_BUDGET;
+            } else if waiting == 0 || !self.serve() {
+                break;
+            }
+            now = Instant::now();
+        }
+        self.beat(ends);
+        self.adapt(now);
+        let again = self.live.schedule.lock().waiting() > 0
+            || !self.inbox.lock().changes.is_empty()
+            || !self.rounds.lock().beats.is_empty();
+        if again {
+            return Turn::Again;
+        }
+        let beat = self.rounds.lock().next_beat;
+        let look = self.live.schedule.lock().next_look();
+        Turn::Done { look: Some(look.map_or(beat, |look| look.min(beat))) }
+    }
+}
+
+/// About how much an event holds.
+fn levels(event: &Applied) -> usize {
+    match &event.effect {
+        Effect::Replace { levels, .. }
+        | Effect::Change { levels, .. }
+        | Effect::Order { levels, .. } => levels.len(),
+        Effect::Message(message) => message.data.len() / 64,
+        Effect::Define(_) | Effect::Trade(_) | Effect::None => 1,
+    }
+}

@@ -1,0 +1,150 @@
+//! The streams that follow the live state: what each follows, and how it is brought up to date.
+//! Taking an event only says which streams it touches; what is pushed is resolved and encoded when
+//! a stream has its turn.
+
+use std::sync::Arc;
+
+use spreadly_subscriptions::{Pace, ResponseStream};
+
+use super::frame::Speed;
+use super::{Live, Market};
+use crate::market::event::MarketId;
+
+/// Ids of streams that have something to push, and that push each event.
+pub type Touched = Vec<u64>;
+
+/// What a stream follows.
+pub(super) enum Followed {
+    Book(Arc<Market>),
+    Candles(Arc<Market>),
+    Offers,
+    Tickers,
+    Topics,
+    Feeds,
+}
+
+/// See the module's text.
+pub struct Follower {
+    pub(super) stream: Arc<ResponseStream>,
+    pub(super) followed: Followed,
+    /// Markets whose state it needs.
+    pub(super) markets: Vec<MarketId>,
+    /// As its clients asked for.
+    pub(super) pace: Pace,
+}
+
+impl Follower {
+    pub(super) fn new(stream: &Arc<ResponseStream>, followed: Followed) -> Self {
+        Self {
+            stream: stream.clone(),
+            followed,
+            markets: Vec::new(),
+            pace: Pace::Raw,
+        }
+    }
+
+    /// What it pushes into.
+    pub fn stream(&self) -> &ResponseStream {
+        &self.stream
+    }
+}
+
+impl From<Speed> for Pace {
+    fn from(speed: Speed) -> Self {
+        match speed {
+            Speed::Raw => Self::Raw,
+            Speed::Ms100 => Self::Ms100,
+            Speed::Ms250 => Self::Ms250,
+            Speed::S1 => Self::S1,
+        }
+    }
+}
+
+impl From<Pace> for Speed {
+    fn from(pace: Pace) -> Self {
+        match pace {
+            Pace::Raw => Self::Raw,
+            Pace::Ms100 => Self::Ms100,
+            Pace::Ms250 => Self::Ms250,
+            Pace::S1 => Self::S1,
+        }
+    }
+}
+
+impl Live {
+    /// A stream begins to follow.
+    pub(super) fn follow(&self, follower: Follower) {
+        let id = follower.stream.id();
+        let (pace, owner) = (follower.pace, follower.stream.owner());
+        self.followers.lock().insert(id, Arc::new(follower));
+        self.schedule.lock().add(id, pace, owner);
+    }
+
+    /// A stream ends.
+    pub(super) fn unfollow(&self, stream: u64) -> Option<Arc<Follower>> {
+        self.schedule.lock().remove(stream);
+        self.followers.lock().remove(&stream)
+    }
+
+    /// The streams that follow.
+    pub fn followers(&self) -> Vec<Arc<Follower>> {
+        self.followers.lock().values().cloned().collect()
+    }
+
+    pub(super) fn follower(&self, stream: u64) -> Option<Arc<Follower>> {
+        self.followers.lock().get(&stream).cloned()
+    }
+
+    /// Brings these streams up to date, in this order.
+    pub(super) fn advance_all(&self, touched: &[u64]) {
+        for stream in touched {
+            if let Some(follower) = self.follower(*stream) {
+                self.advance(&follower);
+            }
+        }
+    }
+
+    /// Pushes what a stream has not pushed yet; nothing if there is nothing.
+    pub fn advance(&self, follower: &Follower) {
+        let id = follower.stream.id();
+        match &follower.followed {
+            Followed::Book(market) => {
+                market.state.lock().with(self, id, |stream, now| stream.advance(now));
+            }
+            Followed::Candles(market) => market.candles.lock().advance(id, &self.moment()),
+            Followed::Offers => self.offers.lock().advance(id, self.now()),
+            Followed::Tickers => self.tickers.lock().advance(id, self.now()),
+            Followed::Topics => self.topics.lock().advance(id, self.now()),
+            Followed::Feeds => self.feeds.lock().advance(id),
+        }
+    }
+
+    /// To be called each second: a stream that was quiet for long says that it lives.
+    pub fn beat(&self, follower: &Follower) {
+        let id = follower.stream.id();
+        match &follower.followed {
+            Followed::Book(market) => {
+                market.state.lock().with(self, id, |stream, now| stream.beat(now));
+            }
+            Followed::Candles(market) => market.candles.lock().beat(id, &self.moment()),
+            Followed::Offers => self.offers.lock().beat(id, self.now()),
+            Followed::Tickers => self.tickers.lock().beat(id, self.now()),
+            Followed::Topics => self.topics.lock().beat(id, self.now()),
+            // Touched as a whole, see [`Live::roll`].
+            Followed::Feeds => {}
+        }
+    }
+
+    /// How often a stream is brought up to date from now on.
+    pub fn set_pace(&self, follower: &Follower, pace: Pace) {
+        let (id, raw) = (follower.stream.id(), pace == Pace::Raw);
+        match &follower.followed {
+            Followed::Book(market) => market.state.lock().set_speed(id, pace.into()),
+            Followed::Candles(market) => market.candles.lock().set_raw(id, raw),
+            Followed::Offers => self.offers.lock().set_raw(id, raw),
+            Followed::Tickers => self.tickers.lock().set_raw(id, raw),
+            Followed::Topics => self.topics.lock().set_raw(id, raw),
+            Followed::Feeds => {}
+        }
+    }
+}
