@@ -11,7 +11,7 @@ const LEAST_DEPTH: u64 = 20;
 const DEPTHS: u64 = 480;
 /// Of a deep book: as many fresh depths, all near the deepest.
 const DEEP_DEPTHS: u64 = 4000;
-/// Deep enough to be dear: an interface has several types, each of which has the interface.
+/// Deep enough to be expensive: an interface has several types, each of which has the interface.
 const INTROSPECTION_NESTING: usize = 8;
 const INTERVALS: [&str; 7] = ["M1", "M5", "M15", "M30", "H1", "H4", "D1"];
 const LEVELS: &str = "bids { price size } asks { price size }";
@@ -120,7 +120,7 @@ fn introspection() -> String {
     format!("__type(name: \"BookFrame\") {{ {nested} }}")
 }
 
-/// One mutation with `count` aliases, each of which publishes to a topic that never was.
+/// One mutation with `count` aliases, each of which publishes to a new topic.
 pub fn publish(count: usize, mut serial: impl FnMut() -> u64) -> String {
     let mut text = "mutation {".to_owned();
     for alias in 0..count {

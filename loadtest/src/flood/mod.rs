@@ -256,9 +256,9 @@ impl Flood {
         let cut_short = during.cut_short.clone();
         windows.push(during);
         let left = Instant::now();
-        phase.set(Phase::Leaving);
-        let attack = attackers.leave().await;
-        windows.push(self.window(hub, &phase, Phase::Leaving, self.settle, None).await?);
+        let leaving = self.window(hub, &phase, Phase::Leaving, self.settle, None);
+        let (attack, leaving) = tokio::join!(attackers.leave(), leaving);
+        windows.push(leaving?);
         windows.push(self.window(hub, &phase, Phase::After, self.after, None).await?);
         phase.set(Phase::Recovery);
         let recovery = match self.recovery {

@@ -49,3 +49,39 @@ pub fn merged(given: &FloodArgs, plan: &[String]) -> Result<FloodArgs, String> {
         json: given.json || plan.json,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flood::Flood;
+
+    fn given(arguments: &[&str]) -> FloodArgs {
+        let command = FloodArgs::augment_args(Command::new("flood").no_binary_name(true));
+        FloodArgs::from_arg_matches(&command.try_get_matches_from(arguments).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_plan() {
+        let plan = ["--attack", "churn", "--sockets", "5", "--set", "a.b=1"].map(str::to_owned);
+        let args = given(&["--hub", "x", "--plan", "y", "--sockets", "7", "--set", "c.d=2"]);
+        let args = merged(&args, &plan).unwrap();
+        assert_eq!((args.sockets, args.set), (Some(7), vec!["a.b=1".into(), "c.d=2".into()]));
+        assert!(merged(&given(&["--hub", "x", "--plan", "y"]), &["--wrong".to_owned()]).is_err());
+    }
+
+    #[test]
+    fn every_plan_of_ours_is_one_and_names_itself() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("plans");
+        let mut plans = 0;
+        for file in std::fs::read_dir(folder).unwrap() {
+            let file = file.unwrap().path();
+            let args = given(&["--hub", "x", "--plan", "y"]);
+            let args = merged(&args, &read(&file).unwrap()).unwrap();
+            assert!(Flood::of(&args).is_ok(), "{}", file.display());
+            let name = format!("--plan loadtest/plans/{}", file.file_name().unwrap().display());
+            assert!(std::fs::read_to_string(&file).unwrap().contains(&name), "{name}");
+            plans += 1;
+        }
+        assert!(plans > 0);
+    }
+}

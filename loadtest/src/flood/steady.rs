@@ -268,3 +268,36 @@ fn event_time(text: &[u8]) -> Option<i64> {
     let time = std::str::from_utf8(string_after(text, b"\"eventTime\":\"")?).ok()?;
     Some(time.parse::<Timestamp>().ok()?.as_microsecond())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flood::markets::Written;
+    use crate::flood::phase::Phase;
+
+    fn frame(subscriber: &mut Subscriber, micros: i64, more: &str) {
+        let time = Timestamp::from_microsecond(micros).unwrap();
+        let text = format!("{{\"eventTime\":\"{time}\",{more}}}");
+        subscriber.frame(&Message { kind: b"next", id: b"1", text: text.as_bytes() });
+    }
+
+    #[test]
+    fn a_frame_counts_every_event_it_brings_in_that_events_phase() {
+        let timeline = Arc::new(Timeline::default());
+        let phases = [Phase::Warm, Phase::Before, Phase::Before, Phase::During, Phase::During];
+        timeline.events().extend((1..).zip(phases).map(|(time, phase)| Written { time, phase }));
+        let group = Group { market: "A-B", sockets: 1, timeline };
+        let mut subscriber = Subscriber::new(group, Arc::default());
+        frame(&mut subscriber, 1, "");
+        frame(&mut subscriber, 4, "\"mergedEvents\":3");
+        // Repeats the position: brings no event.
+        frame(&mut subscriber, 4, "\"state\":\"STALE\"");
+        let seen = subscriber.finish();
+        let samples = |phase: Phase| seen.phases[phase.index()].delays.samples;
+        assert_eq!((samples(Phase::Warm), samples(Phase::Before)), (0, 2));
+        let during = &seen.phases[Phase::During.index()];
+        // The fourth came; the fifth never did, and counts as late as it is old.
+        assert_eq!((during.delays.samples, during.missing), (2, 1));
+        assert_eq!((during.frames, during.merged, during.not_live), (2, 1, 1));
+    }
+}

@@ -5,6 +5,7 @@ use super::http;
 use super::markets::TOPIC;
 use super::phase::{PHASES, PhaseNow};
 use crate::process;
+use crate::run::client::string_after;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -126,6 +127,7 @@ impl Prober {
         let (noted, stopped) = (Arc::clone(&results), Arc::clone(&stop));
         let thread = thread::spawn(move || {
             let mut number = 0;
+            let mut cursor = None;
             while !stopped.load(Ordering::Relaxed) {
                 let began = Instant::now();
                 number += 1;
@@ -142,6 +144,15 @@ impl Prober {
                     format!("{{ events(topic: \"{TOPIC}\", first: 10) {{ nodes {{ time }} }} }}");
                 let list = http::post(public, &list, "application/json");
                 note("list", LIST_TIMEOUT, &list, public);
+                cursor = cursor.or_else(|| first_cursor(public));
+                if let Some(cursor) = &cursor {
+                    let text = format!(
+                        "subscription {{ events(topic: \"{TOPIC}\", after: \"{cursor}\") \
+                         {{ events {{ time }} }} }}"
+                    );
+                    let resume = http::post(public, &text, "text/event-stream");
+                    note("resume", LIST_TIMEOUT, &resume, public);
+                }
                 if publishes {
                     let text = format!(
                         "mutation {{ publish(topic: \"calm-{number}\", data: 1) {{ sequence }} }}"
@@ -176,8 +187,22 @@ impl Answers {
     }
 }
 
-/// One request on a connection of its own; an answer is a 200 without errors.
+/// Where the topic that is listed begins, once its events are there.
+fn first_cursor(public: SocketAddr) -> Option<String> {
+    let query = format!("{{ events(topic: \"{TOPIC}\", first: 1) {{ edges {{ cursor }} }} }}");
+    let request = http::post(public, &query, "application/json");
+    let body = reply(public, &request, LIST_TIMEOUT).ok()?;
+    let cursor = string_after(body.as_bytes(), b"\"cursor\":\"")?;
+    String::from_utf8(cursor.to_vec()).ok()
+}
+
 fn answer(address: SocketAddr, request: &[u8], timeout: Duration) -> Result<(), String> {
+    reply(address, request, timeout).map(drop)
+}
+
+/// One request on a connection of its own. A reply is the body of a 200 without errors, or the first
+/// event of a stream.
+fn reply(address: SocketAddr, request: &[u8], timeout: Duration) -> Result<String, String> {
     let until = Instant::now() + timeout;
     let fault = |error: std::io::Error| match error.kind() {
         ErrorKind::WouldBlock | ErrorKind::TimedOut => "no answer in time".to_owned(),
@@ -193,14 +218,14 @@ fn answer(address: SocketAddr, request: &[u8], timeout: Duration) -> Result<(), 
         stream.set_read_timeout(Some(left.max(Duration::from_millis(1)))).map_err(fault)?;
         let read = stream.read(&mut bytes).map_err(fault)?;
         reply.extend_from_slice(&bytes[..read]);
-        if let Some(head) = http::head(&reply)
-            && head.end.is_some_and(|end| reply.len() >= end)
-        {
+        if let Some(head) = http::head(&reply) {
             let body = String::from_utf8_lossy(&reply[head.body..]);
-            return match (head.status, body.contains("\"errors\"")) {
-                (200, false) => Ok(()),
-                (status, _) => Err(format!("HTTP {status}: {body}")),
-            };
+            if head.end.map_or(body.contains("\ndata: {"), |end| reply.len() >= end) {
+                return match (head.status, body.contains("\"errors\"")) {
+                    (200, false) => Ok(body.into_owned()),
+                    (status, _) => Err(format!("HTTP {status}: {body}")),
+                };
+            }
         }
         if read == 0 {
             return Err("closed without an answer".to_owned());

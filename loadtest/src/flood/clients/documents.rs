@@ -73,7 +73,7 @@ async fn live(client: &Client, kind: Loop, socket: &mut Socket) -> String {
         let bytes = socket.bytes;
         let is_due = acknowledged && operations.may_ask_later();
         let mut wait_after_error = None;
-        let heeds_results = operations.without_result > 0 || kind != Loop::Keep;
+        let counts_results = operations.without_result > 0 || kind != Loop::Keep;
         let turn = socket.turn(|message| {
             let id = || std::str::from_utf8(message.id).ok()?.parse().ok();
             match message.kind {
@@ -83,7 +83,7 @@ async fn live(client: &Client, kind: Loop, socket: &mut Socket) -> String {
                         // One that failed has its errors in its result.
                         wait_after_error = client.counts.error_in(message.text);
                     }
-                    if heeds_results && let Some(id) = id() {
+                    if counts_results && let Some(id) = id() {
                         happened.push(Happened::Result(id));
                     }
                 }

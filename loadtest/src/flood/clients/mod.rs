@@ -24,7 +24,7 @@ use tokio::task::LocalSet;
 const CONNECT_PAUSE: Duration = Duration::from_millis(1);
 /// After a close, a refusal or an error that names no time.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// Between the word to leave and the report: what never read looks at how it ended.
+/// For those that never read, to look at how their sockets ended.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The other process of `flood`; not for people.
@@ -107,7 +107,7 @@ impl Client {
                 Attack::HalfOpen => unread::half_open(&self).await,
             }
         };
-        // Those that never read hear of it themselves, and look at what they were sent.
+        // Those that never read wait for the end themselves, and then look at what they were sent.
         match self.spec.attack {
             Attack::Silent | Attack::Sse | Attack::Replies => working.await,
             _ => tokio::select! {
