@@ -1,5 +1,5 @@
-//! `flood` against a real hub, at sizes that hurt nobody: that its report has every number, and that
-//! each attack does what it says. How long anything takes is no matter here.
+//! `flood` against a real hub, at sizes that hurt nobody: that its report has every number, and
+//! that each attack does what it says. How long anything takes is no matter here.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 

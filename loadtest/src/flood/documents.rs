@@ -1,5 +1,5 @@
-//! The GraphQL of the attackers. A serial number in an alias makes a document like no other; what the
-//! hub has to do for it is the same.
+//! The GraphQL of the attackers. A serial number in an alias makes a document like no other; what
+//! the hub has to do for it is the same.
 
 use super::markets::{DEEP_LEVELS, ORDERS, TOPIC};
 use super::spec::Kind;
@@ -37,7 +37,8 @@ pub fn subscription(kind: Kind, market: &str, serial: u64) -> String {
     };
     let field = match kind {
         Kind::Trades => format!(
-            "trades(markets: [\"{market}\"]) {{ sequence trades {{ id price size takerSide time }} }}"
+            "trades(markets: [\"{market}\"]) {{ sequence \
+             trades {{ id price size takerSide time }} }}"
         ),
         Kind::Tickers => format!(
             "tickers(markets: [\"{market}\"]) {{ sequence ticker {{ last high low volume change \

@@ -1,5 +1,6 @@
-//! The markets that a flood feeds: the attacked one and another. Every event is noted with the moment
-//! it was written and the phase it belongs to, so that a frame's delay counts for the right phase.
+//! The markets that a flood feeds: the attacked one and another. Every event is noted with the
+//! moment it was written and the phase it belongs to, so that a frame's delay counts for the right
+//! phase.
 
 use super::phase::{Phase, PhaseNow};
 use crate::bench::feeder::{self, printed_time};

@@ -1,6 +1,6 @@
-//! `spreadly-storm flood`: whether one client can make others pay. A hub of its own, two fed markets,
-//! steady plain subscribers whose delays are measured, and an attack in a process of its own; before,
-//! during and after it.
+//! `spreadly-storm flood`: whether one client can make others pay. A hub of its own, two fed
+//! markets, steady plain subscribers whose delays are measured, and an attack in a process of its
+//! own; before, during and after it.
 
 mod clients;
 mod documents;
@@ -8,6 +8,7 @@ mod http;
 mod markets;
 mod phase;
 mod plan;
+mod probes;
 mod report;
 mod socket;
 mod spec;
@@ -21,6 +22,7 @@ use clients::AttackReport;
 pub use clients::{ClientsArgs, run as clients};
 use markets::{Feeding, Market};
 use phase::{Phase, PhaseNow};
+use probes::{Prober, Probes};
 use report::{Delays, FloodReport, PhaseReport, Ratios, Recovery, SteadyTroubles};
 use spec::{Attack, Kind, Sharing, Spec};
 use std::io::Read;
@@ -30,7 +32,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 use steady::{Group, Steady};
 use tokio::signal::unix::{SignalKind, signal};
-use watch::{Memory, Prober, Probes, Processor, Reading};
+use watch::{Memory, Processor, Reading};
 
 /// Until all steady subscribers have had a frame.
 const WARM_TIMEOUT: Duration = Duration::from_secs(30);
@@ -52,8 +54,8 @@ Examples:
       50 addresses with one HTTP connection each; memory a minute after they left
   spreadly-storm flood --hub target/release/spreadly --plan loadtest/plans/documents.args
 
-Without --from and --addresses the attackers are on 127.0.0.1, which the hub doesn't count by default.
-All load goes to loopback. A hub above --memory-mib ends the attack early.")]
+Without --from and --addresses the attackers are on 127.0.0.1, which the hub doesn't count by
+default. All load goes to loopback. A hub above --memory-mib ends the attack early.")]
 pub struct FloodArgs {
     /// The hub's binary, built with --release
     #[arg(long, value_name = "PATH")]
@@ -84,7 +86,7 @@ pub struct FloodArgs {
     /// Events a second of each market
     #[arg(long)]
     rate: Option<f64>,
-    /// The attacked market has 5,000 levels a side; `snapshots` and `replies` always have that
+    /// The attacked market has 5,000 levels a side; so it has for snapshots, queries and replies
     #[arg(long)]
     deep: bool,
     /// Steady subscribers of each market

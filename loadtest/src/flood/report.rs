@@ -1,10 +1,12 @@
-//! What a flood reports: a row a phase, what the attackers met, and the ratios that a verdict needs.
+//! What a flood reports: a row a phase, what the attackers met, and the ratios that a verdict
+//! needs.
 
 use super::clients::AttackReport;
 use super::phase::Phase;
+use super::probes::Probes;
 use super::spec::Spec;
 use super::steady::{Seen, Troubles};
-use super::watch::{Memory, Probes, Processor};
+use super::watch::{Memory, Processor};
 use serde::Serialize;
 
 #[derive(Debug, Serialize)]
@@ -198,8 +200,8 @@ impl FloodReport {
             |ratio: Option<f64>| ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.2}"));
         let ratios = &self.ratios;
         println!(
-            "against before: p99 of the attacked market {} during, {} after; of the other {} during, \
-             {} after; memory {} during, {} after, {} at the end",
+            "against before: p99 of the attacked market {} during, {} after; of the other {} \
+             during, {} after; memory {} during, {} after, {} at the end",
             text(ratios.attacked_p99_during),
             text(ratios.attacked_p99_after),
             text(ratios.other_p99_during),

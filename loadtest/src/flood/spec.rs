@@ -1,5 +1,5 @@
-//! What an attack is: its name, its size, and from where it comes. The child process that carries it
-//! out gets it as one JSON object.
+//! What an attack is: its name, its size, and from where it comes. The child process that carries
+//! it out gets it as one JSON object.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
@@ -88,7 +88,7 @@ impl Attack {
 
     /// Whether it needs a book of 5,000 levels a side.
     pub fn is_deep(self) -> bool {
-        matches!(self, Self::Snapshots | Self::Replies)
+        matches!(self, Self::Snapshots | Self::Queries | Self::Replies)
     }
 
     /// The hub's limit of open files, where the attack is on that.

@@ -259,7 +259,8 @@ fn query(market: &str) -> String {
     format!(
         "subscription {{ orderBook(market: \"{market}\") {{ __typename eventTime sequence \
          ... on BookSnapshot {{ reason bids {{ price size }} asks {{ price size }} }} \
-         ... on BookDelta {{ mergedEvents prevSequence bids {{ price size }} asks {{ price size }} }} \
+         ... on BookDelta {{ mergedEvents prevSequence \
+         bids {{ price size }} asks {{ price size }} }} \
          ... on BookHeartbeat {{ state lastEventAgeMs }} }} }}"
     )
 }

@@ -1,5 +1,5 @@
-//! Attackers on WebSockets that read what they are sent: they open operations as fast as the hub lets
-//! them, come back after every refusal at the time it names, and after every close.
+//! Attackers on WebSockets that read what they are sent: they open operations as fast as the hub
+//! lets them, come back after every refusal at the time it names, and after every close.
 
 use super::{Client, RETRY_PAUSE, texts};
 use crate::flood::socket::Socket;

@@ -1,5 +1,5 @@
-//! Attackers on HTTP connections that are kept alive: the next request as soon as the reply is read.
-//! A reply's body is counted, and looked at only where it may be an error.
+//! Attackers on HTTP connections that are kept alive: the next request as soon as the reply is
+//! read. A reply's body is counted, and looked at only where it may be an error.
 
 use super::{Client, RETRY_PAUSE, texts};
 use crate::flood::http;
@@ -55,7 +55,8 @@ fn request(client: &Client) -> Vec<u8> {
     http::post(spec.address, &query, "application/json")
 }
 
-/// Reads one reply; returns how long to wait before the next request. `None` is the connection's end.
+/// Reads one reply; returns how long to wait before the next request. `None` is the end of the
+/// connection.
 async fn reply(
     client: &Client,
     stream: &mut TcpStream,

@@ -113,8 +113,7 @@ async fn reply(client: &Client) -> io::Result<()> {
     Ok(())
 }
 
-/// Until the attack ends or the connection is cut. A reset shows as the socket's error; what is read
-/// here is nothing.
+/// Until the attack ends or the connection is cut, which the socket shows without a read.
 async fn wait_unread(client: &Client, stream: &mut TcpStream, request: &[u8]) -> io::Result<()> {
     let mut stopped = client.stopped.clone();
     stream.write_all(request).await?;
