@@ -23,6 +23,8 @@ soak: rust setup ## The kills and storms of the tests at their full size, some t
 bench: rust ## How near we are to the machine's limit, measured in the same run
 	cargo build --release --locked --package spreadly --package spreadly-storm
 	"$(CARGO_TARGET_DIR)/release/spreadly-storm" bench --hub "$(CARGO_TARGET_DIR)/release/spreadly" $(ARGS)
+	"$(CARGO_TARGET_DIR)/release/spreadly-storm" flood --hub "$(CARGO_TARGET_DIR)/release/spreadly" \
+		--plan loadtest/plans/short.args
 	python3 loadtest/bench/many_operations.py "$(CARGO_TARGET_DIR)/release/spreadly"
 	python3 loadtest/bench/stopped_reader.py "$(CARGO_TARGET_DIR)/release/spreadly" \
 		"$(CARGO_TARGET_DIR)/release/spreadly-storm"

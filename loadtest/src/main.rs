@@ -7,6 +7,8 @@ mod ceiling;
 mod check;
 mod decimal;
 mod feed;
+mod flood;
+mod hub;
 mod process;
 mod run;
 mod venues;
@@ -41,6 +43,10 @@ enum Command {
     Ceiling(ceiling::CeilingArgs),
     /// Start a real hub and compare what it costs with the ceiling, round by round
     Bench(bench::BenchArgs),
+    /// Attack a hub and measure what its other clients pay for it
+    Flood(flood::FloodArgs),
+    #[command(hide = true)]
+    FloodClients(flood::ClientsArgs),
     #[command(hide = true)]
     Receive(ceiling::ReceiveArgs),
 }
@@ -52,6 +58,8 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Ceiling(args) => ceiling::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Flood(args) => flood::run(args),
+        Command::FloodClients(args) => flood::clients(&args),
         Command::Receive(args) => ceiling::receive(&args),
     };
     match result {

@@ -1,6 +1,7 @@
 //! What Linux says of a process: processor time, resident memory, open files. Read from /proc, since
 //! the hub must be measured from outside and without its help.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -24,12 +25,46 @@ fn ticks_per_second() -> u64 {
 /// User and system time of the process so far, microseconds, all its threads. `None` when it's gone.
 pub fn cpu_micros(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat_of(&stat).map(|(_, micros)| micros)
+}
+
+/// The same of its threads, summed by their names.
+pub fn cpu_micros_by_thread(pid: u32) -> BTreeMap<String, u64> {
+    let mut threads = BTreeMap::new();
+    let Ok(folder) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return threads;
+    };
+    for thread in folder.flatten() {
+        // One that ended meanwhile has no file left.
+        let stat = fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+        if let Some((name, micros)) = stat_of(&stat) {
+            *threads.entry(name.to_owned()).or_default() += micros;
+        }
+    }
+    threads
+}
+
+/// Name and processor time in a line of `stat`.
+fn stat_of(stat: &str) -> Option<(&str, u64)> {
     // The name in parentheses may hold anything, also blanks and parentheses.
-    let (_, fields) = stat.rsplit_once(')')?;
+    let (name, fields) = stat.rsplit_once(')')?;
+    let (_, name) = name.split_once('(')?;
     let mut fields = fields.split_ascii_whitespace().skip(11);
     let user: u64 = fields.next()?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
-    Some((user + system) * 1_000_000 / ticks_per_second())
+    Some((name, (user + system) * 1_000_000 / ticks_per_second()))
+}
+
+/// What all processes of the machine took so far, microseconds, the kernel's own work with it.
+pub fn machine_cpu_micros() -> Option<u64> {
+    let stat = fs::read_to_string("/proc/stat").ok()?;
+    let line = stat.lines().next()?.strip_prefix("cpu ")?;
+    let fields: Vec<u64> = line.split_ascii_whitespace().flat_map(str::parse).collect();
+    // User, nice, system; then idle and waiting for disks; then interrupts of both kinds.
+    let &[user, nice, system, _, _, hard, soft, ..] = fields.as_slice() else {
+        return None;
+    };
+    Some((user + nice + system + hard + soft) * 1_000_000 / ticks_per_second())
 }
 
 /// Resident memory, KiB.

@@ -2,6 +2,7 @@
 //! window that subscribers see, so each one is a message to each of them, and of the same size.
 
 use crate::decimal::printed;
+use jiff::Timestamp;
 use serde_json::json;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -40,16 +41,7 @@ impl Feeder {
         let path = feeds.join("storm.ndjson");
         let file = OpenOptions::new().create(true).append(true).open(&path);
         let mut file = file.map_err(|error| format!("{}: {error}", path.display()))?;
-        let all: Vec<usize> = (0..LEVELS).collect();
-        let text = format!(
-            "{}\n{}\n",
-            json!({"kind": "market", "market": MARKET, "base": "STORM", "quote": "USD",
-                   "priceDecimals": PRICE_DECIMALS, "sizeDecimals": SIZE_DECIMALS,
-                   "tickSize": "0.0001", "lotSize": "0.00000001", "status": "ACTIVE",
-                   "time": now()}),
-            json!({"kind": "book.snapshot", "market": MARKET, "bids": bids(&all, 1),
-                   "asks": asks(&all, 1), "time": now()})
-        );
+        let text = beginning(MARKET, LEVELS, Timestamp::now());
         file.write_all(text.as_bytes()).map_err(|error| error.to_string())?;
         Ok(Self { file, levels, number: Arc::new(AtomicU64::new(1)) })
     }
@@ -69,7 +61,8 @@ impl Feeder {
                 if stopped.load(Ordering::Relaxed) {
                     break;
                 }
-                let line = delta(number.fetch_add(1, Ordering::Relaxed), levels);
+                let number = number.fetch_add(1, Ordering::Relaxed);
+                let line = delta(MARKET, number, levels, Timestamp::now());
                 file.write_all(line.as_bytes())?;
             }
             Ok(())
@@ -88,8 +81,20 @@ impl Feeding {
     }
 }
 
-/// A line that gives `levels` levels a size they didn't have.
-fn delta(number: u64, levels: usize) -> String {
+/// The definition of a market and its first book, with so many levels a side.
+pub fn beginning(market: &str, levels: usize, time: Timestamp) -> String {
+    let (base, quote) = market.split_once('-').unwrap_or((market, "USD"));
+    let all: Vec<usize> = (0..levels).collect();
+    let definition = json!({"kind": "market", "market": market, "base": base, "quote": quote,
+        "priceDecimals": PRICE_DECIMALS, "sizeDecimals": SIZE_DECIMALS, "tickSize": "0.0001",
+        "lotSize": "0.00000001", "status": "ACTIVE", "time": printed_time(time)});
+    let book = json!({"kind": "book.snapshot", "market": market, "bids": bids(&all, 1),
+        "asks": asks(&all, 1), "time": printed_time(time)});
+    format!("{definition}\n{book}\n")
+}
+
+/// A line that gives `levels` of the best 20 levels a side a size they didn't have.
+pub fn delta(market: &str, number: u64, levels: usize, time: Timestamp) -> String {
     // Over the whole book in turn, bids and asks by turns.
     let touched = |side: usize| -> Vec<usize> {
         let first = usize::try_from(number).unwrap_or(0);
@@ -99,8 +104,8 @@ fn delta(number: u64, levels: usize) -> String {
             .collect()
     };
     let size = u128::from(number) + 1;
-    let event = json!({"kind": "book.delta", "market": MARKET, "bids": bids(&touched(0), size),
-                       "asks": asks(&touched(1), size), "time": now()});
+    let event = json!({"kind": "book.delta", "market": market, "bids": bids(&touched(0), size),
+                       "asks": asks(&touched(1), size), "time": printed_time(time)});
     format!("{event}\n")
 }
 
@@ -118,8 +123,8 @@ fn entry(price: u128, size: u128) -> (String, String) {
     (printed(price, PRICE_DECIMALS), printed(size, SIZE_DECIMALS))
 }
 
-fn now() -> String {
-    format!("{:.6}", jiff::Timestamp::now())
+pub fn printed_time(time: Timestamp) -> String {
+    format!("{time:.6}")
 }
 
 #[cfg(test)]
@@ -129,9 +134,9 @@ mod tests {
 
     #[test]
     fn consecutive_events_never_repeat_a_levels_size_and_have_one_length() {
-        let first = delta(1, 5);
+        let first = delta(MARKET, 1, 5, Timestamp::now());
         for number in 2..200 {
-            let line = delta(number, 5);
+            let line = delta(MARKET, number, 5, Timestamp::now());
             assert_eq!(line.len(), first.len());
             let event: Value = serde_json::from_str(&line).unwrap();
             let count = |side: &str| event[side].as_array().unwrap().len();

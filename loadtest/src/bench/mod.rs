@@ -2,14 +2,13 @@
 //! alternate, with the same connections, message size and rate, because a machine's speed drifts:
 //! the ratio within a run can be trusted where the microseconds can't.
 
-mod feeder;
-mod hub;
+pub mod feeder;
 
 use crate::ceiling::CeilingReport;
+use crate::hub::{Hub, Settings};
 use crate::run::{Report, Storm, follow};
 use clap::Args;
 use feeder::Feeder;
-use hub::Hub;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -115,7 +114,9 @@ pub fn run(args: &BenchArgs) -> Result<(), String> {
 
 fn measure(args: &BenchArgs, scenario: Scenario) -> Result<ScenarioReport, String> {
     crate::process::allow_sockets(scenario.connections)?;
-    let hub = Hub::start(&args.hub, scenario.connections)?;
+    let most = format!("limits.sockets_per_address={}", scenario.connections + 100);
+    let settings = Settings { set: vec![most], open_files: None };
+    let hub = Hub::start(&args.hub, &settings)?;
     let feeder = Feeder::open(&hub.feeds, args.levels)?;
     let mut hubs = Vec::with_capacity(args.rounds);
     let mut ceilings = Vec::with_capacity(args.rounds);

@@ -95,7 +95,12 @@ pub async fn connection(
     number: usize,
     mut phase: watch::Receiver<Phase>,
 ) {
-    let opened = tokio::time::timeout(CONNECT_TIMEOUT, Box::pin(open(&plan, number))).await;
+    let source = plan.sources.get(number % plan.sources.len().max(1)).copied();
+    let opened = tokio::time::timeout(
+        CONNECT_TIMEOUT,
+        Box::pin(open(&plan.host, &plan.path, plan.address, source)),
+    )
+    .await;
     let (stream, first) = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(reason)) => return refused(&meters, reason),
@@ -125,21 +130,48 @@ fn refused(meters: &Meters, reason: String) {
     Meters::add(&meters.failed, 1);
 }
 
-/// The upgraded stream and the bytes that came behind the upgrade.
-async fn open(plan: &Plan, number: usize) -> Result<(TcpStream, Vec<u8>), String> {
-    let told = |error: io::Error| error.kind().to_string();
-    let socket = match plan.address {
+/// A socket that isn't connected yet, bound to the local address where one is given.
+///
+/// # Errors
+/// When no socket is left, or the local address is not this machine's.
+pub fn local_socket(address: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpSocket> {
+    let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),
         SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    if let Some(source) = source {
+        socket.bind(SocketAddr::new(source, 0))?;
     }
-    .map_err(told)?;
-    if !plan.sources.is_empty() {
-        let source = plan.sources[number % plan.sources.len()];
-        socket.bind(SocketAddr::new(source, 0)).map_err(told)?;
-    }
-    let mut stream = socket.connect(plan.address).await.map_err(told)?;
+    Ok(socket)
+}
+
+/// The upgraded stream and the bytes that came after the upgrade.
+///
+/// # Errors
+/// Why there is none: the kind of the fault, or `HTTP` and the status.
+pub async fn open(
+    host: &str,
+    path: &str,
+    address: SocketAddr,
+    source: Option<IpAddr>,
+) -> Result<(TcpStream, Vec<u8>), String> {
+    let told = |error: io::Error| error.kind().to_string();
+    let socket = local_socket(address, source).map_err(told)?;
+    upgraded(socket, host, path, address).await
+}
+
+/// # Errors
+/// As [`open`].
+pub async fn upgraded(
+    socket: TcpSocket,
+    host: &str,
+    path: &str,
+    address: SocketAddr,
+) -> Result<(TcpStream, Vec<u8>), String> {
+    let told = |error: io::Error| error.kind().to_string();
+    let mut stream = socket.connect(address).await.map_err(told)?;
     stream.set_nodelay(true).map_err(told)?;
-    let request = wire::upgrade_request(&plan.host, &plan.path);
+    let request = wire::upgrade_request(host, path);
     stream.write_all(request.as_bytes()).await.map_err(told)?;
     let mut answer = Vec::with_capacity(512);
     loop {
@@ -307,7 +339,7 @@ impl Connection {
 }
 
 /// The JSON string that follows `key`, if it has no escapes.
-fn string_after<'a>(text: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
+pub fn string_after<'a>(text: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     let from = text.windows(key.len()).position(|window| window == key)? + key.len();
     let length = text[from..].iter().position(|byte| *byte == b'"')?;
     Some(&text[from..from + length])

@@ -75,6 +75,14 @@ impl Histogram {
         self.buckets[bucket_of(micros).min(BUCKETS - 1)] += 1;
     }
 
+    pub fn add(&mut self, other: &Self) {
+        self.samples += other.samples;
+        self.max = self.max.max(other.max);
+        for (bucket, count) in self.buckets.iter_mut().zip(&other.buckets) {
+            *bucket += count;
+        }
+    }
+
     /// The upper edge of the bucket that holds the quantile, never above the maximum.
     pub fn quantile(&self, quantile: f64) -> Option<u64> {
         if self.samples == 0 {

@@ -1,9 +1,9 @@
 //! `spreadly-storm run`: very many subscriptions on one or two threads. It connects all, lets them
 //! idle, subscribes all, and measures only once every operation has had its first result.
 
-mod client;
+pub mod client;
 pub mod follow;
-mod meters;
+pub mod meters;
 mod report;
 
 use crate::process;

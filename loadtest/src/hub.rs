@@ -19,6 +19,17 @@ pub struct Hub {
     folder: TempDir,
     pub feeds: PathBuf,
     pub url: String,
+    pub public: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+/// What differs between the hubs of two commands.
+#[derive(Debug, Default)]
+pub struct Settings {
+    /// `KEY=VALUE`, as `spreadly serve --set` takes them.
+    pub set: Vec<String>,
+    /// Most open files of the hub, where it isn't to have all that we have.
+    pub open_files: Option<u64>,
 }
 
 impl Hub {
@@ -26,7 +37,7 @@ impl Hub {
     ///
     /// # Errors
     /// When it ends or isn't ready in time; with the end of its log.
-    pub fn start(binary: &Path, connections: usize) -> Result<Self, String> {
+    pub fn start(binary: &Path, settings: &Settings) -> Result<Self, String> {
         let told = |error: std::io::Error| error.to_string();
         let folder = tempfile::tempdir().map_err(told)?;
         let feeds = folder.path().join("feeds");
@@ -38,17 +49,25 @@ impl Hub {
             "[server]\nlisten = \"127.0.0.1:{public}\"\n\
              [admin]\nlisten = \"127.0.0.1:{admin}\"\n\
              [store]\nurl = \"sqlite:{root}/spreadly.db\"\n\
-             [feeds.files]\npath = \"{root}/feeds\"\n\
-             [limits]\nsockets_per_address = {}\n",
-            connections + 100
+             [feeds.files]\npath = \"{root}/feeds\"\n"
         );
         fs::write(&config, text).map_err(told)?;
         let log = File::create(folder.path().join("log")).map_err(told)?;
         // Its working directory is the folder, where relative defaults would land.
         let binary = fs::canonicalize(binary).map_err(|e| format!("{}: {e}", binary.display()))?;
-        let process = Command::new(&binary)
+        let mut command = match settings.open_files {
+            None => Command::new(&binary),
+            // It becomes the hub, so the process is the same.
+            Some(most) => {
+                let mut command = Command::new("prlimit");
+                command.arg(format!("--nofile={most}:{most}")).arg(&binary);
+                command
+            }
+        };
+        let process = command
             .args(["serve", "--config"])
             .arg(&config)
+            .args(settings.set.iter().flat_map(|entry| ["--set", entry]))
             .current_dir(folder.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(told)?)
@@ -56,8 +75,9 @@ impl Hub {
             .spawn()
             .map_err(|error| format!("{}: {error}", binary.display()))?;
         let url = format!("ws://127.0.0.1:{public}/graphql");
-        let mut hub = Self { process, folder, feeds, url };
-        hub.wait_until_ready(SocketAddr::from((Ipv4Addr::LOCALHOST, admin)))?;
+        let on = |port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let mut hub = Self { process, folder, feeds, url, public: on(public), admin: on(admin) };
+        hub.wait_until_ready()?;
         Ok(hub)
     }
 
@@ -72,13 +92,13 @@ impl Hub {
         format!("the hub's log ends:\n{}", String::from_utf8_lossy(&text[from..]))
     }
 
-    fn wait_until_ready(&mut self, admin: SocketAddr) -> Result<(), String> {
+    fn wait_until_ready(&mut self) -> Result<(), String> {
         let began = Instant::now();
         loop {
             if let Ok(Some(status)) = self.process.try_wait() {
                 return Err(format!("the hub ended: {status}; {}", self.last_words()));
             }
-            let answer = readyz(admin).unwrap_or_default();
+            let answer = readyz(self.admin).unwrap_or_default();
             if answer.starts_with("HTTP/1.1 200") {
                 return Ok(());
             }

@@ -1,0 +1,149 @@
+//! The markets that a flood feeds: the attacked one and another. Every event is noted with the
+//! moment it was written and the phase it belongs to, so that a frame's delay counts for the right
+//! phase.
+
+use super::phase::{Phase, PhaseNow};
+use crate::bench::feeder::{self, printed_time};
+use jiff::Timestamp;
+use serde_json::json;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+pub const ATTACKED: &str = "FLOOD-USD";
+pub const OTHER: &str = "CALM-USD";
+/// Has orders, for the lists that `queries` asks for.
+pub const ORDERS: &str = "ORDERS-USD";
+pub const TOPIC: &str = "flood-news";
+/// What a client may ask for at most by default.
+pub const DEEP_LEVELS: usize = 5000;
+/// Price levels that each event changes: a message of some 450 bytes, as in `bench`.
+const CHANGED_LEVELS: usize = 5;
+/// Trades, orders and messages to be listed: several pages of each.
+const HISTORY: usize = 2000;
+
+#[derive(Debug, Clone, Copy)]
+pub struct Written {
+    /// Microseconds since 1970, as in the event; rises from event to event.
+    pub time: i64,
+    pub phase: Phase,
+}
+
+/// All events of a market so far, in order.
+#[derive(Debug, Default)]
+pub struct Timeline {
+    events: Mutex<Vec<Written>>,
+}
+
+impl Timeline {
+    pub fn events(&self) -> MutexGuard<'_, Vec<Written>> {
+        self.events.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes an event of now, and returns its time.
+    fn note(&self, phase: Phase) -> Timestamp {
+        let mut events = self.events();
+        let after = events.last().map_or(0, |last| last.time + 1);
+        let time = Timestamp::now().as_microsecond().max(after);
+        events.push(Written { time, phase });
+        Timestamp::from_microsecond(time).unwrap_or_default()
+    }
+}
+
+/// What a feeder writes.
+#[derive(Debug, Clone)]
+pub struct Market {
+    pub name: &'static str,
+    pub levels: usize,
+    pub rate: f64,
+    /// A trade with each change of the book.
+    pub trades: bool,
+    /// Before the first event, so that two markets don't write at the same moment.
+    pub offset: Duration,
+}
+
+pub struct Feeding {
+    pub timeline: Arc<Timeline>,
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<std::io::Result<()>>,
+}
+
+impl Feeding {
+    /// Writes the market and its book, then events until stopped.
+    ///
+    /// # Errors
+    /// When the folder can't be written to.
+    pub fn start(feeds: &Path, market: Market, phase: PhaseNow) -> Result<Self, String> {
+        let path = feeds.join(format!("{}.ndjson", market.name));
+        let fault = |error: std::io::Error| format!("{}: {error}", path.display());
+        let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(fault)?;
+        let beginning = feeder::beginning(market.name, market.levels, Timestamp::now());
+        file.write_all(beginning.as_bytes()).map_err(fault)?;
+        let timeline = Arc::new(Timeline::default());
+        let stop = Arc::new(AtomicBool::new(false));
+        let (noted, stopped) = (Arc::clone(&timeline), Arc::clone(&stop));
+        let thread = thread::spawn(move || {
+            let began = Instant::now() + market.offset;
+            for number in 1_u64.. {
+                // From the beginning, so that a late event doesn't move those after it.
+                let due = began + Duration::from_secs_f64(number as f64 / market.rate);
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+                if stopped.load(Ordering::Relaxed) {
+                    break;
+                }
+                let time = noted.note(phase.get());
+                let mut lines = feeder::delta(market.name, number, CHANGED_LEVELS, time);
+                if market.trades {
+                    lines += &trade(market.name, number, time);
+                }
+                file.write_all(lines.as_bytes())?;
+            }
+            Ok(())
+        });
+        Ok(Self { timeline, stop, thread })
+    }
+
+    /// # Errors
+    /// When an event couldn't be written, which makes the measurement worthless.
+    pub fn stop(self) -> Result<(), String> {
+        self.stop.store(true, Ordering::Relaxed);
+        let result = self.thread.join().map_err(|_| "the feeder panicked".to_owned())?;
+        result.map_err(|error| format!("the feeder: {error}"))
+    }
+}
+
+fn trade(market: &str, number: u64, time: Timestamp) -> String {
+    let side = if number.is_multiple_of(2) { "BUY" } else { "SELL" };
+    let event = json!({"kind": "trade", "market": market, "id": format!("trade-{number}"),
+        "price": format!("1.23{:02}", number % 100), "size": "1.00000000", "takerSide": side,
+        "time": printed_time(time)});
+    format!("{event}\n")
+}
+
+/// Trades of the attacked market, orders of a market of their own, and messages of a topic.
+///
+/// # Errors
+/// When the folder can't be written to.
+pub fn write_history(feeds: &Path) -> Result<(), String> {
+    let now = Timestamp::now();
+    let mut lines = json!({"kind": "market", "market": ORDERS, "base": "ORDERS", "quote": "USD",
+        "priceDecimals": 4, "sizeDecimals": 8, "tickSize": "0.0001", "lotSize": "0.00000001",
+        "status": "ACTIVE", "time": printed_time(now)})
+    .to_string();
+    lines.push('\n');
+    for number in 0..HISTORY {
+        let order = json!({"kind": "order.placed", "market": ORDERS, "type": "LIMIT",
+            "order": format!("order-{number}"), "account": format!("account-{}", number % 50),
+            "side": "BUY", "price": format!("1.{:04}", 1 + number % 1000), "size": "1.00000000",
+            "time": printed_time(now)});
+        let message = json!({"kind": "message", "topic": TOPIC, "data": {"number": number},
+            "time": printed_time(now)});
+        lines += &format!("{order}\n{message}\n");
+    }
+    let path = feeds.join("history.ndjson");
+    std::fs::write(&path, lines).map_err(|error| format!("{}: {error}", path.display()))
+}
