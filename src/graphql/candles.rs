@@ -7,7 +7,7 @@ use async_graphql::{Enum, ID, Object};
 use super::errors::{fault, internal, limit_exceeded};
 use super::frames::PriceLevel;
 use super::scalars::{Cursor, DateTime, Decimal, UInt64};
-use super::types::{FeedState, Side, SnapshotReason};
+use super::types::{BookSpeed, FeedState, Side, SnapshotReason};
 use crate::live::{self, Live, TickerView, age_ms};
 use crate::market::book::Level;
 use crate::market::candles::{self, format_wide};
@@ -202,6 +202,12 @@ impl CandleFrame {
         self.0.event_time.map(DateTime)
     }
 
+    /// How often the hub pushes this stream while it is overloaded, where that is less often
+    /// than the client asked for; otherwise null.
+    async fn slowed_to(&self) -> Option<BookSpeed> {
+        self.0.slowed_to.map(BookSpeed::from)
+    }
+
     /// The hub's clock.
     async fn publish_time(&self) -> DateTime {
         DateTime(self.0.publish_time)
@@ -363,6 +369,11 @@ impl TickerFrame {
         self.0.reason.map(SnapshotReason::from)
     }
 
+    /// Changes since `prevSequence`; 0 where no event came or the ticker is stated.
+    async fn merged_events(&self) -> i32 {
+        i32::try_from(self.0.merged_events).unwrap_or(i32::MAX)
+    }
+
     /// The whole of it; null in a heartbeat.
     async fn ticker(&self) -> Option<Ticker> {
         self.0.ticker.clone().map(Ticker)
@@ -371,6 +382,12 @@ impl TickerFrame {
     /// Of the event that last changed it, at its source.
     async fn event_time(&self) -> Option<DateTime> {
         self.0.event_time.map(DateTime)
+    }
+
+    /// How often the hub pushes this stream while it is overloaded, where that is less often
+    /// than the client asked for; otherwise null.
+    async fn slowed_to(&self) -> Option<BookSpeed> {
+        self.0.slowed_to.map(BookSpeed::from)
     }
 
     /// The hub's clock.

@@ -209,9 +209,7 @@ impl GraphqlExecutor {
             Some(SourceSpec::OrderBook { market, depth, speed }) => {
                 live.book_source(&market, depth, speed, encode)
             }
-            Some(SourceSpec::BestBidOffer { markets }) => {
-                Some(live.offer_source(markets, encode))
-            }
+            Some(SourceSpec::BestBidOffer { markets }) => Some(live.offer_source(markets, encode)),
             Some(SourceSpec::Candles { market, interval }) => {
                 live.candle_source(&market, interval, encode)
             }

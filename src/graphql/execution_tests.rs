@@ -52,7 +52,12 @@ fn executor() -> GraphqlExecutor {
 fn buy(executor: &GraphqlExecutor, sequence: u64, levels: impl Iterator<Item = (u128, u128)>) {
     let level = |(price, size)| LevelChange { side: Side::Buy, price, size, orders: 0 };
     let effect = Effect::Change { market: MARKET.into(), levels: levels.map(level).collect() };
-    executor.encoders.live().apply(&[Applied { sequence, time: None, effect, candles: Vec::new() }]);
+    executor.encoders.live().apply(&[Applied {
+        sequence,
+        time: None,
+        effect,
+        candles: Vec::new(),
+    }]);
 }
 
 fn request(query: &str, variables: Value, extensions: Value) -> Request {

@@ -10,7 +10,7 @@ use async_graphql::{
 use async_graphql_parser::types::{Field, Selection, SelectionSet};
 
 use super::scalars::{Cursor, DateTime, Decimal, UInt32, UInt64};
-use super::types::{FeedState, SnapshotReason};
+use super::types::{BookSpeed, FeedState, SnapshotReason};
 use crate::live;
 use crate::market::book::Level;
 use crate::market::event::MarketDefinition;
@@ -151,7 +151,13 @@ impl OutputType for Levels {
         ty = "Option<DateTime>",
         desc = "Of the last event in this frame, at its source."
     ),
-    field(name = "publish_time", ty = "DateTime", desc = "The hub's clock.")
+    field(name = "publish_time", ty = "DateTime", desc = "The hub's clock."),
+    field(
+        name = "slowed_to",
+        ty = "Option<BookSpeed>",
+        desc = "How often the hub pushes this stream while it is overloaded, where that is less \
+                often than the client asked for; otherwise null."
+    )
 )]
 pub enum BookFrame {
     Snapshot(BookSnapshot),
@@ -193,6 +199,12 @@ impl BookSnapshot {
     /// Of the last event in this frame, at its source.
     async fn event_time(&self) -> Option<DateTime> {
         self.0.head.event_time.map(DateTime)
+    }
+
+    /// How often the hub pushes this stream while it is overloaded, where that is less often
+    /// than the client asked for; otherwise null.
+    async fn slowed_to(&self) -> Option<BookSpeed> {
+        self.0.head.slowed_to.map(BookSpeed::from)
     }
 
     /// The hub's clock.
@@ -257,6 +269,12 @@ impl BookDelta {
         self.0.head.event_time.map(DateTime)
     }
 
+    /// How often the hub pushes this stream while it is overloaded, where that is less often
+    /// than the client asked for; otherwise null.
+    async fn slowed_to(&self) -> Option<BookSpeed> {
+        self.0.head.slowed_to.map(BookSpeed::from)
+    }
+
     /// The hub's clock.
     async fn publish_time(&self) -> DateTime {
         DateTime(self.0.head.publish_time)
@@ -319,6 +337,12 @@ impl BookHeartbeat {
         self.0.head.event_time.map(DateTime)
     }
 
+    /// How often the hub pushes this stream while it is overloaded, where that is less often
+    /// than the client asked for; otherwise null.
+    async fn slowed_to(&self) -> Option<BookSpeed> {
+        self.0.head.slowed_to.map(BookSpeed::from)
+    }
+
     /// The hub's clock.
     async fn publish_time(&self) -> DateTime {
         DateTime(self.0.head.publish_time)
@@ -372,6 +396,11 @@ impl BestBidOfferFrame {
         self.0.reason.map(SnapshotReason::from)
     }
 
+    /// Changes since `prevSequence`; 0 where the offer is repeated or stated.
+    async fn merged_events(&self) -> i32 {
+        i32::try_from(self.0.merged_events).unwrap_or(i32::MAX)
+    }
+
     /// Null while nobody buys.
     async fn bid(&self) -> Option<PriceLevel> {
         self.0.bid.map(|level| PriceLevel::new(&self.0.definition, level))
@@ -385,6 +414,12 @@ impl BestBidOfferFrame {
     /// Of the event that last changed price or size of either, at its source.
     async fn event_time(&self) -> Option<DateTime> {
         self.0.event_time.map(DateTime)
+    }
+
+    /// How often the hub pushes this stream while it is overloaded, where that is less often
+    /// than the client asked for; otherwise null.
+    async fn slowed_to(&self) -> Option<BookSpeed> {
+        self.0.slowed_to.map(BookSpeed::from)
     }
 
     /// The hub's clock.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_graphql::{ID, Object};
 
 use super::scalars::{Cursor, DateTime, Decimal, Json, UInt64};
-use super::types::{FeedState, Side, SnapshotReason};
+use super::types::{BookSpeed, FeedState, Side, SnapshotReason};
 use crate::live::{self, Item, ItemBody, LogFrame};
 use crate::market::event::{Message, Micros};
 use crate::market::trade;
@@ -164,6 +164,12 @@ impl TradeFrame {
         self.0.event_time.map(DateTime)
     }
 
+    /// How often the hub pushes this stream while it is overloaded, where that is less often
+    /// than the client asked for; otherwise null.
+    async fn slowed_to(&self) -> Option<BookSpeed> {
+        self.0.slowed_to.map(BookSpeed::from)
+    }
+
     /// The hub's clock.
     async fn publish_time(&self) -> DateTime {
         DateTime(self.0.publish_time)
@@ -230,6 +236,12 @@ impl EventFrame {
     /// Of the last event, at its source.
     async fn event_time(&self) -> Option<DateTime> {
         self.0.event_time.map(DateTime)
+    }
+
+    /// How often the hub pushes this stream while it is overloaded, where that is less often
+    /// than the client asked for; otherwise null.
+    async fn slowed_to(&self) -> Option<BookSpeed> {
+        self.0.slowed_to.map(BookSpeed::from)
     }
 
     /// The hub's clock.

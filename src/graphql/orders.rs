@@ -9,7 +9,7 @@ use super::identity::{Principal, own};
 use super::paging::{self, PageInfo};
 use super::query::{live, read};
 use super::scalars::{Cursor, DateTime, Decimal, UInt64};
-use super::types::{FeedState, Side, SnapshotReason};
+use super::types::{BookSpeed, FeedState, Side, SnapshotReason};
 use crate::live::{self, Item, ItemBody, LogFrame};
 use crate::market::event::{self, Micros};
 use crate::market::fixed::Fixed;
@@ -305,6 +305,12 @@ impl OrderFrame {
     /// Of the last event, at its source.
     async fn event_time(&self) -> Option<DateTime> {
         self.0.event_time.map(DateTime)
+    }
+
+    /// How often the hub pushes this stream while it is overloaded, where that is less often
+    /// than the client asked for; otherwise null.
+    async fn slowed_to(&self) -> Option<BookSpeed> {
+        self.0.slowed_to.map(BookSpeed::from)
     }
 
     /// The hub's clock.

@@ -271,6 +271,7 @@ impl CandleBoard {
             candles,
             event_time: self.event_time,
             publish_time: moment.now,
+            slowed_to: None,
             state: moment.state,
         }
     }

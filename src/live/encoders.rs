@@ -118,6 +118,16 @@ impl Encoders {
         self.workers.get(here).or(self.workers.first()).map_or(&self.live, |worker| &worker.live)
     }
 
+    #[cfg(test)]
+    pub(super) fn worker(&self, number: usize) -> &EncodeWorker {
+        &self.workers[number]
+    }
+
+    #[cfg(test)]
+    pub(super) fn state_of(&self, number: usize) -> &Arc<Live> {
+        &self.workers[number].live
+    }
+
     /// What the workers did, and how many streams they merge, by pace.
     pub fn workers(&self) -> impl Iterator<Item = (&EncodeMeters, [usize; 3])> {
         self.workers.iter().map(|own| (&own.meters, own.live.schedule.lock().merged()))
@@ -175,12 +185,15 @@ impl EncodeWorker {
             live: Arc::new(Live::copy_of(origin)),
             inbox: Mutex::default(),
             wake: Notify::new(),
-            rounds: Mutex::new(Rounds {
-                next_beat: Instant::now() + BEAT,
-                beats: VecDeque::new(),
-            }),
+            rounds: Mutex::new(Rounds { next_beat: Instant::now() + BEAT, beats: VecDeque::new() }),
             meters: EncodeMeters::default(),
         }
+    }
+
+    /// As if there had been no room for what is on its way here.
+    #[cfg(test)]
+    pub(super) fn lose_changes(&self) {
+        *self.inbox.lock() = Inbox { overrun: true, ..Inbox::default() };
     }
 
     fn hand_on(&self, change: Change) {
@@ -245,12 +258,12 @@ impl EncodeWorker {
 
     /// Puts the streams that have something to push into the schedule. One that nobody reads is
     /// brought up to date when somebody joins.
-    fn mark(&self, touched: &[u64], now: Instant) {
+    fn mark(&self, touched: &[u64]) {
         for id in touched {
             let Some(follower) = self.live.follower(*id) else { continue };
             let audience = follower.stream().audience();
             if audience.readers > 0 {
-                self.live.schedule.lock().ready(*id, audience, now);
+                self.live.schedule.lock().ready(*id, audience);
             }
         }
     }
@@ -280,13 +293,13 @@ impl EncodeWorker {
     fn keep_time(&self, now: Instant) {
         let mut due = Vec::new();
         self.live.schedule.lock().tick(now, |_, streams| due.extend(streams));
-        self.mark(&due, now);
+        self.mark(&due);
         let mut rounds = self.rounds.lock();
         if now >= rounds.next_beat {
             rounds.next_beat = (rounds.next_beat + BEAT).max(now);
             let mut touched = Touched::new();
             self.live.roll(&mut touched);
-            self.mark(&touched, now);
+            self.mark(&touched);
             if rounds.beats.is_empty() {
                 rounds.beats = self.live.followers().iter().map(|one| one.stream().id()).collect();
             }
@@ -319,7 +332,7 @@ impl EncodeWorker {
             stream.set_slowed_to((paced.pace > follower.pace).then_some(paced.pace));
             self.live.set_pace(&follower, paced.pace);
             // What it gathered at the slower pace.
-            self.mark(&[paced.id], now);
+            self.mark(&[paced.id]);
         }
     }
 }
@@ -343,7 +356,7 @@ impl Worker for EncodeWorker {
                 (schedule.waiting(), schedule.raw_waiting())
             };
             if (raw == 0 || now >= event_ends) && self.take(&mut touched) {
-                self.mark(&touched, now);
+                self.mark(&touched);
                 touched.clear();
                 event_ends = now + EVENT_BUDGET;
             } else if waiting == 0 || !self.serve() {

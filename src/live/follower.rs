@@ -35,12 +35,7 @@ pub struct Follower {
 
 impl Follower {
     pub(super) fn new(stream: &Arc<ResponseStream>, followed: Followed) -> Self {
-        Self {
-            stream: stream.clone(),
-            followed,
-            markets: Vec::new(),
-            pace: Pace::Raw,
-        }
+        Self { stream: stream.clone(), followed, markets: Vec::new(), pace: Pace::Raw }
     }
 
     /// What it pushes into.

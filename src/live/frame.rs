@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use spreadly_subscriptions::{Cursor, CursorError, Epoch, Position, topic_hash};
+use spreadly_subscriptions::{Cursor, CursorError, Epoch, Position, ResponseStream, topic_hash};
 
 use crate::market::book::Level;
 use crate::market::candles::{Candle, Interval};
@@ -72,6 +72,8 @@ pub struct BookHead {
     pub event_time: Option<Micros>,
     /// The hub's clock.
     pub publish_time: Micros,
+    /// The pace of the stream while it can't keep the one that its clients asked for.
+    pub slowed_to: Option<Speed>,
 }
 
 impl BookHead {
@@ -134,6 +136,8 @@ pub struct Offer {
     pub ask: Option<Level>,
     pub event_time: Option<Micros>,
     pub publish_time: Micros,
+    /// The pace of the stream while it can't keep the one that its clients asked for.
+    pub slowed_to: Option<Speed>,
     pub state: FeedState,
 }
 
@@ -226,6 +230,8 @@ pub struct LogFrame {
     /// Of the last event, at its source.
     pub event_time: Option<Micros>,
     pub publish_time: Micros,
+    /// The pace of the stream while it can't keep the one that its clients asked for.
+    pub slowed_to: Option<Speed>,
     pub state: FeedState,
     pub items: Vec<Item>,
 }
@@ -277,6 +283,8 @@ pub struct CandleFrame {
     /// Of the market's newest trade, at its source.
     pub event_time: Option<Micros>,
     pub publish_time: Micros,
+    /// The pace of the stream while it can't keep the one that its clients asked for.
+    pub slowed_to: Option<Speed>,
     pub state: FeedState,
 }
 
@@ -320,6 +328,8 @@ pub struct TickerFrame {
     pub ticker: Option<TickerView>,
     pub event_time: Option<Micros>,
     pub publish_time: Micros,
+    /// The pace of the stream while it can't keep the one that its clients asked for.
+    pub slowed_to: Option<Speed>,
     pub state: FeedState,
 }
 
@@ -363,6 +373,31 @@ impl LiveFrame {
             Self::Feed(_) => None,
         }
     }
+}
+
+impl LiveFrame {
+    /// Says that its stream is brought up to date less often than its clients asked for.
+    fn slow_to(&mut self, speed: Option<Speed>) {
+        match self {
+            Self::Snapshot(BookSnapshot { head, .. })
+            | Self::Delta(BookDelta { head, .. })
+            | Self::Heartbeat(BookHeartbeat { head, .. }) => head.slowed_to = speed,
+            Self::Offer(frame) => frame.slowed_to = speed,
+            Self::Candles(frame) => frame.slowed_to = speed,
+            Self::Ticker(frame) => frame.slowed_to = speed,
+            Self::Log(frame) => frame.slowed_to = speed,
+            Self::Feed(_) => {}
+        }
+    }
+}
+
+/// Lets each frame say at which pace its stream is brought up to date.
+pub(super) fn with_pace(stream: &Arc<ResponseStream>, mut encode: Encode) -> Encode {
+    let stream = stream.clone();
+    Box::new(move |mut frame| {
+        frame.slow_to(stream.slowed_to().map(Speed::from));
+        encode(frame)
+    })
 }
 
 /// Turns a frame into the bytes of its GraphQL result, `{"data":…}`. Owned by one stream and

@@ -633,6 +633,7 @@ impl MarketState {
                 checksum,
                 event_time: self.event_time,
                 publish_time: live.now(),
+                slowed_to: None,
             },
             book: &self.book,
             numbering: &self.numbering,

@@ -99,6 +99,7 @@ impl Own {
             ask: self.bbo.ask,
             event_time: self.bbo.event_time,
             publish_time,
+            slowed_to: None,
             state,
         })
     }

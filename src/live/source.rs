@@ -8,7 +8,7 @@ use spreadly_subscriptions::{ResponseStream, Source, Start};
 
 use super::book_stream::{BookStream, Now};
 use super::follower::{Followed, Follower};
-use super::frame::{Encode, Speed};
+use super::frame::{Encode, Speed, with_pace};
 use super::topics::{Replay, TopicName};
 use super::{Live, Market};
 use crate::market::candles::Interval;
@@ -130,6 +130,7 @@ impl BookSource {
 impl Source for BookSource {
     fn attach(&self, stream: &Arc<ResponseStream>) {
         let Some(encode) = self.encode.lock().take() else { return };
+        let encode = with_pace(stream, encode);
         self.live.begin(std::slice::from_ref(&self.market.id), &Arc::default(), || {
             let market = self.market.find(&self.live)?;
             let mut state = market.state.lock();
@@ -182,6 +183,7 @@ struct OfferSource {
 impl Source for OfferSource {
     fn attach(&self, stream: &Arc<ResponseStream>) {
         let Some(encode) = self.encode.lock().take() else { return };
+        let encode = with_pace(stream, encode);
         self.live.begin(&self.markets, &Arc::default(), || {
             self.live.offers.lock().attach(stream, &self.markets, encode);
             Some(Follower::new(stream, Followed::Offers))
@@ -210,6 +212,7 @@ struct TopicSource {
 impl Source for TopicSource {
     fn attach(&self, stream: &Arc<ResponseStream>) {
         let Some(encode) = self.encode.lock().take() else { return };
+        let encode = with_pace(stream, encode);
         self.live.begin(&[], &self.names, || {
             self.live.topics.lock().attach(stream, self.names.clone(), encode);
             Some(Follower::new(stream, Followed::Topics))
@@ -245,6 +248,7 @@ struct CandleSource {
 impl Source for CandleSource {
     fn attach(&self, stream: &Arc<ResponseStream>) {
         let Some(encode) = self.encode.lock().take() else { return };
+        let encode = with_pace(stream, encode);
         self.live.begin(std::slice::from_ref(&self.market.id), &Arc::default(), || {
             let market = self.market.find(&self.live)?;
             let state = self.live.feed_state();
@@ -285,6 +289,7 @@ struct TickerSource {
 impl Source for TickerSource {
     fn attach(&self, stream: &Arc<ResponseStream>) {
         let Some(encode) = self.encode.lock().take() else { return };
+        let encode = with_pace(stream, encode);
         self.live.begin(&self.markets, &Arc::default(), || {
             self.live.tickers.lock().attach(stream, &self.markets, encode);
             Some(Follower::new(stream, Followed::Tickers))
@@ -312,6 +317,7 @@ struct FeedSource {
 impl Source for FeedSource {
     fn attach(&self, stream: &Arc<ResponseStream>) {
         let Some(encode) = self.encode.lock().take() else { return };
+        let encode = with_pace(stream, encode);
         self.live.begin(&[], &Arc::default(), || {
             self.live.feeds.lock().attach(stream, encode);
             Some(Follower::new(stream, Followed::Feeds))

@@ -16,6 +16,9 @@ use crate::market::book::{JOURNAL_TOUCHES, Level};
 use crate::market::candles::{Interval, Tick};
 use crate::market::event::{MarketStatus, Side};
 
+#[path = "worker_tests.rs"]
+mod workers;
+
 const EPOCH: Epoch = Epoch(7);
 const MARKET: &str = "ERG-USD";
 
@@ -75,7 +78,7 @@ fn plain(frame: LiveFrame) -> Vec<u8> {
         LiveFrame::Heartbeat(one) => book("heartbeat", &one.head, json!({ "state": one.state })),
         LiveFrame::Offer(one) => json!({
             "kind": "offer", "market": &*one.definition.market, "sequence": one.sequence,
-            "previous": one.previous, "bid": one.bid.map(pair), "ask": one.ask.map(pair),
+            "previous": one.previous, "merged": one.merged_events, "bid": one.bid.map(pair), "ask": one.ask.map(pair),
             "state": one.state,
         }),
         LiveFrame::Candles(one) => json!({
@@ -89,7 +92,7 @@ fn plain(frame: LiveFrame) -> Vec<u8> {
         }),
         LiveFrame::Ticker(one) => json!({
             "kind": "ticker", "market": &*one.definition.market, "sequence": one.sequence,
-            "previous": one.previous, "state": one.state,
+            "previous": one.previous, "merged": one.merged_events, "state": one.state,
             "count": one.ticker.and_then(|ticker| ticker.day).map(|day| day.count),
         }),
         LiveFrame::Feed(one) => json!({ "kind": "feed", "name": one.name, "state": one.state }),

@@ -5,9 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt as _};
-use spreadly_subscriptions::{
-    Cursor, CursorError, Epoch, Frame, Position, ResponseStream, Start,
-};
+use spreadly_subscriptions::{Cursor, CursorError, Epoch, Frame, Position, ResponseStream, Start};
 
 use super::book_stream::{QUIET_BEATS, bad_cursor};
 use super::follower::Touched;
@@ -97,6 +95,7 @@ impl Own {
             ticker: told.whole.then(|| self.view(told.now)),
             event_time: self.ticker.event_time,
             publish_time: told.now,
+            slowed_to: None,
             state: told.state,
         }))
     }
@@ -408,14 +407,8 @@ impl Tickers {
         let mut frames = Vec::with_capacity(own.markets.len());
         for (market, followed) in &mut own.markets {
             let Some(known) = self.markets.get(market) else { continue };
-            let told = Told {
-                previous: None,
-                merged_events: 0,
-                reason: None,
-                whole: true,
-                state,
-                now,
-            };
+            let told =
+                Told { previous: None, merged_events: 0, reason: None, whole: true, state, now };
             let tail = match previous(market, known) {
                 Ok(seen) => {
                     let told = Told { previous: Some(seen), ..told };

@@ -1,8 +1,8 @@
 //! `/metrics`: what was counted, as OpenMetrics text. Names carry their unit; labels are bounded.
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
@@ -10,11 +10,11 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
-use spreadly_subscriptions::Meters;
+use spreadly_subscriptions::{Meters, Pace, Streams};
 
 use crate::cache::CacheMeters;
 use crate::feeds::status::{FeedState, FeedStatuses};
-use crate::live::Live;
+use crate::live::{Encoders, Live};
 
 struct Everything {
     meters: Arc<Meters>,
@@ -22,6 +22,9 @@ struct Everything {
     statuses: FeedStatuses,
     /// `None`: there is no cache.
     cache: Option<Arc<CacheMeters>>,
+    streams: Arc<Streams>,
+    /// Once the log is read.
+    encoders: Arc<OnceLock<Arc<Encoders>>>,
 }
 
 impl fmt::Debug for Everything {
@@ -36,9 +39,12 @@ pub fn text(
     live: Arc<Live>,
     statuses: FeedStatuses,
     cache: Option<Arc<CacheMeters>>,
+    streams: Arc<Streams>,
+    encoders: Arc<OnceLock<Arc<Encoders>>>,
 ) -> Box<dyn Fn() -> String + Send + Sync> {
     let mut registry = Registry::with_prefix("spreadly");
-    registry.register_collector(Box::new(Everything { meters, live, statuses, cache }));
+    let everything = Everything { meters, live, statuses, cache, streams, encoders };
+    registry.register_collector(Box::new(everything));
     Box::new(move || {
         let mut page = String::new();
         match prometheus_client::encoding::text::encode(&mut page, &registry) {
@@ -55,6 +61,16 @@ impl Collector for Everything {
             ("websockets_open", "WebSockets and event streams open now", meters.sockets_open.get()),
             ("readers_open", "Operations that read a stream now", meters.readers_open.get()),
             ("response_streams_open", "Response streams open now", meters.streams_open.get()),
+            (
+                "stream_memory_bytes",
+                "Bytes of rings, cached frames and documents of all response streams",
+                self.streams.memory().used() as u64,
+            ),
+            (
+                "stream_memory_limit_bytes",
+                "How many of them there may be (limits.memory_bytes)",
+                self.streams.memory().budget() as u64,
+            ),
         ];
         for (name, help, value) in gauges {
             gauge(&mut encoder, name, help, value)?;
@@ -76,6 +92,7 @@ impl Collector for Everything {
             ("writes", "Vectored writes of results", meters.writes.get()),
             ("catch_ups", "Readers that left the ring behind", meters.catch_ups.get()),
             ("replayed_pages", "Pages of the log given to readers", meters.replayed_pages.get()),
+            ("rings_shrunk", "Rings that gave way to others", meters.rings_shrunk.get()),
             ("silent_peers_dropped", "Peers silent for two pings", meters.dropped_silent.get()),
             ("snapshot_encodings", "Snapshots encoded, not shared", encodings),
             ("reorganisations", "Times that blocks of the chain were undone", reorganisations),
@@ -90,6 +107,7 @@ impl Collector for Everything {
             .map(|(code, count)| (vec![("code", code.number().to_string())], count))
             .unzip();
         counter(&mut encoder, "closes", "Sockets closed by us, by code", &codes, &closes)?;
+        self.encoding(&mut encoder)?;
         self.cache(&mut encoder)?;
         self.feeds(&mut encoder)
     }
@@ -98,6 +116,39 @@ impl Collector for Everything {
 type Labels = Vec<(&'static str, String)>;
 
 impl Everything {
+    fn encoding(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(encoders) = self.encoders.get() else { return Ok(()) };
+        let mut slowed_now = [0; 3];
+        let (mut advanced, mut slowed, mut copied, mut nanos) = (0, 0, 0, 0);
+        for (meters, merged) in encoders.workers() {
+            slowed_now.iter_mut().zip(merged).for_each(|(sum, own)| *sum += own as u64);
+            advanced += meters.advanced.load(Ordering::Relaxed);
+            slowed += meters.slowed.load(Ordering::Relaxed);
+            copied += meters.copied_again.load(Ordering::Relaxed);
+            nanos += meters.nanos.load(Ordering::Relaxed);
+        }
+        let paces: Vec<Labels> = Pace::MERGING
+            .iter()
+            .map(|pace| vec![("pace_ms", pace.period().as_millis().to_string())])
+            .collect();
+        let help = "Response streams that are merged now, as they can't keep their own pace";
+        gauges(encoder, "response_streams_slowed", help, &paces, &slowed_now)?;
+        let counters = [
+            ("streams_advanced", "Times that a response stream was brought up to date", advanced),
+            ("streams_slowed", "Times that a response stream got a slower pace", slowed),
+            ("state_copies", "Times that a worker was too far behind its events", copied),
+            (
+                "encoding_microseconds",
+                "Processor time spent on resolving and encoding results",
+                nanos / 1_000,
+            ),
+        ];
+        for (name, help, value) in counters {
+            counter(encoder, name, help, &[vec![]], &[value])?;
+        }
+        Ok(())
+    }
+
     fn cache(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Some(cache) = &self.cache else { return Ok(()) };
         let up = u64::from(cache.up.load(Ordering::Relaxed));

@@ -19,8 +19,8 @@ mod writing;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -137,14 +137,22 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
         .transpose()?;
     let cached = cache.is_some().then_some(cache_meters);
 
+    let streams = Arc::new(Streams::new(stream_limits(&config.limits), meters.clone()));
+    let encoding = Arc::<OnceLock<_>>::default();
     let source = AdminSource {
         readiness: readiness(stage.clone(), statuses.clone(), out_of_files.clone()),
-        metrics: metrics::text(meters.clone(), live.clone(), statuses.clone(), cached),
+        metrics: metrics::text(
+            meters.clone(),
+            live.clone(),
+            statuses.clone(),
+            cached,
+            streams.clone(),
+            encoding.clone(),
+        ),
     };
     let admin_stop = CancellationToken::new();
     tracker.spawn(admin::run(admin, Arc::new(source), admin_stop.clone(), tracker.clone()));
 
-    let streams = Arc::new(Streams::new(stream_limits(&config.limits), meters.clone()));
     let (ownership, outcomes) = (ownership(&config), Arc::<Outcomes>::default());
     let sequencer_config = SequencerConfig {
         checkpoint_events: sequencer::CHECKPOINT_EVENTS,
@@ -155,6 +163,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     };
     let (door, sequencer, encoders) =
         open_door(store, &live, &statuses, cache, sequencer_config, shard_count(&config)).await?;
+    encoding.get_or_init(|| encoders.clone());
     let replaced = CancellationToken::new();
     let (shared, door) = match shared_log {
         Some((shared, postgres)) => {

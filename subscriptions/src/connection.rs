@@ -260,8 +260,13 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
         }
+        if shard.defers(cx.waker()) {
+            return Poll::Pending;
+        }
         self.clear = false;
+        let begin = std::time::Instant::now();
         let turned = self.read(cx, shard).and_then(|()| self.flush(cx, shard));
+        shard.spend(begin.elapsed());
         if turned.is_err() || self.dead {
             return Poll::Ready(());
         }

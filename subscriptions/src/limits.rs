@@ -74,6 +74,9 @@ pub(crate) const READS_PER_TURN: usize = 32;
 /// that was begun is finished, so this bounds how many of them follow one another.
 pub(crate) const TIME_PER_TURN: Duration = Duration::from_micros(500);
 
+/// Time that the turns of all sockets of a shard may take before the fan-out has its turn.
+pub(crate) const TIME_PER_ROUND: Duration = Duration::from_millis(1);
+
 /// A socket's clock granularity: deadlines are looked at this often.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 

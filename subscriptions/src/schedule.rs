@@ -36,11 +36,12 @@ impl Pace {
         })
     }
 
-    /// How long a stream of this pace may wait for its turn before it gets the next slower pace.
+    /// Time that may be spent on other streams while one of this pace waits; beyond, it gets the next
+    /// slower pace.
     fn patience(self) -> Duration {
         match self {
             Self::Raw => RAW_PATIENCE,
-            merging => merging.period(),
+            merging => merging.period() / 2,
         }
     }
 
@@ -66,15 +67,16 @@ impl Pace {
     }
 }
 
-/// Wait after which a RAW stream is merged. A third of what a person notices, and longer than the
-/// commit of the largest group of events takes, so that a burst alone merges nothing.
-const RAW_PATIENCE: Duration = Duration::from_millis(50);
+/// What may be spent on other streams while a RAW stream waits: some 2,000 encodings.
+const RAW_PATIENCE: Duration = Duration::from_millis(25);
+/// A wait that is no reason to stay merged: some 400 encodings.
+const BRIEF: Duration = Duration::from_millis(5);
+/// Brief waits in a row before a stream gets a faster pace.
+const BRIEF_WAITS: u32 = 2;
 /// How often the waits are looked at.
 const LOOK: Duration = Duration::from_millis(25);
 /// How often merged streams may get a faster pace again.
 const RECOVERY: Duration = Duration::from_secs(1);
-/// Share of the last second that encoding may have taken, in percent, for that to happen.
-const RECOVERY_BUSY_PERCENT: u32 = 40;
 /// Least number of streams that get a faster pace at once; otherwise a quarter of the merged ones.
 const RECOVERY_STREAMS: usize = 16;
 /// Longest time that a stream which was merged again right after its recovery is left alone.
@@ -100,10 +102,12 @@ struct Slot {
     owner: u64,
     /// Nanoseconds that an encoding takes, averaged over the last ones.
     cost: u32,
-    /// Since when it waits for its turn.
-    waits: Option<Instant>,
+    /// Since when it waits for its turn, see [`Schedule::spent`].
+    waits: Option<Duration>,
     /// Tells this wait from earlier ones: entries of those are stale.
     wait: u64,
+    /// Waits in a row that were brief.
+    brief: u32,
     /// No faster pace before this, and how long the next such time is.
     hold: (Option<Instant>, Duration),
 }
@@ -141,7 +145,7 @@ impl Eq for Ready {}
 struct Waiting {
     id: u64,
     wait: u64,
-    since: Instant,
+    since: Duration,
 }
 
 /// What changed for a stream.
@@ -168,9 +172,8 @@ pub struct Schedule {
     ticks: [Instant; 3],
     looked: Instant,
     recovered: Instant,
-    /// Spent on encoding, and whether a stream had to wait for long, since `recovered`.
+    /// What serving all streams took so far: the clock by which waits are counted.
     spent: Duration,
-    late: bool,
     turns: u32,
     waits: u64,
 }
@@ -189,7 +192,6 @@ impl Schedule {
             looked: now,
             recovered: now,
             spent: Duration::ZERO,
-            late: false,
             turns: 0,
             waits: 0,
         }
@@ -204,6 +206,7 @@ impl Schedule {
             cost: FIRST_COST_NANOS,
             waits: None,
             wait: 0,
+            brief: 0,
             hold: (None, RECOVERY),
         };
         if self.slots.insert(id, slot).is_none() {
@@ -249,13 +252,13 @@ impl Schedule {
     }
 
     /// A stream may have something to push. It keeps its place where it waits already.
-    pub fn ready(&mut self, id: u64, audience: Audience, now: Instant) {
+    pub fn ready(&mut self, id: u64, audience: Audience) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         if slot.waits.is_some() {
             return;
         }
         self.waits += 1;
-        (slot.waits, slot.wait) = (Some(now), self.waits);
+        (slot.waits, slot.wait) = (Some(self.spent), self.waits);
         self.waiting += 1;
         self.raw_waiting += usize::from(slot.pace == Pace::Raw);
         let streams = match audience.shared {
@@ -264,7 +267,7 @@ impl Schedule {
         };
         let score = audience.readers as f64 / (f64::from(slot.cost) * streams as f64);
         self.best.push(Ready { score, wait: slot.wait, id });
-        self.oldest.push_back(Waiting { id, wait: slot.wait, since: now });
+        self.oldest.push_back(Waiting { id, wait: slot.wait, since: self.spent });
     }
 
     /// The merging paces whose time has come, with their streams; whoever serves the schedule says
@@ -295,9 +298,12 @@ impl Schedule {
                     (wait, id)
                 }
             };
-            let Some(slot) = self.slots.get_mut(&id) else { continue };
-            if slot.waits.is_some() && slot.wait == wait {
-                slot.waits = None;
+            let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.wait == wait) else {
+                continue;
+            };
+            if let Some(since) = slot.waits.take() {
+                let brief = self.spent - since <= BRIEF;
+                slot.brief = if brief { slot.brief.saturating_add(1) } else { 0 };
                 let pace = slot.pace;
                 self.leave_queue(pace);
                 self.sweep_stale();
@@ -356,6 +362,11 @@ impl Schedule {
         self.slots.get(&id).is_some_and(|slot| slot.pace > slot.own)
     }
 
+    /// Whether a stream is brought up to date by the clock instead of with each event.
+    pub fn is_paced(&self, id: u64) -> bool {
+        self.slots.get(&id).is_some_and(|slot| slot.pace != Pace::Raw)
+    }
+
     /// Looks at the waits, and gives streams slower or faster paces; those whose pace changed.
     pub fn adapt(&mut self, now: Instant) -> Vec<Paced> {
         let mut changed: Vec<(Pace, Paced)> = Vec::new();
@@ -363,14 +374,9 @@ impl Schedule {
             self.looked = now;
             self.slow_down(now, &mut changed);
         }
-        let since = now.saturating_duration_since(self.recovered);
-        if since >= RECOVERY {
+        if now.saturating_duration_since(self.recovered) >= RECOVERY {
             self.recovered = now;
-            let busy = std::mem::take(&mut self.spent);
-            let late = std::mem::take(&mut self.late);
-            if !late && busy * 100 <= since * RECOVERY_BUSY_PERCENT {
-                self.speed_up(now, &mut changed);
-            }
+            self.speed_up(now, &mut changed);
         }
         self.relist(&changed);
         changed.into_iter().map(|(_, paced)| paced).collect()
@@ -378,7 +384,7 @@ impl Schedule {
 
     fn slow_down(&mut self, now: Instant, changed: &mut Vec<(Pace, Paced)>) {
         for Waiting { id, wait, since } in &self.oldest {
-            if now.saturating_duration_since(*since) <= RAW_PATIENCE {
+            if self.spent - *since <= RAW_PATIENCE {
                 // Those after it have not waited longer.
                 break;
             }
@@ -386,8 +392,7 @@ impl Schedule {
                 continue;
             };
             let Some(since) = slot.waits else { continue };
-            let waited = now.saturating_duration_since(since);
-            self.late |= waited > slot.pace.patience();
+            let waited = self.spent - since;
             if waited <= slot.pace.patience() || slot.pace == Pace::S1 {
                 continue;
             }
@@ -397,7 +402,7 @@ impl Schedule {
             let (_, next) = slot.hold;
             slot.hold = (Some(now + next), (next * 2).min(MOST_HOLD));
             // It has waited for the pace that it had; for the new one it begins to wait.
-            slot.waits = Some(now);
+            (slot.waits, slot.brief) = (Some(self.spent), 0);
             changed.push((before, Paced { id: *id, pace }));
         }
     }
@@ -412,9 +417,10 @@ impl Schedule {
             let Some(slot) = self.slots.get_mut(id).filter(|slot| slot.pace > slot.own) else {
                 continue;
             };
-            if slot.hold.0.is_some_and(|until| now < until) {
+            if slot.brief < BRIEF_WAITS || slot.hold.0.is_some_and(|until| now < until) {
                 continue;
             }
+            slot.brief = 0;
             let before = slot.pace;
             slot.pace = before.faster().max(slot.own);
             if slot.waits.is_some() && slot.pace == Pace::Raw {
@@ -438,5 +444,190 @@ impl Schedule {
         let ticks = ticks.filter(|(_, streams)| !streams.is_empty()).map(|(tick, _)| *tick);
         let recovery = self.paced.iter().any(|streams| !streams.is_empty());
         ticks.chain(recovery.then(|| self.recovered + RECOVERY)).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rand::rngs::SmallRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+
+    const ALONE: Audience = Audience { readers: 1, shared: false };
+    const MICROS: Duration = Duration::from_micros(1);
+
+    fn crowd(readers: usize) -> Audience {
+        Audience { readers, shared: true }
+    }
+
+    #[test]
+    fn the_most_readers_per_cost_go_first_and_equals_by_age() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(now);
+        for id in 1..=4 {
+            schedule.add(id, Pace::Raw, id);
+        }
+        // The third costs ten times as much as the others.
+        for _ in 0..40 {
+            schedule.served(3, FIRST_COST_NANOS * 10 * MICROS / 1_000, true);
+        }
+        schedule.ready(1, ALONE);
+        schedule.ready(2, crowd(5));
+        schedule.ready(3, crowd(20));
+        schedule.ready(4, ALONE);
+        schedule.ready(2, crowd(1));
+        assert_eq!((schedule.waiting(), schedule.raw_waiting()), (4, 4));
+        let order: Vec<_> = std::iter::from_fn(|| schedule.next()).collect();
+        assert_eq!(order, [2, 3, 1, 4]);
+        assert_eq!((schedule.waiting(), schedule.raw_waiting()), (0, 0));
+    }
+
+    #[test]
+    fn a_further_stream_of_one_owner_takes_from_that_owner() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(now);
+        (1..=100).for_each(|id| schedule.add(id, Pace::Raw, 7));
+        schedule.add(101, Pace::Raw, 8);
+        (1..=101).for_each(|id| schedule.ready(id, ALONE));
+        assert_eq!(schedule.next(), Some(101), "though it came last");
+        // One that others read as well is not counted to its first owner.
+        schedule.remove(50);
+        schedule.ready(50, crowd(1));
+        schedule.add(50, Pace::Raw, 7);
+        schedule.ready(50, crowd(1));
+        assert_eq!(schedule.next(), Some(50));
+    }
+
+    #[test]
+    fn none_starves_whatever_goes_before_it() {
+        let now = Instant::now();
+        let mut schedule = Schedule::new(now);
+        (1..=2).for_each(|id| schedule.add(id, Pace::Raw, id));
+        schedule.ready(1, ALONE);
+        let turns = (1..).find(|_| {
+            schedule.ready(2, crowd(1_000));
+            schedule.next() == Some(1)
+        });
+        assert!(turns.is_some_and(|turns| turns <= OLDEST_EVERY));
+    }
+
+    #[test]
+    fn a_stream_that_waits_is_merged_step_by_step_and_recovers() {
+        let begin = Instant::now();
+        let mut schedule = Schedule::new(begin);
+        (1..=2).for_each(|id| schedule.add(id, Pace::Raw, id));
+        schedule.ready(1, ALONE);
+        let (mut now, mut slower) = (begin, Vec::new());
+        for _ in 0..400 {
+            // All of the time goes to the other one.
+            now += MICROS * 10_000;
+            schedule.served(2, MICROS * 10_000, true);
+            slower.extend(schedule.adapt(now).into_iter().map(|paced| (paced.id, paced.pace)));
+        }
+        assert_eq!(slower, Pace::MERGING.map(|pace| (1, pace)));
+        assert!(schedule.is_merged(1) && schedule.is_paced(1));
+        assert_eq!((schedule.merged(), schedule.raw_waiting()), ([0, 0, 1], 0));
+        assert_eq!(schedule.next(), Some(1));
+        let mut faster = Vec::new();
+        for _ in 0..60 {
+            now += Duration::from_secs(1);
+            schedule.ready(1, ALONE);
+            assert_eq!(schedule.next(), Some(1));
+            faster.extend(schedule.adapt(now).into_iter().map(|paced| paced.pace));
+        }
+        assert_eq!(faster, [Pace::Ms250, Pace::Ms100, Pace::Raw]);
+        assert_eq!((schedule.is_merged(1), schedule.merged()), (false, [0; 3]));
+    }
+
+    #[test]
+    fn a_thread_that_is_held_up_merges_nothing() {
+        let begin = Instant::now();
+        let mut schedule = Schedule::new(begin);
+        schedule.add(1, Pace::Raw, 1);
+        schedule.ready(1, ALONE);
+        assert_eq!(schedule.adapt(begin + Duration::from_secs(60)), []);
+    }
+
+    /// A worker that has more to do than it can for two thirds of the time.
+    #[test]
+    fn under_overload_the_least_shared_give_way_and_all_recover() {
+        for seed in [1, 7, 20_261_128] {
+            println!("seed {seed}");
+            storm(&mut SmallRng::seed_from_u64(seed));
+        }
+    }
+
+    /// Crowds are never merged, the others are and recover, each is served in bounded time, and what
+    /// the schedule counts is what there is.
+    fn storm(random: &mut SmallRng) {
+        let begin = Instant::now();
+        let (mut now, mut schedule) = (begin, Schedule::new(begin));
+        let mut alive: BTreeMap<u64, (Audience, Pace)> = BTreeMap::new();
+        let mut waits: HashMap<u64, Instant> = HashMap::new();
+        let (mut next_id, mut merged, mut served) = (1, 0, 0);
+        let (mut longest, mut crowd_merged) = (Duration::ZERO, 0);
+        while now - begin < Duration::from_secs(30) {
+            let overload = now - begin < Duration::from_secs(15);
+            let most = if overload { 2_000 } else { 100 };
+            if alive.len() < most {
+                let audience = if random.random_bool(0.005) { crowd(500) } else { ALONE };
+                let own = match random.random_range(0..4) {
+                    0 => Pace::MERGING[random.random_range(0..3)],
+                    _ => Pace::Raw,
+                };
+                schedule.add(next_id, own, random.random_range(1..5));
+                alive.insert(next_id, (audience, own));
+                next_id += 1;
+            } else if random.random_bool(0.01) || alive.len() > most {
+                let id = *alive
+                    .range(random.random_range(0..next_id)..)
+                    .next()
+                    .unwrap_or_else(|| alive.first_key_value().unwrap())
+                    .0;
+                alive.remove(&id);
+                schedule.remove(id);
+                waits.remove(&id);
+            }
+            let mut ready = Vec::new();
+            // An event touches the streams that push each event.
+            if random.random_bool(0.02) {
+                ready.extend(alive.keys().filter(|id| !schedule.is_paced(**id)));
+            }
+            schedule.tick(now, |_, streams| ready.extend(streams));
+            for id in ready {
+                schedule.ready(id, alive[&id].0);
+                waits.entry(id).or_insert(now);
+            }
+            for _ in 0..8 {
+                let Some(id) = schedule.next() else {
+                    now += MICROS * 500;
+                    break;
+                };
+                let took = MICROS * random.random_range(10..40);
+                now += took;
+                let since = waits.remove(&id).expect("whatever waits was made ready");
+                longest = longest.max(now - since);
+                schedule.served(id, took, true);
+                served += 1;
+            }
+            for Paced { id, pace } in schedule.adapt(now) {
+                let (audience, own) = alive[&id];
+                assert!(pace >= own, "nobody is served faster than it asked for");
+                merged += usize::from(pace > own);
+                crowd_merged += usize::from(audience.readers > 1 && pace > own);
+            }
+            assert_eq!(schedule.waiting(), waits.len());
+        }
+        assert!(served > 10_000 && merged > 1_000, "{served} {merged}");
+        assert_eq!(crowd_merged, 0, "crowds keep their pace");
+        assert!(longest < Duration::from_secs(4), "{longest:?}");
+        assert_eq!(schedule.merged(), [0; 3], "all have their own pace again");
+        assert!(schedule.best.len() <= 2 * alive.len() + 65);
+        alive.keys().for_each(|id| schedule.remove(*id));
+        assert_eq!((schedule.waiting(), schedule.raw_waiting()), (0, 0));
+        assert!(schedule.slots.is_empty() && schedule.owners.is_empty());
     }
 }

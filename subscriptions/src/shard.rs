@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,7 +18,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::connection::{Connection, Guard, Shared, Socket};
 use crate::dialect::Dialect;
 use crate::executor::Executor;
-use crate::limits::{CONTIGUOUS_BYTES, FRAMES_PER_WRITE, Limits, SWEEP_INTERVAL, WRITES_PER_YIELD};
+use crate::limits::{
+    CONTIGUOUS_BYTES, FRAMES_PER_WRITE, Limits, SWEEP_INTERVAL, TIME_PER_ROUND, WRITES_PER_YIELD,
+};
 use crate::meters::Meters;
 use crate::protocol::{CloseCode, Contiguous, PREFIX_BYTES, next_prefix};
 use crate::reader::{Bell, Reader};
@@ -48,6 +51,9 @@ pub struct Shard<S, E: Executor> {
     read: RefCell<Table<S, E>>,
     clock: Cell<Instant>,
     tally: Tally,
+    /// What the sockets' turns took since the fan-out's last turn, and those that wait for the next.
+    spent: Cell<Duration>,
+    deferred: RefCell<Vec<Waker>>,
     draining: Cell<bool>,
     /// Readers that are no connections of ours.
     readers: Cell<usize>,
@@ -197,6 +203,8 @@ impl<S: Socket, E: Executor> Shard<S, E> {
             read: RefCell::new(Table { places: Slab::new(), by_id: HashMap::new() }),
             clock: Cell::new(Instant::now()),
             tally: Tally::default(),
+            spent: Cell::default(),
+            deferred: RefCell::default(),
             draining: Cell::new(false),
             readers: Cell::new(0),
             read_buffer: RefCell::new(vec![0; READ_BUFFER_BYTES].into_boxed_slice()),
@@ -275,7 +283,24 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         // Unconstrained: tokio's budget would make sockets look full.
         tokio::task::coop::unconstrained(self.deliver(rung)).await;
         self.settle_tally();
+        self.spent.set(Duration::ZERO);
+        self.deferred.borrow_mut().drain(..).for_each(Waker::wake);
         turn
+    }
+
+    /// Whether a socket's turn has to wait for the fan-out's: it is woken after that.
+    pub(crate) fn defers(&self, waker: &Waker) -> bool {
+        if self.spent.get() < TIME_PER_ROUND {
+            return false;
+        }
+        self.deferred.borrow_mut().push(waker.clone());
+        self.doorbell.wake();
+        true
+    }
+
+    /// Counts what a socket's turn took.
+    pub(crate) fn spend(&self, took: Duration) {
+        self.spent.set(self.spent.get() + took);
     }
 
     /// Closes every connection with 1012, evenly spread over `spread`, so that a crowd does not

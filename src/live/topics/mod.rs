@@ -202,7 +202,8 @@ impl Topics {
             scopes.insert(scope);
         }
         for (known, event_time) in left {
-            if let Some(topic) = self.topics.get_mut(&*known.name).filter(|own| own.undone_at < at) {
+            if let Some(topic) = self.topics.get_mut(&*known.name).filter(|own| own.undone_at < at)
+            {
                 (topic.last, topic.event_time) = (known.last, *event_time);
                 topic.forget_recent();
             }

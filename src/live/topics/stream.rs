@@ -121,6 +121,7 @@ impl TopicStream {
             cursor: LogCursor { topics: self.topics, position },
             event_time: None,
             publish_time: at.now,
+            slowed_to: None,
             state: at.state,
             items: Vec::new(),
         }

@@ -1,0 +1,192 @@
+//! Streams that workers bring up to date: whatever happens between an event and a worker's turn,
+//! nobody misses an event, and each frame is right.
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use spreadly_subscriptions::{Turn, Worker};
+
+use super::*;
+
+const WORKERS: usize = 3;
+
+/// A stream with one client, on a worker.
+struct Followed {
+    worker: usize,
+    client: Client,
+}
+
+struct Storm {
+    encoders: Encoders,
+    streams: Streams,
+    history: History,
+    followed: Vec<Followed>,
+    opened: u64,
+}
+
+impl Storm {
+    fn new() -> Self {
+        let encoders = Encoders::new(new_live(), WORKERS);
+        let history = History::from([(0, Sides::default())]);
+        Self { encoders, streams: new_streams(4 << 10), history, followed: vec![], opened: 0 }
+    }
+
+    fn event(&mut self, random: &mut SmallRng) -> Applied {
+        let (last, book) = self.history.last_key_value().unwrap();
+        let (sequence, mut book) = (last + random.random_range(1..4), book.clone());
+        let levels: Vec<_> = (0..random.random_range(0..5))
+            .map(|_| {
+                let side = if random.random_bool(0.5) { Side::Buy } else { Side::Sell };
+                (side, random.random_range(1..20), random.random_range(0..4))
+            })
+            .collect();
+        levels.iter().for_each(|(side, price, size)| book.set(*side, *price, *size));
+        self.history.insert(sequence, book);
+        change(sequence, &levels)
+    }
+
+    /// Each stream is its own: a document that nobody else has.
+    fn open(&mut self, random: &mut SmallRng) {
+        let (worker, depth) = (random.random_range(0..WORKERS), random.random_range(1..15));
+        let speed = [Speed::Raw, Speed::Raw, Speed::Ms100, Speed::S1][random.random_range(0..4)];
+        let live = self.encoders.state_of(worker).clone();
+        self.opened += 1;
+        let stream = open(&self.streams, format!("{}", self.opened), || {
+            live.book_source(MARKET, depth, speed, Box::new(plain)).unwrap()
+        });
+        let client = match random.random_bool(0.5) {
+            true => Client::join(&stream, depth, &self.history),
+            false => {
+                // A position that the worker has taken in; another one would have to be waited for.
+                self.run(worker);
+                let back = random.random_range(0..self.history.len().min(60));
+                let from = *self.history.keys().rev().nth(back).unwrap();
+                Client::resume(&stream, depth, from, &self.history)
+            }
+        };
+        self.followed.push(Followed { worker, client });
+    }
+
+    fn close(&mut self, random: &mut SmallRng) {
+        if !self.followed.is_empty() {
+            let gone = random.random_range(0..self.followed.len());
+            let gone = self.followed.swap_remove(gone);
+            self.streams.release(&gone.client.stream);
+            self.streams.sweep(Instant::now() + std::time::Duration::from_secs(3_600));
+        }
+    }
+
+    fn run(&self, worker: usize) {
+        while self.encoders.worker(worker).turn() == Turn::Again {}
+    }
+}
+
+#[test]
+fn an_event_is_pushed_by_the_worker_and_not_by_the_thread_that_brings_it() {
+    let mut random = SmallRng::seed_from_u64(1);
+    let mut storm = Storm::new();
+    let live = storm.encoders.state_of(0).clone();
+    let stream = open_book(&live, &storm.streams, 10, Speed::Raw);
+    let client = Client::join(&stream, 10, &storm.history);
+    let next = client.next;
+    let events: Vec<_> = (0..5).map(|_| storm.event(&mut random)).collect();
+    let last = events[4].sequence;
+    storm.encoders.apply(events);
+    assert_eq!(stream.next_index(), next, "nothing is pushed yet");
+    storm.run(0);
+    assert!(stream.next_index() > next, "each event that changed the window by itself");
+    let later = Client::join(&stream, 10, &storm.history);
+    assert_eq!(later.seen, Some(last));
+}
+
+#[test]
+fn whatever_happens_between_an_event_and_a_turn_nobody_misses_it() {
+    for seed in [1, 7, 20_261_128] {
+        println!("seed {seed}");
+        let mut random = SmallRng::seed_from_u64(seed);
+        let mut storm = Storm::new();
+        let (mut raced, mut lost, mut closed) = (0, 0, 0);
+        for _ in 0..4_000 {
+            match random.random_range(0..20) {
+                0..7 => {
+                    let count = random.random_range(1..5);
+                    let events = (0..count).map(|_| storm.event(&mut random)).collect();
+                    storm.encoders.apply(events);
+                }
+                7..11 => {
+                    let _turn = storm.encoders.worker(random.random_range(0..WORKERS)).turn();
+                }
+                11..13 => {
+                    // Events are on their way to the worker while the stream copies the market.
+                    let events = (0..2).map(|_| storm.event(&mut random)).collect();
+                    storm.encoders.apply(events);
+                    storm.open(&mut random);
+                    raced += 1;
+                }
+                13..15 => {
+                    closed += usize::from(!storm.followed.is_empty());
+                    storm.close(&mut random);
+                }
+                15 if random.random_bool(0.2) => {
+                    storm.encoders.worker(random.random_range(0..WORKERS)).lose_changes();
+                    lost += 1;
+                }
+                16 => storm.encoders.set_feed_state(match random.random_bool(0.5) {
+                    true => FeedState::Live,
+                    false => FeedState::Stale,
+                }),
+                _ if !storm.followed.is_empty() => {
+                    let place = random.random_range(0..storm.followed.len());
+                    let history = &storm.history;
+                    storm.followed[place].client.drain(history);
+                }
+                _ => {}
+            }
+        }
+        assert!(raced > 200 && lost > 10 && closed > 200, "{raced} {lost} {closed}");
+        let last = *storm.history.last_key_value().unwrap().0;
+        (0..WORKERS).for_each(|worker| storm.run(worker));
+        for _ in 0..4 {
+            (0..WORKERS).for_each(|worker| storm.encoders.state_of(worker).heartbeat());
+        }
+        for Followed { worker, client } in &mut storm.followed {
+            client.drain(&storm.history);
+            assert_eq!(client.seen, Some(last), "on worker {worker}");
+        }
+        while !storm.followed.is_empty() {
+            storm.close(&mut random);
+        }
+        for worker in 0..WORKERS {
+            let live = storm.encoders.state_of(worker);
+            assert!(live.all().is_empty(), "what nobody follows is not kept");
+        }
+    }
+}
+
+#[test]
+fn offers_tickers_candles_and_topics_are_merged_without_a_break_in_their_chains() {
+    let encoders = Encoders::new(new_live(), 1);
+    let (live, streams) = (encoders.state_of(0).clone(), new_streams(1 << 20));
+    let offers =
+        open(&streams, "offers".into(), || live.offer_source(vec![MARKET.into()], Box::new(plain)));
+    let tickers = open(&streams, "tickers".into(), || {
+        live.ticker_source(vec![MARKET.into()], Box::new(plain))
+    });
+    for stream in [&offers, &tickers] {
+        assert!(matches!(stream.source().join(stream, None), Start::Frames { .. }));
+        let follower = live.follower(stream.id()).unwrap();
+        live.set_pace(&follower, spreadly_subscriptions::Pace::S1);
+    }
+    let events = (1..=9).map(|sequence| change(sequence, &[(Side::Buy, 5, u128::from(sequence))]));
+    encoders.apply(events.collect());
+    while encoders.worker(0).turn() == Turn::Again {}
+    for stream in [&offers, &tickers] {
+        assert_eq!(stream.next_index(), 0, "its time has not come");
+        live.advance(&live.follower(stream.id()).unwrap());
+        let mut frames = Vec::new();
+        assert!(stream.read(0, 9, &mut frames));
+        let [frame] = &frames[..] else { panic!("{frames:?}") };
+        let frame = parsed(frame);
+        assert_eq!((&frame["previous"], &frame["sequence"]), (&json!(0), &json!(9)), "{frame}");
+        assert_eq!(frame["merged"], 9, "{frame}");
+    }
+}
