@@ -22,6 +22,7 @@ mod mutations;
 mod orders;
 mod postgres;
 mod protocol;
+mod put_back;
 mod redis;
 mod reorganisation;
 mod restart;
