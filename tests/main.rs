@@ -14,6 +14,7 @@ mod command_line;
 mod events;
 mod feed;
 mod follow;
+mod frames;
 mod http;
 mod kafka;
 mod kafka_produce;

@@ -25,6 +25,9 @@ const PAGE_EVENTS: usize = 512;
 const PAGE_BYTES: usize = 128 << 10;
 /// Events of a frame, which is encoded under the topics' lock: below a millisecond.
 const FRAME_EVENTS: usize = 64;
+/// Bytes of their lines, unless it is a single one. Four times as many can be sent of them, with all
+/// else that is sent of 64 events far below the 1 MiB that a single one may be.
+const FRAME_BYTES: usize = 48 << 10;
 /// How long a reader waits for its turn at the log before it is told to come back.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What was read may have been undone meanwhile; then a reader asks again where it goes on. Between
@@ -141,7 +144,7 @@ fn page(
     let mut seen = after;
     for run in events.chunk_by(|one, next| one.topic == next.topic) {
         let Some(place) = names.iter().position(|name| **name == *run[0].topic) else { continue };
-        for run in run.chunks(FRAME_EVENTS) {
+        for run in frames_of(run) {
             let previous = match before.get(&place) {
                 Some(previous) => *previous,
                 None => log.last_until(&names[place], after)?.unwrap_or(0),
@@ -160,6 +163,21 @@ fn page(
     }
     tell(live, stream, |own, _| own.keep_page(reach, frames.clone()));
     Ok(frames)
+}
+
+/// Events of one topic, cut into those of each frame.
+fn frames_of(mut run: &[Stored]) -> impl Iterator<Item = &[Stored]> {
+    std::iter::from_fn(move || {
+        let mut bytes = 0;
+        let fits = |one: &&Stored| {
+            bytes += one.body.len() + one.update.as_ref().map_or(0, |update| update.len());
+            bytes <= FRAME_BYTES
+        };
+        let count = run.iter().take(FRAME_EVENTS).take_while(fits).count().max(1);
+        let (frame, rest) = run.split_at_checked(count)?;
+        run = rest;
+        Some(frame)
+    })
 }
 
 type Definitions = HashMap<Arc<str>, Option<Arc<MarketDefinition>>>;
@@ -199,4 +217,28 @@ pub fn item(
         _ => return Err(unreadable("it is no event that is told one by one".to_owned())),
     };
     Ok(Item { sequence: stored.sequence, time: event.time, body })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_has_so_many_events_and_bytes_or_a_single_event() {
+        let stored = |bytes: usize| Stored {
+            sequence: 1,
+            topic: "t".into(),
+            body: "x".repeat(bytes).into(),
+            received: 0,
+            update: None,
+        };
+        let cut = |lengths: &[usize]| -> Vec<usize> {
+            let run: Vec<_> = lengths.iter().copied().map(stored).collect();
+            frames_of(&run).map(<[_]>::len).collect()
+        };
+        assert!(cut(&[]).is_empty());
+        assert_eq!(cut(&[1; FRAME_EVENTS + 1]), [FRAME_EVENTS, 1]);
+        assert_eq!(cut(&[FRAME_BYTES / 2; 5]), [2, 2, 1]);
+        assert_eq!(cut(&[10, FRAME_BYTES + 1, 10, 10]), [1, 1, 2]);
+    }
 }
