@@ -24,6 +24,7 @@ mod orders;
 mod postgres;
 mod protocol;
 mod put_back;
+mod race;
 mod redis;
 mod reorganisation;
 mod restart;
