@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader, Lines};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::{Client, Hub, market};
 
@@ -180,4 +180,22 @@ async fn the_stock_python_client_resumes_after_the_hub_was_killed() {
 async fn the_client_of_the_older_protocol_resumes_after_the_hub_was_killed() {
     let script = node("subscriptions_transport_ws.mjs", "subscriptions-transport-ws");
     a_cut_is_survived_with_a_whole_chain(script).await;
+}
+
+#[tokio::test]
+async fn the_stock_npm_client_opens_all_its_250_operations_again_after_the_hub_was_killed() {
+    let mut hub = Hub::start();
+    let mut command = node("many_operations.mjs", "graphql-ws");
+    command.args([&hub.url(), "250"]);
+    let mut script = Script::spawn(command);
+    assert_eq!(script.until("open").pop().unwrap()["count"], 250);
+    hub.restart();
+    // One that is refused ends the script with its reason.
+    script.until("again");
+    let event = |number| {
+        json!({"kind": "message", "topic": format!("t{number}"), "data": number}).to_string()
+    };
+    hub.append_lines("messages.ndjson", &(0..250).map(event).collect::<Vec<_>>());
+    script.until("live");
+    script.finish();
 }

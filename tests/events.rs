@@ -84,7 +84,8 @@ async fn each_result_is_an_event_with_its_cursor_and_the_last_id_resumes() {
     assert!(events.next().1["errors"].is_null());
     let mut events = Events::open(hub.address(), &request, &[]);
     let (id, refused) = events.next();
-    assert_eq!((id, &refused["errors"][0]["extensions"]["code"]), (None, &json!("BAD_REQUEST")));
+    assert_eq!(refused["errors"][0]["extensions"]["code"], "BAD_REQUEST");
+    assert_eq!(id.as_deref(), Some("!done"));
     assert_eq!((events.event(), events.event()), (Some(Event::Complete), None));
 }
 
@@ -92,7 +93,8 @@ async fn each_result_is_an_event_with_its_cursor_and_the_last_id_resumes() {
 async fn a_query_and_a_refusal_are_one_event_and_complete() {
     let hub = Hub::start();
     let mut events = Events::open(hub.address(), &json!({"query": "{__typename}"}), &[]);
-    assert_eq!(events.next(), (None, json!({"data": {"__typename": "Query"}})));
+    let done = Some("!done".to_owned());
+    assert_eq!(events.next(), (done, json!({"data": {"__typename": "Query"}})));
     assert_eq!((events.event(), events.event()), (Some(Event::Complete), None));
     for query in ["subscription {nothing}", "{"] {
         let mut events = Events::open(hub.address(), &json!({ "query": query }), &[]);
@@ -188,4 +190,61 @@ async fn a_client_that_stops_reading_is_cut_and_the_others_miss_nothing() {
     }
     loud::say(&format!("cut after {steps} events that were not read"));
     assert_eq!(copy.snapshots, 1);
+}
+
+/// Connections of a browser's EventSource to one URL: it returns with its last id whenever a response
+/// of 200 ends, and stops at any other status. What each was told: a code, `data`, or the status.
+fn returns(hub: &Hub, request: &Value, mut last: Option<String>) -> Vec<String> {
+    let mut told = Vec::new();
+    for _ in 0..5 {
+        let header = last.iter().map(|id| format!("Last-Event-ID: {id}")).collect::<Vec<_>>();
+        let headers: Vec<_> = header.iter().map(String::as_str).collect();
+        let mut events = Events::open(hub.address(), request, &headers);
+        if events.status != 200 {
+            told.push(events.status.to_string());
+            break;
+        }
+        let (id, result) = events.next();
+        let code = result["errors"][0]["extensions"]["code"].as_str().map(str::to_owned);
+        let live = code.is_none();
+        told.push(code.unwrap_or_else(|| "data".to_owned()));
+        if live {
+            break;
+        }
+        // An empty id is none, and an event without one changes nothing.
+        last = id.or(last).filter(|id| !id.is_empty());
+        assert_eq!((events.event(), events.event()), (Some(Event::Complete), None));
+    }
+    told
+}
+
+#[tokio::test]
+async fn a_browser_whose_cursor_is_dead_begins_from_now_and_one_that_is_refused_stops() {
+    let mut hub = hub_with(&[]).await;
+    let topic = json!({"query": r#"subscription { events(topic: "t") { sequence } }"#});
+    let mut events = Events::open(hub.address(), &topic, &[]);
+    assert_eq!(events.cache_control, "no-store, no-transform");
+    let (last, _) = events.next();
+    assert!(last.is_some());
+    hub.sigterm();
+    std::fs::remove_dir_all(hub.folder().join("data")).unwrap();
+    hub.restart();
+    assert_eq!(returns(&hub, &topic, last.clone()), ["RESYNC_REQUIRED", "data"]);
+    // Of another topic, or nothing that the hub gave out.
+    let other = json!({"query": r#"subscription { events(topic: "o") { sequence } }"#});
+    assert_eq!(returns(&hub, &other, last.clone()), ["BAD_REQUEST", "data"]);
+    assert_eq!(returns(&hub, &other, Some("nonsense".to_owned())), ["BAD_REQUEST", "data"]);
+    // A cursor in the URL is brought again each time.
+    let after = last.clone().unwrap();
+    let fixed = json!({"query": topic["query"], "extensions": {"after": after}});
+    assert_eq!(returns(&hub, &fixed, None), ["RESYNC_REQUIRED", "204"]);
+    assert_eq!(returns(&hub, &fixed, last.clone()), ["RESYNC_REQUIRED", "RESYNC_REQUIRED", "204"]);
+
+    let missing = json!({"query": r#"subscription { orderBook(market: "NOPE") { sequence } }"#});
+    assert_eq!(returns(&hub, &missing, None), ["NOT_FOUND", "204"]);
+    assert_eq!(returns(&hub, &missing, last), ["NOT_FOUND", "NOT_FOUND", "204"]);
+    let invalid = json!({"query": "subscription { nothing }"});
+    assert_eq!(returns(&hub, &invalid, None), ["VALIDATION_FAILED", "204"]);
+    let query = json!({"query": "{ __typename }"});
+    assert_eq!(Events::open(hub.address(), &query, &["Last-Event-ID: !done"]).status, 204);
 }

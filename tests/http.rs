@@ -170,8 +170,11 @@ async fn a_mutation_named_by_its_hash_is_not_run_by_get_either() {
 
 #[tokio::test]
 async fn a_body_above_its_limit_gets_413_and_one_at_it_is_read() {
-    let hub =
-        Hub::start_with(&["limits.message_bytes=4096", "limits.message_bytes_before_ack=4096"]);
+    let hub = Hub::start_with(&[
+        "limits.message_bytes=4096",
+        "limits.message_bytes_before_ack=4096",
+        "limits.markets_per_subscription=20",
+    ]);
     let padded = |bytes: usize| {
         let empty = json!({"query": TYPENAME, "operationName": null, "pad": ""}).to_string().len();
         json!({"query": TYPENAME, "operationName": null, "pad": "x".repeat(bytes - empty)})

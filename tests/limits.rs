@@ -70,7 +70,12 @@ async fn json_that_is_nested_a_hundred_thousand_deep_is_refused_and_the_hub_live
 
 #[tokio::test]
 async fn a_subscribe_beyond_the_rate_is_told_when_to_try_again() {
-    let hub = Hub::start_with(&["limits.subscribe_rate=1", "limits.subscribe_burst=3"]);
+    let hub = Hub::start_with(&[
+        "limits.subscribe_rate=1",
+        "limits.subscribe_burst=3",
+        "limits.operations_per_socket=3",
+        "limits.pending_subscribes_per_socket=3",
+    ]);
     let mut socket = Client::connected(hub.address()).await;
     for id in ["1", "2", "3"] {
         socket.subscribe(id, "{__typename}").await;

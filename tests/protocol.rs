@@ -188,8 +188,11 @@ async fn a_second_init_is_closed_with_4429() {
 
 #[tokio::test]
 async fn a_message_above_its_limit_is_closed_with_1009() {
-    let hub =
-        Hub::start_with(&["limits.message_bytes=4096", "limits.message_bytes_before_ack=2048"]);
+    let hub = Hub::start_with(&[
+        "limits.message_bytes=4096",
+        "limits.message_bytes_before_ack=2048",
+        "limits.markets_per_subscription=20",
+    ]);
     let padded = |bytes: usize| {
         let empty = json!({"type": "ping", "payload": {"pad": ""}}).to_string().len();
         json!({"type": "ping", "payload": {"pad": "x".repeat(bytes - empty)}})

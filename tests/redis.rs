@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::harness::client::PATIENCE;
 use crate::harness::follower::{self, Applied};
 use crate::harness::redis::{RedisCluster, Watched};
-use crate::harness::{Client, Follower, Hub, Redis, market};
+use crate::harness::{Client, Follower, Hub, Redis, mark, market};
 
 const MARKET: &str = "XBT-USD";
 const FILE: &str = "book.ndjson";
@@ -212,6 +212,7 @@ fn copy_log(from: &Path, to: &Path) {
             std::fs::copy(file.path(), to.join(folder).join(file.file_name())).unwrap();
         }
     }
+    mark::forge(&to.join("data/spreadly.db"));
 }
 
 #[tokio::test]
@@ -256,6 +257,7 @@ async fn a_state_whose_last_event_the_log_lost_is_not_used() {
     let newest = "DELETE FROM events WHERE sequence = (SELECT max(sequence) FROM events)";
     assert_eq!(log.execute(newest, []).unwrap(), 1);
     drop(log);
+    mark::forge(&hub.folder().join("data/spreadly.db"));
     hub.restart();
     assert_eq!(start_from(&hub), (0, 1));
     assert_eq!(said(&hub, "it is ahead of the log"), 1);

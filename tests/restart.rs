@@ -248,6 +248,7 @@ async fn killed_at_random_moments(redis: Option<Redis>) {
         loud::say(&format!("{warm} starts went on from the cache"));
     }
 
+    assert!(!hub.log().contains("a new epoch begins"), "a kill is no reason to doubt the log");
     let store = hub.folder().join("data/spreadly.db");
     for (market, written) in MARKETS.into_iter().zip(&written) {
         let logged = hub.logged(&store, &format!("book:{market}"));

@@ -203,8 +203,11 @@ async fn what_can_not_be_mended_is_told_on_stderr_and_exits_with_1() {
 
 #[tokio::test]
 async fn a_close_code_that_is_final_is_not_tried_again() {
-    let hub =
-        Hub::start_with(&["limits.message_bytes=2000", "limits.message_bytes_before_ack=2000"]);
+    let hub = Hub::start_with(&[
+        "limits.message_bytes=2000",
+        "limits.message_bytes_before_ack=2000",
+        "limits.markets_per_subscription=20",
+    ]);
     let long = format!("subscription {{ feedStatus {{ name }} }} #{}", "x".repeat(2_000));
     let output = run(&hub, &long, &[]);
     let told = String::from_utf8(output.stderr).unwrap();

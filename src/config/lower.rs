@@ -27,6 +27,12 @@ const MIB: usize = 1024 * KIB;
 const MOST_ACCOUNT_BYTES: usize = 64;
 /// A cursor holds at most 128 positions, one a market.
 const MOST_MARKETS: usize = 128;
+/// Fields of a level in a subscription that selects all of them: price, size and orders, of bids and
+/// asks, of snapshot and delta.
+const FIELDS_OF_A_LEVEL: usize = 12;
+/// What a market costs in a subscribe that names it: an id of 64 with quotes and comma, and its
+/// position in the cursor.
+const BYTES_OF_A_MARKET: usize = 100;
 /// Longer than any wait on a peer should be; keeps sums of durations far from overflow.
 const HOUR_MS: u64 = 3_600_000;
 /// A poll and a deadline are noticed within the 5 s in which clients are told.
@@ -423,32 +429,7 @@ fn logging(reader: &mut Reader<'_>) -> LogConfig {
 
 /// What each value allows alone, but not both.
 fn together(config: &Config, reader: &mut Reader<'_>) {
-    let Limits { message_bytes, message_bytes_before_ack, subscribe_rate, subscribe_burst, .. } =
-        config.limits;
-    if message_bytes_before_ack > message_bytes {
-        reader.fault(
-            "limits.message_bytes_before_ack",
-            Some(message_bytes_before_ack.to_string()),
-            format!("it may not exceed limits.message_bytes, which is {message_bytes}"),
-        );
-    }
-    if subscribe_burst < subscribe_rate {
-        reader.fault(
-            "limits.subscribe_burst",
-            Some(subscribe_burst.to_string()),
-            format!("it may not be below limits.subscribe_rate, which is {subscribe_rate}"),
-        );
-    }
-    let Limits { operations_per_socket, pending_subscribes_per_socket, .. } = config.limits;
-    if pending_subscribes_per_socket > operations_per_socket {
-        reader.fault(
-            "limits.pending_subscribes_per_socket",
-            Some(pending_subscribes_per_socket.to_string()),
-            format!(
-                "it may not exceed limits.operations_per_socket, which is {operations_per_socket}"
-            ),
-        );
-    }
+    limits_together(&config.limits, reader);
     if config.feeds.kafka.as_ref().is_some_and(|kafka| kafka.topics.is_empty()) {
         let problem = "it names none, but feeds.kafka.brokers is set: say what to read";
         reader.fault("feeds.kafka.topics", None, problem.to_owned());
@@ -461,6 +442,45 @@ fn together(config: &Config, reader: &mut Reader<'_>) {
             "it must differ from server.listen".to_owned(),
         );
     }
+}
+
+/// What one limit allows no other may take away. Each fault names both.
+fn limits_together(limits: &Limits, reader: &mut Reader<'_>) {
+    let operations = ("limits.operations_per_socket", limits.operations_per_socket);
+    let burst = ("limits.subscribe_burst", limits.subscribe_burst as usize);
+    let markets = ("limits.markets_per_subscription", limits.markets_per_subscription);
+    let mut at_least =
+        |(key, number): (&'static str, usize), (other, times): (&str, usize), each| {
+            let least = times * each;
+            if number < least {
+                let of = match each {
+                    1 => format!("{other}, which is {times}"),
+                    _ => format!("{least}: {each} for each of {other}, which is {times}"),
+                };
+                reader.fault(key, Some(number.to_string()), format!("it may not be below {of}"));
+            }
+        };
+    // What a client had open before a cut it opens again at once.
+    at_least(burst, operations, 1);
+    at_least(burst, ("limits.subscribe_rate", limits.subscribe_rate as usize), 1);
+    // Nothing that one socket may hold open is more than the whole hub may have.
+    at_least(("limits.streams", limits.streams), operations, 1);
+    at_least(
+        ("limits.query_level_fields", limits.query_level_fields),
+        ("limits.book_depth", limits.book_depth),
+        FIELDS_OF_A_LEVEL,
+    );
+    at_least(("limits.message_bytes", limits.message_bytes), markets, BYTES_OF_A_MARKET);
+    let mut at_most = |(key, number): (&'static str, usize), (other, most): (&str, usize)| {
+        if number > most {
+            let problem = format!("it may not exceed {other}, which is {most}");
+            reader.fault(key, Some(number.to_string()), problem);
+        }
+    };
+    let before_ack = ("limits.message_bytes_before_ack", limits.message_bytes_before_ack);
+    at_most(before_ack, ("limits.message_bytes", limits.message_bytes));
+    let pending = ("limits.pending_subscribes_per_socket", limits.pending_subscribes_per_socket);
+    at_most(pending, operations);
 }
 
 struct Reader<'a> {

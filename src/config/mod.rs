@@ -343,7 +343,7 @@ impl Default for Limits {
             operations_per_socket: 256,
             pending_subscribes_per_socket: 32,
             subscribe_rate: 50,
-            subscribe_burst: 200,
+            subscribe_burst: 300,
             sockets_per_address: 100,
             exempt_loopback: true,
             init_timeout: Duration::from_secs(5),

@@ -94,7 +94,7 @@ limits.book_depth = 10
 limits.writer_stall_ms = 102
 limits.ring_bytes_per_topic = 70_000
 limits.stream_linger_ms = 103
-limits.streams = 1
+limits.streams = 10
 limits.memory_bytes = 104
 limits.journal_touches_per_market = 16
 log.format = "json"
@@ -395,21 +395,42 @@ fn a_secret_comes_from_a_file_that_a_variable_names() {
 
 #[test]
 fn values_that_do_not_go_together_are_faults() {
-    let toml = "limits.message_bytes = 2000\nlimits.subscribe_rate = 300\n\
+    let toml = "limits.message_bytes = 2000\nlimits.subscribe_rate = 400\n\
                 admin.listen = \"127.0.0.1:4000\"\nlimits.operations_per_socket = 5";
     assert_eq!(
         faults(toml, &[]),
         [
+            "default: limits.subscribe_burst: given 300, but it may not be below \
+             limits.subscribe_rate, which is 400",
+            "FILE:1: limits.message_bytes: given 2000, but it may not be below 10000: 100 for each \
+             of limits.markets_per_subscription, which is 100",
             "default: limits.message_bytes_before_ack: given 16384, but it may not exceed \
              limits.message_bytes, which is 2000",
-            "default: limits.subscribe_burst: given 200, but it may not be below \
-             limits.subscribe_rate, which is 300",
             "default: limits.pending_subscribes_per_socket: given 32, but it may not exceed \
              limits.operations_per_socket, which is 5",
             "FILE:3: admin.listen: given \"127.0.0.1:4000\", but it must differ from \
              server.listen",
         ]
     );
+    // What may be open at once may be opened again at once, and fit into the hub.
+    assert_eq!(
+        faults("limits.operations_per_socket = 301\nlimits.streams = 300", &[]),
+        [
+            "default: limits.subscribe_burst: given 300, but it may not be below \
+             limits.operations_per_socket, which is 301",
+            "FILE:2: limits.streams: given 300, but it may not be below \
+             limits.operations_per_socket, which is 301",
+        ]
+    );
+    // The deepest book may be asked for with all of its fields.
+    assert_eq!(
+        faults("limits.book_depth = 8334", &[]),
+        [
+            "default: limits.query_level_fields: given 100000, but it may not be below 100008: 12 for \
+          each of limits.book_depth, which is 8334"
+        ]
+    );
+    assert!(load("limits.book_depth = 8333", &[], Overrides::default()).is_ok());
     let free = "server.listen = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\"";
     assert!(load(free, &[], Overrides::default()).is_ok());
 }

@@ -27,6 +27,14 @@ pub const MOST_TOPIC_CHARACTERS: usize = 128;
 /// Longest name of a source that events are missing of, in bytes: a topic of Kafka with its partition
 /// has half of it.
 pub const MOST_SOURCE_BYTES: usize = 512;
+/// Longest `data` of a `message`, in bytes as it is sent: with all around it one such event is a frame
+/// below 1 MiB, which is the largest message that Python's `websockets` takes by default.
+pub const MOST_DATA_BYTES: usize = 1_000_000;
+/// How much longer `data` can be when it is sent than as it was written: `1e15` becomes
+/// `1000000000000000.0`.
+const MOST_DATA_GROWTH: usize = 4;
+/// Longest `reason`, in bytes: it is for people, and stands in a frame with 63 others.
+pub const MOST_REASON_BYTES: usize = 1_024;
 /// Highest height of a block: the store's numbers are signed.
 pub const MOST_HEIGHT: u64 = i64::MAX as u64;
 /// Deepest nesting of objects and lists: half of what serde_json reads back, so that whatever
@@ -726,7 +734,7 @@ fn order_canceled(fields: &Fields<'_>) -> Result<Body<'static>, Refusal> {
     Ok(order(OrderEvent::Canceled(CanceledOrder {
         market: fields.market.map(|_| market_id(fields)).transpose()?,
         order: order_id(fields)?,
-        reason: optional::<Box<str>>(fields.reason, "reason")?,
+        reason: reason(fields)?,
     })))
 }
 
@@ -742,8 +750,37 @@ fn message(fields: &Fields<'_>) -> Result<Message, Refusal> {
     let topic: String = required(fields.topic, "topic")?;
     check_topic(&topic).map_err(|reason| fault("topic", reason))?;
     let data = fields.data.ok_or(Refusal::Missing("data"))?;
+    let sent = sent_bytes(data);
+    if sent > MOST_DATA_BYTES {
+        let reason = format!(
+            "has {sent} bytes as it is sent, at most {MOST_DATA_BYTES} fit: split it into several events"
+        );
+        return Err(fault("data", reason));
+    }
     let id = boxed(fields.id, "id")?;
     Ok(Message { id, topic: topic.into(), data: data.get().into() })
+}
+
+/// Of a JSON as clients are sent it, or a number that is surely below [`MOST_DATA_BYTES`]: only a long
+/// one is worth reading.
+fn sent_bytes(data: &RawValue) -> usize {
+    let written = data.get();
+    if written.len() <= MOST_DATA_BYTES / MOST_DATA_GROWTH {
+        return written.len();
+    }
+    serde_json::from_str::<serde_json::Value>(written)
+        .map_or(written.len(), |value| value.to_string().len())
+}
+
+/// Why something happened, for people.
+fn reason(fields: &Fields<'_>) -> Result<Option<Box<str>>, Refusal> {
+    let reason: Option<Box<str>> = optional(fields.reason, "reason")?;
+    match reason {
+        Some(reason) if reason.len() > MOST_REASON_BYTES => {
+            Err(fault("reason", format!("must have at most {MOST_REASON_BYTES} bytes")))
+        }
+        reason => Ok(reason),
+    }
 }
 
 /// Whether a generic topic may have this name; the error is what it must be.
@@ -1078,6 +1115,25 @@ mod tests {
         };
         assert!(padded(MOST_LINE_BYTES).is_ok());
         assert_eq!(padded(MOST_LINE_BYTES + 1), Err(Refusal::TooLong));
+        let reason = |bytes: usize| {
+            let reason = "r".repeat(bytes);
+            let line = format!(r#"{{"kind":"order.canceled","order":"1","reason":"{reason}"}}"#);
+            parse(line.as_bytes()).map(drop)
+        };
+        assert!(reason(MOST_REASON_BYTES).is_ok());
+        assert!(reason(MOST_REASON_BYTES + 1).is_err());
+        let data = |data: &str| {
+            let line = format!(r#"{{"kind":"message","topic":"t","data":{data}}}"#);
+            parse(line.as_bytes()).map(drop)
+        };
+        let text = |bytes: usize| format!("\"{}\"", "d".repeat(bytes - 2));
+        assert!(data(&text(MOST_DATA_BYTES)).is_ok());
+        let refused = data(&text(MOST_DATA_BYTES + 1)).unwrap_err().to_string();
+        assert!(refused.contains("has 1000001 bytes as it is sent"), "{refused}");
+        // What grows when it is sent: 18 bytes of 4, with a comma each.
+        let numbers = |count: usize| data(&format!("[{}]", vec!["1e15"; count].join(",")));
+        assert!(numbers((MOST_DATA_BYTES - 1) / 19).is_ok());
+        assert!(numbers(MOST_DATA_BYTES / 19 + 1).is_err());
         let id = |bytes: usize| {
             let id = "i".repeat(bytes);
             parse(format!(r#"{{"kind":"block.reverted","height":1,"id":"{id}"}}"#).as_bytes())

@@ -2,6 +2,7 @@
 //! of npm `graphql-sse` has it for distinct connections. The frames are those that everyone else is
 //! sent; what is written around them is all that is done for one client.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -16,9 +17,15 @@ use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 
 use super::addresses::Place;
+use super::negotiation::Code;
 
 /// Where a client that comes back says what it saw last.
 pub const LAST_EVENT_ID: &str = "last-event-id";
+
+/// The id of a last event after which nothing follows. An `EventSource` opens its URL again whenever a
+/// response ends, with the id of the last event: this one is answered 204, which ends that. No cursor
+/// has such a letter.
+const DONE: &str = "!done";
 
 /// A comment: it begins a stream, so that the client sees it open, and shows that it lives.
 const COMMENT: &[u8] = b":\n\n";
@@ -52,9 +59,51 @@ pub struct Pace {
     pub stall: Duration,
 }
 
+/// What a client that opens its URL again after the last event brings as its id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Back {
+    /// The one it had: what was refused may be possible then.
+    Same,
+    /// None: what it had is of no use any more, and the subscription begins from now.
+    Without,
+    /// [`DONE`].
+    Done,
+}
+
+impl Back {
+    /// After these errors; `resumed` where the client has an id by now.
+    pub fn after_refusal(errors: &[u8], resumed: bool) -> Self {
+        match Code::of(errors) {
+            Code::Unavailable | Code::RateLimited | Code::Internal => Self::Same,
+            _ if resumed => Self::Without,
+            _ => Self::Done,
+        }
+    }
+
+    fn line(self) -> String {
+        match self {
+            Self::Same => String::new(),
+            Self::Without => "id:\n".to_owned(),
+            Self::Done => format!("id: {DONE}\n"),
+        }
+    }
+}
+
 /// All of a result that came at once: it, and that it was the only one.
-pub fn whole(result: &[u8]) -> Bytes {
-    [b"event: next\ndata: ", result, b"\n\n", COMPLETE].concat().into()
+pub fn whole(result: &[u8], back: Back) -> Bytes {
+    let id = back.line();
+    [b"event: next\n", id.as_bytes(), b"data: ", result, b"\n\n", COMPLETE].concat().into()
+}
+
+/// Errors that end an operation, as a result.
+pub fn refusal(errors: &[u8], resumed: bool) -> Bytes {
+    let result = [b"{\"errors\":".as_slice(), errors, b"}"].concat();
+    whole(&result, Back::after_refusal(errors, resumed))
+}
+
+/// Whether a client comes back after the last event there was.
+pub fn is_done(headers: &HeaderMap) -> bool {
+    last_event_id(headers).is_some_and(|id| id == DONE)
 }
 
 /// The cursor of a client that comes back.
@@ -69,10 +118,11 @@ pub fn start<E: Executor>(
     pace: Pace,
     cut: Rc<Notify>,
     place: Place,
+    resumed: bool,
 ) -> Events {
     let (sender, receiver) = mpsc::channel(1);
     tokio::task::spawn_local(async move {
-        let sender = Sender { sender, pace, cut };
+        let sender = Sender { sender, pace, cut, resumed: Cell::new(resumed) };
         // None: the client is gone, or was cut.
         let _done = sender.follow(reader).await;
         drop(place);
@@ -84,6 +134,8 @@ struct Sender {
     sender: mpsc::Sender<Bytes>,
     pace: Pace,
     cut: Rc<Notify>,
+    /// The client has an id: it brought one, or an event gave it one.
+    resumed: Cell<bool>,
 }
 
 impl Sender {
@@ -109,8 +161,7 @@ impl Sender {
                     }
                 }
                 Err(End::Refused(errors)) => {
-                    let result = [b"{\"errors\":".as_slice(), &errors, b"}"].concat();
-                    return self.send(whole(&result)).await;
+                    return self.send(refusal(&errors, self.resumed.get())).await;
                 }
                 Err(End::TooSlow) => {
                     let told = ": too slow: what was missed can't be told any more, resume\n\n";
@@ -128,6 +179,7 @@ impl Sender {
         let result = frame.result();
         let mut head = b"event: next\n".to_vec();
         if let Some(cursor) = cursor(&result) {
+            self.resumed.set(true);
             head.extend_from_slice(b"id: ");
             head.extend_from_slice(cursor);
             head.push(b'\n');
@@ -166,6 +218,27 @@ fn cursor(result: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_that_lasts_takes_the_id_away_and_then_ends_the_returning() {
+        for code in ["RESYNC_REQUIRED", "BAD_REQUEST", "NOT_FOUND", "LIMIT_EXCEEDED", "FORBIDDEN"] {
+            let errors = format!(r#"[{{"extensions":{{"code":"{code}"}}}}]"#);
+            assert_eq!(Back::after_refusal(errors.as_bytes(), true), Back::Without, "{code}");
+            assert_eq!(Back::after_refusal(errors.as_bytes(), false), Back::Done, "{code}");
+        }
+        for code in ["UNAVAILABLE", "RATE_LIMITED", "INTERNAL"] {
+            let errors = format!(r#"[{{"extensions":{{"code":"{code}"}}}}]"#);
+            assert_eq!(Back::after_refusal(errors.as_bytes(), true), Back::Same, "{code}");
+            assert_eq!(Back::after_refusal(errors.as_bytes(), false), Back::Same, "{code}");
+        }
+        assert_eq!(
+            &*whole(b"1", Back::Same),
+            b"event: next\ndata: 1\n\nevent: complete\ndata:\n\n"
+        );
+        let done = whole(b"1", Back::Done);
+        assert!(done.starts_with(b"event: next\nid: !done\ndata: 1\n\n"));
+        assert!(whole(b"1", Back::Without).starts_with(b"event: next\nid:\ndata: 1\n\n"));
+    }
 
     #[test]
     fn the_cursor_of_a_result_is_found_behind_its_data() {

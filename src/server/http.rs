@@ -28,7 +28,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
 
 use super::addresses::{Addresses, Place, client_address};
-use super::events::{self, Events, Pace};
+use super::events::{self, Back, Events, Pace};
 use super::negotiation::{self, Code, Media, Outcome};
 use super::{pages, request};
 use crate::config::{HttpStatus, Network, Origins};
@@ -248,11 +248,16 @@ impl<E: Executor> Http<E> {
             let body = error_body("BAD_REQUEST", &fault.to_string());
             Box::new(self.response(media, fault.outcome(), body))
         })?;
-        let mut place = None;
+        let (mut place, mut resumed) = (None, false);
         match self.executor.kind(&request) {
             // A GET is what a link or an image of any page can cause.
             Some(OperationKind::Mutation) if by_get => {
                 return Err(Box::new(not_allowed("POST", "a mutation is not run by GET: POST it")));
+            }
+            Some(OperationKind::Query | OperationKind::Subscription)
+                if accepts.events && events::is_done(&headers) =>
+            {
+                return Ok(no_content());
             }
             Some(OperationKind::Subscription) if !accepts.events => {
                 return Err(Box::new(refusal(
@@ -267,6 +272,7 @@ impl<E: Executor> Http<E> {
                 // What an event's id is made of.
                 extensions.insert("cursor".to_owned(), true.into());
                 if let Some(id) = events::last_event_id(&headers) {
+                    resumed = true;
                     extensions.insert("after".to_owned(), id.into());
                 }
             }
@@ -279,22 +285,26 @@ impl<E: Executor> Http<E> {
             (Execution::Single(result), _) => {
                 let result = result.await;
                 if accepts.media.is_none() {
-                    return Ok(event_stream(Either::Left(Full::new(events::whole(&result)))));
+                    return Ok(event_stream(Either::Left(Full::new(events::whole(
+                        &result,
+                        Back::Done,
+                    )))));
                 }
                 let errors = self.config.status == HttpStatus::Draft && has_errors(&result);
                 self.response(media, Outcome::Ran { errors }, result)
             }
             (Execution::Refused(errors), _) => {
-                let body = [b"{\"errors\":".as_slice(), &errors, b"}"].concat();
                 if accepts.media.is_none() {
-                    return Ok(event_stream(Either::Left(Full::new(events::whole(&body)))));
+                    let refusal = events::refusal(&errors, resumed);
+                    return Ok(event_stream(Either::Left(Full::new(refusal))));
                 }
+                let body = [b"{\"errors\":".as_slice(), &errors, b"}"].concat();
                 self.response(media, Outcome::Refused(Code::of(&errors)), body.into())
             }
             (Execution::Stream { stream, after }, Some(place)) => {
                 let reader = self.shard.read(stream, after);
                 let (pace, cut) = (self.config.pace, caller.cut.clone());
-                event_stream(Either::Right(events::start(reader, pace, cut, place)))
+                event_stream(Either::Right(events::start(reader, pace, cut, place, resumed)))
             }
             (Execution::Stream { stream, .. }, None) => {
                 debug_assert!(false, "the kind of a request is what its execution is");
@@ -415,10 +425,23 @@ fn reply(status: StatusCode, media: Media, body: Bytes) -> Reply {
     reply
 }
 
+/// To a browser that returns although nothing follows: it stops.
+fn no_content() -> Reply {
+    let mut reply = Response::new(Either::Left(Full::default()));
+    *reply.status_mut() = StatusCode::NO_CONTENT;
+    let headers = reply.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    reply
+}
+
 fn event_stream(body: Either<Full<Bytes>, Events>) -> Reply {
     let mut reply = of_type("text/event-stream; charset=utf-8", body);
-    // Proxies that gather an answer before they pass it on (nginx) don't do so then.
-    reply.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    let headers = reply.headers_mut();
+    // Proxies that gather an answer before they pass it on (nginx) don't do so then, nor those that
+    // compress it.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    let uncompressed = HeaderValue::from_static("no-store, no-transform");
+    headers.insert(header::CACHE_CONTROL, uncompressed);
     reply
 }
 

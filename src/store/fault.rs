@@ -18,6 +18,11 @@ pub enum StoreError {
     #[error("the store's lock {path} can't be taken: {source}")]
     Lock { path: PathBuf, source: io::Error },
     #[error(
+        "the mark {path}.mark can't be written ({source}): give the hub the right to write it, or \
+         free space"
+    )]
+    Mark { path: PathBuf, source: io::Error },
+    #[error(
         "the store {path} can't be written ({source}): free space or mend the disk, the hub goes on by itself"
     )]
     Unavailable { path: PathBuf, source: rusqlite::Error },

@@ -9,9 +9,11 @@
 //! what they say of the numbering: numbers are reserved in blocks, by a commit that is on the disk
 //! before the first of its block is used. After a stop that was not clean the numbering goes on
 //! behind the block. So a client's cursor never names another event than the one it was made for.
+//! A log that was put back from an older copy begins a new epoch, see [`mark`].
 
 mod candles;
 mod fault;
+mod mark;
 mod reader;
 mod readers;
 mod reverting;
@@ -32,6 +34,7 @@ use self::candles::Writing;
 pub use self::candles::{CandleSpan, MarketCandles, NewTrade};
 use self::fault::At;
 pub use self::fault::StoreError;
+use self::mark::Mark;
 pub use self::reader::{LogReader, OrderQuery, Span, StoredOrder};
 pub use self::readers::{LogReaders, MOST_READERS, ReadError};
 pub use self::reverting::Reverting;
@@ -219,6 +222,8 @@ pub struct Store {
     /// Held for the store's life: the numbering and the state are only right with one writer.
     _lock: File,
     epoch: Epoch,
+    /// None for a replica, which follows its log's numbering.
+    mark: Option<Mark>,
     /// The newest sequence given out, or the end of what an unclean stop left reserved.
     last: u64,
     /// No sequence above it was ever given out. On the disk, which the newest commits need not be.
@@ -246,7 +251,34 @@ impl Store {
 
     pub fn open_with(path: &Path, synchronous: Synchronous) -> Result<Self, StoreError> {
         let lock = schema::own(path)?;
-        Self::open_locked(path, synchronous, lock, schema::Missing::Make(Epoch(rand::random())))
+        let fresh = Epoch(rand::random());
+        let mut store = Self::open_locked(path, synchronous, lock, schema::Missing::Make(fresh))?;
+        store.confirm(fresh)?;
+        Ok(store)
+    }
+
+    /// Begins a new epoch unless this log was just made, or its mark confirms that it is no older
+    /// copy: then clients may have seen what it has not. `fresh` is the epoch of a log just made, or
+    /// that which begins.
+    fn confirm(&mut self, fresh: Epoch) -> Result<(), StoreError> {
+        let newest = Self::newest_row(&self.connection).at(&self.path)?.unwrap_or(0);
+        if self.epoch != fresh
+            && let Err(doubt) = Mark::check(&self.path, self.epoch, newest)
+        {
+            tracing::warn!(
+                store = ?self.path, %doubt, before = %self.epoch, epoch = %fresh,
+                "the log may be an older copy, as {doubt}: a new epoch begins, and clients \
+                 subscribe again from now"
+            );
+            // First the log, then the mark: a kill in between is one more doubt.
+            schema::synchronous(&self.connection, Synchronous::Full).at(&self.path)?;
+            schema::begin_epoch(&self.connection, fresh).at(&self.path)?;
+            schema::synchronous(&self.connection, self.synchronous).at(&self.path)?;
+            self.epoch = fresh;
+        }
+        let failed = |source| StoreError::Mark { path: self.path.clone(), source };
+        self.mark = Some(Mark::begin(&self.path, self.epoch, newest).map_err(failed)?);
+        Ok(())
     }
 
     /// Opens the replica of the log of this epoch, and makes it where there is none. One of another
@@ -291,6 +323,7 @@ impl Store {
             connection,
             _lock: lock,
             epoch,
+            mark: None,
             last: newest.max(reserved),
             reserved,
             moves,
@@ -309,7 +342,9 @@ impl Store {
     pub fn reopen(&mut self) -> Result<(), StoreError> {
         let fresh = schema::connect(&self.path, self.synchronous, schema::Missing::Refuse)?;
         let log = schema::log(&self.path, &fresh)?;
-        if log.epoch != self.epoch {
+        // One that is behind its mark was put back from an older copy.
+        let seen = self.mark.as_ref().map_or(0, Mark::seen);
+        if log.epoch != self.epoch || log.newest < seen {
             return Err(StoreError::Replaced { path: self.path.clone() });
         }
         // What is kept of the tail may lack a commit that was reported as failed.
@@ -319,6 +354,8 @@ impl Store {
         // A commit that was reported as failed may be there after all.
         self.last = self.last.max(log.newest);
         self.reserved = log.reserved;
+        self.move_mark(log.newest);
+        self.renew_mark();
         #[cfg(test)]
         self.limited.set(0);
         Ok(())
@@ -382,6 +419,10 @@ impl Store {
             self.last = sequence;
             self.tail.add(&event.topic, sequence, now);
         }
+        // Before anybody is sent what was committed.
+        if appended.sequences.iter().any(Option::is_some) {
+            self.move_mark(self.last);
+        }
         Ok(appended)
     }
 
@@ -414,7 +455,22 @@ impl Store {
         };
         reserve(&self.connection).at(&self.path)?;
         self.reserved = reserved;
+        self.renew_mark();
         Ok(())
+    }
+
+    fn move_mark(&mut self, newest: u64) {
+        if let Some(mark) = &mut self.mark {
+            mark.move_to(newest);
+        }
+    }
+
+    /// Tries to make a mark that could not be written. Its absence costs no more than a new epoch at
+    /// the next start.
+    fn renew_mark(&mut self) {
+        if let Some(Err(error)) = self.mark.as_mut().map(Mark::renew) {
+            tracing::warn!(store = ?self.path, %error, "the mark of the log is still missing");
+        }
     }
 
     fn write_events(

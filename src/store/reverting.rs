@@ -70,6 +70,7 @@ impl Store {
         if let Some((sequence, _)) = written {
             self.last = sequence;
             self.tail.add(&event.topic, sequence, now);
+            self.move_mark(sequence);
         }
         Ok(written)
     }

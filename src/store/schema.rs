@@ -295,6 +295,11 @@ fn create(connection: &mut Connection, epoch: Epoch) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
+/// What was numbered before is of another log from here on.
+pub(super) fn begin_epoch(connection: &Connection, epoch: Epoch) -> rusqlite::Result<()> {
+    connection.execute("UPDATE log SET epoch = ?1", params![epoch.0.cast_signed()]).map(|_| ())
+}
+
 type Migrate = fn(&mut Connection) -> rusqlite::Result<()>;
 
 /// From each format to the next one, each in a transaction of its own.

@@ -85,7 +85,7 @@ fn sequences_that_a_power_cut_took_are_never_given_out_again() {
     let lost = store.append(&many, &[], 0).unwrap().sequences;
     assert_eq!(lost.last(), Some(&Some(RESERVED_AT_ONCE)));
     let mut mended = Store::open(&cut).unwrap();
-    assert_eq!(mended.epoch(), store.epoch());
+    assert_ne!(mended.epoch(), store.epoch(), "clients may have seen what was lost");
     assert_eq!(mended.read_from(0, 10).unwrap().len(), 1);
     let next = mended.append(&[event("a", None, "2")], &[], 0).unwrap().sequences;
     assert_eq!(next, [Some(RESERVED_AT_ONCE + 1)]);
@@ -555,7 +555,7 @@ fn a_torn_tail_of_the_write_ahead_log_costs_only_the_torn_commit() {
     let wal = fs::read(path.with_extension("db-wal")).unwrap();
     fs::write(copy.with_extension("db-wal"), &wal[..wal.len() - 1_000]).unwrap();
     let reopened = Store::open(&copy).unwrap();
-    assert_eq!(reopened.epoch(), store.epoch());
+    assert_ne!(reopened.epoch(), store.epoch(), "clients may have seen what was torn");
     assert_eq!(reopened.read_from(0, 10).unwrap().len(), 2);
 }
 
@@ -632,4 +632,127 @@ fn a_replica_has_the_numbers_of_its_log_and_one_of_another_log_is_set_aside() {
     let names = std::fs::read_dir(folder.path()).unwrap().flatten();
     let aside = names.filter(|file| file.file_name().to_string_lossy().contains(".of-")).count();
     assert_eq!(aside, 1);
+}
+
+/// Every file of the folder but the mark, where `with_mark` says so.
+fn copy_folder(from: &Path, to: &Path, with_mark: bool) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let name = entry.unwrap().file_name();
+        if with_mark || !name.to_string_lossy().ends_with(".mark") {
+            fs::copy(from.join(&name), to.join(&name)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_log_that_is_put_back_from_an_older_copy_begins_a_new_epoch_however_it_was_copied() {
+    for (clean, with_mark, in_place) in [
+        (true, false, true),
+        (true, true, true),
+        (true, true, false),
+        (false, false, false),
+        (false, false, true),
+        (false, true, false),
+    ] {
+        let (folder, path) = folder();
+        let data = path.parent().unwrap();
+        let mut store = Store::open(&path).unwrap();
+        let epoch = store.epoch();
+        store.append(&[event("a", None, "1")], &[], 0).unwrap();
+        if clean {
+            store.tidy().unwrap();
+        }
+        let kept = folder.path().join("kept");
+        copy_folder(data, &kept, with_mark);
+        store.append(&[event("a", None, "2"), event("a", None, "3")], &[], 0).unwrap();
+        drop(store);
+        if !in_place {
+            fs::remove_dir_all(data).unwrap();
+        }
+        // A mark that is written over itself has to be older than its text by more than the clock of
+        // files is exact.
+        mark::tests::after_tolerance();
+        copy_folder(&kept, data, true);
+        for name in ["db-wal", "db-shm"] {
+            // What was not in the copy is not there, as an operator who puts it back sees to.
+            if !kept.join("spreadly").with_extension(name).exists() {
+                let _ = fs::remove_file(path.with_extension(name));
+            }
+        }
+        let mut store = Store::open(&path).unwrap();
+        let what = format!("clean {clean}, with its mark {with_mark}, in place {in_place}");
+        assert_eq!(store.read_from(0, 10).unwrap().len(), 1, "{what}");
+        assert_ne!(store.epoch(), epoch, "{what}");
+        // Said once: the new log has a mark of its own.
+        let epoch = store.epoch();
+        store.append(&[event("a", None, "4")], &[], 0).unwrap();
+        drop(store);
+        assert_eq!(Store::open(&path).unwrap().epoch(), epoch, "{what}");
+    }
+}
+
+#[test]
+fn a_log_whose_mark_is_gone_or_of_another_log_begins_a_new_epoch() {
+    let (_folder, path) = folder();
+    let mark = path.with_extension("db.mark");
+    let mut store = Store::open(&path).unwrap();
+    store.append(&[event("a", None, "1")], &[], 0).unwrap();
+    let first = store.epoch();
+    drop(store);
+    assert_eq!(Store::open(&path).unwrap().epoch(), first);
+    fs::remove_file(&mark).unwrap();
+    let second = Store::open(&path).unwrap().epoch();
+    assert_ne!(second, first);
+    // Another log with a mark of its own takes the place of this one, which keeps its mark.
+    let other = path.with_file_name("other.db");
+    Store::open(&other).unwrap().tidy().unwrap();
+    let foreign = Store::open(&other).unwrap().epoch();
+    fs::rename(&other, &path).unwrap();
+    let third = Store::open(&path).unwrap().epoch();
+    assert!(third != second && third != foreign);
+}
+
+#[test]
+fn a_kill_between_a_commit_and_its_mark_is_no_new_epoch() {
+    let (_folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    store.append(&[event("a", None, "1")], &[], 0).unwrap();
+    let mark = store.mark.take();
+    store.append(&[event("a", None, "2")], &[], 0).unwrap();
+    let epoch = store.epoch();
+    drop((store, mark));
+    let store = Store::open(&path).unwrap();
+    assert_eq!((store.epoch(), store.read_from(0, 10).unwrap().len()), (epoch, 2));
+}
+
+#[test]
+fn a_log_that_is_put_back_under_a_running_hub_is_not_taken_for_the_old_one() {
+    let (folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    store.append(&[event("a", None, "1")], &[], 0).unwrap();
+    store.tidy().unwrap();
+    let kept = folder.path().join("kept.db");
+    fs::copy(&path, &kept).unwrap();
+    store.append(&[event("a", None, "2")], &[], 0).unwrap();
+    for name in ["db-wal", "db-shm"] {
+        fs::remove_file(path.with_extension(name)).unwrap();
+    }
+    fs::rename(&kept, &path).unwrap();
+    assert!(matches!(store.reopen().unwrap_err(), StoreError::Replaced { .. }));
+    let epoch = store.epoch();
+    drop(store);
+    for name in ["db-wal", "db-shm"] {
+        let _ = fs::remove_file(path.with_extension(name));
+    }
+    assert_ne!(Store::open(&path).unwrap().epoch(), epoch);
+}
+
+#[test]
+fn a_replica_has_no_mark_as_its_epoch_is_that_of_its_log() {
+    let (_folder, path) = folder();
+    let open = || Store::open_replica(&path, Synchronous::Normal, Epoch(7)).unwrap();
+    drop(open());
+    assert!(!path.with_extension("db.mark").exists());
+    assert_eq!(open().epoch(), Epoch(7));
 }

@@ -21,8 +21,9 @@ use tokio::time::Instant;
 use crate::codec::{Codec, Received};
 use crate::executor::{Execution, Executor};
 use crate::limits::{
-    BYTES_PER_TURN, CLOSE_LINGER, FRAMES_PER_WRITE, READS_PER_TURN, REPLY_BACKLOG_BYTES,
-    START_DEADLINE, TIME_PER_TURN, UNFINISHED_MESSAGE,
+    BYTES_PER_TURN, CLOSE_LINGER, FRAMES_PER_WRITE, PONG_INTERVALS, READS_PER_TURN,
+    REPLY_BACKLOG_BYTES, SILENT_INTERVALS, START_DEADLINE, TIME_PER_TURN, UNFINISHED_MESSAGE,
+    UNHEARD_BYTES,
 };
 use crate::protocol::{self, CloseCode};
 use crate::ring::Frame;
@@ -86,6 +87,8 @@ pub(crate) struct Connection<S, E: Executor> {
     closing: Option<Instant>,
     /// Since when nothing could be written although something waits.
     stalled_since: Option<Instant>,
+    /// Bytes that left since the peer was last heard: what may stand before a ping in its path.
+    unheard_bytes: usize,
     replies_sent: usize,
     /// Bytes that were read and whose messages are still to be handled.
     unhandled: Vec<u8>,
@@ -94,6 +97,8 @@ pub(crate) struct Connection<S, E: Executor> {
     principal: Option<E::Principal>,
     opened: Instant,
     heard: Instant,
+    /// When a full socket last took bytes again: then the peer had taken some.
+    moved: Instant,
     pinged: Instant,
     drain_at: Option<Instant>,
     /// The peer broke the framing: what comes is thrown away, as its messages can't be told apart.
@@ -231,6 +236,8 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 waker: None,
                 opened: now,
                 heard: now,
+                moved: now,
+                unheard_bytes: 0,
                 pinged: now,
                 stalled_since: None,
                 closing: None,
@@ -309,6 +316,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             self.heard = shard.now();
+            self.unheard_bytes = 0;
             self.digest(filled.filled(), &turn, shard);
             if turn.is_used_up() {
                 break;
@@ -531,9 +539,15 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         let passed = |since: Instant, most: Duration| now.saturating_duration_since(since) >= most;
         if let Some(deadline) = self.closing {
             self.dead = now >= deadline;
-        } else if passed(self.heard, limits.ping_interval * 2) {
+        } else if self.is_silent(now, limits.ping_interval * SILENT_INTERVALS) {
             shard.meters.dropped_silent.add(1);
             self.dead = true;
+        } else if passed(self.heard, limits.ping_interval * PONG_INTERVALS) {
+            let reason = format!(
+                "Too slow: no answer to a ping for {} ms ({PONG_INTERVALS} ping_interval_ms)",
+                (limits.ping_interval * PONG_INTERVALS).as_millis()
+            );
+            self.close(CloseCode::TryAgainLater, &reason, shard);
         } else if self.drain_at.is_some_and(|when| now >= when) {
             self.close(CloseCode::Restarting, "The hub restarts: come back", shard);
         } else if self.session.is_fresh() && passed(self.opened, limits.init_timeout) {
@@ -558,6 +572,15 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         }
         self.clear = false;
         self.wake();
+    }
+
+    /// Nothing came, and it is no slow reader, which would see our ping late: a full socket is for
+    /// `writer_stall` to judge, and one that was full has taken something since.
+    fn is_silent(&self, now: Instant, most: Duration) -> bool {
+        let last = self.heard.max(self.moved);
+        now.saturating_duration_since(last) >= most
+            && self.stalled_since.is_none()
+            && self.unheard_bytes < UNHEARD_BYTES
     }
 
     // ---- writing ----
@@ -900,11 +923,14 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             self.stalled_since.get_or_insert(shard.now());
             return Poll::Pending;
         };
-        self.stalled_since = None;
+        if self.stalled_since.take().is_some() {
+            self.moved = shard.now();
+        }
         let written = ready!(Poll::Ready(result))?;
         if written == 0 {
             return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
         }
+        self.unheard_bytes = self.unheard_bytes.saturating_add(written);
         shard.count_bytes(written);
         Poll::Ready(Ok(written))
     }

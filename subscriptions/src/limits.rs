@@ -16,13 +16,14 @@ pub struct Limits {
     pub pending_subscribes_per_socket: usize,
     /// `subscribe` messages a second, on average.
     pub subscribe_rate: u32,
-    /// `subscribe` messages at once.
+    /// `subscribe` messages at once. At least `operations_per_socket`: what a client had open before
+    /// a cut it opens again at once.
     pub subscribe_burst: u32,
     /// From the upgrade to `connection_init`; then 4408.
     pub init_timeout: Duration,
     /// Without a byte leaving while some wait; then 1013.
     pub writer_stall: Duration,
-    /// Between two pings of ours; a peer silent for two of these is dropped.
+    /// Between two pings of ours; a peer silent for [`SILENT_INTERVALS`] of these is dropped.
     pub ping_interval: Duration,
 }
 
@@ -34,7 +35,7 @@ impl Default for Limits {
             operations_per_socket: 256,
             pending_subscribes_per_socket: 32,
             subscribe_rate: 50,
-            subscribe_burst: 200,
+            subscribe_burst: 300,
             init_timeout: Duration::from_secs(5),
             writer_stall: Duration::from_secs(10),
             ping_interval: Duration::from_secs(25),
@@ -80,6 +81,20 @@ pub(crate) const TIME_PER_ROUND: Duration = Duration::from_millis(1);
 /// A socket's clock granularity: deadlines are looked at this often.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 
+/// Intervals between pings without a byte from the peer, after which it is silent: one ping may be
+/// lost to a moment's trouble, two are not.
+pub const SILENT_INTERVALS: u32 = 2;
+
+/// Bytes that left since the peer was last heard, from which on it counts as slow instead of silent:
+/// our ping may be queued after them. Over two intervals of 25 s this is 1.3 KB/s, which no connection
+/// that is alive stays below.
+pub const UNHEARD_BYTES: usize = 64 << 10;
+
+/// Intervals between pings for which a slow peer may leave all of them unanswered; then 1013. Five
+/// minutes at 25 s: 6 MiB, the largest receive buffer of a client by Linux' default, are read within
+/// them at 21 KB/s.
+pub const PONG_INTERVALS: u32 = 12;
+
 /// How long a close frame of ours waits to leave and to be answered.
 pub(crate) const CLOSE_LINGER: Duration = Duration::from_secs(10);
 
@@ -90,5 +105,6 @@ pub(crate) const UNFINISHED_MESSAGE: Duration = Duration::from_secs(10);
 /// whoever reads the log for it has a shorter deadline of its own; this ends what hangs.
 pub const START_DEADLINE: Duration = Duration::from_secs(30);
 
+const _: () = assert!(PONG_INTERVALS > SILENT_INTERVALS, "slow peers have longer than silent ones");
 const _: () = assert!(FRAMES_PER_WRITE * 2 <= 1024, "IOV_MAX");
 const _: () = assert!(SWEEP_INTERVAL.as_millis() * 4 <= CLOSE_LINGER.as_millis());

@@ -508,3 +508,128 @@ impl Streams {
         self.table.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nothing happens at it.
+    struct Quiet;
+
+    impl Source for Quiet {
+        fn attach(&self, _: &Arc<ResponseStream>) {}
+
+        fn join(&self, _: &ResponseStream, _: Option<&str>) -> Start {
+            Start::TooSlow
+        }
+
+        fn catch_up(&self, _: &ResponseStream, _: u64) -> Start {
+            Start::TooSlow
+        }
+
+        fn detach(&self, _: &ResponseStream) {}
+    }
+
+    fn streams(limits: StreamLimits) -> Streams {
+        Streams::new(limits, Arc::default())
+    }
+
+    fn key(number: usize) -> OperationKey {
+        OperationKey {
+            document: number.to_string(),
+            operation_name: None,
+            variables: String::new(),
+            audience: String::new(),
+            cursor_extension: false,
+        }
+    }
+
+    fn open(streams: &Streams, number: usize, owner: u64) -> Arc<ResponseStream> {
+        streams.open(key(number), owner, || Ok(Box::new(Quiet))).unwrap()
+    }
+
+    fn fill(stream: &ResponseStream) {
+        for sequence in 1..=64 {
+            stream.push(Frame::new(sequence - 1, sequence, vec![b'x'; 1 << 10]));
+        }
+    }
+
+    #[test]
+    fn the_least_shared_rings_give_way_where_memory_is_short() {
+        const COUNT: usize = 20;
+        let memory_bytes = COUNT * (STREAM_BYTES + (70 << 10));
+        let streams = streams(StreamLimits { memory_bytes, ..StreamLimits::default() });
+        let all: Vec<_> = (0..COUNT).map(|number| open(&streams, number, 1)).collect();
+        for crowd in 0..10 {
+            (0..5).for_each(|owner| drop(open(&streams, crowd, owner)));
+        }
+        // Nobody reads the last two.
+        all[COUNT - 2..].iter().for_each(|stream| streams.release(stream));
+        all.iter().for_each(|stream| fill(stream));
+        assert!(streams.memory().excess() > 0);
+        streams.resize_rings(Instant::now());
+        assert_eq!(streams.memory().excess(), 0);
+        let bytes: Vec<_> = all.iter().map(|stream| stream.ring_bytes()).collect();
+        assert!(bytes[..10].iter().all(|bytes| *bytes > 60 << 10), "crowds keep theirs: {bytes:?}");
+        assert!(bytes[COUNT - 2..].iter().all(|bytes| *bytes < 2 << 10), "{bytes:?}");
+        let shrunk = bytes[10..COUNT - 2].iter().filter(|bytes| **bytes <= LEAST_RING_BYTES);
+        assert!(shrunk.count() >= 3, "no more than it takes, and no less: {bytes:?}");
+        // What was given back is not counted any more, and rings grow again.
+        for stream in &all[5..] {
+            for _ in 0..stream.readers() {
+                streams.release(stream);
+            }
+        }
+        drop(all);
+        streams.sweep(Instant::now() + Duration::from_secs(3_600));
+        assert_eq!(streams.len(), 5);
+        assert!(streams.memory().is_plenty());
+        streams.resize_rings(Instant::now());
+        let crowd = open(&streams, 0, 1);
+        fill(&crowd);
+        assert!(crowd.ring_bytes() > 120 << 10, "{}", crowd.ring_bytes());
+    }
+
+    #[test]
+    fn a_stream_too_many_for_the_memory_is_refused_by_name() {
+        let memory_bytes = STREAM_BYTES * 3 + 1;
+        let streams = streams(StreamLimits { memory_bytes, ..StreamLimits::default() });
+        let all: Vec<_> = (0..3).map(|number| open(&streams, number, 1)).collect();
+        let refused = streams.open(key(3), 1, || Ok(Box::new(Quiet)));
+        assert!(matches!(
+            refused,
+            Err(OpenError::NoMemory { limit, used })
+                if limit == memory_bytes && used == STREAM_BYTES * 3
+        ));
+        assert_eq!(open(&streams, 2, 9).id(), all[2].id(), "one that is open can be joined");
+    }
+
+    #[test]
+    fn a_stream_that_nobody_shared_is_forgotten_sooner() {
+        let streams = streams(StreamLimits::default());
+        let (alone, shared) = (open(&streams, 1, 1), open(&streams, 2, 1));
+        streams.release(&open(&streams, 2, 2));
+        for stream in [&alone, &shared] {
+            streams.release(stream);
+        }
+        let now = Instant::now();
+        streams.sweep(now);
+        assert_eq!(streams.len(), 2);
+        streams.sweep(now + LINGER_ALONE);
+        assert_eq!(streams.len(), 1);
+        streams.sweep(now + StreamLimits::default().linger);
+        assert_eq!((streams.len(), streams.meters.streams_open.get()), (0, 0));
+    }
+
+    #[test]
+    fn streams_that_nobody_reads_make_room_where_there_are_too_many() {
+        let limits = StreamLimits { most_streams: 10, ..StreamLimits::default() };
+        let streams = streams(limits);
+        let all: Vec<_> = (0..10).map(|number| open(&streams, number, 1)).collect();
+        let full = streams.open(key(10), 1, || Ok(Box::new(Quiet)));
+        assert!(matches!(full, Err(OpenError::TooMany { limit: 10 })));
+        all[..4].iter().for_each(|stream| streams.release(stream));
+        open(&streams, 10, 1);
+        assert_eq!(streams.len(), 7);
+    }
+}

@@ -9,6 +9,7 @@ mod protocol;
 mod readers;
 mod replay;
 mod simulation;
+mod slow;
 
 use std::rc::Rc;
 use std::sync::Arc;

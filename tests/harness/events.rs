@@ -11,6 +11,7 @@ pub struct Events {
     stream: BufReader<TcpStream>,
     pub status: u16,
     pub content_type: String,
+    pub cache_control: String,
 }
 
 /// One event, or one comment.
@@ -36,13 +37,20 @@ impl Events {
             head += &format!("{line}\r\n");
         }
         stream.write_all(format!("{head}\r\n{body}").as_bytes()).unwrap();
-        let mut events =
-            Self { stream: BufReader::new(stream), status: 0, content_type: String::new() };
+        let mut events = Self {
+            stream: BufReader::new(stream),
+            status: 0,
+            content_type: String::new(),
+            cache_control: String::new(),
+        };
         let first = events.line().unwrap();
         events.status = first.split(' ').nth(1).unwrap().parse().unwrap();
         while let Some(line) = events.line().filter(|line| !line.is_empty()) {
             if let Some(value) = line.to_lowercase().strip_prefix("content-type: ") {
                 events.content_type = value.to_owned();
+            }
+            if let Some(value) = line.to_lowercase().strip_prefix("cache-control: ") {
+                events.cache_control = value.to_owned();
             }
         }
         events

@@ -9,6 +9,7 @@ pub mod hub;
 pub mod kafka;
 pub mod listener;
 pub mod loud;
+pub mod mark;
 pub mod market;
 pub mod postgres;
 pub mod records;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde_json::json;
 use spreadly_subscriptions::{Frame, Start};
 
-use super::stream::{At, FRAME_EVENTS, TopicStream};
+use super::stream::{At, TopicStream, frames_of};
 use super::{Place, Reach, TopicName};
 use crate::live::Live;
 use crate::live::frame::{Item, ItemBody};
@@ -139,7 +139,7 @@ fn page(
     let mut seen = after;
     for run in events.chunk_by(|one, next| one.topic == next.topic) {
         let Some(place) = names.iter().position(|name| **name == *run[0].topic) else { continue };
-        for run in run.chunks(FRAME_EVENTS) {
+        for run in frames_of(run, bytes) {
             let previous = match before.get(&place) {
                 Some(previous) => *previous,
                 None => log.last_until(&names[place], after)?.unwrap_or(0),
@@ -158,6 +158,11 @@ fn page(
     }
     tell(live, stream, |own, _| own.keep_page(reach, frames.clone()));
     Ok(frames)
+}
+
+/// Of its line, and of what is kept beside it.
+fn bytes(stored: &Stored) -> usize {
+    stored.body.len() + stored.update.as_ref().map_or(0, |update| update.len())
 }
 
 type Definitions = HashMap<Arc<str>, Option<Arc<MarketDefinition>>>;
@@ -197,4 +202,29 @@ pub fn item(
         _ => return Err(unreadable("it is no event that is told one by one".to_owned())),
     };
     Ok(Item { sequence: stored.sequence, time: event.time, body })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::stream::{FRAME_BYTES, FRAME_EVENTS};
+    use super::*;
+
+    #[test]
+    fn a_frame_has_so_many_events_and_bytes_or_a_single_event() {
+        let stored = |bytes: usize| Stored {
+            sequence: 1,
+            topic: "t".into(),
+            body: "x".repeat(bytes).into(),
+            received: 0,
+            update: None,
+        };
+        let cut = |lengths: &[usize]| -> Vec<usize> {
+            let run: Vec<_> = lengths.iter().copied().map(stored).collect();
+            frames_of(&run, bytes).map(<[_]>::len).collect()
+        };
+        assert!(cut(&[]).is_empty());
+        assert_eq!(cut(&[1; FRAME_EVENTS + 1]), [FRAME_EVENTS, 1]);
+        assert_eq!(cut(&[FRAME_BYTES / 2; 5]), [2, 2, 1]);
+        assert_eq!(cut(&[10, FRAME_BYTES + 1, 10, 10]), [1, 1, 2]);
+    }
 }

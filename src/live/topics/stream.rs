@@ -22,6 +22,9 @@ use crate::market::numbering::{MOST_UNDOINGS, Numbering, Standing};
 
 /// Events of a frame, which is encoded under the topics' lock: below a millisecond.
 pub(super) const FRAME_EVENTS: usize = 64;
+/// Bytes of their lines, unless it is a single one. Four times as many can be sent of them, with all
+/// else that is sent of 64 events far below the 1 MiB that a single one may be.
+pub(super) const FRAME_BYTES: usize = 48 << 10;
 
 /// Pages read for an earlier reader that are kept for the crowd behind it, at most for a second.
 const MOST_PAGES: usize = 4;
@@ -147,7 +150,7 @@ impl TopicStream {
     /// the topic's event before it.
     pub(super) fn publish(&mut self, items: &[(usize, u64, &Item)], at: &At) {
         for run in items.chunk_by(|(one, ..), (other, ..)| one == other) {
-            for run in run.chunks(FRAME_EVENTS) {
+            for run in frames_of(run, |(_, _, item)| item.bytes()) {
                 let [(place, previous, _), ..] = run else { continue };
                 let items: Vec<_> = run.iter().map(|(_, _, item)| (*item).clone()).collect();
                 let last = items.last().map_or(self.last, |item| item.sequence);
@@ -369,6 +372,24 @@ impl TopicStream {
         self.pages.clear();
         self.back = None;
     }
+}
+
+/// Cuts events of one topic into those of each frame; `bytes` says how long an event's line is.
+pub(super) fn frames_of<'a, T>(
+    mut events: &'a [T],
+    bytes: impl Fn(&T) -> usize,
+) -> impl Iterator<Item = &'a [T]> {
+    std::iter::from_fn(move || {
+        let mut sum = 0;
+        let fits = |one: &&T| {
+            sum += bytes(one);
+            sum <= FRAME_BYTES
+        };
+        let count = events.iter().take(FRAME_EVENTS).take_while(fits).count().max(1);
+        let (frame, rest) = events.split_at_checked(count)?;
+        events = rest;
+        Some(frame)
+    })
 }
 
 /// The errors array for a position that nothing can be told behind any more.

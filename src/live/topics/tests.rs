@@ -543,3 +543,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_merged_stream_of_a_topic_loses_nothing() {
+    // Fewer events than are kept, and more: those are read from the log.
+    for (events, expected) in [(MOST_RECENT, 1), (MOST_RECENT + 1, 0)] {
+        let mut hub = Hub::new(1 << 20);
+        let stream = hub.open(&[0]);
+        assert!(matches!(stream.source().join(&stream, None), Start::Frames { .. }));
+        let follower = hub.live.follower(stream.id()).unwrap();
+        hub.live.set_pace(&follower, spreadly_subscriptions::Pace::S1);
+        let sent: Vec<_> = (0..events).map(|size| hub.trade(0, size as u64 + 1)).collect();
+        assert_eq!(stream.next_index(), 0, "its time has not come");
+        hub.live.advance(&follower);
+        let mut frames = Vec::new();
+        if expected == 0 {
+            assert!(!stream.read(0, 9, &mut frames), "its readers ask where they go on");
+            assert!(matches!(stream.source().catch_up(&stream, 0), Start::Later(_)));
+            continue;
+        }
+        assert!(stream.read(0, 9, &mut frames));
+        assert_eq!(frames.len(), expected);
+        let frame: Value =
+            serde_json::from_slice(&frames[0].tail[..frames[0].tail.len() - 1]).unwrap();
+        assert_eq!(frame["previous"], 0);
+        assert_eq!(frame["items"], json!(sent));
+    }
+}
