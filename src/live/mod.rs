@@ -36,7 +36,6 @@ use self::tickers::Tickers;
 use self::topics::Topics;
 use crate::market::bbo::BestBidOffer;
 use crate::market::book::{Book, BookState, CheckpointError, Level};
-use crate::market::candles::Candle;
 use crate::market::checksum;
 use crate::market::event::{
     Applied, Effect, LevelChange, MarketDefinition, MarketId, Micros, message_topic, trades_topic,
@@ -484,16 +483,6 @@ impl Live {
         let moment = self.moment();
         market.candles.lock().restore(known, event_time, &moment);
         self.tickers.lock().restore(known, last, event_time, moment.now);
-    }
-
-    /// Reads a market's candles beside the log's writer.
-    pub async fn candles(
-        &self,
-        market: &MarketId,
-        span: store::CandleSpan,
-    ) -> Result<Vec<Candle>, store::ReadError> {
-        let market = market.clone();
-        self.log.clone().now(move |reader| reader.candles(&market, &span)).await
     }
 
     /// A market's ticker now.

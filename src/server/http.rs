@@ -1,6 +1,9 @@
 //! The public port: which request goes where, the upgrade to a WebSocket, and GraphQL over HTTP.
 
+use std::cell::Cell;
 use std::convert::Infallible;
+use std::error::Error as _;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
@@ -27,14 +30,20 @@ use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
 
-use super::addresses::{Addresses, Place, client_address};
+use super::connection_limits::{client_address, is_trusted};
 use super::events::{self, Events, Pace};
 use super::negotiation::{self, Code, Media, Outcome};
+use super::stall_limit::StallLimited;
 use super::{pages, request};
+use crate::clients::{Accounts, ClientAccount, Place, Refusal};
 use crate::config::{HttpStatus, Network, Origins};
 
 /// Most headers of one request; browsers send about twenty.
 const MOST_HEADERS: usize = 64;
+/// Connections of a shard that are kept only to be refused in words; others are closed at once.
+const MOST_REFUSING: usize = 64;
+/// How long one of them has to say what it wants.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the public port keeps to, from the config.
 #[derive(Clone, Debug)]
@@ -42,8 +51,6 @@ pub struct HttpConfig {
     pub origins: Origins,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
-    pub sockets_per_address: usize,
-    pub exempt_loopback: bool,
     /// From the first byte of a request to the end of its headers.
     pub header_timeout: Duration,
     pub header_bytes: usize,
@@ -59,35 +66,79 @@ pub struct HttpConfig {
 /// The public port as one shard serves it.
 pub struct Http<E: Executor> {
     pub config: Arc<HttpConfig>,
-    pub addresses: Arc<Addresses>,
+    pub accounts: Arc<Accounts>,
     pub executor: Arc<E>,
     pub shard: Rc<Shard<TcpStream, E>>,
     /// No further request is read from a connection: the hub goes away.
     pub closing: CancellationToken,
+    /// Connections that are kept only to be answered that their address has too many.
+    pub refusing: Cell<usize>,
 }
 
 type Reply = Response<Either<Full<Bytes>, Events>>;
 
 /// The connection that a request came on.
-struct Caller {
-    peer: IpAddr,
+struct Peer {
+    address: IpAddr,
+    /// Of the address itself: the client's, unless the peer is a proxy of ours.
+    account: Arc<ClientAccount>,
+    /// How many connections the address has, where this one is too many.
+    too_many: Option<usize>,
     /// Ends the connection, whatever is still to be sent on it.
     cut: Rc<Notify>,
 }
 
-impl<E: Executor> Http<E> {
+/// A connection that is kept only to be refused.
+struct Refusing<E: Executor>(Rc<Http<E>>);
+
+impl<E: Executor> Refusing<E> {
+    /// `None`: as many are kept as may.
+    fn begin(http: &Rc<Http<E>>) -> Option<Self> {
+        let current = http.refusing.get();
+        if current >= MOST_REFUSING {
+            return None;
+        }
+        http.refusing.set(current + 1);
+        Some(Self(http.clone()))
+    }
+}
+
+impl<E: Executor> Drop for Refusing<E> {
+    fn drop(&mut self) {
+        self.0.refusing.set(self.0.refusing.get() - 1);
+    }
+}
+
+impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
     /// Serves one TCP connection until it ends or becomes a WebSocket.
     pub async fn serve(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) {
         let http = self.clone();
-        let caller = Rc::new(Caller { peer: peer.ip(), cut: Rc::default() });
-        let cut = caller.cut.clone();
+        let account = self.accounts.of(peer.ip());
+        // A proxy's connections are those of its clients.
+        let proxied = is_trusted(peer.ip(), &self.config.trusted_proxies);
+        let (_place, too_many) = match (!proxied).then(|| account.enter_connection()).transpose() {
+            Ok(place) => (place, None),
+            Err(current) => (None, Some(current)),
+        };
+        let _refusing = match too_many.map(|_| Refusing::begin(&self)) {
+            Some(None) => return,
+            refusing => refusing,
+        };
+        let header_timeout = match too_many {
+            Some(_) => self.config.header_timeout.min(REFUSAL_TIMEOUT),
+            None => self.config.header_timeout,
+        };
+        let cut = Rc::<Notify>::default();
+        let caller = Peer { address: peer.ip(), account, too_many, cut: cut.clone() };
+        let caller = Rc::new(caller);
         let service = service_fn(move |request| {
             let (http, caller) = (http.clone(), caller.clone());
             async move { Ok::<_, Infallible>(http.answer(request, &caller).await) }
         });
+        let stream = StallLimited::new(stream, self.config.pace.stall);
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.config.header_timeout)
+            .header_read_timeout(header_timeout)
             .max_buf_size(self.config.header_bytes)
             .max_headers(MOST_HEADERS)
             .serve_connection(TokioIo::new(stream), service)
@@ -105,11 +156,21 @@ impl<E: Executor> Http<E> {
             }
         };
         if let Err(error) = served {
+            let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+            if cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut) {
+                self.accounts.meters().refuse(Refusal::UnreadReply);
+            }
             tracing::debug!(%peer, %error, "connection ended");
         }
     }
 
-    async fn answer(self: Rc<Self>, request: Request<Incoming>, caller: &Caller) -> Reply {
+    async fn answer(self: Rc<Self>, request: Request<Incoming>, caller: &Peer) -> Reply {
+        if let Some(current) = caller.too_many {
+            let limit = self.accounts.limits().connections();
+            let mut reply = too_many("connections_per_address", limit, current);
+            reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            return reply;
+        }
         if let Some(page) = pages::answer(request.method(), request.uri().path(), request.headers())
         {
             return page.map(Either::Left);
@@ -123,7 +184,7 @@ impl<E: Executor> Http<E> {
                 "this Origin is not allowed: add it to server.origins",
             ),
             (&Method::GET, "/graphql") if wants_websocket(request.headers()) => {
-                self.upgrade(request, caller.peer)
+                self.upgrade(request, caller)
             }
             (&Method::GET | &Method::POST, "/graphql") => {
                 let accepts = Accepts {
@@ -155,19 +216,25 @@ impl<E: Executor> Http<E> {
         self.config.origins.allow(text(header::ORIGIN), text(header::HOST))
     }
 
-    /// A place among the sockets of the client's address, or the answer that there is none.
-    fn place(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Place, Box<Reply>> {
-        let address = client_address(peer, headers, &self.config.trusted_proxies);
-        let exempt = self.config.exempt_loopback && address.is_loopback();
-        let limit = self.config.sockets_per_address;
-        let most = if exempt { usize::MAX } else { limit };
-        let full = |current| Box::new(too_many_sockets(limit, current));
-        self.addresses.enter(address, most).map_err(full)
+    /// The account that pays for a request.
+    fn account(&self, headers: &HeaderMap, peer: &Peer) -> Arc<ClientAccount> {
+        let client = client_address(peer.address, headers, &self.config.trusted_proxies);
+        match client == peer.address {
+            true => peer.account.clone(),
+            false => self.accounts.of(client),
+        }
+    }
+
+    /// A place among the sockets of an address, or the answer that there is none.
+    fn place(&self, account: &Arc<ClientAccount>) -> Result<Place, Box<Reply>> {
+        let limit = self.accounts.limits().sockets_per_address;
+        let full = |current| Box::new(too_many("sockets_per_address", limit, current));
+        account.enter_socket().map_err(full)
     }
 
     // ---- WebSocket ----
 
-    fn upgrade(self: Rc<Self>, mut request: Request<Incoming>, peer: IpAddr) -> Reply {
+    fn upgrade(self: Rc<Self>, mut request: Request<Incoming>, peer: &Peer) -> Reply {
         let headers = request.headers();
         let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY).cloned() else {
             return bad_request("Sec-WebSocket-Key is missing");
@@ -182,7 +249,8 @@ impl<E: Executor> Http<E> {
             reply.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, version);
             return reply;
         }
-        let place = match self.place(headers, peer) {
+        let account = self.account(headers, peer);
+        let place = match self.place(&account) {
             Ok(place) => place,
             Err(refused) => return *refused,
         };
@@ -202,12 +270,12 @@ impl<E: Executor> Http<E> {
         // Ends at the latest with the connection, which the header timeout bounds.
         tokio::task::spawn_local(async move {
             let Ok(upgraded) = upgrade.await else { return };
-            let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+            let Ok(parts) = upgraded.downcast::<TokioIo<StallLimited>>() else {
                 tracing::error!("an upgraded connection is no TCP stream");
                 return;
             };
-            let socket = parts.io.into_inner();
-            http.shard.adopt(socket, opening, &parts.read_buf, Some(Box::new(place)));
+            let (socket, guard) = (parts.io.into_inner().into_inner(), Some(Box::new(place) as _));
+            http.shard.adopt(socket, opening, &parts.read_buf, account, guard);
         });
         let mut reply = Response::new(Either::Left(Full::default()));
         *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -231,7 +299,7 @@ impl<E: Executor> Http<E> {
         &self,
         request: Request<Incoming>,
         accepts: Accepts,
-        caller: &Caller,
+        caller: &Peer,
     ) -> Result<Reply, Box<Reply>> {
         let media = accepts.media.unwrap_or(Media::Json);
         let headers = request.headers().clone();
@@ -248,8 +316,12 @@ impl<E: Executor> Http<E> {
             let body = error_body("BAD_REQUEST", &fault.to_string());
             Box::new(self.response(media, fault.outcome(), body))
         })?;
+        let account = self.account(&headers, caller);
+        let principal = self.executor.init(None, &account).map_err(|refused| {
+            Box::new(refusal(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", &refused.reason))
+        })?;
         let mut place = None;
-        match self.executor.kind(&request) {
+        match self.executor.kind(&request, &principal) {
             // A GET is what a link or an image of any page can cause.
             Some(OperationKind::Mutation) if by_get => {
                 return Err(Box::new(not_allowed("POST", "a mutation is not run by GET: POST it")));
@@ -262,7 +334,7 @@ impl<E: Executor> Http<E> {
                 )));
             }
             Some(OperationKind::Subscription) => {
-                place = Some(self.place(&headers, caller.peer)?);
+                place = Some(self.place(&account)?);
                 let extensions = request.extensions.get_or_insert_default();
                 // What an event's id is made of.
                 extensions.insert("cursor".to_owned(), true.into());
@@ -272,9 +344,6 @@ impl<E: Executor> Http<E> {
             }
             _ => {}
         }
-        let principal = self.executor.init(None).map_err(|refused| {
-            Box::new(refusal(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", &refused.reason))
-        })?;
         Ok(match (self.executor.execute(request, &principal), place) {
             (Execution::Single(result), _) => {
                 let result = result.await;
@@ -286,13 +355,18 @@ impl<E: Executor> Http<E> {
             }
             (Execution::Refused(errors), _) => {
                 let body = [b"{\"errors\":".as_slice(), &errors, b"}"].concat();
-                if accepts.media.is_none() {
+                let code = Code::of(&errors);
+                if accepts.media.is_none() && code != Code::RateLimited {
                     return Ok(event_stream(Either::Left(Full::new(events::whole(&body)))));
                 }
-                self.response(media, Outcome::Refused(Code::of(&errors)), body.into())
+                let mut reply = self.response(media, Outcome::Refused(code), body.into());
+                if let Some(wait) = negotiation::retry_after(&errors) {
+                    reply.headers_mut().insert(header::RETRY_AFTER, wait.into());
+                }
+                reply
             }
-            (Execution::Stream { stream, after }, Some(place)) => {
-                let reader = self.shard.read(stream, after);
+            (Execution::Stream { stream, after, place: read }, Some(place)) => {
+                let reader = self.shard.read(stream, after, read);
                 let (pace, cut) = (self.config.pace, caller.cut.clone());
                 event_stream(Either::Right(events::start(reader, pace, cut, place)))
             }
@@ -369,10 +443,10 @@ fn offers(headers: &HeaderMap, protocol: &str) -> bool {
         .any(|one| one.trim() == protocol)
 }
 
-fn too_many_sockets(limit: usize, current: usize) -> Reply {
-    let message = format!("limit sockets_per_address is {limit}: close one before the next");
+fn too_many(name: &str, limit: usize, current: usize) -> Reply {
+    let message = format!("limit {name} is {limit}: close one before the next");
     let status = StatusCode::TOO_MANY_REQUESTS;
-    limit_exceeded(status, "sockets_per_address", limit, current, &message)
+    limit_exceeded(status, name, limit, current, &message)
 }
 
 fn limit_exceeded(

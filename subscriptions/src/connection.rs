@@ -19,7 +19,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::codec::{Codec, Received};
-use crate::executor::{Execution, Executor};
+use crate::executor::{Execution, Executor, StreamPlace};
 use crate::limits::{
     BYTES_PER_TURN, CLOSE_LINGER, FRAMES_PER_WRITE, READS_PER_TURN, REPLY_BACKLOG_BYTES,
     START_DEADLINE, UNFINISHED_MESSAGE,
@@ -97,6 +97,7 @@ pub(crate) struct Connection<S, E: Executor> {
     dead: bool,
     own: Weak<RefCell<Self>>,
     key: usize,
+    client: E::Client,
     _guard: Option<Guard>,
 }
 
@@ -111,6 +112,7 @@ struct Reading {
     seat: Seat,
     /// What comes before the ring; none for nearly all readers nearly always.
     before: Option<Box<Before>>,
+    _place: Option<StreamPlace>,
 }
 
 enum Before {
@@ -193,6 +195,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         socket: S,
         shard: &Shard<S, E>,
         key: usize,
+        client: E::Client,
         guard: Option<Guard>,
     ) -> Shared<S, E> {
         let now = shard.now();
@@ -219,6 +222,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 dead: false,
                 own: own.clone(),
                 key,
+                client,
                 _guard: guard,
             })
         })
@@ -332,7 +336,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                     protocol::text_frame(&answer, &mut self.replies);
                 }
             }
-            Decision::Judge(payload) => match shard.executor.init(payload.as_ref()) {
+            Decision::Judge(payload) => match shard.executor.init(payload.as_ref(), &self.client) {
                 Ok(principal) => {
                     self.principal = Some(principal);
                     self.codec.allow(shard.limits.message_bytes);
@@ -376,7 +380,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 });
                 Work::Single(task.abort_handle())
             }
-            Execution::Stream { stream, after } => {
+            Execution::Stream { stream, after, place } => {
                 let Some(id) = self.session.streams(operation) else {
                     return shard.give_back(&stream);
                 };
@@ -387,6 +391,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                     stream,
                     seat,
                     before: Some(Box::new(Before::Join(after.map(String::into_boxed_str)))),
+                    _place: place,
                 })
             }
         };

@@ -58,13 +58,17 @@ pub enum OperationKind {
 
 /// What becomes of a request.
 pub enum Execution {
-    /// A subscription: join this stream behind `after`, or from now on.
-    Stream { stream: Arc<ResponseStream>, after: Option<String> },
+    /// A subscription: join this stream behind `after`, or from now on. `place` is dropped when the
+    /// operation ends.
+    Stream { stream: Arc<ResponseStream>, after: Option<String>, place: Option<StreamPlace> },
     /// A query or mutation: one result, `{"data":…,"errors":…}`.
     Single(BoxFuture<'static, Bytes>),
     /// Refused before it ran (syntax, validation, limits): a JSON array of GraphQL errors.
     Refused(Bytes),
 }
+
+/// Something whose end tells its maker that an operation no longer reads its stream.
+pub type StreamPlace = Box<dyn std::any::Any + Send>;
 
 /// Why `connection_init` was not accepted; the socket is closed with 4403 and this reason.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -79,12 +83,20 @@ pub trait Executor: Send + Sync + 'static {
     /// Who the client proved to be.
     type Principal: Clone + Send + Sync + 'static;
 
-    /// Judges the payload of `connection_init` (or an HTTP request's credentials).
-    fn init(&self, payload: Option<&Map<String, Value>>) -> Result<Self::Principal, InitRefused>;
+    /// Where a connection comes from, as known when it was accepted: who pays for its work.
+    type Client: Clone + 'static;
+
+    /// Judges the payload of `connection_init` (or an HTTP request's credentials). Called once for
+    /// each socket.
+    fn init(
+        &self,
+        payload: Option<&Map<String, Value>>,
+        client: &Self::Client,
+    ) -> Result<Self::Principal, InitRefused>;
 
     /// What a request asks for, for transports that don't carry everything; runs nothing. `None`
     /// where it can't be told: executing it tells why.
-    fn kind(&self, request: &Request) -> Option<OperationKind>;
+    fn kind(&self, request: &Request, principal: &Self::Principal) -> Option<OperationKind>;
 
     /// Decides what a request is. Must not wait: whatever takes time belongs into the future of
     /// [`Execution::Single`].

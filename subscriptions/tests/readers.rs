@@ -16,7 +16,7 @@ fn read(hub: &Hub, query: &str, after: Option<&str>) -> Reader<DuplexStream, Boa
     let fields = json!({"query": query, "variables": {"after": after}});
     let request = Request::from_fields(fields.as_object().unwrap().clone()).unwrap();
     match hub.executor.execute(request, &()) {
-        Execution::Stream { stream, after } => hub.shard.read(stream, after),
+        Execution::Stream { stream, after, place } => hub.shard.read(stream, after, place),
         _ => panic!("{query} is a subscription"),
     }
 }

@@ -1,0 +1,87 @@
+//! The kinds of work that a client can cause, each with its price: an estimate of the processor time
+//! that the hub spends on it. Fixed, so that a client can foresee what is refused, and so that a
+//! hub on a slow machine refuses the same. Measured roughly, on a release build with 2 cores at
+//! 3 GHz; only their proportions matter, as `limits.cost_rate` scales all of them.
+
+/// A kind of work. What is counted of it stands with each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// A request: taken in, weighed, answered; for an operation that many clients share it is all.
+    Request,
+    /// A lexical token of a document that was not parsed lately.
+    DocumentToken,
+    /// A response stream that nobody had opened: validated, its source found and attached.
+    Stream,
+    /// A field that is selected, fragments expanded: validated and resolved.
+    Field,
+    /// A field of a price level or a candle that is resolved and encoded.
+    LevelField,
+    /// The same of a shared snapshot that another client caused: it is only sent again.
+    SharedLevelField,
+    /// A field of the schema's own description.
+    IntrospectionField,
+    /// A look into the log: a thread of the pool, a transaction, a query.
+    LogRead,
+    /// A row of the log that is read and parsed.
+    Row,
+    /// An event that is written into the log.
+    Write,
+    /// A generic topic that had no event before. Far more than its processor time: it takes a
+    /// place in the hub's memory.
+    Topic,
+    /// A KiB of a result that is encoded for one client alone.
+    ResultKib,
+}
+
+impl Work {
+    pub const ALL: [Self; 12] = [
+        Self::Request,
+        Self::DocumentToken,
+        Self::Stream,
+        Self::Field,
+        Self::LevelField,
+        Self::SharedLevelField,
+        Self::IntrospectionField,
+        Self::LogRead,
+        Self::Row,
+        Self::Write,
+        Self::Topic,
+        Self::ResultKib,
+    ];
+
+    /// Its name in the metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::DocumentToken => "document",
+            Self::Stream => "stream",
+            Self::Field => "field",
+            Self::LevelField => "level_field",
+            Self::SharedLevelField => "shared_level_field",
+            Self::IntrospectionField => "introspection",
+            Self::LogRead => "log_read",
+            Self::Row => "row",
+            Self::Write => "write",
+            Self::Topic => "topic",
+            Self::ResultKib => "result",
+        }
+    }
+
+    /// Nanoseconds of processor time, each.
+    pub(super) const fn nanos(self) -> u64 {
+        match self {
+            Self::Request => 40_000,
+            Self::DocumentToken => 400,
+            Self::Stream => 100_000,
+            Self::Field => 1_000,
+            Self::LevelField => 200,
+            Self::SharedLevelField => 10,
+            Self::IntrospectionField => 1_500,
+            Self::LogRead => 150_000,
+            Self::Row => 3_000,
+            Self::Write => 150_000,
+            Self::Topic => 10_000_000,
+            Self::ResultKib => 4_000,
+        }
+    }
+}

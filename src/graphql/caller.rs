@@ -1,0 +1,39 @@
+//! Who sends a request: who they proved to be, and the account that pays for their work.
+
+use std::sync::Arc;
+
+use async_graphql::{Context, Result};
+
+use super::errors::{rate_limited, state};
+use super::identity::Principal;
+use crate::clients::{ClientAccount, StreamCounts, Work};
+
+/// Of one socket, or of one request over HTTP.
+#[derive(Clone)]
+pub struct Caller {
+    pub principal: Principal,
+    pub account: Arc<ClientAccount>,
+    /// The response streams that this socket reads.
+    pub streams: Arc<StreamCounts>,
+}
+
+impl Caller {
+    pub fn new(principal: Principal, account: Arc<ClientAccount>) -> Self {
+        let streams = account.socket_streams();
+        Self { principal, account, streams }
+    }
+}
+
+/// Lets work of a resolver begin, and charges it.
+///
+/// # Errors
+/// `RATE_LIMITED` where the address has spent what it may.
+pub(super) fn admit(ctx: &Context<'_>, work: Work, count: usize) -> Result<()> {
+    state::<Arc<ClientAccount>>(ctx)?.admit(work, count).map_err(rate_limited)
+}
+
+/// Charges work that a resolver did.
+pub(super) fn charge(ctx: &Context<'_>, work: Work, count: usize) -> Result<()> {
+    state::<Arc<ClientAccount>>(ctx)?.spend(work, count);
+    Ok(())
+}
