@@ -69,6 +69,9 @@ impl Publishing {
         let line = event.to_string();
         debug_assert!(line.len() <= MOST_LINE_BYTES, "a message has at most a quarter of it");
         admit(ctx, Work::Write, 1)?;
+        if !live(ctx)?.knows_topic(&log_topic) {
+            admit(ctx, Work::Topic, 1)?;
+        }
         let written = state::<Writer>(ctx)?.write(vec![line]).await.map_err(WriteError::told)?;
         let (sequence, duplicate) = match (written.sequence, written.refusal, id) {
             (Some(sequence), ..) => (sequence, false),

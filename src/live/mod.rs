@@ -395,7 +395,26 @@ impl Live {
     /// Tells an event to whoever follows a log topic. An event may be told in several.
     fn tell(&self, topic: &TopicName, event: &Applied, body: ItemBody) {
         let item = Item { sequence: event.sequence, time: event.time, body };
-        self.topics.lock().publish(topic, &item, self.now());
+        let mut topics = self.topics.lock();
+        if topics.is_forgotten(topic) {
+            drop(topics);
+            // Read without the lock; nobody else tells events meanwhile.
+            let before = event.sequence.saturating_sub(1);
+            let last = self.log.read_here(|log| log.last_until(topic, before));
+            let last = last.unwrap_or_else(|error| {
+                // Who follows it sees an event whose `prevSequence` is not the last one.
+                tracing::error!(%error, %topic, "where a topic stands can't be read");
+                None
+            });
+            topics = self.topics.lock();
+            topics.recall(topic, last.unwrap_or(0));
+        }
+        topics.publish(topic, &item, self.now());
+    }
+
+    /// Whether something is kept of a log topic: it is followed, or had an event lately.
+    pub fn knows_topic(&self, topic: &str) -> bool {
+        self.topics.lock().knows(topic)
     }
 
     /// Takes over where topics of the log stand, and when their last events were at their source,

@@ -102,6 +102,26 @@ impl LogReaders {
         }
     }
 
+    /// Reads on this thread, which owns no sockets and may wait for the disk: the sequencer's, of
+    /// which there is one. Takes no place, as its work can't be put off.
+    pub fn read_here<T>(
+        &self,
+        read: impl FnOnce(&LogReader) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let idle = self.idle.lock().pop();
+        let reader = match idle {
+            Some(reader) => reader,
+            None => LogReader::open(&self.path)?,
+        };
+        let read = reader.at_once(read)?;
+        // One reader more than there are places for clients.
+        let mut idle = self.idle.lock();
+        if idle.len() <= self.most {
+            idle.push(reader);
+        }
+        Ok(read)
+    }
+
     async fn run<T: Send + 'static>(
         self: Arc<Self>,
         place: OwnedSemaphorePermit,

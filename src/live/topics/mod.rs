@@ -2,6 +2,7 @@
 //! the streams that follow some of them. One lock for all of it: a stream may span topics, and its
 //! ring wants rising sequences. What the rings no longer hold is read from the log, see `replay`.
 
+mod idle;
 mod replay;
 mod stream;
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use foldhash::{HashMap, HashMapExt as _};
 use spreadly_subscriptions::{Epoch, ResponseStream, Start};
 
+use self::idle::Idle;
 use self::stream::{At, Numbered, TopicStream};
 use super::frame::{Encode, FeedState, Item};
 use crate::market::event::Micros;
@@ -29,6 +31,8 @@ pub(super) enum Place {
     Here(Start),
     /// Only the log has what follows.
     Log(Reach),
+    /// Only the log knows where this topic stands: it is to be asked, see [`Topics::recall`].
+    Forgotten(TopicName),
 }
 
 /// A part of the log that a reader is told.
@@ -48,8 +52,10 @@ pub(super) struct Reach {
 pub(super) struct Topics {
     epoch: Epoch,
     state: FeedState,
-    /// Those that have events or are followed: nothing is kept of names that were only asked for.
+    /// Those that are followed, and those that have events as far as they are remembered: nothing is
+    /// kept of names that were only asked for.
     topics: HashMap<TopicName, Topic>,
+    idle: Idle,
     /// Of the scopes of which something was undone.
     numberings: HashMap<String, Numbering>,
     /// The newest event that undid something, as far as is known here.
@@ -64,6 +70,8 @@ struct Topic {
     last: u64,
     event_time: Option<Micros>,
     streams: BTreeSet<u64>,
+    /// It is followed, and may have events in the log of which nothing is known here.
+    is_forgotten: bool,
 }
 
 impl Topics {
@@ -72,6 +80,7 @@ impl Topics {
             epoch,
             state: FeedState::Live,
             topics: HashMap::new(),
+            idle: Idle::default(),
             numberings: HashMap::new(),
             undone_at: 0,
             streams: BTreeMap::new(),
@@ -110,8 +119,12 @@ impl Topics {
             scopes.insert(scope);
         }
         for (known, event_time) in left {
-            if let Some(topic) = self.topics.get_mut(&*known.name) {
-                (topic.last, topic.event_time) = (known.last, *event_time);
+            if let Some((name, topic)) = self.topics.get_key_value(&*known.name) {
+                let (name, before) = (name.clone(), topic.last);
+                if let Some(topic) = self.topics.get_mut(&name) {
+                    (topic.last, topic.event_time) = (known.last, *event_time);
+                }
+                self.rest(&name, before);
             }
         }
         let mut streams = std::mem::take(&mut self.streams);
@@ -136,8 +149,47 @@ impl Topics {
 
     /// Takes over where a topic of the log stands, before anything is published.
     pub(super) fn restore(&mut self, known: store::Topic, event_time: Option<Micros>) {
-        let topic = self.topics.entry(known.name.into()).or_default();
+        let name = TopicName::from(known.name);
+        let topic = self.topics.entry(name.clone()).or_default();
         (topic.last, topic.event_time) = (known.last, event_time);
+        self.rest(&name, 0);
+    }
+
+    /// Where a topic stands is not known here, and may not be told before it was recalled.
+    pub(super) fn is_forgotten(&self, name: &str) -> bool {
+        self.idle.forgets
+            && Idle::takes(name)
+            && self.topics.get(name).is_none_or(|topic| topic.is_forgotten)
+    }
+
+    /// Takes over where a forgotten topic stands, as the log has it; 0 if it has no event there.
+    pub(super) fn recall(&mut self, name: &TopicName, last: u64) {
+        if !self.is_forgotten(name) {
+            return;
+        }
+        let topic = self.topics.entry(name.clone()).or_default();
+        topic.is_forgotten = false;
+        topic.last = topic.last.max(last);
+        for id in &topic.streams {
+            if let Some(stream) = self.streams.get_mut(id) {
+                stream.recall(last);
+            }
+        }
+    }
+
+    /// A topic stood at `before` and has another last event, or its last follower left it.
+    fn rest(&mut self, name: &TopicName, before: u64) {
+        if !Idle::takes(name) {
+            return;
+        }
+        let Some(topic) = self.topics.get(name) else { return };
+        self.idle.remove(before);
+        if topic.streams.is_empty()
+            && topic.last > 0
+            && let Some(oldest) = self.idle.add(name.clone(), topic.last)
+        {
+            self.topics.remove(&oldest);
+        }
     }
 
     /// Tells an event of the log to whoever follows its topic.
@@ -156,6 +208,7 @@ impl Topics {
             let at = At { state: self.state, now };
             stream.publish(name, previous, item, &at);
         }
+        self.rest(name, previous);
     }
 
     pub(super) fn set_state(&mut self, state: FeedState, now: Micros) {
@@ -190,7 +243,13 @@ impl Topics {
         encode: Encode,
     ) {
         for name in names.iter() {
-            self.topics.entry(name.clone()).or_default().streams.insert(stream.id());
+            let is_forgotten = self.is_forgotten(name);
+            let topic = self.topics.entry(name.clone()).or_default();
+            topic.streams.insert(stream.id());
+            topic.is_forgotten = is_forgotten;
+            if Idle::takes(name) {
+                self.idle.remove(topic.last);
+            }
         }
         let (numbered, last) = (self.numbered(&names), self.last_of(&names));
         let own = TopicStream::new(stream.clone(), names, numbered, last, encode);
@@ -202,8 +261,11 @@ impl Topics {
         for name in gone.names().iter() {
             let Some(topic) = self.topics.get_mut(name) else { continue };
             topic.streams.remove(&stream.id());
-            if topic.last == 0 && topic.streams.is_empty() {
+            let (last, is_forgotten) = (topic.last, topic.is_forgotten);
+            if topic.streams.is_empty() && (last == 0 || is_forgotten) {
                 self.topics.remove(name);
+            } else {
+                self.rest(name, last);
             }
         }
     }
@@ -214,6 +276,13 @@ impl Topics {
         let Some(own) = self.streams.get_mut(&stream) else {
             return Place::Here(Start::TooSlow);
         };
+        let forgotten = own
+            .names()
+            .iter()
+            .find(|name| self.topics.get(*name).is_some_and(|topic| topic.is_forgotten));
+        if let Some(name) = forgotten {
+            return Place::Forgotten(name.clone());
+        }
         let stands = |name: &TopicName| stands(&self.topics, name);
         match after {
             None => Place::Here(own.begin(stands, &at)),
@@ -243,6 +312,16 @@ impl Topics {
         let at = At { state: self.state, now };
         let own = self.streams.get_mut(&stream).filter(|own| own.base() == base)?;
         Some(make(own, &at))
+    }
+
+    /// Whether something is kept of a topic.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.topics.contains_key(name)
+    }
+
+    #[cfg(test)]
+    pub(super) fn keep_idle(&mut self, most: usize) {
+        self.idle.keep(most);
     }
 
     /// Names of topics that something is kept of.
