@@ -97,10 +97,18 @@ async fn an_address_in_debt_is_told_when_to_come_back_on_each_transport_and_othe
     assert_eq!(extensions(&told["payload"])["name"], "cost_rate");
     assert_eq!(socket.until_pong().await, Vec::<Value>::new(), "the socket lives");
 
+    let headers = [("sec-websocket-protocol", MODERN), ("x-forwarded-for", ONE)];
+    let upgrade = client::open(hub.address(), &headers).await.err().unwrap();
+    assert_eq!(upgrade.status(), 429);
+    assert!(upgrade.headers().contains_key("retry-after"));
+    let page = http::send(hub.address(), &["GET /", &format!("X-Forwarded-For: {ONE}")], b"");
+    assert_eq!((page.status, &page.error()["code"]), (429, &json!("RATE_LIMITED")));
+
     assert_eq!(post_from(&hub, OTHER, "{__typename}", "application/json").status, 200);
     // Loopback is charged and never refused.
     assert_eq!(hub.query("{__typename}")["__typename"], "Query");
-    assert_eq!(metric(&hub, "spreadly_rate_limited_total{work=\"request\"}"), 3);
+    assert_eq!(metric(&hub, "spreadly_rate_limited_total{work=\"request\"}"), 4);
+    assert_eq!(metric(&hub, "spreadly_rate_limited_total{work=\"connection\"}"), 1);
 }
 
 #[tokio::test]

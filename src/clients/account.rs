@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn an_address_in_debt_is_refused_until_it_is_paid_and_its_neighbour_is_not() {
         let limits =
-            AccountLimits { cost_rate: 1_000, cost_burst: 400, ..AccountLimits::default() };
+            AccountLimits { cost_rate: 1_000, cost_burst: 200, ..AccountLimits::default() };
         let accounts = Accounts::new(limits, HubShare::of_shards(1));
         let account = accounts.of("203.0.113.7".parse().unwrap());
         let now = Instant::now() + Duration::from_secs(1);
@@ -258,7 +258,7 @@ mod tests {
         // What is found out later puts it into debt.
         account.spend_at(Work::Row, 1_000, now);
         let refused = account.admit_at(Work::Request, 1, now).unwrap_err();
-        assert_eq!(refused.retry_after, Duration::from_millis(3_001));
+        assert_eq!(refused.retry_after, Duration::from_millis(2_001));
         account.admit_at(Work::Request, 1, now + refused.retry_after).unwrap();
         let counted: Vec<_> = accounts.meters().rate_limits().filter(|one| one.1 > 0).collect();
         assert_eq!(counted, [("request", 2)]);

@@ -1,16 +1,19 @@
 //! The kinds of work that a client can cause, each with its price: an estimate of the processor time
 //! that the hub spends on it. Fixed, so that a client can foresee what is refused, and so that a
-//! hub on a slow machine refuses the same. Measured roughly, on a release build with 2 cores at
-//! 3 GHz; only their proportions matter, as `limits.cost_rate` scales all of them.
+//! hub on a slow machine refuses the same. From the processor time of a release build for some
+//! hundred of each; only their proportions matter, as `limits.cost_rate` scales all of them.
 
 /// A kind of work. What is counted of it stands with each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
+    /// A TCP connection that is accepted, or one that becomes a WebSocket.
+    Connection,
     /// A request: taken in, weighed, answered; for an operation that many clients share it is all.
     Request,
     /// A lexical token of a document that was not parsed lately.
     DocumentToken,
-    /// A response stream that nobody had opened: validated, its source found and attached.
+    /// A response stream that nobody had opened: validated, its source found and attached. More than
+    /// that takes, as it costs something with each event until it is swept.
     Stream,
     /// A field that is selected, fragments expanded: validated and resolved.
     Field,
@@ -34,7 +37,8 @@ pub enum Work {
 }
 
 impl Work {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
+        Self::Connection,
         Self::Request,
         Self::DocumentToken,
         Self::Stream,
@@ -52,6 +56,7 @@ impl Work {
     /// Its name in the metrics.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Connection => "connection",
             Self::Request => "request",
             Self::DocumentToken => "document",
             Self::Stream => "stream",
@@ -70,15 +75,16 @@ impl Work {
     /// Nanoseconds of processor time, each.
     pub(super) const fn nanos(self) -> u64 {
         match self {
-            Self::Request => 40_000,
-            Self::DocumentToken => 400,
-            Self::Stream => 100_000,
-            Self::Field => 1_000,
-            Self::LevelField => 200,
+            Self::Connection => 50_000,
+            Self::Request => 20_000,
+            Self::DocumentToken => 800,
+            Self::Stream => 500_000,
+            Self::Field => 500,
+            Self::LevelField => 100,
             Self::SharedLevelField => 10,
-            Self::IntrospectionField => 1_500,
-            Self::LogRead => 150_000,
-            Self::Row => 3_000,
+            Self::IntrospectionField => 800,
+            Self::LogRead => 60_000,
+            Self::Row => 2_000,
             Self::Write => 150_000,
             Self::Topic => 10_000_000,
             Self::ResultKib => 4_000,

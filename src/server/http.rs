@@ -35,7 +35,7 @@ use super::events::{self, Events, Pace};
 use super::negotiation::{self, Code, Media, Outcome};
 use super::stall_limit::StallLimited;
 use super::{pages, request};
-use crate::clients::{Accounts, ClientAccount, Place, Refusal};
+use crate::clients::{Accounts, ClientAccount, Place, RateLimited, Refusal, Work};
 use crate::config::{HttpStatus, Network, Origins};
 
 /// Most headers of one request; browsers send about twenty.
@@ -44,6 +44,9 @@ const MOST_HEADERS: usize = 64;
 const MOST_REFUSING: usize = 64;
 /// How long one of them has to say what it wants.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long an address in debt waits for the answer that says so. A refusal costs the hub as much as
+/// a small answer, so a client that asks again at once must not get the next one at once.
+const RATE_LIMITED_DELAY: Duration = Duration::from_millis(250);
 
 /// What the public port keeps to, from the config.
 #[derive(Clone, Debug)]
@@ -114,6 +117,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
     pub async fn serve(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) {
         let http = self.clone();
         let account = self.accounts.of(peer.ip());
+        account.spend(Work::Connection, 1);
         // A proxy's connections are those of its clients.
         let proxied = is_trusted(peer.ip(), &self.config.trusted_proxies);
         let (_place, too_many) = match (!proxied).then(|| account.enter_connection()).transpose() {
@@ -171,6 +175,11 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             return reply;
         }
+        if request.uri().path() != "/graphql"
+            && let Err(limited) = self.account(request.headers(), caller).admit(Work::Request, 1)
+        {
+            return rate_limited(limited).await;
+        }
         if let Some(page) = pages::answer(request.method(), request.uri().path(), request.headers())
         {
             return page.map(Either::Left);
@@ -184,7 +193,11 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
                 "this Origin is not allowed: add it to server.origins",
             ),
             (&Method::GET, "/graphql") if wants_websocket(request.headers()) => {
-                self.upgrade(request, caller)
+                let account = self.account(request.headers(), caller);
+                match account.admit(Work::Connection, 1) {
+                    Ok(()) => self.upgrade(request, account),
+                    Err(limited) => rate_limited(limited).await,
+                }
             }
             (&Method::GET | &Method::POST, "/graphql") => {
                 let accepts = Accepts {
@@ -234,7 +247,11 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
 
     // ---- WebSocket ----
 
-    fn upgrade(self: Rc<Self>, mut request: Request<Incoming>, peer: &Peer) -> Reply {
+    fn upgrade(
+        self: Rc<Self>,
+        mut request: Request<Incoming>,
+        account: Arc<ClientAccount>,
+    ) -> Reply {
         let headers = request.headers();
         let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY).cloned() else {
             return bad_request("Sec-WebSocket-Key is missing");
@@ -249,7 +266,6 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             reply.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, version);
             return reply;
         }
-        let account = self.account(headers, peer);
         let place = match self.place(&account) {
             Ok(place) => place,
             Err(refused) => return *refused,
@@ -356,6 +372,9 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             (Execution::Refused(errors), _) => {
                 let body = [b"{\"errors\":".as_slice(), &errors, b"}"].concat();
                 let code = Code::of(&errors);
+                if code == Code::RateLimited {
+                    tokio::time::sleep(RATE_LIMITED_DELAY).await;
+                }
                 if accepts.media.is_none() && code != Code::RateLimited {
                     return Ok(event_stream(Either::Left(Full::new(events::whole(&body)))));
                 }
@@ -447,6 +466,26 @@ fn too_many(name: &str, limit: usize, current: usize) -> Reply {
     let message = format!("limit {name} is {limit}: close one before the next");
     let status = StatusCode::TOO_MANY_REQUESTS;
     limit_exceeded(status, name, limit, current, &message)
+}
+
+async fn rate_limited(limited: RateLimited) -> Reply {
+    tokio::time::sleep(RATE_LIMITED_DELAY).await;
+    let RateLimited { rate, retry_after } = limited;
+    let wait = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+    let message = format!(
+        "limit cost_rate is {rate} microseconds of work a second for your address: \
+         try again in {wait} ms"
+    );
+    let error = json!({"errors": [{
+        "message": message,
+        "extensions": {
+            "code": "RATE_LIMITED", "name": "cost_rate", "limit": rate, "retryAfterMs": wait,
+        },
+    }]});
+    let body = error.to_string();
+    let mut reply = reply(StatusCode::TOO_MANY_REQUESTS, Media::Json, body.into());
+    reply.headers_mut().insert(header::RETRY_AFTER, wait.div_ceil(1_000).max(1).into());
+    reply
 }
 
 fn limit_exceeded(

@@ -22,3 +22,27 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// More than the 128 that the standard library listens with.
+    const CROWD: usize = 1_000;
+
+    #[tokio::test]
+    async fn a_crowd_waits_in_the_backlog_while_nobody_accepts() {
+        let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+        let crowd = CROWD.min(most.trim().parse().unwrap());
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        // A SYN that is dropped is sent again after a second.
+        let patience = Duration::from_millis(900);
+        let connect = |_| TcpStream::connect_timeout(&address, patience).ok();
+        let waiting: Vec<_> = (0..crowd).map_while(connect).collect();
+        assert_eq!(waiting.len(), crowd);
+    }
+}
