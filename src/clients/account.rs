@@ -18,6 +18,9 @@ use super::streams::StreamCounts;
 /// take, so that a page with several lists in one query has them all, and shorter than anyone waits.
 const LOG_READER_WAIT: Duration = Duration::from_millis(500);
 
+/// The longest wait of work that can't be refused: below what stock clients wait for an answer.
+const MOST_TURN_WAIT: Duration = Duration::from_secs(5);
+
 /// What one address may hold and cost; the names are those of the configuration.
 #[derive(Clone, Debug)]
 pub struct AccountLimits {
@@ -157,6 +160,21 @@ impl ClientAccount {
         }
     }
 
+    /// Charges work that can't be refused, as its client would have to begin again: it waits instead,
+    /// while the address is in debt, but never for so long that it were given up.
+    pub fn turn(&self, work: Work) -> Option<Duration> {
+        self.turn_at(work, Instant::now())
+    }
+
+    fn turn_at(&self, work: Work, now: Instant) -> Option<Duration> {
+        let wait = match self.exempt {
+            true => None,
+            false => self.bucket.lock().wait(self.shared.flow(), now),
+        };
+        self.spend_at(work, 1, now);
+        wait.map(|wait| wait.min(MOST_TURN_WAIT))
+    }
+
     /// Counts a TCP connection in, or says how many there are.
     pub fn enter_connection(self: &Arc<Self>) -> Result<Place, usize> {
         let limit = self.shared.limits.connections();
@@ -262,6 +280,21 @@ mod tests {
         account.admit_at(Work::Request, 1, now + refused.retry_after).unwrap();
         let counted: Vec<_> = accounts.meters().rate_limits().filter(|one| one.1 > 0).collect();
         assert_eq!(counted, [("request", 2)]);
+    }
+
+    #[test]
+    fn a_page_of_the_log_waits_while_its_address_is_in_debt_and_is_never_refused() {
+        let limits =
+            AccountLimits { cost_rate: 1_000, cost_burst: 300, ..AccountLimits::default() };
+        let account = account(limits, "203.0.113.7");
+        let now = Instant::now() + Duration::from_secs(1);
+        assert_eq!(account.turn_at(Work::Page, now), None);
+        assert_eq!(account.turn_at(Work::Page, now), Some(Duration::from_millis(1)));
+        assert_eq!(account.turn_at(Work::Page, now), Some(Duration::from_millis(301)));
+        for _ in 0..100 {
+            account.turn_at(Work::Page, now);
+        }
+        assert_eq!(account.turn_at(Work::Page, now), Some(MOST_TURN_WAIT));
     }
 
     #[test]

@@ -25,6 +25,9 @@ pub enum Work {
     IntrospectionField,
     /// A look into the log: a thread of the pool, a transaction, a query.
     LogRead,
+    /// A page of the log for a subscription that resumes from further back than memory reaches. Less
+    /// than its processor time, as a crowd that comes back shares its pages.
+    Page,
     /// A row of the log that is read and parsed.
     Row,
     /// An event that is written into the log.
@@ -37,7 +40,7 @@ pub enum Work {
 }
 
 impl Work {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Connection,
         Self::Request,
         Self::DocumentToken,
@@ -47,6 +50,7 @@ impl Work {
         Self::SharedLevelField,
         Self::IntrospectionField,
         Self::LogRead,
+        Self::Page,
         Self::Row,
         Self::Write,
         Self::Topic,
@@ -65,6 +69,7 @@ impl Work {
             Self::SharedLevelField => "shared_level_field",
             Self::IntrospectionField => "introspection",
             Self::LogRead => "log_read",
+            Self::Page => "page",
             Self::Row => "row",
             Self::Write => "write",
             Self::Topic => "topic",
@@ -84,6 +89,7 @@ impl Work {
             Self::SharedLevelField => 10,
             Self::IntrospectionField => 800,
             Self::LogRead => 60_000,
+            Self::Page => 300_000,
             Self::Row => 2_000,
             Self::Write => 150_000,
             Self::Topic => 10_000_000,

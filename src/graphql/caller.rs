@@ -1,12 +1,14 @@
 //! Who sends a request: who they proved to be, and the account that pays for their work.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_graphql::{Context, Result};
+use spreadly_subscriptions::StreamPlace;
 
 use super::errors::{rate_limited, state};
 use super::identity::Principal;
-use crate::clients::{ClientAccount, StreamCounts, Work};
+use crate::clients::{ClientAccount, StreamCounts, StreamPlace as CountedPlace, Work};
 
 /// Of one socket, or of one request over HTTP.
 #[derive(Clone)]
@@ -21,6 +23,18 @@ impl Caller {
     pub fn new(principal: Principal, account: Arc<ClientAccount>) -> Self {
         let streams = account.socket_streams();
         Self { principal, account, streams }
+    }
+}
+
+/// An operation's place among the streams that its socket reads.
+pub(super) struct ReadPlace {
+    pub account: Arc<ClientAccount>,
+    pub _counted: CountedPlace,
+}
+
+impl StreamPlace for ReadPlace {
+    fn turn(&self) -> Option<Duration> {
+        self.account.turn(Work::Page)
     }
 }
 

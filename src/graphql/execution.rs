@@ -17,7 +17,7 @@ use spreadly_subscriptions::{
     Streams,
 };
 
-use super::caller::Caller;
+use super::caller::{Caller, ReadPlace};
 use super::document::{self, After, Documents};
 use super::errors::{self, Refused};
 use super::guard::{self, QueryLimits, Weight};
@@ -205,7 +205,10 @@ impl GraphqlExecutor {
             account.spend(Work::SharedLevelField, weight.level_fields);
         }
         match opened {
-            Ok(stream) => Ok(Execution::Stream { stream, after, place: Some(Box::new(place)) }),
+            Ok(stream) => {
+                let place = ReadPlace { account: account.clone(), _counted: place };
+                Ok(Execution::Stream { stream, after, place: Some(Box::new(place)) })
+            }
             Err(OpenError::Refused(errors)) => Ok(Execution::Refused(errors)),
             Err(OpenError::TooMany { limit }) => Err(Refused::limit("streams", limit, limit)),
         }

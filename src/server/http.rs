@@ -19,7 +19,6 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_json::json;
 use spreadly_subscriptions::dialect::GRAPHQL_WS;
 use spreadly_subscriptions::protocol::GRAPHQL_TRANSPORT_WS;
 use spreadly_subscriptions::{
@@ -31,11 +30,15 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
 
 use super::connection_limits::{client_address, is_trusted};
-use super::events::{self, Events, Pace};
+use super::events::{self, Pace};
 use super::negotiation::{self, Code, Media, Outcome};
+use super::response::{
+    RATE_LIMITED_DELAY, Reply, bad_request, error_body, event_stream, limit_exceeded, not_allowed,
+    rate_limited, refusal, reply, too_many,
+};
 use super::stall_limit::StallLimited;
 use super::{pages, request};
-use crate::clients::{Accounts, ClientAccount, Place, RateLimited, Refusal, Work};
+use crate::clients::{Accounts, ClientAccount, Place, Refusal, Work};
 use crate::config::{HttpStatus, Network, Origins};
 
 /// Most headers of one request; browsers send about twenty.
@@ -44,9 +47,6 @@ const MOST_HEADERS: usize = 64;
 const MOST_REFUSING: usize = 64;
 /// How long one of them has to say what it wants.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long an address in debt waits for the answer that says so. A refusal costs the hub as much as
-/// a small answer, so a client that asks again at once must not get the next one at once.
-const RATE_LIMITED_DELAY: Duration = Duration::from_millis(250);
 
 /// What the public port keeps to, from the config.
 #[derive(Clone, Debug)]
@@ -77,8 +77,6 @@ pub struct Http<E: Executor> {
     /// Connections that are kept only to be answered that their address has too many.
     pub refusing: Cell<usize>,
 }
-
-type Reply = Response<Either<Full<Bytes>, Events>>;
 
 /// The connection that a request came on.
 struct Peer {
@@ -117,9 +115,11 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
     pub async fn serve(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) {
         let http = self.clone();
         let account = self.accounts.of(peer.ip());
-        account.spend(Work::Connection, 1);
         // A proxy's connections are those of its clients.
         let proxied = is_trusted(peer.ip(), &self.config.trusted_proxies);
+        if !proxied {
+            account.spend(Work::Connection, 1);
+        }
         let (_place, too_many) = match (!proxied).then(|| account.enter_connection()).transpose() {
             Ok(place) => (place, None),
             Err(current) => (None, Some(current)),
@@ -460,87 +460,4 @@ fn offers(headers: &HeaderMap, protocol: &str) -> bool {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|one| one.trim() == protocol)
-}
-
-fn too_many(name: &str, limit: usize, current: usize) -> Reply {
-    let message = format!("limit {name} is {limit}: close one before the next");
-    let status = StatusCode::TOO_MANY_REQUESTS;
-    limit_exceeded(status, name, limit, current, &message)
-}
-
-async fn rate_limited(limited: RateLimited) -> Reply {
-    tokio::time::sleep(RATE_LIMITED_DELAY).await;
-    let RateLimited { rate, retry_after } = limited;
-    let wait = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
-    let message = format!(
-        "limit cost_rate is {rate} microseconds of work a second for your address: \
-         try again in {wait} ms"
-    );
-    let error = json!({"errors": [{
-        "message": message,
-        "extensions": {
-            "code": "RATE_LIMITED", "name": "cost_rate", "limit": rate, "retryAfterMs": wait,
-        },
-    }]});
-    let body = error.to_string();
-    let mut reply = reply(StatusCode::TOO_MANY_REQUESTS, Media::Json, body.into());
-    reply.headers_mut().insert(header::RETRY_AFTER, wait.div_ceil(1_000).max(1).into());
-    reply
-}
-
-fn limit_exceeded(
-    status: StatusCode,
-    name: &str,
-    limit: usize,
-    current: usize,
-    message: &str,
-) -> Reply {
-    let error = json!({"errors": [{
-        "message": message,
-        "extensions": {
-            "code": "LIMIT_EXCEEDED", "name": name, "limit": limit, "current": current,
-        },
-    }]});
-    reply(status, Media::Json, error.to_string().into())
-}
-
-fn bad_request(message: &str) -> Reply {
-    refusal(StatusCode::BAD_REQUEST, "BAD_REQUEST", message)
-}
-
-fn not_allowed(allow: &'static str, message: &str) -> Reply {
-    let mut reply = refusal(StatusCode::METHOD_NOT_ALLOWED, "BAD_REQUEST", message);
-    reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
-    reply
-}
-
-fn refusal(status: StatusCode, code: &str, message: &str) -> Reply {
-    reply(status, Media::Json, error_body(code, message))
-}
-
-fn error_body(code: &str, message: &str) -> Bytes {
-    json!({"errors": [{"message": message, "extensions": {"code": code}}]}).to_string().into()
-}
-
-fn reply(status: StatusCode, media: Media, body: Bytes) -> Reply {
-    let mut reply = of_type(media.content_type(), Either::Left(Full::new(body)));
-    *reply.status_mut() = status;
-    reply
-}
-
-fn event_stream(body: Either<Full<Bytes>, Events>) -> Reply {
-    let mut reply = of_type("text/event-stream; charset=utf-8", body);
-    // Proxies that gather an answer before they pass it on (nginx) don't do so then.
-    reply.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
-    reply
-}
-
-fn of_type(content: &'static str, body: Either<Full<Bytes>, Events>) -> Reply {
-    let mut reply = Response::new(body);
-    let headers = reply.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content));
-    // What is asked for changes with each event, and its form with the Accept.
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::VARY, HeaderValue::from_static("accept"));
-    reply
 }

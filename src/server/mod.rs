@@ -12,6 +12,7 @@ mod metrics;
 mod negotiation;
 mod pages;
 mod request;
+mod response;
 mod shards;
 mod sharing;
 mod simulate;

@@ -112,7 +112,7 @@ struct Reading {
     seat: Seat,
     /// What comes before the ring; none for nearly all readers nearly always.
     before: Option<Box<Before>>,
-    _place: Option<StreamPlace>,
+    place: Option<Box<dyn StreamPlace>>,
 }
 
 enum Before {
@@ -391,7 +391,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                     stream,
                     seat,
                     before: Some(Box::new(Before::Join(after.map(String::into_boxed_str)))),
-                    _place: place,
+                    place,
                 })
             }
         };
@@ -757,7 +757,15 @@ impl<S: Socket, E: Executor> Connection<S, E> {
     /// has ended meanwhile.
     fn ask(&self, slot: u32, answer: BoxFuture<'static, Start>) -> Asking {
         let (own, operation) = (self.own.clone(), self.session.reference(slot));
+        let wait = match self.work.get(slot as usize) {
+            Some(Some(Work::Stream(reading))) => reading.place.as_ref(),
+            _ => None,
+        };
+        let wait = wait.and_then(|place| place.turn());
         let task = tokio::task::spawn_local(async move {
+            if let Some(wait) = wait {
+                tokio::time::sleep(wait).await;
+            }
             let answer = tokio::time::timeout(START_DEADLINE, answer).await;
             if let Some(connection) = own.upgrade() {
                 connection.borrow_mut().answered(operation, answer.unwrap_or(Start::TooSlow));

@@ -1,6 +1,7 @@
 //! The seam to whoever knows what an operation means: the hub's GraphQL execution.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -60,15 +61,24 @@ pub enum OperationKind {
 pub enum Execution {
     /// A subscription: join this stream behind `after`, or from now on. `place` is dropped when the
     /// operation ends.
-    Stream { stream: Arc<ResponseStream>, after: Option<String>, place: Option<StreamPlace> },
+    Stream {
+        stream: Arc<ResponseStream>,
+        after: Option<String>,
+        place: Option<Box<dyn StreamPlace>>,
+    },
     /// A query or mutation: one result, `{"data":…,"errors":…}`.
     Single(BoxFuture<'static, Bytes>),
     /// Refused before it ran (syntax, validation, limits): a JSON array of GraphQL errors.
     Refused(Bytes),
 }
 
-/// Something whose end tells its maker that an operation no longer reads its stream.
-pub type StreamPlace = Box<dyn std::any::Any + Send>;
+/// An operation's place among the readers of streams, as its maker counts them: dropped when the
+/// operation ends.
+pub trait StreamPlace: Send {
+    /// The operation is about to wait for its source ([`crate::stream::Start::Later`]), which mostly
+    /// reads a page of the log for it. Returns how long it has to wait for its turn, if at all.
+    fn turn(&self) -> Option<Duration>;
+}
 
 /// Why `connection_init` was not accepted; the socket is closed with 4403 and this reason.
 #[derive(Clone, Debug, thiserror::Error)]

@@ -259,7 +259,7 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         self: &Rc<Self>,
         stream: Arc<ResponseStream>,
         after: Option<String>,
-        place: Option<StreamPlace>,
+        place: Option<Box<dyn StreamPlace>>,
     ) -> Reader<S, E> {
         Reader::new(self.clone(), stream, after, place)
     }
