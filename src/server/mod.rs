@@ -20,7 +20,7 @@ mod stall_limit;
 mod writing;
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -28,13 +28,13 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use serde_json::json;
 use spreadly_subscriptions::{Meters, StreamLimits, Streams};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::admin::{AdminSource, Dependency};
 use self::connection_limits::DescriptorReserve;
 use self::feeding::Feeding;
+use self::listener::Incoming;
 use self::shards::{Parts, Shards};
 use self::sharing::Sharing;
 use crate::cache::CacheMeters;
@@ -154,6 +154,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
         ),
     };
     let admin_stop = CancellationToken::new();
+    let admin = tokio::net::TcpListener::from_std(admin)?;
     tracker.spawn(admin::run(admin, Arc::new(source), admin_stop.clone(), tracker.clone()));
 
     let streams = Arc::new(Streams::new(stream_limits(&config.limits), meters.clone()));
@@ -211,7 +212,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     announce(addresses, simulated);
     let accepting = CancellationToken::new();
     tokio::select! {
-        () = shards.accept(public, accepting.clone(), &reserve) => {}
+        () = shards.accept(Incoming::new(public)?, accepting.clone(), &reserve) => {}
         () = stopped => {}
         () = replaced.cancelled() => {}
     }

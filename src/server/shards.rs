@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use spreadly_subscriptions::{Executor, Limits, Meters, Shard, Streams};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
@@ -18,10 +18,12 @@ use tokio_util::task::TaskTracker;
 
 use super::connection_limits::{ACCEPT_PAUSE, DescriptorReserve};
 use super::http::{Http, HttpConfig};
+use super::listener::Incoming;
 use crate::clients::{Accounts, ClientAccount};
 
-/// Accepted connections that wait for one shard; past it the kernel's backlog holds them.
-const ACCEPTED_WAITING: usize = 256;
+/// Accepted connections that wait for one shard: a crowd that comes back at once is taken out of the
+/// kernel's backlog faster than a shard begins to serve it. Past it the backlog holds them.
+const ACCEPTED_WAITING: usize = 8_192;
 
 /// After the last close of a drain: for peers that answer slowly.
 const DRAIN_MARGIN: Duration = Duration::from_secs(15);
@@ -87,7 +89,7 @@ impl Shards {
     /// Deals accepted connections out until told to stop.
     pub async fn accept(
         &self,
-        listener: TcpListener,
+        incoming: Incoming,
         stop: CancellationToken,
         reserve: &DescriptorReserve,
     ) {
@@ -95,12 +97,12 @@ impl Shards {
         let mut turn = 0;
         loop {
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                accepted = incoming.accept() => accepted,
                 () = stop.cancelled() => return,
             };
             let (stream, peer) = match accepted.and_then(|(stream, peer)| {
                 stream.set_nodelay(true)?;
-                Ok((stream.into_std()?, peer))
+                Ok((stream, peer))
             }) {
                 Ok(accepted) => accepted,
                 Err(error) => {
