@@ -64,7 +64,7 @@ fn extensions(errors: &Value) -> &Value {
 }
 
 #[tokio::test]
-async fn an_address_in_debt_is_told_when_to_come_back_on_each_transport_and_others_go_on() {
+async fn an_address_in_debt_learns_when_to_try_again_on_each_transport_and_others_go_on() {
     // 1 ms of work, and no more for a thousand seconds.
     let hub = Hub::start_with(&[PROXIED, "limits.cost_rate=1", "limits.cost_burst=1000"]);
     let mut socket = connected_from(&hub, ONE).await;

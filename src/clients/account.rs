@@ -375,7 +375,7 @@ mod tests {
             account.admit_at(Work::Request, 1, now).unwrap();
             account.spend_at(Work::Field, 10, now);
             account.spend_at(Work::LevelField, 25 * 2 * 2, now);
-            account.spend_at(Work::ResultKib, 3, now);
+            account.spend_at(Work::Kib, 3, now);
         }
     }
 }

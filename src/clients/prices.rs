@@ -3,12 +3,13 @@
 //! hub on a slow machine refuses the same. From the processor time of a release build for some
 //! hundred of each; only their proportions matter, as `limits.cost_rate` scales all of them.
 
-/// A kind of work. What is counted of it stands with each.
+/// A kind of work; each says what is counted of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Work {
     /// A TCP connection that is accepted, or one that becomes a WebSocket.
     Connection,
-    /// A request: taken in, weighed, answered; for an operation that many clients share it is all.
+    /// A request: taken in, weighed, answered; for an operation that many clients share it is all. Over
+    /// HTTP it is charged twice, once for HTTP itself.
     Request,
     /// A lexical token of a document that was not parsed lately.
     DocumentToken,
@@ -35,8 +36,8 @@ pub enum Work {
     /// A generic topic that had no event before. Far more than its processor time: it takes a
     /// place in the hub's memory.
     Topic,
-    /// A KiB of a result that is encoded for one client alone.
-    ResultKib,
+    /// A KiB of a request's body or variables, or of a result that is encoded for one client alone.
+    Kib,
 }
 
 impl Work {
@@ -54,7 +55,7 @@ impl Work {
         Self::Row,
         Self::Write,
         Self::Topic,
-        Self::ResultKib,
+        Self::Kib,
     ];
 
     /// Its name in the metrics.
@@ -73,7 +74,7 @@ impl Work {
             Self::Row => "row",
             Self::Write => "write",
             Self::Topic => "topic",
-            Self::ResultKib => "result",
+            Self::Kib => "kib",
         }
     }
 
@@ -93,7 +94,7 @@ impl Work {
             Self::Row => 2_000,
             Self::Write => 150_000,
             Self::Topic => 10_000_000,
-            Self::ResultKib => 4_000,
+            Self::Kib => 4_000,
         }
     }
 }

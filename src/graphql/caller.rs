@@ -1,4 +1,4 @@
-//! Who sends a request: who they proved to be, and the account that pays for their work.
+//! The sender of a request: the principal it proved to be, and the account that pays for its work.
 
 use std::sync::Arc;
 use std::time::Duration;

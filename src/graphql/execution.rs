@@ -185,6 +185,7 @@ impl GraphqlExecutor {
         };
         let with_cursor = key.cursor_extension;
         let (text, name) = (request.query, key.operation_name.clone());
+        account.spend(Work::Kib, key.variables.len() >> 10);
         let place = streams.enter(self.hashes.hash_one(&key)).map_err(|full| {
             account.meters().refuse(full.limit);
             Refused::limit(full.limit.name(), full.most, full.current)
@@ -323,7 +324,7 @@ fn spend(account: &ClientAccount, weight: Weight) {
 /// A result of one client alone, charged by its size: what a list repeats is known only now.
 fn encoded(response: Response, account: &ClientAccount) -> Bytes {
     let result = errors::encode(response, None);
-    account.spend(Work::ResultKib, result.len() >> 10);
+    account.spend(Work::Kib, result.len() >> 10);
     Bytes::from(result)
 }
 

@@ -142,20 +142,21 @@ struct Shape {
 impl Shape {
     fn of_the_schema() -> Self {
         let schema = Schema::build(Query, Mutations::default(), Subscription).finish();
-        let told = schema.execute(WHOLE).now_or_never();
-        let told = told.and_then(|told| told.data.into_json().ok()).unwrap_or_default();
-        Self::read(&told["__schema"])
+        let described = schema.execute(WHOLE).now_or_never();
+        let described =
+            described.and_then(|described| described.data.into_json().ok()).unwrap_or_default();
+        Self::read(&described["__schema"])
     }
 
-    fn read(told: &Json) -> Self {
+    fn read(described: &Json) -> Self {
         let mut shape = Self { nodes: Vec::new(), schema: 0, types: HashMap::new() };
         let schema = shape.node();
         shape.schema = schema;
-        for one in each(&told["types"]) {
+        for one in each(&described["types"]) {
             let node = shape.node();
             shape.types.insert(text(&one["name"]), node);
         }
-        for one in each(&told["types"]) {
+        for one in each(&described["types"]) {
             let own = shape.types[&text(&one["name"])];
             for name in ["interfaces", "possibleTypes"] {
                 let named = each(&one[name]).filter_map(|one| shape.type_of(one)).collect();
@@ -169,12 +170,12 @@ impl Shape {
             shape.nodes[own].insert("fields", fields);
         }
         for name in ["queryType", "mutationType", "subscriptionType"] {
-            let root = shape.type_of(&told[name]).into_iter().collect();
+            let root = shape.type_of(&described[name]).into_iter().collect();
             shape.nodes[schema].insert(name, root);
         }
         let types = shape.types.values().copied().collect();
         shape.nodes[schema].insert("types", types);
-        let directives = each(&told["directives"]).map(|one| shape.typed(one)).collect();
+        let directives = each(&described["directives"]).map(|one| shape.typed(one)).collect();
         shape.nodes[schema].insert("directives", directives);
         shape
     }
@@ -185,21 +186,21 @@ impl Shape {
     }
 
     /// A field, an argument or a directive: a type, arguments, or both.
-    fn typed(&mut self, told: &Json) -> usize {
+    fn typed(&mut self, described: &Json) -> usize {
         let own = self.node();
-        let of = self.type_of(&told["type"]).into_iter().collect();
+        let of = self.type_of(&described["type"]).into_iter().collect();
         self.nodes[own].insert("type", of);
-        let args = each(&told["args"]).map(|one| self.typed(one)).collect();
+        let args = each(&described["args"]).map(|one| self.typed(one)).collect();
         self.nodes[own].insert("args", args);
         own
     }
 
     /// A named type, or a wrapper of one.
-    fn type_of(&mut self, told: &Json) -> Option<usize> {
-        if let Some(named) = told["name"].as_str() {
+    fn type_of(&mut self, described: &Json) -> Option<usize> {
+        if let Some(named) = described["name"].as_str() {
             return self.types.get(named).copied();
         }
-        let inner = self.type_of(told.get("ofType").filter(|inner| !inner.is_null())?)?;
+        let inner = self.type_of(described.get("ofType").filter(|inner| !inner.is_null())?)?;
         let own = self.node();
         self.nodes[own].insert("ofType", vec![inner]);
         Some(own)

@@ -77,7 +77,7 @@ pub fn descriptor_limit() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::from(u32::MAX >> 1))
 }
 
-/// The client behind the proxies that are ours: the last address in `X-Forwarded-For` that no
+/// The client on the far side of our proxies: the last address in `X-Forwarded-For` that no
 /// trusted proxy has, as everything before it is the client's own word.
 pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
     if !is_trusted(peer, trusted) {

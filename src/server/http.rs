@@ -175,9 +175,13 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             return reply;
         }
-        if request.uri().path() != "/graphql"
-            && let Err(limited) = self.account(request.headers(), caller).admit(Work::Request, 1)
-        {
+        // Before anything is read of a body.
+        let account = self.account(request.headers(), caller);
+        let work = match wants_websocket(request.headers()) {
+            true => Work::Connection,
+            false => Work::Request,
+        };
+        if let Err(limited) = account.admit(work, 1) {
             return rate_limited(limited).await;
         }
         if let Some(page) = pages::answer(request.method(), request.uri().path(), request.headers())
@@ -193,11 +197,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
                 "this Origin is not allowed: add it to server.origins",
             ),
             (&Method::GET, "/graphql") if wants_websocket(request.headers()) => {
-                let account = self.account(request.headers(), caller);
-                match account.admit(Work::Connection, 1) {
-                    Ok(()) => self.upgrade(request, account),
-                    Err(limited) => rate_limited(limited).await,
-                }
+                self.upgrade(request, account)
             }
             (&Method::GET | &Method::POST, "/graphql") => {
                 let accepts = Accepts {
@@ -211,7 +211,9 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
                         "Accept must let application/graphql-response+json or application/json in",
                     );
                 }
-                self.graphql(request, accepts, caller).await.unwrap_or_else(|refused| *refused)
+                self.graphql(request, accepts, caller, account)
+                    .await
+                    .unwrap_or_else(|refused| *refused)
             }
             (_, "/graphql") => {
                 not_allowed("GET, POST", "GET or POST a GraphQL request here, or open a WebSocket")
@@ -316,6 +318,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         request: Request<Incoming>,
         accepts: Accepts,
         caller: &Peer,
+        account: Arc<ClientAccount>,
     ) -> Result<Reply, Box<Reply>> {
         let media = accepts.media.unwrap_or(Media::Json);
         let headers = request.headers().clone();
@@ -326,13 +329,14 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             negotiation::check_content(&headers).map_err(|reason| {
                 Box::new(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "BAD_REQUEST", reason))
             })?;
-            request::from_body(&self.body(request).await?)
+            let body = self.body(request).await?;
+            account.spend(Work::Kib, body.len() >> 10);
+            request::from_body(&body)
         };
         let mut request = parsed.map_err(|fault| {
             let body = error_body("BAD_REQUEST", &fault.to_string());
             Box::new(self.response(media, fault.outcome(), body))
         })?;
-        let account = self.account(&headers, caller);
         let principal = self.executor.init(None, &account).map_err(|refused| {
             Box::new(refusal(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", &refused.reason))
         })?;

@@ -57,7 +57,7 @@ impl LogReaders {
     }
 
     /// Reads for a query: in turn, or is [`ReadError::Busy`] after a short while, as a client can
-    /// ask again. Leaves places for those who resume.
+    /// ask again. Leaves places for clients that resume.
     pub async fn for_query<T: Send + 'static>(
         self: Arc<Self>,
         read: impl FnOnce(&LogReader) -> Result<T, StoreError> + Send + 'static,
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn queries_leave_places_for_those_who_resume() {
+    fn queries_leave_places_for_clients_that_resume() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log.db");
         let _store = Store::open(&path).unwrap();

@@ -90,7 +90,7 @@ struct Side {
     watch: Option<Watch>,
     /// Why there is no watch, told once.
     unwatched: Option<String>,
-    told_out_of_descriptors: bool,
+    warned_of_descriptors: bool,
 }
 
 struct Watch {
@@ -130,8 +130,7 @@ impl Files {
         // What can't be made is told by the first look at it.
         drop(fs::create_dir_all(&self.config.path));
         let folder = Folder::new(&self.config.path, &self.name, progress);
-        let mut side =
-            Side { folder, watch: None, unwatched: None, told_out_of_descriptors: false };
+        let mut side = Side { folder, watch: None, unwatched: None, warned_of_descriptors: false };
         let mut next_scan = Instant::now();
         loop {
             let scan = Instant::now() >= next_scan;
@@ -175,14 +174,14 @@ impl Files {
         self.statuses.note(self.feed, side.folder.note());
         if side.folder.out_of_descriptors {
             // What is live stays live; what can't be opened is behind, and says so there.
-            if !side.told_out_of_descriptors {
+            if !side.warned_of_descriptors {
                 let folder = self.config.path.display();
                 tracing::warn!(%folder, "no file descriptor is left to read the feed: trying again");
             }
-            side.told_out_of_descriptors = true;
+            side.warned_of_descriptors = true;
             return false;
         }
-        side.told_out_of_descriptors = false;
+        side.warned_of_descriptors = false;
         match fault {
             Some(reason) => {
                 self.statuses.halt(self.feed, Cause::Source, &reason);
