@@ -1,4 +1,4 @@
-//! The public port: which request goes where, the upgrade to a WebSocket, and GraphQL over HTTP.
+//! The public port: which request goes where, and GraphQL over HTTP.
 
 use std::cell::Cell;
 use std::convert::Infallible;
@@ -15,18 +15,13 @@ use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use spreadly_subscriptions::dialect::GRAPHQL_WS;
-use spreadly_subscriptions::protocol::GRAPHQL_TRANSPORT_WS;
-use spreadly_subscriptions::{
-    CloseCode, Dialect, Execution, Executor, Opening, OperationKind, Shard,
-};
+use spreadly_subscriptions::{Execution, Executor, OperationKind, Shard};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
 
 use super::connection_limits::{client_address, is_trusted};
@@ -37,6 +32,7 @@ use super::response::{
     rate_limited, refusal, reply, too_many,
 };
 use super::stall_limit::StallLimited;
+use super::upgrade::wants_websocket;
 use super::{pages, request};
 use crate::clients::{Accounts, ClientAccount, Place, Refusal, Work};
 use crate::config::{HttpStatus, Network, Origins};
@@ -241,73 +237,10 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
     }
 
     /// A place among the sockets of an address, or the answer that there is none.
-    fn place(&self, account: &Arc<ClientAccount>) -> Result<Place, Box<Reply>> {
+    pub(super) fn place(&self, account: &Arc<ClientAccount>) -> Result<Place, Box<Reply>> {
         let limit = self.accounts.limits().sockets_per_address;
         let full = |current| Box::new(too_many("sockets_per_address", limit, current));
         account.enter_socket().map_err(full)
-    }
-
-    // ---- WebSocket ----
-
-    fn upgrade(
-        self: Rc<Self>,
-        mut request: Request<Incoming>,
-        account: Arc<ClientAccount>,
-    ) -> Reply {
-        let headers = request.headers();
-        let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY).cloned() else {
-            return bad_request("Sec-WebSocket-Key is missing");
-        };
-        if headers.get(header::SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes) != Some(b"13") {
-            let mut reply = refusal(
-                StatusCode::UPGRADE_REQUIRED,
-                "BAD_REQUEST",
-                "Sec-WebSocket-Version must be 13",
-            );
-            let version = HeaderValue::from_static("13");
-            reply.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, version);
-            return reply;
-        }
-        let place = match self.place(&account) {
-            Ok(place) => place,
-            Err(refused) => return *refused,
-        };
-        let agreed =
-            [(GRAPHQL_TRANSPORT_WS, Dialect::TransportWs), (GRAPHQL_WS, Dialect::LegacyWs)]
-                .into_iter()
-                .find(|(name, _)| offers(headers, name));
-        let opening = match agreed {
-            Some((_, dialect)) => Opening::Speak(dialect),
-            None => Opening::Refuse {
-                code: CloseCode::NoSubprotocol,
-                reason: "Subprotocol not acceptable: offer graphql-transport-ws",
-            },
-        };
-        let upgrade = hyper::upgrade::on(&mut request);
-        let http = self.clone();
-        // Ends at the latest with the connection, which the header timeout bounds.
-        tokio::task::spawn_local(async move {
-            let Ok(upgraded) = upgrade.await else { return };
-            let Ok(parts) = upgraded.downcast::<TokioIo<StallLimited>>() else {
-                tracing::error!("an upgraded connection is no TCP stream");
-                return;
-            };
-            let (socket, guard) = (parts.io.into_inner().into_inner(), Some(Box::new(place) as _));
-            http.shard.adopt(socket, opening, &parts.read_buf, account, guard);
-        });
-        let mut reply = Response::new(Either::Left(Full::default()));
-        *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        let headers = reply.headers_mut();
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        if let Ok(accept) = derive_accept_key(key.as_bytes()).try_into() {
-            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-        }
-        if let Some((name, _)) = agreed {
-            let name = HeaderValue::from_static(name);
-            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, name);
-        }
-        reply
     }
 
     // ---- GraphQL over HTTP ----
@@ -443,25 +376,4 @@ fn has_errors(result: &[u8]) -> bool {
         errors: Option<IgnoredAny>,
     }
     serde_json::from_slice::<Shape>(result).is_ok_and(|shape| shape.errors.is_some())
-}
-
-fn wants_websocket(headers: &HeaderMap) -> bool {
-    let has = |name, word: &str| {
-        headers
-            .get_all(name)
-            .iter()
-            .filter_map(|value: &HeaderValue| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .any(|one| one.trim().eq_ignore_ascii_case(word))
-    };
-    has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket")
-}
-
-fn offers(headers: &HeaderMap, protocol: &str) -> bool {
-    headers
-        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|one| one.trim() == protocol)
 }

@@ -17,6 +17,7 @@ mod shards;
 mod sharing;
 mod simulate;
 mod stall_limit;
+mod upgrade;
 mod writing;
 
 use std::io::{self, Write};
