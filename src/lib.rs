@@ -3,6 +3,7 @@
 pub mod backoff;
 pub mod cache;
 pub mod client;
+pub mod clients;
 pub mod config;
 pub mod feeds;
 pub mod graphql;

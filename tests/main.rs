@@ -5,6 +5,7 @@
 
 mod harness;
 
+mod accounts;
 mod admin;
 mod browser;
 mod candles;

@@ -25,6 +25,8 @@ const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 /// An address of Ergo has about 51.
 const MOST_ACCOUNT_BYTES: usize = 64;
+/// A thousand cores' time, or a quarter of an hour of one.
+const MOST_COST: u32 = 1_000_000_000;
 /// A cursor holds at most 128 positions, one a market.
 const MOST_MARKETS: usize = 128;
 /// Fields of a level in a subscription that selects all of them: price, size and orders, of bids and
@@ -372,6 +374,33 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
             "limits.sockets_per_address",
             d.sockets_per_address,
             1..=10_000_000,
+        ),
+        connections_per_address: reader.size(
+            "limits.connections_per_address",
+            d.connections_per_address,
+            1..=10_000_000,
+        ),
+        streams_per_socket: reader.size(
+            "limits.streams_per_socket",
+            d.streams_per_socket,
+            1..=1_000_000,
+        ),
+        streams_per_address: reader.size(
+            "limits.streams_per_address",
+            d.streams_per_address,
+            1..=100_000_000,
+        ),
+        log_readers_per_address: reader.size(
+            "limits.log_readers_per_address",
+            d.log_readers_per_address,
+            1..=1_000,
+        ),
+        cost_rate: reader.count("limits.cost_rate", d.cost_rate, 1..=MOST_COST),
+        cost_burst: reader.count("limits.cost_burst", d.cost_burst, 1..=MOST_COST),
+        reserved_descriptors: reader.size(
+            "limits.reserved_descriptors",
+            d.reserved_descriptors,
+            0..=1_000_000,
         ),
         exempt_loopback: reader.read("limits.exempt_loopback", d.exempt_loopback, flag),
         init_timeout: reader.millis("limits.init_timeout_ms", d.init_timeout, 100..=HOUR_MS),

@@ -313,6 +313,19 @@ pub struct Limits {
     pub subscribe_rate: u32,
     pub subscribe_burst: u32,
     pub sockets_per_address: usize,
+    /// TCP connections that are no WebSockets, or not yet.
+    pub connections_per_address: usize,
+    /// Distinct response streams.
+    pub streams_per_socket: usize,
+    pub streams_per_address: usize,
+    /// Reads of the log at once, for queries.
+    pub log_readers_per_address: usize,
+    /// Microseconds of processor time a second, as estimated.
+    pub cost_rate: u32,
+    /// Microseconds of processor time that an address can save up.
+    pub cost_burst: u32,
+    /// File descriptors that the public port leaves to everything else.
+    pub reserved_descriptors: usize,
     pub exempt_loopback: bool,
     pub init_timeout: Duration,
     pub query_depth: usize,
@@ -345,6 +358,13 @@ impl Default for Limits {
             subscribe_rate: 50,
             subscribe_burst: 300,
             sockets_per_address: 100,
+            connections_per_address: 128,
+            streams_per_socket: 256,
+            streams_per_address: 4_096,
+            log_readers_per_address: 2,
+            cost_rate: 50_000,
+            cost_burst: 1_000_000,
+            reserved_descriptors: 128,
             exempt_loopback: true,
             init_timeout: Duration::from_secs(5),
             query_depth: 12,

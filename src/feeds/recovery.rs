@@ -113,7 +113,6 @@ pub fn recover(
             let time = latest.and_then(|stored| parse(stored.body.as_bytes()).ok()?.time);
             recovered.topics.push((topic.clone(), time));
         } else if topic.name.starts_with("message:") {
-            admission.settle_topic(&topic.name);
             recovered.topics.push((topic.clone(), None));
         }
     }

@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 
-use async_graphql::{Enum, ID, Object};
+use async_graphql::{Context, Enum, ID, Object};
 
-use super::errors::{fault, internal, limit_exceeded};
+use super::caller::charge;
+use super::errors::{fault, limit_exceeded};
 use super::frames::PriceLevel;
+use super::query::{live, read};
 use super::scalars::{Cursor, DateTime, Decimal, UInt64};
 use super::types::{BookSpeed, FeedState, Side, SnapshotReason};
-use crate::live::{self, Live, TickerView, age_ms};
+use crate::clients::Work;
+use crate::live::{self, TickerView, age_ms};
 use crate::market::book::Level;
 use crate::market::candles::{self, format_wide};
 use crate::market::event::{MarketDefinition, Micros};
 use crate::market::fixed;
 use crate::market::ticker::Day;
-use crate::store::{CandleSpan, ReadError};
+use crate::store::CandleSpan;
 
 /// Most candles that one query gives: three and a half days of minutes, some 1.5 MB with every
 /// field.
@@ -408,7 +411,7 @@ impl TickerFrame {
 
 /// What `Query.candles` answers.
 pub async fn asked(
-    live: &Live,
+    ctx: &Context<'_>,
     market: &str,
     interval: Interval,
     (from, to): (Option<DateTime>, Option<DateTime>),
@@ -426,18 +429,16 @@ pub async fn asked(
     {
         return Err(fault("VALIDATION_FAILED", "from must not be after to"));
     }
+    let live = live(ctx)?;
     let Some(definition) = live.definition(market) else {
         return Err(fault("NOT_FOUND", "there is no market of this id"));
     };
     let (interval, now) = (interval.into(), live.now());
     let (from, to) = (from.map(|from| from.0), to.map(|to| to.0));
     let span = CandleSpan { interval, from, to, most, now };
-    match live.candles(&definition.market, span).await {
-        Ok(candles) => Ok(candles
-            .into_iter()
-            .map(|candle| Candle { candle, interval, definition: definition.clone(), now })
-            .collect()),
-        Err(error @ ReadError::Busy(_)) => Err(fault("UNAVAILABLE", &error.to_string())),
-        Err(error) => Err(internal(&error.to_string())),
-    }
+    let market = definition.market.clone();
+    let candles = read(ctx, move |log| log.candles(&market, &span)).await?;
+    charge(ctx, Work::Row, candles.len())?;
+    let candle = |candle| Candle { candle, interval, definition: definition.clone(), now };
+    Ok(candles.into_iter().map(candle).collect())
 }

@@ -31,17 +31,19 @@ impl Default for Documents {
 }
 
 impl Documents {
-    /// Parses within the limits, or takes what was parsed before.
+    /// Parses within the limits, or takes what was parsed before. `charge` is told how many tokens
+    /// are about to be parsed.
     pub fn parse(
         &self,
         text: &str,
         limits: &QueryLimits,
+        charge: impl FnOnce(usize),
     ) -> Result<Arc<ExecutableDocument>, Refused> {
         let cacheable = text.len() <= MOST_CACHED_BYTES;
         if cacheable && let Some(document) = self.0.lock().get(text) {
             return Ok(document);
         }
-        guard::check_text(text, limits)?;
+        charge(guard::check_text(text, limits)?);
         let document = Arc::new(parse_query(text).map_err(|fault| {
             let at = fault.positions().next();
             // The parser's message shows the line it stopped at.
@@ -251,10 +253,10 @@ mod tests {
             text in "([{}()\\[\\]:$@!.\"#\\\\ \\r\\n,]|on|fragment|subscription|[a-z]|[0-9]|é|\"\"\"|\\PC){0,60}",
         ) {
             let limits = QueryLimits::default();
-            if let Ok(document) = Documents::default().parse(&text, &limits) {
+            if let Ok(document) = Documents::default().parse(&text, &limits, drop) {
                 let again = normalised(&text, None);
                 prop_assert_eq!(normalised(&again, None), again.clone());
-                let reparsed = Documents::default().parse(&again, &limits).unwrap();
+                let reparsed = Documents::default().parse(&again, &limits, drop).unwrap();
                 prop_assert_eq!(reparsed.fragments.len(), document.fragments.len());
             }
         }
@@ -265,8 +267,8 @@ mod tests {
         let documents = Documents::default();
         let limits = QueryLimits::default();
         for number in 0..5_000 {
-            documents.parse(&format!("{{a{number}}}"), &limits).unwrap();
-            documents.parse("{always}", &limits).unwrap();
+            documents.parse(&format!("{{a{number}}}"), &limits, drop).unwrap();
+            documents.parse("{always}", &limits, drop).unwrap();
         }
         let mut known = documents.0.lock();
         assert!(known.len() <= MOST_DOCUMENTS);
@@ -277,9 +279,10 @@ mod tests {
     fn a_syntax_error_of_a_large_document_does_not_repeat_it() {
         let documents = Documents::default();
         let large = format!("{{a(b:\"{}\") ]", "x".repeat(30_000));
-        let errors = documents.parse(&large, &QueryLimits::default()).unwrap_err().into_bytes();
+        let errors =
+            documents.parse(&large, &QueryLimits::default(), drop).unwrap_err().into_bytes();
         assert!(errors.len() < 300, "{}", errors.len());
-        let small = documents.parse("{a", &QueryLimits::default()).unwrap_err().into_bytes();
+        let small = documents.parse("{a", &QueryLimits::default(), drop).unwrap_err().into_bytes();
         assert!(String::from_utf8_lossy(&small).contains("\"code\":\"BAD_REQUEST\""));
     }
 }

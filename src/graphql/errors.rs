@@ -4,6 +4,7 @@ use async_graphql::{Context, Error, ErrorExtensions, Pos, Response, ServerError,
 use bytes::Bytes;
 
 use super::guard::{DEFAULT_DEPTH, QueryLimits};
+use crate::clients::RateLimited;
 use crate::live::TopicName;
 use crate::market::event::{check_topic, message_topic};
 
@@ -28,6 +29,22 @@ pub(super) fn limit_exceeded(name: &str, limit: usize, current: usize) -> Error 
         values.set("name", name);
         values.set("limit", limit);
         values.set("current", current);
+    })
+}
+
+/// An address that has spent what it may for now.
+pub(super) fn rate_limited(limited: RateLimited) -> Error {
+    let RateLimited { rate, retry_after } = limited;
+    let wait = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+    let message = format!(
+        "limit cost_rate is {rate} microseconds of work a second for your address: \
+         try again in {wait} ms"
+    );
+    Error::new(message).extend_with(|_, values| {
+        values.set("code", "RATE_LIMITED");
+        values.set("name", "cost_rate");
+        values.set("limit", rate);
+        values.set("retryAfterMs", wait);
     })
 }
 
@@ -63,6 +80,10 @@ impl Refused {
     pub fn limit(name: &str, limit: usize, current: usize) -> Self {
         let error = limit_exceeded(name, limit, current);
         Self(vec![error.into_server_error(Pos::default()).located(None)])
+    }
+
+    pub fn rate(limited: RateLimited) -> Self {
+        Self(vec![rate_limited(limited).into_server_error(Pos::default()).located(None)])
     }
 
     pub fn internal(reason: &str) -> Self {

@@ -2,6 +2,7 @@
 //! shares who asked for the same.
 
 use std::any::Any;
+use std::hash::{BuildHasher as _, RandomState};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -16,15 +17,17 @@ use spreadly_subscriptions::{
     Streams,
 };
 
+use super::caller::{Caller, ReadPlace};
 use super::document::{self, After, Documents};
 use super::errors::{self, Refused};
-use super::guard::{self, QueryLimits};
+use super::guard::{self, QueryLimits, Weight};
 use super::identity::Principal;
 use super::mutation::Mutations;
 use super::persisted::Persisted;
 use super::query::{HubView, Query};
 use super::subscription::{Slot, SourceSpec, Subscription};
 use super::writer::Writer;
+use crate::clients::{ClientAccount, Work};
 use crate::live::{Encode, Encoders, LiveFrame};
 
 pub(super) type HubSchema = Schema<Query, Mutations, Subscription>;
@@ -39,6 +42,8 @@ pub struct GraphqlExecutor {
     persisted: Persisted,
     /// Who everyone is.
     everyone: Principal,
+    /// Of the keys of streams: seeded, so that nobody can make two of one hash.
+    hashes: RandomState,
 }
 
 impl GraphqlExecutor {
@@ -67,24 +72,33 @@ impl GraphqlExecutor {
             documents: Documents::default(),
             persisted: Persisted::default(),
             everyone,
+            hashes: RandomState::new(),
         }
     }
 
-    fn plan(&self, mut request: Request, principal: &Principal) -> Result<Execution, Refused> {
+    fn plan(&self, mut request: Request, caller: &Caller) -> Result<Execution, Refused> {
+        caller.account.admit(Work::Request, 1).map_err(Refused::rate)?;
         let brought = self.persisted.complete(&mut request)?;
         let name = request.operation_name.as_deref().filter(|name| !name.is_empty());
-        let document = self.documents.parse(&request.query, &self.limits)?;
+        let document = self.parse(&request.query, caller)?;
         if let Some(hash) = brought {
             self.persisted.keep(hash, &request.query);
         }
         let operation = document::operation(&document, name)?;
-        guard::check_levels(&document, &operation.node, request.variables.as_ref(), &self.limits)?;
+        let variables = request.variables.as_ref();
+        let weight = guard::weigh(&document, &operation.node, variables, &self.limits)?;
         match operation.node.ty {
-            OperationType::Subscription => self.plan_stream(&document, request, principal),
+            OperationType::Subscription => self.plan_stream(&document, request, caller, weight),
             OperationType::Query | OperationType::Mutation => {
-                self.plan_single(&document, request, principal)
+                spend(&caller.account, weight);
+                self.plan_single(&document, request, caller)
             }
         }
+    }
+
+    fn parse(&self, query: &str, caller: &Caller) -> Result<Arc<ExecutableDocument>, Refused> {
+        let charge = |tokens| caller.account.spend(Work::DocumentToken, tokens);
+        self.documents.parse(query, &self.limits, charge)
     }
 
     /// Begins at once: validation never waits, so a document that it refuses is told before
@@ -93,19 +107,20 @@ impl GraphqlExecutor {
         &self,
         document: &ExecutableDocument,
         request: Request,
-        principal: &Principal,
+        caller: &Caller,
     ) -> Result<Execution, Refused> {
+        let Caller { principal, account, .. } = caller.clone();
         let variables = request.variables.unwrap_or_default();
         let name = request.operation_name.filter(|name| !name.is_empty());
-        let prepared =
-            prepared(request.query, name, variables, document.clone()).data(principal.clone());
+        let prepared = prepared(request.query, name, variables, document.clone());
+        let prepared = prepared.data(principal).data(account.clone());
         let schema = self.schema.clone();
         let mut running = unwinding(async move { schema.execute(prepared).await });
         let response = match (&mut running).now_or_never() {
             Some(response) => response.map_err(|panic| Refused::internal(&panic))?,
             None => {
-                let result = running.map(|response| match response {
-                    Ok(response) => Bytes::from(errors::encode(response, None)),
+                let result = running.map(move |response| match response {
+                    Ok(response) => encoded(response, &account),
                     Err(panic) => Bytes::from(errors::internal_result(&panic)),
                 });
                 return Ok(Execution::Single(result.boxed()));
@@ -115,15 +130,17 @@ impl GraphqlExecutor {
         if response.is_err() && !ran && response.data == async_graphql::Value::Null {
             return Err(Refused::from_response(response));
         }
-        Ok(Execution::Single(ready(Bytes::from(errors::encode(response, None))).boxed()))
+        Ok(Execution::Single(ready(encoded(response, &account)).boxed()))
     }
 
     fn plan_stream(
         &self,
         document: &ExecutableDocument,
         request: Request,
-        principal: &Principal,
+        caller: &Caller,
+        weight: Weight,
     ) -> Result<Execution, Refused> {
+        let Caller { principal, account, streams } = caller;
         let extensions = request.extensions.unwrap_or_default();
         let name = request.operation_name.filter(|name| !name.is_empty());
         let operation = document::operation(document, name.as_deref())?;
@@ -168,15 +185,31 @@ impl GraphqlExecutor {
         };
         let with_cursor = key.cursor_extension;
         let (text, name) = (request.query, key.operation_name.clone());
-        let opened = self.streams.open(key, 0, || {
+        account.spend(Work::Kib, key.variables.len() >> 10);
+        let place = streams.enter(self.hashes.hash_one(&key)).map_err(|full| {
+            account.meters().refuse(full.limit);
+            Refused::limit(full.limit.name(), full.most, full.current)
+        })?;
+        let mut built = false;
+        let opened = self.streams.open(key, account.id(), || {
             let plain = document::with_plain_root(document, operation, field);
             let document = plain.unwrap_or_else(|| document.clone());
+            built = true;
+            account.spend(Work::Stream, 1);
+            spend(account, weight);
             variables.extend(neutral.map(|name| (name, Value::String(String::new()))));
             let request = prepared(text, name, variables, document).data(principal.clone());
             self.build(request, with_cursor).map_err(Refused::into_bytes)
         });
+        let after = resumed.or(cursor);
+        if !built && after.is_none() {
+            account.spend(Work::SharedLevelField, weight.level_fields);
+        }
         match opened {
-            Ok(stream) => Ok(Execution::Stream { stream, after: resumed.or(cursor) }),
+            Ok(stream) => {
+                let place = ReadPlace { account: account.clone(), _counted: place };
+                Ok(Execution::Stream { stream, after, place: Some(Box::new(place)) })
+            }
             Err(OpenError::Refused(errors)) => Ok(Execution::Refused(errors)),
             Err(OpenError::TooMany { limit }) => Err(Refused::limit("streams", limit, limit)),
             Err(OpenError::NoMemory { limit, used }) => {
@@ -224,17 +257,22 @@ impl GraphqlExecutor {
 }
 
 impl Executor for GraphqlExecutor {
-    type Principal = Principal;
+    type Principal = Caller;
+    type Client = Arc<ClientAccount>;
 
-    fn init(&self, _payload: Option<&Map<String, Value>>) -> Result<Principal, InitRefused> {
-        Ok(self.everyone.clone())
+    fn init(
+        &self,
+        _payload: Option<&Map<String, Value>>,
+        client: &Arc<ClientAccount>,
+    ) -> Result<Caller, InitRefused> {
+        Ok(Caller::new(self.everyone.clone(), client.clone()))
     }
 
-    fn kind(&self, request: &Request) -> Option<OperationKind> {
+    fn kind(&self, request: &Request, caller: &Caller) -> Option<OperationKind> {
         let mut request = request.clone();
         self.persisted.complete(&mut request).ok()?;
         let name = request.operation_name.as_deref().filter(|name| !name.is_empty());
-        let document = self.documents.parse(&request.query, &self.limits).ok()?;
+        let document = self.parse(&request.query, caller).ok()?;
         Some(match document::operation(&document, name).ok()?.node.ty {
             OperationType::Query => OperationKind::Query,
             OperationType::Mutation => OperationKind::Mutation,
@@ -242,8 +280,8 @@ impl Executor for GraphqlExecutor {
         })
     }
 
-    fn execute(&self, request: Request, principal: &Principal) -> Execution {
-        let planned = catch_unwind(AssertUnwindSafe(|| self.plan(request, principal)))
+    fn execute(&self, request: Request, caller: &Caller) -> Execution {
+        let planned = catch_unwind(AssertUnwindSafe(|| self.plan(request, caller)))
             .unwrap_or_else(|panic| Err(Refused::internal(&said(&*panic))));
         planned.unwrap_or_else(|refused| Execution::Refused(refused.into_bytes()))
     }
@@ -276,6 +314,20 @@ impl Encoder {
             }
         }
     }
+}
+
+/// Charges what an operation weighs.
+fn spend(account: &ClientAccount, weight: Weight) {
+    account.spend(Work::Field, weight.fields);
+    account.spend(Work::LevelField, weight.level_fields);
+    account.spend(Work::IntrospectionField, weight.introspection_fields);
+}
+
+/// A result of one client alone, charged by its size: what a list repeats is known only now.
+fn encoded(response: Response, account: &ClientAccount) -> Bytes {
+    let result = errors::encode(response, None);
+    account.spend(Work::Kib, result.len() >> 10);
+    Bytes::from(result)
 }
 
 /// A resolver that panics is one client's error: the thread it runs on is everyone's.

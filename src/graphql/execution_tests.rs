@@ -4,6 +4,7 @@ use serde_json::json;
 use spreadly_subscriptions::{Epoch, Frame, Meters, ResponseStream, Start, StreamLimits};
 
 use super::*;
+use crate::clients::{AccountLimits, Accounts, HubShare};
 use crate::graphql::WriteError;
 use crate::live::Live;
 use crate::market::event::{Applied, Effect, LevelChange, MarketDefinition, MarketStatus, Side};
@@ -13,6 +14,12 @@ const MARKET: &str = "ERG-USD";
 const BOOK: &str = r#"subscription{orderBook(market:"ERG-USD",depth:2){
     __typename sequence cursor ... on BookSnapshot{reason bids{price size orders}}
     ... on BookDelta{prevSequence mergedEvents bids{price size} asks{price}}}}"#;
+
+/// From an address that nothing is refused to.
+fn caller() -> Caller {
+    let accounts = Accounts::new(AccountLimits::default(), HubShare::of_shards(1));
+    Caller::new(Principal::default(), accounts.of("127.0.0.1".parse().unwrap()))
+}
 
 fn executor_with(limits: QueryLimits) -> GraphqlExecutor {
     executor_of(limits, Box::new(|| 3))
@@ -71,12 +78,12 @@ fn request(query: &str, variables: Value, extensions: Value) -> Request {
 }
 
 fn execute(executor: &GraphqlExecutor, query: &str, variables: Value) -> Execution {
-    executor.execute(request(query, variables, Value::Null), &Principal::default())
+    executor.execute(request(query, variables, Value::Null), &caller())
 }
 
 fn stream(execution: Execution) -> (Arc<ResponseStream>, Option<String>) {
     match execution {
-        Execution::Stream { stream, after } => (stream, after),
+        Execution::Stream { stream, after, .. } => (stream, after),
         Execution::Refused(errors) => panic!("{}", String::from_utf8_lossy(&errors)),
         Execution::Single(_) => panic!("a single result"),
     }
@@ -219,8 +226,7 @@ fn however_after_is_given_the_stream_is_the_same() {
     assert_ne!(id(query, json!({ "m": "A-B" }), Some("ghi")), one);
 
     let wins = json!({ "after": "xyz" });
-    let resumed =
-        executor.execute(request(&literal("\"abc\""), market, wins), &Principal::default());
+    let resumed = executor.execute(request(&literal("\"abc\""), market, wins), &caller());
     let (stream, after) = stream(resumed);
     assert_eq!((stream.id(), after.as_deref()), (plain, Some("xyz")));
 }
@@ -249,7 +255,7 @@ fn a_cursor_that_is_no_text_is_refused() {
 fn the_cursor_extension_is_there_for_who_asked() {
     let executor = executor();
     let asked = request(BOOK, Value::Null, json!({ "cursor": true }));
-    let (with, _) = stream(executor.execute(asked, &Principal::default()));
+    let (with, _) = stream(executor.execute(asked, &caller()));
     let (without, _) = stream(execute(&executor, BOOK, Value::Null));
     assert_ne!(with.id(), without.id());
     let frame = first(&with);
@@ -265,7 +271,7 @@ fn a_root_field_may_stand_in_a_fragment() {
         fragment H on BookFrame{sequence}";
     let mut named = request(query, Value::Null, Value::Null);
     named.operation_name = Some("S".into());
-    let (stream, _) = stream(executor.execute(named, &Principal::default()));
+    let (stream, _) = stream(executor.execute(named, &caller()));
     assert_eq!(first(&stream), json!({ "data": { "book": { "sequence": "0" } } }));
 }
 

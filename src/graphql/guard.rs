@@ -12,6 +12,7 @@ use serde_json::Map;
 
 use super::candles::{DEFAULT_CANDLES, MOST_CANDLES};
 use super::errors::Refused;
+use super::introspection;
 
 /// What a request may weigh; the names are those of the configuration.
 #[derive(Clone, Debug)]
@@ -154,8 +155,8 @@ impl Iterator for Tokens<'_> {
     }
 }
 
-/// Before parsing: how long, how many tokens, how deeply nested.
-pub fn check_text(text: &str, limits: &QueryLimits) -> Result<(), Refused> {
+/// Before parsing: how long, how many tokens, how deeply nested. Returns the tokens.
+pub fn check_text(text: &str, limits: &QueryLimits) -> Result<usize, Refused> {
     if text.len() > limits.query_bytes {
         return Err(Refused::limit("query_bytes", limits.query_bytes, text.len()));
     }
@@ -179,7 +180,7 @@ pub fn check_text(text: &str, limits: &QueryLimits) -> Result<(), Refused> {
     if deepest > MOST_NESTING {
         return Err(Refused::limit("query_depth", limits.query_depth, deepest));
     }
-    Ok(())
+    Ok(count)
 }
 
 /// What a selection set expands to. Saturating: a bomb's sum passes any number.
@@ -303,14 +304,26 @@ pub fn check_document(document: &ExecutableDocument, limits: &QueryLimits) -> Re
     Ok(())
 }
 
-/// Before an operation runs, when its variables are known: how many fields of price levels and
-/// candles its result may have. All else that a result repeats is bounded by the number of markets.
-pub fn check_levels(
+/// What an operation is charged for before it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weight {
+    /// Fields that are selected, fragments expanded.
+    pub fields: usize,
+    /// Fields of price levels and candles in its result.
+    pub level_fields: usize,
+    /// Fields of the schema's description in its result.
+    pub introspection_fields: usize,
+}
+
+/// Before an operation runs, when its variables are known: how many fields of price levels, of
+/// candles and of the schema its result may have. All else that a result repeats is bounded by the
+/// number of markets.
+pub fn weigh(
     document: &ExecutableDocument,
     operation: &OperationDefinition,
     variables: Option<&Map<String, serde_json::Value>>,
     limits: &QueryLimits,
-) -> Result<(), Refused> {
+) -> Result<Weight, Refused> {
     let asked = |field: &Field| {
         let (argument, default, most) = match field.name.node.as_str() {
             "candles" => ("last", DEFAULT_CANDLES, MOST_CANDLES),
@@ -335,11 +348,17 @@ pub fn check_levels(
         if asked > most { 0 } else { asked }
     };
     let mut scale = Scale { document, fragments: HashMap::new(), asked: &asked };
-    let current = scale.set(&operation.selection_set.node)?.level_fields;
-    match limits.query_level_fields {
-        limit if current > limit => Err(Refused::limit("query_level_fields", limit, current)),
-        _ => Ok(()),
+    let root = &operation.selection_set.node;
+    let Cost { fields, level_fields, introspection_depth, .. } = scale.set(root)?;
+    if level_fields > limits.query_level_fields {
+        let limit = limits.query_level_fields;
+        return Err(Refused::limit("query_level_fields", limit, level_fields));
     }
+    let introspection_fields = match introspection_depth {
+        0 => 0,
+        _ => introspection::weigh(document, root, variables)?,
+    };
+    Ok(Weight { fields, level_fields, introspection_fields })
 }
 
 #[cfg(test)]
@@ -348,7 +367,7 @@ mod tests {
 
     fn refusal(query: &str) -> Option<serde_json::Value> {
         let limits = QueryLimits::default();
-        let checked = check_text(query, &limits).and_then(|()| {
+        let checked = check_text(query, &limits).and_then(|_| {
             check_document(&async_graphql_parser::parse_query(query).unwrap(), &limits)
         });
         let errors = checked.err()?.into_bytes();

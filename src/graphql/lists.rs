@@ -2,11 +2,13 @@
 
 use async_graphql::{Context, Result, SimpleObject};
 
+use super::caller::charge;
 use super::errors::fault;
 use super::log_frames::{Event, Trade, event_of, trade_of};
 use super::paging::{self, List, PageInfo};
 use super::query::{live, read};
 use super::scalars::{Cursor, DateTime};
+use crate::clients::Work;
 use crate::live::{Item, TopicName, item};
 use crate::store::{LogReader, Span, StoreError};
 
@@ -108,6 +110,7 @@ async fn page(
         search.run(log, wanted, |stored| item(stored, |market| live.definition(market)))
     });
     let found = found.await?;
+    charge(ctx, Work::Row, found.looked_at)?;
     let at = move |sequence| list.cursor(sequence);
     let info = PageInfo {
         has_next_page: found.more,
@@ -134,6 +137,8 @@ struct Found {
     before: bool,
     /// Where the next page begins.
     end: Option<u64>,
+    /// Rows of the log that were read for it.
+    looked_at: usize,
 }
 
 impl Search {
@@ -146,7 +151,7 @@ impl Search {
         let before = self.after > 0 && log.last_until(&self.topic, self.after)?.is_some();
         let mut found = Found { before, ..Found::default() };
         let topics = [self.topic.clone()];
-        let (mut seen, mut looked_at, mut bytes) = (self.after, 0, 0);
+        let (mut seen, mut bytes) = (self.after, 0);
         loop {
             let most = self.read_at_once;
             let span = Span { after: seen, until: u64::MAX, most, most_bytes: PAGE_BYTES };
@@ -154,6 +159,7 @@ impl Search {
             if rows.is_empty() {
                 return Ok(found);
             }
+            found.looked_at += rows.len();
             for stored in &rows {
                 let one = read(stored)?;
                 if wanted(&one) {
@@ -168,8 +174,7 @@ impl Search {
                 }
                 seen = stored.sequence;
             }
-            looked_at += rows.len();
-            if looked_at >= MOST_LOOKED_AT {
+            if found.looked_at >= MOST_LOOKED_AT {
                 (found.more, found.end) = (true, Some(seen));
                 return Ok(found);
             }

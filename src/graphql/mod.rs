@@ -1,6 +1,7 @@
 //! The schema, and its execution for the engine. Resolvers look at [`crate::live`]; nothing here
 //! keeps state of its own but the documents that were parsed lately.
 
+mod caller;
 mod candles;
 mod document;
 mod errors;
@@ -9,6 +10,7 @@ mod frames;
 mod generations;
 mod guard;
 mod identity;
+mod introspection;
 mod lists;
 mod log_frames;
 mod mutation;
@@ -24,6 +26,7 @@ mod writer;
 
 use async_graphql::Schema;
 
+pub use self::caller::Caller;
 pub use self::execution::GraphqlExecutor;
 pub use self::guard::QueryLimits;
 pub use self::identity::Principal;

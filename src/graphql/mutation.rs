@@ -4,12 +4,14 @@
 use async_graphql::{Context, ID, MergedObject, Object, Result, SimpleObject};
 use serde_json::json;
 
+use super::caller::admit;
 use super::errors::{checked_topic, fault, internal, state};
 use super::paging::List;
 use super::placing::Placing;
-use super::query::{live, read};
+use super::query::{live, read_in_turn};
 use super::scalars::{Cursor, Json, UInt64};
 use super::writer::{WriteError, Writer};
+use crate::clients::Work;
 use crate::live::{ItemBody, item};
 use crate::market::event::{MOST_ID_BYTES, MOST_LINE_BYTES, time_text};
 
@@ -66,6 +68,10 @@ impl Publishing {
         }
         let line = event.to_string();
         debug_assert!(line.len() <= MOST_LINE_BYTES, "a message has at most a quarter of it");
+        admit(ctx, Work::Write, 1)?;
+        if !live(ctx)?.knows_topic(&log_topic) {
+            admit(ctx, Work::Topic, 1)?;
+        }
         let written = state::<Writer>(ctx)?.write(vec![line]).await.map_err(WriteError::told)?;
         let (sequence, duplicate) = match (written.sequence, written.refusal, id) {
             (Some(sequence), ..) => (sequence, false),
@@ -95,7 +101,7 @@ async fn published_before(
     topic: &str,
     data: &serde_json::Value,
 ) -> Result<u64> {
-    let stored = read(ctx, move |log| log.find(&id)).await?;
+    let stored = read_in_turn(ctx, move |log| log.find(&id)).await?;
     let conflict = || fault("CONFLICT", "another event has this id: publish under one of its own");
     let stored = stored.ok_or_else(|| internal("an id that is known is not in the log"))?;
     match item(&stored, |_| None).map(|one| one.body) {

@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use async_graphql::{Context, Enum, ID, InputObject, Object, Result, SimpleObject};
 
+use super::caller::charge;
 use super::errors::state;
 use super::identity::{Principal, own};
 use super::paging::{self, PageInfo};
 use super::query::{live, read};
 use super::scalars::{Cursor, DateTime, Decimal, UInt64};
 use super::types::{BookSpeed, FeedState, Side, SnapshotReason};
+use crate::clients::Work;
 use crate::live::{self, Item, ItemBody, LogFrame};
 use crate::market::event::{self, Micros};
 use crate::market::fixed::Fixed;
@@ -403,6 +405,7 @@ pub(super) async fn page(
         most: first + 1,
     };
     let mut found = read(ctx, move |log| log.orders(&query)).await?;
+    charge(ctx, Work::Row, found.len())?;
     let has_next_page = found.len() > first;
     found.truncate(first);
     let edges: Vec<OrderEdge> = found

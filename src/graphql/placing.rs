@@ -8,6 +8,7 @@ use async_graphql::{
 };
 use serde_json::{Map, Value, json};
 
+use super::caller::admit;
 use super::errors::{fault, limit_exceeded, state};
 use super::identity::acting;
 use super::orders::{Order, OrderType, stored_order};
@@ -16,6 +17,7 @@ use super::query::{live, read_in_turn};
 use super::scalars::{Cursor, DateTime, Decimal, UInt64};
 use super::types::Side;
 use super::writer::{WriteError, Writer, Written};
+use crate::clients::Work;
 use crate::market::event::{self, MOST_ID_BYTES, Micros, Refusal, time_text};
 use crate::market::orders::{self, orders_topic};
 use crate::market::rules::{self, RuleBroken, Wish};
@@ -308,6 +310,7 @@ fn known_market(ctx: &Context<'_>, market: &str) -> Result<Arc<event::MarketDefi
 }
 
 async fn write(ctx: &Context<'_>, lines: Vec<String>) -> Result<Written> {
+    admit(ctx, Work::Write, lines.len())?;
     state::<Writer>(ctx)?.write(lines).await.map_err(WriteError::told)
 }
 

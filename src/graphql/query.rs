@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_graphql::{Context, Error, ID, Object, Result};
 
+use super::caller::admit;
 use super::candles::{self, Candle, Interval, Ticker};
 use super::errors::{checked_depth, checked_topic, fault, internal, state};
 use super::frames::BookSnapshot;
@@ -13,6 +14,7 @@ use super::lists::{self, Asked, EventConnection, TradeConnection};
 use super::orders::{self, Order, OrderConnection, OrderFilter};
 use super::scalars::{Cursor, DateTime, UInt64};
 use super::types::{FeedStatus, Hub, Market};
+use crate::clients::{ClientAccount, Work};
 use crate::live::Live;
 use crate::market::event::{Micros, trades_topic};
 use crate::store::{LogReader, ReadError, StoreError};
@@ -78,7 +80,7 @@ impl Query {
         to: Option<DateTime>,
         #[graphql(default_with = "Some(500)", desc = "From 1 to 5,000.")] last: Option<i32>,
     ) -> Result<Vec<Candle>> {
-        candles::asked(live(ctx)?, &market, interval, (from, to), last).await
+        candles::asked(ctx, &market, interval, (from, to), last).await
     }
 
     /// A market's ticker now; null if there is no such market.
@@ -157,15 +159,31 @@ impl Query {
     }
 }
 
-/// Reads the log beside its writer, now or not at all.
+/// Reads the log beside its writer. Waits a moment for a place among the readers of the client's
+/// address, and for one among those of all clients.
 ///
 /// # Errors
-/// `UNAVAILABLE` while as many read as may, or while the log can't be read.
+/// `RATE_LIMITED` where the address has spent what it may; `UNAVAILABLE` while as many read as may,
+/// or while the log can't be read.
 pub(super) async fn read<T: Send + 'static>(
     ctx: &Context<'_>,
     read: impl FnOnce(&LogReader) -> std::result::Result<T, StoreError> + Send + 'static,
 ) -> Result<T> {
-    live(ctx)?.log().clone().now(read).await.map_err(unreadable)
+    let account = state::<Arc<ClientAccount>>(ctx)?.clone();
+    admit(ctx, Work::LogRead, 1)?;
+    let place = account.log_reader().await.map_err(|most| {
+        let message = format!(
+            "limit log_readers_per_address is {most}: your address reads the log as often already, \
+             try again"
+        );
+        fault("UNAVAILABLE", &message)
+    })?;
+    let read = move |log: &LogReader| {
+        // Given back when the read is done: its client may be gone long before.
+        let _place = place;
+        read(log)
+    };
+    live(ctx)?.log().clone().for_query(read).await.map_err(unreadable)
 }
 
 /// The same in turn, for mutations: one that has written must not fail for a crowd of readers.

@@ -44,7 +44,6 @@ use self::tickers::Tickers;
 use self::topics::Topics;
 use crate::market::bbo::BestBidOffer;
 use crate::market::book::{Book, BookState, CheckpointError, Level};
-use crate::market::candles::Candle;
 use crate::market::checksum;
 use crate::market::event::{
     Applied, Effect, LevelChange, MarketDefinition, MarketId, Micros, message_topic, trades_topic,
@@ -443,7 +442,29 @@ impl Live {
     /// Makes an event the end of a log topic. An event may be in several.
     fn publish(&self, topic: &TopicName, event: &Applied, body: ItemBody, touched: &mut Touched) {
         let item = Item { sequence: event.sequence, time: event.time, body };
-        self.topics.lock().publish(topic, &item, touched);
+        let mut topics = self.topics.lock();
+        if topics.ignores(topic) {
+            return;
+        }
+        if topics.is_forgotten(topic) {
+            drop(topics);
+            // Read without the lock; nobody else publishes events meanwhile.
+            let before = event.sequence.saturating_sub(1);
+            let last = self.log.read_here(|log| log.last_until(topic, before));
+            let last = last.unwrap_or_else(|error| {
+                // Its followers see an event whose `prevSequence` is not the last one.
+                tracing::error!(%error, %topic, "the end of a topic can't be read");
+                None
+            });
+            topics = self.topics.lock();
+            topics.recall(topic, last.unwrap_or(0));
+        }
+        topics.publish(topic, &item, touched);
+    }
+
+    /// Whether something is kept of a log topic: it is followed, or had an event lately.
+    pub fn knows_topic(&self, topic: &str) -> bool {
+        self.topics.lock().knows(topic)
     }
 
     /// Takes over where topics of the log stand, and when their last events were at their source,
@@ -535,16 +556,6 @@ impl Live {
         let moment = self.moment();
         market.candles.lock().restore(known, event_time, &moment);
         self.tickers.lock().restore(known, last, event_time, moment.now);
-    }
-
-    /// Reads a market's candles beside the log's writer.
-    pub async fn candles(
-        &self,
-        market: &MarketId,
-        span: store::CandleSpan,
-    ) -> Result<Vec<Candle>, store::ReadError> {
-        let market = market.clone();
-        self.log.clone().now(move |reader| reader.candles(&market, &span)).await
     }
 
     /// A market's ticker now.

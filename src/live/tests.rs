@@ -13,6 +13,7 @@ use spreadly_subscriptions::{
 use super::frame::book_topic;
 use super::*;
 use crate::market::book::{JOURNAL_TOUCHES, Level};
+use crate::market::candles::Candle;
 use crate::market::candles::{Interval, Tick};
 use crate::market::event::{MarketStatus, Side};
 

@@ -17,9 +17,6 @@ use super::trade::{Trade, TradeError, WrittenTrade};
 /// Most markets of a hub: each costs its book, its rings and a label in the metrics.
 pub const MOST_MARKETS: usize = 10_000;
 
-/// Most generic topics that ever had an event: each costs its name and its last position.
-pub const MOST_TOPICS: usize = 100_000;
-
 /// Most accounts that ever had an order: each costs the names and last positions of its topics.
 pub const MOST_ACCOUNTS: usize = 1_000_000;
 
@@ -68,8 +65,6 @@ pub struct Admission {
     orders: Orders,
     /// Those that have orders.
     accounts: HashSet<Box<str>>,
-    /// The log's names of the generic topics that have events.
-    topics: HashSet<Arc<str>>,
 }
 
 impl Admission {
@@ -134,11 +129,6 @@ impl Admission {
         }
     }
 
-    /// Settles that a generic topic has events, by its name in the log.
-    pub fn settle_topic(&mut self, topic: &str) {
-        self.topics.insert(topic.into());
-    }
-
     /// Checks an event and remembers what it settles. An event that is refused changes nothing.
     pub fn admit(&mut self, event: &Event<'_>) -> Result<Admitted, Refusal> {
         match &event.body {
@@ -168,12 +158,6 @@ impl Admission {
             }
             Body::Message(message) => {
                 let topic = message_topic(&message.topic);
-                if !self.topics.contains(&topic) {
-                    if self.topics.len() >= MOST_TOPICS {
-                        return Err(Refusal::TooManyTopics(MOST_TOPICS));
-                    }
-                    self.topics.insert(Arc::clone(&topic));
-                }
                 Ok(Admitted { topic, effect: Effect::Message(Arc::new(message.clone())) })
             }
             Body::Logged { topic } => {
@@ -463,20 +447,6 @@ mod tests {
             assert_eq!(send(&mut admission, &trade(price, size)), Err(reason.into()));
         }
         assert!(send(&mut admission, &define(2, 2)).is_err(), "trades are at its decimals too");
-    }
-
-    #[test]
-    fn a_generic_topic_too_many_is_refused_and_the_known_ones_go_on() {
-        let mut admission = Admission::new();
-        let message = |topic: usize| format!(r#"{{"kind":"message","topic":"t{topic}","data":1}}"#);
-        for topic in 1..MOST_TOPICS {
-            admission.settle_topic(&message_topic(&format!("t{topic}")));
-        }
-        assert!(send(&mut admission, &message(MOST_TOPICS)).is_ok());
-        let reason =
-            "100000 generic topics have events already: that is the most, publish to one of them";
-        assert_eq!(send(&mut admission, &message(0)), Err(reason.into()));
-        assert!(send(&mut admission, &message(7)).is_ok());
     }
 
     #[test]

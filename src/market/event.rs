@@ -297,9 +297,12 @@ pub fn trades_topic(market: &str) -> Arc<str> {
     format!("trades:{market}").into()
 }
 
+/// What the log's names of generic topics begin with.
+pub const MESSAGE: &str = "message:";
+
 /// The log's name of a generic topic.
 pub fn message_topic(name: &str) -> Arc<str> {
-    format!("message:{name}").into()
+    format!("{MESSAGE}{name}").into()
 }
 
 /// A price level at its market's precision; size 0 removes it.
@@ -410,8 +413,6 @@ pub enum Refusal {
     TooManyOrders(usize),
     #[error("{0} markets are defined already: that is the most")]
     TooManyMarkets(usize),
-    #[error("{0} generic topics have events already: that is the most, publish to one of them")]
-    TooManyTopics(usize),
     #[error("topic {0:?} belongs to Kafka (feeds.kafka.own_topics): send it there")]
     TopicOfKafka(Arc<str>),
     #[error("market {0} belongs to Kafka (feeds.kafka.own_markets): send its events there")]

@@ -16,8 +16,8 @@ use spreadly_subscriptions::{End, Executor, Frame, Reader};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 
-use super::addresses::Place;
 use super::negotiation::Code;
+use crate::clients::Place;
 
 /// Where a client that comes back says what it saw last.
 pub const LAST_EVENT_ID: &str = "last-event-id";

@@ -1,6 +1,9 @@
-//! The public port: which request goes where, the upgrade to a WebSocket, and GraphQL over HTTP.
+//! The public port: which request goes where, and GraphQL over HTTP.
 
+use std::cell::Cell;
 use std::convert::Infallible;
+use std::error::Error as _;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
@@ -12,29 +15,34 @@ use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
-use serde_json::json;
-use spreadly_subscriptions::dialect::GRAPHQL_WS;
-use spreadly_subscriptions::protocol::GRAPHQL_TRANSPORT_WS;
-use spreadly_subscriptions::{
-    CloseCode, Dialect, Execution, Executor, Opening, OperationKind, Shard,
-};
+use spreadly_subscriptions::{Execution, Executor, OperationKind, Shard};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_util::sync::CancellationToken;
 
-use super::addresses::{Addresses, Place, client_address};
-use super::events::{self, Back, Events, Pace};
+use super::connection_limits::{client_address, is_trusted};
+use super::events::{self, Back, Pace};
 use super::negotiation::{self, Code, Media, Outcome};
+use super::response::{
+    RATE_LIMITED_DELAY, Reply, bad_request, error_body, event_stream, limit_exceeded, no_content,
+    not_allowed, rate_limited, refusal, reply, too_many,
+};
+use super::stall_limit::StallLimited;
+use super::upgrade::wants_websocket;
 use super::{pages, request};
+use crate::clients::{Accounts, ClientAccount, Place, Refusal, Work};
 use crate::config::{HttpStatus, Network, Origins};
 
 /// Most headers of one request; browsers send about twenty.
 const MOST_HEADERS: usize = 64;
+/// Connections of a shard that are kept only to be refused in words; others are closed at once.
+const MOST_REFUSING: usize = 64;
+/// How long one of them has to say what it wants.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the public port keeps to, from the config.
 #[derive(Clone, Debug)]
@@ -42,8 +50,6 @@ pub struct HttpConfig {
     pub origins: Origins,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
-    pub sockets_per_address: usize,
-    pub exempt_loopback: bool,
     /// From the first byte of a request to the end of its headers.
     pub header_timeout: Duration,
     pub header_bytes: usize,
@@ -59,35 +65,80 @@ pub struct HttpConfig {
 /// The public port as one shard serves it.
 pub struct Http<E: Executor> {
     pub config: Arc<HttpConfig>,
-    pub addresses: Arc<Addresses>,
+    pub accounts: Arc<Accounts>,
     pub executor: Arc<E>,
     pub shard: Rc<Shard<TcpStream, E>>,
     /// No further request is read from a connection: the hub goes away.
     pub closing: CancellationToken,
+    /// Connections that are kept only to be answered that their address has too many.
+    pub refusing: Cell<usize>,
 }
 
-type Reply = Response<Either<Full<Bytes>, Events>>;
-
 /// The connection that a request came on.
-struct Caller {
-    peer: IpAddr,
+struct Peer {
+    address: IpAddr,
+    /// Of the address itself: the client's, unless the peer is a proxy of ours.
+    account: Arc<ClientAccount>,
+    /// How many connections the address has, where this one is too many.
+    too_many: Option<usize>,
     /// Ends the connection, whatever is still to be sent on it.
     cut: Rc<Notify>,
 }
 
-impl<E: Executor> Http<E> {
+/// A connection that is kept only to be refused.
+struct Refusing<E: Executor>(Rc<Http<E>>);
+
+impl<E: Executor> Refusing<E> {
+    /// `None`: as many are kept as may.
+    fn begin(http: &Rc<Http<E>>) -> Option<Self> {
+        let current = http.refusing.get();
+        if current >= MOST_REFUSING {
+            return None;
+        }
+        http.refusing.set(current + 1);
+        Some(Self(http.clone()))
+    }
+}
+
+impl<E: Executor> Drop for Refusing<E> {
+    fn drop(&mut self) {
+        self.0.refusing.set(self.0.refusing.get() - 1);
+    }
+}
+
+impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
     /// Serves one TCP connection until it ends or becomes a WebSocket.
     pub async fn serve(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) {
         let http = self.clone();
-        let caller = Rc::new(Caller { peer: peer.ip(), cut: Rc::default() });
-        let cut = caller.cut.clone();
+        let account = self.accounts.of(peer.ip());
+        // A proxy's connections are those of its clients.
+        let proxied = is_trusted(peer.ip(), &self.config.trusted_proxies);
+        if !proxied {
+            account.spend(Work::Connection, 1);
+        }
+        let (_place, too_many) = match (!proxied).then(|| account.enter_connection()).transpose() {
+            Ok(place) => (place, None),
+            Err(current) => (None, Some(current)),
+        };
+        let _refusing = match too_many.map(|_| Refusing::begin(&self)) {
+            Some(None) => return,
+            refusing => refusing,
+        };
+        let header_timeout = match too_many {
+            Some(_) => self.config.header_timeout.min(REFUSAL_TIMEOUT),
+            None => self.config.header_timeout,
+        };
+        let cut = Rc::<Notify>::default();
+        let caller = Peer { address: peer.ip(), account, too_many, cut: cut.clone() };
+        let caller = Rc::new(caller);
         let service = service_fn(move |request| {
             let (http, caller) = (http.clone(), caller.clone());
             async move { Ok::<_, Infallible>(http.answer(request, &caller).await) }
         });
+        let stream = StallLimited::new(stream, self.config.pace.stall);
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.config.header_timeout)
+            .header_read_timeout(header_timeout)
             .max_buf_size(self.config.header_bytes)
             .max_headers(MOST_HEADERS)
             .serve_connection(TokioIo::new(stream), service)
@@ -105,11 +156,30 @@ impl<E: Executor> Http<E> {
             }
         };
         if let Err(error) = served {
+            let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+            if cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut) {
+                self.accounts.meters().refuse(Refusal::UnreadReply);
+            }
             tracing::debug!(%peer, %error, "connection ended");
         }
     }
 
-    async fn answer(self: Rc<Self>, request: Request<Incoming>, caller: &Caller) -> Reply {
+    async fn answer(self: Rc<Self>, request: Request<Incoming>, caller: &Peer) -> Reply {
+        if let Some(current) = caller.too_many {
+            let limit = self.accounts.limits().connections();
+            let mut reply = too_many("connections_per_address", limit, current);
+            reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            return reply;
+        }
+        // Before anything is read of a body.
+        let account = self.account(request.headers(), caller);
+        let work = match wants_websocket(request.headers()) {
+            true => Work::Connection,
+            false => Work::Request,
+        };
+        if let Err(limited) = account.admit(work, 1) {
+            return rate_limited(limited).await;
+        }
         if let Some(page) = pages::answer(request.method(), request.uri().path(), request.headers())
         {
             return page.map(Either::Left);
@@ -123,7 +193,7 @@ impl<E: Executor> Http<E> {
                 "this Origin is not allowed: add it to server.origins",
             ),
             (&Method::GET, "/graphql") if wants_websocket(request.headers()) => {
-                self.upgrade(request, caller.peer)
+                self.upgrade(request, account)
             }
             (&Method::GET | &Method::POST, "/graphql") => {
                 let accepts = Accepts {
@@ -137,7 +207,9 @@ impl<E: Executor> Http<E> {
                         "Accept must let application/graphql-response+json or application/json in",
                     );
                 }
-                self.graphql(request, accepts, caller).await.unwrap_or_else(|refused| *refused)
+                self.graphql(request, accepts, caller, account)
+                    .await
+                    .unwrap_or_else(|refused| *refused)
             }
             (_, "/graphql") => {
                 not_allowed("GET, POST", "GET or POST a GraphQL request here, or open a WebSocket")
@@ -155,73 +227,20 @@ impl<E: Executor> Http<E> {
         self.config.origins.allow(text(header::ORIGIN), text(header::HOST))
     }
 
-    /// A place among the sockets of the client's address, or the answer that there is none.
-    fn place(&self, headers: &HeaderMap, peer: IpAddr) -> Result<Place, Box<Reply>> {
-        let address = client_address(peer, headers, &self.config.trusted_proxies);
-        let exempt = self.config.exempt_loopback && address.is_loopback();
-        let limit = self.config.sockets_per_address;
-        let most = if exempt { usize::MAX } else { limit };
-        let full = |current| Box::new(too_many_sockets(limit, current));
-        self.addresses.enter(address, most).map_err(full)
+    /// The account that pays for a request.
+    fn account(&self, headers: &HeaderMap, peer: &Peer) -> Arc<ClientAccount> {
+        let client = client_address(peer.address, headers, &self.config.trusted_proxies);
+        match client == peer.address {
+            true => peer.account.clone(),
+            false => self.accounts.of(client),
+        }
     }
 
-    // ---- WebSocket ----
-
-    fn upgrade(self: Rc<Self>, mut request: Request<Incoming>, peer: IpAddr) -> Reply {
-        let headers = request.headers();
-        let Some(key) = headers.get(header::SEC_WEBSOCKET_KEY).cloned() else {
-            return bad_request("Sec-WebSocket-Key is missing");
-        };
-        if headers.get(header::SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes) != Some(b"13") {
-            let mut reply = refusal(
-                StatusCode::UPGRADE_REQUIRED,
-                "BAD_REQUEST",
-                "Sec-WebSocket-Version must be 13",
-            );
-            let version = HeaderValue::from_static("13");
-            reply.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, version);
-            return reply;
-        }
-        let place = match self.place(headers, peer) {
-            Ok(place) => place,
-            Err(refused) => return *refused,
-        };
-        let agreed =
-            [(GRAPHQL_TRANSPORT_WS, Dialect::TransportWs), (GRAPHQL_WS, Dialect::LegacyWs)]
-                .into_iter()
-                .find(|(name, _)| offers(headers, name));
-        let opening = match agreed {
-            Some((_, dialect)) => Opening::Speak(dialect),
-            None => Opening::Refuse {
-                code: CloseCode::NoSubprotocol,
-                reason: "Subprotocol not acceptable: offer graphql-transport-ws",
-            },
-        };
-        let upgrade = hyper::upgrade::on(&mut request);
-        let http = self.clone();
-        // Ends at the latest with the connection, which the header timeout bounds.
-        tokio::task::spawn_local(async move {
-            let Ok(upgraded) = upgrade.await else { return };
-            let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-                tracing::error!("an upgraded connection is no TCP stream");
-                return;
-            };
-            let socket = parts.io.into_inner();
-            http.shard.adopt(socket, opening, &parts.read_buf, Some(Box::new(place)));
-        });
-        let mut reply = Response::new(Either::Left(Full::default()));
-        *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        let headers = reply.headers_mut();
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        if let Ok(accept) = derive_accept_key(key.as_bytes()).try_into() {
-            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-        }
-        if let Some((name, _)) = agreed {
-            let name = HeaderValue::from_static(name);
-            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, name);
-        }
-        reply
+    /// A place among the sockets of an address, or the answer that there is none.
+    pub(super) fn place(&self, account: &Arc<ClientAccount>) -> Result<Place, Box<Reply>> {
+        let limit = self.accounts.limits().sockets_per_address;
+        let full = |current| Box::new(too_many("sockets_per_address", limit, current));
+        account.enter_socket().map_err(full)
     }
 
     // ---- GraphQL over HTTP ----
@@ -231,7 +250,8 @@ impl<E: Executor> Http<E> {
         &self,
         request: Request<Incoming>,
         accepts: Accepts,
-        caller: &Caller,
+        caller: &Peer,
+        account: Arc<ClientAccount>,
     ) -> Result<Reply, Box<Reply>> {
         let media = accepts.media.unwrap_or(Media::Json);
         let headers = request.headers().clone();
@@ -242,14 +262,19 @@ impl<E: Executor> Http<E> {
             negotiation::check_content(&headers).map_err(|reason| {
                 Box::new(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "BAD_REQUEST", reason))
             })?;
-            request::from_body(&self.body(request).await?)
+            let body = self.body(request).await?;
+            account.spend(Work::Kib, body.len() >> 10);
+            request::from_body(&body)
         };
         let mut request = parsed.map_err(|fault| {
             let body = error_body("BAD_REQUEST", &fault.to_string());
             Box::new(self.response(media, fault.outcome(), body))
         })?;
+        let principal = self.executor.init(None, &account).map_err(|refused| {
+            Box::new(refusal(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", &refused.reason))
+        })?;
         let (mut place, mut resumed) = (None, false);
-        match self.executor.kind(&request) {
+        match self.executor.kind(&request, &principal) {
             // A GET is what a link or an image of any page can cause.
             Some(OperationKind::Mutation) if by_get => {
                 return Err(Box::new(not_allowed("POST", "a mutation is not run by GET: POST it")));
@@ -267,7 +292,7 @@ impl<E: Executor> Http<E> {
                 )));
             }
             Some(OperationKind::Subscription) => {
-                place = Some(self.place(&headers, caller.peer)?);
+                place = Some(self.place(&account)?);
                 let extensions = request.extensions.get_or_insert_default();
                 // What an event's id is made of.
                 extensions.insert("cursor".to_owned(), true.into());
@@ -278,9 +303,6 @@ impl<E: Executor> Http<E> {
             }
             _ => {}
         }
-        let principal = self.executor.init(None).map_err(|refused| {
-            Box::new(refusal(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", &refused.reason))
-        })?;
         Ok(match (self.executor.execute(request, &principal), place) {
             (Execution::Single(result), _) => {
                 let result = result.await;
@@ -294,15 +316,22 @@ impl<E: Executor> Http<E> {
                 self.response(media, Outcome::Ran { errors }, result)
             }
             (Execution::Refused(errors), _) => {
-                if accepts.media.is_none() {
+                let code = Code::of(&errors);
+                if code == Code::RateLimited {
+                    tokio::time::sleep(RATE_LIMITED_DELAY).await;
+                } else if accepts.media.is_none() {
                     let refusal = events::refusal(&errors, resumed);
                     return Ok(event_stream(Either::Left(Full::new(refusal))));
                 }
                 let body = [b"{\"errors\":".as_slice(), &errors, b"}"].concat();
-                self.response(media, Outcome::Refused(Code::of(&errors)), body.into())
+                let mut reply = self.response(media, Outcome::Refused(code), body.into());
+                if let Some(wait) = negotiation::retry_after(&errors) {
+                    reply.headers_mut().insert(header::RETRY_AFTER, wait.into());
+                }
+                reply
             }
-            (Execution::Stream { stream, after }, Some(place)) => {
-                let reader = self.shard.read(stream, after);
+            (Execution::Stream { stream, after, place: read }, Some(place)) => {
+                let reader = self.shard.read(stream, after, read);
                 let (pace, cut) = (self.config.pace, caller.cut.clone());
                 event_stream(Either::Right(events::start(reader, pace, cut, place, resumed)))
             }
@@ -356,101 +385,4 @@ fn has_errors(result: &[u8]) -> bool {
         errors: Option<IgnoredAny>,
     }
     serde_json::from_slice::<Shape>(result).is_ok_and(|shape| shape.errors.is_some())
-}
-
-fn wants_websocket(headers: &HeaderMap) -> bool {
-    let has = |name, word: &str| {
-        headers
-            .get_all(name)
-            .iter()
-            .filter_map(|value: &HeaderValue| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .any(|one| one.trim().eq_ignore_ascii_case(word))
-    };
-    has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket")
-}
-
-fn offers(headers: &HeaderMap, protocol: &str) -> bool {
-    headers
-        .get_all(header::SEC_WEBSOCKET_PROTOCOL)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|one| one.trim() == protocol)
-}
-
-fn too_many_sockets(limit: usize, current: usize) -> Reply {
-    let message = format!("limit sockets_per_address is {limit}: close one before the next");
-    let status = StatusCode::TOO_MANY_REQUESTS;
-    limit_exceeded(status, "sockets_per_address", limit, current, &message)
-}
-
-fn limit_exceeded(
-    status: StatusCode,
-    name: &str,
-    limit: usize,
-    current: usize,
-    message: &str,
-) -> Reply {
-    let error = json!({"errors": [{
-        "message": message,
-        "extensions": {
-            "code": "LIMIT_EXCEEDED", "name": name, "limit": limit, "current": current,
-        },
-    }]});
-    reply(status, Media::Json, error.to_string().into())
-}
-
-fn bad_request(message: &str) -> Reply {
-    refusal(StatusCode::BAD_REQUEST, "BAD_REQUEST", message)
-}
-
-fn not_allowed(allow: &'static str, message: &str) -> Reply {
-    let mut reply = refusal(StatusCode::METHOD_NOT_ALLOWED, "BAD_REQUEST", message);
-    reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
-    reply
-}
-
-fn refusal(status: StatusCode, code: &str, message: &str) -> Reply {
-    reply(status, Media::Json, error_body(code, message))
-}
-
-fn error_body(code: &str, message: &str) -> Bytes {
-    json!({"errors": [{"message": message, "extensions": {"code": code}}]}).to_string().into()
-}
-
-fn reply(status: StatusCode, media: Media, body: Bytes) -> Reply {
-    let mut reply = of_type(media.content_type(), Either::Left(Full::new(body)));
-    *reply.status_mut() = status;
-    reply
-}
-
-/// To a browser that returns although nothing follows: it stops.
-fn no_content() -> Reply {
-    let mut reply = Response::new(Either::Left(Full::default()));
-    *reply.status_mut() = StatusCode::NO_CONTENT;
-    let headers = reply.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    reply
-}
-
-fn event_stream(body: Either<Full<Bytes>, Events>) -> Reply {
-    let mut reply = of_type("text/event-stream; charset=utf-8", body);
-    let headers = reply.headers_mut();
-    // Proxies that gather an answer before they pass it on (nginx) don't do so then, nor those that
-    // compress it.
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    let uncompressed = HeaderValue::from_static("no-store, no-transform");
-    headers.insert(header::CACHE_CONTROL, uncompressed);
-    reply
-}
-
-fn of_type(content: &'static str, body: Either<Full<Bytes>, Events>) -> Reply {
-    let mut reply = Response::new(body);
-    let headers = reply.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content));
-    // What is asked for changes with each event, and its form with the Accept.
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::VARY, HeaderValue::from_static("accept"));
-    reply
 }

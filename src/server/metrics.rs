@@ -12,7 +12,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use spreadly_subscriptions::{Meters, Pace, Streams};
 
+use super::connection_limits::descriptor_limit;
 use crate::cache::CacheMeters;
+use crate::clients::Accounts;
 use crate::feeds::status::{FeedState, FeedStatuses};
 use crate::live::{Encoders, Live};
 
@@ -25,6 +27,7 @@ struct Everything {
     streams: Arc<Streams>,
     /// Once the log is read.
     encoders: Arc<OnceLock<Arc<Encoders>>>,
+    accounts: Arc<Accounts>,
 }
 
 impl fmt::Debug for Everything {
@@ -41,9 +44,10 @@ pub fn text(
     cache: Option<Arc<CacheMeters>>,
     streams: Arc<Streams>,
     encoders: Arc<OnceLock<Arc<Encoders>>>,
+    accounts: Arc<Accounts>,
 ) -> Box<dyn Fn() -> String + Send + Sync> {
     let mut registry = Registry::with_prefix("spreadly");
-    let everything = Everything { meters, live, statuses, cache, streams, encoders };
+    let everything = Everything { meters, live, statuses, cache, streams, encoders, accounts };
     registry.register_collector(Box::new(everything));
     Box::new(move || {
         let mut page = String::new();
@@ -109,6 +113,8 @@ impl Collector for Everything {
         counter(&mut encoder, "closes", "Sockets closed by us, by code", &codes, &closes)?;
         self.encoding(&mut encoder)?;
         self.cache(&mut encoder)?;
+        self.clients(&mut encoder)?;
+        host(&mut encoder)?;
         self.feeds(&mut encoder)
     }
 }
@@ -168,6 +174,31 @@ impl Everything {
         Ok(())
     }
 
+    fn clients(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let meters = self.accounts.meters();
+        let known = self.accounts.len() as u64;
+        gauge(encoder, "client_addresses", "Client addresses known now", known)?;
+        let help =
+            "What prices are multiplied by, as all clients together ask for too much; 1: not";
+        gauge(encoder, "price_factor", help, self.accounts.price_factor())?;
+        let pauses = meters.accept_pauses.load(Ordering::Relaxed);
+        let help = "Times that no connection was accepted, for want of file descriptors";
+        counter(encoder, "accept_pauses", help, &[vec![]], &[pauses])?;
+        let labelled =
+            |label: &'static str, all: Vec<(&'static str, u64)>| -> (Vec<Labels>, Vec<u64>) {
+                all.into_iter().map(|(name, count)| (vec![(label, name.to_owned())], count)).unzip()
+            };
+        let (labels, counts) = labelled("limit", meters.refusals().collect());
+        let help = "Connections, sockets, streams and reads refused, by the limit that was reached";
+        counter(encoder, "refused", help, &labels, &counts)?;
+        let (labels, counts) = labelled("work", meters.rate_limits().collect());
+        let help = "Requests and fields refused as their address was in debt, by kind of work";
+        counter(encoder, "rate_limited", help, &labels, &counts)?;
+        let (labels, counts) = labelled("work", meters.charges().collect());
+        let help = "Microseconds charged to clients, by kind of work, as estimated";
+        counter(encoder, "charged_microseconds", help, &labels, &counts)
+    }
+
     fn feeds(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let feeds = self.statuses.snapshot();
         let labels: Vec<Labels> =
@@ -189,6 +220,39 @@ impl Everything {
         let help = "Bytes, rows or records at the source that are not in the log yet";
         gauges(encoder, "feed_behind", help, &labels, &behind)
     }
+}
+
+/// What the process and its host have left, where they tell.
+fn host(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let limit = descriptor_limit();
+    gauge(encoder, "file_descriptors_limit", "File descriptors the process may have", limit)?;
+    if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
+        // One of them is the folder itself.
+        let open = (open.count() as u64).saturating_sub(1);
+        gauge(encoder, "file_descriptors_open", "File descriptors the process has open", open)?;
+    }
+    let Ok(netstat) = std::fs::read_to_string("/proc/net/netstat") else { return Ok(()) };
+    for (field, name, help) in [
+        (
+            "ListenOverflows",
+            "host_listen_overflows",
+            "Connections of the host that found a backlog full",
+        ),
+        ("ListenDrops", "host_listen_drops", "SYNs of the host that were dropped"),
+    ] {
+        if let Some(count) = extended(&netstat, field) {
+            counter(encoder, name, help, &[vec![]], &[count])?;
+        }
+    }
+    Ok(())
+}
+
+/// A field of the kernel's `TcpExt`: a line of names, then a line of numbers.
+fn extended(netstat: &str, field: &str) -> Option<u64> {
+    let mut lines = netstat.lines().filter_map(|line| line.strip_prefix("TcpExt:"));
+    let (names, numbers) = (lines.next()?, lines.next()?);
+    let place = names.split_whitespace().position(|name| name == field)?;
+    numbers.split_whitespace().nth(place)?.parse().ok()
 }
 
 fn gauges(
@@ -245,4 +309,18 @@ fn family(
     fill: impl FnOnce(prometheus_client::encoding::MetricEncoder<'_>) -> fmt::Result,
 ) -> fmt::Result {
     fill(encoder.encode_descriptor(name, help, None, kind)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_of_the_kernels_counters_is_found_by_its_name() {
+        let netstat = "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 1 22 333\n\
+                       IpExt: ListenDrops\nIpExt: 4\n";
+        assert_eq!(extended(netstat, "ListenOverflows"), Some(22));
+        assert_eq!(extended(netstat, "ListenDrops"), Some(333));
+        assert_eq!(extended(netstat, "Nothing"), None);
+    }
 }

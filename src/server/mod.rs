@@ -1,40 +1,46 @@
 //! The hub as a process: what is constructed, in which order it starts and in which it stops.
 
-mod addresses;
 pub mod admin;
 mod board;
 mod caching;
+mod connection_limits;
 mod events;
 mod feeding;
 mod http;
+mod listener;
 mod memory;
 mod metrics;
 mod negotiation;
 mod pages;
 mod request;
+mod response;
 mod shards;
 mod sharing;
 mod simulate;
+mod stall_limit;
+mod upgrade;
 mod writing;
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use serde_json::json;
 use spreadly_subscriptions::{Meters, StreamLimits, Streams};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::admin::{AdminSource, Dependency};
+use self::connection_limits::DescriptorReserve;
 use self::feeding::Feeding;
+use self::listener::Incoming;
 use self::shards::{Parts, Shards};
 use self::sharing::Sharing;
 use crate::cache::CacheMeters;
+use crate::clients::{AccountLimits, Accounts, HubShare};
 use crate::config::{Config, Limits, Synchronous};
 use crate::feeds::door::Door;
 use crate::feeds::kafka::Producer;
@@ -107,14 +113,16 @@ enum Stage {
 async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<Ended, ServeError> {
     // Listening before the log is read: a port in use is told at once, probes get an answer, and
     // clients that come early wait in the backlog.
-    let public = listen("server.listen", config.server.listen).await?;
-    let admin = listen("admin.listen", config.admin.listen).await?;
+    let public = listen("server.listen", config.server.listen)?;
+    let admin = listen("admin.listen", config.admin.listen)?;
     let addresses = (public.local_addr()?, admin.local_addr()?);
 
     let stop = CancellationToken::new();
     let tracker = TaskTracker::new();
     let stage = Arc::new(Mutex::new(Stage::Starting));
-    let out_of_files = Arc::new(AtomicBool::new(false));
+    let reserve = Arc::new(DescriptorReserve::new(config.limits.reserved_descriptors));
+    let share = HubShare::of_shards(shard_count(&config));
+    let accounts = Arc::new(Accounts::new(account_limits(&config.limits), share));
     let statuses = FeedStatuses::new();
     let meters = Arc::new(Meters::default());
 
@@ -140,7 +148,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     let streams = Arc::new(Streams::new(stream_limits(&config.limits), meters.clone()));
     let encoding = Arc::<OnceLock<_>>::default();
     let source = AdminSource {
-        readiness: readiness(stage.clone(), statuses.clone(), out_of_files.clone()),
+        readiness: readiness(stage.clone(), statuses.clone(), reserve.clone()),
         metrics: metrics::text(
             meters.clone(),
             live.clone(),
@@ -148,9 +156,11 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
             cached,
             streams.clone(),
             encoding.clone(),
+            accounts.clone(),
         ),
     };
     let admin_stop = CancellationToken::new();
+    let admin = tokio::net::TcpListener::from_std(admin)?;
     tracker.spawn(admin::run(admin, Arc::new(source), admin_stop.clone(), tracker.clone()));
 
     let (ownership, outcomes) = (ownership(&config), Arc::<Outcomes>::default());
@@ -189,7 +199,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
             limits: socket_limits(&config),
             meters,
             http: Arc::new(http_config(&config)),
-            addresses: Arc::default(),
+            accounts,
             send_buffer_bytes: config.server.send_buffer_bytes,
         },
     )?;
@@ -211,7 +221,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     announce(addresses, simulated);
     let accepting = CancellationToken::new();
     tokio::select! {
-        () = shards.accept(public, accepting.clone(), &out_of_files) => {}
+        () = shards.accept(Incoming::new(public)?, accepting.clone(), &reserve) => {}
         () = stopped => {}
         () = replaced.cancelled() => {}
     }
@@ -316,8 +326,8 @@ fn executor(
     Arc::new(GraphqlExecutor::new(encoders, streams, view, limits, writer, everyone))
 }
 
-async fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
-    TcpListener::bind(address).await.map_err(|source| ServeError::Listen { key, address, source })
+fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
+    listener::bind(address).map_err(|source| ServeError::Listen { key, address, source })
 }
 
 /// One line for programs on stdout; for people, how to look at it, on stderr.
@@ -344,7 +354,7 @@ fn announce((public, admin): (SocketAddr, SocketAddr), simulated: bool) {
 fn readiness(
     stage: Arc<Mutex<Stage>>,
     statuses: FeedStatuses,
-    out_of_files: Arc<AtomicBool>,
+    reserve: Arc<DescriptorReserve>,
 ) -> Box<dyn Fn() -> Vec<Dependency> + Send + Sync> {
     Box::new(move || {
         let stage = *stage.lock();
@@ -356,7 +366,7 @@ fn readiness(
             },
             Dependency {
                 name: "open files".to_owned(),
-                ready: !out_of_files.load(Ordering::Relaxed),
+                ready: !reserve.exhausted.load(Ordering::Relaxed),
                 detail: "new sockets are accepted while there are file descriptors".to_owned(),
             },
         ];
@@ -396,12 +406,23 @@ fn socket_limits(config: &Config) -> spreadly_subscriptions::Limits {
     }
 }
 
+fn account_limits(limits: &Limits) -> AccountLimits {
+    AccountLimits {
+        connections_per_address: limits.connections_per_address,
+        sockets_per_address: limits.sockets_per_address,
+        streams_per_socket: limits.streams_per_socket,
+        streams_per_address: limits.streams_per_address,
+        log_readers_per_address: limits.log_readers_per_address,
+        cost_rate: limits.cost_rate,
+        cost_burst: limits.cost_burst,
+        exempt_loopback: limits.exempt_loopback,
+    }
+}
+
 fn http_config(config: &Config) -> http::HttpConfig {
     http::HttpConfig {
         origins: config.server.origins.clone(),
         trusted_proxies: config.server.trusted_proxies.clone(),
-        sockets_per_address: config.limits.sockets_per_address,
-        exempt_loopback: config.limits.exempt_loopback,
         header_timeout: config.server.header_timeout,
         header_bytes: config.server.header_bytes,
         body_timeout: config.server.body_timeout,

@@ -191,6 +191,13 @@ impl Code {
     }
 }
 
+/// The seconds of a `Retry-After`, rounded up, where the first of some errors says when to try again.
+pub fn retry_after(errors: &[u8]) -> Option<u64> {
+    let errors: serde_json::Value = serde_json::from_slice(errors).ok()?;
+    let millis = errors[0]["extensions"]["retryAfterMs"].as_u64()?;
+    Some(millis.div_ceil(1_000).max(1))
+}
+
 /// Data came, and errors with it. Not registered; a client that doesn't know it takes it for 200.
 const PARTIAL_SUCCESS: u16 = 294;
 
@@ -202,11 +209,12 @@ pub fn status(codes: HttpStatus, media: Media, outcome: Outcome) -> (StatusCode,
         }
         (_, Outcome::Ran { .. }) => StatusCode::OK,
         (_, Outcome::NotJson) => StatusCode::BAD_REQUEST,
+        // Also in JSON: what retries by itself looks at nothing but this.
+        (_, Outcome::Refused(Code::RateLimited)) => StatusCode::TOO_MANY_REQUESTS,
         // A well-formed request gets 200: its client can't tell who made an error in JSON.
         (HttpStatus::Audited, Outcome::Refused(_)) if media == Media::Json => StatusCode::OK,
         (_, Outcome::Refused(Code::Unauthenticated)) => StatusCode::UNAUTHORIZED,
         (_, Outcome::Refused(Code::Forbidden)) => StatusCode::FORBIDDEN,
-        (_, Outcome::Refused(Code::RateLimited)) => StatusCode::TOO_MANY_REQUESTS,
         (_, Outcome::Refused(Code::Internal)) => StatusCode::INTERNAL_SERVER_ERROR,
         (_, Outcome::Refused(Code::Unavailable)) => StatusCode::SERVICE_UNAVAILABLE,
         (HttpStatus::Audited, Outcome::Malformed | Outcome::Refused(_))
@@ -299,7 +307,7 @@ mod tests {
             (refused(Code::Other), 200, 400, 422),
             (refused(Code::Unauthenticated), 200, 401, 401),
             (refused(Code::Forbidden), 200, 403, 403),
-            (refused(Code::RateLimited), 200, 429, 429),
+            (refused(Code::RateLimited), 429, 429, 429),
             (refused(Code::Internal), 200, 500, 500),
             (refused(Code::Unavailable), 200, 503, 503),
         ] {

@@ -1,29 +1,30 @@
 //! The threads that own the sockets: one current-thread runtime each, and the listener that deals
 //! new connections out to them in turn.
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use spreadly_subscriptions::{Executor, Limits, Meters, Shard, Streams};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::addresses::Addresses;
+use super::connection_limits::{ACCEPT_PAUSE, DescriptorReserve};
 use super::http::{Http, HttpConfig};
+use super::listener::Incoming;
+use crate::clients::{Accounts, ClientAccount};
 use crate::live::Encoders;
 
-/// Accepted connections that wait for one shard; past it the kernel's backlog holds them.
-const ACCEPTED_WAITING: usize = 256;
-/// Pause after an accept that failed (no file descriptors left): sockets that are open live on.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Accepted connections that wait for one shard: a crowd that comes back at once is taken out of the
+/// kernel's backlog faster than a shard begins to serve it. Past it the backlog holds them.
+const ACCEPTED_WAITING: usize = 8_192;
 
 /// After the last close of a drain: for peers that answer slowly.
 const DRAIN_MARGIN: Duration = Duration::from_secs(15);
@@ -36,7 +37,7 @@ pub struct Parts<E> {
     pub limits: Limits,
     pub meters: Arc<Meters>,
     pub http: Arc<HttpConfig>,
-    pub addresses: Arc<Addresses>,
+    pub accounts: Arc<Accounts>,
     /// Kernel send buffer of each socket in bytes.
     pub send_buffer_bytes: usize,
 }
@@ -50,7 +51,7 @@ impl<E> Clone for Parts<E> {
             limits: self.limits.clone(),
             meters: self.meters.clone(),
             http: self.http.clone(),
-            addresses: self.addresses.clone(),
+            accounts: self.accounts.clone(),
             send_buffer_bytes: self.send_buffer_bytes,
         }
     }
@@ -60,15 +61,20 @@ type Accepted = (std::net::TcpStream, SocketAddr);
 
 /// The running shards.
 pub struct Shards {
+    accounts: Arc<Accounts>,
     senders: Vec<mpsc::Sender<Accepted>>,
     threads: Vec<JoinHandle<()>>,
     drain: watch::Sender<Option<Duration>>,
 }
 
 impl Shards {
-    pub fn start<E: Executor>(count: usize, parts: &Parts<E>) -> io::Result<Self> {
+    pub fn start<E>(count: usize, parts: &Parts<E>) -> io::Result<Self>
+    where
+        E: Executor<Client = Arc<ClientAccount>>,
+    {
         let (drain, drained) = watch::channel(None);
-        let mut shards = Self { senders: Vec::new(), threads: Vec::new(), drain };
+        let accounts = parts.accounts.clone();
+        let mut shards = Self { accounts, senders: Vec::new(), threads: Vec::new(), drain };
         for number in 0..count {
             let (sender, receiver) = mpsc::channel(ACCEPTED_WAITING);
             let (parts, drained) = (parts.clone(), drained.clone());
@@ -86,30 +92,32 @@ impl Shards {
     /// Deals accepted connections out until told to stop.
     pub async fn accept(
         &self,
-        listener: TcpListener,
+        incoming: Incoming,
         stop: CancellationToken,
-        out_of_files: &AtomicBool,
+        reserve: &DescriptorReserve,
     ) {
+        let meters = self.accounts.meters();
         let mut turn = 0;
         loop {
             let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+                accepted = incoming.accept() => accepted,
                 () = stop.cancelled() => return,
             };
             let (stream, peer) = match accepted.and_then(|(stream, peer)| {
                 stream.set_nodelay(true)?;
-                Ok((stream.into_std()?, peer))
+                Ok((stream, peer))
             }) {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    if !out_of_files.swap(true, Ordering::Relaxed) {
-                        tracing::warn!(%error, "can't accept: raise the limit of open files");
-                    }
+                    reserve.note_exhausted(meters, Some(&error));
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                     continue;
                 }
             };
-            out_of_files.store(false, Ordering::Relaxed);
+            let stream = tokio::select! {
+                stream = reserve.admit(stream, meters) => stream,
+                () = stop.cancelled() => return,
+            };
             turn = (turn + 1) % self.senders.len();
             // Waits while the shard is behind: the kernel's backlog is the bound.
             if self.senders[turn].send((stream, peer)).await.is_err() {
@@ -135,7 +143,7 @@ impl Shards {
 }
 
 /// One shard's thread.
-async fn serve<E: Executor>(
+async fn serve<E: Executor<Client = Arc<ClientAccount>>>(
     number: usize,
     parts: Parts<E>,
     mut accepted: mpsc::Receiver<Accepted>,
@@ -144,10 +152,11 @@ async fn serve<E: Executor>(
     let shard = Shard::new(parts.executor.clone(), parts.streams, parts.limits, parts.meters);
     let http = Rc::new(Http {
         config: parts.http,
-        addresses: parts.addresses,
+        accounts: parts.accounts,
         executor: parts.executor,
         shard: shard.clone(),
         closing: CancellationToken::new(),
+        refusing: Cell::new(0),
     });
     // Those that are WebSockets are the shard's and leave this soon.
     let connections = TaskTracker::new();

@@ -17,6 +17,14 @@ use super::reader::LogReader;
 /// than the cores of a machine only wait for one another.
 pub const MOST_READERS: usize = 8;
 
+/// Of these, those that lists and candles may take: the others are for clients that resume, and for
+/// mutations.
+const MOST_FOR_QUERIES: usize = 6;
+const _: () = assert!(MOST_FOR_QUERIES < MOST_READERS, "a resume must find a place");
+
+/// How long a query waits for a place: longer than most reads take.
+const QUERY_WAIT: Duration = Duration::from_millis(500);
+
 /// Why nothing was read.
 #[derive(Debug, Error)]
 pub enum ReadError {
@@ -34,6 +42,8 @@ pub struct LogReaders {
     path: PathBuf,
     most: usize,
     places: Arc<Semaphore>,
+    /// Taken by a query before its place.
+    for_queries: Arc<Semaphore>,
     /// Not in use now; opened when first needed.
     idle: Mutex<Vec<LogReader>>,
 }
@@ -42,7 +52,30 @@ impl LogReaders {
     /// Opens nothing yet.
     pub fn new(path: &Path, most: usize) -> Arc<Self> {
         let places = Arc::new(Semaphore::new(most));
-        Arc::new(Self { path: path.to_owned(), most, places, idle: Mutex::default() })
+        let for_queries = Arc::new(Semaphore::new(most.min(MOST_FOR_QUERIES)));
+        Arc::new(Self { path: path.to_owned(), most, places, for_queries, idle: Mutex::default() })
+    }
+
+    /// Reads for a query: in turn, or is [`ReadError::Busy`] after a short while, as a client can
+    /// ask again. Leaves places for clients that resume.
+    pub async fn for_query<T: Send + 'static>(
+        self: Arc<Self>,
+        read: impl FnOnce(&LogReader) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let waiting = self.for_queries.clone().acquire_owned();
+        let place = match tokio::time::timeout(QUERY_WAIT, waiting).await {
+            Ok(Ok(place)) => place,
+            Ok(Err(_)) | Err(_) => return Err(ReadError::Busy(self.for_queries_most())),
+        };
+        let read = move |log: &LogReader| {
+            let _place = place;
+            read(log)
+        };
+        self.soon(QUERY_WAIT, read).await
+    }
+
+    fn for_queries_most(&self) -> usize {
+        self.most.min(MOST_FOR_QUERIES)
     }
 
     /// Reads now, or is [`ReadError::Busy`] at once: for queries, which a client can repeat.
@@ -67,6 +100,26 @@ impl LogReaders {
             Ok(Ok(place)) => self.run(place, read).await,
             Ok(Err(_)) | Err(_) => Err(ReadError::Busy(self.most)),
         }
+    }
+
+    /// Reads on this thread, which owns no sockets and may wait for the disk: the sequencer's, of
+    /// which there is one. Takes no place, as its work can't be put off.
+    pub fn read_here<T>(
+        &self,
+        read: impl FnOnce(&LogReader) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let idle = self.idle.lock().pop();
+        let reader = match idle {
+            Some(reader) => reader,
+            None => LogReader::open(&self.path)?,
+        };
+        let read = reader.at_once(read)?;
+        // One reader more than there are places for clients.
+        let mut idle = self.idle.lock();
+        if idle.len() <= self.most {
+            idle.push(reader);
+        }
+        Ok(read)
     }
 
     async fn run<T: Send + 'static>(
@@ -124,6 +177,36 @@ mod tests {
             go.send(()).unwrap();
             assert_eq!((first.await.unwrap().unwrap(), third.await.unwrap().unwrap()), (1, 4));
             assert_eq!(readers.idle.lock().len(), 1, "one connection served both");
+        });
+    }
+
+    #[test]
+    fn queries_leave_places_for_clients_that_resume() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.db");
+        let _store = Store::open(&path).unwrap();
+        runtime().block_on(async {
+            let readers = LogReaders::new(&path, MOST_READERS);
+            let mut queries = Vec::new();
+            let mut gates = Vec::new();
+            for _ in 0..MOST_FOR_QUERIES {
+                let (go, wait) = mpsc::sync_channel::<()>(1);
+                queries.push(tokio::spawn(readers.clone().for_query(move |_| {
+                    wait.recv().unwrap();
+                    Ok(())
+                })));
+                gates.push(go);
+            }
+            tokio::task::yield_now().await;
+            let busy = readers.clone().for_query(|_| Ok(())).await;
+            assert!(matches!(busy, Err(ReadError::Busy(MOST_FOR_QUERIES))), "{busy:?}");
+            assert!(readers.clone().soon(Duration::ZERO, |_| Ok(())).await.is_ok());
+            for go in gates {
+                go.send(()).unwrap();
+            }
+            for query in queries {
+                assert!(query.await.unwrap().is_ok());
+            }
         });
     }
 

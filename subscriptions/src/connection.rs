@@ -19,7 +19,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::codec::{Codec, Received};
-use crate::executor::{Execution, Executor};
+use crate::executor::{Execution, Executor, StreamPlace};
 use crate::limits::{
     BYTES_PER_TURN, CLOSE_LINGER, FRAMES_PER_WRITE, PONG_INTERVALS, READS_PER_TURN,
     REPLY_BACKLOG_BYTES, SILENT_INTERVALS, START_DEADLINE, TIME_PER_TURN, UNFINISHED_MESSAGE,
@@ -106,6 +106,7 @@ pub(crate) struct Connection<S, E: Executor> {
     dead: bool,
     own: Weak<RefCell<Self>>,
     key: usize,
+    client: E::Client,
     _guard: Option<Guard>,
 }
 
@@ -120,6 +121,7 @@ struct Reading {
     seat: Seat,
     /// What comes before the ring; none for nearly all readers nearly always.
     before: Option<Box<Before>>,
+    place: Option<Box<dyn StreamPlace>>,
 }
 
 enum Before {
@@ -216,6 +218,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         socket: S,
         shard: &Shard<S, E>,
         key: usize,
+        client: E::Client,
         guard: Option<Guard>,
     ) -> Shared<S, E> {
         let now = shard.now();
@@ -246,6 +249,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 dead: false,
                 own: own.clone(),
                 key,
+                client,
                 _guard: guard,
             })
         })
@@ -382,7 +386,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                     protocol::text_frame(&answer, &mut self.replies);
                 }
             }
-            Decision::Judge(payload) => match shard.executor.init(payload.as_ref()) {
+            Decision::Judge(payload) => match shard.executor.init(payload.as_ref(), &self.client) {
                 Ok(principal) => {
                     self.principal = Some(principal);
                     self.codec.allow(shard.limits.message_bytes);
@@ -426,7 +430,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 });
                 Work::Single(task.abort_handle())
             }
-            Execution::Stream { stream, after } => {
+            Execution::Stream { stream, after, place } => {
                 let Some(id) = self.session.streams(operation) else {
                     return shard.give_back(&stream);
                 };
@@ -437,6 +441,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                     stream,
                     seat,
                     before: Some(Box::new(Before::Join(after.map(String::into_boxed_str)))),
+                    place,
                 })
             }
         };
@@ -833,7 +838,15 @@ impl<S: Socket, E: Executor> Connection<S, E> {
     /// has ended meanwhile.
     fn ask(&self, slot: u32, answer: BoxFuture<'static, Start>) -> Asking {
         let (own, operation) = (self.own.clone(), self.session.reference(slot));
+        let wait = match self.work.get(slot as usize) {
+            Some(Some(Work::Stream(reading))) => reading.place.as_ref(),
+            _ => None,
+        };
+        let wait = wait.and_then(|place| place.turn());
         let task = tokio::task::spawn_local(async move {
+            if let Some(wait) = wait {
+                tokio::time::sleep(wait).await;
+            }
             let answer = tokio::time::timeout(START_DEADLINE, answer).await;
             if let Some(connection) = own.upgrade() {
                 connection.borrow_mut().answered(operation, answer.unwrap_or(Start::TooSlow));

@@ -1,6 +1,7 @@
 //! The seam to whoever knows what an operation means: the hub's GraphQL execution.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -58,12 +59,25 @@ pub enum OperationKind {
 
 /// What becomes of a request.
 pub enum Execution {
-    /// A subscription: join this stream behind `after`, or from now on.
-    Stream { stream: Arc<ResponseStream>, after: Option<String> },
+    /// A subscription: join this stream behind `after`, or from now on. `place` is dropped when the
+    /// operation ends.
+    Stream {
+        stream: Arc<ResponseStream>,
+        after: Option<String>,
+        place: Option<Box<dyn StreamPlace>>,
+    },
     /// A query or mutation: one result, `{"data":…,"errors":…}`.
     Single(BoxFuture<'static, Bytes>),
     /// Refused before it ran (syntax, validation, limits): a JSON array of GraphQL errors.
     Refused(Bytes),
+}
+
+/// An operation's place among the readers of streams, as its maker counts them: dropped when the
+/// operation ends.
+pub trait StreamPlace: Send {
+    /// The operation is about to wait for its source ([`crate::stream::Start::Later`]), which mostly
+    /// reads a page of the log for it. Returns how long it has to wait for its turn, if at all.
+    fn turn(&self) -> Option<Duration>;
 }
 
 /// Why `connection_init` was not accepted; the socket is closed with 4403 and this reason.
@@ -79,12 +93,20 @@ pub trait Executor: Send + Sync + 'static {
     /// Who the client proved to be.
     type Principal: Clone + Send + Sync + 'static;
 
-    /// Judges the payload of `connection_init` (or an HTTP request's credentials).
-    fn init(&self, payload: Option<&Map<String, Value>>) -> Result<Self::Principal, InitRefused>;
+    /// Where a connection comes from, as known when it was accepted: who pays for its work.
+    type Client: Clone + 'static;
+
+    /// Judges the payload of `connection_init` (or an HTTP request's credentials). Called once for
+    /// each socket.
+    fn init(
+        &self,
+        payload: Option<&Map<String, Value>>,
+        client: &Self::Client,
+    ) -> Result<Self::Principal, InitRefused>;
 
     /// What a request asks for, for transports that don't carry everything; runs nothing. `None`
     /// where it can't be told: executing it tells why.
-    fn kind(&self, request: &Request) -> Option<OperationKind>;
+    fn kind(&self, request: &Request, principal: &Self::Principal) -> Option<OperationKind>;
 
     /// Decides what a request is. Must not wait: whatever takes time belongs into the future of
     /// [`Execution::Single`].

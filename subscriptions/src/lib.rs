@@ -24,7 +24,9 @@ pub mod worker;
 
 pub use connection::{Guard, Socket};
 pub use dialect::Dialect;
-pub use executor::{Execution, Executor, InitRefused, OperationKind, PERSISTED, Request};
+pub use executor::{
+    Execution, Executor, InitRefused, OperationKind, PERSISTED, Request, StreamPlace,
+};
 pub use key::OperationKey;
 pub use limits::Limits;
 pub use memory::Memory;

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::connection::Socket;
-use crate::executor::Executor;
+use crate::executor::{Executor, StreamPlace};
 use crate::limits::{FRAMES_PER_WRITE, START_DEADLINE};
 use crate::ring::Frame;
 use crate::shard::{Seat, Shard};
@@ -56,6 +56,7 @@ pub struct Reader<S: Socket, E: Executor> {
     next: u64,
     /// The last sequence that was read.
     seen: u64,
+    place: Option<Box<dyn StreamPlace>>,
 }
 
 /// Where the next frames come from.
@@ -72,10 +73,12 @@ impl<S: Socket, E: Executor> Reader<S, E> {
         shard: Rc<Shard<S, E>>,
         stream: Arc<ResponseStream>,
         after: Option<String>,
+        place: Option<Box<dyn StreamPlace>>,
     ) -> Self {
         let bell = Rc::<Bell>::default();
         let seat = shard.seat_reader(&stream, bell.clone());
-        Self { shard, stream, bell, seat, goes_on: GoesOn::Join(after), next: 0, seen: 0 }
+        let goes_on = GoesOn::Join(after);
+        Self { shard, stream, bell, seat, goes_on, next: 0, seen: 0, place }
     }
 
     /// The next frames, at least one, as soon as there are some. Not to be given up halfway: what
@@ -102,6 +105,9 @@ impl<S: Socket, E: Executor> Reader<S, E> {
                 }
             };
             while let Start::Later(answer) = start {
+                if let Some(wait) = self.place.as_ref().and_then(|place| place.turn()) {
+                    tokio::time::sleep(wait).await;
+                }
                 let answer = tokio::time::timeout(START_DEADLINE, answer).await;
                 start = answer.unwrap_or(Start::TooSlow);
             }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::connection::{Connection, Guard, Shared, Socket};
 use crate::dialect::Dialect;
-use crate::executor::Executor;
+use crate::executor::{Executor, StreamPlace};
 use crate::limits::{
     CONTIGUOUS_BYTES, FRAMES_PER_WRITE, Limits, SWEEP_INTERVAL, TIME_PER_ROUND, WRITES_PER_YIELD,
 };
@@ -218,13 +218,20 @@ impl<S: Socket, E: Executor> Shard<S, E> {
 
     /// Takes over a socket whose upgrade was answered. `early` are bytes that the client sent
     /// behind its request. The guard is dropped when the connection is gone.
-    pub fn adopt(self: &Rc<Self>, socket: S, opening: Opening, early: &[u8], guard: Option<Guard>) {
+    pub fn adopt(
+        self: &Rc<Self>,
+        socket: S,
+        opening: Opening,
+        early: &[u8],
+        client: E::Client,
+        guard: Option<Guard>,
+    ) {
         self.set_now();
         let shard = self.clone();
         let connection = {
             let mut connections = self.connections.borrow_mut();
             let entry = connections.vacant_entry();
-            let connection = Connection::share(socket, self, entry.key(), guard);
+            let connection = Connection::share(socket, self, entry.key(), client, guard);
             entry.insert(connection.clone());
             connection
         };
@@ -333,8 +340,9 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         self: &Rc<Self>,
         stream: Arc<ResponseStream>,
         after: Option<String>,
+        place: Option<Box<dyn StreamPlace>>,
     ) -> Reader<S, E> {
-        Reader::new(self.clone(), stream, after)
+        Reader::new(self.clone(), stream, after, place)
     }
 
     /// Connections alive.

@@ -247,15 +247,16 @@ impl BoardExecutor {
 
 impl Executor for BoardExecutor {
     type Principal = ();
+    type Client = ();
 
-    fn init(&self, payload: Option<&Map<String, Value>>) -> Result<(), InitRefused> {
+    fn init(&self, payload: Option<&Map<String, Value>>, (): &()) -> Result<(), InitRefused> {
         match payload.and_then(|payload| payload.get("refuse")) {
             Some(_) => Err(InitRefused { reason: "Forbidden".to_owned() }),
             None => Ok(()),
         }
     }
 
-    fn kind(&self, request: &Request) -> Option<OperationKind> {
+    fn kind(&self, request: &Request, (): &()) -> Option<OperationKind> {
         match request.query.as_str() {
             "fields" | "log" => Some(OperationKind::Subscription),
             "ask" | "never" => Some(OperationKind::Query),
@@ -286,7 +287,7 @@ impl Executor for BoardExecutor {
         };
         let source = BoardSource { board: self.board.clone(), kind };
         match self.streams.open(key, 0, || Ok(Box::new(source) as Box<dyn Source>)) {
-            Ok(stream) => Execution::Stream { stream, after },
+            Ok(stream) => Execution::Stream { stream, after, place: None },
             Err(_) => Execution::Refused(Bytes::from_static(b"[{\"message\":\"full\"}]")),
         }
     }

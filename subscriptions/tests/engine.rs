@@ -46,7 +46,7 @@ impl Hub {
 
     fn connect_as(&self, dialect: Dialect, window: usize) -> Client {
         let (ours, theirs) = tokio::io::duplex(window);
-        self.shard.adopt(ours, Opening::Speak(dialect), &[], None);
+        self.shard.adopt(ours, Opening::Speak(dialect), &[], (), None);
         Client::new(theirs)
     }
 

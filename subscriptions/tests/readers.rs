@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use spreadly_subscriptions::{
-    End, Execution, Executor as _, Limits, Reader, Request, StreamLimits,
+    End, Execution, Executor as _, Limits, Reader, Request, StreamLimits, StreamPlace,
 };
 use tokio::io::DuplexStream;
 
@@ -16,7 +16,7 @@ fn read(hub: &Hub, query: &str, after: Option<&str>) -> Reader<DuplexStream, Boa
     let fields = json!({"query": query, "variables": {"after": after}});
     let request = Request::from_fields(fields.as_object().unwrap().clone()).unwrap();
     match hub.executor.execute(request, &()) {
-        Execution::Stream { stream, after } => hub.shard.read(stream, after),
+        Execution::Stream { stream, after, place } => hub.shard.read(stream, after, place),
         _ => panic!("{query} is a subscription"),
     }
 }
@@ -56,6 +56,31 @@ fn a_reader_follows_sleeps_and_resumes_without_a_break_and_leaves_nothing() {
         assert_eq!((hub.meters.sockets_open.get(), hub.meters.readers_open.get()), (1, 1));
         drop(reader);
         hub.is_clean().await;
+    });
+}
+
+#[test]
+fn a_reader_waits_for_its_turn_before_its_source_reads_the_log() {
+    struct Late;
+    impl StreamPlace for Late {
+        fn turn(&self) -> Option<Duration> {
+            Some(Duration::from_secs(7))
+        }
+    }
+    paused(async {
+        let hub = Hub::start(Limits::default(), StreamLimits::default());
+        for value in 0..9 {
+            hub.board.set(1, value, 100);
+        }
+        let fields = json!({"query": "kept", "variables": {"after": "0"}});
+        let request = Request::from_fields(fields.as_object().unwrap().clone()).unwrap();
+        let Execution::Stream { stream, after, .. } = hub.executor.execute(request, &()) else {
+            panic!("a stream");
+        };
+        let begin = tokio::time::Instant::now();
+        let mut reader = hub.shard.read(stream, after, Some(Box::new(Late)));
+        assert!(reader.frames().await.is_ok());
+        assert_eq!(begin.elapsed().as_secs(), 7);
     });
 }
 

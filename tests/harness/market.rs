@@ -17,6 +17,10 @@ pub fn delta(market: &str, bids: &[(&str, &str)], asks: &[(&str, &str)]) -> Stri
     book("book.delta", market, bids, asks)
 }
 
+pub fn snapshot(market: &str, bids: &[(&str, &str)], asks: &[(&str, &str)]) -> String {
+    book("book.snapshot", market, bids, asks)
+}
+
 fn book(kind: &str, market: &str, bids: &[(&str, &str)], asks: &[(&str, &str)]) -> String {
     let levels = |all: &[(&str, &str)]| serde_json::to_string(all).unwrap();
     format!(
@@ -34,7 +38,7 @@ pub fn beginning(market: &str) -> Vec<String> {
     let (bids, asks) = (side(100, -1), side(101, 1));
     let bids: Vec<_> = bids.iter().map(|(price, size)| (price.as_str(), *size)).collect();
     let asks: Vec<_> = asks.iter().map(|(price, size)| (price.as_str(), *size)).collect();
-    vec![definition(market), book("book.snapshot", market, &bids, &asks)]
+    vec![definition(market), snapshot(market, &bids, &asks)]
 }
 
 /// Step `number`'s one change: the size of one of the five best bids says which step it was.

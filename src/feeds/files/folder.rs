@@ -82,6 +82,9 @@ pub(super) struct Folder {
     ignored: BTreeMap<String, &'static str>,
     buffer: Vec<u8>,
     needs_scan: bool,
+    /// Something could not be opened for want of a file descriptor. It is no fault of the folder, and
+    /// the next scan tries again.
+    pub(super) out_of_descriptors: bool,
 }
 
 struct Entry {
@@ -108,6 +111,7 @@ impl Folder {
             ignored: BTreeMap::new(),
             buffer: Vec::new(),
             needs_scan: true,
+            out_of_descriptors: false,
         };
         for one in progress {
             folder.follow(one, false);
@@ -125,8 +129,13 @@ impl Folder {
                 }
             }
         }
-        if self.needs_scan {
-            self.scan()?;
+        if self.needs_scan
+            && let Err(error) = self.scan()
+        {
+            if !is_out_of_descriptors(&error) {
+                return Err(error);
+            }
+            self.out_of_descriptors = true;
         }
         Ok(())
     }
@@ -190,6 +199,7 @@ impl Folder {
     fn scan(&mut self) -> io::Result<()> {
         let entries = self.list()?;
         self.needs_scan = false;
+        self.out_of_descriptors = false;
         self.faults.clear();
         for followed in self.streams.values_mut() {
             followed.alive = false;
@@ -508,6 +518,10 @@ impl Folder {
             self.needs_scan = true;
             return;
         }
+        if is_out_of_descriptors(error) {
+            self.out_of_descriptors = true;
+            return;
+        }
         self.faults.insert(name.into(), format!("can't be read ({error})"));
     }
 
@@ -634,6 +648,11 @@ fn stamp(metadata: &Metadata) -> Seen {
         (metadata.mtime(), metadata.mtime_nsec()),
         (metadata.ctime(), metadata.ctime_nsec()),
     )
+}
+
+/// The process, or the whole system, has as many files open as it may.
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// A name that would be ours if it were UTF-8.

@@ -90,6 +90,7 @@ struct Side {
     watch: Option<Watch>,
     /// Why there is no watch, told once.
     unwatched: Option<String>,
+    warned_of_descriptors: bool,
 }
 
 struct Watch {
@@ -129,13 +130,13 @@ impl Files {
         // What can't be made is told by the first look at it.
         drop(fs::create_dir_all(&self.config.path));
         let folder = Folder::new(&self.config.path, &self.name, progress);
-        let mut side = Side { folder, watch: None, unwatched: None };
+        let mut side = Side { folder, watch: None, unwatched: None, warned_of_descriptors: false };
         let mut next_scan = Instant::now();
         loop {
             let scan = Instant::now() >= next_scan;
             let ring = if scan { Ring::Scan } else { self.bell.take() };
             let step = side.step(ring, self.config.mode, &self.config.path, &self.bell);
-            let healthy = self.report(&side, &step);
+            let healthy = self.report(&mut side, &step);
             if healthy {
                 backoff.reset();
             }
@@ -154,7 +155,8 @@ impl Files {
                     return;
                 }
             }
-            if step.fault.is_none() && side.folder.is_busy() {
+            let blocked = step.fault.is_some() || side.folder.out_of_descriptors;
+            if !blocked && side.folder.is_busy() {
                 continue;
             }
             self.statuses.behind(self.feed, side.folder.bytes_behind());
@@ -166,10 +168,20 @@ impl Files {
     }
 
     /// Tells the board; whether all of the folder can be read.
-    fn report(&self, side: &Side, step: &Step) -> bool {
+    fn report(&self, side: &mut Side, step: &Step) -> bool {
         let fault = step.fault.clone().or_else(|| side.folder.fault());
         self.statuses.behind(self.feed, side.folder.bytes_behind());
         self.statuses.note(self.feed, side.folder.note());
+        if side.folder.out_of_descriptors {
+            // What is live stays live; what can't be opened is behind, and says so there.
+            if !side.warned_of_descriptors {
+                let folder = self.config.path.display();
+                tracing::warn!(%folder, "no file descriptor is left to read the feed: trying again");
+            }
+            side.warned_of_descriptors = true;
+            return false;
+        }
+        side.warned_of_descriptors = false;
         match fault {
             Some(reason) => {
                 self.statuses.halt(self.feed, Cause::Source, &reason);

@@ -2,6 +2,7 @@
 //! the streams that follow some of them. One lock for all of it: a stream may span topics, and its
 //! ring wants rising sequences. What the rings no longer hold is read from the log, see `replay`.
 
+mod idle;
 mod replay;
 mod stream;
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use foldhash::{HashMap, HashMapExt as _};
 use spreadly_subscriptions::{Epoch, ResponseStream, Start};
 
+use self::idle::Idle;
 use self::stream::{At, Numbered, TopicStream};
 use super::follower::Touched;
 use super::frame::{Encode, FeedState, Item};
@@ -30,6 +32,8 @@ pub(super) enum Place {
     Here(Start),
     /// Only the log has what follows.
     Log(Reach),
+    /// Only the log knows where this topic stands: it is to be asked, see [`Topics::recall`].
+    Forgotten(TopicName),
 }
 
 /// A part of the log that a reader is told.
@@ -48,9 +52,13 @@ pub(super) struct Reach {
 
 pub(super) struct Topics {
     epoch: Epoch,
+    /// Of a worker: only topics that are followed are here, others are kept elsewhere.
+    is_copy: bool,
     state: FeedState,
-    /// Those that have events or are followed: nothing is kept of names that were only asked for.
+    /// Those that are followed, and those that have events as far as they are remembered: nothing is
+    /// kept of names that were only asked for.
     topics: HashMap<TopicName, Topic>,
+    idle: Idle,
     /// Of the scopes of which something was undone.
     numberings: HashMap<String, Numbering>,
     /// The newest event that undid something, as far as is known here.
@@ -78,6 +86,8 @@ struct Topic {
     raw: BTreeSet<u64>,
     /// The newest rollback that its end was taken over after.
     undone_at: u64,
+    /// It is followed, and may have events in the log of which nothing is known here.
+    is_forgotten: bool,
 }
 
 impl Topic {
@@ -116,8 +126,10 @@ impl Topics {
     pub(super) fn new(epoch: Epoch) -> Self {
         Self {
             epoch,
+            is_copy: false,
             state: FeedState::Live,
             topics: HashMap::new(),
+            idle: Idle::default(),
             numberings: HashMap::new(),
             undone_at: 0,
             streams: BTreeMap::new(),
@@ -134,7 +146,8 @@ impl Topics {
     pub(super) fn copy(&self, names: &[TopicName]) -> Ends {
         let end = |name: &TopicName| {
             let (last, time) = stands(&self.topics, name);
-            (name.clone(), last, time, self.numbering(name))
+            let is_forgotten = self.is_forgotten(name);
+            End { name: name.clone(), last, time, is_forgotten, numbering: self.numbering(name) }
         };
         Ends { ends: names.iter().map(end).collect(), undone_at: self.undone_at }
     }
@@ -142,13 +155,15 @@ impl Topics {
     /// Takes over the ends of topics as they are elsewhere, of those that are not followed here yet
     /// or, with `anew`, of all.
     pub(super) fn adopt(&mut self, copy: Ends, anew: bool) {
-        for (name, last, event_time, numbering) in copy.ends {
-            self.numberings.insert(scope_of(&name), numbering);
-            let topic = self.topics.entry(name).or_default();
+        for end in copy.ends {
+            self.numberings.insert(scope_of(&end.name), end.numbering);
+            let topic = self.topics.entry(end.name).or_default();
             if topic.followers == 0 || anew {
                 topic.forget_recent();
-                (topic.last, topic.event_time) = (last, event_time);
+                (topic.last, topic.event_time) = (end.last, end.time);
                 topic.undone_at = copy.undone_at;
+                topic.is_forgotten = end.is_forgotten;
+                self.idle.forgets |= end.is_forgotten;
             }
         }
         self.undone_at = self.undone_at.max(copy.undone_at);
@@ -156,8 +171,14 @@ impl Topics {
 
     /// Takes over how all scopes are numbered elsewhere.
     pub(super) fn adopt_numberings(&mut self, other: &Self) {
+        self.is_copy = true;
         self.numberings = other.numberings.clone();
         self.undone_at = other.undone_at;
+    }
+
+    /// Whether an event of this topic is of no use here.
+    pub(super) fn ignores(&self, name: &str) -> bool {
+        self.is_copy && !self.topics.contains_key(name)
     }
 
     /// Topics that some stream follows.
@@ -202,10 +223,15 @@ impl Topics {
             scopes.insert(scope);
         }
         for (known, event_time) in left {
-            if let Some(topic) = self.topics.get_mut(&*known.name).filter(|own| own.undone_at < at)
-            {
-                (topic.last, topic.event_time) = (known.last, *event_time);
-                topic.forget_recent();
+            let known_here = self.topics.get_key_value(&*known.name);
+            let newer = known_here.filter(|(_, topic)| topic.undone_at < at);
+            if let Some((name, topic)) = newer {
+                let (name, before) = (name.clone(), topic.last);
+                if let Some(topic) = self.topics.get_mut(&name) {
+                    (topic.last, topic.event_time) = (known.last, *event_time);
+                    topic.forget_recent();
+                }
+                self.rest(&name, before);
             }
         }
         let mut streams = std::mem::take(&mut self.streams);
@@ -230,8 +256,47 @@ impl Topics {
 
     /// Takes over where a topic of the log stands, before anything is published.
     pub(super) fn restore(&mut self, known: store::Topic, event_time: Option<Micros>) {
-        let topic = self.topics.entry(known.name.into()).or_default();
+        let name = TopicName::from(known.name);
+        let topic = self.topics.entry(name.clone()).or_default();
         (topic.last, topic.event_time) = (known.last, event_time);
+        self.rest(&name, 0);
+    }
+
+    /// Where a topic stands is not known here, and may not be told before it was recalled.
+    pub(super) fn is_forgotten(&self, name: &str) -> bool {
+        self.idle.forgets
+            && Idle::takes(name)
+            && self.topics.get(name).is_none_or(|topic| topic.is_forgotten)
+    }
+
+    /// Takes over where a forgotten topic stands, as the log has it; 0 if it has no event there.
+    pub(super) fn recall(&mut self, name: &TopicName, last: u64) {
+        if !self.is_forgotten(name) {
+            return;
+        }
+        let topic = self.topics.entry(name.clone()).or_default();
+        topic.is_forgotten = false;
+        topic.last = topic.last.max(last);
+        for stream in self.streams.values_mut() {
+            if stream.names().binary_search(name).is_ok() {
+                stream.recall(last);
+            }
+        }
+    }
+
+    /// A topic stood at `before` and has another last event, or its last follower left it.
+    fn rest(&mut self, name: &TopicName, before: u64) {
+        if self.is_copy || !Idle::takes(name) {
+            return;
+        }
+        let Some(topic) = self.topics.get(name) else { return };
+        self.idle.remove(before);
+        if topic.followers == 0
+            && topic.last > 0
+            && let Some(oldest) = self.idle.add(name.clone(), topic.last)
+        {
+            self.topics.remove(&oldest);
+        }
     }
 
     /// Takes an event of the log: it becomes the end of its topic.
@@ -247,6 +312,7 @@ impl Topics {
         topic.event_time = item.time;
         topic.keep(previous, item);
         touched.extend(&topic.raw);
+        self.rest(name, previous);
     }
 
     /// Pushes the events that a stream has not pushed.
@@ -327,9 +393,14 @@ impl Topics {
         encode: Encode,
     ) {
         for name in names.iter() {
+            let is_forgotten = self.is_forgotten(name);
             let topic = self.topics.entry(name.clone()).or_default();
             topic.raw.insert(stream.id());
             topic.followers += 1;
+            topic.is_forgotten = is_forgotten;
+            if Idle::takes(name) {
+                self.idle.remove(topic.last);
+            }
         }
         let (numbered, last) = (self.numbered(&names), self.last_of(&names));
         let own = TopicStream::new(stream.clone(), names, numbered, (last, self.state), encode);
@@ -342,11 +413,15 @@ impl Topics {
             let Some(topic) = self.topics.get_mut(name) else { continue };
             topic.raw.remove(&stream.id());
             topic.followers -= 1;
-            if topic.followers == 0 {
-                topic.forget_recent();
-                if topic.last == 0 {
-                    self.topics.remove(name);
-                }
+            if topic.followers > 0 {
+                continue;
+            }
+            topic.forget_recent();
+            let (last, is_forgotten) = (topic.last, topic.is_forgotten);
+            if last == 0 || is_forgotten {
+                self.topics.remove(name);
+            } else {
+                self.rest(name, last);
             }
         }
     }
@@ -359,6 +434,13 @@ impl Topics {
         let Some(own) = self.streams.get_mut(&stream) else {
             return Place::Here(Start::TooSlow);
         };
+        let forgotten = own
+            .names()
+            .iter()
+            .find(|name| self.topics.get(*name).is_some_and(|topic| topic.is_forgotten));
+        if let Some(name) = forgotten {
+            return Place::Forgotten(name.clone());
+        }
         let stands = |name: &TopicName| stands(&self.topics, name);
         match after {
             None => Place::Here(own.begin(stands, &at)),
@@ -391,6 +473,16 @@ impl Topics {
         Some(make(own, &at))
     }
 
+    /// Whether something is kept of a topic.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.topics.contains_key(name)
+    }
+
+    #[cfg(test)]
+    pub(super) fn keep_idle(&mut self, most: usize) {
+        self.idle.keep(most);
+    }
+
     /// Names of topics that something is kept of.
     #[cfg(test)]
     pub(super) fn known(&self) -> usize {
@@ -400,8 +492,16 @@ impl Topics {
 
 /// The ends of some topics with the numbering of each, as [`Topics::copy`] took them.
 pub(super) struct Ends {
-    ends: Vec<(TopicName, u64, Option<Micros>, Numbering)>,
+    ends: Vec<End>,
     undone_at: u64,
+}
+
+struct End {
+    name: TopicName,
+    last: u64,
+    time: Option<Micros>,
+    is_forgotten: bool,
+    numbering: Numbering,
 }
 
 /// Sequence and time of a topic's last event.

@@ -48,13 +48,27 @@ impl Replay {
         names: &Arc<[TopicName]>,
         ask: impl Fn(&Live) -> Place + Send + 'static,
     ) -> Start {
-        let mut reach = match ask(live) {
+        let mut place = match ask(live) {
             Place::Here(start) => return start,
-            Place::Log(reach) => reach,
+            place => place,
         };
         let (live, names) = (live.clone(), names.clone());
         Start::Later(Box::pin(async move {
             for _ in 0..MOST_TRIES {
+                let reach = match place {
+                    Place::Here(start) => return start,
+                    Place::Log(reach) => reach,
+                    Place::Forgotten(name) => {
+                        let topic = name.clone();
+                        let read = move |log: &LogReader| log.last_until(&topic, u64::MAX);
+                        match live.log.clone().soon(PATIENCE, read).await {
+                            Ok(last) => live.topics.lock().recall(&name, last.unwrap_or(0)),
+                            Err(error) => return self.failed(&error),
+                        }
+                        place = ask(&live);
+                        continue;
+                    }
+                };
                 let (reading, names) = (live.clone(), names.clone());
                 let read = move |log: &LogReader| page(&reading, log, stream, &names, reach);
                 match live.log.clone().soon(PATIENCE, read).await {
@@ -64,10 +78,7 @@ impl Replay {
                 }
                 // Undone while it was read, or the stream was closed.
                 tokio::time::sleep(BETWEEN_TRIES).await;
-                reach = match ask(&live) {
-                    Place::Here(start) => return start,
-                    Place::Log(reach) => reach,
-                };
+                place = ask(&live);
             }
             Start::TooSlow
         }))

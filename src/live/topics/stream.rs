@@ -185,6 +185,12 @@ impl TopicStream {
         self.state = state;
     }
 
+    /// Its topic turned out to stand here. Before anyone was told anything.
+    pub(super) fn recall(&mut self, last: u64) {
+        self.last = self.last.max(last);
+        self.forget_stands();
+    }
+
     fn forget_stands(&mut self) {
         self.quiet.iter_mut().for_each(|quiet| quiet.stated = None);
         self.back = None;

@@ -12,7 +12,7 @@ use super::*;
 use crate::live::frame::{LiveFrame, LogCursor, log_topics};
 use crate::live::{Live, Reorganisation};
 use crate::market::admission::Admission;
-use crate::market::event::{Applied, parse, trades_topic};
+use crate::market::event::{Applied, message_topic, parse, trades_topic};
 use crate::store::{LogReaders, NewEvent, Store};
 
 const MARKETS: [&str; 3] = ["A-B", "C-D", "E-F"];
@@ -69,6 +69,10 @@ impl Hub {
         ))
     }
 
+    fn publish(&mut self, topic: &str) -> u64 {
+        self.send(&format!(r#"{{"kind":"message","topic":"{topic}","data":1}}"#))
+    }
+
     /// Blocks are undone in which these events stood.
     fn undo(&mut self, undone: &[(usize, u64)]) {
         let mut first = BTreeMap::new();
@@ -103,6 +107,22 @@ impl Hub {
             cursor_extension: false,
         };
         let names = markets.iter().map(|market| trades_topic(MARKETS[*market])).collect();
+        self.open_as(key, names)
+    }
+
+    /// Of a generic topic.
+    fn open_topic(&self, name: &str) -> Arc<ResponseStream> {
+        let key = OperationKey {
+            document: name.to_owned(),
+            operation_name: None,
+            variables: String::new(),
+            audience: String::new(),
+            cursor_extension: false,
+        };
+        self.open_as(key, vec![message_topic(name)])
+    }
+
+    fn open_as(&self, key: OperationKey, names: Vec<TopicName>) -> Arc<ResponseStream> {
         let encoded = self.encoded.clone();
         let encode: Encode = Box::new(move |frame| {
             encoded.fetch_add(1, Ordering::Relaxed);
@@ -406,6 +426,79 @@ fn nothing_is_kept_of_topics_that_nobody_published_to() {
         stream.source().detach(&stream);
     }
     assert_eq!(hub.live.topics.lock().known(), 0);
+}
+
+#[test]
+fn a_generic_topic_too_many_is_forgotten_and_its_chain_goes_on_from_the_log() {
+    let mut hub = Hub::new(1 << 20);
+    hub.live.topics.lock().keep_idle(3);
+    let followed = hub.open_topic("followed");
+    let mut follower = Client::default();
+    follower.join(&followed, &mut || {});
+    let mut told = vec![hub.publish("followed")];
+    let markets = hub.live.topics.lock().known();
+    let first = hub.publish("t0");
+    for number in 1..50 {
+        hub.publish(&format!("t{number}"));
+    }
+    assert_eq!(hub.live.topics.lock().known(), markets + 3);
+    assert!(!hub.live.knows_topic("message:t0"));
+    told.push(hub.publish("followed"));
+    follower.read_on(&followed);
+    assert_eq!(follower.told, told, "what is followed is not forgotten");
+
+    // Whoever comes is told where it stands, and the next event follows the last.
+    let stream = hub.open_topic("t0");
+    let mut client = Client::default();
+    client.join(&stream, &mut || {});
+    assert_eq!(client.chain["message:t0"], first);
+    let second = hub.publish("t0");
+    client.read_on(&stream);
+    assert_eq!(client.told, [second]);
+
+    // An event that comes before its follower has joined is chained to the last one too.
+    let stream = hub.open_topic("t1");
+    let begin = LogCursor {
+        topics: log_topics(&[message_topic("t1")]),
+        position: spreadly_subscriptions::Position { epoch: hub.store.epoch(), sequence: 0 },
+    };
+    let newest = hub.publish("t1");
+    let mut late = Client { cursor: Some(begin.encode()), ..Client::default() };
+    late.join(&stream, &mut || {});
+    assert_eq!(late.told.len(), 2);
+    assert_eq!(late.told[1], newest);
+    // One that nobody follows, too: a cursor of before resumes behind what it saw.
+    let third = hub.publish("t2");
+    let mut back = Client::default();
+    let stream = hub.open_topic("t2");
+    back.join(&stream, &mut || {});
+    assert_eq!(back.chain["message:t2"], third);
+    assert_eq!(hub.live.topics.lock().known(), markets + 2 + 3, "t2 is followed, not idle");
+}
+
+#[test]
+fn an_event_that_is_written_while_a_forgotten_topic_is_looked_up_is_told_once() {
+    let mut hub = Hub::new(1 << 20);
+    hub.live.topics.lock().keep_idle(1);
+    let first = hub.publish("t0");
+    for number in 1..5 {
+        hub.publish(&format!("t{number}"));
+    }
+    let stream = hub.open_topic("t0");
+    let begin = LogCursor {
+        topics: log_topics(&[message_topic("t0")]),
+        position: spreadly_subscriptions::Position { epoch: hub.store.epoch(), sequence: 0 },
+    };
+    let mut client = Client { cursor: Some(begin.encode()), ..Client::default() };
+    let start = stream.source().join(&stream, client.cursor.as_deref());
+    // The join asks the log later than this is told.
+    let second = hub.publish("t0");
+    client.go_on(&stream, start, &mut || {});
+    client.read_on(&stream);
+    assert_eq!(client.told, [first, second]);
+    let third = hub.publish("t0");
+    client.read_on(&stream);
+    assert_eq!(client.told, [first, second, third]);
 }
 
 #[test]

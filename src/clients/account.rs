@@ -1,0 +1,391 @@
+//! One client address: what it holds open, and what it may still cost.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use super::bucket::{Bucket, Flow};
+use super::meters::{ClientMeters, Refusal};
+use super::pressure::Pressure;
+use super::prices::Work;
+use super::streams::StreamCounts;
+
+/// How long a read of the log waits for another one of its own address: longer than most of them
+/// take, so that a page with several lists in one query has them all, and shorter than anyone waits.
+const LOG_READER_WAIT: Duration = Duration::from_millis(500);
+
+/// The longest wait of work that can't be refused: below what stock clients wait for an answer.
+const MOST_TURN_WAIT: Duration = Duration::from_secs(5);
+
+/// What one address may hold and cost; the names are those of the configuration.
+#[derive(Clone, Debug)]
+pub struct AccountLimits {
+    /// TCP connections of the public port that are no WebSockets, or not yet.
+    pub connections_per_address: usize,
+    /// WebSockets and event streams.
+    pub sockets_per_address: usize,
+    pub streams_per_socket: usize,
+    pub streams_per_address: usize,
+    pub log_readers_per_address: usize,
+    /// Microseconds of processor time a second.
+    pub cost_rate: u32,
+    /// Microseconds of processor time that an address can save up.
+    pub cost_burst: u32,
+    /// Loopback is counted and never refused by any of these.
+    pub exempt_loopback: bool,
+}
+
+impl Default for AccountLimits {
+    fn default() -> Self {
+        Self {
+            connections_per_address: 128,
+            sockets_per_address: 100,
+            streams_per_socket: 256,
+            streams_per_address: 4_096,
+            log_readers_per_address: 2,
+            cost_rate: 50_000,
+            cost_burst: 1_000_000,
+            exempt_loopback: true,
+        }
+    }
+}
+
+impl AccountLimits {
+    /// Sockets begin as connections, and as many as may be open may come at once.
+    pub fn connections(&self) -> usize {
+        self.connections_per_address.max(self.sockets_per_address)
+    }
+}
+
+/// What all accounts share.
+pub(super) struct Shared {
+    pub limits: AccountLimits,
+    pub meters: Arc<ClientMeters>,
+    pub pressure: Pressure,
+}
+
+impl Shared {
+    pub(super) fn flow(&self) -> Flow {
+        Flow { rate: self.limits.cost_rate, burst: self.limits.cost_burst }
+    }
+}
+
+/// See the module's text. Shared by all connections of its address.
+pub struct ClientAccount {
+    id: u64,
+    shared: Arc<Shared>,
+    exempt: bool,
+    bucket: Mutex<Bucket>,
+    connections: AtomicUsize,
+    sockets: AtomicUsize,
+    streams: Arc<StreamCounts>,
+    log_readers: Arc<Semaphore>,
+}
+
+/// Something that an address has open and that has a limit; given back when dropped.
+pub struct Place {
+    account: Arc<ClientAccount>,
+    count: fn(&ClientAccount) -> &AtomicUsize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        (self.count)(&self.account).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An address has spent what it may for now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimited {
+    /// `limits.cost_rate`.
+    pub rate: u32,
+    pub retry_after: Duration,
+}
+
+/// Of the next account.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+impl ClientAccount {
+    /// Unique in this process; an address that was forgotten gets another one.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn new(shared: Arc<Shared>, exempt: bool, now: Instant) -> Self {
+        let limits = &shared.limits;
+        let bounded = |limit: usize| if exempt { usize::MAX } else { limit };
+        let streams = bounded(limits.streams_per_address);
+        let readers = bounded(limits.log_readers_per_address).min(Semaphore::MAX_PERMITS);
+        Self {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            exempt,
+            bucket: Mutex::new(Bucket::new(shared.flow(), now)),
+            connections: AtomicUsize::new(0),
+            sockets: AtomicUsize::new(0),
+            streams: StreamCounts::new(streams, Refusal::StreamsPerAddress, None),
+            log_readers: Arc::new(Semaphore::new(readers)),
+            shared,
+        }
+    }
+
+    /// Lets work begin, and charges it: refused while the address is in debt.
+    pub fn admit(&self, work: Work, count: usize) -> Result<(), RateLimited> {
+        self.admit_at(work, count, Instant::now())
+    }
+
+    pub(super) fn admit_at(
+        &self,
+        work: Work,
+        count: usize,
+        now: Instant,
+    ) -> Result<(), RateLimited> {
+        if !self.exempt {
+            let flow = self.shared.flow();
+            if let Some(retry_after) = self.bucket.lock().wait(flow, now) {
+                self.shared.meters.rate_limit(work);
+                return Err(RateLimited { rate: flow.rate, retry_after });
+            }
+        }
+        self.spend_at(work, count, now);
+        Ok(())
+    }
+
+    /// Charges work that was let begin: what it is turns out on the way.
+    pub fn spend(&self, work: Work, count: usize) {
+        self.spend_at(work, count, Instant::now());
+    }
+
+    pub(super) fn spend_at(&self, work: Work, count: usize, now: Instant) {
+        let nanos = work.nanos().saturating_mul(count as u64);
+        self.shared.meters.charge(work, nanos);
+        // What the operator's own tools cost makes nothing dearer for clients.
+        if !self.exempt && nanos > 0 {
+            let factor = self.shared.pressure.spend(nanos, now);
+            let nanos = nanos.saturating_mul(factor);
+            self.bucket.lock().spend(nanos, self.shared.flow(), now);
+        }
+    }
+
+    /// Charges work that can't be refused, as its client would have to begin again: it waits instead,
+    /// while the address is in debt, but never for so long that it were given up.
+    pub fn turn(&self, work: Work) -> Option<Duration> {
+        self.turn_at(work, Instant::now())
+    }
+
+    fn turn_at(&self, work: Work, now: Instant) -> Option<Duration> {
+        let wait = match self.exempt {
+            true => None,
+            false => self.bucket.lock().wait(self.shared.flow(), now),
+        };
+        self.spend_at(work, 1, now);
+        wait.map(|wait| wait.min(MOST_TURN_WAIT))
+    }
+
+    /// Counts a TCP connection in, or says how many there are.
+    pub fn enter_connection(self: &Arc<Self>) -> Result<Place, usize> {
+        let limit = self.shared.limits.connections();
+        self.enter(|account| &account.connections, limit, Refusal::ConnectionsPerAddress)
+    }
+
+    /// Counts a WebSocket or an event stream in, or says how many there are.
+    pub fn enter_socket(self: &Arc<Self>) -> Result<Place, usize> {
+        let limit = self.shared.limits.sockets_per_address;
+        self.enter(|account| &account.sockets, limit, Refusal::SocketsPerAddress)
+    }
+
+    fn enter(
+        self: &Arc<Self>,
+        count: fn(&Self) -> &AtomicUsize,
+        limit: usize,
+        refusal: Refusal,
+    ) -> Result<Place, usize> {
+        let most = if self.exempt { usize::MAX } else { limit };
+        let counter = count(self);
+        let entered = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |current| {
+            (current < most).then_some(current + 1)
+        });
+        match entered {
+            Ok(_) => Ok(Place { account: self.clone(), count }),
+            Err(current) => {
+                self.shared.meters.refuse(refusal);
+                Err(current)
+            }
+        }
+    }
+
+    /// The streams of a socket of this address, none yet.
+    pub fn socket_streams(&self) -> Arc<StreamCounts> {
+        let limit = self.shared.limits.streams_per_socket;
+        let most = if self.exempt { usize::MAX } else { limit };
+        StreamCounts::new(most, Refusal::StreamsPerSocket, Some(self.streams.clone()))
+    }
+
+    /// A place among the readers of the log of this address, in turn; the error is how many there
+    /// are. To be held until the read is done, also when its client is gone by then.
+    pub async fn log_reader(&self) -> Result<OwnedSemaphorePermit, usize> {
+        self.log_reader_within(LOG_READER_WAIT).await
+    }
+
+    async fn log_reader_within(&self, wait: Duration) -> Result<OwnedSemaphorePermit, usize> {
+        let waiting = self.log_readers.clone().acquire_owned();
+        match tokio::time::timeout(wait, waiting).await {
+            Ok(Ok(place)) => Ok(place),
+            _ => {
+                self.shared.meters.refuse(Refusal::LogReadersPerAddress);
+                Err(self.shared.limits.log_readers_per_address)
+            }
+        }
+    }
+
+    /// For a refusal that is found elsewhere.
+    pub fn meters(&self) -> &ClientMeters {
+        &self.shared.meters
+    }
+
+    /// TCP connections open now.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Forgetting it changes nothing: it holds nothing and has spent nothing.
+    pub(super) fn is_idle(self: &Arc<Self>, now: Instant) -> bool {
+        Arc::strong_count(self) == 1
+            && self.streams.is_empty()
+            && self.bucket.lock().is_full(self.shared.flow(), now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::pressure::HubShare;
+    use super::super::table::Accounts;
+    use super::*;
+
+    fn account(limits: AccountLimits, address: &str) -> Arc<ClientAccount> {
+        Accounts::new(limits, HubShare::of_shards(1)).of(address.parse().unwrap())
+    }
+
+    #[test]
+    fn an_address_in_debt_is_refused_until_it_is_paid_and_its_neighbour_is_not() {
+        let limits =
+            AccountLimits { cost_rate: 1_000, cost_burst: 200, ..AccountLimits::default() };
+        let accounts = Accounts::new(limits, HubShare::of_shards(1));
+        let account = accounts.of("203.0.113.7".parse().unwrap());
+        let now = Instant::now() + Duration::from_secs(1);
+        for _ in 0..10 {
+            account.admit_at(Work::Request, 1, now).unwrap();
+        }
+        let refused = account.admit_at(Work::Request, 1, now).unwrap_err();
+        assert_eq!(refused, RateLimited { rate: 1_000, retry_after: Duration::from_millis(1) });
+        let neighbour = accounts.of("203.0.113.8".parse().unwrap());
+        neighbour.admit_at(Work::Request, 1, now).unwrap();
+        // What is found out later puts it into debt.
+        account.spend_at(Work::Row, 1_000, now);
+        let refused = account.admit_at(Work::Request, 1, now).unwrap_err();
+        assert_eq!(refused.retry_after, Duration::from_millis(2_001));
+        account.admit_at(Work::Request, 1, now + refused.retry_after).unwrap();
+        let counted: Vec<_> = accounts.meters().rate_limits().filter(|one| one.1 > 0).collect();
+        assert_eq!(counted, [("request", 2)]);
+    }
+
+    #[test]
+    fn a_page_of_the_log_waits_while_its_address_is_in_debt_and_is_never_refused() {
+        let limits =
+            AccountLimits { cost_rate: 1_000, cost_burst: 300, ..AccountLimits::default() };
+        let account = account(limits, "203.0.113.7");
+        let now = Instant::now() + Duration::from_secs(1);
+        assert_eq!(account.turn_at(Work::Page, now), None);
+        assert_eq!(account.turn_at(Work::Page, now), Some(Duration::from_millis(1)));
+        assert_eq!(account.turn_at(Work::Page, now), Some(Duration::from_millis(301)));
+        for _ in 0..100 {
+            account.turn_at(Work::Page, now);
+        }
+        assert_eq!(account.turn_at(Work::Page, now), Some(MOST_TURN_WAIT));
+    }
+
+    #[test]
+    fn loopback_is_charged_and_never_refused() {
+        let limits = AccountLimits {
+            sockets_per_address: 1,
+            cost_rate: 1,
+            cost_burst: 1,
+            ..AccountLimits::default()
+        };
+        let account = account(limits, "127.0.0.1");
+        let _places: Vec<_> = (0..3).map(|_| account.enter_socket().ok().unwrap()).collect();
+        for _ in 0..100 {
+            account.admit(Work::Topic, 1).unwrap();
+        }
+        let charged = account.meters().charges().find(|one| one.0 == "topic");
+        assert_eq!(charged, Some(("topic", 1_000_000)));
+    }
+
+    #[test]
+    fn a_closed_socket_gives_its_place_back() {
+        let limits = AccountLimits { sockets_per_address: 2, ..AccountLimits::default() };
+        let account = account(limits, "203.0.113.7");
+        let first = account.enter_socket().ok().unwrap();
+        let _second = account.enter_socket().ok().unwrap();
+        assert_eq!(account.enter_socket().err(), Some(2));
+        drop(first);
+        assert!(account.enter_socket().is_ok());
+        let refused: Vec<_> = account.meters().refusals().filter(|one| one.1 > 0).collect();
+        assert_eq!(refused, [("sockets_per_address", 1)]);
+    }
+
+    #[tokio::test]
+    async fn a_reader_of_the_log_too_many_waits_for_its_own_address_alone_and_is_then_refused() {
+        let accounts = Accounts::new(AccountLimits::default(), HubShare::of_shards(1));
+        let account = accounts.of("203.0.113.7".parse().unwrap());
+        let first = account.log_reader().await.unwrap();
+        let _second = account.log_reader().await.unwrap();
+        assert_eq!(account.log_reader_within(Duration::ZERO).await.err(), Some(2));
+        let neighbour = accounts.of("203.0.113.8".parse().unwrap());
+        assert!(neighbour.log_reader_within(Duration::ZERO).await.is_ok());
+        let third = account.log_reader_within(Duration::from_secs(60));
+        let (third, ()) = tokio::join!(third, async { drop(first) });
+        assert!(third.is_ok());
+        let refused: Vec<_> = account.meters().refusals().filter(|one| one.1 > 0).collect();
+        assert_eq!(refused, [("log_readers_per_address", 1)]);
+    }
+
+    #[test]
+    fn a_page_that_opens_256_subscriptions_of_its_own_at_once_is_within_the_burst() {
+        let account = account(AccountLimits::default(), "203.0.113.7");
+        let now = Instant::now();
+        for _ in 0..256 {
+            account.admit_at(Work::Request, 1, now).unwrap();
+            account.spend_at(Work::DocumentToken, 60, now);
+            account.spend_at(Work::Stream, 1, now);
+            account.spend_at(Work::Field, 15, now);
+            account.spend_at(Work::LevelField, 25 * 2 * 4, now);
+        }
+    }
+
+    #[test]
+    fn an_office_whose_100_sockets_come_back_at_once_is_within_the_burst() {
+        let account = account(AccountLimits::default(), "203.0.113.7");
+        let now = Instant::now();
+        for _ in 0..100 * 20 {
+            account.admit_at(Work::Request, 1, now).unwrap();
+        }
+        assert_eq!(account.admit_at(Work::Request, 1, now), Ok(()));
+    }
+
+    #[test]
+    fn a_bot_that_asks_for_a_small_book_50_times_a_second_is_never_refused() {
+        let account = account(AccountLimits::default(), "203.0.113.7");
+        let start = Instant::now();
+        for query in 0..50 * 600u32 {
+            let now = start + Duration::from_millis(20) * query;
+            account.admit_at(Work::Request, 1, now).unwrap();
+            account.spend_at(Work::Field, 10, now);
+            account.spend_at(Work::LevelField, 25 * 2 * 2, now);
+            account.spend_at(Work::Kib, 3, now);
+        }
+    }
+}

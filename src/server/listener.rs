@@ -1,0 +1,88 @@
+//! The ports: bound with a backlog as deep as the system lets, so that a crowd that comes back at
+//! once waits in it instead of being dropped.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+/// Connections that wait to be accepted. The kernel takes the smaller of this and
+/// `net.core.somaxconn`, 4,096 where nobody changed it. A SYN beyond is dropped, and its client
+/// tries again after a second.
+const BACKLOG: i32 = 4_096;
+
+/// Binds and listens, without waiting.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // As a restart finds connections of before in TIME_WAIT.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Takes connections in for threads of other runtimes. tokio's own listener registers each connection
+/// with the runtime that accepts it, which costs more than accepting it: a crowd is taken in past it.
+pub struct Incoming(tokio::net::TcpListener);
+
+impl Incoming {
+    /// Inside a runtime.
+    pub fn new(listener: TcpListener) -> io::Result<Self> {
+        tokio::net::TcpListener::from_std(listener).map(Self)
+    }
+
+    pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        match SockRef::from(&self.0).accept() {
+            Ok((socket, peer)) => {
+                socket.set_nonblocking(true)?;
+                let peer = peer.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+                Ok((socket.into(), peer))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let (stream, peer) = self.0.accept().await?;
+                Ok((stream.into_std()?, peer))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// More than the 128 that the standard library listens with.
+    const CROWD: usize = 1_000;
+
+    #[test]
+    fn a_crowd_waits_in_the_backlog_while_nobody_accepts() {
+        let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap();
+        let crowd = CROWD.min(most.trim().parse().unwrap());
+        let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        // A SYN that is dropped is sent again after a second.
+        let patience = Duration::from_millis(900);
+        let connect = |_| TcpStream::connect_timeout(&address, patience).ok();
+        let waiting: Vec<_> = (0..crowd).map_while(connect).collect();
+        assert_eq!(waiting.len(), crowd);
+    }
+
+    #[tokio::test]
+    async fn each_connection_of_a_crowd_is_accepted_once() {
+        let incoming = Incoming::new(bind("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
+        let address = incoming.0.local_addr().unwrap();
+        let clients: Vec<_> = (0..300).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let mut expected: Vec<_> = clients.iter().map(|one| one.local_addr().unwrap()).collect();
+        let mut accepted = Vec::new();
+        for _ in 0..300 {
+            accepted.push(incoming.accept().await.unwrap().1);
+        }
+        expected.sort_unstable();
+        accepted.sort_unstable();
+        assert_eq!(accepted, expected);
+        assert!(futures_util::FutureExt::now_or_never(incoming.accept()).is_none());
+    }
+}
