@@ -56,7 +56,7 @@ pub fn run(args: &CheckArgs) -> Result<(), String> {
         connections,
         // Rounded up: a few markets may be followed twice, none is left out.
         operations: markets.len().div_ceil(connections),
-        query: follow::QUERY.to_owned(),
+        queries: vec![follow::QUERY.to_owned()],
         markets,
         depth: args.depth,
         speed: args.speed.clone(),

@@ -46,8 +46,9 @@ impl Feeder {
         Ok(Self { file, levels, number: Arc::new(AtomicU64::new(1)) })
     }
 
-    /// Writes `rate` events a second until stopped.
-    pub fn start(&self, rate: f64) -> Feeding {
+    /// Writes `rate` events a second until stopped; for a `dashboard` each is a change of the best
+    /// levels and a trade, in one piece.
+    pub fn start(&self, rate: f64, dashboard: bool) -> Feeding {
         let stop = Arc::new(AtomicBool::new(false));
         let (stopped, number, levels) = (Arc::clone(&stop), Arc::clone(&self.number), self.levels);
         let file = self.file.try_clone();
@@ -62,8 +63,12 @@ impl Feeder {
                     break;
                 }
                 let number = number.fetch_add(1, Ordering::Relaxed);
-                let line = delta(MARKET, number, levels, Timestamp::now());
-                file.write_all(line.as_bytes())?;
+                let now = Timestamp::now();
+                let lines = match dashboard {
+                    true => best_and_trade(MARKET, number, now),
+                    false => delta(MARKET, number, levels, now),
+                };
+                file.write_all(lines.as_bytes())?;
             }
             Ok(())
         });
@@ -107,6 +112,19 @@ pub fn delta(market: &str, number: u64, levels: usize, time: Timestamp) -> Strin
     let event = json!({"kind": "book.delta", "market": market, "bids": bids(&touched(0), size),
                        "asks": asks(&touched(1), size), "time": printed_time(time)});
     format!("{event}\n")
+}
+
+/// A line that changes the best level of either side, and a line of a trade.
+fn best_and_trade(market: &str, number: u64, time: Timestamp) -> String {
+    let (best, size) = ([0], u128::from(number) + 1);
+    let time = printed_time(time);
+    let delta = json!({"kind": "book.delta", "market": market, "bids": bids(&best, size),
+                       "asks": asks(&best, size), "time": time});
+    let (price, size) = entry(BEST_BID, size);
+    let side = if number % 2 == 0 { "BUY" } else { "SELL" };
+    let trade = json!({"kind": "trade", "market": market, "price": price, "size": size,
+                       "takerSide": side, "time": time});
+    format!("{delta}\n{trade}\n")
 }
 
 fn bids(levels: &[usize], size: u128) -> Vec<(String, String)> {

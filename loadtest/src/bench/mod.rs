@@ -22,7 +22,7 @@ const DEPTH: usize = 25;
 #[command(after_help = "\
 Examples:
   spreadly-storm bench --hub target/release/spreadly
-      the four standard scenarios, five rounds each, some eight minutes
+      the five standard scenarios, five rounds each, some ten minutes
   spreadly-storm bench --hub target/release/spreadly --scenario 1000x50 --rounds 3 --seconds 4 --json
 
 The ratio is what counts: 1.0 is a hub that costs no more than write(2). Below 1 it wrote several
@@ -31,9 +31,10 @@ pub struct BenchArgs {
     /// The hub's binary, built with --release
     #[arg(long, value_name = "PATH")]
     hub: PathBuf,
-    /// CONNECTIONSxEVENTS_PER_SECOND, repeatable
-    #[arg(long = "scenario", value_name = "CxR",
-          default_values = ["1000x20", "1000x50", "15000x2", "1000x500"])]
+    /// CONNECTIONSxEVENTS_PER_SECOND, repeatable. With `d` after it each connection is a dashboard:
+    /// book, offer, ticker, trades and candles, which an event and a trade change six times
+    #[arg(long = "scenario", value_name = "CxR[d]",
+          default_values = ["1000x20", "1000x50", "15000x2", "1000x500", "1000x20d"])]
     scenarios: Vec<Scenario>,
     /// Rounds of hub and ceiling each; medians are taken over them
     #[arg(long, default_value_t = 5)]
@@ -53,26 +54,65 @@ pub struct BenchArgs {
 struct Scenario {
     connections: usize,
     rate: f64,
+    dashboard: bool,
+}
+
+/// What a dashboard asks for beside the book.
+const DASHBOARD: [&str; 4] = [
+    "subscription($market: ID!) { bestBidOffer(markets: [$market]) { __typename epoch sequence \
+     prevSequence cursor bid { price size } ask { price size } eventTime publishTime } }",
+    "subscription($market: ID!) { tickers(markets: [$market]) { __typename epoch sequence \
+     prevSequence cursor ticker { last open high low volume count bid { price } ask { price } } \
+     eventTime publishTime } }",
+    "subscription($market: ID!) { trades(markets: [$market]) { __typename epoch sequence \
+     prevSequence cursor trades { id price size takerSide time } eventTime publishTime } }",
+    "subscription($market: ID!) { candles(market: $market, interval: M1) { __typename epoch sequence \
+     prevSequence cursor candles { start open high low close volume count } eventTime publishTime } }",
+];
+/// Messages that a delta of the best levels and a trade are to a dashboard: the ticker changes twice.
+const DASHBOARD_MESSAGES: f64 = 6.0;
+
+impl Scenario {
+    fn queries(&self) -> Vec<String> {
+        let rest = if self.dashboard { &DASHBOARD[..] } else { &[] };
+        [follow::QUERY].iter().chain(rest).map(|query| (*query).to_owned()).collect()
+    }
+
+    /// Messages a second to each connection.
+    fn messages(&self) -> f64 {
+        self.rate * if self.dashboard { DASHBOARD_MESSAGES } else { 1.0 }
+    }
+
+    fn name(&self) -> String {
+        let dashboard = if self.dashboard { "d" } else { "" };
+        format!("{}x{}{dashboard}", self.connections, self.rate)
+    }
 }
 
 impl FromStr for Scenario {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("`{text}`: write CONNECTIONSxEVENTS_PER_SECOND, as 1000x50");
+        let wrong =
+            || format!("`{text}`: write CONNECTIONSxEVENTS_PER_SECOND, as 1000x50 or 1000x20d");
+        let (text, dashboard) = match text.strip_suffix('d') {
+            Some(text) => (text, true),
+            None => (text, false),
+        };
         let (connections, rate) = text.split_once('x').ok_or_else(wrong)?;
         let connections = connections.parse().map_err(|_| wrong())?;
         let rate: f64 = rate.parse().map_err(|_| wrong())?;
         if connections == 0 || !rate.is_finite() || rate <= 0.0 {
             return Err(wrong());
         }
-        Ok(Self { connections, rate })
+        Ok(Self { connections, rate, dashboard })
     }
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ScenarioReport {
+    name: String,
     connections: usize,
     rate: f64,
     bytes_per_message: f64,
@@ -125,9 +165,8 @@ fn measure(args: &BenchArgs, scenario: Scenario) -> Result<ScenarioReport, Strin
         let bytes = report.bytes_per_message;
         let ceiling = ceiling_round(args, scenario, bytes)?;
         eprintln!(
-            "{}x{} round {round}: hub {:.2} µs, ceiling {:.2} µs, {bytes:.0} bytes",
-            scenario.connections,
-            scenario.rate,
+            "{} round {round}: hub {:.2} µs, ceiling {:.2} µs, {bytes:.0} bytes",
+            scenario.name(),
             hub_micros(&report),
             ceiling.micros_per_message
         );
@@ -143,12 +182,12 @@ fn hub_round(
     hub: &Hub,
     feeder: &Feeder,
 ) -> Result<Report, String> {
-    let feeding = feeder.start(scenario.rate);
+    let feeding = feeder.start(scenario.rate, scenario.dashboard);
     let storm = Storm {
         url: hub.url.clone(),
         connections: scenario.connections,
-        operations: 1,
-        query: follow::QUERY.to_owned(),
+        operations: scenario.queries().len(),
+        queries: scenario.queries(),
         markets: vec![feeder::MARKET.to_owned()],
         depth: DEPTH,
         speed: "RAW".to_owned(),
@@ -184,7 +223,7 @@ fn ceiling_round(
     let own = std::env::current_exe().map_err(|error| error.to_string())?;
     let output = Command::new(own)
         .args(["ceiling", "--json", "--connections", &scenario.connections.to_string()])
-        .args(["--bytes", &format!("{bytes:.0}"), "--rate", &scenario.rate.to_string()])
+        .args(["--bytes", &format!("{bytes:.0}"), "--rate", &scenario.messages().to_string()])
         .args(["--duration", &args.seconds.to_string()])
         .stderr(Stdio::inherit())
         .output()
@@ -197,7 +236,7 @@ fn hub_micros(report: &Report) -> f64 {
 }
 
 fn summary(scenario: Scenario, hubs: &[Report], ceilings: &[CeilingReport]) -> ScenarioReport {
-    let wanted = scenario.connections as f64 * scenario.rate;
+    let wanted = scenario.connections as f64 * scenario.messages();
     let of_hubs = |value: fn(&Report) -> f64| hubs.iter().map(value).collect::<Vec<f64>>();
     let micros = |value: Option<u64>| value.map_or(f64::NAN, |micros| micros as f64);
     let hub_micros = of_hubs(hub_micros);
@@ -208,6 +247,7 @@ fn summary(scenario: Scenario, hubs: &[Report], ceilings: &[CeilingReport]) -> S
     let rates: Vec<f64> = ceilings.iter().map(|ceiling| ceiling.messages_per_second).collect();
     let memory = hubs.first().and_then(|report| report.hub.as_ref());
     ScenarioReport {
+        name: scenario.name(),
         connections: scenario.connections,
         rate: scenario.rate,
         bytes_per_message: median(&of_hubs(|report| report.bytes_per_message)),
@@ -242,11 +282,10 @@ fn median(values: &[f64]) -> f64 {
 impl ScenarioReport {
     fn print(&self) {
         println!(
-            "{}x{}: hub {:.2} µs/message, ceiling {:.2}, ratio {:.2}; {:.0} % of the rate \
+            "{}: hub {:.2} µs/message, ceiling {:.2}, ratio {:.2}; {:.0} % of the rate \
              (ceiling {:.0} %); {:.0} bytes; latency p50 {:.0} p99 {:.0} µs; KiB a connection \
              {:.2} idle, {:.2} subscribed",
-            self.connections,
-            self.rate,
+            self.name,
             self.hub_median,
             self.ceiling_median,
             self.ratio,
@@ -275,7 +314,10 @@ mod tests {
     #[test]
     fn a_scenario_is_connections_by_rate() {
         let scenario: Scenario = "15000x2".parse().unwrap();
-        assert_eq!(scenario.connections, 15_000);
+        assert_eq!((scenario.connections, scenario.queries().len()), (15_000, 1));
+        let dashboard: Scenario = "1000x20d".parse().unwrap();
+        assert_eq!((dashboard.name().as_str(), dashboard.queries().len()), ("1000x20d", 5));
+        assert!((dashboard.messages() - 120.0).abs() < f64::EPSILON);
         for wrong in ["1000", "0x5", "5x0", "5x-1", "ax1", "1xNaN"] {
             assert!(wrong.parse::<Scenario>().is_err(), "{wrong}");
         }

@@ -39,7 +39,8 @@ pub struct Plan {
     pub address: SocketAddr,
     pub host: String,
     pub path: String,
-    pub query: String,
+    /// Of a connection's operations, in turn.
+    pub queries: Vec<String>,
     pub markets: Vec<String>,
     pub depth: usize,
     pub speed: String,
@@ -51,20 +52,26 @@ pub struct Plan {
 impl Plan {
     fn subscribe(&self, connection: usize, operation: usize) -> String {
         let mut variables = serde_json::Map::new();
-        let market = connection * self.operations + operation;
+        let query = self.queries.get(operation % self.queries.len().max(1));
+        let query = query.map_or("", String::as_str);
+        // Documents of one connection that differ are about one market.
+        let market = match self.queries.len() {
+            0 | 1 => connection * self.operations + operation,
+            _ => connection,
+        };
         // Only what the document declares: servers may refuse the rest.
-        if self.query.contains("$market") && !self.markets.is_empty() {
+        if query.contains("$market") && !self.markets.is_empty() {
             let market = &self.markets[market % self.markets.len()];
             variables.insert("market".into(), json!(market));
         }
-        if self.query.contains("$depth") {
+        if query.contains("$depth") {
             variables.insert("depth".into(), json!(self.depth));
         }
-        if self.query.contains("$speed") {
+        if query.contains("$speed") {
             variables.insert("speed".into(), json!(self.speed));
         }
         json!({"id": operation.to_string(), "type": "subscribe",
-               "payload": {"query": self.query, "variables": variables}})
+               "payload": {"query": query, "variables": variables}})
         .to_string()
     }
 }
