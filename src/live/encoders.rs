@@ -22,7 +22,9 @@ use super::{Live, Reorganisation, RestoreError};
 use crate::market::event::{Applied, Effect};
 
 /// Longest turn of a worker: how late a socket or the next event may be because of it.
-const SLICE: Duration = Duration::from_micros(500);
+const SLICE: Duration = Duration::from_micros(300);
+/// Time after an event before what was pushed leaves: by then the most shared streams have pushed.
+const FIRST_SLICE: Duration = Duration::from_micros(100);
 /// Time after an event that streams whose pace is RAW may take before the next event is taken; then
 /// the rest of them are merged.
 const EVENT_BUDGET: Duration = Duration::from_micros(500);
@@ -350,7 +352,8 @@ impl Worker for EncodeWorker {
         // What is left of earlier events has had its time, if a turn has ended since.
         let mut event_ends = begin;
         let mut now = begin;
-        while now < ends {
+        let mut leaves = ends;
+        while now < ends.min(leaves) {
             let (waiting, raw) = {
                 let schedule = self.live.schedule.lock();
                 (schedule.waiting(), schedule.raw_waiting())
@@ -359,6 +362,7 @@ impl Worker for EncodeWorker {
                 self.mark(&touched);
                 touched.clear();
                 event_ends = now + EVENT_BUDGET;
+                leaves = now + FIRST_SLICE;
             } else if waiting == 0 || !self.serve() {
                 break;
             }

@@ -22,8 +22,8 @@ use crate::codec::{Codec, Received};
 use crate::executor::{Execution, Executor, StreamPlace};
 use crate::limits::{
     BYTES_PER_TURN, CLOSE_LINGER, FRAMES_PER_WRITE, PONG_INTERVALS, READS_PER_TURN,
-    REPLY_BACKLOG_BYTES, SILENT_INTERVALS, START_DEADLINE, TIME_PER_TURN, UNFINISHED_MESSAGE,
-    UNHEARD_BYTES,
+    REFUSALS_AT_ONCE, REFUSALS_PER_SWEEP, REPLY_BACKLOG_BYTES, SILENT_INTERVALS, START_DEADLINE,
+    TIME_PER_TURN, UNFINISHED_MESSAGE, UNHEARD_BYTES,
 };
 use crate::protocol::{self, CloseCode};
 use crate::ring::Frame;
@@ -92,6 +92,8 @@ pub(crate) struct Connection<S, E: Executor> {
     replies_sent: usize,
     /// Bytes that were read and whose messages are still to be handled.
     unhandled: Vec<u8>,
+    /// Refusals until nothing more is handled before the next sweep.
+    refusals_left: u16,
     codec: Codec,
     session: Session,
     principal: Option<E::Principal>,
@@ -232,6 +234,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 replies: Vec::new(),
                 replies_sent: 0,
                 unhandled: Vec::new(),
+                refusals_left: REFUSALS_AT_ONCE,
                 partial: None,
                 work: Vec::new(),
                 streams: 0,
@@ -299,8 +302,8 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         let turn = Allowance::new();
         let mut buffer = shard.read_buffer.borrow_mut();
         for _ in 0..READS_PER_TURN {
-            if self.dead || self.replies.len() > REPLY_BACKLOG_BYTES {
-                // The flush that makes room wakes this task.
+            if self.dead || self.replies.len() > REPLY_BACKLOG_BYTES || self.refusals_left == 0 {
+                // The flush that makes room wakes this task, or the sweep.
                 return Ok(());
             }
             if !self.unhandled.is_empty() {
@@ -338,7 +341,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         }
         let mut whole = 0;
         loop {
-            if whole > 0 && turn.is_used_up() {
+            if whole > 0 && (turn.is_used_up() || self.refusals_left == 0) {
                 self.unhandled = input.to_vec();
                 break;
             }
@@ -379,6 +382,10 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         match self.session.receive(text, &shard.limits, shard.now()) {
             Decision::Nothing => {}
             Decision::Reply(message) => protocol::text_frame(&message, &mut self.replies),
+            Decision::Refuse(message) => {
+                protocol::text_frame(&message, &mut self.replies);
+                self.count_refusal();
+            }
             Decision::Close { code, reason } => self.close(code, &reason, shard),
             Decision::End { operation, answer } => {
                 self.stop(operation.slot, shard);
@@ -467,9 +474,15 @@ impl<S: Socket, E: Executor> Connection<S, E> {
     }
 
     fn refuse(&mut self, operation: OperationRef, errors: &[u8]) {
+        self.count_refusal();
         if let Some(message) = self.session.refuse(operation, errors) {
             protocol::text_frame(&message, &mut self.replies);
         }
+    }
+
+    /// A client that asks on and on for what it is refused is read less often.
+    fn count_refusal(&mut self) {
+        self.refusals_left = self.refusals_left.saturating_sub(1);
     }
 
     /// A query or mutation has its result.
@@ -540,6 +553,10 @@ impl<S: Socket, E: Executor> Connection<S, E> {
     /// Looks at the deadlines; called every `SWEEP_INTERVAL`.
     pub(crate) fn sweep(&mut self, now: Instant, shard: &Shard<S, E>) {
         let limits = &shard.limits;
+        if self.refusals_left == 0 {
+            self.wake();
+        }
+        self.refusals_left = (self.refusals_left + REFUSALS_PER_SWEEP).min(REFUSALS_AT_ONCE);
         // Whatever is found to do below queues something, and wakes the task that flushes it.
         let passed = |since: Instant, most: Duration| now.saturating_duration_since(since) >= most;
         if let Some(deadline) = self.closing {

@@ -118,7 +118,7 @@ impl Run {
                 assert!(matches!(message, Ok(ClientMessage::Init(_))) && self.begun.is_empty());
                 self.judging = true;
             }
-            Decision::Reply(reply) => {
+            Decision::Reply(reply) | Decision::Refuse(reply) => {
                 assert!(serde_json::from_slice::<serde_json::Value>(&reply).is_ok());
             }
             // The owner of a socket would end here; that a session stands more is worth knowing.

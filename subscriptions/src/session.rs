@@ -18,6 +18,8 @@ pub(crate) enum Decision {
     Nothing,
     /// Send this message.
     Reply(Vec<u8>),
+    /// Send this error: an operation was refused by a limit of the socket.
+    Refuse(Vec<u8>),
     /// Judge the credentials, then call [`Session::accept`] or close with 4403.
     Judge(Option<Map<String, Value>>),
     /// Execute, then call [`Session::refuse`], [`Session::settle`] or stream.
@@ -157,7 +159,7 @@ impl Session {
             let operation = self.remember(id);
             return Decision::Begin { operation, request };
         };
-        Decision::Reply(self.dialect.error(&id, refusal.to_string().as_bytes()))
+        Decision::Refuse(self.dialect.error(&id, refusal.to_string().as_bytes()))
     }
 
     /// The credentials were good: returns the ack to send.
@@ -350,7 +352,7 @@ mod tests {
         let (mut session, now) = acknowledged(&limits);
         let first = begun(session.receive(&subscribe("1"), &limits, now));
         begun(session.receive(&subscribe("2"), &limits, now));
-        let Decision::Reply(text) = session.receive(&subscribe("3"), &limits, now) else {
+        let Decision::Refuse(text) = session.receive(&subscribe("3"), &limits, now) else {
             panic!("expected an error message");
         };
         let reply: Value = serde_json::from_slice(&text).unwrap();
@@ -366,7 +368,7 @@ mod tests {
         let limits = Limits { pending_subscribes_per_socket: 1, ..Limits::default() };
         let (mut session, now) = acknowledged(&limits);
         let first = begun(session.receive(&subscribe("1"), &limits, now));
-        assert!(matches!(session.receive(&subscribe("2"), &limits, now), Decision::Reply(_)));
+        assert!(matches!(session.receive(&subscribe("2"), &limits, now), Decision::Refuse(_)));
         assert!(session.streams(first).is_some());
         assert!(session.streams(first).is_some());
         begun(session.receive(&subscribe("2"), &limits, now));
@@ -379,7 +381,7 @@ mod tests {
         for id in ["1", "2"] {
             begun(session.receive(&subscribe(id), &limits, now));
         }
-        let Decision::Reply(text) = session.receive(&subscribe("3"), &limits, now) else {
+        let Decision::Refuse(text) = session.receive(&subscribe("3"), &limits, now) else {
             panic!("expected an error message");
         };
         let reply: Value = serde_json::from_slice(&text).unwrap();

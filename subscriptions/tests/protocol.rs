@@ -90,6 +90,34 @@ fn a_refused_operation_is_one_error_and_the_socket_lives() {
 }
 
 #[test]
+fn a_client_that_is_refused_on_and_on_is_read_less_often() {
+    paused(async {
+        let hub = hub();
+        let mut client = hub.connect(1 << 20);
+        client.init().await;
+        let begin = tokio::time::Instant::now();
+        for number in 0..300 {
+            client.say(&subscribe(&number.to_string(), "nonsense", json!({}))).await;
+        }
+        let mut answers = Vec::new();
+        for number in 0..300 {
+            let Heard::Message(error) = client.hear().await else { panic!("{number}") };
+            assert_eq!(
+                (&error["type"], &error["id"]),
+                (&json!("error"), &json!(number.to_string()))
+            );
+            answers.push(begin.elapsed().as_millis() / 250);
+        }
+        // 256 at once, then 16 at each look at the deadlines.
+        let at_once = answers.iter().filter(|at| **at == answers[0]).count();
+        assert_eq!(at_once, 256, "{answers:?}");
+        assert_eq!(answers[299] - answers[0], 3, "{answers:?}");
+        drop(client);
+        hub.is_clean().await;
+    });
+}
+
+#[test]
 fn ping_is_answered_with_its_payload_before_and_after_the_ack() {
     paused(async {
         let hub = hub();
