@@ -5,7 +5,7 @@
 //! says. Streams that can't keep their pace are merged.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -25,9 +25,9 @@ use crate::market::event::{Applied, Effect};
 const SLICE: Duration = Duration::from_micros(300);
 /// Time after an event before what was pushed leaves: by then the most shared streams have pushed.
 const FIRST_SLICE: Duration = Duration::from_micros(100);
-/// Time after an event that streams whose pace is RAW may take before the next event is taken; then
-/// the rest of them are merged.
-const EVENT_BUDGET: Duration = Duration::from_micros(500);
+/// What may be spent on streams whose pace is RAW while the next event of the same market or topic
+/// waits for them; then it is taken, and the rest of them are merged. Other events don't wait.
+const EVENT_BUDGET: Duration = Duration::from_millis(5);
 /// Events that wait for a worker, and price levels in them: about 100 MB at most. A worker that is
 /// further behind copies the state again, and its streams are merged.
 const MOST_WAITING_EVENTS: usize = 1 << 17;
@@ -84,6 +84,7 @@ pub struct EncodeWorker {
     inbox: Mutex<Inbox>,
     wake: Notify,
     rounds: Mutex<Rounds>,
+    unpushed: Mutex<Unpushed>,
     meters: EncodeMeters,
 }
 
@@ -92,6 +93,14 @@ struct Rounds {
     next_beat: Instant,
     /// Streams that are still to be asked whether they were quiet for long.
     beats: VecDeque<u64>,
+}
+
+/// Markets and topics whose last events some RAW streams have not pushed yet.
+#[derive(Default)]
+struct Unpushed {
+    names: HashSet<Arc<str>>,
+    /// Since when the next event waits for them, see [`Schedule::spent`].
+    blocked: Option<Duration>,
 }
 
 impl Encoders {
@@ -188,6 +197,7 @@ impl EncodeWorker {
             inbox: Mutex::default(),
             wake: Notify::new(),
             rounds: Mutex::new(Rounds { next_beat: Instant::now() + BEAT, beats: VecDeque::new() }),
+            unpushed: Mutex::default(),
             meters: EncodeMeters::default(),
         }
     }
@@ -211,6 +221,34 @@ impl EncodeWorker {
             }
         }
         self.wake.notify_one();
+    }
+
+    /// Whether the next event has to wait until RAW streams have pushed the one before it.
+    fn is_blocked(&self) -> bool {
+        let (raw, spent) = {
+            let schedule = self.live.schedule.lock();
+            (schedule.raw_waiting(), schedule.spent())
+        };
+        let mut unpushed = self.unpushed.lock();
+        if raw == 0 {
+            unpushed.names.clear();
+            unpushed.blocked = None;
+            return false;
+        }
+        let inbox = self.inbox.lock();
+        let next = match inbox.changes.front() {
+            Some(Change::Events(events)) => events.get(inbox.taken).and_then(name),
+            _ => None,
+        };
+        if next.is_none_or(|next| !unpushed.names.contains(next)) {
+            return false;
+        }
+        let since = *unpushed.blocked.get_or_insert(spent);
+        if spent - since < EVENT_BUDGET {
+            return true;
+        }
+        unpushed.blocked = None;
+        false
     }
 
     /// Takes the next event or other change; false if there is none.
@@ -237,6 +275,9 @@ impl EncodeWorker {
                 }
                 drop(inbox);
                 self.live.take(&events[at], touched);
+                if let Some(name) = name(&events[at]).filter(|_| !touched.is_empty()) {
+                    self.unpushed.lock().names.insert(name.clone());
+                }
                 true
             }
             Some(_) => {
@@ -261,11 +302,15 @@ impl EncodeWorker {
     /// Puts the streams that have something to push into the schedule. One that nobody reads is
     /// brought up to date when somebody joins.
     fn mark(&self, touched: &[u64]) {
+        if touched.is_empty() {
+            return;
+        }
+        let followers = self.live.followers.lock();
+        let mut schedule = self.live.schedule.lock();
         for id in touched {
-            let Some(follower) = self.live.follower(*id) else { continue };
-            let audience = follower.stream().audience();
-            if audience.readers > 0 {
-                self.live.schedule.lock().ready(*id, audience);
+            let audience = followers.get(id).map(|follower| follower.stream().audience());
+            if let Some(audience) = audience.filter(|audience| audience.readers > 0) {
+                schedule.ready(*id, audience);
             }
         }
     }
@@ -349,21 +394,14 @@ impl Worker for EncodeWorker {
         let ends = begin + SLICE;
         self.keep_time(begin);
         let mut touched = Touched::new();
-        // What is left of earlier events has had its time, if a turn has ended since.
-        let mut event_ends = begin;
         let mut now = begin;
         let mut leaves = ends;
         while now < ends.min(leaves) {
-            let (waiting, raw) = {
-                let schedule = self.live.schedule.lock();
-                (schedule.waiting(), schedule.raw_waiting())
-            };
-            if (raw == 0 || now >= event_ends) && self.take(&mut touched) {
+            if !self.is_blocked() && self.take(&mut touched) {
                 self.mark(&touched);
                 touched.clear();
-                event_ends = now + EVENT_BUDGET;
                 leaves = now + FIRST_SLICE;
-            } else if waiting == 0 || !self.serve() {
+            } else if !self.serve() {
                 break;
             }
             now = Instant::now();
@@ -379,6 +417,18 @@ impl Worker for EncodeWorker {
         let beat = self.rounds.lock().next_beat;
         let look = self.live.schedule.lock().next_look();
         Turn::Done { look: Some(look.map_or(beat, |look| look.min(beat))) }
+    }
+}
+
+/// The market or the generic topic of an event.
+fn name(event: &Applied) -> Option<&Arc<str>> {
+    match &event.effect {
+        Effect::Define(definition) => Some(&definition.market),
+        Effect::Replace { market, .. } | Effect::Change { market, .. } => Some(market),
+        Effect::Order { update, .. } => Some(&update.order.market),
+        Effect::Trade(trade) => Some(&trade.market),
+        Effect::Message(message) => Some(&message.topic),
+        Effect::None => None,
     }
 }
 

@@ -67,10 +67,10 @@ impl Pace {
     }
 }
 
-/// What may be spent on other streams while a RAW stream waits: some 2,000 encodings.
-const RAW_PATIENCE: Duration = Duration::from_millis(25);
-/// A wait that is no reason to stay merged: some 400 encodings.
-const BRIEF: Duration = Duration::from_millis(5);
+/// What may be spent on other streams while a RAW stream waits: some 800 encodings.
+const RAW_PATIENCE: Duration = Duration::from_millis(10);
+/// A wait that is no reason to stay merged: some 200 encodings.
+const BRIEF: Duration = Duration::from_millis(2);
 /// Brief waits in a row before a stream gets a faster pace.
 const BRIEF_WAITS: u32 = 2;
 /// How often the waits are looked at.
@@ -334,6 +334,11 @@ impl Schedule {
             let took = u32::try_from(took.as_nanos()).unwrap_or(u32::MAX).max(1);
             slot.cost = slot.cost - slot.cost / 8 + took / 8;
         }
+    }
+
+    /// What serving all streams took so far.
+    pub fn spent(&self) -> Duration {
+        self.spent
     }
 
     /// Streams that wait.
@@ -606,7 +611,7 @@ mod tests {
                     now += MICROS * 500;
                     break;
                 };
-                let took = MICROS * random.random_range(10..40);
+                let took = MICROS * random.random_range(4..20);
                 now += took;
                 let since = waits.remove(&id).expect("whatever waits was made ready");
                 longest = longest.max(now - since);
