@@ -12,6 +12,8 @@ use crate::market::event::{Applied, MarketId};
 pub type Apply = Box<dyn FnMut(&[Applied]) + Send>;
 /// The same; gives the memory back where nobody else has it.
 pub type HandOn = Box<dyn FnMut(Vec<Applied>) -> Vec<Applied> + Send>;
+/// Gets what is left after a rollback.
+pub type Reorganise = Box<dyn FnMut(&Arc<Reorganisation>) + Send>;
 /// A market's state with the sequence it stands at.
 pub type TakeCheckpoint = Box<dyn FnMut(&str) -> Option<(u64, Vec<u8>)> + Send>;
 
@@ -28,7 +30,7 @@ pub struct LiveSide {
     pub checkpoint: TakeCheckpoint,
     pub aside: MakeAside,
     /// Gets what is left of all that was touched by blocks that were undone.
-    pub reorganise: Box<dyn FnMut(&Arc<Reorganisation>) + Send>,
+    pub reorganise: Reorganise,
     pub keep: Keep,
 }
 

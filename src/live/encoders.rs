@@ -317,7 +317,7 @@ impl EncodeWorker {
 
     /// Brings the stream up to date whose turn it is; false if none waits.
     fn serve(&self) -> bool {
-        let Some(id) = self.live.schedule.lock().next() else { return false };
+        let Some(id) = self.live.schedule.lock().pop() else { return false };
         let Some(follower) = self.live.follower(id) else { return true };
         self.advance(&follower, |follower| self.live.advance(follower));
         true

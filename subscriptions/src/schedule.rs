@@ -284,7 +284,7 @@ impl Schedule {
     }
 
     /// The stream whose turn it is; it waits no longer.
-    pub fn next(&mut self) -> Option<u64> {
+    pub fn pop(&mut self) -> Option<u64> {
         self.turns = self.turns.wrapping_add(1);
         let by_age = self.turns.is_multiple_of(OLDEST_EVERY);
         loop {
@@ -485,7 +485,7 @@ mod tests {
         schedule.ready(4, ALONE);
         schedule.ready(2, crowd(1));
         assert_eq!((schedule.waiting(), schedule.raw_waiting()), (4, 4));
-        let order: Vec<_> = std::iter::from_fn(|| schedule.next()).collect();
+        let order: Vec<_> = std::iter::from_fn(|| schedule.pop()).collect();
         assert_eq!(order, [2, 3, 1, 4]);
         assert_eq!((schedule.waiting(), schedule.raw_waiting()), (0, 0));
     }
@@ -497,13 +497,13 @@ mod tests {
         (1..=100).for_each(|id| schedule.add(id, Pace::Raw, 7));
         schedule.add(101, Pace::Raw, 8);
         (1..=101).for_each(|id| schedule.ready(id, ALONE));
-        assert_eq!(schedule.next(), Some(101), "though it came last");
+        assert_eq!(schedule.pop(), Some(101), "though it came last");
         // One that others read as well is not counted to its first owner.
         schedule.remove(50);
         schedule.ready(50, crowd(1));
         schedule.add(50, Pace::Raw, 7);
         schedule.ready(50, crowd(1));
-        assert_eq!(schedule.next(), Some(50));
+        assert_eq!(schedule.pop(), Some(50));
     }
 
     #[test]
@@ -514,7 +514,7 @@ mod tests {
         schedule.ready(1, ALONE);
         let turns = (1..).find(|_| {
             schedule.ready(2, crowd(1_000));
-            schedule.next() == Some(1)
+            schedule.pop() == Some(1)
         });
         assert!(turns.is_some_and(|turns| turns <= OLDEST_EVERY));
     }
@@ -535,12 +535,12 @@ mod tests {
         assert_eq!(slower, Pace::MERGING.map(|pace| (1, pace)));
         assert!(schedule.is_merged(1) && schedule.is_paced(1));
         assert_eq!((schedule.merged(), schedule.raw_waiting()), ([0, 0, 1], 0));
-        assert_eq!(schedule.next(), Some(1));
+        assert_eq!(schedule.pop(), Some(1));
         let mut faster = Vec::new();
         for _ in 0..60 {
             now += Duration::from_secs(1);
             schedule.ready(1, ALONE);
-            assert_eq!(schedule.next(), Some(1));
+            assert_eq!(schedule.pop(), Some(1));
             faster.extend(schedule.adapt(now).into_iter().map(|paced| paced.pace));
         }
         assert_eq!(faster, [Pace::Ms250, Pace::Ms100, Pace::Raw]);
@@ -607,7 +607,7 @@ mod tests {
                 waits.entry(id).or_insert(now);
             }
             for _ in 0..8 {
-                let Some(id) = schedule.next() else {
+                let Some(id) = schedule.pop() else {
                     now += MICROS * 500;
                     break;
                 };

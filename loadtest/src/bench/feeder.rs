@@ -121,7 +121,7 @@ fn best_and_trade(market: &str, number: u64, time: Timestamp) -> String {
     let delta = json!({"kind": "book.delta", "market": market, "bids": bids(&best, size),
                        "asks": asks(&best, size), "time": time});
     let (price, size) = entry(BEST_BID, size);
-    let side = if number % 2 == 0 { "BUY" } else { "SELL" };
+    let side = if number.is_multiple_of(2) { "BUY" } else { "SELL" };
     let trade = json!({"kind": "trade", "market": market, "price": price, "size": size,
                        "takerSide": side, "time": time});
     format!("{delta}\n{trade}\n")

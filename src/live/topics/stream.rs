@@ -381,10 +381,10 @@ impl TopicStream {
 }
 
 /// Cuts events of one topic into those of each frame; `bytes` says how long an event's line is.
-pub(super) fn frames_of<'a, T>(
-    mut events: &'a [T],
+pub(super) fn frames_of<T>(
+    mut events: &[T],
     bytes: impl Fn(&T) -> usize,
-) -> impl Iterator<Item = &'a [T]> {
+) -> impl Iterator<Item = &[T]> {
     std::iter::from_fn(move || {
         let mut sum = 0;
         let fits = |one: &&T| {
