@@ -223,8 +223,9 @@ impl EncodeWorker {
         self.wake.notify_one();
     }
 
-    /// Whether the next event has to wait until RAW streams have pushed the one before it.
-    fn is_blocked(&self) -> bool {
+    /// Whether the next event has to wait until RAW streams have pushed earlier ones: for a moment in
+    /// any case, then where these are of the same market or topic.
+    fn is_blocked(&self, for_a_moment: bool) -> bool {
         let (raw, spent) = {
             let schedule = self.live.schedule.lock();
             (schedule.raw_waiting(), schedule.spent())
@@ -234,6 +235,9 @@ impl EncodeWorker {
             unpushed.names.clear();
             unpushed.blocked = None;
             return false;
+        }
+        if for_a_moment {
+            return true;
         }
         let inbox = self.inbox.lock();
         let next = match inbox.changes.front() {
@@ -395,14 +399,20 @@ impl Worker for EncodeWorker {
         self.keep_time(begin);
         let mut touched = Touched::new();
         let mut now = begin;
-        let mut leaves = ends;
-        while now < ends.min(leaves) {
-            if !self.is_blocked() && self.take(&mut touched) {
+        // After an event streams are served for a moment, however slow the machine is one of them.
+        let (mut serve_until, mut owed) = (begin, false);
+        while now < ends {
+            let moment_is_over = now >= serve_until && !owed;
+            if !self.is_blocked(!moment_is_over) && self.take(&mut touched) {
+                owed = !touched.is_empty();
                 self.mark(&touched);
                 touched.clear();
-                leaves = now + FIRST_SLICE;
-            } else if !self.serve() {
+                serve_until = now + FIRST_SLICE;
+            } else if (moment_is_over && serve_until > begin) || !self.serve() {
+                // The most shared streams have pushed, or all.
                 break;
+            } else {
+                owed = false;
             }
             now = Instant::now();
         }

@@ -83,6 +83,8 @@ const RECOVERY_STREAMS: usize = 16;
 const MOST_HOLD: Duration = Duration::from_secs(8);
 /// Every so many turns the stream that has waited longest goes first, so that none starves.
 const OLDEST_EVERY: u32 = 4;
+/// How many times the usual cost of a stream may count at once.
+const MOST_OF_USUAL: u32 = 4;
 /// What the cost of a stream is taken for that was not encoded yet.
 const FIRST_COST_NANOS: u32 = 12_000;
 
@@ -327,11 +329,14 @@ impl Schedule {
         }
     }
 
-    /// What serving a stream took; `pushed` where there was something to push.
+    /// What serving a stream took; `pushed` where there was something to push. Of a time that is far
+    /// above the usual only a part counts: the thread was not running.
     pub fn served(&mut self, id: u64, took: Duration, pushed: bool) {
-        self.spent += took;
-        if let Some(slot) = self.slots.get_mut(&id).filter(|_| pushed) {
-            let took = u32::try_from(took.as_nanos()).unwrap_or(u32::MAX).max(1);
+        let Some(slot) = self.slots.get_mut(&id) else { return };
+        let took = u32::try_from(took.as_nanos()).unwrap_or(u32::MAX);
+        let took = took.clamp(1, slot.cost.saturating_mul(MOST_OF_USUAL));
+        self.spent += Duration::from_nanos(took.into());
+        if pushed {
             slot.cost = slot.cost - slot.cost / 8 + took / 8;
         }
     }
