@@ -75,10 +75,10 @@ const BRIEF: Duration = Duration::from_millis(2);
 const BRIEF_WAITS: u32 = 2;
 /// How often the waits are looked at.
 const LOOK: Duration = Duration::from_millis(25);
-/// How often merged streams may get a faster pace again.
+/// How long a merged stream has its pace at least before it may get a faster one.
 const RECOVERY: Duration = Duration::from_secs(1);
-/// Least number of streams that get a faster pace at once; otherwise a quarter of the merged ones.
-const RECOVERY_STREAMS: usize = 16;
+/// Streams whose pace changes at one look: each change costs its worker a microsecond or two.
+const CHANGES_AT_ONCE: usize = 64;
 /// Longest time that a stream which was merged again right after its recovery is left alone.
 const MOST_HOLD: Duration = Duration::from_secs(8);
 /// Every so many turns the stream that has waited longest goes first, so that none starves.
@@ -173,7 +173,6 @@ pub struct Schedule {
     paced: [BTreeSet<u64>; 3],
     ticks: [Instant; 3],
     looked: Instant,
-    recovered: Instant,
     /// What serving all streams took so far: the clock by which waits are counted.
     spent: Duration,
     turns: u32,
@@ -192,7 +191,6 @@ impl Schedule {
             paced: Default::default(),
             ticks: Pace::MERGING.map(|pace| now + pace.period()),
             looked: now,
-            recovered: now,
             spent: Duration::ZERO,
             turns: 0,
             waits: 0,
@@ -383,9 +381,6 @@ impl Schedule {
         if now.saturating_duration_since(self.looked) >= LOOK {
             self.looked = now;
             self.slow_down(now, &mut changed);
-        }
-        if now.saturating_duration_since(self.recovered) >= RECOVERY {
-            self.recovered = now;
             self.speed_up(now, &mut changed);
         }
         self.relist(&changed);
@@ -394,6 +389,9 @@ impl Schedule {
 
     fn slow_down(&mut self, now: Instant, changed: &mut Vec<(Pace, Paced)>) {
         for Waiting { id, wait, since } in &self.oldest {
+            if changed.len() == CHANGES_AT_ONCE {
+                break;
+            }
             if self.spent - *since <= RAW_PATIENCE {
                 // Those after it have not waited longer.
                 break;
@@ -418,10 +416,8 @@ impl Schedule {
     }
 
     fn speed_up(&mut self, now: Instant, changed: &mut Vec<(Pace, Paced)>) {
-        let slower: usize = self.merged().iter().sum();
-        let most = (slower / 4).max(RECOVERY_STREAMS);
         for id in self.paced.iter().flatten() {
-            if changed.len() == most {
+            if changed.len() >= CHANGES_AT_ONCE {
                 break;
             }
             let Some(slot) = self.slots.get_mut(id).filter(|slot| slot.pace > slot.own) else {
@@ -432,6 +428,7 @@ impl Schedule {
             }
             slot.brief = 0;
             let before = slot.pace;
+            slot.hold.0 = Some(now + RECOVERY);
             slot.pace = before.faster().max(slot.own);
             if slot.waits.is_some() && slot.pace == Pace::Raw {
                 self.raw_waiting += 1;
@@ -452,8 +449,7 @@ impl Schedule {
     pub fn next_look(&self) -> Option<Instant> {
         let ticks = self.ticks.iter().zip(&self.paced);
         let ticks = ticks.filter(|(_, streams)| !streams.is_empty()).map(|(tick, _)| *tick);
-        let recovery = self.paced.iter().any(|streams| !streams.is_empty());
-        ticks.chain(recovery.then(|| self.recovered + RECOVERY)).min()
+        ticks.min()
     }
 }
 
