@@ -365,13 +365,14 @@ impl Schedule {
         count
     }
 
-    /// Whether a stream is served at a slower pace than its clients asked for.
-    pub fn is_merged(&self, id: u64) -> bool {
+    #[cfg(test)]
+    fn is_merged(&self, id: u64) -> bool {
         self.slots.get(&id).is_some_and(|slot| slot.pace > slot.own)
     }
 
     /// Whether a stream is brought up to date by the clock instead of with each event.
-    pub fn is_paced(&self, id: u64) -> bool {
+    #[cfg(test)]
+    fn is_paced(&self, id: u64) -> bool {
         self.slots.get(&id).is_some_and(|slot| slot.pace != Pace::Raw)
     }
 
