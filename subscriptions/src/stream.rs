@@ -356,13 +356,22 @@ pub struct Streams {
     next_id: AtomicU64,
     limits: StreamLimits,
     memory: Arc<Memory>,
+    /// Some rings hold less than they may.
+    some_gave_way: AtomicBool,
     meters: Arc<Meters>,
 }
 
 impl Streams {
     pub fn new(limits: StreamLimits, meters: Arc<Meters>) -> Self {
         let memory = Arc::new(Memory::new(limits.memory_bytes));
-        Self { table: DashMap::new(), next_id: AtomicU64::new(1), limits, memory, meters }
+        Self {
+            table: DashMap::new(),
+            next_id: AtomicU64::new(1),
+            limits,
+            memory,
+            some_gave_way: AtomicBool::new(false),
+            meters,
+        }
     }
 
     /// The stream of this key, with one reader more, of this owner. `build` runs only if there is
@@ -468,9 +477,11 @@ impl Streams {
     /// grow again.
     pub fn resize_rings(&self, now: Instant) {
         let mut excess = self.memory.excess();
-        if excess == 0 && !self.memory.is_plenty() {
+        let grows = self.memory.is_plenty() && self.some_gave_way.load(Ordering::Relaxed);
+        if excess == 0 && !grows {
             return;
         }
+        self.some_gave_way.store(excess > 0, Ordering::Relaxed);
         let mut streams: Vec<_> = self.table.iter().map(|entry| entry.value().clone()).collect();
         if excess == 0 {
             for stream in streams {
