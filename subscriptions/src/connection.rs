@@ -90,8 +90,9 @@ pub(crate) struct Connection<S, E: Executor> {
     /// Bytes that left since the peer was last heard: what may stand before a ping in its path.
     unheard_bytes: usize,
     replies_sent: usize,
-    /// Bytes that were read and whose messages are still to be handled.
-    unhandled: Vec<u8>,
+    /// Set when a turn ended before all messages were handled: bytes that the codec was not given
+    /// yet. It may be none, as the codec itself holds whole messages too.
+    unhandled: Option<Vec<u8>>,
     /// Refusals until nothing more is handled before the next sweep.
     refusals_left: u16,
     codec: Codec,
@@ -233,7 +234,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 principal: None,
                 replies: Vec::new(),
                 replies_sent: 0,
-                unhandled: Vec::new(),
+                unhandled: None,
                 refusals_left: REFUSALS_AT_ONCE,
                 partial: None,
                 work: Vec::new(),
@@ -263,7 +264,9 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         match opening {
             Opening::Speak(dialect) => {
                 self.session.speak(dialect);
-                self.digest(early, &Allowance::new(), shard);
+                if !early.is_empty() {
+                    self.digest(early, &Allowance::new(), shard);
+                }
             }
             Opening::Refuse { code, reason } => self.close(code, reason, shard),
         }
@@ -306,10 +309,9 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 // The flush that makes room wakes this task, or the sweep.
                 return Ok(());
             }
-            if !self.unhandled.is_empty() {
-                let unhandled = std::mem::take(&mut self.unhandled);
+            if let Some(unhandled) = self.unhandled.take() {
                 self.digest(&unhandled, &turn, shard);
-                if !self.unhandled.is_empty() {
+                if self.unhandled.is_some() {
                     break;
                 }
                 continue;
@@ -336,13 +338,14 @@ impl<S: Socket, E: Executor> Connection<S, E> {
     /// Takes in what was read: messages are handled in their order, also within one segment. What is
     /// left when the turn is used up is kept for the next one.
     fn digest(&mut self, mut input: &[u8], turn: &Allowance, shard: &Shard<S, E>) {
-        if input.is_empty() || self.deaf {
+        if self.deaf {
             return;
         }
         let mut whole = 0;
+        let is_fresh = !input.is_empty();
         loop {
             if whole > 0 && (turn.is_used_up() || self.refusals_left == 0) {
-                self.unhandled = input.to_vec();
+                self.unhandled = Some(input.to_vec());
                 break;
             }
             let mut answers = Vec::new();
@@ -372,7 +375,8 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             whole += 1;
         }
         self.codec.unfinished_since = match whole {
-            0 => Some(self.codec.unfinished_since.unwrap_or(shard.now())),
+            0 if is_fresh => Some(self.codec.unfinished_since.unwrap_or(shard.now())),
+            0 => self.codec.unfinished_since,
             _ => None,
         };
     }

@@ -230,7 +230,7 @@ impl Source for BoardSource {
     }
 }
 
-/// Queries: `fields`, `log`, `kept` (subscriptions), `ask` (one result), `never` (a result that does not
+/// Queries: `fields`, `log`, `kept` (subscriptions), `ask` (one result), `slow` (the same, which takes a while to begin), `never` (a result that does not
 /// come); all else is refused. Variable `after` is the cursor, `own` makes the key unshared.
 pub struct BoardExecutor {
     pub board: Arc<Board>,
@@ -259,7 +259,7 @@ impl Executor for BoardExecutor {
     fn kind(&self, request: &Request, (): &()) -> Option<OperationKind> {
         match request.query.as_str() {
             "fields" | "log" => Some(OperationKind::Subscription),
-            "ask" | "never" => Some(OperationKind::Query),
+            "ask" | "slow" | "never" => Some(OperationKind::Query),
             _ => None,
         }
     }
@@ -269,7 +269,11 @@ impl Executor for BoardExecutor {
             "fields" => Kind::Fields,
             "log" => Kind::Log,
             "kept" => Kind::Kept,
-            "ask" => {
+            "ask" | "slow" => {
+                if request.query == "slow" {
+                    // Longer than a socket's turn, whatever the clock of the test says.
+                    std::thread::sleep(Duration::from_millis(2));
+                }
                 let answer = json!({"data": {"ask": self.board.fields().0}}).to_string();
                 return Execution::Single(Box::pin(async move { answer.into() }));
             }

@@ -118,6 +118,34 @@ fn a_client_that_is_refused_on_and_on_is_read_less_often() {
 }
 
 #[test]
+fn messages_of_one_segment_are_all_handled_though_the_first_takes_a_whole_turn() {
+    paused(async {
+        let hub = hub();
+        let mut client = hub.connect(1 << 16);
+        client.init().await;
+        let messages = [
+            subscribe("a", "slow", json!({})),
+            subscribe("b", "slow", json!({})),
+            json!({"type": "ping"}),
+        ];
+        // Short enough that the codec holds all of them at once.
+        let segment: Vec<u8> = messages.iter().flat_map(text).collect();
+        client.send(&segment).await;
+        let mut heard = Vec::new();
+        for _ in 0..5 {
+            let Heard::Message(message) = client.hear().await else { panic!("{heard:?}") };
+            heard.push(message["type"].as_str().unwrap().to_owned());
+        }
+        heard.sort_unstable();
+        assert_eq!(heard, ["complete", "complete", "next", "next", "pong"]);
+        // Nothing is left that would count as a message which does not end.
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        client.say(&json!({"type": "ping"})).await;
+        assert_eq!(client.hear().await, Heard::Message(json!({"type": "pong"})));
+    });
+}
+
+#[test]
 fn ping_is_answered_with_its_payload_before_and_after_the_ack() {
     paused(async {
         let hub = hub();
