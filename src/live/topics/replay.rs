@@ -113,7 +113,7 @@ fn page(
     names: &[TopicName],
     reach: Reach,
 ) -> Result<Vec<Frame>, StoreError> {
-    // Locked for a frame at a time: the sequencer waits for this lock.
+    // Locked for a frame at a time: the worker that pushes waits for this lock.
     fn tell<T>(
         live: &Live,
         stream: (u64, u64, u64),
