@@ -34,9 +34,9 @@ pub(super) struct Own {
     definition: Arc<MarketDefinition>,
     numbering: Numbering,
     ticker: Ticker,
-    /// Counts the events that changed it, and whatever changed what it says: also the clock does.
+    /// Counts the events that changed it, and the times that the clock did.
     events: u64,
-    version: u64,
+    rolls: u64,
     /// Streams that follow it and push each change.
     raw: BTreeSet<u64>,
 }
@@ -57,8 +57,15 @@ struct Followed {
     epoch: Epoch,
     sequence: u64,
     events: u64,
-    version: u64,
+    rolls: u64,
     state: FeedState,
+}
+
+impl Followed {
+    /// Whether the ticker says something else than what was pushed.
+    fn is_behind(&self, known: &Own) -> bool {
+        (self.events, self.rolls) != (known.events, known.rolls)
+    }
 }
 
 /// What a frame says beside the ticker itself.
@@ -107,7 +114,7 @@ impl Own {
             epoch: self.numbering.epoch(),
             sequence: self.ticker.sequence,
             events: self.events,
-            version: self.version,
+            rolls: self.rolls,
             state,
         }
     }
@@ -115,7 +122,6 @@ impl Own {
     /// An event changed it.
     fn changed(&mut self, touched: &mut Touched) {
         self.events += 1;
-        self.version += 1;
         touched.extend(&self.raw);
     }
 }
@@ -137,7 +143,7 @@ impl Tickers {
             numbering: numbering.clone(),
             ticker: Ticker::default(),
             events: 0,
-            version: 0,
+            rolls: 0,
             raw: BTreeSet::new(),
         });
         own.definition = definition.clone();
@@ -186,7 +192,7 @@ impl Tickers {
         touched: &mut Touched,
     ) {
         let Some(own) = self.markets.get_mut(market) else { return };
-        if sequence < own.ticker.sequence {
+        if sequence <= own.ticker.sequence {
             return;
         }
         (own.ticker.bid, own.ticker.ask) = best;
@@ -279,7 +285,7 @@ impl Tickers {
     pub(super) fn roll(&mut self, now: Micros, touched: &mut Touched) {
         for own in self.markets.values_mut() {
             if own.ticker.forget(now) {
-                own.version += 1;
+                own.rolls += 1;
                 touched.extend(&own.raw);
             }
         }
@@ -291,7 +297,7 @@ impl Tickers {
         let mut due: Vec<(u64, &MarketId)> = Vec::new();
         for (market, followed) in &own.markets {
             let Some(known) = self.markets.get(market) else { continue };
-            if followed.version != known.version
+            if followed.is_behind(known)
                 || followed.state != self.state
                 || followed.epoch != known.numbering.epoch()
             {
@@ -438,7 +444,7 @@ impl TickerStream {
             previous: same_epoch.then_some(followed.sequence),
             merged_events: if same_epoch { known.events - followed.events } else { 0 },
             reason: (!same_epoch).then(|| SnapshotReason::of_epoch(&known.numbering)),
-            whole: followed.version != known.version,
+            whole: followed.is_behind(known),
             state,
             now,
         };
