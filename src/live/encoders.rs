@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use spreadly_subscriptions::{Turn, Worker};
 use tokio::sync::Notify;
@@ -54,7 +53,7 @@ pub struct EncodeMeters {
     pub advanced: AtomicU64,
     /// Times that a stream got a slower pace because it could not keep its own.
     pub slowed: AtomicU64,
-    /// Times that a worker was too far behind and copied the state again.
+    /// Times that a worker had too many events to take and copied the state instead.
     pub copied_again: AtomicU64,
     /// Nanoseconds spent on resolving and encoding what was pushed.
     pub nanos: AtomicU64,
@@ -343,7 +342,7 @@ impl EncodeWorker {
     /// What is due by the clock.
     fn keep_time(&self, now: Instant) {
         let mut due = Vec::new();
-        self.live.schedule.lock().tick(now, |_, streams| due.extend(streams));
+        self.live.schedule.lock().tick(now, |streams| due.extend(streams));
         self.mark(&due);
         let mut rounds = self.rounds.lock();
         if now >= rounds.next_beat {
@@ -389,8 +388,8 @@ impl EncodeWorker {
 }
 
 impl Worker for EncodeWorker {
-    fn woken(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.wake.notified())
+    fn wake(&self) -> &Notify {
+        &self.wake
     }
 
     fn turn(&self) -> Turn {

@@ -565,7 +565,8 @@ impl Live {
     }
 
     /// Brings the books' streams of this speed up to date that follow this state itself.
-    pub fn tick(&self, speed: Speed) {
+    #[cfg(test)]
+    fn tick(&self, speed: Speed) {
         for follower in self.followers() {
             if follower.pace == speed.into() {
                 self.advance(&follower);

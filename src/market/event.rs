@@ -33,7 +33,7 @@ pub const MOST_DATA_BYTES: usize = 1_000_000;
 /// How much longer `data` can be when it is sent than as it was written: `1e15` becomes
 /// `1000000000000000.0`.
 const MOST_DATA_GROWTH: usize = 4;
-/// Longest `reason`, in bytes: it is for people, and stands in a frame with 63 others.
+/// Longest `reason`, in bytes. A frame may hold 64 of them.
 pub const MOST_REASON_BYTES: usize = 1_024;
 /// Highest height of a block: the store's numbers are signed.
 pub const MOST_HEIGHT: u64 = i64::MAX as u64;

@@ -342,7 +342,7 @@ impl Store {
     pub fn reopen(&mut self) -> Result<(), StoreError> {
         let fresh = schema::connect(&self.path, self.synchronous, schema::Missing::Refuse)?;
         let log = schema::log(&self.path, &fresh)?;
-        // One that is behind its mark was put back from an older copy.
+        // A log that ends before its mark was put back from an older copy.
         let seen = self.mark.as_ref().map_or(0, Mark::seen);
         if log.epoch != self.epoch || log.newest < seen {
             return Err(StoreError::Replaced { path: self.path.clone() });

@@ -1,5 +1,5 @@
 //! The memory of all response streams together: what their rings and caches hold, against one
-//! budget. The count is kept by whoever holds the bytes; who gives way is the table's to say.
+//! budget. A ring counts its own bytes. The table of streams decides which rings give way.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

@@ -270,16 +270,15 @@ impl Schedule {
         self.oldest.push_back(Waiting { id, wait: slot.wait, since: self.spent });
     }
 
-    /// The merging paces whose time has come, with their streams; whoever serves the schedule says
-    /// which of these have something to push.
-    pub fn tick(&mut self, now: Instant, mut due: impl FnMut(Pace, &BTreeSet<u64>)) {
+    /// The streams of each merging pace whose time has come. The caller says which of them are ready.
+    pub fn tick(&mut self, now: Instant, mut due: impl FnMut(&BTreeSet<u64>)) {
         for (place, pace) in Pace::MERGING.into_iter().enumerate() {
             if now < self.ticks[place] {
                 continue;
             }
             // Ticks that were missed are not made up for.
             self.ticks[place] = (self.ticks[place] + pace.period()).max(now);
-            due(pace, &self.paced[place]);
+            due(&self.paced[place]);
         }
     }
 
@@ -603,7 +602,7 @@ mod tests {
             if random.random_bool(0.02) {
                 ready.extend(alive.keys().filter(|id| !schedule.is_paced(**id)));
             }
-            schedule.tick(now, |_, streams| ready.extend(streams));
+            schedule.tick(now, |streams| ready.extend(streams));
             for id in ready {
                 schedule.ready(id, alive[&id].0);
                 waits.entry(id).or_insert(now);

@@ -71,8 +71,8 @@ pub struct Shard<S, E: Executor> {
 async fn woken(worker: Option<&dyn Worker>, look: Option<Instant>) {
     let Some(worker) = worker else { return std::future::pending().await };
     match look {
-        Some(look) => drop(tokio::time::timeout_at(look, worker.woken()).await),
-        None => worker.woken().await,
+        Some(look) => drop(tokio::time::timeout_at(look, worker.wake().notified()).await),
+        None => worker.wake().notified().await,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a shard works on between its sockets: a worker resolves and encodes the streams that live
 //! on the shard, and pushes the results into their rings.
 
-use futures_util::future::BoxFuture;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// How a worker's turn ended.
@@ -15,8 +15,8 @@ pub enum Turn {
 
 /// See the module's text. Its turns are taken on one thread; it is woken from any.
 pub trait Worker: Send + Sync {
-    /// Ready when there is something to do.
-    fn woken(&self) -> BoxFuture<'_, ()>;
+    /// Notified when there is something to do.
+    fn wake(&self) -> &Notify;
 
     /// Works for a bounded time, well below a millisecond.
     fn turn(&self) -> Turn;

@@ -153,12 +153,12 @@ impl Topics {
     }
 
     /// Takes over the ends of topics as they are elsewhere, of those that are not followed here yet
-    /// or, with `anew`, of all.
-    pub(super) fn adopt(&mut self, copy: Ends, anew: bool) {
+    /// or, with `again`, of all.
+    pub(super) fn adopt(&mut self, copy: Ends, again: bool) {
         for end in copy.ends {
             self.numberings.insert(scope_of(&end.name), end.numbering);
             let topic = self.topics.entry(end.name).or_default();
-            if topic.followers == 0 || anew {
+            if topic.followers == 0 || again {
                 topic.forget_recent();
                 (topic.last, topic.event_time) = (end.last, end.time);
                 topic.undone_at = copy.undone_at;

@@ -447,7 +447,7 @@ fn a_generic_topic_too_many_is_forgotten_and_its_chain_goes_on_from_the_log() {
     follower.read_on(&followed);
     assert_eq!(follower.told, told, "what is followed is not forgotten");
 
-    // Whoever comes is told where it stands, and the next event follows the last.
+    // A new subscriber gets the topic's last sequence, and the next event follows it.
     let stream = hub.open_topic("t0");
     let mut client = Client::default();
     client.join(&stream, &mut || {});
