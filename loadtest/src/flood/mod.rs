@@ -23,7 +23,7 @@ pub use clients::{ClientsArgs, run as clients};
 use markets::{Feeding, Market};
 use phase::{Phase, PhaseNow};
 use probes::{Prober, Probes};
-use report::{Delays, FloodReport, PhaseReport, Ratios, Recovery, SteadyTroubles};
+use report::{Delays, FloodReport, PhaseReport, Ratios, Recovery, SlowSecond, SteadyTroubles};
 use spec::{Attack, Kind, Sharing, Spec};
 use std::io::Read;
 use std::net::Ipv4Addr;
@@ -252,6 +252,7 @@ impl Flood {
         tokio::time::sleep(LAST_EVENTS).await;
         let mut windows = Vec::new();
         windows.push(self.window(hub, &phase, Phase::Before, self.before, None).await?);
+        let begin = jiff::Timestamp::now().as_second();
         let attackers = Attackers::start(&spec, self.nice)?;
         let during =
             self.window(hub, &phase, Phase::During, self.seconds, Some(&attackers)).await?;
@@ -287,6 +288,7 @@ impl Flood {
             spec,
             ratios: Ratios::of(&phases, recovery),
             phases,
+            slowest: SlowSecond::all(attacked, other, begin),
             attack: attack?,
             steady: SteadyTroubles {
                 attacked: attacked.troubles.clone(),

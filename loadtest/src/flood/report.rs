@@ -5,7 +5,7 @@ use super::clients::AttackReport;
 use super::phase::Phase;
 use super::probes::Probes;
 use super::spec::Spec;
-use super::steady::{Seen, Troubles};
+use super::steady::{GroupSeen, Seen, Troubles};
 use super::watch::{Memory, Processor};
 use serde::Serialize;
 
@@ -15,12 +15,46 @@ pub struct FloodReport {
     pub spec: Spec,
     pub phases: Vec<PhaseReport>,
     pub ratios: Ratios,
+    pub slowest: Vec<SlowSecond>,
     pub attack: AttackReport,
     pub steady: SteadyTroubles,
     /// Memory this long after the attackers left, where `--recovery` asked for it.
     pub recovery: Option<Recovery>,
     /// Why the attack was ended before its time.
     pub cut_short: Option<String>,
+}
+
+/// A second in which some event was late.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SlowSecond {
+    /// From the attack's beginning.
+    pub second: i64,
+    pub attacked_market: bool,
+    /// Microseconds, of the latest event.
+    pub delay: u64,
+}
+
+/// Of these the report has the slowest.
+const SLOW_SECONDS: usize = 12;
+
+impl SlowSecond {
+    /// The slowest seconds of both groups, in the order of time.
+    pub fn all(attacked: &GroupSeen, other: &GroupSeen, begin: i64) -> Vec<Self> {
+        let of = |seen: &GroupSeen, attacked_market| -> Vec<Self> {
+            let seconds = seen.seconds.iter().map(|(second, delay)| Self {
+                second: second - begin,
+                attacked_market,
+                delay: *delay,
+            });
+            seconds.collect()
+        };
+        let mut all = [of(attacked, true), of(other, false)].concat();
+        all.sort_unstable_by_key(|one| std::cmp::Reverse(one.delay));
+        all.truncate(SLOW_SECONDS);
+        all.sort_unstable_by_key(|one| one.second);
+        all
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -171,6 +205,12 @@ impl FloodReport {
         if let Some(recovery) = self.recovery {
             println!("{:.0} s after the attack: {} MiB", recovery.seconds, recovery.resident_mib);
         }
+        let slowest = self.slowest.iter().map(|one| {
+            let market = if one.attacked_market { "attacked" } else { "other" };
+            format!("{} s {market} {:.2}", one.second, one.delay as f64 / 1000.0)
+        });
+        let slowest: Vec<_> = slowest.collect();
+        println!("slowest seconds from the attack's beginning, ms: {}", slowest.join(", "));
         for phase in &self.phases {
             let processor = &phase.processor;
             println!(

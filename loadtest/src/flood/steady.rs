@@ -54,6 +54,8 @@ pub struct Troubles {
 #[derive(Debug, Default)]
 pub struct GroupSeen {
     pub phases: [Seen; PHASES.len()],
+    /// The largest delay of the events of each second since 1970, in microseconds.
+    pub seconds: BTreeMap<i64, u64>,
     pub troubles: Troubles,
 }
 
@@ -214,6 +216,8 @@ impl Subscriber {
         for event in events.get(from..upto).unwrap_or_default() {
             let delay = u64::try_from(now - event.time).unwrap_or(0);
             self.seen.phases[event.phase.index()].delays.record(delay);
+            let slowest = self.seen.seconds.entry(event.time / 1_000_000).or_default();
+            *slowest = delay.max(*slowest);
         }
         self.reached = Some(from.max(upto));
     }
@@ -242,6 +246,10 @@ impl GroupSeen {
             sum.merged += one.merged;
             sum.not_live += one.not_live;
             sum.missing += one.missing;
+        }
+        for (second, delay) in other.seconds {
+            let slowest = self.seconds.entry(second).or_default();
+            *slowest = delay.max(*slowest);
         }
         let troubles = &mut self.troubles;
         for (code, count) in other.troubles.closes {
@@ -300,5 +308,6 @@ mod tests {
         // The fourth came; the fifth never did, and counts as late as it is old.
         assert_eq!((during.delays.samples, during.missing), (2, 1));
         assert_eq!((during.frames, during.merged, during.not_live), (2, 1, 1));
+        assert_eq!(seen.seconds.keys().collect::<Vec<_>>(), [&0]);
     }
 }
