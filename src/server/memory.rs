@@ -1,4 +1,5 @@
-//! How much memory this process may take: the machine's, or less where its control group says so.
+//! How much memory this process may take (the machine's, or less where its control group says so),
+//! and in which pages.
 
 use std::fs;
 
@@ -14,6 +15,15 @@ pub fn available() -> usize {
     machine.into_iter().chain(group).min().unwrap_or(UNKNOWN)
 }
 
+/// Takes memory in small pages. The first touch of a huge one makes the system find and clear 2 MiB:
+/// that held up every client of a thread for 5 ms, some four times a second while rings grew. Where
+/// the system has no such setting, nothing changes.
+pub fn refuse_huge_pages() {
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%error, "huge pages stay as the system has them");
+    }
+}
+
 /// `MemTotal` of `/proc/meminfo`.
 fn total(text: &str) -> Option<usize> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
@@ -24,6 +34,12 @@ fn total(text: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn huge_pages_are_refused() {
+        refuse_huge_pages();
+        assert_eq!(rustix::thread::transparent_huge_pages_are_disabled(), Ok(true));
+    }
 
     #[test]
     fn the_machine_says_how_much_memory_it_has() {

@@ -81,6 +81,7 @@ pub enum ServeError {
 /// Runs the hub until SIGTERM or SIGINT, on this thread and those it starts. With a simulator it
 /// is `spreadly dev`.
 pub fn run(config: Config, simulator: Option<SimulatorConfig>) -> Result<(), ServeError> {
+    memory::refuse_huge_pages();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut config = config;
     while let Ended::LogReplaced { public, admin } =
