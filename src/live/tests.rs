@@ -719,7 +719,8 @@ fn a_stream_that_was_swept_is_forgotten() {
     let (live, streams, _) = busy();
     let stream = open_book(&live, &streams, 2, Speed::Raw);
     streams.release(&stream);
-    streams.sweep(tokio::time::Instant::now() + std::time::Duration::from_secs(60));
+    let later = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
+    streams.forget_unread(&streams.unread(later), later);
     live.apply(&[change(51, &[(Side::Buy, 9, 1_000)])]);
     assert_eq!(stream.next_index(), 0);
     assert_eq!(Arc::strong_count(&stream), 1);

@@ -71,7 +71,8 @@ impl Storm {
             let gone = random.random_range(0..self.followed.len());
             let gone = self.followed.swap_remove(gone);
             self.streams.release(&gone.client.stream);
-            self.streams.sweep(Instant::now() + std::time::Duration::from_secs(3_600));
+            let later = Instant::now() + std::time::Duration::from_secs(3_600);
+            self.streams.forget_unread(&self.streams.unread(later), later);
         }
     }
 

@@ -14,6 +14,10 @@ use crate::live::{Encoders, FeedState, FeedView, Refusal};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_secs(5);
+/// Streams that are forgotten at once, and the pause between two such steps: memory that goes back
+/// to the system holds up who needs some.
+const FORGOTTEN_AT_ONCE: usize = 8;
+const SWEEP_PAUSE: Duration = Duration::from_millis(2);
 /// How often rings are looked at: what may be encoded in between is well below a quarter of the
 /// smallest useful budget.
 const RESIZE: Duration = Duration::from_millis(250);
@@ -30,12 +34,24 @@ pub fn start(
     // Of the state that queries read; the workers have a clock of their own.
     let beating = encoders.live().clone();
     tracker.spawn(every(HEARTBEAT, stop.clone(), move || beating.heartbeat()));
-    let sweeping = streams.clone();
-    tracker.spawn(every(SWEEP, stop.clone(), move || sweeping.sweep(Instant::now())));
+    tracker.spawn(sweep(streams.clone(), stop.clone()));
     let resizing = streams.clone();
     let resize = move || resizing.resize_rings(Instant::now());
     tracker.spawn(every(RESIZE, stop.clone(), resize));
     tracker.spawn(follow_feeds(encoders.clone(), statuses.clone(), stop.clone()));
+}
+
+/// Forgets the streams that nobody reads any more.
+async fn sweep(streams: Arc<Streams>, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(SWEEP)).await.is_some() {
+        let now = Instant::now();
+        for some in streams.unread(now).chunks(FORGOTTEN_AT_ONCE) {
+            streams.forget_unread(some, now);
+            if stop.run_until_cancelled(tokio::time::sleep(SWEEP_PAUSE)).await.is_none() {
+                return;
+            }
+        }
+    }
 }
 
 async fn every(period: Duration, stop: CancellationToken, act: impl Fn()) {

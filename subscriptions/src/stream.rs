@@ -430,17 +430,35 @@ impl Streams {
         stream.reader_left();
     }
 
-    /// Forgets the streams that had no reader for longer than the linger time. To be called every
-    /// few seconds.
-    pub fn sweep(&self, now: Instant) {
-        self.forget(|stream| {
-            let linger = match stream.is_shared() {
-                true => self.limits.linger,
-                false => self.limits.linger.min(LINGER_ALONE),
-            };
-            stream.idle_for(now).is_some_and(|idle| idle >= linger)
-        });
-        self.resize_rings(now);
+    /// The streams that had no reader for longer than the linger time.
+    pub fn unread(&self, now: Instant) -> Vec<OperationKey> {
+        let unread = self.table.iter().filter(|entry| self.is_unread(entry.value(), now));
+        unread.map(|entry| entry.key().clone()).collect()
+    }
+
+    /// Forgets those of these streams that still have no reader. Each takes some 10 us, and up to
+    /// `ring_bytes` go back to the system: a crowd that left at once is forgotten in several steps.
+    pub fn forget_unread(&self, keys: &[OperationKey], now: Instant) {
+        for key in keys {
+            // A reader joins under the lock that is held here.
+            let gone = self.table.remove_if(key, |_, stream| self.is_unread(stream, now));
+            if let Some((_, stream)) = gone {
+                self.end(&stream);
+            }
+        }
+    }
+
+    fn is_unread(&self, stream: &ResponseStream, now: Instant) -> bool {
+        let linger = match stream.is_shared() {
+            true => self.limits.linger,
+            false => self.limits.linger.min(LINGER_ALONE),
+        };
+        stream.idle_for(now).is_some_and(|idle| idle >= linger)
+    }
+
+    fn end(&self, stream: &ResponseStream) {
+        self.meters.streams_open.subtract(1);
+        stream.source.detach(stream);
     }
 
     /// Makes room for streams that somebody reads: the longest unread leave.
@@ -453,23 +471,15 @@ impl Streams {
             .collect();
         idle.sort_unstable_by(|one, other| other.cmp(one));
         let gone: HashSet<_> = idle.into_iter().take(most).map(|(_, id)| id).collect();
-        self.forget(|stream| gone.contains(&stream.id()) && stream.readers() == 0);
-    }
-
-    fn forget(&self, unused: impl Fn(&ResponseStream) -> bool) {
-        let mut gone = Vec::new();
+        let mut ended = Vec::new();
         self.table.retain(|_, stream| {
-            // A reader joins under the lock that is held here.
-            let unused = unused(stream);
-            if unused {
-                gone.push(stream.clone());
+            let ends = gone.contains(&stream.id()) && stream.readers() == 0;
+            if ends {
+                ended.push(stream.clone());
             }
-            !unused
+            !ends
         });
-        for stream in gone {
-            self.meters.streams_open.subtract(1);
-            stream.source.detach(&stream);
-        }
+        ended.iter().for_each(|stream| self.end(stream));
     }
 
     /// Where too much memory is in use, rings give way: of streams without readers first, those
@@ -592,7 +602,8 @@ mod tests {
             }
         }
         drop(all);
-        streams.sweep(Instant::now() + Duration::from_secs(3_600));
+        let later = Instant::now() + Duration::from_secs(3_600);
+        streams.forget_unread(&streams.unread(later), later);
         assert_eq!(streams.len(), 5);
         assert!(streams.memory().is_plenty());
         streams.resize_rings(Instant::now());
@@ -624,11 +635,14 @@ mod tests {
             streams.release(stream);
         }
         let now = Instant::now();
-        streams.sweep(now);
-        assert_eq!(streams.len(), 2);
-        streams.sweep(now + LINGER_ALONE);
+        assert_eq!(streams.unread(now).len(), 0);
+        let unread = streams.unread(now + LINGER_ALONE);
+        streams.forget_unread(&unread, now);
+        assert_eq!((streams.len(), unread.len()), (2, 1), "not before its time");
+        streams.forget_unread(&unread, now + LINGER_ALONE);
         assert_eq!(streams.len(), 1);
-        streams.sweep(now + StreamLimits::default().linger);
+        let later = now + StreamLimits::default().linger;
+        streams.forget_unread(&streams.unread(later), later);
         assert_eq!((streams.len(), streams.meters.streams_open.get()), (0, 0));
     }
 

@@ -57,7 +57,8 @@ impl Hub {
         }
         assert_eq!(self.meters.readers_open.get(), 0, "readers left behind");
         let later = tokio::time::Instant::now() + Duration::from_secs(3600);
-        self.executor.streams.sweep(later);
+        let streams = &self.executor.streams;
+        streams.forget_unread(&streams.unread(later), later);
         assert!(self.executor.streams.is_empty(), "streams left behind");
         assert_eq!(self.meters.streams_open.get(), 0);
     }
