@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use spreadly_subscriptions::EXEMPT;
+use spreadly_subscriptions::bucket::{Bucket, Flow};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::bucket::{Bucket, Flow};
 use super::meters::{ClientMeters, Refusal};
 use super::pressure::Pressure;
 use super::prices::Work;
@@ -113,6 +114,11 @@ impl ClientAccount {
     /// Unique in this process; an address that was forgotten gets another one.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Of its response streams.
+    pub fn owner(&self) -> u64 {
+        if self.exempt { EXEMPT } else { self.id }
     }
 
     pub(super) fn new(shared: Arc<Shared>, exempt: bool, now: Instant) -> Self {

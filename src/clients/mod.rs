@@ -4,7 +4,6 @@
 
 mod account;
 mod address;
-mod bucket;
 mod meters;
 mod pressure;
 mod prices;

@@ -3,9 +3,8 @@
 //! nothing: its bucket is full.
 
 use parking_lot::Mutex;
+use spreadly_subscriptions::bucket::{Bucket, Flow};
 use tokio::time::Instant;
-
-use super::bucket::{Bucket, Flow};
 
 /// What all clients' requests may take of the hub, in microseconds of processor time a second: half
 /// of each shard. The rest is for the frames of streams, and for what the estimate misses.

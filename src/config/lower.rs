@@ -397,6 +397,11 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
         ),
         cost_rate: reader.count("limits.cost_rate", d.cost_rate, 1..=MOST_COST),
         cost_burst: reader.count("limits.cost_burst", d.cost_burst, 1..=MOST_COST),
+        stream_cost_rate: reader.count(
+            "limits.stream_cost_rate",
+            d.stream_cost_rate,
+            1..=MOST_COST,
+        ),
         reserved_descriptors: reader.size(
             "limits.reserved_descriptors",
             d.reserved_descriptors,

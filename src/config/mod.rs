@@ -324,6 +324,8 @@ pub struct Limits {
     pub cost_rate: u32,
     /// Microseconds of processor time that an address can save up.
     pub cost_burst: u32,
+    /// Microseconds a second that each shard spends on streams that one address reads alone.
+    pub stream_cost_rate: u32,
     /// File descriptors that the public port leaves to everything else.
     pub reserved_descriptors: usize,
     pub exempt_loopback: bool,
@@ -364,6 +366,7 @@ impl Default for Limits {
             log_readers_per_address: 2,
             cost_rate: 50_000,
             cost_burst: 1_000_000,
+            stream_cost_rate: 100_000,
             reserved_descriptors: 128,
             exempt_loopback: true,
             init_timeout: Duration::from_secs(5),

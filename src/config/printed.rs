@@ -109,6 +109,7 @@ pub(super) fn settings(config: &Config) -> Vec<(&'static str, Setting)> {
         ("limits.log_readers_per_address", size(limits.log_readers_per_address)),
         ("limits.cost_rate", Setting::Whole(u64::from(limits.cost_rate))),
         ("limits.cost_burst", Setting::Whole(u64::from(limits.cost_burst))),
+        ("limits.stream_cost_rate", Setting::Whole(u64::from(limits.stream_cost_rate))),
         ("limits.reserved_descriptors", size(limits.reserved_descriptors)),
         ("limits.exempt_loopback", Setting::Flag(limits.exempt_loopback)),
         ("limits.init_timeout_ms", millis(limits.init_timeout)),

@@ -87,6 +87,7 @@ limits.streams_per_address = 12
 limits.log_readers_per_address = 3
 limits.cost_rate = 13
 limits.cost_burst = 14
+limits.stream_cost_rate = 16
 limits.reserved_descriptors = 15
 limits.exempt_loopback = false
 identity.development_account = "9g"

@@ -191,7 +191,7 @@ impl GraphqlExecutor {
             Refused::limit(full.limit.name(), full.most, full.current)
         })?;
         let mut built = false;
-        let opened = self.streams.open(key, account.id(), || {
+        let opened = self.streams.open(key, account.owner(), || {
             let plain = document::with_plain_root(document, operation, field);
             let document = plain.unwrap_or_else(|| document.clone());
             built = true;

@@ -48,7 +48,7 @@ fn executor_of(
     let streams = Streams::new(StreamLimits::default(), Arc::new(Meters::default()));
     let hub = HubView { started: 1_699_999_990_000_000, sockets, operations: Box::new(|| 5) };
     let writer = Writer::new(|_| async { Err(WriteError::Closed) });
-    let encoders = Arc::new(Encoders::new(live, 0));
+    let encoders = Arc::new(Encoders::new(live, 0, 0));
     GraphqlExecutor::new(encoders, Arc::new(streams), hub, limits, writer, Principal::default())
 }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use spreadly_subscriptions::{Turn, Worker};
+use spreadly_subscriptions::{Schedule, Turn, Worker};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -105,8 +105,11 @@ struct Unpushed {
 impl Encoders {
     /// So many workers; with none, streams follow the state itself and are brought up to date with
     /// each event.
-    pub fn new(live: Arc<Live>, workers: usize) -> Self {
-        let workers = (0..workers).map(|_| Arc::new(EncodeWorker::new(&live))).collect();
+    ///
+    /// The streams of one owner may cost each worker `stream_cost_rate` microseconds a second.
+    pub fn new(live: Arc<Live>, workers: usize, stream_cost_rate: u32) -> Self {
+        let new = |_| Arc::new(EncodeWorker::new(&live, stream_cost_rate));
+        let workers = (0..workers).map(new).collect();
         Self { live, workers }
     }
 
@@ -190,9 +193,11 @@ impl Encoders {
 }
 
 impl EncodeWorker {
-    fn new(origin: &Arc<Live>) -> Self {
+    fn new(origin: &Arc<Live>, stream_cost_rate: u32) -> Self {
+        let live = Live::copy_of(origin);
+        *live.schedule.lock() = Schedule::new(stream_cost_rate, Instant::now());
         Self {
-            live: Arc::new(Live::copy_of(origin)),
+            live: Arc::new(live),
             inbox: Mutex::default(),
             wake: Notify::new(),
             rounds: Mutex::new(Rounds { next_beat: Instant::now() + BEAT, beats: VecDeque::new() }),
@@ -227,7 +232,7 @@ impl EncodeWorker {
     fn is_blocked(&self, for_a_moment: bool) -> bool {
         let (raw, spent) = {
             let schedule = self.live.schedule.lock();
-            (schedule.raw_waiting(), schedule.spent())
+            (schedule.awaited(), schedule.spent())
         };
         let mut unpushed = self.unpushed.lock();
         if raw == 0 {
@@ -331,7 +336,7 @@ impl EncodeWorker {
         let (before, begin) = (stream.next_index(), Instant::now());
         act(follower);
         let (took, pushed) = (begin.elapsed(), stream.next_index() != before);
-        self.live.schedule.lock().served(stream.id(), took, pushed);
+        self.live.schedule.lock().served(stream.id(), took, pushed, begin);
         if pushed {
             let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
             self.meters.advanced.fetch_add(1, Ordering::Relaxed);
@@ -341,8 +346,7 @@ impl EncodeWorker {
 
     /// What is due by the clock.
     fn keep_time(&self, now: Instant) {
-        let mut due = Vec::new();
-        self.live.schedule.lock().tick(now, |streams| due.extend(streams));
+        let due = self.live.schedule.lock().tick(now);
         self.mark(&due);
         let mut rounds = self.rounds.lock();
         if now >= rounds.next_beat {
@@ -394,12 +398,12 @@ impl Worker for EncodeWorker {
 
     fn turn(&self) -> Turn {
         let begin = Instant::now();
-        let ends = begin + SLICE;
         self.keep_time(begin);
         let mut touched = Touched::new();
         let mut now = begin;
         // After an event streams are served for a moment, however slow the machine is one of them.
         let (mut serve_until, mut owed) = (begin, false);
+        let ends = begin + SLICE;
         while now < ends {
             let moment_is_over = now >= serve_until && !owed;
             if !self.is_blocked(!moment_is_over) && self.take(&mut touched) {
@@ -417,13 +421,14 @@ impl Worker for EncodeWorker {
         }
         self.beat(ends);
         self.adapt(now);
+        let rounds = self.rounds.lock();
         let again = self.live.schedule.lock().waiting() > 0
             || !self.inbox.lock().changes.is_empty()
-            || !self.rounds.lock().beats.is_empty();
+            || !rounds.beats.is_empty();
         if again {
             return Turn::Again;
         }
-        let beat = self.rounds.lock().next_beat;
+        let beat = rounds.next_beat;
         let look = self.live.schedule.lock().next_look();
         Turn::Done { look: Some(look.map_or(beat, |look| look.min(beat))) }
     }

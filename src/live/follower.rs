@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use spreadly_subscriptions::{Pace, ResponseStream};
+use tokio::time::Instant;
 
 use super::frame::Speed;
 use super::{Live, Market};
@@ -72,7 +73,7 @@ impl Live {
         let id = follower.stream.id();
         let (pace, owner) = (follower.pace, follower.stream.owner());
         self.followers.lock().insert(id, Arc::new(follower));
-        self.schedule.lock().add(id, pace, owner);
+        self.schedule.lock().add(id, pace, owner, Instant::now());
     }
 
     /// A stream ends.

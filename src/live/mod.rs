@@ -186,7 +186,7 @@ impl Live {
             feed_state: Mutex::new(FeedState::Live),
             reached: Reached::default(),
             followers: Mutex::default(),
-            schedule: Mutex::new(Schedule::new(Instant::now())),
+            schedule: Mutex::new(Schedule::new(0, Instant::now())),
             origin: None,
             copying: Mutex::default(),
             following: AtomicUsize::new(0),

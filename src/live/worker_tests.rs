@@ -8,6 +8,8 @@ use spreadly_subscriptions::{Turn, Worker};
 use super::*;
 
 const WORKERS: usize = 3;
+/// So little that owners are merged for it now and then.
+const STREAM_COST_RATE: u32 = 2_000;
 
 /// A stream with one client, on a worker.
 struct Followed {
@@ -25,7 +27,7 @@ struct Storm {
 
 impl Storm {
     fn new() -> Self {
-        let encoders = Encoders::new(new_live(), WORKERS);
+        let encoders = Encoders::new(new_live(), WORKERS, STREAM_COST_RATE);
         let history = History::from([(0, Sides::default())]);
         Self { encoders, streams: new_streams(4 << 10), history, followed: vec![], opened: 0 }
     }
@@ -165,7 +167,7 @@ fn whatever_happens_between_an_event_and_a_turn_nobody_misses_it() {
 
 #[test]
 fn offers_tickers_candles_and_topics_are_merged_without_a_break_in_their_chains() {
-    let encoders = Encoders::new(new_live(), 1);
+    let encoders = Encoders::new(new_live(), 1, STREAM_COST_RATE);
     let (live, streams) = (encoders.state_of(0).clone(), new_streams(1 << 20));
     let offers =
         open(&streams, "offers".into(), || live.offer_source(vec![MARKET.into()], Box::new(plain)));

@@ -164,7 +164,7 @@ mod tests {
     fn whoever_follows_the_feeds_is_told_of_the_shutdown_before_their_tasks_end() {
         let log = LogReaders::new("nowhere".as_ref(), 1);
         let live = Arc::new(Live::new(Epoch(7), Box::new(|| 0), 16, log));
-        let encoders = Encoders::new(live.clone(), 1);
+        let encoders = Encoders::new(live.clone(), 1, 100_000);
         let statuses = FeedStatuses::new();
         statuses.register("files", FeedKind::Files);
         statuses.register("simulator", FeedKind::Simulator);

@@ -172,8 +172,10 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
         outcomes: outcomes.clone(),
         shutdown: stop.clone(),
     };
+    let (workers, cost) = (shard_count(&config), config.limits.stream_cost_rate);
+    let new_encoders = |live| Encoders::new(live, workers, cost);
     let (door, sequencer, encoders) =
-        open_door(store, &live, &statuses, cache, sequencer_config, shard_count(&config)).await?;
+        open_door(store, &live, &statuses, cache, sequencer_config, new_encoders).await?;
     encoding.get_or_init(|| encoders.clone());
     let replaced = CancellationToken::new();
     let (shared, door) = match shared_log {
@@ -258,7 +260,7 @@ async fn open_door(
     statuses: &FeedStatuses,
     cache: Option<(Warm, OrderBooks)>,
     config: SequencerConfig,
-    shards: usize,
+    encoders: impl FnOnce(Arc<Live>) -> Encoders,
 ) -> Result<(Door, std::thread::JoinHandle<()>, Arc<Encoders>), ServeError> {
     let reading = live.clone();
     let (warm, order_books) = cache.unzip();
@@ -271,7 +273,7 @@ async fn open_door(
     let from_cache = recovered.warm.len();
     tracing::info!(replayed = recovered.replayed, from_cache, "the log is read");
     // Copies of what is read now, before the first event changes it.
-    let encoders = Arc::new(Encoders::new(live.clone(), shards));
+    let encoders = Arc::new(encoders(live.clone()));
     let side = LiveSide::of(&encoders, &order_books.unwrap_or_default());
     let (door, sequencer) =
         sequencer::start(store, admission, recovered, statuses.clone(), side, config)?;

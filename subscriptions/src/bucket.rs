@@ -1,5 +1,5 @@
-//! A token bucket of processor time that may go into debt: what a request costs is partly known only
-//! when it is done, so it is admitted while the bucket is above zero, and pays whatever it cost.
+//! A token bucket of processor time that may go into debt: what work costs is known only when it is
+//! done, so it is admitted while the bucket is above zero, and pays whatever it cost.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 /// How fast a bucket fills, and how much it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Flow {
+pub struct Flow {
     /// Microseconds of processor time a second.
     pub rate: u32,
     /// Microseconds of processor time that can be saved up.
@@ -21,14 +21,14 @@ impl Flow {
 }
 
 #[derive(Debug)]
-pub(super) struct Bucket {
+pub struct Bucket {
     /// Nanoseconds of processor time; below zero: a debt.
     nanos: i64,
     filled: Instant,
 }
 
 impl Bucket {
-    pub(super) fn new(flow: Flow, now: Instant) -> Self {
+    pub fn new(flow: Flow, now: Instant) -> Self {
         Self { nanos: flow.full(), filled: now }
     }
 
@@ -44,13 +44,13 @@ impl Bucket {
     }
 
     /// Takes a cost whatever it holds.
-    pub(super) fn spend(&mut self, nanos: u64, flow: Flow, now: Instant) {
+    pub fn spend(&mut self, nanos: u64, flow: Flow, now: Instant) {
         self.fill(flow, now);
         self.nanos = self.nanos.saturating_sub(i64::try_from(nanos).unwrap_or(i64::MAX));
     }
 
     /// How long until it is above zero; `None` if it is.
-    pub(super) fn wait(&mut self, flow: Flow, now: Instant) -> Option<Duration> {
+    pub fn wait(&mut self, flow: Flow, now: Instant) -> Option<Duration> {
         self.fill(flow, now);
         if self.nanos > 0 {
             return None;
@@ -61,13 +61,13 @@ impl Bucket {
     }
 
     /// Nothing was spent, or all of it has come back.
-    pub(super) fn is_full(&mut self, flow: Flow, now: Instant) -> bool {
+    pub fn is_full(&mut self, flow: Flow, now: Instant) -> bool {
         self.fill(flow, now);
         self.nanos >= flow.full()
     }
 
     /// What it lacks to be full.
-    pub(super) fn spent_nanos(&mut self, flow: Flow, now: Instant) -> u64 {
+    pub fn spent_nanos(&mut self, flow: Flow, now: Instant) -> u64 {
         self.fill(flow, now);
         flow.full().saturating_sub(self.nanos).max(0).unsigned_abs()
     }

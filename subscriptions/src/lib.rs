@@ -2,6 +2,7 @@
 //! carry them. It knows no market, no schema and no database; those meet it in two traits,
 //! [`Executor`] (what an operation means) and [`Source`] (what stands behind a stream).
 
+pub mod bucket;
 mod codec;
 mod connection;
 pub mod dialect;
@@ -12,6 +13,7 @@ pub mod key;
 pub mod limits;
 pub mod memory;
 pub mod meters;
+mod owners;
 pub mod position;
 pub mod protocol;
 pub mod reader;
@@ -31,11 +33,12 @@ pub use key::OperationKey;
 pub use limits::Limits;
 pub use memory::Memory;
 pub use meters::Meters;
+pub use owners::EXEMPT;
 pub use position::{Cursor, CursorError, Epoch, Position, topic_hash};
 pub use protocol::CloseCode;
 pub use reader::{End, Reader};
 pub use ring::Frame;
-pub use schedule::{Audience, Pace, Paced, Schedule};
+pub use schedule::{Audience, Pace, Repaced, Schedule};
 pub use shard::{Opening, Shard};
 pub use stream::{OpenError, ResponseStream, Source, Start, StreamLimits, Streams};
 pub use worker::{Turn, Worker};

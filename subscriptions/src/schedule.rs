@@ -4,13 +4,16 @@
 //! Streams are served in the order of readers per cost. The cost of a stream that one owner reads
 //! alone is multiplied by how many such streams that owner has, so that a second stream of the same
 //! owner takes from the owner's first one and not from others. A stream that waits for longer than
-//! its pace allows gets the next slower pace: its changes are merged.
+//! its pace allows gets the next slower pace: its changes are merged. So does one that is served
+//! beyond a budget, see `owners`.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::owners::Owners;
 
 /// How often a stream is brought up to date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -79,6 +82,18 @@ const LOOK: Duration = Duration::from_millis(25);
 const RECOVERY: Duration = Duration::from_secs(1);
 /// Streams whose pace changes at one look: each change costs its worker a microsecond or two.
 const CHANGES_AT_ONCE: usize = 64;
+/// Streams of one pace that are served at once where there are few, and into how many portions of a
+/// period they are divided where there are many.
+const PORTION: usize = 64;
+const MOST_PORTIONS: usize = 20;
+/// Merged streams of each pace that are looked at whether they may get a faster one, at one look.
+const LOOKED_AT_ONCE: usize = 256;
+/// A stream that was slowed down is not slowed down again within this: the others come first, and
+/// what that changes shows.
+const SETTLE: Duration = Duration::from_secs(1);
+/// Of the changes at one look, those to a faster pace: slowly, so that what they cost shows before it
+/// is too much.
+const FASTER_AT_ONCE: usize = 16;
 /// Longest time that a stream which was merged again right after its recovery is left alone.
 const MOST_HOLD: Duration = Duration::from_secs(8);
 /// Every so many turns the stream that has waited longest goes first, so that none starves.
@@ -106,12 +121,31 @@ struct Slot {
     cost: u32,
     /// Since when it waits for its turn, see [`Schedule::spent`].
     waits: Option<Duration>,
+    /// The next event waits for it.
+    awaited: bool,
+    /// When it was last made ready.
+    audience: Audience,
+    /// In [`Schedule::beyond`].
+    beyond: bool,
+    slowed: Option<Instant>,
     /// Tells this wait from earlier ones: entries of those are stale.
     wait: u64,
     /// Waits in a row that were brief.
     brief: u32,
     /// No faster pace before this, and how long the next such time is.
     hold: (Option<Instant>, Duration),
+}
+
+impl Slot {
+    /// Gives it the next slower pace, and says which one it had.
+    fn slow_down(&mut self, id: u64, now: Instant) -> (Pace, Repaced) {
+        let before = self.pace;
+        self.pace = before.slower();
+        let (_, next) = self.hold;
+        self.hold = (Some(now + next), (next * 2).min(MOST_HOLD));
+        (self.slowed, self.brief, self.awaited) = (Some(now), 0, false);
+        (before, Repaced { id, pace: self.pace })
+    }
 }
 
 /// A place in the queue.
@@ -150,9 +184,51 @@ struct Waiting {
     since: Duration,
 }
 
+/// The streams of a pace. They are served in portions, each stream once a period: served all at once
+/// they would hold the thread, and with it the processor, for longer than others can wait.
+#[derive(Debug)]
+struct Paced {
+    pace: Pace,
+    ids: BTreeSet<u64>,
+    /// When the next portion is due, and which stream it begins with.
+    next: Instant,
+    first: u64,
+    /// Which stream the next look at their waits begins with.
+    looked: u64,
+}
+
+impl Paced {
+    fn new(pace: Pace, now: Instant) -> Self {
+        Self { pace, ids: BTreeSet::new(), next: now + pace.period(), first: 0, looked: 0 }
+    }
+
+    /// The next portion, if it is due. What was missed is not made up for.
+    fn tick(&mut self, now: Instant) -> Vec<u64> {
+        if now < self.next || self.ids.is_empty() {
+            return Vec::new();
+        }
+        let portions = self.ids.len().div_ceil(PORTION).min(MOST_PORTIONS);
+        self.next = (self.next + self.pace.period() / portions as u32).max(now);
+        take_from(&self.ids, &mut self.first, self.ids.len().div_ceil(portions))
+    }
+
+    /// So many of them, in turn.
+    fn look(&mut self, most: usize) -> Vec<u64> {
+        take_from(&self.ids, &mut self.looked, most)
+    }
+}
+
+/// At most so many of them from `first` on, which moves on, and begins again after the last.
+fn take_from(ids: &BTreeSet<u64>, first: &mut u64, most: usize) -> Vec<u64> {
+    let taken: Vec<_> = ids.range(*first..).take(most).copied().collect();
+    let next = taken.last().and_then(|last| ids.range(last + 1..).next());
+    *first = next.copied().unwrap_or(0);
+    taken
+}
+
 /// What changed for a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Paced {
+pub struct Repaced {
     pub id: u64,
     pub pace: Pace,
 }
@@ -161,17 +237,17 @@ pub struct Paced {
 #[derive(Debug)]
 pub struct Schedule {
     slots: HashMap<u64, Slot>,
-    /// Streams that one owner reads alone.
-    owners: HashMap<u64, usize>,
+    owners: Owners,
+    /// Served beyond a budget: to be slowed down, the last ones first, as they are the least shared.
+    beyond: Vec<u64>,
     best: BinaryHeap<Ready>,
     /// In the order in which they began to wait.
     oldest: VecDeque<Waiting>,
-    /// Waiting streams, and those among them whose pace is RAW.
+    /// Waiting streams, and those among them that the next event waits for.
     waiting: usize,
-    raw_waiting: usize,
+    awaited: usize,
     /// By pace, see [`Pace::MERGING`].
-    paced: [BTreeSet<u64>; 3],
-    ticks: [Instant; 3],
+    paced: [Paced; 3],
     looked: Instant,
     /// What serving all streams took so far: the clock by which waits are counted.
     spent: Duration,
@@ -180,16 +256,17 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    pub fn new(now: Instant) -> Self {
+    /// An owner's streams may cost so many microseconds a second.
+    pub fn new(owner_rate: u32, now: Instant) -> Self {
         Self {
             slots: HashMap::new(),
-            owners: HashMap::new(),
+            owners: Owners::new(owner_rate, now),
+            beyond: Vec::new(),
             best: BinaryHeap::new(),
             oldest: VecDeque::new(),
             waiting: 0,
-            raw_waiting: 0,
-            paced: Default::default(),
-            ticks: Pace::MERGING.map(|pace| now + pace.period()),
+            awaited: 0,
+            paced: Pace::MERGING.map(|pace| Paced::new(pace, now)),
             looked: now,
             spent: Duration::ZERO,
             turns: 0,
@@ -198,19 +275,23 @@ impl Schedule {
     }
 
     /// A stream begins, at the pace that its clients asked for.
-    pub fn add(&mut self, id: u64, own: Pace, owner: u64) {
+    pub fn add(&mut self, id: u64, own: Pace, owner: u64, now: Instant) {
         let slot = Slot {
             own,
             pace: own,
             owner,
             cost: FIRST_COST_NANOS,
             waits: None,
+            awaited: false,
+            audience: Audience { readers: 1, shared: false },
+            beyond: false,
+            slowed: None,
             wait: 0,
             brief: 0,
             hold: (None, RECOVERY),
         };
         if self.slots.insert(id, slot).is_none() {
-            *self.owners.entry(owner).or_default() += 1;
+            self.owners.add(owner, now);
             self.list(id, own);
         }
     }
@@ -218,37 +299,28 @@ impl Schedule {
     /// A stream ends.
     pub fn remove(&mut self, id: u64) {
         let Some(slot) = self.slots.remove(&id) else { return };
-        self.disown(slot.owner);
+        self.owners.remove(slot.owner);
         self.unlist(id, slot.pace);
         if slot.waits.is_some() {
-            self.leave_queue(slot.pace);
-        }
-    }
-
-    fn disown(&mut self, owner: u64) {
-        if let Some(count) = self.owners.get_mut(&owner) {
-            *count -= 1;
-            if *count == 0 {
-                self.owners.remove(&owner);
-            }
+            self.leave_queue(slot.awaited);
         }
     }
 
     fn list(&mut self, id: u64, pace: Pace) {
         if let Some(place) = pace.place() {
-            self.paced[place].insert(id);
+            self.paced[place].ids.insert(id);
         }
     }
 
     fn unlist(&mut self, id: u64, pace: Pace) {
         if let Some(place) = pace.place() {
-            self.paced[place].remove(&id);
+            self.paced[place].ids.remove(&id);
         }
     }
 
-    fn leave_queue(&mut self, pace: Pace) {
+    fn leave_queue(&mut self, awaited: bool) {
         self.waiting -= 1;
-        self.raw_waiting -= usize::from(pace == Pace::Raw);
+        self.awaited -= usize::from(awaited);
     }
 
     /// A stream may have something to push. It keeps its place where it waits already.
@@ -258,28 +330,22 @@ impl Schedule {
             return;
         }
         self.waits += 1;
-        (slot.waits, slot.wait) = (Some(self.spent), self.waits);
+        (slot.waits, slot.wait, slot.audience) = (Some(self.spent), self.waits, audience);
+        slot.awaited = slot.pace == Pace::Raw && !self.owners.is_beyond(slot.owner, audience);
         self.waiting += 1;
-        self.raw_waiting += usize::from(slot.pace == Pace::Raw);
+        self.awaited += usize::from(slot.awaited);
         let streams = match audience.shared {
             true => 1,
-            false => self.owners.get(&slot.owner).copied().unwrap_or(1),
+            false => self.owners.streams_of(slot.owner).max(1),
         };
         let score = audience.readers as f64 / (f64::from(slot.cost) * streams as f64);
         self.best.push(Ready { score, wait: slot.wait, id });
         self.oldest.push_back(Waiting { id, wait: slot.wait, since: self.spent });
     }
 
-    /// The streams of each merging pace whose time has come. The caller says which of them are ready.
-    pub fn tick(&mut self, now: Instant, mut due: impl FnMut(&BTreeSet<u64>)) {
-        for (place, pace) in Pace::MERGING.into_iter().enumerate() {
-            if now < self.ticks[place] {
-                continue;
-            }
-            // Ticks that were missed are not made up for.
-            self.ticks[place] = (self.ticks[place] + pace.period()).max(now);
-            due(&self.paced[place]);
-        }
+    /// The merged streams whose time has come. The caller says which of them are ready.
+    pub fn tick(&mut self, now: Instant) -> Vec<u64> {
+        self.paced.iter_mut().flat_map(|paced| paced.tick(now)).collect()
     }
 
     /// The stream whose turn it is; it waits no longer.
@@ -303,8 +369,8 @@ impl Schedule {
             if let Some(since) = slot.waits.take() {
                 let brief = self.spent - since <= BRIEF;
                 slot.brief = if brief { slot.brief.saturating_add(1) } else { 0 };
-                let pace = slot.pace;
-                self.leave_queue(pace);
+                let awaited = std::mem::take(&mut slot.awaited);
+                self.leave_queue(awaited);
                 self.sweep_stale();
                 return Some(id);
             }
@@ -328,11 +394,16 @@ impl Schedule {
 
     /// What serving a stream took; `pushed` where there was something to push. Of a time that is far
     /// above the usual only a part counts: the thread was not running.
-    pub fn served(&mut self, id: u64, took: Duration, pushed: bool) {
+    pub fn served(&mut self, id: u64, took: Duration, pushed: bool, now: Instant) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let took = u32::try_from(took.as_nanos()).unwrap_or(u32::MAX);
         let took = took.clamp(1, slot.cost.saturating_mul(MOST_OF_USUAL));
-        self.spent += Duration::from_nanos(took.into());
+        let counted = Duration::from_nanos(took.into());
+        self.spent += counted;
+        if self.owners.spend(slot.owner, slot.audience, counted, now) && !slot.beyond {
+            slot.beyond = true;
+            self.beyond.push(id);
+        }
         if pushed {
             slot.cost = slot.cost - slot.cost / 8 + took / 8;
         }
@@ -348,18 +419,18 @@ impl Schedule {
         self.waiting
     }
 
-    /// Of these, those whose pace is RAW: the next event should wait for them, within a budget.
-    pub fn raw_waiting(&self) -> usize {
-        self.raw_waiting
+    /// Of these, those whose pace is RAW and that no budget is used up for: the next event should
+    /// wait for them, for a while.
+    pub fn awaited(&self) -> usize {
+        self.awaited
     }
 
     /// Streams that are served at a slower pace than their clients asked for, by pace.
     pub fn merged(&self) -> [usize; 3] {
         let mut count = [0; 3];
-        for (place, ids) in self.paced.iter().enumerate() {
-            let pace = Pace::MERGING[place];
-            let slower = |id: &&u64| self.slots.get(id).is_some_and(|slot| slot.own < pace);
-            count[place] = ids.iter().filter(slower).count();
+        for (count, paced) in count.iter_mut().zip(&self.paced) {
+            let slower = |id: &&u64| self.slots.get(id).is_some_and(|slot| slot.own < paced.pace);
+            *count = paced.ids.iter().filter(slower).count();
         }
         count
     }
@@ -376,18 +447,20 @@ impl Schedule {
     }
 
     /// Looks at the waits, and gives streams slower or faster paces; those whose pace changed.
-    pub fn adapt(&mut self, now: Instant) -> Vec<Paced> {
-        let mut changed: Vec<(Pace, Paced)> = Vec::new();
+    pub fn adapt(&mut self, now: Instant) -> Vec<Repaced> {
+        let mut changed: Vec<(Pace, Repaced)> = Vec::new();
         if now.saturating_duration_since(self.looked) >= LOOK {
             self.looked = now;
+            self.owners.look(now);
             self.slow_down(now, &mut changed);
+            self.slow_down_beyond(now, &mut changed);
             self.speed_up(now, &mut changed);
         }
         self.relist(&changed);
-        changed.into_iter().map(|(_, paced)| paced).collect()
+        changed.into_iter().map(|(_, repaced)| repaced).collect()
     }
 
-    fn slow_down(&mut self, now: Instant, changed: &mut Vec<(Pace, Paced)>) {
+    fn slow_down(&mut self, now: Instant, changed: &mut Vec<(Pace, Repaced)>) {
         for Waiting { id, wait, since } in &self.oldest {
             if changed.len() == CHANGES_AT_ONCE {
                 break;
@@ -404,26 +477,50 @@ impl Schedule {
             if waited <= slot.pace.patience() || slot.pace == Pace::S1 {
                 continue;
             }
-            let (before, pace) = (slot.pace, slot.pace.slower());
-            self.raw_waiting -= usize::from(slot.pace == Pace::Raw);
-            slot.pace = pace;
-            let (_, next) = slot.hold;
-            slot.hold = (Some(now + next), (next * 2).min(MOST_HOLD));
             // It has waited for the pace that it had; for the new one it begins to wait.
-            (slot.waits, slot.brief) = (Some(self.spent), 0);
-            changed.push((before, Paced { id: *id, pace }));
+            slot.waits = Some(self.spent);
+            self.awaited -= usize::from(slot.awaited);
+            changed.push(slot.slow_down(*id, now));
         }
     }
 
-    fn speed_up(&mut self, now: Instant, changed: &mut Vec<(Pace, Paced)>) {
-        for id in self.paced.iter().flatten() {
-            if changed.len() >= CHANGES_AT_ONCE {
+    /// Those that were served beyond a budget, while it is used up.
+    fn slow_down_beyond(&mut self, now: Instant, changed: &mut Vec<(Pace, Repaced)>) {
+        if self.beyond.len() > self.slots.len() {
+            // Those of streams that ended.
+            self.beyond.retain(|id| self.slots.contains_key(id));
+        }
+        while changed.len() < CHANGES_AT_ONCE
+            && let Some(id) = self.beyond.pop()
+        {
+            let Some(slot) = self.slots.get_mut(&id) else { continue };
+            slot.beyond = false;
+            let settles = slot.slowed.is_some_and(|slowed| now < slowed + SETTLE);
+            if settles || slot.pace == Pace::S1 || !self.owners.is_beyond(slot.owner, slot.audience)
+            {
+                continue;
+            }
+            self.awaited -= usize::from(slot.awaited);
+            changed.push(slot.slow_down(id, now));
+        }
+    }
+
+    fn speed_up(&mut self, now: Instant, changed: &mut Vec<(Pace, Repaced)>) {
+        let looked: Vec<_> =
+            self.paced.iter_mut().flat_map(|paced| paced.look(LOOKED_AT_ONCE)).collect();
+        let most = (changed.len() + FASTER_AT_ONCE).min(CHANGES_AT_ONCE);
+        for id in looked {
+            if changed.len() >= most {
                 break;
             }
-            let Some(slot) = self.slots.get_mut(id).filter(|slot| slot.pace > slot.own) else {
+            let Some(slot) = self.slots.get_mut(&id).filter(|slot| slot.pace > slot.own) else {
                 continue;
             };
-            if slot.brief < BRIEF_WAITS || slot.hold.0.is_some_and(|until| now < until) {
+            let held = slot.hold.0.is_some_and(|until| now < until);
+            if slot.brief < BRIEF_WAITS
+                || held
+                || !self.owners.has_room(slot.owner, slot.audience, now)
+            {
                 continue;
             }
             slot.brief = 0;
@@ -431,15 +528,16 @@ impl Schedule {
             slot.hold.0 = Some(now + RECOVERY);
             slot.pace = before.faster().max(slot.own);
             if slot.waits.is_some() && slot.pace == Pace::Raw {
-                self.raw_waiting += 1;
+                slot.awaited = true;
+                self.awaited += 1;
             }
-            changed.push((before, Paced { id: *id, pace: slot.pace }));
+            changed.push((before, Repaced { id, pace: slot.pace }));
         }
     }
 
     /// Puts streams into the lists of their paces.
-    fn relist(&mut self, changed: &[(Pace, Paced)]) {
-        for (before, Paced { id, pace }) in changed {
+    fn relist(&mut self, changed: &[(Pace, Repaced)]) {
+        for (before, Repaced { id, pace }) in changed {
             self.unlist(*id, *before);
             self.list(*id, *pace);
         }
@@ -447,9 +545,8 @@ impl Schedule {
 
     /// When the schedule has to be looked at though nothing happens.
     pub fn next_look(&self) -> Option<Instant> {
-        let ticks = self.ticks.iter().zip(&self.paced);
-        let ticks = ticks.filter(|(_, streams)| !streams.is_empty()).map(|(tick, _)| *tick);
-        ticks.min()
+        let busy = self.paced.iter().filter(|paced| !paced.ids.is_empty());
+        busy.map(|paced| paced.next).min()
     }
 }
 
@@ -461,8 +558,11 @@ mod tests {
     use rand::{Rng, SeedableRng};
 
     use super::*;
+    use crate::owners::{EXEMPT, FREE_STREAMS};
 
     const ALONE: Audience = Audience { readers: 1, shared: false };
+    /// More than any of these tests spends.
+    const RATE: u32 = 1_000_000;
     const MICROS: Duration = Duration::from_micros(1);
 
     fn crowd(readers: usize) -> Audience {
@@ -472,37 +572,37 @@ mod tests {
     #[test]
     fn the_most_readers_per_cost_go_first_and_equals_by_age() {
         let now = Instant::now();
-        let mut schedule = Schedule::new(now);
+        let mut schedule = Schedule::new(RATE, now);
         for id in 1..=4 {
-            schedule.add(id, Pace::Raw, id);
+            schedule.add(id, Pace::Raw, id, now);
         }
         // The third costs ten times as much as the others.
         for _ in 0..40 {
-            schedule.served(3, FIRST_COST_NANOS * 10 * MICROS / 1_000, true);
+            schedule.served(3, FIRST_COST_NANOS * 10 * MICROS / 1_000, true, now);
         }
         schedule.ready(1, ALONE);
         schedule.ready(2, crowd(5));
         schedule.ready(3, crowd(20));
         schedule.ready(4, ALONE);
         schedule.ready(2, crowd(1));
-        assert_eq!((schedule.waiting(), schedule.raw_waiting()), (4, 4));
+        assert_eq!((schedule.waiting(), schedule.awaited()), (4, 4));
         let order: Vec<_> = std::iter::from_fn(|| schedule.pop()).collect();
         assert_eq!(order, [2, 3, 1, 4]);
-        assert_eq!((schedule.waiting(), schedule.raw_waiting()), (0, 0));
+        assert_eq!((schedule.waiting(), schedule.awaited()), (0, 0));
     }
 
     #[test]
     fn a_further_stream_of_one_owner_takes_from_that_owner() {
         let now = Instant::now();
-        let mut schedule = Schedule::new(now);
-        (1..=100).for_each(|id| schedule.add(id, Pace::Raw, 7));
-        schedule.add(101, Pace::Raw, 8);
+        let mut schedule = Schedule::new(RATE, now);
+        (1..=100).for_each(|id| schedule.add(id, Pace::Raw, 7, now));
+        schedule.add(101, Pace::Raw, 8, now);
         (1..=101).for_each(|id| schedule.ready(id, ALONE));
         assert_eq!(schedule.pop(), Some(101), "though it came last");
         // One that others read as well is not counted to its first owner.
         schedule.remove(50);
         schedule.ready(50, crowd(1));
-        schedule.add(50, Pace::Raw, 7);
+        schedule.add(50, Pace::Raw, 7, now);
         schedule.ready(50, crowd(1));
         assert_eq!(schedule.pop(), Some(50));
     }
@@ -510,8 +610,8 @@ mod tests {
     #[test]
     fn none_starves_whatever_goes_before_it() {
         let now = Instant::now();
-        let mut schedule = Schedule::new(now);
-        (1..=2).for_each(|id| schedule.add(id, Pace::Raw, id));
+        let mut schedule = Schedule::new(RATE, now);
+        (1..=2).for_each(|id| schedule.add(id, Pace::Raw, id, now));
         schedule.ready(1, ALONE);
         let turns = (1..).find(|_| {
             schedule.ready(2, crowd(1_000));
@@ -523,19 +623,19 @@ mod tests {
     #[test]
     fn a_stream_that_waits_is_merged_step_by_step_and_recovers() {
         let begin = Instant::now();
-        let mut schedule = Schedule::new(begin);
-        (1..=2).for_each(|id| schedule.add(id, Pace::Raw, id));
+        let mut schedule = Schedule::new(RATE, begin);
+        (1..=2).for_each(|id| schedule.add(id, Pace::Raw, id, begin));
         schedule.ready(1, ALONE);
         let (mut now, mut slower) = (begin, Vec::new());
         for _ in 0..400 {
             // All of the time goes to the other one.
             now += MICROS * 10_000;
-            schedule.served(2, MICROS * 10_000, true);
+            schedule.served(2, MICROS * 10_000, true, now);
             slower.extend(schedule.adapt(now).into_iter().map(|paced| (paced.id, paced.pace)));
         }
         assert_eq!(slower, Pace::MERGING.map(|pace| (1, pace)));
         assert!(schedule.is_merged(1) && schedule.is_paced(1));
-        assert_eq!((schedule.merged(), schedule.raw_waiting()), ([0, 0, 1], 0));
+        assert_eq!((schedule.merged(), schedule.awaited()), ([0, 0, 1], 0));
         assert_eq!(schedule.pop(), Some(1));
         let mut faster = Vec::new();
         for _ in 0..60 {
@@ -551,10 +651,106 @@ mod tests {
     #[test]
     fn a_thread_that_is_held_up_merges_nothing() {
         let begin = Instant::now();
-        let mut schedule = Schedule::new(begin);
-        schedule.add(1, Pace::Raw, 1);
+        let mut schedule = Schedule::new(RATE, begin);
+        schedule.add(1, Pace::Raw, 1, begin);
         schedule.ready(1, ALONE);
         assert_eq!(schedule.adapt(begin + Duration::from_secs(60)), []);
+    }
+
+    /// An event each 20 ms touches every stream, and each encoding takes 10 us. Returns what each
+    /// owner's streams took, in microseconds.
+    fn run(
+        schedule: &mut Schedule,
+        now: &mut Instant,
+        seconds: u64,
+        streams: &BTreeMap<u64, u64>,
+    ) -> BTreeMap<u64, u64> {
+        let (begin, mut took) = (*now, BTreeMap::new());
+        for millis in 0..seconds * 1_000 {
+            *now = begin + MICROS * 1_000 * millis as u32;
+            if millis % 20 == 0 {
+                let raw = streams.keys().filter(|id| !schedule.is_paced(**id));
+                raw.copied().collect::<Vec<_>>().iter().for_each(|id| schedule.ready(*id, ALONE));
+            }
+            schedule.tick(*now).iter().for_each(|id| schedule.ready(*id, ALONE));
+            while let Some(id) = schedule.pop() {
+                schedule.served(id, 10 * MICROS, true, *now);
+                *took.entry(streams[&id]).or_default() += 10;
+            }
+            schedule.adapt(*now);
+        }
+        took
+    }
+
+    fn with_streams(
+        rate: u32,
+        now: Instant,
+        owners: &[(u64, u64)],
+    ) -> (Schedule, BTreeMap<u64, u64>) {
+        let mut schedule = Schedule::new(rate, now);
+        let streams = owners.iter().flat_map(|(owner, count)| (0..*count).map(|_| *owner));
+        let streams: BTreeMap<u64, u64> = (1..).zip(streams).collect();
+        streams.iter().for_each(|(id, owner)| schedule.add(*id, Pace::Raw, *owner, now));
+        (schedule, streams)
+    }
+
+    #[test]
+    fn an_owner_beyond_its_budget_is_merged_though_there_is_time() {
+        let mut now = Instant::now();
+        // The first would take 100 ms a second, the second what few streams take.
+        let owners = [(1, 200), (2, FREE_STREAMS as u64)];
+        let (mut schedule, mut streams) = with_streams(20_000, now, &owners);
+        let took = run(&mut schedule, &mut now, 20, &streams);
+        assert!((7_000..=20_000).contains(&(took[&1] / 20)), "{took:?}");
+        let each = FREE_STREAMS as u64 * 50 * 10;
+        assert_eq!(took[&2] / 20, each, "each event, whatever they cost");
+        assert!(streams.iter().all(|(id, owner)| schedule.is_merged(*id) == (*owner == 1)));
+        // Within its budget it gets its own pace back.
+        streams.retain(|id, _| *id <= 20);
+        (21..=200).for_each(|id| schedule.remove(id));
+        run(&mut schedule, &mut now, 30, &streams);
+        let took = run(&mut schedule, &mut now, 1, &streams);
+        assert_eq!((took[&1], schedule.merged()), (20 * 50 * 10, [0; 3]));
+    }
+
+    #[test]
+    fn all_little_shared_streams_together_leave_time_for_the_rest() {
+        let mut now = Instant::now();
+        // Nobody is beyond a budget of its own, and all of them would take 1.5 s a second.
+        let owners: Vec<_> =
+            (0..=30).map(|owner| (if owner == 0 { EXEMPT } else { owner }, 100)).collect();
+        let (mut schedule, streams) = with_streams(1_000_000, now, &owners);
+        run(&mut schedule, &mut now, 5, &streams);
+        let took = run(&mut schedule, &mut now, 15, &streams);
+        let all = took.values().sum::<u64>() / 15;
+        assert!((200_000..450_000).contains(&all), "{all}");
+    }
+
+    #[test]
+    fn an_event_waits_for_no_stream_beyond_a_budget() {
+        let now = Instant::now();
+        let (mut schedule, streams) = with_streams(10, now, &[(1, 17), (2, 1)]);
+        schedule.served(1, 12 * MICROS, true, now);
+        streams.keys().for_each(|id| schedule.ready(*id, ALONE));
+        assert_eq!((schedule.waiting(), schedule.awaited()), (18, 1));
+    }
+
+    #[test]
+    fn merged_streams_are_served_in_portions_and_each_once_a_period() {
+        let begin = Instant::now();
+        for count in [1_u64, 63, 64, 100, 2_000] {
+            let mut schedule = Schedule::new(RATE, begin);
+            (1..=count).for_each(|id| schedule.add(id, Pace::Ms100, id, begin));
+            let (mut times, mut largest) = (BTreeMap::<u64, u32>::new(), 0);
+            for millis in 0..2_000 {
+                let due = schedule.tick(begin + MICROS * 1_000 * millis);
+                largest = largest.max(due.len());
+                due.iter().for_each(|id| *times.entry(*id).or_default() += 1);
+            }
+            assert_eq!(times.len() as u64, count);
+            assert!(times.values().all(|times| (18..=20).contains(times)), "{count}: {times:?}");
+            assert!(largest <= PORTION.max(count as usize / MOST_PORTIONS), "{largest}");
+        }
     }
 
     /// A worker that has more to do than it can for two thirds of the time.
@@ -570,7 +766,7 @@ mod tests {
     /// the schedule counts is what there is.
     fn storm(random: &mut SmallRng) {
         let begin = Instant::now();
-        let (mut now, mut schedule) = (begin, Schedule::new(begin));
+        let (mut now, mut schedule) = (begin, Schedule::new(RATE, begin));
         let mut alive: BTreeMap<u64, (Audience, Pace)> = BTreeMap::new();
         let mut waits: HashMap<u64, Instant> = HashMap::new();
         let (mut next_id, mut merged, mut served) = (1, 0, 0);
@@ -584,7 +780,7 @@ mod tests {
                     0 => Pace::MERGING[random.random_range(0..3)],
                     _ => Pace::Raw,
                 };
-                schedule.add(next_id, own, random.random_range(1..5));
+                schedule.add(next_id, own, random.random_range(1..5), now);
                 alive.insert(next_id, (audience, own));
                 next_id += 1;
             } else if random.random_bool(0.01) || alive.len() > most {
@@ -602,7 +798,7 @@ mod tests {
             if random.random_bool(0.02) {
                 ready.extend(alive.keys().filter(|id| !schedule.is_paced(**id)));
             }
-            schedule.tick(now, |streams| ready.extend(streams));
+            ready.extend(schedule.tick(now));
             for id in ready {
                 schedule.ready(id, alive[&id].0);
                 waits.entry(id).or_insert(now);
@@ -616,10 +812,10 @@ mod tests {
                 now += took;
                 let since = waits.remove(&id).expect("whatever waits was made ready");
                 longest = longest.max(now - since);
-                schedule.served(id, took, true);
+                schedule.served(id, took, true, now);
                 served += 1;
             }
-            for Paced { id, pace } in schedule.adapt(now) {
+            for Repaced { id, pace } in schedule.adapt(now) {
                 let (audience, own) = alive[&id];
                 assert!(pace >= own, "nobody is served faster than it asked for");
                 merged += usize::from(pace > own);
@@ -633,7 +829,7 @@ mod tests {
         assert_eq!(schedule.merged(), [0; 3], "all have their own pace again");
         assert!(schedule.best.len() <= 2 * alive.len() + 65);
         alive.keys().for_each(|id| schedule.remove(*id));
-        assert_eq!((schedule.waiting(), schedule.raw_waiting()), (0, 0));
+        assert_eq!((schedule.waiting(), schedule.awaited()), (0, 0));
         assert!(schedule.slots.is_empty() && schedule.owners.is_empty());
     }
 }

@@ -58,7 +58,7 @@ impl Hub {
             outcomes: Default::default(),
             shutdown: CancellationToken::new(),
         };
-        let encoders = std::sync::Arc::new(Encoders::new(live.clone(), 0));
+        let encoders = std::sync::Arc::new(Encoders::new(live.clone(), 0, 0));
         let side = LiveSide::of(&encoders, &OrderBooks::default());
         let statuses = FeedStatuses::new();
         let (door, thread) =
