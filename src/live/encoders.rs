@@ -22,6 +22,10 @@ use crate::market::event::{Applied, Effect};
 
 /// Longest turn of a worker: how late a socket or the next event may be because of it.
 const SLICE: Duration = Duration::from_micros(300);
+/// Longest turn while no more than a few streams wait: what a commit changes leaves together then, in
+/// one write a socket.
+const COMMIT_SLICE: Duration = Duration::from_millis(1);
+const FEW_STREAMS: usize = 16;
 /// Time after an event before what was pushed leaves: by then the most shared streams have pushed.
 const FIRST_SLICE: Duration = Duration::from_micros(100);
 /// What may be spent on streams whose pace is RAW while the next event of the same market or topic
@@ -403,9 +407,12 @@ impl Worker for EncodeWorker {
         let mut now = begin;
         // After an event streams are served for a moment, however slow the machine is one of them.
         let (mut serve_until, mut owed) = (begin, false);
-        let ends = begin + SLICE;
-        while now < ends {
-            let moment_is_over = now >= serve_until && !owed;
+        loop {
+            let few = self.live.schedule.lock().waiting() <= FEW_STREAMS;
+            if now >= begin + if few { COMMIT_SLICE } else { SLICE } {
+                break;
+            }
+            let moment_is_over = now >= serve_until && !owed && !few;
             if !self.is_blocked(!moment_is_over) && self.take(&mut touched) {
                 owed = !touched.is_empty();
                 self.mark(&touched);
@@ -419,7 +426,7 @@ impl Worker for EncodeWorker {
             }
             now = Instant::now();
         }
-        self.beat(ends);
+        self.beat(begin + SLICE);
         self.adapt(now);
         let rounds = self.rounds.lock();
         let again = self.live.schedule.lock().waiting() > 0
