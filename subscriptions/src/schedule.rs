@@ -704,7 +704,10 @@ mod tests {
         assert!((7_000..=20_000).contains(&(took[&1] / 20)), "{took:?}");
         let each = FREE_STREAMS as u64 * 50 * 10;
         assert_eq!(took[&2] / 20, each, "each event, whatever they cost");
-        assert!(streams.iter().all(|(id, owner)| schedule.is_merged(*id) == (*owner == 1)));
+        let merged = |owner| {
+            streams.iter().filter(|(id, of)| **of == owner && schedule.is_merged(**id)).count()
+        };
+        assert!(merged(1) > 100 && merged(2) == 0, "{} {}", merged(1), merged(2));
         // Within its budget it gets its own pace back.
         streams.retain(|id, _| *id <= 20);
         (21..=200).for_each(|id| schedule.remove(id));
