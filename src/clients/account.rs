@@ -116,9 +116,10 @@ impl ClientAccount {
         self.id
     }
 
-    /// Of its response streams.
-    pub fn owner(&self) -> u64 {
-        if self.exempt { EXEMPT } else { self.id }
+    /// The owner of a socket's response streams: its address, whose sockets share a budget. Of an
+    /// exempt address each socket is an owner by itself, as a proxy brings many clients.
+    pub fn socket_owner(&self) -> u64 {
+        if self.exempt { NEXT_ID.fetch_add(1, Ordering::Relaxed) | EXEMPT } else { self.id }
     }
 
     pub(super) fn new(shared: Arc<Shared>, exempt: bool, now: Instant) -> Self {

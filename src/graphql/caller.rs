@@ -17,12 +17,14 @@ pub struct Caller {
     pub account: Arc<ClientAccount>,
     /// The response streams that this socket reads.
     pub streams: Arc<StreamCounts>,
+    /// Of the response streams that it opens.
+    pub owner: u64,
 }
 
 impl Caller {
     pub fn new(principal: Principal, account: Arc<ClientAccount>) -> Self {
-        let streams = account.socket_streams();
-        Self { principal, account, streams }
+        let (streams, owner) = (account.socket_streams(), account.socket_owner());
+        Self { principal, account, streams, owner }
     }
 }
 

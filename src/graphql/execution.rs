@@ -140,7 +140,7 @@ impl GraphqlExecutor {
         caller: &Caller,
         weight: Weight,
     ) -> Result<Execution, Refused> {
-        let Caller { principal, account, streams } = caller;
+        let Caller { principal, account, streams, owner } = caller;
         let extensions = request.extensions.unwrap_or_default();
         let name = request.operation_name.filter(|name| !name.is_empty());
         let operation = document::operation(document, name.as_deref())?;
@@ -191,7 +191,7 @@ impl GraphqlExecutor {
             Refused::limit(full.limit.name(), full.most, full.current)
         })?;
         let mut built = false;
-        let opened = self.streams.open(key, account.owner(), || {
+        let opened = self.streams.open(key, *owner, || {
             let plain = document::with_plain_root(document, operation, field);
             let document = plain.unwrap_or_else(|| document.clone());
             built = true;

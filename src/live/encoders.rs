@@ -29,7 +29,8 @@ const FEW_STREAMS: usize = 16;
 /// Time after an event before what was pushed leaves: by then the most shared streams have pushed.
 const FIRST_SLICE: Duration = Duration::from_micros(100);
 /// What may be spent on streams whose pace is RAW while the next event of the same market or topic
-/// waits for them; then it is taken, and the rest of them are merged. Other events don't wait.
+/// waits for them; then it is taken, and the rest of them are merged. Other events don't wait. Where
+/// more than a few streams wait, all events that wait share it.
 const EVENT_BUDGET: Duration = Duration::from_millis(5);
 /// Events that wait for a worker, and price levels in them: about 100 MB at most. A worker that is
 /// further behind copies the state again, and its streams are merged.
@@ -234,12 +235,12 @@ impl EncodeWorker {
     /// Whether the next event has to wait until RAW streams have pushed earlier ones: for a moment in
     /// any case, then where these are of the same market or topic.
     fn is_blocked(&self, for_a_moment: bool) -> bool {
-        let (raw, spent) = {
+        let (awaited, spent) = {
             let schedule = self.live.schedule.lock();
             (schedule.awaited(), schedule.spent())
         };
         let mut unpushed = self.unpushed.lock();
-        if raw == 0 {
+        if awaited == 0 {
             unpushed.names.clear();
             unpushed.blocked = None;
             return false;
@@ -255,8 +256,9 @@ impl EncodeWorker {
         if next.is_none_or(|next| !unpushed.names.contains(next)) {
             return false;
         }
+        let sharing = if awaited <= FEW_STREAMS { 1 } else { inbox.events.max(1) };
         let since = *unpushed.blocked.get_or_insert(spent);
-        if spent - since < EVENT_BUDGET {
+        if (spent - since) * u32::try_from(sharing).unwrap_or(u32::MAX) < EVENT_BUDGET {
             return true;
         }
         unpushed.blocked = None;

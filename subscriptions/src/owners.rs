@@ -10,8 +10,8 @@ use tokio::time::Instant;
 use crate::bucket::{Bucket, Flow};
 use crate::schedule::Audience;
 
-/// The owner of streams that no owner's budget limits.
-pub const EXEMPT: u64 = 0;
+/// The bit of an owner's number which says that no owner's budget limits its streams.
+pub const EXEMPT: u64 = 1 << 63;
 
 /// What all streams with few readers may take of a worker's thread, in microseconds a second: the
 /// rest is for shared streams, for what the sockets ask for, and for writing.
@@ -105,9 +105,10 @@ impl Owners {
         }
     }
 
-    /// Streams of an owner.
-    pub(crate) fn streams_of(&self, owner: u64) -> usize {
-        self.by_id.get(&owner).map_or(0, |owner| owner.streams)
+    /// How many streams share their owner's turns.
+    pub(crate) fn sharing(&self, id: u64, audience: Audience) -> usize {
+        let owner = self.by_id.get(&id).filter(|_| !audience.shared);
+        owner.map_or(1, |owner| owner.streams)
     }
 
     fn binds_all(&self, audience: Audience) -> bool {
@@ -117,7 +118,7 @@ impl Owners {
     /// The owner, where its own budget binds.
     fn bound(&mut self, id: u64, audience: Audience) -> Option<&mut Owner> {
         let owner = self.by_id.get_mut(&id)?;
-        let binds = id != EXEMPT && !audience.shared && owner.streams > FREE_STREAMS;
+        let binds = id & EXEMPT == 0 && !audience.shared && owner.streams > FREE_STREAMS;
         binds.then_some(owner)
     }
 

@@ -81,16 +81,18 @@ const LOOK: Duration = Duration::from_millis(25);
 /// How long a merged stream has its pace at least before it may get a faster one.
 const RECOVERY: Duration = Duration::from_secs(1);
 /// Streams whose pace changes at one look: each change costs its worker a microsecond or two.
-const CHANGES_AT_ONCE: usize = 64;
+const CHANGES_AT_ONCE: usize = 256;
 /// Streams of one pace that are served at once where there are few, and into how many portions of a
 /// period they are divided where there are many.
 const PORTION: usize = 64;
 const MOST_PORTIONS: usize = 20;
 /// Merged streams of each pace that are looked at whether they may get a faster one, at one look.
 const LOOKED_AT_ONCE: usize = 256;
-/// A stream that was slowed down is not slowed down again within this: the others come first, and
-/// what that changes shows.
+/// A stream that was slowed down for a budget is not slowed down again within this: others come first,
+/// and what that changes shows.
 const SETTLE: Duration = Duration::from_secs(1);
+/// Periods of the slowest pace in a row that a stream beyond a budget is left out at most.
+const MOST_SKIPPED: u8 = 3;
 /// Of the changes at one look, those to a faster pace: slowly, so that what they cost shows before it
 /// is too much.
 const FASTER_AT_ONCE: usize = 16;
@@ -125,6 +127,8 @@ struct Slot {
     awaited: bool,
     /// When it was last made ready.
     audience: Audience,
+    /// Periods of the slowest pace in a row that it was left out.
+    skipped: u8,
     /// In [`Schedule::beyond`].
     beyond: bool,
     slowed: Option<Instant>,
@@ -238,7 +242,7 @@ pub struct Repaced {
 pub struct Schedule {
     slots: HashMap<u64, Slot>,
     owners: Owners,
-    /// Served beyond a budget: to be slowed down, the last ones first, as they are the least shared.
+    /// Served beyond a budget since the last look.
     beyond: Vec<u64>,
     best: BinaryHeap<Ready>,
     /// In the order in which they began to wait.
@@ -284,6 +288,7 @@ impl Schedule {
             waits: None,
             awaited: false,
             audience: Audience { readers: 1, shared: false },
+            skipped: 0,
             beyond: false,
             slowed: None,
             wait: 0,
@@ -329,16 +334,19 @@ impl Schedule {
         if slot.waits.is_some() {
             return;
         }
+        let beyond = self.owners.is_beyond(slot.owner, audience);
+        if beyond && slot.pace == Pace::S1 && slot.skipped < MOST_SKIPPED {
+            slot.skipped += 1;
+            return;
+        }
+        slot.skipped = 0;
         self.waits += 1;
         (slot.waits, slot.wait, slot.audience) = (Some(self.spent), self.waits, audience);
-        slot.awaited = slot.pace == Pace::Raw && !self.owners.is_beyond(slot.owner, audience);
+        slot.awaited = slot.pace == Pace::Raw && !beyond;
         self.waiting += 1;
         self.awaited += usize::from(slot.awaited);
-        let streams = match audience.shared {
-            true => 1,
-            false => self.owners.streams_of(slot.owner).max(1),
-        };
-        let score = audience.readers as f64 / (f64::from(slot.cost) * streams as f64);
+        let sharing = self.owners.sharing(slot.owner, audience);
+        let score = audience.readers as f64 / (f64::from(slot.cost) * sharing as f64);
         self.best.push(Ready { score, wait: slot.wait, id });
         self.oldest.push_back(Waiting { id, wait: slot.wait, since: self.spent });
     }
@@ -484,19 +492,21 @@ impl Schedule {
         }
     }
 
-    /// Those that were served beyond a budget, while it is used up.
+    /// Those that were served beyond a budget, while it is used up. Of them only the ones with the
+    /// fewest readers, so that others keep their pace as long as there are such.
     fn slow_down_beyond(&mut self, now: Instant, changed: &mut Vec<(Pace, Repaced)>) {
-        if self.beyond.len() > self.slots.len() {
-            // Those of streams that ended.
-            self.beyond.retain(|id| self.slots.contains_key(id));
-        }
-        while changed.len() < CHANGES_AT_ONCE
-            && let Some(id) = self.beyond.pop()
-        {
+        let beyond = std::mem::take(&mut self.beyond);
+        let readers = |id: &u64| Some(self.slots.get(id)?.audience.readers);
+        let fewest = beyond.iter().filter_map(readers).min();
+        for id in beyond {
             let Some(slot) = self.slots.get_mut(&id) else { continue };
             slot.beyond = false;
             let settles = slot.slowed.is_some_and(|slowed| now < slowed + SETTLE);
-            if settles || slot.pace == Pace::S1 || !self.owners.is_beyond(slot.owner, slot.audience)
+            if settles
+                || slot.pace == Pace::S1
+                || Some(slot.audience.readers) != fewest
+                || changed.len() >= CHANGES_AT_ONCE
+                || !self.owners.is_beyond(slot.owner, slot.audience)
             {
                 continue;
             }
@@ -721,7 +731,7 @@ mod tests {
         let mut now = Instant::now();
         // Nobody is beyond a budget of its own, and all of them would take 1.5 s a second.
         let owners: Vec<_> =
-            (0..=30).map(|owner| (if owner == 0 { EXEMPT } else { owner }, 100)).collect();
+            (0..=30).map(|owner| (if owner == 0 { 7 | EXEMPT } else { owner }, 100)).collect();
         let (mut schedule, streams) = with_streams(1_000_000, now, &owners);
         run(&mut schedule, &mut now, 5, &streams);
         let took = run(&mut schedule, &mut now, 15, &streams);
