@@ -9,6 +9,7 @@ pub mod feeds;
 pub mod graphql;
 pub mod live;
 pub mod market;
+pub mod pool;
 pub mod server;
 pub mod signals;
 pub mod store;

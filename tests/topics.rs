@@ -511,3 +511,31 @@ async fn what_a_list_can_not_tell_is_told_apart() {
     let error = asking.message().await;
     assert_eq!(error["payload"][0]["extensions"]["code"], "RESYNC_REQUIRED", "{error}");
 }
+
+#[tokio::test]
+async fn a_long_page_of_the_log_is_encoded_on_the_pool_and_a_short_one_is_not() {
+    let hub = Hub::start();
+    let mut client = Client::connected(hub.address()).await;
+    let lines: Vec<_> = (1..=300).map(|number| message("long", number)).collect();
+    hub.append_lines("events.ndjson", &lines);
+    hub.until_feed("files", "300 events", |status| status["eventsTotal"] == "300").await;
+    let numbers = |first: usize| -> Vec<Value> {
+        let page = hub.query(&format!(
+            r#"{{ events(topic: "long", first: {first}) {{ nodes {{ data }} }} }}"#
+        ));
+        let nodes = page["events"]["nodes"].as_array().unwrap();
+        nodes.iter().map(|node| node["data"]["number"].clone()).collect()
+    };
+    let expected = |first: u64| (1..=first).map(Value::from).collect::<Vec<_>>();
+    assert_eq!(numbers(100), expected(100));
+    assert_eq!(metric(&hub, "pool_jobs_total"), 0);
+    assert_eq!(numbers(300), expected(300));
+    assert_eq!(metric(&hub, "pool_jobs_total"), 1);
+    client.subscribe("q", r#"{ events(topic: "long", first: 300) { nodes { sequence } } }"#).await;
+    let next = client.message().await;
+    assert_eq!((&next["type"], &next["id"]), (&json!("next"), &json!("q")));
+    assert_eq!(next["payload"]["data"]["events"]["nodes"].as_array().unwrap().len(), 300);
+    assert_eq!(client.message().await, json!({"type": "complete", "id": "q"}));
+    assert_eq!(metric(&hub, "pool_jobs_total"), 2);
+    assert_eq!(metric(&hub, "pool_queued"), 0);
+}

@@ -14,6 +14,7 @@ use super::meters::{ClientMeters, Refusal};
 use super::pressure::Pressure;
 use super::prices::Work;
 use super::streams::StreamCounts;
+use crate::pool::Line;
 
 /// How long a read of the log waits for another one of its own address: longer than most of them
 /// take, so that a page with several lists in one query has them all, and shorter than anyone waits.
@@ -85,6 +86,7 @@ pub struct ClientAccount {
     sockets: AtomicUsize,
     streams: Arc<StreamCounts>,
     log_readers: Arc<Semaphore>,
+    line: Arc<Line>,
 }
 
 /// Something that an address has open and that has a limit; given back when dropped.
@@ -135,6 +137,7 @@ impl ClientAccount {
             sockets: AtomicUsize::new(0),
             streams: StreamCounts::new(streams, Refusal::StreamsPerAddress, None),
             log_readers: Arc::new(Semaphore::new(readers)),
+            line: if exempt { Line::exempt() } else { Line::limited() },
             shared,
         }
     }
@@ -246,6 +249,11 @@ impl ClientAccount {
                 Err(self.shared.limits.log_readers_per_address)
             }
         }
+    }
+
+    /// In which its work waits for the pool.
+    pub fn line(&self) -> &Arc<Line> {
+        &self.line
     }
 
     /// For a refusal that is found elsewhere.

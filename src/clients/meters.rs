@@ -14,18 +14,24 @@ pub enum Refusal {
     StreamsPerSocket,
     StreamsPerAddress,
     LogReadersPerAddress,
+    /// Queries of an address that wait for the pool.
+    WaitingPerAddress,
+    /// A query that waited too long for the pool.
+    Pool,
     /// A reply of HTTP that its client did not read.
     UnreadReply,
 }
 
 impl Refusal {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Descriptors,
         Self::ConnectionsPerAddress,
         Self::SocketsPerAddress,
         Self::StreamsPerSocket,
         Self::StreamsPerAddress,
         Self::LogReadersPerAddress,
+        Self::WaitingPerAddress,
+        Self::Pool,
         Self::UnreadReply,
     ];
 
@@ -37,6 +43,8 @@ impl Refusal {
             Self::StreamsPerSocket => "streams_per_socket",
             Self::StreamsPerAddress => "streams_per_address",
             Self::LogReadersPerAddress => "log_readers_per_address",
+            Self::WaitingPerAddress => "waiting_per_address",
+            Self::Pool => "pool",
             Self::UnreadReply => "writer_stall_ms",
         }
     }

@@ -79,7 +79,7 @@ impl Work {
     }
 
     /// Nanoseconds of processor time, each.
-    pub(super) const fn nanos(self) -> u64 {
+    pub const fn nanos(self) -> u64 {
         match self {
             Self::Connection => 50_000,
             Self::Request => 20_000,

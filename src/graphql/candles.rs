@@ -7,6 +7,7 @@ use async_graphql::{Context, Enum, ID, Object};
 use super::caller::charge;
 use super::errors::{fault, limit_exceeded};
 use super::frames::PriceLevel;
+use super::offload;
 use super::query::{live, read};
 use super::scalars::{Cursor, DateTime, Decimal, UInt64};
 use super::types::{BookSpeed, FeedState, Side, SnapshotReason};
@@ -439,6 +440,8 @@ pub async fn asked(
     let market = definition.market.clone();
     let candles = read(ctx, move |log| log.candles(&market, &span)).await?;
     charge(ctx, Work::Row, candles.len())?;
+    let fields = ctx.field().selection_set().count();
+    offload::before(ctx, Work::LevelField, candles.len() * fields).await;
     let candle = |candle| Candle { candle, interval, definition: definition.clone(), now };
     Ok(candles.into_iter().map(candle).collect())
 }

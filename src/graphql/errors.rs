@@ -1,5 +1,7 @@
 //! Errors as clients get them: each with a code, few, short, and without what is only ours to know.
 
+use std::time::Duration;
+
 use async_graphql::{Context, Error, ErrorExtensions, Pos, Response, ServerError, Value};
 use bytes::Bytes;
 
@@ -35,7 +37,7 @@ pub(super) fn limit_exceeded(name: &str, limit: usize, current: usize) -> Error 
 /// An address that has spent what it may for now.
 pub(super) fn rate_limited(limited: RateLimited) -> Error {
     let RateLimited { rate, retry_after } = limited;
-    let wait = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
+    let wait = millis(retry_after);
     let message = format!(
         "limit cost_rate is {rate} microseconds of work a second for your address: \
          try again in {wait} ms"
@@ -46,6 +48,10 @@ pub(super) fn rate_limited(limited: RateLimited) -> Error {
         values.set("limit", rate);
         values.set("retryAfterMs", wait);
     })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The depth argument of an order book.
@@ -84,6 +90,24 @@ impl Refused {
 
     pub fn rate(limited: RateLimited) -> Self {
         Self(vec![rate_limited(limited).into_server_error(Pos::default()).located(None)])
+    }
+
+    /// An address that has as many requests waiting as may; it may ask again after `wait`.
+    pub fn waiting(name: &str, limit: usize, wait: Duration) -> Self {
+        let message = format!("limit {name} is {limit}: wait for an answer before the next one");
+        let error = fault("RATE_LIMITED", &message).extend_with(|_, values| {
+            values.set("name", name);
+            values.set("limit", limit);
+            values.set("retryAfterMs", millis(wait));
+        });
+        Self(vec![error.into_server_error(Pos::default()).located(None)])
+    }
+
+    /// What the hub has no time for now; the client may ask again after `wait`.
+    pub fn unavailable(message: &str, wait: Duration) -> Self {
+        let error = fault("UNAVAILABLE", message)
+            .extend_with(|_, values| values.set("retryAfterMs", millis(wait)));
+        Self(vec![error.into_server_error(Pos::default()).located(None)])
     }
 
     pub fn internal(reason: &str) -> Self {

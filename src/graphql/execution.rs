@@ -9,12 +9,12 @@ use std::sync::Arc;
 use async_graphql::{Response, Schema};
 use async_graphql_parser::types::{ExecutableDocument, Field, OperationType};
 use bytes::Bytes;
-use futures_util::future::{BoxFuture, FutureExt, TryFutureExt, ready};
+use futures_util::future::{FutureExt, ready};
 use futures_util::stream::{BoxStream, StreamExt};
 use serde_json::{Map, Value};
 use spreadly_subscriptions::{
-    Execution, Executor, InitRefused, OpenError, OperationKey, OperationKind, Request, Source,
-    Streams,
+    Execution, Executor, InitRefused, OpenError, OperationKey, OperationKind, Request,
+    SingleResult, Source, Streams,
 };
 
 use super::caller::{Caller, ReadPlace};
@@ -23,12 +23,14 @@ use super::errors::{self, Refused};
 use super::guard::{self, QueryLimits, Weight};
 use super::identity::Principal;
 use super::mutation::Mutations;
+use super::offload::{MOST_INLINE_NANOS, Offload, Outcome, Running, Stage};
 use super::persisted::Persisted;
 use super::query::{HubView, Query};
 use super::subscription::{Slot, SourceSpec, Subscription};
 use super::writer::Writer;
 use crate::clients::{ClientAccount, Work};
 use crate::live::{Encode, Encoders, LiveFrame};
+use crate::pool::Pool;
 
 pub(super) type HubSchema = Schema<Query, Mutations, Subscription>;
 
@@ -37,6 +39,7 @@ pub struct GraphqlExecutor {
     schema: HubSchema,
     encoders: Arc<Encoders>,
     streams: Arc<Streams>,
+    pool: Arc<Pool>,
     limits: QueryLimits,
     documents: Documents,
     persisted: Persisted,
@@ -50,6 +53,7 @@ impl GraphqlExecutor {
     pub fn new(
         encoders: Arc<Encoders>,
         streams: Arc<Streams>,
+        pool: Arc<Pool>,
         hub: HubView,
         limits: QueryLimits,
         writer: Writer,
@@ -68,6 +72,7 @@ impl GraphqlExecutor {
             schema: builder.finish(),
             encoders,
             streams,
+            pool,
             limits,
             documents: Documents::default(),
             persisted: Persisted::default(),
@@ -91,7 +96,7 @@ impl GraphqlExecutor {
             OperationType::Subscription => self.plan_stream(&document, request, caller, weight),
             OperationType::Query | OperationType::Mutation => {
                 spend(&caller.account, weight);
-                self.plan_single(&document, request, caller)
+                self.plan_single(&document, request, caller, weight)
             }
         }
     }
@@ -101,36 +106,38 @@ impl GraphqlExecutor {
         self.documents.parse(query, &self.limits, charge)
     }
 
-    /// Begins at once: validation never waits, so a document that it refuses is told before
-    /// anything runs, and what can answer from memory has its answer already.
+    /// What is cheap begins at once: where validation refuses it, or memory answers, that is known
+    /// now. What takes long waits for a place in the pool.
     fn plan_single(
         &self,
         document: &ExecutableDocument,
         request: Request,
         caller: &Caller,
+        weight: Weight,
     ) -> Result<Execution, Refused> {
         let Caller { principal, account, .. } = caller.clone();
         let variables = request.variables.unwrap_or_default();
         let name = request.operation_name.filter(|name| !name.is_empty());
-        let prepared = prepared(request.query, name, variables, document.clone());
-        let prepared = prepared.data(principal).data(account.clone());
-        let schema = self.schema.clone();
-        let mut running = unwinding(async move { schema.execute(prepared).await });
-        let response = match (&mut running).now_or_never() {
-            Some(response) => response.map_err(|panic| Refused::internal(&panic))?,
-            None => {
-                let result = running.map(move |response| match response {
-                    Ok(response) => encoded(response, &account),
-                    Err(panic) => Bytes::from(errors::internal_result(&panic)),
-                });
-                return Ok(Execution::Single(result.boxed()));
-            }
+        let stage = match weight.checking_nanos() > MOST_INLINE_NANOS {
+            true => Arc::new(Stage::in_pool()),
+            false => Arc::<Stage>::default(),
         };
-        let ran = response.errors.iter().any(|error| !error.path.is_empty());
-        if response.is_err() && !ran && response.data == async_graphql::Value::Null {
-            return Err(Refused::from_response(response));
+        let prepared = prepared(request.query, name, variables, document.clone());
+        let prepared = prepared.data(principal).data(account.clone()).data(stage.clone());
+        let (schema, payer) = (self.schema.clone(), account.clone());
+        let mut running = unwinding(async move {
+            let response = schema.execute(prepared).await;
+            outcome(response, &payer)
+        });
+        let offload = Offload { pool: self.pool.clone(), account, stage };
+        if weight.checking_nanos().saturating_add(weight.level_nanos()) > MOST_INLINE_NANOS {
+            return Ok(Execution::Single(offload.run_long(running).boxed()));
         }
-        Ok(Execution::Single(ready(encoded(response, &account)).boxed()))
+        Ok(match (&mut running).now_or_never() {
+            Some(Ok(result)) => Execution::Single(ready(Ok(result)).boxed()),
+            Some(Err(errors)) => Execution::Refused(errors),
+            None => Execution::Single(offload.finish(running).boxed()),
+        })
     }
 
     fn plan_stream(
@@ -323,18 +330,27 @@ fn spend(account: &ClientAccount, weight: Weight) {
     account.spend(Work::IntrospectionField, weight.introspection_fields);
 }
 
-/// A result of one client alone, charged by its size: what a list repeats is known only now.
-fn encoded(response: Response, account: &ClientAccount) -> Bytes {
-    let result = errors::encode(response, None);
-    account.spend(Work::Kib, result.len() >> 10);
-    Bytes::from(result)
+/// The result of one client alone, charged by its size: what a list repeats is known only now.
+fn outcome(response: Response, account: &ClientAccount) -> Outcome {
+    let ran = response.errors.iter().any(|error| !error.path.is_empty());
+    if response.is_err() && !ran && response.data == async_graphql::Value::Null {
+        return Err(Refused::from_response(response).into_bytes());
+    }
+    let has_errors = response.is_err();
+    let json = errors::encode(response, None);
+    account.spend(Work::Kib, json.len() >> 10);
+    Ok(SingleResult { json: Bytes::from(json), has_errors })
 }
 
 /// A resolver that panics is one client's error: the thread it runs on is everyone's.
-fn unwinding<T: Send + 'static>(
-    running: impl Future<Output = T> + Send + 'static,
-) -> BoxFuture<'static, Result<T, String>> {
-    AssertUnwindSafe(running).catch_unwind().map_err(|panic| said(&*panic)).boxed()
+fn unwinding(running: impl Future<Output = Outcome> + Send + 'static) -> Running {
+    let running = AssertUnwindSafe(running).catch_unwind();
+    running
+        .map(|ended| match ended {
+            Ok(outcome) => outcome,
+            Err(panic) => Err(Refused::internal(&said(&*panic)).into_bytes()),
+        })
+        .boxed()
 }
 
 /// What a panic said, for the log.

@@ -49,7 +49,8 @@ fn executor_of(
     let hub = HubView { started: 1_699_999_990_000_000, sockets, operations: Box::new(|| 5) };
     let writer = Writer::new(|_| async { Err(WriteError::Closed) });
     let encoders = Arc::new(Encoders::new(live, 0, 0));
-    GraphqlExecutor::new(encoders, Arc::new(streams), hub, limits, writer, Principal::default())
+    let (streams, pool) = (Arc::new(streams), Pool::start(1).unwrap());
+    GraphqlExecutor::new(encoders, streams, pool, hub, limits, writer, Principal::default())
 }
 
 fn executor() -> GraphqlExecutor {
@@ -103,11 +104,20 @@ fn refusal(execution: Execution) -> Value {
 fn single(execution: Execution) -> Value {
     match execution {
         Execution::Single(result) => {
-            serde_json::from_slice(&result.now_or_never().unwrap()).unwrap()
+            let ended = match tokio::runtime::Handle::try_current() {
+                Ok(_) => result.now_or_never().unwrap(),
+                Err(_) => runtime().block_on(result),
+            };
+            serde_json::from_slice(&ended.unwrap().json).unwrap()
         }
         Execution::Refused(errors) => panic!("{}", String::from_utf8_lossy(&errors)),
         Execution::Stream { .. } => panic!("a stream"),
     }
+}
+
+/// Where a query waits that takes long.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
 }
 
 fn parsed(frame: &Frame) -> Value {
@@ -406,9 +416,10 @@ fn a_query_that_fails_while_it_runs_has_a_result_and_one_that_is_not_valid_has_n
 fn a_refusal_is_small_however_large_the_document() {
     let executor = executor();
     let names: String = (0..600).map(|one| format!("{}{one} ", "x".repeat(48))).collect();
-    let Execution::Refused(errors) = execute(&executor, &format!("{{{names}}}"), json!({})) else {
-        panic!("not refused")
+    let Execution::Single(result) = execute(&executor, &format!("{{{names}}}"), json!({})) else {
+        panic!("600 fields are much to check")
     };
+    let errors = runtime().block_on(result).unwrap_err();
     assert!(errors.len() <= 16 * 1_024, "{}", errors.len());
     let list: Value = serde_json::from_slice(&errors).unwrap();
     assert_eq!(list.as_array().unwrap().len(), 10);
@@ -496,8 +507,9 @@ async fn a_resolver_that_panics_after_it_waited_is_an_error_too() {
         tokio::task::yield_now().await;
         panic!("{} late", "too");
     });
-    let result: Result<(), String> = panicked.await;
-    assert_eq!(result.unwrap_err(), "a resolver panicked: too late");
+    let errors = panicked.await.unwrap_err();
+    assert!(!String::from_utf8_lossy(&errors).contains("late"));
+    assert_eq!(refusal(Execution::Refused(errors))["code"], "INTERNAL");
 }
 
 #[test]
@@ -549,4 +561,107 @@ fn candles_have_their_limits_and_unknown_markets_are_told() {
     let of_none = r#"subscription{candles(market:"no",interval:M1){sequence}}"#;
     assert_eq!(refusal(execute(&executor, of_none, json!({})))["code"], "NOT_FOUND");
     stream(execute(&executor, "subscription{tickers{sequence}}", json!({})));
+}
+
+/// What a query becomes that takes a while.
+async fn late(execution: Execution) -> Result<Value, Value> {
+    match execution {
+        Execution::Single(result) => match result.await {
+            Ok(result) => Ok(serde_json::from_slice(&result.json).unwrap()),
+            Err(errors) => Err(refusal(Execution::Refused(errors))),
+        },
+        _ => panic!("no single result"),
+    }
+}
+
+fn pool_jobs(executor: &GraphqlExecutor) -> u64 {
+    executor.pool.meters().jobs.load(std::sync::atomic::Ordering::Relaxed)
+}
+
+#[tokio::test]
+async fn a_query_that_takes_long_is_resolved_on_the_pool_and_a_cheap_one_where_it_came() {
+    let executor = executor();
+    buy(&executor, 4, (1..=3_000).map(|price| (price, 1)));
+    let book = |depth: usize| {
+        format!(r#"{{orderBook(market:"ERG-USD",depth:{depth}){{bids{{price size}}}}}}"#)
+    };
+    let cheap = single(execute(&executor, &book(100), Value::Null));
+    assert_eq!(cheap["data"]["orderBook"]["bids"].as_array().unwrap().len(), 100);
+    assert_eq!(pool_jobs(&executor), 0);
+    let long = late(execute(&executor, &book(3_000), Value::Null)).await.unwrap();
+    let bids = long["data"]["orderBook"]["bids"].as_array().unwrap();
+    assert_eq!((bids.len(), &bids[0]), (3_000, &json!({"price": "0.3000", "size": "0.01"})));
+    assert_eq!(pool_jobs(&executor), 1);
+    // It could be as deep, but is not.
+    let shallow = r#"{orderBook(market:"A-B",depth:3000){bids{price size}}}"#;
+    let shallow = late(execute(&executor, shallow, Value::Null)).await.unwrap();
+    assert_eq!(shallow["data"]["orderBook"]["bids"], json!([]));
+    assert_eq!(pool_jobs(&executor), 1);
+}
+
+#[tokio::test]
+async fn a_query_that_began_on_the_pool_reads_a_book_where_it_came() {
+    let executor = executor();
+    buy(&executor, 4, (1..=3_000).map(|price| (price, 1)));
+    let query = r#"{
+        __schema { types { name fields { name } } }
+        orderBook(market: "ERG-USD", depth: 3000) { bids { price size } }
+        absent: orderBook(market: "none", depth: 3000) { bids { price } }
+    }"#;
+    let result = late(execute(&executor, query, Value::Null)).await.unwrap();
+    assert_eq!(result["data"]["orderBook"]["bids"].as_array().unwrap().len(), 3_000);
+    assert_eq!(result["data"]["absent"], Value::Null);
+    assert!(result["data"]["__schema"]["types"].as_array().unwrap().len() > 20);
+    // To the schema, back to the books, and to the levels.
+    assert_eq!(pool_jobs(&executor), 2);
+}
+
+#[tokio::test]
+async fn a_long_query_that_is_not_valid_or_fails_is_answered_like_any_other() {
+    let executor = executor();
+    let ask = |fields: &str| {
+        let query = format!(r#"{{orderBook(market:"A-B",depth:3000){{{fields}}}}}"#);
+        late(execute(&executor, &query, Value::Null))
+    };
+    assert_eq!(ask("bids{price size nothing}").await.unwrap_err()["code"], "VALIDATION_FAILED");
+    let failing = r#"{
+        markets { id }
+        candles(market: "none", interval: M1, last: 5000) { open }
+        orderBook(market: "A-B", depth: 5000) { bids { price } }
+    }"#;
+    let failed = late(execute(&executor, failing, Value::Null)).await.unwrap();
+    assert_eq!(failed["errors"][0]["extensions"]["code"], "NOT_FOUND");
+}
+
+#[tokio::test]
+async fn a_long_query_too_many_of_an_address_learns_when_to_ask_again() {
+    let executor = executor();
+    let accounts = Accounts::new(AccountLimits::default(), HubShare::of_shards(1));
+    let account = accounts.of("203.0.113.7".parse().unwrap());
+    let waiting: Vec<_> = std::iter::from_fn(|| account.line().wait().ok()).collect();
+    let caller = Caller::new(Principal::default(), account.clone());
+    let long = r#"{orderBook(market:"A-B",depth:3000){bids{price size}}}"#;
+    let ask = || executor.execute(request(long, Value::Null, Value::Null), &caller);
+    let refused = late(ask()).await.unwrap_err();
+    let expected = json!({
+        "code": "RATE_LIMITED", "name": "waiting_per_address", "limit": 256, "retryAfterMs": 1_000
+    });
+    assert_eq!(refused, expected);
+    let refusals: Vec<_> = accounts.meters().refusals().filter(|one| one.1 > 0).collect();
+    assert_eq!(refusals, [("waiting_per_address", 1)]);
+    drop(waiting);
+    assert!(late(ask()).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_query_that_the_pool_has_no_time_for_is_unavailable() {
+    let executor = executor();
+    let mut places = Vec::new();
+    let line = crate::pool::Line::exempt();
+    for _ in 0..crate::pool::MOST_JOBS {
+        places.push(executor.pool.enter(&line).await.unwrap());
+    }
+    let long = r#"{orderBook(market:"A-B",depth:3000){bids{price size}}}"#;
+    let refused = late(execute(&executor, long, Value::Null)).await.unwrap_err();
+    assert_eq!(refused, json!({"code": "UNAVAILABLE", "retryAfterMs": 1_000}));
 }

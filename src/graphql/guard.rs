@@ -13,6 +13,7 @@ use serde_json::Map;
 use super::candles::{DEFAULT_CANDLES, MOST_CANDLES};
 use super::errors::Refused;
 use super::introspection;
+use crate::clients::Work;
 
 /// What a request may weigh; the names are those of the configuration.
 #[derive(Clone, Debug)]
@@ -313,6 +314,20 @@ pub struct Weight {
     pub level_fields: usize,
     /// Fields of the schema's description in its result.
     pub introspection_fields: usize,
+}
+
+impl Weight {
+    /// Estimated processor time in nanoseconds of checking and resolving what is not a level.
+    pub fn checking_nanos(self) -> u64 {
+        let fields = Work::Field.nanos().saturating_mul(self.fields as u64);
+        let described = Work::IntrospectionField.nanos();
+        fields.saturating_add(described.saturating_mul(self.introspection_fields as u64))
+    }
+
+    /// Estimated processor time in nanoseconds of resolving and encoding price levels and candles.
+    pub fn level_nanos(self) -> u64 {
+        Work::LevelField.nanos().saturating_mul(self.level_fields as u64)
+    }
 }
 
 /// Before an operation runs, when its variables are known: how many fields of price levels, of

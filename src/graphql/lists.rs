@@ -5,6 +5,7 @@ use async_graphql::{Context, Result, SimpleObject};
 use super::caller::charge;
 use super::errors::fault;
 use super::log_frames::{Event, Trade, event_of, trade_of};
+use super::offload;
 use super::paging::{self, List, PageInfo};
 use super::query::{live, read};
 use super::scalars::{Cursor, DateTime};
@@ -111,6 +112,7 @@ async fn page(
     });
     let found = found.await?;
     charge(ctx, Work::Row, found.looked_at)?;
+    offload::before(ctx, Work::Row, found.items.len()).await;
     let at = move |sequence| list.cursor(sequence);
     let info = PageInfo {
         has_next_page: found.more,

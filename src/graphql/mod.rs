@@ -14,6 +14,7 @@ mod introspection;
 mod lists;
 mod log_frames;
 mod mutation;
+mod offload;
 mod orders;
 mod paging;
 mod persisted;

@@ -7,6 +7,7 @@ use async_graphql::{Context, Enum, ID, InputObject, Object, Result, SimpleObject
 use super::caller::charge;
 use super::errors::state;
 use super::identity::{Principal, own};
+use super::offload;
 use super::paging::{self, PageInfo};
 use super::query::{live, read};
 use super::scalars::{Cursor, DateTime, Decimal, UInt64};
@@ -406,6 +407,7 @@ pub(super) async fn page(
     };
     let mut found = read(ctx, move |log| log.orders(&query)).await?;
     charge(ctx, Work::Row, found.len())?;
+    offload::before(ctx, Work::Row, found.len()).await;
     let has_next_page = found.len() > first;
     found.truncate(first);
     let edges: Vec<OrderEdge> = found

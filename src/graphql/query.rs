@@ -11,6 +11,7 @@ use super::errors::{checked_depth, checked_topic, fault, internal, state};
 use super::frames::BookSnapshot;
 use super::guard::QueryLimits;
 use super::lists::{self, Asked, EventConnection, TradeConnection};
+use super::offload;
 use super::orders::{self, Order, OrderConnection, OrderFilter};
 use super::scalars::{Cursor, DateTime, UInt64};
 use super::types::{FeedStatus, Hub, Market};
@@ -40,7 +41,10 @@ pub struct Query;
 impl Query {
     /// All markets, sorted by id.
     async fn markets(&self, ctx: &Context<'_>) -> Result<Vec<Market>> {
-        Ok(live(ctx)?.definitions().into_iter().map(Market).collect())
+        let definitions = live(ctx)?.definitions();
+        let fields = ctx.field().selection_set().count();
+        offload::before(ctx, Work::Field, definitions.len() * fields).await;
+        Ok(definitions.into_iter().map(Market).collect())
     }
 
     /// One market; null if there is none of this id.
@@ -59,13 +63,25 @@ impl Query {
         )]
         depth: Option<i32>,
     ) -> Option<Result<BookSnapshot>> {
+        // The sequencer needs the book's lock.
+        offload::to_socket(ctx).await;
         // An error inside of an option leaves this field null; around it, it would take the whole
         // result along.
         let snapshot = || {
             let depth = checked_depth(depth, state::<QueryLimits>(ctx)?)?;
-            Ok(live(ctx)?.snapshot(&market, depth).map(BookSnapshot))
+            Ok(live(ctx)?.snapshot(&market, depth))
         };
-        snapshot().transpose()
+        let snapshot = snapshot().transpose()?;
+        if let Ok(book) = &snapshot {
+            let selected = |name| {
+                let own = ctx.field();
+                let sides = own.selection_set().filter(|one| one.name() == name);
+                sides.map(|one| one.selection_set().count()).sum::<usize>()
+            };
+            let fields = selected("bids") * book.bids.len() + selected("asks") * book.asks.len();
+            offload::before(ctx, Work::LevelField, fields).await;
+        }
+        Some(snapshot.map(BookSnapshot))
     }
 
     /// A market's candles, oldest first and without a gap: of the buckets that start at `from` or

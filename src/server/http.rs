@@ -17,9 +17,7 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use spreadly_subscriptions::{Execution, Executor, OperationKind, Shard};
+use spreadly_subscriptions::{Execution, Executor, OperationKind, Shard, SingleResult};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -304,32 +302,11 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             _ => {}
         }
         Ok(match (self.executor.execute(request, &principal), place) {
-            (Execution::Single(result), _) => {
-                let result = result.await;
-                if accepts.media.is_none() {
-                    return Ok(event_stream(Either::Left(Full::new(events::whole(
-                        &result,
-                        Back::Done,
-                    )))));
-                }
-                let errors = self.config.status == HttpStatus::Draft && has_errors(&result);
-                self.response(media, Outcome::Ran { errors }, result)
-            }
-            (Execution::Refused(errors), _) => {
-                let code = Code::of(&errors);
-                if code == Code::RateLimited {
-                    tokio::time::sleep(RATE_LIMITED_DELAY).await;
-                } else if accepts.media.is_none() {
-                    let refusal = events::refusal(&errors, resumed);
-                    return Ok(event_stream(Either::Left(Full::new(refusal))));
-                }
-                let body = [b"{\"errors\":".as_slice(), &errors, b"}"].concat();
-                let mut reply = self.response(media, Outcome::Refused(code), body.into());
-                if let Some(wait) = negotiation::retry_after(&errors) {
-                    reply.headers_mut().insert(header::RETRY_AFTER, wait.into());
-                }
-                reply
-            }
+            (Execution::Single(result), _) => match result.await {
+                Ok(result) => self.ran(accepts, result),
+                Err(errors) => self.refused(accepts, &errors, resumed).await,
+            },
+            (Execution::Refused(errors), _) => self.refused(accepts, &errors, resumed).await,
             (Execution::Stream { stream, after, place: read }, Some(place)) => {
                 let reader = self.shard.read(stream, after, read);
                 let (pace, cut) = (self.config.pace, caller.cut.clone());
@@ -341,6 +318,38 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
                 bad_request("a subscription is a text/event-stream")
             }
         })
+    }
+
+    /// The result of a query or mutation.
+    fn ran(&self, accepts: Accepts, result: SingleResult) -> Reply {
+        match accepts.media {
+            Some(media) => {
+                let errors = result.has_errors;
+                self.response(media, Outcome::Ran { errors }, result.json)
+            }
+            None => {
+                let event = events::whole(&result.json, Back::Done);
+                event_stream(Either::Left(Full::new(event)))
+            }
+        }
+    }
+
+    /// Errors from before anything ran; `resumed` where the client came back to a stream.
+    async fn refused(&self, accepts: Accepts, errors: &[u8], resumed: bool) -> Reply {
+        let code = Code::of(errors);
+        if code == Code::RateLimited {
+            tokio::time::sleep(RATE_LIMITED_DELAY).await;
+        } else if accepts.media.is_none() {
+            let refusal = events::refusal(errors, resumed);
+            return event_stream(Either::Left(Full::new(refusal)));
+        }
+        let media = accepts.media.unwrap_or(Media::Json);
+        let body = [b"{\"errors\":".as_slice(), errors, b"}"].concat();
+        let mut reply = self.response(media, Outcome::Refused(code), body.into());
+        if let Some(wait) = negotiation::retry_after(errors) {
+            reply.headers_mut().insert(header::RETRY_AFTER, wait.into());
+        }
+        reply
     }
 
     async fn body(&self, request: Request<Incoming>) -> Result<Bytes, Box<Reply>> {
@@ -376,13 +385,4 @@ struct Accepts {
     media: Option<Media>,
     /// Server-sent events, asked for by name.
     events: bool,
-}
-
-/// Whether a result has errors beside its data.
-fn has_errors(result: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Shape {
-        errors: Option<IgnoredAny>,
-    }
-    serde_json::from_slice::<Shape>(result).is_ok_and(|shape| shape.errors.is_some())
 }

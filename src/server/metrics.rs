@@ -17,17 +17,20 @@ use crate::cache::CacheMeters;
 use crate::clients::Accounts;
 use crate::feeds::status::{FeedState, FeedStatuses};
 use crate::live::{Encoders, Live};
+use crate::pool::Pool;
 
-struct Everything {
-    meters: Arc<Meters>,
-    live: Arc<Live>,
-    statuses: FeedStatuses,
+/// What the page tells of.
+pub struct Everything {
+    pub meters: Arc<Meters>,
+    pub live: Arc<Live>,
+    pub statuses: FeedStatuses,
     /// `None`: there is no cache.
-    cache: Option<Arc<CacheMeters>>,
-    streams: Arc<Streams>,
+    pub cache: Option<Arc<CacheMeters>>,
+    pub streams: Arc<Streams>,
     /// Once the log is read.
-    encoders: Arc<OnceLock<Arc<Encoders>>>,
-    accounts: Arc<Accounts>,
+    pub encoders: Arc<OnceLock<Arc<Encoders>>>,
+    pub accounts: Arc<Accounts>,
+    pub pool: Arc<Pool>,
 }
 
 impl fmt::Debug for Everything {
@@ -37,17 +40,8 @@ impl fmt::Debug for Everything {
 }
 
 /// What renders the page.
-pub fn text(
-    meters: Arc<Meters>,
-    live: Arc<Live>,
-    statuses: FeedStatuses,
-    cache: Option<Arc<CacheMeters>>,
-    streams: Arc<Streams>,
-    encoders: Arc<OnceLock<Arc<Encoders>>>,
-    accounts: Arc<Accounts>,
-) -> Box<dyn Fn() -> String + Send + Sync> {
+pub fn text(everything: Everything) -> Box<dyn Fn() -> String + Send + Sync> {
     let mut registry = Registry::with_prefix("spreadly");
-    let everything = Everything { meters, live, statuses, cache, streams, encoders, accounts };
     registry.register_collector(Box::new(everything));
     Box::new(move || {
         let mut page = String::new();
@@ -112,6 +106,7 @@ impl Collector for Everything {
             .unzip();
         counter(&mut encoder, "closes", "Sockets closed by us, by code", &codes, &closes)?;
         self.encoding(&mut encoder)?;
+        self.pool(&mut encoder)?;
         self.cache(&mut encoder)?;
         self.clients(&mut encoder)?;
         host(&mut encoder)?;
@@ -150,6 +145,24 @@ impl Everything {
             ),
         ];
         for (name, help, value) in counters {
+            counter(encoder, name, help, &[vec![]], &[value])?;
+        }
+        Ok(())
+    }
+
+    fn pool(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let meters = self.pool.meters();
+        let queued = self.pool.queued() as u64;
+        gauge(encoder, "pool_queued", "Jobs that wait for a thread of the pool", queued)?;
+        let running = meters.running.load(Ordering::Relaxed);
+        gauge(encoder, "pool_running", "Jobs that the pool runs now", running)?;
+        let counters = [
+            ("pool_jobs", "Jobs that the pool ran", &meters.jobs, 1),
+            ("pool_wait_microseconds", "Time that jobs waited", &meters.waited_nanos, 1_000),
+            ("pool_run_microseconds", "Time that jobs ran", &meters.run_nanos, 1_000),
+        ];
+        for (name, help, value, unit) in counters {
+            let value = value.load(Ordering::Relaxed) / unit;
             counter(encoder, name, help, &[vec![]], &[value])?;
         }
         Ok(())

@@ -37,6 +37,7 @@ use self::admin::{AdminSource, Dependency};
 use self::connection_limits::DescriptorReserve;
 use self::feeding::Feeding;
 use self::listener::Incoming;
+use self::metrics::Everything;
 use self::shards::{Parts, Shards};
 use self::sharing::Sharing;
 use crate::cache::CacheMeters;
@@ -57,6 +58,7 @@ use crate::graphql::{GraphqlExecutor, HubView, Principal, QueryLimits, Writer};
 use crate::live::{Encoders, Live};
 use crate::market::event::Micros;
 use crate::market::ownership::Ownership;
+use crate::pool::Pool;
 use crate::signals;
 use crate::store::{self, LogReaders, MOST_READERS, Store, StoreError};
 
@@ -148,17 +150,20 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
 
     let streams = Arc::new(Streams::new(stream_limits(&config.limits), meters.clone()));
     let encoding = Arc::<OnceLock<_>>::default();
+    // As many threads as shards: half of what these have is for requests, see `HubShare`.
+    let pool = Pool::start(shard_count(&config))?;
     let source = AdminSource {
         readiness: readiness(stage.clone(), statuses.clone(), reserve.clone()),
-        metrics: metrics::text(
-            meters.clone(),
-            live.clone(),
-            statuses.clone(),
-            cached,
-            streams.clone(),
-            encoding.clone(),
-            accounts.clone(),
-        ),
+        metrics: metrics::text(Everything {
+            meters: meters.clone(),
+            live: live.clone(),
+            statuses: statuses.clone(),
+            cache: cached,
+            streams: streams.clone(),
+            encoders: encoding.clone(),
+            accounts: accounts.clone(),
+            pool: pool.clone(),
+        }),
     };
     let admin_stop = CancellationToken::new();
     let admin = tokio::net::TcpListener::from_std(admin)?;
@@ -192,7 +197,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
 
     let producer = producer(&config, ownership, outcomes, &statuses, &log, &tracker);
     let writer = writing::writer(&door, producer);
-    let executor = executor(&config, &encoders, &streams, &meters, writer);
+    let executor = executor(&config, &encoders, &streams, &pool, &meters, writer);
     let shards = Shards::start(
         shard_count(&config),
         &Parts {
@@ -236,6 +241,8 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     accepting.cancel();
     board::shut_down(&encoders, &statuses);
     shards.drain(config.server.drain).await;
+    // Nobody is left who waits for its work.
+    tokio::task::spawn_blocking(move || pool.stop());
     stop.cancel();
     admin_stop.cancel();
     tracker.close();
@@ -305,6 +312,7 @@ fn executor(
     config: &Config,
     encoders: &Arc<Encoders>,
     streams: &Arc<Streams>,
+    pool: &Arc<Pool>,
     meters: &Arc<Meters>,
     writer: Writer,
 ) -> Arc<GraphqlExecutor> {
@@ -325,8 +333,8 @@ fn executor(
         ..QueryLimits::default()
     };
     let everyone = Principal { account: config.identity.development_account.clone() };
-    let (encoders, streams) = (encoders.clone(), streams.clone());
-    Arc::new(GraphqlExecutor::new(encoders, streams, view, limits, writer, everyone))
+    let (encoders, streams, pool) = (encoders.clone(), streams.clone(), pool.clone());
+    Arc::new(GraphqlExecutor::new(encoders, streams, pool, view, limits, writer, everyone))
 }
 
 fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {

@@ -436,7 +436,11 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 let task = tokio::task::spawn_local(async move {
                     let result = result.await;
                     if let Some(connection) = own.upgrade() {
-                        connection.borrow_mut().settle(operation, &result);
+                        let mut connection = connection.borrow_mut();
+                        match result {
+                            Ok(result) => connection.settle(operation, &result.json),
+                            Err(errors) => connection.refuse_late(operation, &errors),
+                        }
                     }
                 });
                 Work::Single(task.abort_handle())
@@ -487,6 +491,18 @@ impl<S: Socket, E: Executor> Connection<S, E> {
     /// A client that asks on and on for what it is refused is read less often.
     fn count_refusal(&mut self) {
         self.refusals_left = self.refusals_left.saturating_sub(1);
+    }
+
+    /// A query turned out to be refused after it was handed to a task.
+    fn refuse_late(&mut self, operation: OperationRef, errors: &[u8]) {
+        let Some(message) = self.session.refuse(operation, errors) else {
+            return; // Completed by the client in the meantime.
+        };
+        self.work[operation.slot as usize] = None;
+        self.clear = false;
+        self.count_refusal();
+        protocol::text_frame(&message, &mut self.replies);
+        self.wake();
     }
 
     /// A query or mutation has its result.

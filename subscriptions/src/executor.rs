@@ -66,10 +66,20 @@ pub enum Execution {
         after: Option<String>,
         place: Option<Box<dyn StreamPlace>>,
     },
-    /// A query or mutation: one result, `{"data":…,"errors":…}`.
-    Single(BoxFuture<'static, Bytes>),
+    /// A query or mutation: one result, or the errors of [`Execution::Refused`] where these are
+    /// known late. Dropping the future ends the work.
+    Single(BoxFuture<'static, Result<SingleResult, Bytes>>),
     /// Refused before it ran (syntax, validation, limits): a JSON array of GraphQL errors.
     Refused(Bytes),
+}
+
+/// The result of a query or mutation that ran.
+#[derive(Clone, Debug)]
+pub struct SingleResult {
+    /// `{"data":…,"errors":…}`
+    pub json: Bytes,
+    /// Whether it has errors beside its data.
+    pub has_errors: bool,
 }
 
 /// An operation's place among the readers of streams, as its maker counts them: dropped when the

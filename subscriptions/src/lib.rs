@@ -27,7 +27,7 @@ pub mod worker;
 pub use connection::{Guard, Socket};
 pub use dialect::Dialect;
 pub use executor::{
-    Execution, Executor, InitRefused, OperationKind, PERSISTED, Request, StreamPlace,
+    Execution, Executor, InitRefused, OperationKind, PERSISTED, Request, SingleResult, StreamPlace,
 };
 pub use key::OperationKey;
 pub use limits::Limits;

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use spreadly_subscriptions::{
     Execution, Executor, Frame, InitRefused, Meters, OperationKey, OperationKind, Request,
-    ResponseStream, Source, Start, StreamLimits, Streams,
+    ResponseStream, SingleResult, Source, Start, StreamLimits, Streams,
 };
 
 /// How many changes the board can tell of; older readers get a snapshot.
@@ -230,8 +230,9 @@ impl Source for BoardSource {
     }
 }
 
-/// Queries: `fields`, `log`, `kept` (subscriptions), `ask` (one result), `slow` (the same, which takes a while to begin), `never` (a result that does not
-/// come); all else is refused. Variable `after` is the cursor, `own` makes the key unshared.
+/// Queries: `fields`, `log`, `kept` (subscriptions), `ask` (one result), `slow` (the same, which takes
+/// a while to begin), `late` (refused after a while), `never` (a result that does not come); all else
+/// is refused. Variable `after` is the cursor, `own` makes the key unshared.
 pub struct BoardExecutor {
     pub board: Arc<Board>,
     pub streams: Arc<Streams>,
@@ -275,9 +276,16 @@ impl Executor for BoardExecutor {
                     std::thread::sleep(Duration::from_millis(2));
                 }
                 let answer = json!({"data": {"ask": self.board.fields().0}}).to_string();
-                return Execution::Single(Box::pin(async move { answer.into() }));
+                let result = SingleResult { json: answer.into(), has_errors: false };
+                return Execution::Single(Box::pin(async move { Ok(result) }));
             }
             "never" => return Execution::Single(Box::pin(std::future::pending())),
+            "late" => {
+                return Execution::Single(Box::pin(async {
+                    tokio::time::sleep(PAGE_TAKES).await;
+                    Err(Bytes::from_static(b"[{\"message\":\"not valid\"}]"))
+                }));
+            }
             _ => return Execution::Refused(Bytes::from_static(b"[{\"message\":\"unknown\"}]")),
         };
         let mut variables = request.variables.unwrap_or_default();

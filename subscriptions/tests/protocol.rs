@@ -90,6 +90,28 @@ fn a_refused_operation_is_one_error_and_the_socket_lives() {
 }
 
 #[test]
+fn a_query_that_is_refused_late_is_one_error_unless_it_was_completed() {
+    paused(async {
+        let hub = hub();
+        let mut client = hub.connect(1 << 16);
+        client.init().await;
+        client.say(&subscribe("a", "late", json!({}))).await;
+        client.say(&subscribe("b", "late", json!({}))).await;
+        client.say(&json!({"type": "complete", "id": "b"})).await;
+        let error = json!({"id": "a", "type": "error", "payload": [{"message": "not valid"}]});
+        assert_eq!(client.hear().await, Heard::Message(error));
+        for id in ["a", "b"] {
+            client.say(&subscribe(id, "ask", json!({}))).await;
+            assert_eq!(data(&mut client, id).await, json!({"ask": 0}));
+            let complete = json!({"id": id, "type": "complete"});
+            assert_eq!(client.hear().await, Heard::Message(complete));
+        }
+        drop(client);
+        hub.is_clean().await;
+    });
+}
+
+#[test]
 fn a_client_that_is_refused_on_and_on_is_read_less_often() {
     paused(async {
         let hub = hub();
