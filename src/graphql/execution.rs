@@ -1,7 +1,6 @@
 //! What a request means: queries run once, subscriptions become response streams that everyone
 //! shares who asked for the same.
 
-use std::any::Any;
 use std::hash::{BuildHasher as _, RandomState};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,7 +9,6 @@ use async_graphql::{Response, Schema};
 use async_graphql_parser::types::{ExecutableDocument, Field, OperationType};
 use bytes::Bytes;
 use futures_util::future::{FutureExt, ready};
-use futures_util::stream::{BoxStream, StreamExt};
 use serde_json::{Map, Value};
 use spreadly_subscriptions::{
     Execution, Executor, InitRefused, OpenError, OperationKey, OperationKind, Request,
@@ -19,18 +17,19 @@ use spreadly_subscriptions::{
 
 use super::caller::{Caller, ReadPlace};
 use super::document::{self, After, Documents};
+use super::encoder::{StreamRequest, prepared, said};
 use super::errors::{self, Refused};
 use super::guard::{self, QueryLimits, Weight};
 use super::identity::Principal;
 use super::mutation::Mutations;
-use super::offload::{MOST_INLINE_NANOS, Offload, Outcome, Running, Stage};
+use super::offload::{Offload, Outcome, Running, Stage};
 use super::persisted::Persisted;
 use super::query::{HubView, Query};
-use super::subscription::{Slot, SourceSpec, Subscription};
+use super::subscription::{SourceSpec, Subscription};
 use super::writer::Writer;
 use crate::clients::{ClientAccount, Work};
-use crate::live::{Encode, Encoders, LiveFrame};
-use crate::pool::Pool;
+use crate::live::{Encode, Encoders, LongFrames};
+use crate::pool::{MOST_INLINE_NANOS, Pool};
 
 pub(super) type HubSchema = Schema<Query, Mutations, Subscription>;
 
@@ -205,8 +204,10 @@ impl GraphqlExecutor {
             account.spend(Work::Stream, 1);
             spend(account, weight);
             variables.extend(neutral.map(|name| (name, Value::String(String::new()))));
-            let request = prepared(text, name, variables, document).data(principal.clone());
-            self.build(request, with_cursor).map_err(Refused::into_bytes)
+            let (schema, principal) = (self.schema.clone(), principal.clone());
+            let request = StreamRequest { schema, text, name, variables, principal, with_cursor };
+            let price = (weight.level_nanos(), &**account);
+            self.build(request, document, price).map_err(Refused::into_bytes)
         });
         let after = resumed.or(cursor);
         if !built && after.is_none() {
@@ -228,35 +229,32 @@ impl GraphqlExecutor {
     /// Lets the resolver check the arguments and name its source.
     fn build(
         &self,
-        request: async_graphql::Request,
-        with_cursor: bool,
+        request: StreamRequest,
+        document: ExecutableDocument,
+        (depth_nanos, account): (u64, &ClientAccount),
     ) -> Result<Box<dyn Source>, Refused> {
-        let slot = Arc::new(Slot::default());
-        let mut results = self.schema.execute_stream(request.data(slot.clone()));
-        match results.next().now_or_never() {
-            Some(Some(response)) => return Err(Refused::from_response(response)),
-            Some(None) => {
-                let message = "the subscription selects nothing";
-                return Err(Refused::new("VALIDATION_FAILED", message, None));
-            }
-            None => {}
-        }
-        let spec = slot.take_spec();
-        let mut encoder = Encoder { slot, results: Some(results), with_cursor };
+        let (spec, mut encoder) = request.encoder(document)?;
         let encode: Encode = Box::new(move |frame| encoder.encode(frame));
         let live = self.encoders.here();
         let source = match spec {
-            Some(SourceSpec::OrderBook { market, depth, speed }) => {
-                live.book_source(&market, depth, speed, encode)
+            SourceSpec::OrderBook { market, depth, speed } => {
+                // Of either side. It is high where a document selects levels of both kinds of frames.
+                let level_nanos = depth_nanos / (2 * depth as u64);
+                let long = (depth_nanos > MOST_INLINE_NANOS).then(|| LongFrames {
+                    pool: self.pool.clone(),
+                    line: account.line().clone(),
+                    encoder: Box::new(move || request.encode_elsewhere()),
+                    level_nanos,
+                });
+                live.book_source(&market, depth, speed, encode, long)
             }
-            Some(SourceSpec::BestBidOffer { markets }) => Some(live.offer_source(markets, encode)),
-            Some(SourceSpec::Candles { market, interval }) => {
+            SourceSpec::BestBidOffer { markets } => Some(live.offer_source(markets, encode)),
+            SourceSpec::Candles { market, interval } => {
                 live.candle_source(&market, interval, encode)
             }
-            Some(SourceSpec::Tickers { markets }) => Some(live.ticker_source(markets, encode)),
-            Some(SourceSpec::Topics(names)) => Some(live.topic_source(names, encode)),
-            Some(SourceSpec::FeedStatus) => Some(live.feed_source(encode)),
-            None => None,
+            SourceSpec::Tickers { markets } => Some(live.ticker_source(markets, encode)),
+            SourceSpec::Topics(names) => Some(live.topic_source(names, encode)),
+            SourceSpec::FeedStatus => Some(live.feed_source(encode)),
         };
         debug_assert!(source.is_some(), "a resolver that runs names a source that exists");
         source.ok_or_else(|| Refused::internal("a subscription named no source"))
@@ -294,35 +292,6 @@ impl Executor for GraphqlExecutor {
     }
 }
 
-/// Resolves and encodes the frames of one response stream.
-struct Encoder {
-    slot: Arc<Slot>,
-    /// None after a panic, which a stream can't be polled behind.
-    results: Option<BoxStream<'static, Response>>,
-    with_cursor: bool,
-}
-
-impl Encoder {
-    fn encode(&mut self, frame: LiveFrame) -> Vec<u8> {
-        let cursor = if self.with_cursor { frame.cursor() } else { None };
-        self.slot.put(frame);
-        let Some(results) = &mut self.results else {
-            return errors::internal_result("a resolver of this subscription panicked before");
-        };
-        // No resolver of a subscription waits, so the frame that was put is resolved by one poll.
-        let polled = catch_unwind(AssertUnwindSafe(|| results.next().now_or_never().flatten()));
-        debug_assert!(!matches!(polled, Ok(None)), "a frame's resolvers waited for something");
-        match polled {
-            Ok(Some(response)) => errors::encode(response, cursor),
-            Ok(None) => errors::internal_result("a frame's resolvers waited for something"),
-            Err(panic) => {
-                self.results = None;
-                errors::internal_result(&said(&*panic))
-            }
-        }
-    }
-}
-
 /// Charges what an operation weighs.
 fn spend(account: &ClientAccount, weight: Weight) {
     account.spend(Work::Field, weight.fields);
@@ -353,32 +322,12 @@ fn unwinding(running: impl Future<Output = Outcome> + Send + 'static) -> Running
         .boxed()
 }
 
-/// What a panic said, for the log.
-fn said(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-    format!("a resolver panicked: {}", text.unwrap_or("without a text"))
-}
-
 /// Who else may share a stream: everyone, unless it tells what is only an account's.
 fn audience(field: &Field, principal: &Principal) -> String {
     match field.get_argument("account") {
         Some(_) => principal.account.as_deref().unwrap_or_default().to_owned(),
         None => String::new(),
     }
-}
-
-fn prepared(
-    query: String,
-    name: Option<String>,
-    variables: Map<String, Value>,
-    document: ExecutableDocument,
-) -> async_graphql::Request {
-    let variables = async_graphql::Variables::from_json(Value::Object(variables));
-    let mut request = async_graphql::Request::new(query).variables(variables);
-    request.operation_name = name;
-    request.set_parsed_query(document);
-    request
 }
 
 /// A cursor as it stands in variables or extensions.

@@ -6,7 +6,9 @@ use spreadly_subscriptions::{Epoch, Frame, Meters, ResponseStream, Start, Stream
 use super::*;
 use crate::clients::{AccountLimits, Accounts, HubShare};
 use crate::graphql::WriteError;
+use crate::graphql::encoder::Encoder;
 use crate::live::Live;
+use crate::live::LiveFrame;
 use crate::market::event::{Applied, Effect, LevelChange, MarketDefinition, MarketStatus, Side};
 use crate::store::LogReaders;
 
@@ -514,7 +516,7 @@ async fn a_resolver_that_panics_after_it_waited_is_an_error_too() {
 
 #[test]
 fn a_panic_within_a_subscription_is_the_error_of_each_frame_from_then_on() {
-    let results = futures_util::stream::poll_fn(|_| panic!("out of order")).boxed();
+    let results = Box::pin(futures_util::stream::poll_fn(|_| panic!("out of order")));
     let mut encoder = Encoder { slot: Arc::default(), results: Some(results), with_cursor: false };
     let view = crate::live::FeedView {
         name: "f".to_owned(),
@@ -664,4 +666,35 @@ async fn a_long_query_that_the_pool_has_no_time_for_is_unavailable() {
     let long = r#"{orderBook(market:"A-B",depth:3000){bids{price size}}}"#;
     let refused = late(execute(&executor, long, Value::Null)).await.unwrap_err();
     assert_eq!(refused, json!({"code": "UNAVAILABLE", "retryAfterMs": 1_000}));
+}
+
+#[tokio::test]
+async fn a_deep_snapshot_is_encoded_on_the_pool_by_the_document_of_its_stream() {
+    let executor = executor();
+    buy(&executor, 4, (1..=3_000).map(|price| (price, 1)));
+    let query = "subscription Deep($depth: Int!) {...Root}
+        fragment Root on Subscription{book:orderBook(market:\"ERG-USD\",depth:$depth){...Levels}}
+        fragment Levels on BookSnapshot{reason sequence depth bids{p:price size}}";
+    let join = |depth: u64, extensions: Value| {
+        let request = request(query, json!({ "depth": depth }), extensions);
+        let (stream, _) = stream(executor.execute(request, &caller()));
+        let start = stream.source().join(&stream, None);
+        (stream, start)
+    };
+    let (_here, Start::Frames { frames, .. }) = join(500, Value::Null) else { panic!("late") };
+    let here = parsed(&frames[0]);
+    assert_eq!(pool_jobs(&executor), 0);
+    let (_there, Start::Soon(answer)) = join(3_000, json!({ "cursor": true })) else {
+        panic!("at once")
+    };
+    let Start::Frames { frames, .. } = answer.await else { panic!("no frames") };
+    let there = parsed(&frames[0]);
+    assert_eq!(pool_jobs(&executor), 1);
+    let book = |result: &Value, field: &str| result["data"]["book"][field].clone();
+    assert_eq!((book(&there, "reason"), book(&there, "sequence")), (json!("INITIAL"), json!("4")));
+    assert_eq!(book(&there, "depth"), 3_000);
+    let bids = book(&there, "bids");
+    let bids = bids.as_array().unwrap();
+    assert_eq!((bids.len(), &bids[..500]), (3_000, &book(&here, "bids").as_array().unwrap()[..]));
+    assert!(there["extensions"]["cursor"].is_string());
 }

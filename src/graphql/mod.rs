@@ -4,6 +4,7 @@
 mod caller;
 mod candles;
 mod document;
+mod encoder;
 mod errors;
 mod execution;
 mod frames;

@@ -20,11 +20,7 @@ use tokio::sync::Notify;
 
 use super::errors::Refused;
 use crate::clients::{ClientAccount, Refusal, Work};
-use crate::pool::{Broken, Place, Pool, Waiting};
-
-/// Estimated processor time in nanoseconds of what stays on the thread of its socket. Handing over
-/// costs some 50 µs.
-pub(super) const MOST_INLINE_NANOS: u64 = 250_000;
+use crate::pool::{Broken, MOST_INLINE_NANOS, Place, Pool, Waiting};
 
 /// How long a query waits for the pool, which serves all addresses in turn.
 const PATIENCE: Duration = Duration::from_secs(10);

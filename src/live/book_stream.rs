@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use spreadly_subscriptions::{Cursor, CursorError, Frame, ResponseStream, Start};
+use futures_util::FutureExt;
+use spreadly_subscriptions::{Cursor, CursorError, Frame, ResponseStream};
 
+use super::drafts::{self, Answer, Draft, DraftSource, Drafts, LongFrames, Reply, Wanted};
 use super::frame::{
     BookDelta, BookHead, BookHeartbeat, BookSnapshot, Encode, FeedState, LiveFrame, SnapshotReason,
     Speed, book_topic, shape,
@@ -75,6 +77,9 @@ pub(super) struct BookStream {
     state: FeedState,
     quiet_beats: u8,
     encode: Encode,
+    /// How frames are encoded that take long; `None` where none does.
+    long: Option<(Arc<LongFrames>, DraftSource)>,
+    drafts: Drafts,
     /// Encoded for an earlier joiner, one a reason at most.
     snapshots: Vec<(SnapshotReason, Frame)>,
     /// Merged for an earlier reader, from its frame's `previous`.
@@ -86,10 +91,10 @@ pub(super) struct BookStream {
 impl BookStream {
     pub(super) fn new(
         stream: Arc<ResponseStream>,
-        depth: usize,
-        speed: Speed,
+        (depth, speed): (usize, Speed),
         now: &Now<'_>,
         encode: Encode,
+        long: Option<(Arc<LongFrames>, DraftSource)>,
     ) -> Self {
         Self {
             stream,
@@ -100,6 +105,8 @@ impl BookStream {
             state: now.state,
             quiet_beats: 0,
             encode,
+            long,
+            drafts: Drafts::default(),
             snapshots: Vec::new(),
             merged: None,
             notice: None,
@@ -157,6 +164,7 @@ impl BookStream {
         now.snapshot_encodings.fetch_add(1, Ordering::Relaxed);
         self.restated = now.restated.0;
         self.snapshots.clear();
+        self.drafts.clear();
         (self.merged, self.notice) = (None, None);
         self.count_cached();
         let snapshot = LiveFrame::Snapshot(now.snapshot(self.depth, reason));
@@ -188,41 +196,33 @@ impl BookStream {
         self.notice = (now.state != FeedState::Live).then_some(frame);
     }
 
-    pub(super) fn join(&mut self, now: &Now<'_>, after: Option<&str>) -> Start {
+    pub(super) fn join(&mut self, now: &Now<'_>, after: Option<&str>) -> Answer {
         self.restate_if_due(now);
-        let Some(after) = after else { return self.snapshot(now, SnapshotReason::Initial) };
+        let snapshot = |reason| Wanted::Snapshot(reason);
+        let Some(after) = after else { return self.answer(now, snapshot(SnapshotReason::Initial)) };
         let decoded = Cursor::decode(after).and_then(|cursor| {
             cursor.only(book_topic(&now.head.definition.market)).map(|at| (cursor.shape, at))
         });
         let (depth, position) = match decoded {
             Ok(decoded) => decoded,
-            Err(fault) => return Start::Refused(bad_cursor(fault)),
+            Err(fault) => return Answer::Now(Reply::Refused(bad_cursor(fault))),
         };
-        match now.numbering.standing(&position) {
-            Standing::Now if position.sequence <= now.book.sequence() => {}
-            Standing::Earlier { .. } => {
-                return self.snapshot(now, SnapshotReason::of_epoch(now.numbering));
-            }
+        let wanted = match now.numbering.standing(&position) {
+            Standing::Earlier { .. } => snapshot(SnapshotReason::of_epoch(now.numbering)),
             // A sequence of the same epoch that the log has not reached: the log lost its end.
-            Standing::Now | Standing::Unknown => {
-                return self.snapshot(now, SnapshotReason::EpochChange);
+            Standing::Now if position.sequence > now.book.sequence() => {
+                snapshot(SnapshotReason::EpochChange)
             }
-        }
-        if depth != shape(self.depth) {
-            return self.snapshot(now, SnapshotReason::ResumeTooOld);
-        }
-        match self.resume(now, position.sequence) {
-            Some(start) => start,
-            None => self.snapshot(now, SnapshotReason::ResumeTooOld),
-        }
+            Standing::Unknown => snapshot(SnapshotReason::EpochChange),
+            Standing::Now if depth != shape(self.depth) => snapshot(SnapshotReason::ResumeTooOld),
+            Standing::Now => Wanted::After { seen: position.sequence, resumes: true },
+        };
+        self.answer(now, wanted)
     }
 
-    pub(super) fn catch_up(&mut self, now: &Now<'_>, seen: u64) -> Start {
+    pub(super) fn catch_up(&mut self, now: &Now<'_>, seen: u64) -> Answer {
         self.restate_if_due(now);
-        match self.resume(now, seen) {
-            Some(start) => start,
-            None => self.snapshot(now, SnapshotReason::of_lag(seen, now.numbering)),
-        }
+        self.answer(now, Wanted::After { seen, resumes: false })
     }
 
     /// What the ring holds of before the book was replaced is not resumed from.
@@ -232,46 +232,124 @@ impl BookStream {
         }
     }
 
-    /// Goes on after `seen`: from the ring, or by one merged delta.
-    fn resume(&mut self, now: &Now<'_>, seen: u64) -> Option<Start> {
-        if let Some(next) = self.place_behind(seen) {
-            return Some(Start::Ring { seen, next });
+    fn answer(&mut self, now: &Now<'_>, wanted: Wanted) -> Answer {
+        let wanted = self.settle(now, wanted);
+        if let Some(reply) = self.known(now, wanted) {
+            return Answer::Now(reply);
         }
-        if let Some(frame) = self.merged.as_ref().filter(|frame| frame.previous == seen)
-            && let Some(next) = self.reusable(frame)
+        if let Some((long, source)) = &self.long
+            && self.is_long(now, wanted, long.most_levels())
         {
-            return Some(Start::Frames { frames: vec![frame.clone()], next });
+            let stream = Arc::downgrade(&self.stream);
+            let make = || drafts::make(long.clone(), source.clone(), stream, wanted).boxed();
+            return Answer::Later(self.drafts.share(wanted, make));
         }
-        let changes = now.book.changes_since(seen, self.depth)?;
-        self.flush(now);
-        if seen == self.last {
-            return Some(Start::Ring { seen, next: self.stream.next_index() });
-        }
-        let delta = now.delta(self.depth, seen, changes);
-        let frame = Frame::new(seen, self.last, (self.encode)(delta));
-        self.merged = self.stream.may_cache().then(|| frame.clone());
-        self.count_cached();
-        Some(Start::Frames { frames: vec![frame], next: self.stream.next_index() })
+        Answer::Now(match self.draft(now, wanted) {
+            Err(reply) => reply,
+            Ok(Draft { frame, wanted, previous, sequence, restated, next, notice }) => {
+                let frame = Frame::new(previous, sequence, (self.encode)(frame));
+                self.keep(wanted, restated, &frame);
+                Reply::Frames { frames: std::iter::once(frame).chain(notice).collect(), next }
+            }
+        })
     }
 
-    fn snapshot(&mut self, now: &Now<'_>, reason: SnapshotReason) -> Start {
-        let cached = self.snapshots.iter().find(|(why, _)| *why == reason);
-        let reused = cached
-            .and_then(|(_, frame)| self.reusable(frame).map(|next| (vec![frame.clone()], next)));
-        let (mut frames, next) = reused.unwrap_or_else(|| {
-            self.flush(now);
-            now.snapshot_encodings.fetch_add(1, Ordering::Relaxed);
-            let snapshot = LiveFrame::Snapshot(now.snapshot(self.depth, reason));
-            let frame = Frame::new(self.last, self.last, (self.encode)(snapshot));
-            self.snapshots.retain(|(why, _)| *why != reason);
-            if frame.tail.len() <= MOST_CACHED_BYTES && self.stream.may_cache() {
-                self.snapshots.push((reason, frame.clone()));
+    /// What follows `seen` is wanted only where it can be told; else it is a snapshot.
+    fn settle(&self, now: &Now<'_>, wanted: Wanted) -> Wanted {
+        match wanted {
+            Wanted::After { seen, resumes }
+                if self.place_behind(seen).is_none() && !now.book.stood_at(seen) =>
+            {
+                Wanted::Snapshot(match resumes {
+                    true => SnapshotReason::ResumeTooOld,
+                    false => SnapshotReason::of_lag(seen, now.numbering),
+                })
             }
-            self.count_cached();
-            (vec![frame], self.stream.next_index())
-        });
-        frames.extend(self.notice(now, frames[0].sequence));
-        Start::Frames { frames, next }
+            wanted => wanted,
+        }
+    }
+
+    /// Whether the frame has more levels than these, as far as can be told without making it.
+    fn is_long(&self, now: &Now<'_>, wanted: Wanted, most: usize) -> bool {
+        match wanted {
+            Wanted::After { seen, .. } => now.book.is_touched_more(seen, most),
+            Wanted::Snapshot(_) => {
+                let side = |side| now.book.top(side, self.depth).take(most + 1).count();
+                side(Side::Buy) + side(Side::Sell) > most
+            }
+        }
+    }
+
+    /// What needs no new frame: the ring, or a frame that was encoded for an earlier reader.
+    fn known(&mut self, now: &Now<'_>, wanted: Wanted) -> Option<Reply> {
+        let frame = match wanted {
+            Wanted::After { seen, .. } => {
+                if let Some(next) = self.place_behind(seen) {
+                    return Some(Reply::Ring { seen, next });
+                }
+                self.merged.as_ref().filter(|frame| frame.previous == seen)
+            }
+            Wanted::Snapshot(reason) => {
+                self.snapshots.iter().find(|(why, _)| *why == reason).map(|(_, frame)| frame)
+            }
+        };
+        let frame = frame?.clone();
+        let next = self.reusable(&frame)?;
+        let notice = match wanted {
+            Wanted::Snapshot(_) => self.notice(now, frame.sequence),
+            Wanted::After { .. } => None,
+        };
+        Some(Reply::Frames { frames: std::iter::once(frame).chain(notice).collect(), next })
+    }
+
+    /// The frame that a reader wants, or what it is given without one. What follows the frame in the
+    /// ring follows it for its reader.
+    pub(super) fn draft(&mut self, now: &Now<'_>, wanted: Wanted) -> Result<Draft, Reply> {
+        self.restate_if_due(now);
+        let wanted = self.settle(now, wanted);
+        if let Some(reply) = self.known(now, wanted) {
+            return Err(reply);
+        }
+        let changes = match wanted {
+            Wanted::After { seen, .. } => now.book.changes_since(seen, self.depth),
+            Wanted::Snapshot(_) => None,
+        };
+        self.flush(now);
+        let (previous, mut frame, notice) = match (wanted, changes) {
+            (Wanted::After { seen, .. }, _) if seen == self.last => {
+                return Err(Reply::Ring { seen, next: self.stream.next_index() });
+            }
+            (Wanted::After { seen, .. }, Some(changes)) => {
+                (seen, now.delta(self.depth, seen, changes), None)
+            }
+            (Wanted::After { .. }, None) => return Err(Reply::TooSlow),
+            (Wanted::Snapshot(reason), _) => {
+                now.snapshot_encodings.fetch_add(1, Ordering::Relaxed);
+                let frame = LiveFrame::Snapshot(now.snapshot(self.depth, reason));
+                (self.last, frame, self.notice(now, self.last))
+            }
+        };
+        frame.slow_to(self.stream.slowed_to().map(Speed::from));
+        let (sequence, restated, next) = (self.last, self.restated, self.stream.next_index());
+        Ok(Draft { frame, wanted, previous, sequence, restated, next, notice })
+    }
+
+    /// Keeps a frame for later readers.
+    pub(super) fn keep(&mut self, wanted: Wanted, restated: u64, frame: &Frame) {
+        if restated != self.restated {
+            return;
+        }
+        let may_keep = self.stream.may_cache();
+        match wanted {
+            Wanted::After { .. } => self.merged = may_keep.then(|| frame.clone()),
+            Wanted::Snapshot(reason) => {
+                self.snapshots.retain(|(why, _)| *why != reason);
+                if may_keep && frame.tail.len() <= MOST_CACHED_BYTES {
+                    self.snapshots.push((reason, frame.clone()));
+                }
+            }
+        }
+        self.count_cached();
     }
 
     /// Tells a joiner at once when the feed is not live, instead of at the next heartbeat.

@@ -377,7 +377,7 @@ impl LiveFrame {
 
 impl LiveFrame {
     /// Says that its stream is brought up to date less often than its clients asked for.
-    fn slow_to(&mut self, speed: Option<Speed>) {
+    pub(super) fn slow_to(&mut self, speed: Option<Speed>) {
         match self {
             Self::Snapshot(BookSnapshot { head, .. })
             | Self::Delta(BookDelta { head, .. })

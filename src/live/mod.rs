@@ -11,6 +11,7 @@
 mod book_stream;
 mod candles;
 mod copies;
+mod drafts;
 mod encoders;
 mod feeds;
 mod follower;
@@ -54,6 +55,7 @@ use crate::market::ticker::LastTrade;
 use crate::market::trade::Trade;
 use crate::store::{self, LogReaders};
 
+pub use self::drafts::LongFrames;
 pub use self::encoders::Encoders;
 pub use self::frame::{
     BookDelta, BookHead, BookHeartbeat, BookSnapshot, CandleFrame, Encode, FeedState, FeedView,

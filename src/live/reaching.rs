@@ -99,7 +99,7 @@ impl Source for Reaching {
             let start = own.join(&stream, Some(&after));
             drop(stream);
             match start {
-                Start::Later(later) => later.await,
+                Start::Later(later) | Start::Soon(later) => later.await,
                 start => start,
             }
         }))

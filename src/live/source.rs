@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use spreadly_subscriptions::{ResponseStream, Source, Start};
 
 use super::book_stream::{BookStream, Now};
+use super::drafts::{Answer, DraftSource, LongFrames};
 use super::follower::{Followed, Follower};
 use super::frame::{Encode, Speed, with_pace};
 use super::topics::{Replay, TopicName};
@@ -15,17 +16,19 @@ use crate::market::candles::Interval;
 use crate::market::event::MarketId;
 
 impl Live {
-    /// The source of one market's book; `None` if the market is not known.
+    /// The source of one market's book; `None` if the market is not known. Without `long` every
+    /// frame is encoded where it is asked for.
     pub fn book_source(
         self: &Arc<Self>,
         market: &str,
         depth: usize,
         speed: Speed,
         encode: Encode,
+        long: Option<LongFrames>,
     ) -> Option<Box<dyn Source>> {
         let market = OneMarket::new(self, market)?;
-        let encode = Mutex::new(Some(encode));
-        Some(self.reaching(BookSource { live: self.clone(), market, depth, speed, encode }))
+        let (encode, long) = (Mutex::new(Some(encode)), long.map(Arc::new));
+        Some(self.reaching(BookSource { live: self.clone(), market, depth, speed, encode, long }))
     }
 
     /// The source of several markets' best bid and offer.
@@ -113,17 +116,18 @@ struct BookSource {
     depth: usize,
     speed: Speed,
     encode: Waiting,
+    long: Option<Arc<LongFrames>>,
 }
 
 impl BookSource {
     fn with_stream(
         &self,
         stream: &ResponseStream,
-        act: impl FnOnce(&mut BookStream, &Now<'_>) -> Start,
+        act: impl FnOnce(&mut BookStream, &Now<'_>) -> Answer,
     ) -> Start {
         let Some(market) = self.market.get() else { return Start::TooSlow };
         let mut state = market.state.lock();
-        state.with(&self.live, stream.id(), act).unwrap_or(Start::TooSlow)
+        state.with(&self.live, stream.id(), act).map_or(Start::TooSlow, Start::from)
     }
 }
 
@@ -135,7 +139,12 @@ impl Source for BookSource {
             let market = self.market.find(&self.live)?;
             let mut state = market.state.lock();
             let now = state.now(&self.live);
-            let own = BookStream::new(stream.clone(), self.depth, self.speed, &now, encode);
+            let long = self.long.clone().map(|long| {
+                let (live, market) = (Arc::downgrade(&self.live), Arc::downgrade(market));
+                (long, DraftSource { live, market })
+            });
+            let shape = (self.depth, self.speed);
+            let own = BookStream::new(stream.clone(), shape, &now, encode, long);
             state.streams.insert(stream.id(), own);
             state.set_speed(stream.id(), self.speed);
             let followed = Followed::Book(market.clone());
@@ -145,7 +154,7 @@ impl Source for BookSource {
 
     fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Start {
         match self.market.get().is_none_or(|market| market.is_gone()) {
-            true => gone(),
+            true => Start::Refused(gone()),
             false => self.with_stream(stream, |own, now| own.join(now, after)),
         }
     }
@@ -166,12 +175,12 @@ impl Source for BookSource {
 }
 
 /// For a client that joins a stream which others opened while its market was defined.
-fn gone() -> Start {
+pub(super) fn gone() -> Bytes {
     let errors = serde_json::json!([{
         "message": "there is no market of this id any more: blocks were undone",
         "extensions": { "code": "NOT_FOUND" },
     }]);
-    Start::Refused(Bytes::from(errors.to_string()))
+    Bytes::from(errors.to_string())
 }
 
 struct OfferSource {
@@ -260,7 +269,7 @@ impl Source for CandleSource {
     fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Start {
         match self.market.get().filter(|market| !market.is_gone()) {
             Some(market) => market.candles.lock().join(stream, after, &self.live.moment()),
-            None => gone(),
+            None => Start::Refused(gone()),
         }
     }
 

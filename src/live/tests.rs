@@ -17,6 +17,8 @@ use crate::market::candles::Candle;
 use crate::market::candles::{Interval, Tick};
 use crate::market::event::{MarketStatus, Side};
 
+#[path = "draft_tests.rs"]
+mod drafts;
 #[path = "worker_tests.rs"]
 mod workers;
 
@@ -128,7 +130,7 @@ fn open_book(
     speed: Speed,
 ) -> Arc<ResponseStream> {
     open(streams, format!("{depth} {speed:?}"), || {
-        live.book_source(MARKET, depth, speed, Box::new(plain)).unwrap()
+        live.book_source(MARKET, depth, speed, Box::new(plain), None).unwrap()
     })
 }
 

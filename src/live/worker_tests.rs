@@ -53,7 +53,7 @@ impl Storm {
         let live = self.encoders.state_of(worker).clone();
         self.opened += 1;
         let stream = open(&self.streams, format!("{}", self.opened), || {
-            live.book_source(MARKET, depth, speed, Box::new(plain)).unwrap()
+            live.book_source(MARKET, depth, speed, Box::new(plain), None).unwrap()
         });
         let client = match random.random_bool(0.5) {
             true => Client::join(&stream, depth, &self.history),

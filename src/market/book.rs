@@ -332,6 +332,11 @@ impl Book {
         self.len() == 0
     }
 
+    /// Whether levels were touched more often than this since `from`.
+    pub fn is_touched_more(&self, from: u64, most: usize) -> bool {
+        self.touches.newest_behind(from).nth(most).is_some()
+    }
+
     /// The exact difference between the best `depth` levels as they were at `from` and as they are
     /// now; `None` if the journal doesn't reach there, or if the book never stood there. Costs the
     /// touches since `from` and one walk to the edge of the window.

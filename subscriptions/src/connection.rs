@@ -833,6 +833,16 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             return false;
         };
         reading.before = None;
+        let start = match start.awaited() {
+            Ok((answer, in_turn)) => {
+                let task = self.ask(slot, answer, in_turn);
+                if let Some(Some(Work::Stream(reading))) = self.work.get_mut(slot as usize) {
+                    reading.before = Some(Box::new(Before::Asked { _task: task }));
+                }
+                return true;
+            }
+            Err(start) => start,
+        };
         match start {
             Start::Ring { seen, next } => {
                 shard.advance(reading.seat, next, seen);
@@ -850,20 +860,13 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 reading.before = Before::owe(frames.into(), Then::Ask);
                 true
             }
-            Start::Later(answer) => {
-                let task = self.ask(slot, answer);
-                if let Some(Some(Work::Stream(reading))) = self.work.get_mut(slot as usize) {
-                    reading.before = Some(Box::new(Before::Asked { _task: task }));
-                }
-                true
-            }
             Start::Refused(errors) => {
                 let operation = self.session.reference(slot);
                 self.stop(slot, shard);
                 self.refuse(operation, &errors);
                 false
             }
-            Start::TooSlow => {
+            Start::TooSlow | Start::Later(_) | Start::Soon(_) => {
                 let reason = "Too slow: what was missed can't be told any more, resume or restart";
                 self.close(CloseCode::TryAgainLater, reason, shard);
                 false
@@ -873,13 +876,13 @@ impl<S: Socket, E: Executor> Connection<S, E> {
 
     /// Waits for a source's answer in a task of its own; the operation goes on with it, unless it
     /// has ended meanwhile.
-    fn ask(&self, slot: u32, answer: BoxFuture<'static, Start>) -> Asking {
+    fn ask(&self, slot: u32, answer: BoxFuture<'static, Start>, in_turn: bool) -> Asking {
         let (own, operation) = (self.own.clone(), self.session.reference(slot));
-        let wait = match self.work.get(slot as usize) {
+        let place = match self.work.get(slot as usize) {
             Some(Some(Work::Stream(reading))) => reading.place.as_ref(),
             _ => None,
         };
-        let wait = wait.and_then(|place| place.turn());
+        let wait = place.filter(|_| in_turn).and_then(|place| place.turn());
         let task = tokio::task::spawn_local(async move {
             if let Some(wait) = wait {
                 tokio::time::sleep(wait).await;

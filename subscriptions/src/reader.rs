@@ -104,13 +104,18 @@ impl<S: Socket, E: Executor> Reader<S, E> {
                     source.catch_up(&self.stream, self.seen)
                 }
             };
-            while let Start::Later(answer) = start {
-                if let Some(wait) = self.place.as_ref().and_then(|place| place.turn()) {
+            let start = loop {
+                let (answer, in_turn) = match start.awaited() {
+                    Ok(awaited) => awaited,
+                    Err(start) => break start,
+                };
+                let place = self.place.as_ref().filter(|_| in_turn);
+                if let Some(wait) = place.and_then(|place| place.turn()) {
                     tokio::time::sleep(wait).await;
                 }
                 let answer = tokio::time::timeout(START_DEADLINE, answer).await;
                 start = answer.unwrap_or(Start::TooSlow);
-            }
+            };
             match start {
                 Start::Ring { seen, next } => (self.seen, self.next) = (seen, next),
                 Start::Frames { frames, next } => {
@@ -123,7 +128,7 @@ impl<S: Socket, E: Executor> Reader<S, E> {
                     return Ok(self.taken(frames));
                 }
                 Start::Refused(errors) => return Err(End::Refused(errors)),
-                Start::TooSlow | Start::Later(_) => return Err(End::TooSlow),
+                Start::TooSlow | Start::Later(_) | Start::Soon(_) => return Err(End::TooSlow),
             }
         }
     }

@@ -22,7 +22,7 @@ use crate::ring::{Frame, Ring};
 use crate::schedule::{Audience, Pace};
 
 /// Where a response stream gets its frames: the hub's state of a topic. May lock its own state, must
-/// not wait for anything else: what has to is answered by [`Start::Later`].
+/// not wait for anything else: what has to is answered by [`Start::Later`] or [`Start::Soon`].
 ///
 /// What makes joining free of gaps: the implementor pushes into a stream only while it holds the
 /// lock under which `join` and `catch_up` look at the state and at [`ResponseStream::next_index`].
@@ -55,10 +55,24 @@ pub enum Start {
     /// which ends with it. The future keeps its own deadline; one that takes longer than
     /// [`crate::limits::START_DEADLINE`] counts as [`Start::TooSlow`].
     Later(BoxFuture<'static, Start>),
+    /// Made on another thread, of what is in memory: awaited like [`Start::Later`], but nothing is
+    /// read for this operation alone, so it waits for no turn of its client.
+    Soon(BoxFuture<'static, Start>),
     /// The operation ends with these errors (a JSON array of GraphQL errors).
     Refused(Bytes),
     /// Nothing can be merged and the log can't help: the connection is closed with 1013.
     TooSlow,
+}
+
+impl Start {
+    /// The answer to wait for, and whether it waits for a turn; the error is one that is there.
+    pub(crate) fn awaited(self) -> Result<(BoxFuture<'static, Self>, bool), Self> {
+        match self {
+            Self::Later(answer) => Ok((answer, true)),
+            Self::Soon(answer) => Ok((answer, false)),
+            start => Err(start),
+        }
+    }
 }
 
 impl fmt::Debug for Start {
@@ -68,6 +82,7 @@ impl fmt::Debug for Start {
             Self::Frames { frames, next } => write!(f, "Frames {{ {frames:?}, next: {next} }}"),
             Self::Page(frames) => write!(f, "Page({frames:?})"),
             Self::Later(_) => f.write_str("Later"),
+            Self::Soon(_) => f.write_str("Soon"),
             Self::Refused(errors) => write!(f, "Refused({errors:?})"),
             Self::TooSlow => f.write_str("TooSlow"),
         }

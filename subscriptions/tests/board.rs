@@ -55,6 +55,8 @@ pub struct Board {
     pub pages: AtomicU64,
     /// Pages that never come: what is kept can't be read.
     pub stuck: AtomicBool,
+    /// Snapshots are made elsewhere, which takes a while.
+    pub elsewhere: AtomicBool,
 }
 
 impl Board {
@@ -112,7 +114,14 @@ impl Board {
         if reason == "INITIAL" {
             state.snapshot.insert(stream.id(), (frame.clone(), stream.next_index()));
         }
-        Start::Frames { frames: vec![frame], next: stream.next_index() }
+        let next = stream.next_index();
+        if !self.elsewhere.load(Ordering::Relaxed) {
+            return Start::Frames { frames: vec![frame], next };
+        }
+        Start::Soon(Box::pin(async move {
+            tokio::time::sleep(PAGE_TAKES).await;
+            Start::Frames { frames: vec![frame], next }
+        }))
     }
 
     /// Behind `seen`: from the ring, else a page of what is kept, which is read without the lock.

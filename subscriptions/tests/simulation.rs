@@ -50,6 +50,8 @@ async fn storm(seed: u64) {
     let streams = StreamLimits { ring_bytes: 16 << 10, ..StreamLimits::default() };
     let limits = Limits { subscribe_rate: 1_000, ..Limits::default() };
     let hub = Rc::new(Hub::start(limits, streams));
+    let elsewhere = !seed.is_multiple_of(7);
+    hub.board.elsewhere.store(elsewhere, std::sync::atomic::Ordering::Relaxed);
     let tally = Rc::new(Tally::default());
     let end = Instant::now() + STORM;
     let clients: Vec<_> = (0..CLIENTS)
