@@ -1,0 +1,146 @@
+#!/usr/bin/env python3
+"""What a hub pays for events that come one by one, in turns with another hub where one is given.
+
+    single_events.py HUB [BASE] [--rates R ...] [--events N] [--rounds N]
+
+Each event is one line that is appended to a file in the watched folder, at an even rate. There are two passes
+for each rate, each with a hub of its own:
+
+cost     without subscribers: processor time an event, in all and by thread, less what an idle hub takes
+latency  with one subscriber of the book: from before the line is written until its frame is read, p50 and p99
+
+Figures are medians of the rounds. Between machines, and between runs on a busy one, only the ratio of the hubs
+means anything. It needs Linux (schedstat) and the standard library alone.
+"""
+
+import argparse
+import collections
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import tempfile
+import time
+
+import many_operations
+
+IDLE_SECONDS = 3
+LISTED_MICROS = 0.5
+QUERY = 'subscription { orderBook(market: "A-B", depth: 1, speed: RAW) { ... on BookDelta { bids { size } } } }'
+
+
+class Hub:
+    def __init__(self, program):
+        self.folder = tempfile.TemporaryDirectory()
+        feeds = pathlib.Path(self.folder.name) / "feeds"
+        feeds.mkdir()
+        words = [program, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
+        self.process = subprocess.Popen(words, cwd=self.folder.name, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.address = json.loads(self.process.stdout.readline())["listening"]
+        self.file = open(feeds / "a.ndjson", "ab", buffering=0)
+        self.say(
+            {"kind": "market", "market": "A-B", "base": "A", "quote": "B", "priceDecimals": 1, "sizeDecimals": 0},
+            {"kind": "book.snapshot", "market": "A-B", "bids": [["1.0", "1"]], "asks": [["2.0", "1"]]},
+        )
+        time.sleep(1)
+
+    def say(self, *events):
+        self.file.write("".join(json.dumps(event) + "\n" for event in events).encode())
+
+    def tick(self, number):
+        # No size twice in a row, so that each event changes the book.
+        self.say({"kind": "book.delta", "market": "A-B", "bids": [["1.0", str(2 + number % 1000)]], "asks": []})
+
+    def processor(self):
+        """Microseconds by name of thread."""
+        spent = collections.Counter()
+        for thread in pathlib.Path(f"/proc/{self.process.pid}/task").iterdir():
+            try:
+                name = (thread / "comm").read_text().strip()
+                spent[name] += int((thread / "schedstat").read_text().split()[0]) / 1000
+            except (FileNotFoundError, ProcessLookupError):
+                pass
+        return spent
+
+    def stop(self):
+        self.file.close()
+        self.process.terminate()
+        self.process.wait()
+        self.folder.cleanup()
+
+
+def evenly(rate, events):
+    """The number of each event, when it is its time."""
+    began = time.monotonic()
+    for number in range(events):
+        time.sleep(max(0, began + number / rate - time.monotonic()))
+        yield number
+
+
+def cost(program, rate, events):
+    hub = Hub(program)
+    try:
+        began, before = time.monotonic(), hub.processor()
+        time.sleep(IDLE_SECONDS)
+        idle = hub.processor() - before
+        idle_seconds = time.monotonic() - began
+        began, before = time.monotonic(), hub.processor()
+        for number in evenly(rate, events):
+            hub.tick(number)
+        time.sleep(0.2)
+        seconds, after = time.monotonic() - began, hub.processor()
+        names = {"main" if name == pathlib.Path(program).name[:15] else name: name for name in after}
+        return {
+            shown: (after[name] - before[name] - idle[name] / idle_seconds * seconds) / events for shown, name in names.items()
+        }
+    finally:
+        hub.stop()
+
+
+def latency(program, rate, events):
+    hub = Hub(program)
+    try:
+        client = many_operations.Client(hub.address)
+        client.say({"type": "subscribe", "id": "1", "payload": {"query": QUERY}})
+        client.hear()
+        micros = []
+        for number in evenly(rate, events):
+            before = time.monotonic_ns()
+            hub.tick(number)
+            client.hear()
+            micros.append((time.monotonic_ns() - before) / 1000)
+        micros.sort()
+        return micros[len(micros) // 2], micros[len(micros) * 99 // 100]
+    finally:
+        hub.stop()
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("hub", type=os.path.abspath)
+    options.add_argument("base", type=os.path.abspath, nargs="?")
+    options.add_argument("--rates", type=float, nargs="+", default=[50, 100, 200])
+    options.add_argument("--events", type=int, default=600)
+    options.add_argument("--rounds", type=int, default=3)
+    options = options.parse_args()
+    hubs = {"base": options.base, "hub": options.hub} if options.base else {"hub": options.hub}
+    for rate in options.rates:
+        costs, waits = collections.defaultdict(list), collections.defaultdict(list)
+        for _ in range(options.rounds):
+            for name, program in hubs.items():
+                costs[name].append(cost(program, rate, options.events))
+                waits[name].append(latency(program, rate, options.events))
+        totals = {}
+        for name in hubs:
+            threads = {thread: statistics.median(one.get(thread, 0) for one in costs[name]) for thread in costs[name][0]}
+            totals[name] = statistics.median(sum(one.values()) for one in costs[name])
+            middle, late = (statistics.median(column) for column in zip(*waits[name]))
+            listed = ", ".join(f"{thread} {micros:.0f}" for thread, micros in threads.items() if micros > LISTED_MICROS)
+            print(f"{rate:4.0f}/s {name:4}  {totals[name]:4.0f} us an event ({listed})   latency p50 {middle:.0f} us, p99 {late:.0f} us", flush=True)
+        if options.base:
+            print(f"{rate:4.0f}/s ratio {totals['hub'] / totals['base']:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
