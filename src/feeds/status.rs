@@ -279,19 +279,26 @@ impl FeedStatuses {
     }
 
     pub(super) fn count(&self, feed: FeedId, counts: Counts, now: Micros) {
-        self.change(feed, |entry| {
-            entry.logged_only |= counts.logged_only > 0;
-            let status = &mut entry.status;
-            status.events_total += counts.accepted;
-            status.known_total += counts.known;
-            status.refused_total += counts.refused;
-            if counts.last_refusal.is_some() {
-                status.last_refusal = counts.last_refusal;
-            }
-            if counts.accepted > 0 {
-                status.last_event_micros = Some(now);
-            }
-        });
+        let Counts { accepted, logged_only, known, refused, last_refusal } = counts;
+        let changed = accepted + known + refused > 0 || last_refusal.is_some();
+        let mut entries = self.entries.lock();
+        let Some(entry) = entries.get_mut(usize::from(feed.0)) else { return };
+        // Every commit counts, so nothing is compared and made anew for it but what it changes.
+        let status = &mut entry.status;
+        status.events_total += accepted;
+        status.known_total += known;
+        status.refused_total += refused;
+        if last_refusal.is_some() {
+            status.last_refusal = last_refusal;
+        }
+        if accepted > 0 {
+            status.last_event_micros = Some(now);
+        }
+        if logged_only > 0 && !entry.logged_only {
+            entry.with(|entry| entry.logged_only = true);
+        }
+        drop(entries);
+        self.changed(changed);
     }
 
     fn change(&self, feed: FeedId, change: impl FnOnce(&mut Entry)) {
