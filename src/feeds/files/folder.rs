@@ -595,7 +595,7 @@ impl Folder {
         let held = held.map_or_else(|| self.open_as(&name, file), Ok);
         let read = held.and_then(|held| {
             let Some(followed) = self.streams.get_mut(&id) else { return Ok(Read::Another) };
-            let read = followed.stream.read(&held, &mut buffer, room, lines);
+            let read = followed.stream.read(&held, followed.size, &mut buffer, room, lines);
             self.opened.remove(&followed.opened);
             self.hold(id, held);
             read

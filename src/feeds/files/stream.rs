@@ -94,27 +94,47 @@ impl Stream {
                 continue;
             }
             let Some(bytes) = bytes.get_mut(..wanted) else { return Ok(false) };
-            let got = read_at(file, bytes, from)?;
-            if got < wanted || fingerprint(bytes) != *print {
+            let got = read_at(file, bytes, from, u64::MAX)?;
+            if got < wanted || !is_print_of(print, bytes) {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
+    /// The same as [`Self::continues_in`], of bytes up to the offset that begin at `start`. Only a
+    /// beginning that is not among them is read.
+    fn goes_on_behind(&self, file: &File, start: u64, before: &[u8]) -> io::Result<bool> {
+        let FileProgress { head, tail, .. } = &self.progress;
+        let Some(last) = before.len().checked_sub(tail.bytes as usize) else { return Ok(false) };
+        if !is_print_of(tail, &before[last..]) {
+            return Ok(false);
+        }
+        let mut bytes = [0; FINGERPRINT_BYTES as usize];
+        let Some(bytes) = bytes.get_mut(..head.bytes as usize) else { return Ok(false) };
+        let first = match before.get(..bytes.len()).filter(|_| start == 0) {
+            Some(first) => first,
+            None if read_at(file, bytes, 0, u64::MAX)? < bytes.len() => return Ok(false),
+            None => bytes,
+        };
+        Ok(is_print_of(head, first))
+    }
+
     /// Takes at most `room` lines, not all of them if they don't fit into one chunk. The buffer is
-    /// the caller's, as one serves all streams.
+    /// the caller's, as one serves all streams. `size` is the file's when it was last looked at:
+    /// what is appended later is told by another look.
     pub(super) fn read(
         &mut self,
         file: &File,
+        size: u64,
         buffer: &mut Vec<u8>,
         room: usize,
         lines: &mut Lines,
     ) -> io::Result<Read> {
-        if !self.continues_in(file)? {
-            return Ok(Read::Another);
-        }
         if let Some(from) = self.skipped_to {
+            if !self.continues_in(file)? {
+                return Ok(Read::Another);
+            }
             return self.skip(file, buffer, from, lines);
         }
         // Also what stands before the offset: the new fingerprints are of bytes that were read
@@ -124,7 +144,11 @@ impl Stream {
         let mut want = CHUNK_BYTES;
         let got = loop {
             buffer.resize(before + want, 0);
-            let got = read_at(file, buffer, start)?.saturating_sub(before);
+            let got = read_at(file, buffer, start, size)?;
+            let Some(got) = got.checked_sub(before) else { return Ok(Read::Another) };
+            if !self.goes_on_behind(file, start, &buffer[..before])? {
+                return Ok(Read::Another);
+            }
             let window = &buffer[before..before + got];
             if window.contains(&b'\n') {
                 break got;
@@ -177,13 +201,13 @@ impl Stream {
         let start = from - FINGERPRINT_BYTES;
         let before = FINGERPRINT_BYTES as usize;
         buffer.resize(before + CHUNK_BYTES, 0);
-        let got = read_at(file, buffer, start)?.saturating_sub(before);
+        let got = read_at(file, buffer, start, u64::MAX)?.saturating_sub(before);
         let Some(end) = buffer[before..before + got].iter().position(|byte| *byte == b'\n') else {
             self.skipped_to = Some(from + got as u64);
             return Ok(Read::Lines { more: got == CHUNK_BYTES });
         };
         let mut head = [0; FINGERPRINT_BYTES as usize];
-        if read_at(file, &mut head, 0)? < head.len() {
+        if read_at(file, &mut head, 0, u64::MAX)? < head.len() {
             return Ok(Read::Another);
         }
         self.progress.line += 1;
@@ -228,8 +252,8 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
 /// Whether a file is at least as long as another and begins alike.
 pub(super) fn contains(file: &File, other: &File) -> io::Result<bool> {
     let (mut one, mut two) = ([0; FINGERPRINT_BYTES as usize], [0; FINGERPRINT_BYTES as usize]);
-    let wanted = read_at(other, &mut one, 0)?;
-    let got = read_at(file, &mut two, 0)?.min(wanted);
+    let wanted = read_at(other, &mut one, 0, u64::MAX)?;
+    let got = read_at(file, &mut two, 0, u64::MAX)?.min(wanted);
     Ok(got == wanted
         && one[..wanted] == two[..wanted]
         && file.metadata()?.len() >= other.metadata()?.len())
@@ -239,18 +263,29 @@ pub(super) fn identity(of: &impl MetadataExt) -> (u64, u64) {
     (of.dev(), of.ino())
 }
 
-/// Reads until the buffer is full or the file ends.
-fn read_at(file: &File, buffer: &mut [u8], from: u64) -> io::Result<usize> {
+/// Reads until the buffer is full or the file ends. A read that is short and reaches `size` has met
+/// the end: to ask once more costs as much as the read.
+fn read_at(file: &File, buffer: &mut [u8], from: u64, size: u64) -> io::Result<usize> {
     let mut done = 0;
     while done < buffer.len() {
         match file.read_at(&mut buffer[done..], from + done as u64) {
             Ok(0) => break,
-            Ok(got) => done += got,
+            Ok(got) => {
+                done += got;
+                if from + done as u64 >= size {
+                    break;
+                }
+            }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
     Ok(done)
+}
+
+/// Of no bytes it is a print of anything.
+fn is_print_of(print: &Fingerprint, bytes: &[u8]) -> bool {
+    print.bytes == 0 || fingerprint(bytes) == *print
 }
 
 fn fingerprint(bytes: &[u8]) -> Fingerprint {
