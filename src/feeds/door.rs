@@ -83,10 +83,16 @@ pub(super) enum Request {
 
 pub(super) type Answer<T> = oneshot::Sender<Result<T, DoorError>>;
 
+/// Writes a batch on the calling thread; see [`Door::try_write`].
+pub(super) type WriteHere =
+    Arc<dyn Fn(Batch) -> Result<Result<Ack, DoorError>, Batch> + Send + Sync>;
+
 /// A feed's side. The sequencer ends once every clone is dropped.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Door {
     requests: mpsc::Sender<Request>,
+    /// None where somebody else than the sequencer answers.
+    write_here: Option<WriteHere>,
 }
 
 impl Door {
@@ -94,6 +100,26 @@ impl Door {
     /// none of it is in the log, unless the process ended in between.
     pub async fn deliver(&self, batch: Batch) -> Result<Ack, DoorError> {
         self.hand_in(batch).await?.acknowledged().await
+    }
+
+    /// Writes a batch on the calling thread, with the same outcome as [`Self::deliver`]. Gives the
+    /// batch back if the sequencer is busy, or if the batch has to go through its queue.
+    ///
+    /// Two switches between threads cost more than the commit of one event. The call blocks until the
+    /// batch is in the log, so only the thread of a feed may make it.
+    pub fn try_write(&self, batch: Batch) -> Result<Result<Ack, DoorError>, Batch> {
+        match &self.write_here {
+            Some(write) => write(batch),
+            None => Err(batch),
+        }
+    }
+
+    /// As [`Self::try_write`], or through the queue.
+    pub async fn write(&self, batch: Batch) -> Result<Ack, DoorError> {
+        match self.try_write(batch) {
+            Ok(done) => done,
+            Err(batch) => self.deliver(batch).await,
+        }
     }
 
     /// Waits for its turn alone: batches that are handed in one after the other keep their order.
@@ -105,7 +131,8 @@ impl Door {
     }
 
     pub fn downgrade(&self) -> WeakDoor {
-        WeakDoor(self.requests.downgrade())
+        let write_here = self.write_here.clone();
+        WeakDoor { requests: self.requests.downgrade(), write_here }
     }
 
     /// How far each file of a feed is in the log.
@@ -129,7 +156,12 @@ impl Door {
     /// One that is answered by who takes what is asked.
     pub(super) fn open() -> (Self, mpsc::Receiver<Request>) {
         let (requests, asked) = mpsc::channel(MOST_WAITING);
-        (Self { requests }, asked)
+        (Self { requests, write_here: None }, asked)
+    }
+
+    /// The same door, where batches may also be written by who brings them.
+    pub(super) fn with_write_here(self, write_here: WriteHere) -> Self {
+        Self { write_here: Some(write_here), ..self }
     }
 }
 
@@ -144,13 +176,22 @@ impl HandedIn {
 }
 
 /// Does not keep the sequencer from ending, as a [`Door`] does.
-#[derive(Clone, Debug)]
-pub struct WeakDoor(mpsc::WeakSender<Request>);
+#[derive(Clone)]
+pub struct WeakDoor {
+    requests: mpsc::WeakSender<Request>,
+    write_here: Option<WriteHere>,
+}
 
 impl WeakDoor {
     /// `None`: the sequencer ends or has ended.
     pub fn upgrade(&self) -> Option<Door> {
-        self.0.upgrade().map(|requests| Door { requests })
+        let requests = self.requests.upgrade()?;
+        Some(Door { requests, write_here: self.write_here.clone() })
+    }
+
+    /// No door is left.
+    pub(super) fn is_closed(&self) -> bool {
+        self.requests.strong_count() == 0
     }
 }
 

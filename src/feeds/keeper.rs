@@ -47,7 +47,7 @@ struct OrderBook {
 }
 
 impl OrderBooks {
-    /// Called on the sequencer's thread.
+    /// Called by the sequencer.
     pub fn take(&self, admission: &Admission, market: &MarketId, live: &Live) {
         let Some(taken) = &self.0 else { return };
         if admission.mode(market) != Some(BookMode::Orders) {

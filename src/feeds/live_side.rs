@@ -23,7 +23,7 @@ pub type Restore = Box<dyn FnMut(&str, &[u8]) -> bool + Send>;
 /// May take a market's state for the cache.
 pub type Keep = Box<dyn FnMut(&Admission, &MarketId) + Send>;
 
-/// See the module's text. All of it is called on the sequencer's thread.
+/// See the module's text. All of it is called by the sequencer.
 pub struct LiveSide {
     /// Gets every committed event, in the log's order.
     pub apply: HandOn,

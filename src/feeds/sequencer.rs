@@ -1,6 +1,9 @@
-//! The sequencer, one OS thread, owns the log and what admission knows, so events have one order: the
-//! log's. It takes what waits at the door (group commit), admits it, writes it in one transaction, hands it
-//! to the live state and only then answers the feeds.
+//! The sequencer owns the log and what admission knows, so events have one order: the log's. It takes
+//! what waits at the door (group commit), admits it, writes it in one transaction, hands it to the live
+//! state and only then answers the feeds.
+//!
+//! It has a thread, which serves the queue of the door. A feed with a single batch may do the same work on
+//! its own thread while the sequencer is idle ([`Door::try_write`]): a lock lets one thread at a time in.
 //!
 //! A log that can't be written halts every feed with its reason; the same group is tried again
 //! until it is in. Feeds wait for their answer meanwhile, so nothing piles up and nothing is lost:
@@ -13,11 +16,12 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
-use tokio::sync::mpsc;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::door::{
-    Ack, Answer, Batch, Claimed, Door, DoorError, Incoming, Request, body, json, now,
+    Ack, Answer, Batch, Claimed, Door, DoorError, Incoming, Request, WeakDoor, body, json, now,
 };
 use super::live_side::LiveSide;
 use super::outcomes::{Outcomes, Watched};
@@ -67,20 +71,58 @@ pub fn start(
 ) -> io::Result<(Door, JoinHandle<()>)> {
     let (door, requests) = Door::open();
     let since_checkpoint = recovered.since_checkpoint;
-    let (held, buffers) = (None, Buffers::default());
-    let sequencer = Sequencer {
-        store,
-        admission,
-        statuses,
-        live,
-        config,
-        requests,
-        held,
-        buffers,
-        since_checkpoint,
-    };
-    let thread = thread::Builder::new().name("sequencer".into()).spawn(move || sequencer.run())?;
-    Ok((door, thread))
+    let buffers = Buffers::default();
+    let doors = door.downgrade();
+    let sequencer =
+        Sequencer { store, admission, statuses, live, config, doors, buffers, since_checkpoint };
+    let shared: Shared = Arc::new(Mutex::new(Some(Box::new(sequencer))));
+    let own = shared.clone();
+    let queue = Queue { requests, held: None };
+    let thread = thread::Builder::new().name("sequencer".into()).spawn(move || run(&own, queue))?;
+    Ok((door.with_write_here(Arc::new(move |batch| write_here(&shared, batch))), thread))
+}
+
+/// Empty while somebody works with it, and for good after a panic or once the thread has ended.
+type Shared = Arc<Mutex<Option<Box<Sequencer>>>>;
+
+/// What waits at the door.
+struct Queue {
+    requests: mpsc::Receiver<Request>,
+    /// Taken out of them, but its turn is after the group's.
+    held: Option<Request>,
+}
+
+/// The sequencer's thread.
+fn run(shared: &Shared, mut queue: Queue) {
+    while let Some(first) = queue.held.take().or_else(|| queue.requests.blocking_recv()) {
+        let mut place = shared.lock();
+        // Empty: a panic elsewhere left a state that nobody knows. All doors close.
+        let Some(mut sequencer) = place.take() else { return };
+        // `None`: the hub shuts down while the log can't be written. What was taken is dropped
+        // unanswered and nothing of it was kept, its sources still have it.
+        let _dropped = sequencer.serve(first, &mut queue);
+        *place = Some(sequencer);
+    }
+    let Some(mut sequencer) = shared.lock().take() else { return };
+    // No last checkpoints: a restart begins at the older of two on purpose, so one taken now
+    // would only shorten what it can replay to resuming clients.
+    if let Err(error) = sequencer.store.tidy() {
+        tracing::warn!(%error, "the write-ahead log stays beside the store until the next start");
+    }
+}
+
+/// See [`Door::try_write`].
+fn write_here(shared: &Shared, batch: Batch) -> Result<Result<Ack, DoorError>, Batch> {
+    if begins_epochs(&batch) {
+        return Err(batch);
+    }
+    let Some(mut place) = shared.try_lock() else { return Err(batch) };
+    let Some(mut sequencer) = place.take() else { return Err(batch) };
+    let (done, mut answer) = oneshot::channel();
+    let mut group = sequencer.group();
+    let _dropped = sequencer.take(batch, done, &mut group).and_then(|()| sequencer.commit(group));
+    *place = Some(sequencer);
+    Ok(answer.try_recv().unwrap_or(Err(DoorError::Closed)))
 }
 
 struct Sequencer {
@@ -89,9 +131,7 @@ struct Sequencer {
     statuses: FeedStatuses,
     live: LiveSide,
     config: SequencerConfig,
-    requests: mpsc::Receiver<Request>,
-    /// Taken out of them, but its turn is after the group's.
-    held: Option<Request>,
+    doors: WeakDoor,
     buffers: Buffers,
     since_checkpoint: HashMap<MarketId, u64>,
 }
@@ -131,30 +171,26 @@ struct Group {
 }
 
 impl Sequencer {
-    fn run(mut self) {
-        while let Some(first) = self.held.take().or_else(|| self.requests.blocking_recv()) {
-            // `None`: the hub shuts down while the log can't be written. What was taken is dropped
-            // unanswered and nothing of it was kept, its sources still have it.
-            let _dropped = match first {
-                Request::Deliver { batch, done } if begins_epochs(&batch) => {
-                    self.begin_epochs(batch, done)
-                }
-                first => self.gather(first).and_then(|group| self.commit(group)),
-            };
+    fn serve(&mut self, first: Request, queue: &mut Queue) -> Option<()> {
+        match first {
+            Request::Deliver { batch, done } if begins_epochs(&batch) => {
+                self.begin_epochs(batch, done)
+            }
+            first => self.gather(first, queue).and_then(|group| self.commit(group)),
         }
-        // No last checkpoints: a restart begins at the older of two on purpose, so one taken now
-        // would only shorten what it can replay to resuming clients.
-        if let Err(error) = self.store.tidy() {
-            tracing::warn!(%error, "the write-ahead log stays beside the store until the next start");
-        }
+    }
+
+    /// An empty one.
+    fn group(&mut self) -> Group {
+        let Buffers { events, effects, .. } = &mut self.buffers;
+        let (events, effects) = (std::mem::take(events), std::mem::take(effects));
+        Group { events, effects, ..Group::default() }
     }
 
     /// Takes what waits, up to [`GROUP_EVENTS`] and to what begins new epochs: that wants all before it
     /// in the log.
-    fn gather(&mut self, first: Request) -> Option<Group> {
-        let Buffers { events, effects, .. } = &mut self.buffers;
-        let (events, effects) = (std::mem::take(events), std::mem::take(effects));
-        let mut group = Group { events, effects, ..Group::default() };
+    fn gather(&mut self, first: Request, queue: &mut Queue) -> Option<Group> {
+        let mut group = self.group();
         let mut lines = 0;
         let mut next = Some(first);
         while let Some(request) = next {
@@ -164,7 +200,7 @@ impl Sequencer {
                     drop((batch, done));
                 }
                 Request::Deliver { batch, done } if begins_epochs(&batch) => {
-                    self.held = Some(Request::Deliver { batch, done });
+                    queue.held = Some(Request::Deliver { batch, done });
                     break;
                 }
                 Request::Deliver { batch, done } => {
@@ -186,7 +222,7 @@ impl Sequencer {
                     drop(done.send(all.map_err(DoorError::Store)));
                 }
             }
-            next = if lines < GROUP_EVENTS { self.requests.try_recv().ok() } else { None };
+            next = if lines < GROUP_EVENTS { queue.requests.try_recv().ok() } else { None };
         }
         Some(group)
     }
@@ -470,7 +506,7 @@ impl Sequencer {
     /// Whether the hub still runs after it.
     fn pause(&self, wait: Duration) -> bool {
         let until = Instant::now() + wait;
-        while !self.config.shutdown.is_cancelled() && !self.requests.is_closed() {
+        while !self.config.shutdown.is_cancelled() && !self.doors.is_closed() {
             let rest = until.saturating_duration_since(Instant::now());
             if rest.is_zero() {
                 return true;

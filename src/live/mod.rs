@@ -408,7 +408,7 @@ impl Live {
         }
     }
 
-    /// Takes an event that is in the log, in the log's order, from one thread. Costs the same for
+    /// Takes an event that is in the log, in the log's order, from one thread at a time. Costs the same for
     /// any number of streams that do not push each event.
     fn take(&self, event: &Applied, touched: &mut Touched) {
         match &event.effect {

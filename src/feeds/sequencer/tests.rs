@@ -22,10 +22,15 @@ pub(crate) struct Model {
     defined: BTreeMap<String, String>,
     /// Of everything applied, also of what touches no book.
     pub(crate) sequences: Vec<u64>,
+    /// Of these, what was applied on the thread of a file watch.
+    pub(crate) by_watch: usize,
 }
 
 impl Model {
     fn apply(&mut self, events: &[Applied]) {
+        if thread::current().name().is_some_and(|name| name.starts_with("notify-rs")) {
+            self.by_watch += events.len();
+        }
         for event in events {
             self.sequences.push(event.sequence);
             let (market, levels, replace) = match &event.effect {
@@ -306,6 +311,39 @@ async fn a_shutdown_while_halted_takes_nothing_and_claims_nothing() {
     assert!(matches!(delivery.await.unwrap(), Err(DoorError::Closed)));
     assert_eq!(hub.stop().sequences, Vec::<u64>::new());
     assert_eq!(Store::open(&path(&folder)).unwrap().read_from(0, 1_000).unwrap(), []);
+}
+
+#[tokio::test]
+async fn who_brings_a_batch_may_write_it_but_not_what_begins_epochs() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&path(&folder), 1_000);
+    let undo = hub.batch(&[r#"{"kind":"block.reverted","height":7}"#.into()]);
+    let returned = hub.door.try_write(undo).unwrap_err();
+    assert_eq!(returned.lines.len(), 1);
+    let lines = [message(1), "{".into(), message(1)];
+    let ack = hub.door.try_write(hub.batch(&lines)).unwrap().unwrap();
+    assert_eq!((ack.accepted, ack.known, ack.refused), (1, 1, 1));
+    // Both ways lead into one order.
+    assert_eq!(hub.send(&[message(2)]).await.last_sequence, Some(2));
+    let ack = hub.door.try_write(hub.batch(&[message(3)])).unwrap().unwrap();
+    assert_eq!(ack.last_sequence, Some(3));
+    assert_eq!(hub.board.get(hub.feed).unwrap().events_total, 3);
+    assert_eq!(hub.stop().sequences, [1, 2, 3]);
+    assert_eq!(Store::open(&path(&folder)).unwrap().last(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_one_writes_others_are_given_their_batch_back_and_a_shutdown_ends_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&path(&folder), 1_000);
+    hub.disk.store(1, SeqCst);
+    let (door, batch) = (hub.door.clone(), hub.batch(&(1..=500).map(message).collect::<Vec<_>>()));
+    let writing = tokio::task::spawn_blocking(move || door.try_write(batch));
+    hub.until(FeedState::Halted).await;
+    assert!(hub.door.try_write(hub.batch(&[message(0)])).is_err());
+    hub.shutdown.cancel();
+    assert!(matches!(writing.await.unwrap(), Ok(Err(DoorError::Closed))));
+    assert_eq!(hub.stop().sequences, Vec::<u64>::new());
 }
 
 #[tokio::test]
