@@ -143,12 +143,12 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             .with_upgrades();
         let mut connection = pin!(connection);
         let served = tokio::select! {
-            served = &mut connection => served,
+            served = self.shard.in_turn(connection.as_mut()) => served,
             () = cut.notified() => return,
             () = self.closing.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
-                    served = connection => served,
+                    served = self.shard.in_turn(connection) => served,
                     () = cut.notified() => return,
                 }
             }

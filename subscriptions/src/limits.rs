@@ -75,7 +75,7 @@ pub(crate) const READS_PER_TURN: usize = 32;
 /// that was begun is finished, so this bounds how many of them follow one another.
 pub(crate) const TIME_PER_TURN: Duration = Duration::from_micros(250);
 
-/// Time that the turns of all sockets of a shard may take before the fan-out has its turn.
+/// Time that the turns of all connections of a shard may take before the fan-out has its turn.
 pub(crate) const TIME_PER_ROUND: Duration = Duration::from_micros(500);
 
 /// Operations that one socket may be refused at once; then its messages wait, and so many more are

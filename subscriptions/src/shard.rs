@@ -5,9 +5,10 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -55,6 +56,8 @@ pub struct Shard<S, E: Executor> {
     spent: Cell<Duration>,
     deferred: RefCell<Vec<Waker>>,
     draining: Cell<bool>,
+    /// No more rounds follow.
+    has_ended: Cell<bool>,
     /// Readers that are no connections of ours.
     readers: Cell<usize>,
     // Scratch memory of one write or read at a time, kept to allocate nothing on the hot path.
@@ -206,6 +209,7 @@ impl<S: Socket, E: Executor> Shard<S, E> {
             spent: Cell::default(),
             deferred: RefCell::default(),
             draining: Cell::new(false),
+            has_ended: Cell::new(false),
             readers: Cell::new(0),
             read_buffer: RefCell::new(vec![0; READ_BUFFER_BYTES].into_boxed_slice()),
             prefixes: RefCell::default(),
@@ -273,6 +277,8 @@ impl<S: Socket, E: Executor> Shard<S, E> {
                 }
             }
         }
+        self.has_ended.set(true);
+        self.deferred.borrow_mut().drain(..).for_each(Waker::wake);
     }
 
     /// Lets the worker push, and hands out what is in the rings.
@@ -301,9 +307,25 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         turn
     }
 
+    /// Runs the work of a connection that is no WebSocket in turn with them: it is polled while a
+    /// round of the shard has time left for sockets.
+    pub async fn in_turn<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        poll_fn(|cx| {
+            if self.defers(cx.waker()) {
+                return Poll::Pending;
+            }
+            let begin = std::time::Instant::now();
+            let polled = work.as_mut().poll(cx);
+            self.spend(begin.elapsed());
+            polled
+        })
+        .await
+    }
+
     /// Whether a socket's turn has to wait for the fan-out's: it is woken after that.
     pub(crate) fn defers(&self, waker: &Waker) -> bool {
-        if self.spent.get() < TIME_PER_ROUND {
+        if self.spent.get() < TIME_PER_ROUND || self.has_ended.get() {
             return false;
         }
         self.deferred.borrow_mut().push(waker.clone());

@@ -1,5 +1,7 @@
 //! Readers that are no WebSockets: what an event stream is made of.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -9,7 +11,7 @@ use spreadly_subscriptions::{
 use tokio::io::DuplexStream;
 
 use super::board::BoardExecutor;
-use super::client::Follower;
+use super::client::{Follower, Heard, frame, subscribe};
 use super::{Hub, paused};
 
 fn read(hub: &Hub, query: &str, after: Option<&str>) -> Reader<DuplexStream, BoardExecutor> {
@@ -111,5 +113,46 @@ fn a_reader_is_told_that_it_is_too_slow_refused_or_drained() {
         }
         let mut late = read(&hub, "fields", None);
         assert!(matches!(late.frames().await, Err(End::Draining)));
+    });
+}
+
+#[test]
+fn a_fan_out_does_not_wait_for_all_connections_that_are_no_sockets() {
+    /// Each takes longer than all sockets have of a round.
+    fn spawn(hub: &Hub, count: u32) -> Rc<Cell<u32>> {
+        let done = Rc::<Cell<u32>>::default();
+        for _ in 0..count {
+            let (shard, done) = (hub.shard.clone(), done.clone());
+            tokio::task::spawn_local(async move {
+                let work = async {
+                    std::thread::sleep(Duration::from_millis(1));
+                    done.set(done.get() + 1);
+                };
+                shard.in_turn(work).await;
+            });
+        }
+        done
+    }
+    paused(async {
+        let hub = Hub::start(Limits::default(), StreamLimits::default());
+        let mut client = hub.connect(1 << 16);
+        client.init().await;
+        client.say(&subscribe("a", "fields", json!({}))).await;
+        assert!(matches!(client.hear().await, Heard::Message(_)));
+        let done = spawn(&hub, 50);
+        hub.board.set(1, 1, 0);
+        assert!(matches!(client.hear().await, Heard::Message(_)));
+        assert!(done.get() < 50, "all of them came first");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(done.get(), 50);
+        // No rounds follow the last socket of a drain, and yet the others end.
+        hub.shard.drain(Duration::ZERO);
+        assert!(matches!(client.hear().await, Heard::Close(1012, _)));
+        client.send(&frame(0x88, &1012u16.to_be_bytes())).await;
+        assert_eq!(client.hear().await, Heard::Gone);
+        hub.is_clean().await;
+        let done = spawn(&hub, 50);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(done.get(), 50);
     });
 }
