@@ -70,7 +70,7 @@ impl StreamRequest {
 /// Resolves and encodes the frames of one response stream.
 pub(super) struct Encoder {
     pub(super) slot: Arc<Slot>,
-    /// None after a panic, which a stream can't be polled behind.
+    /// None after a panic: such a stream can't be polled again.
     pub(super) results: Option<BoxStream<'static, Response>>,
     pub(super) with_cursor: bool,
 }

@@ -254,7 +254,7 @@ impl BookStream {
         })
     }
 
-    /// What follows `seen` is wanted only where it can be told; else it is a snapshot.
+    /// The changes since `seen` where the journal reaches back to it; else a snapshot.
     fn settle(&self, now: &Now<'_>, wanted: Wanted) -> Wanted {
         match wanted {
             Wanted::After { seen, resumes }
@@ -269,7 +269,7 @@ impl BookStream {
         }
     }
 
-    /// Whether the frame has more levels than these, as far as can be told without making it.
+    /// Whether the frame has more levels than these, estimated without making it.
     fn is_long(&self, now: &Now<'_>, wanted: Wanted, most: usize) -> bool {
         match wanted {
             Wanted::After { seen, .. } => now.book.is_touched_more(seen, most),

@@ -110,7 +110,7 @@ fn what_is_pushed_while_a_snapshot_is_encoded_follows_it() {
         let mut client = Client::empty(&long.stream, 10);
         client.start(start, &long.history);
         assert_eq!((client.seen, &client.snapshots[..]), (Some(50), &["Initial".to_owned()][..]));
-        // With a ring of one frame it is told by a merged delta, which the pool encodes as well.
+        // With a ring of one frame the reader gets a merged delta, which the pool encodes as well.
         let mut frames = Vec::new();
         if !long.stream.read(client.next, usize::MAX, &mut frames) {
             let source = long.stream.source();
@@ -126,7 +126,7 @@ fn what_is_pushed_while_a_snapshot_is_encoded_follows_it() {
 }
 
 #[test]
-fn a_crowd_that_joins_while_a_snapshot_is_encoded_shares_it_whoever_leaves() {
+fn a_crowd_that_joins_while_a_snapshot_is_encoded_shares_it_also_when_one_leaves() {
     let mut long = Long::new(1 << 20);
     let (go, held) = long.hold();
     let mut crowd: Vec<_> = (0..500).map(|_| long.join(None)).collect();
@@ -135,7 +135,7 @@ fn a_crowd_that_joins_while_a_snapshot_is_encoded_shares_it_whoever_leaves() {
     }
     // The first one, for which it was begun.
     drop(crowd.remove(0));
-    // More than an earlier snapshot may have behind it, to be reused.
+    // More frames than may follow an earlier snapshot that is used again.
     for sequence in 51..=100 {
         long.event(sequence);
     }

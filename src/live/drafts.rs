@@ -2,7 +2,7 @@
 //! the pool encodes them, and their readers wait for that. Readers of one stream that want the same
 //! share it.
 //!
-//! A reader is given such a frame with the place in the ring behind it, as of the moment when the
+//! A reader gets such a frame with the place in the ring that follows it, as of the moment when the
 //! levels were copied. What was pushed meanwhile comes from there. If the ring does not reach back
 //! by then, the reader asks again, like any that was too slow.
 
@@ -42,7 +42,7 @@ impl LongFrames {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
     Snapshot(SnapshotReason),
-    /// What follows `seen`, or a snapshot where that can't be told.
+    /// The changes since `seen`, or a snapshot where the journal does not reach back to it.
     After {
         seen: u64,
         resumes: bool,
@@ -98,7 +98,7 @@ pub(super) struct Draft {
     pub(super) restated: u64,
     /// Where in the ring its reader goes on.
     pub(super) next: u64,
-    /// Sent behind it.
+    /// Sent after it.
     pub(super) notice: Option<Frame>,
 }
 

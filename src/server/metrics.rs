@@ -19,7 +19,7 @@ use crate::feeds::status::{FeedState, FeedStatuses};
 use crate::live::{Encoders, Live};
 use crate::pool::Pool;
 
-/// What the page tells of.
+/// What the page reports.
 pub struct Everything {
     pub meters: Arc<Meters>,
     pub live: Arc<Live>,

@@ -241,7 +241,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     accepting.cancel();
     board::shut_down(&encoders, &statuses);
     shards.drain(config.server.drain).await;
-    // Nobody is left who waits for its work.
+    // No client is left that waits for its work.
     tokio::task::spawn_blocking(move || pool.stop());
     stop.cancel();
     admin_stop.cancel();
