@@ -46,7 +46,8 @@ impl Doorbell {
         self.notify.notified().await;
     }
 
-    fn ring(&self, folder: &Path, event: notify::Result<Event>) {
+    /// Notes what happened, and wakes nobody; whether it is anything to look at.
+    fn note(&self, folder: &Path, event: notify::Result<Event>) -> bool {
         let mut rung = self.rung.lock();
         match event {
             // Errors too: whatever was lost, a look at the folder finds it.
@@ -56,7 +57,7 @@ impl Doorbell {
             Ok(Event { kind: EventKind::Access(kind), .. })
                 if kind != AccessKind::Close(AccessMode::Write) =>
             {
-                return;
+                return false;
             }
             Ok(event) => {
                 for path in event.paths {
@@ -72,17 +73,34 @@ impl Doorbell {
         if rung.scan || rung.names.len() > MOST_NAMES {
             *rung = Rung { names: HashSet::new(), scan: true };
         }
-        drop(rung);
-        self.notify.notify_one();
+        true
     }
 
-    /// Lets the kernel ring it. The watch ends when the value is dropped.
-    pub(super) fn watch(&self, folder: &Path) -> notify::Result<RecommendedWatcher> {
+    /// Lets the kernel ring it. `answered` is called with each ring, on the thread of the watch, and
+    /// says whether nothing is left to do; otherwise who waits for the bell is woken. The watch ends
+    /// when the value is dropped.
+    pub(super) fn watch(
+        &self,
+        folder: &Path,
+        answered: impl Fn() -> bool + Send + 'static,
+    ) -> notify::Result<RecommendedWatcher> {
         let folder: PathBuf = std::path::absolute(folder).map_err(notify::Error::io)?;
         let (bell, own) = (self.clone(), folder.clone());
-        let mut watcher = notify::recommended_watcher(move |event| bell.ring(&own, event))?;
+        let mut watcher = notify::recommended_watcher(move |event| {
+            if bell.note(&own, event) && !answered() {
+                bell.notify.notify_one();
+            }
+        })?;
         watcher.watch(&folder, RecursiveMode::NonRecursive)?;
         Ok(watcher)
+    }
+}
+
+#[cfg(test)]
+impl Doorbell {
+    pub(super) fn ring_by_hand(&self, name: &str) {
+        self.rung.lock().names.insert(name.into());
+        self.notify.notify_one();
     }
 }
 
@@ -101,11 +119,40 @@ mod tests {
         let bell = Doorbell::default();
         let folder = Path::new("/f");
         for path in ["/f/a", "/f/b", "/f/a"] {
-            bell.ring(folder, event(EventKind::Create(CreateKind::File), path));
+            bell.note(folder, event(EventKind::Create(CreateKind::File), path));
         }
-        bell.ring(folder, event(EventKind::Access(AccessKind::Open(AccessMode::Any)), "/f/c"));
+        bell.note(folder, event(EventKind::Access(AccessKind::Open(AccessMode::Any)), "/f/c"));
         assert_eq!(bell.take(), Ring::Names(["a".into(), "b".into()].into()));
         assert_eq!(bell.take(), Ring::Names(HashSet::new()));
+    }
+
+    #[tokio::test]
+    async fn only_a_ring_that_is_not_answered_wakes_who_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let bell = Doorbell::default();
+        let is_last = |name: &OsString| name == "last";
+        let own = bell.clone();
+        let watch = bell.watch(folder.path(), move || !own.rung.lock().names.iter().any(is_last));
+        for name in ["first", "last"] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        bell.rung().await;
+        assert_eq!(bell.take(), Ring::Names(["first".into(), "last".into()].into()));
+        drop(watch.unwrap());
+    }
+
+    #[tokio::test]
+    async fn reading_a_file_rings_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let read = folder.path().join("read");
+        std::fs::write(&read, "text").unwrap();
+        let bell = Doorbell::default();
+        let _watch = bell.watch(folder.path(), || false).unwrap();
+        assert_eq!(std::fs::read(&read).unwrap(), b"text");
+        // It rings after all that went before.
+        std::fs::write(folder.path().join("end"), "").unwrap();
+        bell.rung().await;
+        assert_eq!(bell.take(), Ring::Names(["end".into()].into()));
     }
 
     #[test]
@@ -116,7 +163,7 @@ mod tests {
         let gone = event(EventKind::Remove(RemoveKind::Folder), "/f");
         for event in [overflow, error, gone] {
             let bell = Doorbell::default();
-            bell.ring(folder, event);
+            bell.note(folder, event);
             assert_eq!(bell.take(), Ring::Scan);
         }
     }
@@ -126,7 +173,7 @@ mod tests {
         let bell = Doorbell::default();
         for number in 0..=MOST_NAMES {
             let path = format!("/f/{number}");
-            bell.ring(Path::new("/f"), event(EventKind::Create(CreateKind::File), &path));
+            bell.note(Path::new("/f"), event(EventKind::Create(CreateKind::File), &path));
         }
         assert_eq!(bell.take(), Ring::Scan);
     }

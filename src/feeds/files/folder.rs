@@ -1,8 +1,8 @@
 //! The watched folder: which of its files continue which streams, and whose turn it is. Blocking;
 //! the feed runs it beside the async threads.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::ffi::OsStr;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -124,9 +124,7 @@ impl Folder {
         match ring {
             Ring::Scan => self.needs_scan = true,
             Ring::Names(names) => {
-                for name in names {
-                    self.touch(&name);
-                }
+                self.touch_all(&names);
             }
         }
         if self.needs_scan
@@ -140,9 +138,26 @@ impl Folder {
         Ok(())
     }
 
+    /// Looks at the named files alone; whether that is enough, and the folder need not be compared.
+    pub(super) fn touch_all(&mut self, names: &HashSet<OsString>) -> bool {
+        for name in names {
+            self.touch(name);
+        }
+        !self.needs_scan
+    }
+
     /// Whether [`Self::turn`] or another look has something to do now.
     pub(super) fn is_busy(&self) -> bool {
         !self.due.is_empty() || self.needs_scan || !self.moved.is_empty()
+    }
+
+    /// Whether there is more to read, or to tell about the folder.
+    pub(super) fn has_news(&self) -> bool {
+        self.is_busy() || self.out_of_descriptors || !self.faults.is_empty()
+    }
+
+    pub(super) fn want_scan(&mut self) {
+        self.needs_scan = true;
     }
 
     /// Bytes that wait to be read, of whole files' sizes when they were last looked at.

@@ -23,6 +23,10 @@
 //! `copytruncate` rotation before they were read. Give events an `id` where files are copied.
 //!
 //! The kernel's watch is a [`doorbell`] only. Every [`SAFETY_SCAN`] the folder is compared anyway.
+//!
+//! **Two threads read, one at a time.** While the feed sleeps, the thread of the watch reads what rang
+//! and brings it into the log itself ([`Reading::answer`]). All else is left to the feed's own thread: rings
+//! that follow closely on each other, scans, faults, large batches, and a sequencer that is busy.
 
 mod doorbell;
 mod folder;
@@ -30,9 +34,11 @@ mod stream;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use notify::RecommendedWatcher;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +52,9 @@ use crate::store::Progress;
 /// How often a watched folder is compared as a whole, in case a ring was lost. 30,000 files cost
 /// some 100 ms each time.
 const SAFETY_SCAN: Duration = Duration::from_secs(2);
+/// A ring that comes sooner after a commit was waiting for it, or is one of many: then the feed's own thread
+/// takes all of them together, as each commit costs as much as some ten events.
+const LULL: Duration = Duration::from_micros(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -84,9 +93,30 @@ struct Files {
     bell: Doorbell,
 }
 
-/// What reads the folder.
-struct Side {
+/// What the two threads share.
+struct Reading {
     folder: Folder,
+    /// The feed waits for its bell, and of the folder nothing is wrong, unread or undelivered.
+    asleep: bool,
+    left: Left,
+    /// Of the last batch.
+    delivered: std::time::Instant,
+}
+
+/// What the thread of the watch leaves to the feed's own.
+#[derive(Default)]
+enum Left {
+    #[default]
+    Nothing,
+    /// Read, and not delivered yet.
+    Batch(Batch),
+    /// What was read can't be delivered: the feed ends, as it would read on behind it.
+    Closed,
+}
+
+/// What the feed's own thread has beside it.
+struct Side {
+    reading: Arc<Mutex<Reading>>,
     watch: Option<Watch>,
     /// Why there is no watch, told once.
     unwatched: Option<String>,
@@ -130,12 +160,32 @@ impl Files {
         // What can't be made is told by the first look at it.
         drop(fs::create_dir_all(&self.config.path));
         let folder = Folder::new(&self.config.path, &self.name, progress);
-        let mut side = Side { folder, watch: None, unwatched: None, warned_of_descriptors: false };
+        let mut side = Side {
+            reading: Arc::new(Mutex::new(Reading::new(folder))),
+            watch: None,
+            unwatched: None,
+            warned_of_descriptors: false,
+        };
         let mut next_scan = Instant::now();
         loop {
+            // From here on the watch only rings.
+            let left = side.reading.lock().wake();
+            match left {
+                Left::Nothing => {}
+                Left::Closed => return,
+                Left::Batch(batch) => {
+                    if self.door.deliver(batch).await.is_err() {
+                        return;
+                    }
+                }
+            }
             let scan = Instant::now() >= next_scan;
+            if scan && self.config.mode == Mode::Watch {
+                // Before the look, so that nothing falls between the two.
+                self.keep_watch(&mut side);
+            }
             let ring = if scan { Ring::Scan } else { self.bell.take() };
-            let step = side.step(ring, self.config.mode, &self.config.path, &self.bell);
+            let step = side.reading.lock().step(ring, &self.config.path);
             let healthy = self.report(&mut side, &step);
             if healthy {
                 backoff.reset();
@@ -147,19 +197,22 @@ impl Files {
                 next_scan =
                     if scan { Instant::now() + wait } else { next_scan.min(Instant::now() + wait) };
             }
-            let Turn { lines, progress } = step.turn;
-            if !lines.is_empty() || !progress.is_empty() {
-                let progress = progress.into_iter().map(Progress::from).collect();
-                let batch = Batch { feed: Some(self.feed), lines, progress };
-                if self.door.deliver(batch).await.is_err() {
-                    return;
+            if let Some(batch) = batch(step.turn, self.feed)
+                && self.door.write(batch).await.is_err()
+            {
+                return;
+            }
+            {
+                let mut reading = side.reading.lock();
+                let folder = &reading.folder;
+                let blocked = step.fault.is_some() || folder.out_of_descriptors;
+                if !blocked && folder.is_busy() {
+                    continue;
                 }
+                self.statuses.behind(self.feed, folder.bytes_behind());
+                reading.asleep = healthy && !folder.is_busy();
+                reading.delivered = std::time::Instant::now();
             }
-            let blocked = step.fault.is_some() || side.folder.out_of_descriptors;
-            if !blocked && side.folder.is_busy() {
-                continue;
-            }
-            self.statuses.behind(self.feed, side.folder.bytes_behind());
             tokio::select! {
                 () = self.bell.rung() => {}
                 () = tokio::time::sleep_until(next_scan) => {}
@@ -169,10 +222,14 @@ impl Files {
 
     /// Tells the board; whether all of the folder can be read.
     fn report(&self, side: &mut Side, step: &Step) -> bool {
-        let fault = step.fault.clone().or_else(|| side.folder.fault());
-        self.statuses.behind(self.feed, side.folder.bytes_behind());
-        self.statuses.note(self.feed, side.folder.note());
-        if side.folder.out_of_descriptors {
+        let (fault, behind, note, out_of_descriptors) = {
+            let folder = &side.reading.lock().folder;
+            let fault = step.fault.clone().or_else(|| folder.fault());
+            (fault, folder.bytes_behind(), folder.note(), folder.out_of_descriptors)
+        };
+        self.statuses.behind(self.feed, behind);
+        self.statuses.note(self.feed, note);
+        if out_of_descriptors {
             // What is live stays live; what can't be opened is behind, and says so there.
             if !side.warned_of_descriptors {
                 let folder = self.config.path.display();
@@ -193,14 +250,61 @@ impl Files {
             }
         }
     }
+
+    fn keep_watch(&self, side: &mut Side) {
+        let path = &self.config.path;
+        let Ok(metadata) = fs::metadata(path) else {
+            side.watch = None;
+            return;
+        };
+        let folder = identity(&metadata);
+        if side.watch.as_ref().is_some_and(|watch| watch.folder == folder) {
+            return;
+        }
+        side.watch = None;
+        match self.bell.watch(path, self.answering(&side.reading)) {
+            Ok(watcher) => {
+                side.watch = Some(Watch { _watcher: watcher, folder });
+                side.unwatched = None;
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                if side.unwatched.as_ref() != Some(&reason) {
+                    tracing::warn!(%reason, folder = %path.display(), "polling instead of watching");
+                }
+                side.unwatched = Some(reason);
+            }
+        }
+    }
+
+    /// What the watch does with a ring. It holds neither the door nor what is read: its thread ends
+    /// some time after the feed.
+    fn answering(&self, reading: &Arc<Mutex<Reading>>) -> impl Fn() -> bool + Send + 'static {
+        let (reading, bell, feed) = (Arc::downgrade(reading), self.bell.clone(), self.feed);
+        let door = self.door.downgrade();
+        move || {
+            let Some(reading) = reading.upgrade() else { return true };
+            // The feed has it and sees the ring before it sleeps. Waited for, it could wait for this
+            // thread itself, which takes new watches.
+            let Some(mut reading) = reading.try_lock() else { return false };
+            let Some(door) = door.upgrade() else { return true };
+            reading.answer(&bell, &door, feed)
+        }
+    }
 }
 
-impl Side {
-    fn step(&mut self, ring: Ring, mode: Mode, path: &Path, bell: &Doorbell) -> Step {
-        if ring == Ring::Scan && mode == Mode::Watch {
-            // Before the look, so that nothing falls between the two.
-            self.keep_watch(path, bell);
-        }
+impl Reading {
+    fn new(folder: Folder) -> Self {
+        Self { folder, asleep: false, left: Left::Nothing, delivered: std::time::Instant::now() }
+    }
+
+    /// The feed is awake; gives it what the watch read and could not deliver.
+    fn wake(&mut self) -> Left {
+        self.asleep = false;
+        std::mem::take(&mut self.left)
+    }
+
+    fn step(&mut self, ring: Ring, path: &Path) -> Step {
         let fault =
             self.folder.look(ring).err().map(|error| {
                 format!("the folder {} can't be read ({error}): mend it", path.display())
@@ -208,30 +312,44 @@ impl Side {
         Step { turn: self.folder.turn(), fault }
     }
 
-    fn keep_watch(&mut self, path: &Path, bell: &Doorbell) {
-        let Ok(metadata) = fs::metadata(path) else {
-            self.watch = None;
-            return;
+    /// Brings what rang into the log, on the thread of the watch; whether nothing is left for the feed,
+    /// which otherwise has to be woken.
+    fn answer(&mut self, bell: &Doorbell, door: &Door, feed: FeedId) -> bool {
+        if !self.asleep || self.delivered.elapsed() < LULL {
+            return false;
+        }
+        self.asleep = match bell.take() {
+            Ring::Names(names) => self.folder.touch_all(&names) && self.read_on(door, feed),
+            Ring::Scan => {
+                self.folder.want_scan();
+                false
+            }
         };
-        let folder = identity(&metadata);
-        if self.watch.as_ref().is_some_and(|watch| watch.folder == folder) {
-            return;
-        }
-        self.watch = None;
-        match bell.watch(path) {
-            Ok(watcher) => {
-                self.watch = Some(Watch { _watcher: watcher, folder });
-                self.unwatched = None;
-            }
-            Err(error) => {
-                let reason = error.to_string();
-                if self.unwatched.as_ref() != Some(&reason) {
-                    tracing::warn!(%reason, folder = %path.display(), "polling instead of watching");
-                }
-                self.unwatched = Some(reason);
-            }
-        }
+        self.asleep
     }
+
+    /// Whether all of it is in the log.
+    fn read_on(&mut self, door: &Door, feed: FeedId) -> bool {
+        let Some(batch) = batch(self.folder.turn(), feed) else { return !self.folder.has_news() };
+        self.left = match door.try_write(batch) {
+            Ok(Ok(_)) => Left::Nothing,
+            Ok(Err(_)) => Left::Closed,
+            Err(batch) => Left::Batch(batch),
+        };
+        if !matches!(self.left, Left::Nothing) {
+            return false;
+        }
+        self.delivered = std::time::Instant::now();
+        !self.folder.has_news()
+    }
+}
+
+fn batch(Turn { lines, progress }: Turn, feed: FeedId) -> Option<Batch> {
+    if lines.is_empty() && progress.is_empty() {
+        return None;
+    }
+    let progress = progress.into_iter().map(Progress::from).collect();
+    Some(Batch { feed: Some(feed), lines, progress })
 }
 
 #[cfg(test)]

@@ -620,6 +620,103 @@ fn an_unreadable_file_halts_the_feed_names_itself_and_others_flow() {
     });
 }
 
+/// A feed that sleeps, with a door behind which nobody writes at once.
+fn asleep(bench: &mut Bench) -> Reading {
+    let folder = Folder::new(&bench.home.path().join("feeds"), "feeds", vec![]);
+    let mut reading = Reading::new(std::mem::replace(&mut bench.folder, folder));
+    reading.asleep = true;
+    reading.delivered -= LULL;
+    reading
+}
+
+#[test]
+fn the_watch_writes_what_rang_while_the_feed_sleeps_and_leaves_the_rest_to_it() {
+    let mut bench = Bench::new();
+    bench.append("a.ndjson", &message(1));
+    bench.drain();
+    let home = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&home.path().join("log.db"), 1_000);
+    let bell = Doorbell::default();
+    let ring = |name: &str| bell.ring_by_hand(name);
+    let mut reading = asleep(&mut bench);
+
+    bench.append("a.ndjson", &message(2));
+    ring("a.ndjson");
+    assert!(reading.answer(&bell, &hub.door, hub.feed));
+    assert_eq!(hub.board.get(hub.feed).unwrap().events_total, 1);
+    assert!(matches!(reading.wake(), Left::Nothing));
+
+    // Awake: the feed takes the ring itself.
+    ring("a.ndjson");
+    assert!(!reading.answer(&bell, &hub.door, hub.feed));
+    assert_eq!(bell.take(), Ring::Names(["a.ndjson".into()].into()));
+
+    // A file that left its name wants the whole folder compared.
+    reading.asleep = true;
+    reading.delivered -= LULL;
+    fs::rename(bench.path("a.ndjson"), bench.path("b.ndjson")).unwrap();
+    ring("a.ndjson");
+    assert!(!reading.answer(&bell, &hub.door, hub.feed));
+    assert!(!reading.asleep && reading.folder.is_busy());
+    assert_eq!(hub.stop().sequences, [1]);
+}
+
+#[test]
+fn what_the_watch_read_and_could_not_write_is_the_feeds() {
+    let mut bench = Bench::new();
+    let (door, _asked) = Door::open();
+    let bell = Doorbell::default();
+    let mut reading = asleep(&mut bench);
+    drop(reading.folder.look(Ring::Scan));
+    bench.append("a.ndjson", &message(1));
+    bell.ring_by_hand("a.ndjson");
+    let feed = FeedStatuses::new().register("test", crate::feeds::status::FeedKind::Files);
+    assert!(!reading.answer(&bell, &door, feed));
+    // Further rings wait for the feed.
+    reading.delivered -= LULL;
+    bench.append("a.ndjson", &message(2));
+    bell.ring_by_hand("a.ndjson");
+    assert!(!reading.answer(&bell, &door, feed));
+    let Left::Batch(left) = reading.wake() else { panic!("it was read") };
+    assert_eq!(left.lines.len(), 1);
+    assert_eq!(bell.take(), Ring::Names(["a.ndjson".into()].into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_reads_the_watch_or_the_feed_each_line_enters_once() {
+    const ALONE: usize = 100;
+    const TOGETHER: usize = 1_000;
+    let feed = Running::start(Mode::Watch);
+    feed.made().await;
+    let mut random = StdRng::seed_from_u64(7);
+    for number in 0..ALONE {
+        let name = ["a.ndjson", "b.ndjson"].choose(&mut random).unwrap();
+        append(&feed.path(name), &message(number));
+        feed.until(|status| status.events_total == number as u64 + 1).await;
+    }
+    let alone = feed.hub.model.lock().by_watch;
+    let names = ["a.ndjson", "b.ndjson", "c.ndjson"].map(|name| feed.path(name));
+    let writers: Vec<_> = (0..2)
+        .map(|half| {
+            let names = names.clone();
+            std::thread::spawn(move || {
+                for number in 0..TOGETHER {
+                    let id = ALONE + half * TOGETHER + number;
+                    append(&names[number % names.len()], &message(id));
+                }
+            })
+        })
+        .collect();
+    writers.into_iter().for_each(|writer| writer.join().unwrap());
+    let all = ALONE + 2 * TOGETHER;
+    let status = feed.until(|status| status.events_total == all as u64).await;
+    assert_eq!((status.known_total, status.refused_total), (0, 0));
+    let by_watch = feed.hub.model.lock().by_watch;
+    println!("by the watch: {alone} of {ALONE} alone, {by_watch} of {all}");
+    assert!(alone > 0 && by_watch < all, "no race: {alone} {by_watch}");
+    assert_eq!(feed.end().await.1, all);
+}
+
 /// Prints what it costs and asserts no time.
 #[tokio::test(flavor = "multi_thread")]
 async fn each_of_two_hundred_appends_is_noticed_by_the_watch() {
