@@ -78,6 +78,7 @@ impl Shared {
 
 /// See the module's text. Shared by all connections of its address.
 pub struct ClientAccount {
+    /// Unique in this process; an address that was forgotten gets another one.
     id: u64,
     shared: Arc<Shared>,
     exempt: bool,
@@ -113,11 +114,6 @@ pub struct RateLimited {
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl ClientAccount {
-    /// Unique in this process; an address that was forgotten gets another one.
-    pub fn id(&self) -> u64 {
-        self.id
-    }
-
     /// The owner of a socket's response streams: its address, whose sockets share a budget. Of an
     /// exempt address each socket is an owner by itself, as a proxy brings many clients.
     pub fn socket_owner(&self) -> u64 {

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use foldhash::HashMap;
 use parking_lot::{Mutex, MutexGuard};
+use spreadly_subscriptions::Schedule;
+use tokio::time::Instant;
 
 use super::follower::{Follower, Touched};
 use super::topics::TopicName;
@@ -26,14 +28,16 @@ pub(super) struct Copied {
 }
 
 impl Live {
-    /// A copy of `origin` that has no market and no topic yet.
-    pub(super) fn copy_of(origin: &Arc<Self>) -> Self {
+    /// A copy of `origin` that has no market and no topic yet. The streams of one owner that follow it
+    /// may cost so many microseconds a second.
+    pub(super) fn copy_of(origin: &Arc<Self>, stream_cost_rate: u32) -> Self {
         let clock = origin.clone();
         let clock = Box::new(move || clock.now());
         let mut copy = Self::new(origin.epoch, clock, origin.journal_touches, origin.log.clone());
         copy.snapshot_encodings = origin.snapshot_encodings.clone();
         copy.reached.begin(origin.reached.get());
         copy.origin = Some(origin.clone());
+        copy.schedule = Mutex::new(Schedule::new(stream_cost_rate, Instant::now()));
         copy.take_from_origin(&mut Touched::new());
         copy.topics.lock().adopt_numberings(&origin.topics.lock());
         copy

@@ -8,7 +8,7 @@ use futures_util::future::{BoxFuture, join_all};
 
 use super::*;
 use crate::live::LongFrames;
-use crate::pool::{Line, MOST_INLINE_NANOS, Pool};
+use crate::pool::{Line, MOST_INLINE_NANOS, Place, Pool};
 
 /// A stream each of whose frames takes long, but for those of a single level.
 struct Long {
@@ -46,6 +46,13 @@ impl Long {
     fn join(&self, after: Option<u64>) -> BoxFuture<'static, Start> {
         let after = after.map(|sequence| cursor(10, EPOCH, sequence));
         soon(self.stream.source().join(&self.stream, after.as_deref()))
+    }
+
+    /// Both places that the opener's address has in the pool.
+    fn take_places(&self) -> [Place; 2] {
+        block_on(async {
+            [self.pool.enter(&self.line).await.unwrap(), self.pool.enter(&self.line).await.unwrap()]
+        })
     }
 
     /// Keeps the pool busy until it is let go.
@@ -184,9 +191,7 @@ fn a_frame_that_nobody_waits_for_any_more_is_not_encoded() {
 #[test]
 fn nothing_is_copied_before_the_pool_has_a_place() {
     let long = Long::new(1 << 20);
-    let places = block_on(async {
-        [long.pool.enter(&long.line).await.unwrap(), long.pool.enter(&long.line).await.unwrap()]
-    });
+    let places = long.take_places();
     let mut answer = long.join(None);
     assert!((&mut answer).now_or_never().is_none());
     assert_eq!((long.pool.queued(), long.encodings()), (0, 0));
@@ -215,9 +220,7 @@ fn a_resume_over_many_levels_is_encoded_on_the_pool_and_one_over_a_single_level_
 #[test]
 fn what_several_addresses_read_waits_in_no_line_of_its_opener() {
     let long = Long::new(1 << 20);
-    let _places = block_on(async {
-        [long.pool.enter(&long.line).await.unwrap(), long.pool.enter(&long.line).await.unwrap()]
-    });
+    let _places = long.take_places();
     assert!(long.join(None).now_or_never().is_none());
     let key = OperationKey {
         document: "long".to_owned(),

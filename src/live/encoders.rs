@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use spreadly_subscriptions::{Schedule, Turn, Worker};
+use spreadly_subscriptions::{Turn, Worker};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -199,10 +199,8 @@ impl Encoders {
 
 impl EncodeWorker {
     fn new(origin: &Arc<Live>, stream_cost_rate: u32) -> Self {
-        let live = Live::copy_of(origin);
-        *live.schedule.lock() = Schedule::new(stream_cost_rate, Instant::now());
         Self {
-            live: Arc::new(live),
+            live: Arc::new(Live::copy_of(origin, stream_cost_rate)),
             inbox: Mutex::default(),
             wake: Notify::new(),
             rounds: Mutex::new(Rounds { next_beat: Instant::now() + BEAT, beats: VecDeque::new() }),

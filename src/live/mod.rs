@@ -188,6 +188,7 @@ impl Live {
             feed_state: Mutex::new(FeedState::Live),
             reached: Reached::default(),
             followers: Mutex::default(),
+            // Nothing is served by it: copies have schedules of their own.
             schedule: Mutex::new(Schedule::new(0, Instant::now())),
             origin: None,
             copying: Mutex::default(),

@@ -124,7 +124,8 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     let tracker = TaskTracker::new();
     let stage = Arc::new(Mutex::new(Stage::Starting));
     let reserve = Arc::new(DescriptorReserve::new(config.limits.reserved_descriptors));
-    let share = HubShare::of_shards(shard_count(&config));
+    let threads = shard_count(&config);
+    let share = HubShare::of_shards(threads);
     let accounts = Arc::new(Accounts::new(account_limits(&config.limits), share));
     let statuses = FeedStatuses::new();
     let meters = Arc::new(Meters::default());
@@ -151,7 +152,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     let streams = Arc::new(Streams::new(stream_limits(&config.limits), meters.clone()));
     let encoding = Arc::<OnceLock<_>>::default();
     // As many threads as shards: half of what these have is for requests, see `HubShare`.
-    let pool = Pool::start(shard_count(&config))?;
+    let pool = Pool::start(threads)?;
     let source = AdminSource {
         readiness: readiness(stage.clone(), statuses.clone(), reserve.clone()),
         metrics: metrics::text(Everything {
@@ -177,8 +178,8 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
         outcomes: outcomes.clone(),
         shutdown: stop.clone(),
     };
-    let (workers, cost) = (shard_count(&config), config.limits.stream_cost_rate);
-    let new_encoders = |live| Encoders::new(live, workers, cost);
+    let cost = config.limits.stream_cost_rate;
+    let new_encoders = |live| Encoders::new(live, threads, cost);
     let (door, sequencer, encoders) =
         open_door(store, &live, &statuses, cache, sequencer_config, new_encoders).await?;
     encoding.get_or_init(|| encoders.clone());
@@ -199,7 +200,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     let writer = writing::writer(&door, producer);
     let executor = executor(&config, &encoders, &streams, &pool, &meters, writer);
     let shards = Shards::start(
-        shard_count(&config),
+        threads,
         &Parts {
             executor,
             streams: streams.clone(),

@@ -1,4 +1,4 @@
-//! The embedded event log: one SQLite file, written by whoever owns the one [`Store`]. What
+//! The embedded event log: one SQLite file, written by the owner of the one [`Store`]. What
 //! an event means is not known here, only its topic, its id and its line. Others read through a
 //! [`LogReader`] of their own.
 //!

@@ -110,7 +110,7 @@ enum Left {
     Nothing,
     /// Read, and not delivered yet.
     Batch(Batch),
-    /// What was read can't be delivered: the feed ends, as it would read on behind it.
+    /// A batch was read and can't be delivered. The feed ends: if it read on, the batch would be lost.
     Closed,
 }
 
@@ -210,7 +210,8 @@ impl Files {
                     continue;
                 }
                 self.statuses.behind(self.feed, folder.bytes_behind());
-                reading.asleep = healthy && !folder.is_busy();
+                // Not healthy where it is blocked, so of a healthy folder all is read.
+                reading.asleep = healthy;
                 reading.delivered = std::time::Instant::now();
             }
             tokio::select! {

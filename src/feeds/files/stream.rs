@@ -121,8 +121,8 @@ impl Stream {
     }
 
     /// Takes at most `room` lines, not all of them if they don't fit into one chunk. The buffer is
-    /// the caller's, as one serves all streams. `size` is the file's when it was last looked at:
-    /// what is appended later is told by another look.
+    /// the caller's, as one serves all streams. `size` is the file's when it was last looked at. Lines
+    /// that are appended later are found by the next look.
     pub(super) fn read(
         &mut self,
         file: &File,
