@@ -46,6 +46,11 @@ pub enum StoreError {
          release, start that one"
     )]
     Unreplayable { sequence: u64, reason: String },
+    #[error(
+        "the system refuses the store {path} a thread ({source}): raise the limit of processes \
+         (`ulimit -u`, `TasksMax` of systemd)"
+    )]
+    Thread { path: PathBuf, source: io::Error },
     #[error("the store {path}: {source}")]
     Other { path: PathBuf, source: rusqlite::Error },
 }
@@ -54,7 +59,7 @@ impl StoreError {
     /// Whether the same call may work later with nothing else done by us. Nothing of the failed
     /// call was kept.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Folder { .. })
+        matches!(self, Self::Unavailable { .. } | Self::Folder { .. } | Self::Thread { .. })
     }
 
     fn new(path: &Path, source: rusqlite::Error) -> Self {

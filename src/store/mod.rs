@@ -19,6 +19,7 @@ mod readers;
 mod reverting;
 mod runs;
 mod schema;
+mod wal;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -39,6 +40,7 @@ pub use self::reader::{LogReader, OrderQuery, Span, StoredOrder};
 pub use self::readers::{LogReaders, MOST_READERS, ReadError};
 pub use self::reverting::Reverting;
 use self::runs::Tail;
+use self::wal::Checkpointer;
 use crate::market::candles::Candle;
 use crate::market::event::Micros;
 
@@ -218,6 +220,8 @@ impl From<FileProgress> for Progress {
 pub struct Store {
     path: PathBuf,
     synchronous: Synchronous,
+    /// Before the connection, which is closed after it.
+    checkpointer: Checkpointer,
     connection: Connection,
     /// Held for the store's life: the numbering and the state are only right with one writer.
     _lock: File,
@@ -313,13 +317,15 @@ impl Store {
         lock: File,
         missing: schema::Missing,
     ) -> Result<Self, StoreError> {
-        let connection = schema::connect(path, synchronous, missing)?;
+        let mut connection = schema::connect(path, synchronous, missing)?;
         let schema::Log { epoch, newest, reserved, moves } = schema::log(path, &connection)?;
         let candles_missing = candles::prepare(&connection).at(path)?;
         runs::catch_up(&connection).at(path)?;
+        let checkpointer = Checkpointer::start(path, &mut connection)?;
         Ok(Self {
             path: path.to_owned(),
             synchronous,
+            checkpointer,
             connection,
             _lock: lock,
             epoch,
@@ -340,7 +346,7 @@ impl Store {
     /// of a file that has been mended meanwhile. Never makes a database: one that is gone may
     /// come back.
     pub fn reopen(&mut self) -> Result<(), StoreError> {
-        let fresh = schema::connect(&self.path, self.synchronous, schema::Missing::Refuse)?;
+        let mut fresh = schema::connect(&self.path, self.synchronous, schema::Missing::Refuse)?;
         let log = schema::log(&self.path, &fresh)?;
         // A log that ends before its mark was put back from an older copy.
         let seen = self.mark.as_ref().map_or(0, Mark::seen);
@@ -350,6 +356,7 @@ impl Store {
         // What is kept of the tail may lack a commit that was reported as failed.
         runs::catch_up(&fresh).at(&self.path)?;
         self.tail = Tail::default();
+        self.checkpointer = Checkpointer::start(&self.path, &mut fresh)?;
         self.connection = fresh;
         // A commit that was reported as failed may be there after all.
         self.last = self.last.max(log.newest);

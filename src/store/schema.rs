@@ -22,9 +22,6 @@ const FORMAT: i64 = 5;
 const APPLICATION: i64 = 0x5370_7264;
 /// How long a writer waits for another process (a backup, a shell) to leave the lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
-/// Pages of the write-ahead log (16 MiB) that are folded into the database at once, with two
-/// fsyncs. A page that several commits wrote is folded once, so more at once is less in all.
-const FOLD_PAGES: i64 = 4_000;
 /// A hub that was told to stop may need a moment to be gone, and a program that it has just started
 /// holds the lock until it has become that program.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
@@ -201,7 +198,6 @@ pub(super) fn connect(
         return Err(StoreError::Newer { path: path.to_owned(), found: format, known: FORMAT });
     }
     connection.pragma_update(None, "journal_mode", "WAL").at(path)?;
-    connection.pragma_update(None, "wal_autocheckpoint", FOLD_PAGES).at(path)?;
     // What follows may say which numbers were given out, so it must be on the disk before them.
     self::synchronous(&connection, Synchronous::Full).at(path)?;
     match missing {
@@ -269,6 +265,14 @@ pub(super) fn synchronous(connection: &Connection, level: Synchronous) -> rusqli
 /// For a reader beside the writer.
 pub(super) fn connect_reader(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).at(path)?;
+    configure(&connection).at(path)?;
+    Ok(connection)
+}
+
+/// For checkpoints of the write-ahead log beside the writer.
+pub(super) fn connect_checkpointer(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).at(path)?;
     configure(&connection).at(path)?;
     Ok(connection)
