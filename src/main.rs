@@ -15,7 +15,7 @@ use tracing_subscriber::EnvFilter;
 /// Results are small, shared and dropped on another thread than the one that made them, which
 /// costs the system's allocator a lock each.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const USAGE_FAULT: u8 = 2;
 /// Whom `spreadly dev` takes everyone for where the configuration names nobody.
