@@ -5,7 +5,7 @@
 //! says. Streams that can't keep their pace are merged.
 
 use std::cell::Cell;
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -28,9 +28,9 @@ const COMMIT_SLICE: Duration = Duration::from_millis(1);
 const FEW_STREAMS: usize = 16;
 /// Time after an event before what was pushed leaves: by then the most shared streams have pushed.
 const FIRST_SLICE: Duration = Duration::from_micros(100);
-/// What may be spent on streams whose pace is RAW while the next event of the same market or topic
-/// waits for them; then it is taken, and the rest of them are merged. Other events don't wait. Where
-/// more than a few streams wait, all events that wait share it.
+/// Time that streams whose pace is RAW have to push an event before the next one of its market or
+/// topic is taken; the rest of them are merged. Other events don't wait. Where more than a few streams
+/// wait, all events that wait share it.
 const EVENT_BUDGET: Duration = Duration::from_millis(5);
 /// Events that wait for a worker, and price levels in them: about 100 MB at most. A worker that is
 /// further behind copies the state again, and its streams are merged.
@@ -99,13 +99,9 @@ struct Rounds {
     beats: VecDeque<u64>,
 }
 
-/// Markets and topics whose last events some RAW streams have not pushed yet.
-#[derive(Default)]
-struct Unpushed {
-    names: HashSet<Arc<str>>,
-    /// Since when the next event waits for them, see [`Schedule::spent`].
-    blocked: Option<Duration>,
-}
+/// Markets and topics that have events which some RAW streams have not pushed yet, and when the last
+/// of each was taken.
+type Unpushed = HashMap<Arc<str>, Instant>;
 
 impl Encoders {
     /// So many workers; with none, streams follow the state itself and are brought up to date with
@@ -232,15 +228,11 @@ impl EncodeWorker {
 
     /// Whether the next event has to wait until RAW streams have pushed earlier ones: for a moment in
     /// any case, then where these are of the same market or topic.
-    fn is_blocked(&self, for_a_moment: bool) -> bool {
-        let (awaited, spent) = {
-            let schedule = self.live.schedule.lock();
-            (schedule.awaited(), schedule.spent())
-        };
+    fn is_blocked(&self, for_a_moment: bool, now: Instant) -> bool {
+        let awaited = self.live.schedule.lock().awaited();
         let mut unpushed = self.unpushed.lock();
         if awaited == 0 {
-            unpushed.names.clear();
-            unpushed.blocked = None;
+            unpushed.clear();
             return false;
         }
         if for_a_moment {
@@ -251,20 +243,13 @@ impl EncodeWorker {
             Some(Change::Events(events)) => events.get(inbox.taken).and_then(name),
             _ => None,
         };
-        if next.is_none_or(|next| !unpushed.names.contains(next)) {
-            return false;
-        }
+        let Some(taken) = next.and_then(|next| unpushed.get(next)) else { return false };
         let sharing = if awaited <= FEW_STREAMS { 1 } else { inbox.events.max(1) };
-        let since = *unpushed.blocked.get_or_insert(spent);
-        if (spent - since) * u32::try_from(sharing).unwrap_or(u32::MAX) < EVENT_BUDGET {
-            return true;
-        }
-        unpushed.blocked = None;
-        false
+        (now - *taken) * u32::try_from(sharing).unwrap_or(u32::MAX) < EVENT_BUDGET
     }
 
     /// Takes the next event or other change; false if there is none.
-    fn take(&self, touched: &mut Touched) -> bool {
+    fn take(&self, touched: &mut Touched, now: Instant) -> bool {
         let copied = self.live.copying();
         let mut inbox = self.inbox.lock();
         if std::mem::take(&mut inbox.overrun) {
@@ -288,7 +273,7 @@ impl EncodeWorker {
                 drop(inbox);
                 self.live.take(&events[at], touched);
                 if let Some(name) = name(&events[at]).filter(|_| !touched.is_empty()) {
-                    self.unpushed.lock().names.insert(name.clone());
+                    self.unpushed.lock().insert(name.clone(), now);
                 }
                 true
             }
@@ -413,7 +398,7 @@ impl Worker for EncodeWorker {
                 break;
             }
             let moment_is_over = now >= serve_until && !owed && !few;
-            if !self.is_blocked(!moment_is_over) && self.take(&mut touched) {
+            if !self.is_blocked(!moment_is_over, now) && self.take(&mut touched, now) {
                 owed = !touched.is_empty();
                 self.mark(&touched);
                 touched.clear();

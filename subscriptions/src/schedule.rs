@@ -121,7 +121,7 @@ struct Slot {
     owner: u64,
     /// Nanoseconds that an encoding takes, averaged over the last ones.
     cost: u32,
-    /// Since when it waits for its turn, see [`Schedule::spent`].
+    /// Since when it waits for its turn, by the clock of [`Schedule::spent`].
     waits: Option<Duration>,
     /// The next event waits for it.
     awaited: bool,
@@ -416,11 +416,6 @@ impl Schedule {
         if pushed {
             slot.cost = slot.cost - slot.cost / 8 + took / 8;
         }
-    }
-
-    /// What serving all streams took so far.
-    pub fn spent(&self) -> Duration {
-        self.spent
     }
 
     /// Streams that wait.
@@ -788,7 +783,7 @@ mod tests {
         let (mut schedule, _) = with_streams(RATE, now, &[(1, 100), (2, 1)]);
         let (alone, four) = (1..=100, 101);
         // So much is used up that it lasts for the test.
-        while schedule.spent() < Duration::from_secs(2) {
+        while schedule.spent < Duration::from_secs(2) {
             schedule.served(1, Duration::from_secs(1), true, now);
         }
         let look = |schedule: &mut Schedule, ids: &[u64], now: Instant| {
