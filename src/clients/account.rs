@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use spreadly_subscriptions::EXEMPT;
 use spreadly_subscriptions::bucket::{Bucket, Flow};
+use spreadly_subscriptions::{EXEMPT, Rank};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -76,6 +76,10 @@ impl Shared {
     }
 }
 
+/// Sockets of an address that are written to with those of others; further ones are written to after
+/// them.
+const FIRST_SOCKETS: usize = 4;
+
 /// See the module's text. Shared by all connections of its address.
 pub struct ClientAccount {
     /// Unique in this process; an address that was forgotten gets another one.
@@ -118,6 +122,12 @@ impl ClientAccount {
     /// exempt address each socket is an owner by itself, as a proxy brings many clients.
     pub fn socket_owner(&self) -> u64 {
         if self.exempt { NEXT_ID.fetch_add(1, Ordering::Relaxed) | EXEMPT } else { self.id }
+    }
+
+    /// When a fan-out writes to a socket of this address that was just counted in.
+    pub fn socket_rank(&self) -> Rank {
+        let many = self.sockets.load(Ordering::Relaxed) > FIRST_SOCKETS;
+        if many && !self.exempt { Rank::Last } else { Rank::First }
     }
 
     pub(super) fn new(shared: Arc<Shared>, exempt: bool, now: Instant) -> Self {

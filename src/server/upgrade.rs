@@ -53,6 +53,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
                 reason: "Subprotocol not acceptable: offer graphql-transport-ws",
             },
         };
+        let rank = account.socket_rank();
         let upgrade = hyper::upgrade::on(&mut request);
         let http = self.clone();
         // Ends at the latest with the connection, which the header timeout bounds.
@@ -63,7 +64,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
                 return;
             };
             let (socket, guard) = (parts.io.into_inner().into_inner(), Some(Box::new(place) as _));
-            http.shard.adopt(socket, opening, &parts.read_buf, account, guard);
+            http.shard.adopt(socket, opening, &parts.read_buf, account, rank, guard);
         });
         let mut reply = Response::new(Either::Left(Full::default()));
         *reply.status_mut() = StatusCode::SWITCHING_PROTOCOLS;

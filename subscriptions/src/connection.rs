@@ -28,7 +28,7 @@ use crate::limits::{
 use crate::protocol::{self, CloseCode};
 use crate::ring::Frame;
 use crate::session::{Decision, OperationRef, Session};
-use crate::shard::{Opening, Seat, Shard};
+use crate::shard::{Opening, Rank, Seat, Shard};
 use crate::stream::{ResponseStream, Start};
 
 /// What carries a connection.
@@ -110,6 +110,7 @@ pub(crate) struct Connection<S, E: Executor> {
     own: Weak<RefCell<Self>>,
     key: usize,
     client: E::Client,
+    rank: Rank,
     _guard: Option<Guard>,
 }
 
@@ -222,6 +223,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         shard: &Shard<S, E>,
         key: usize,
         client: E::Client,
+        rank: Rank,
         guard: Option<Guard>,
     ) -> Shared<S, E> {
         let now = shard.now();
@@ -254,6 +256,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 own: own.clone(),
                 key,
                 client,
+                rank,
                 _guard: guard,
             })
         })
@@ -450,7 +453,8 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                     return shard.give_back(&stream);
                 };
                 let dialect = self.session.dialect();
-                let seat = shard.join(&stream, self.own.clone(), operation.slot, &id, dialect);
+                let seat =
+                    shard.join(&stream, self.own.clone(), operation.slot, &id, dialect, self.rank);
                 self.waiting.push_back(operation.slot);
                 Work::Stream(Reading {
                     stream,

@@ -39,6 +39,6 @@ pub use protocol::CloseCode;
 pub use reader::{End, Reader};
 pub use ring::Frame;
 pub use schedule::{Audience, Pace, Repaced, Schedule};
-pub use shard::{Opening, Shard};
+pub use shard::{Opening, Rank, Shard};
 pub use stream::{OpenError, ResponseStream, Source, Start, StreamLimits, Streams};
 pub use worker::{Turn, Worker};

@@ -41,6 +41,15 @@ pub enum Opening {
     Refuse { code: CloseCode, reason: &'static str },
 }
 
+/// When a fan-out writes to a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rank {
+    First,
+    /// After all others. For the sockets of an address that has many, so that others don't wait until
+    /// each of these is written to.
+    Last,
+}
+
 /// See the module's text. Lives on one thread, inside a tokio `LocalSet`.
 pub struct Shard<S, E: Executor> {
     pub(crate) executor: Arc<E>,
@@ -60,6 +69,8 @@ pub struct Shard<S, E: Executor> {
     has_ended: Cell<bool>,
     /// Readers that are no connections of ours.
     readers: Cell<usize>,
+    /// Some of them were woken since the last turn.
+    rang: Cell<bool>,
     // Scratch memory of one write or read at a time, kept to allocate nothing on the hot path.
     pub(crate) read_buffer: RefCell<Box<[u8]>>,
     pub(crate) prefixes: RefCell<Vec<u8>>,
@@ -104,6 +115,8 @@ struct Local<S, E: Executor> {
     next: u64,
     /// A slab, so that a reader that leaves moves nobody while others are being served.
     members: Slab<Member<S, E>>,
+    /// How many of these are written to last.
+    last: usize,
     /// Those that read by themselves: they are woken, and no more.
     readers: Slab<Rc<Bell>>,
     /// The frames that are handed out now.
@@ -138,6 +151,7 @@ struct Member<S, E: Executor> {
     slot: u32,
     /// Reads the ring itself, in its connection's turns, until it is up to date.
     waits: bool,
+    rank: Rank,
     dialect: Dialect,
     id: InlineId,
 }
@@ -211,6 +225,7 @@ impl<S: Socket, E: Executor> Shard<S, E> {
             draining: Cell::new(false),
             has_ended: Cell::new(false),
             readers: Cell::new(0),
+            rang: Cell::new(false),
             read_buffer: RefCell::new(vec![0; READ_BUFFER_BYTES].into_boxed_slice()),
             prefixes: RefCell::default(),
             contiguous: RefCell::default(),
@@ -228,6 +243,7 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         opening: Opening,
         early: &[u8],
         client: E::Client,
+        rank: Rank,
         guard: Option<Guard>,
     ) {
         self.set_now();
@@ -235,7 +251,7 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         let connection = {
             let mut connections = self.connections.borrow_mut();
             let entry = connections.vacant_entry();
-            let connection = Connection::share(socket, self, entry.key(), client, guard);
+            let connection = Connection::share(socket, self, entry.key(), client, rank, guard);
             entry.insert(connection.clone());
             connection
         };
@@ -298,9 +314,9 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         self.settle_tally();
         self.spent.set(Duration::ZERO);
         let mut deferred = self.deferred.borrow_mut();
-        if turn == Turn::Again || !deferred.is_empty() {
-            // There is a backlog. A thread that an event needs may wait for this processor: by itself
-            // the system would let it wait for up to a tick, 4 ms.
+        if turn == Turn::Again || !deferred.is_empty() || self.rang.take() {
+            // There is a backlog. A thread that an event or a client needs may wait for this
+            // processor: by itself the system would let it wait for up to a tick, 4 ms.
             std::thread::yield_now();
         }
         deferred.drain(..).for_each(Waker::wake);
@@ -389,22 +405,11 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         while !places.is_empty() {
             self.set_now();
             places.retain(|place| self.read_batch(*place));
-            let several = places.len() > 1;
-            for place in &*places {
-                let members = {
-                    let table = self.read.borrow();
-                    table.places.get(*place).map_or(0, |local| local.members.capacity())
-                };
-                for member in 0..members {
-                    if !self.serve(*place, member, several) {
-                        continue;
-                    }
-                    writes += 1;
-                    if writes % WRITES_PER_YIELD == 0 {
-                        tokio::task::yield_now().await;
-                        self.set_now();
-                    }
-                }
+            self.serve_ranked(Rank::First, places, &mut writes).await;
+            if places.iter().any(|place| self.serves_last(*place)) {
+                // Who was just written to may wait for this processor.
+                std::thread::yield_now();
+                self.serve_ranked(Rank::Last, places, &mut writes).await;
             }
             // Those whose batch was full may have more.
             places.retain(|place| self.end_batch(*place) == FRAMES_PER_WRITE);
@@ -414,6 +419,32 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         }
     }
 
+    /// Hands the batches of some places to their readers of one rank.
+    async fn serve_ranked(&self, rank: Rank, places: &[usize], writes: &mut usize) {
+        let several = places.len() > 1;
+        for place in places {
+            let members = {
+                let table = self.read.borrow();
+                table.places.get(*place).map_or(0, |local| local.members.capacity())
+            };
+            for member in 0..members {
+                if !self.serve(*place, member, rank, several) {
+                    continue;
+                }
+                *writes += 1;
+                if writes.is_multiple_of(WRITES_PER_YIELD) {
+                    tokio::task::yield_now().await;
+                    self.set_now();
+                }
+            }
+        }
+    }
+
+    /// Whether a place has readers that are written to last.
+    fn serves_last(&self, place: usize) -> bool {
+        self.read.borrow().places.get(place).is_some_and(|local| local.last > 0)
+    }
+
     /// Takes new frames out of a place's ring; false if there are none.
     fn read_batch(&self, place: usize) -> bool {
         let mut table = self.read.borrow_mut();
@@ -421,6 +452,7 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         local.listener.answered();
         for (_, bell) in &local.readers {
             bell.ring();
+            self.rang.set(true);
         }
         let batch = &mut local.batch;
         batch.start = local.next;
@@ -442,13 +474,15 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         local.batch.frames.drain(..).count()
     }
 
-    /// Hands a place's batch to one reader, unless it waits; where `several` places have a batch,
-    /// with those of the other operations on its socket. Whether there was something to hand out.
-    fn serve(&self, place: usize, member: usize, several: bool) -> bool {
+    /// Hands a place's batch to one reader of this rank, unless it waits; where `several` places have
+    /// a batch, with those of the other operations on its socket. Whether there was something to hand
+    /// out.
+    fn serve(&self, place: usize, member: usize, rank: Rank, several: bool) -> bool {
         let mut table = self.read.borrow_mut();
         let Some(local) = table.places.get_mut(place) else { return false };
         let Local { batch, members, .. } = local;
-        let Some(member) = members.get_mut(member).filter(|one| !one.waits) else {
+        let Some(member) = members.get_mut(member).filter(|one| !one.waits && one.rank == rank)
+        else {
             return false;
         };
         debug_assert!(
@@ -546,13 +580,16 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         slot: u32,
         id: &Rc<str>,
         dialect: Dialect,
+        rank: Rank,
     ) -> Seat {
         self.meters.readers_open.add(1);
         let mut table = self.read.borrow_mut();
         let place = self.place(&mut table, stream);
         let id = InlineId::new(id);
-        let member = Member { connection, next: 0, seen: 0, slot, waits: true, dialect, id };
-        Seat { place: place as u32, member: table.places[place].members.insert(member) as u32 }
+        let member = Member { connection, next: 0, seen: 0, slot, waits: true, rank, dialect, id };
+        let local = &mut table.places[place];
+        local.last += usize::from(rank == Rank::Last);
+        Seat { place: place as u32, member: local.members.insert(member) as u32 }
     }
 
     /// Where this shard knows a stream, from now on if it didn't.
@@ -569,6 +606,7 @@ impl<S: Socket, E: Executor> Shard<S, E> {
                 stream: stream.clone(),
                 listener,
                 members: Slab::new(),
+                last: 0,
                 readers: Slab::new(),
                 batch: Batch::default(),
             });
@@ -648,7 +686,9 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         let (place, member) = (seat.place as usize, seat.member as usize);
         self.meters.readers_open.subtract(1);
         let mut table = self.read.borrow_mut();
-        table.places[place].members.remove(member);
+        let local = &mut table.places[place];
+        let left = local.members.remove(member);
+        local.last -= usize::from(left.rank == Rank::Last);
         self.left(&mut table, place);
     }
 

@@ -4,6 +4,7 @@
 
 mod board;
 mod client;
+mod fan_out;
 mod legacy;
 mod protocol;
 mod readers;
@@ -15,7 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use spreadly_subscriptions::{Dialect, Limits, Meters, Opening, Shard, StreamLimits};
+use spreadly_subscriptions::{Dialect, Limits, Meters, Opening, Rank, Shard, StreamLimits};
 use tokio::io::DuplexStream;
 use tokio::task::LocalSet;
 
@@ -45,8 +46,12 @@ impl Hub {
     }
 
     fn connect_as(&self, dialect: Dialect, window: usize) -> Client {
+        self.connect_ranked(Rank::First, dialect, window)
+    }
+
+    fn connect_ranked(&self, rank: Rank, dialect: Dialect, window: usize) -> Client {
         let (ours, theirs) = tokio::io::duplex(window);
-        self.shard.adopt(ours, Opening::Speak(dialect), &[], (), None);
+        self.shard.adopt(ours, Opening::Speak(dialect), &[], (), rank, None);
         Client::new(theirs)
     }
 

@@ -1,0 +1,57 @@
+//! In which order the sockets of a fan-out are written to.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::json;
+use spreadly_subscriptions::{Dialect, Limits, Rank, StreamLimits};
+
+use super::client::{Heard, subscribe};
+use super::{Hub, paused};
+
+/// Sockets of either rank: fewer than a fan-out writes to between two yields.
+const SOCKETS: usize = 100;
+
+/// The ranks of sockets in the order in which they are given an event of `fields` streams.
+async fn order(fields: usize) -> Vec<Rank> {
+    let hub = Hub::start(Limits::default(), StreamLimits::default());
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let mut tasks = Vec::new();
+    // Those that are written to last subscribe first.
+    for number in 0..2 * SOCKETS {
+        let rank = if number < SOCKETS { Rank::Last } else { Rank::First };
+        let mut client = hub.connect_ranked(rank, Dialect::TransportWs, 64 << 10);
+        client.init().await;
+        for id in 0..fields {
+            let variables = json!({ "padding": id });
+            client.say(&subscribe(&id.to_string(), "fields", variables)).await;
+            assert!(matches!(client.hear().await, Heard::Message(_)), "a snapshot");
+        }
+        let seen = seen.clone();
+        // Tasks run in the order in which they are woken.
+        tasks.push(tokio::task::spawn_local(async move {
+            for _ in 0..fields {
+                assert!(matches!(client.hear().await, Heard::Message(_)), "an event");
+                seen.borrow_mut().push(rank);
+            }
+        }));
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    hub.board.set(1, 1, 0);
+    for task in tasks {
+        task.await.unwrap();
+    }
+    Rc::try_unwrap(seen).unwrap().into_inner()
+}
+
+#[test]
+fn sockets_of_the_last_rank_are_written_to_after_all_others() {
+    paused(async {
+        for streams in [1, 3] {
+            let order = order(streams).await;
+            let expected = [Rank::First, Rank::Last].map(|rank| vec![rank; SOCKETS * streams]);
+            assert_eq!(order, expected.concat(), "{streams} streams");
+        }
+    });
+}
