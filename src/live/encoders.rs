@@ -89,6 +89,8 @@ pub struct EncodeWorker {
     wake: Notify,
     rounds: Mutex<Rounds>,
     unpushed: Mutex<Unpushed>,
+    /// Streams that the last event touched and that are not in the schedule yet.
+    unmarked: Mutex<Touched>,
     meters: EncodeMeters,
 }
 
@@ -201,6 +203,7 @@ impl EncodeWorker {
             wake: Notify::new(),
             rounds: Mutex::new(Rounds { next_beat: Instant::now() + BEAT, beats: VecDeque::new() }),
             unpushed: Mutex::default(),
+            unmarked: Mutex::default(),
             meters: EncodeMeters::default(),
         }
     }
@@ -312,6 +315,25 @@ impl EncodeWorker {
         }
     }
 
+    /// Puts the streams that an event touched into the schedule; where they are many, only those with
+    /// several readers, which don't wait until the others are in it: that is for the next turn.
+    fn mark_shared(&self, touched: &mut Touched) {
+        let mut later = Touched::new();
+        if touched.len() > FEW_STREAMS {
+            let followers = self.live.followers.lock();
+            let is_shared = |id: &u64| {
+                followers.get(id).is_some_and(|follower| follower.stream().readers() > 1)
+            };
+            (*touched, later) = touched.iter().partition(|id| is_shared(id));
+        }
+        if touched.is_empty() {
+            std::mem::swap(touched, &mut later);
+        }
+        self.mark(touched);
+        touched.clear();
+        self.unmarked.lock().append(&mut later);
+    }
+
     /// Brings the stream up to date whose turn it is; false if none waits.
     fn serve(&self) -> bool {
         let Some(id) = self.live.schedule.lock().pop() else { return false };
@@ -387,6 +409,8 @@ impl Worker for EncodeWorker {
 
     fn turn(&self) -> Turn {
         let begin = Instant::now();
+        let unmarked = std::mem::take(&mut *self.unmarked.lock());
+        self.mark(&unmarked);
         self.keep_time(begin);
         let mut touched = Touched::new();
         let mut now = begin;
@@ -398,10 +422,12 @@ impl Worker for EncodeWorker {
                 break;
             }
             let moment_is_over = now >= serve_until && !owed && !few;
-            if !self.is_blocked(!moment_is_over, now) && self.take(&mut touched, now) {
+            if self.unmarked.lock().is_empty()
+                && !self.is_blocked(!moment_is_over, now)
+                && self.take(&mut touched, now)
+            {
                 owed = !touched.is_empty();
-                self.mark(&touched);
-                touched.clear();
+                self.mark_shared(&mut touched);
                 serve_until = now + FIRST_SLICE;
             } else if (moment_is_over && serve_until > begin) || !self.serve() {
                 // The most shared streams have pushed, or all.
@@ -415,6 +441,7 @@ impl Worker for EncodeWorker {
         self.adapt(now);
         let rounds = self.rounds.lock();
         let again = self.live.schedule.lock().waiting() > 0
+            || !self.unmarked.lock().is_empty()
             || !self.inbox.lock().changes.is_empty()
             || !rounds.beats.is_empty();
         if again {

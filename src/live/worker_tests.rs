@@ -102,6 +102,28 @@ fn an_event_is_pushed_by_the_worker_and_not_by_the_thread_that_brings_it() {
 }
 
 #[test]
+fn a_stream_with_several_readers_does_not_wait_until_many_others_are_scheduled() {
+    let encoders = Encoders::new(new_live(), 1, STREAM_COST_RATE);
+    let (live, streams) = (encoders.state_of(0).clone(), new_streams(1 << 20));
+    let opened = |key: usize| {
+        let stream = open(&streams, key.to_string(), || {
+            live.book_source(MARKET, 10, Speed::Raw, Box::new(plain), None).unwrap()
+        });
+        Client::join(&stream, 10, &History::from([(0, Sides::default())]));
+        stream
+    };
+    let alone: Vec<_> = (0..100).map(opened).collect();
+    let shared = opened(100);
+    opened(100);
+    let pushed = |stream: &Arc<ResponseStream>| stream.next_index() > 0;
+    encoders.apply(vec![change(1, &[(Side::Buy, 5, 1)])]);
+    assert_eq!(encoders.worker(0).turn(), Turn::Again);
+    assert!(pushed(&shared) && !alone.iter().any(pushed));
+    while encoders.worker(0).turn() == Turn::Again {}
+    assert!(alone.iter().all(pushed));
+}
+
+#[test]
 fn whatever_happens_between_an_event_and_a_turn_nobody_misses_it() {
     for seed in [1, 7, 20_261_128] {
         println!("seed {seed}");
