@@ -9,7 +9,7 @@ for each rate, each with a hub of its own:
 cost     without subscribers: processor time an event, in all and by thread, less what an idle hub takes
 latency  with one subscriber of the book: from before the line is written until its frame is read, p50 and p99
 
-Each hub is first given more than its write-ahead log holds before it is folded into the database. From then on
+Each hub is first given more than its write-ahead log holds before a checkpoint. From then on
 commits write over pages that are in memory, as in a hub that has run for a while; at first each commit makes
 the file longer, which costs a virtual machine twice as much as the commit.
 
@@ -31,7 +31,7 @@ import time
 import many_operations
 
 IDLE_SECONDS = 3
-# 4,000 pages of 4 KiB are folded at once.
+# A checkpoint is due at 4,000 pages of 4 KiB.
 WARM_EVENTS, WARM_BYTES = 2_000, 10_000
 LISTED_MICROS = 0.5
 QUERY = 'subscription { orderBook(market: "A-B", depth: 1, speed: RAW) { ... on BookDelta { bids { size } } } }'

@@ -314,6 +314,20 @@ mod tests {
     }
 
     #[test]
+    fn sockets_of_an_address_that_has_many_are_of_the_last_rank() {
+        for (address, last) in [("203.0.113.7", Rank::Last), ("127.0.0.1", Rank::First)] {
+            let account = account(AccountLimits::default(), address);
+            let enter = |_| (account.enter_socket().unwrap(), account.socket_rank());
+            let (mut places, ranks): (Vec<_>, Vec<_>) = (0..=FIRST_SOCKETS).map(enter).unzip();
+            let expected = [vec![Rank::First; FIRST_SOCKETS], vec![last]].concat();
+            assert_eq!(ranks, expected, "{address}");
+            places.truncate(FIRST_SOCKETS - 1);
+            let _place = account.enter_socket().unwrap();
+            assert_eq!(account.socket_rank(), Rank::First, "{address}");
+        }
+    }
+
+    #[test]
     fn a_page_of_the_log_waits_while_its_address_is_in_debt_and_is_never_refused() {
         let limits =
             AccountLimits { cost_rate: 1_000, cost_burst: 300, ..AccountLimits::default() };
