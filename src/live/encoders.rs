@@ -21,7 +21,7 @@ use super::{Live, Reorganisation, RestoreError};
 use crate::market::event::{Applied, Effect};
 
 /// Longest turn of a worker: how late a socket or the next event may be because of it.
-const SLICE: Duration = Duration::from_micros(300);
+const SLICE: Duration = Duration::from_micros(150);
 /// Longest turn while no more than a few streams wait: what a commit changes leaves together then, in
 /// one write a socket.
 const COMMIT_SLICE: Duration = Duration::from_millis(1);
@@ -88,7 +88,8 @@ pub struct EncodeWorker {
     inbox: Mutex<Inbox>,
     wake: Notify,
     rounds: Mutex<Rounds>,
-    unpushed: Mutex<Unpushed>,
+    /// By market or topic, those that some RAW streams may not have pushed yet.
+    unpushed: Mutex<HashMap<Arc<str>, Taken>>,
     /// Streams that the last event touched and that are not in the schedule yet.
     unmarked: Mutex<Touched>,
     meters: EncodeMeters,
@@ -101,9 +102,12 @@ struct Rounds {
     beats: VecDeque<u64>,
 }
 
-/// Markets and topics that have events which some RAW streams have not pushed yet, and when the last
-/// of each was taken.
-type Unpushed = HashMap<Arc<str>, Instant>;
+/// The last event of a market or topic.
+struct Taken {
+    at: Instant,
+    /// Streams that it touched, without some of those that have pushed it.
+    streams: Touched,
+}
 
 impl Encoders {
     /// So many workers; with none, streams follow the state itself and are brought up to date with
@@ -232,7 +236,8 @@ impl EncodeWorker {
     /// Whether the next event has to wait until RAW streams have pushed earlier ones: for a moment in
     /// any case, then where these are of the same market or topic.
     fn is_blocked(&self, for_a_moment: bool, now: Instant) -> bool {
-        let awaited = self.live.schedule.lock().awaited();
+        let schedule = self.live.schedule.lock();
+        let awaited = schedule.awaited();
         let mut unpushed = self.unpushed.lock();
         if awaited == 0 {
             unpushed.clear();
@@ -246,9 +251,11 @@ impl EncodeWorker {
             Some(Change::Events(events)) => events.get(inbox.taken).and_then(name),
             _ => None,
         };
-        let Some(taken) = next.and_then(|next| unpushed.get(next)) else { return false };
+        let Some(last) = next.and_then(|next| unpushed.get_mut(next)) else { return false };
+        while last.streams.pop_if(|id| !schedule.awaits(*id)).is_some() {}
         let sharing = if awaited <= FEW_STREAMS { 1 } else { inbox.events.max(1) };
-        (now - *taken) * u32::try_from(sharing).unwrap_or(u32::MAX) < EVENT_BUDGET
+        let waited = (now - last.at) * u32::try_from(sharing).unwrap_or(u32::MAX);
+        !last.streams.is_empty() && waited < EVENT_BUDGET
     }
 
     /// Takes the next event or other change; false if there is none.
@@ -276,7 +283,8 @@ impl EncodeWorker {
                 drop(inbox);
                 self.live.take(&events[at], touched);
                 if let Some(name) = name(&events[at]).filter(|_| !touched.is_empty()) {
-                    self.unpushed.lock().insert(name.clone(), now);
+                    let taken = Taken { at: now, streams: touched.clone() };
+                    self.unpushed.lock().insert(name.clone(), taken);
                 }
                 true
             }

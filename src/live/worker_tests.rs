@@ -124,6 +124,37 @@ fn a_stream_with_several_readers_does_not_wait_until_many_others_are_scheduled()
 }
 
 #[test]
+fn an_event_does_not_wait_for_streams_of_other_markets() {
+    let encoders = Encoders::new(new_live(), 1, STREAM_COST_RATE);
+    let other = "C-D";
+    encoders.live().define(definition(other));
+    let (live, streams) = (encoders.state_of(0).clone(), new_streams(1 << 20));
+    let opened = |key: usize, market: &str| {
+        let stream = open(&streams, format!("{market} {key}"), || {
+            live.book_source(market, 10, Speed::Raw, Box::new(plain), None).unwrap()
+        });
+        assert!(matches!(stream.source().join(&stream, None), Start::Frames { .. }));
+        stream
+    };
+    let many: Vec<_> = (0..1_000).map(|key| opened(key, MARKET)).collect();
+    let (own, _same) = (opened(0, other), opened(0, other));
+    let of_other = |sequence: u64| {
+        let mut event = change(sequence, &[(Side::Buy, 5, u128::from(sequence))]);
+        let Effect::Change { market, .. } = &mut event.effect else { panic!("{event:?}") };
+        *market = other.into();
+        event
+    };
+    encoders.apply(vec![change(1, &[(Side::Buy, 5, 1)])]);
+    for sequence in 2..5 {
+        encoders.apply(vec![of_other(sequence)]);
+        // Those after an event of many are scheduled, those that take the event and serve its stream.
+        (0..3).for_each(|_| assert_eq!(encoders.worker(0).turn(), Turn::Again));
+        assert_eq!(own.next_index(), sequence - 1);
+    }
+    assert!(many.iter().any(|stream| stream.next_index() == 0), "none waits: nothing is proven");
+}
+
+#[test]
 fn whatever_happens_between_an_event_and_a_turn_nobody_misses_it() {
     for seed in [1, 7, 20_261_128] {
         println!("seed {seed}");

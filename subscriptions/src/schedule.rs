@@ -429,6 +429,11 @@ impl Schedule {
         self.awaited
     }
 
+    /// Whether a stream is one of those.
+    pub fn awaits(&self, id: u64) -> bool {
+        self.slots.get(&id).is_some_and(|slot| slot.awaited)
+    }
+
     /// Streams that are served at a slower pace than their clients asked for, by pace.
     pub fn merged(&self) -> [usize; 3] {
         let mut count = [0; 3];
