@@ -284,11 +284,10 @@ impl ResponseStream {
         self.readers.shared.load(Ordering::Relaxed)
     }
 
-    fn reader_joins(&self, owner: u64) {
+    /// Whether the stream is shared from now on.
+    fn reader_joins(&self, owner: u64) -> bool {
         self.readers.count.fetch_add(1, Ordering::AcqRel);
-        if owner != self.readers.owner {
-            self.readers.shared.store(true, Ordering::Relaxed);
-        }
+        owner != self.readers.owner && !self.readers.shared.swap(true, Ordering::Relaxed)
     }
 
     pub(crate) fn reader_left(&self) {
@@ -325,7 +324,8 @@ impl Drop for ResponseStream {
 /// How the table of streams is kept small.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamLimits {
-    /// Encoded bytes that one stream's ring keeps for readers that lag or come back.
+    /// Encoded bytes that one stream's ring keeps for readers that lag or come back. Of a stream that
+    /// one owner reads alone, 128 KiB at most.
     pub ring_bytes: usize,
     /// How long a stream without readers is kept, so that a crowd that lost its network finds it.
     pub linger: Duration,
@@ -360,6 +360,9 @@ pub enum OpenError {
 /// How long a stream is kept that no second owner ever read: its one client resumes from the
 /// source's own history, so the ring is no use to anyone else.
 const LINGER_ALONE: Duration = Duration::from_secs(5);
+/// What the ring of such a stream holds at most. All streams of one address with full rings would be
+/// 4 GiB.
+const RING_BYTES_ALONE: usize = 128 << 10;
 /// A ring that gives way keeps as much, so that a reader which is a little late is still served.
 const LEAST_RING_BYTES: usize = 8 << 10;
 /// Streams without readers that make room at once when there are too many streams.
@@ -404,7 +407,9 @@ impl Streams {
         let count = self.table.len();
         let entry = match self.table.entry(key) {
             Entry::Occupied(entry) => {
-                entry.get().reader_joins(owner);
+                if entry.get().reader_joins(owner) {
+                    entry.get().limit_ring(self.limits.ring_bytes);
+                }
                 return Ok(entry.get().clone());
             }
             Entry::Vacant(entry) => entry,
@@ -421,7 +426,7 @@ impl Streams {
         let stream = Arc::new(ResponseStream {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
             source,
-            ring: Mutex::new(Ring::new(self.limits.ring_bytes)),
+            ring: Mutex::new(Ring::new(self.limits.ring_bytes.min(RING_BYTES_ALONE))),
             listeners: Mutex::default(),
             readers: Readers {
                 count: AtomicUsize::new(1),
@@ -510,7 +515,8 @@ impl Streams {
         let mut streams: Vec<_> = self.table.iter().map(|entry| entry.value().clone()).collect();
         if excess == 0 {
             for stream in streams {
-                stream.limit_ring(self.limits.ring_bytes);
+                let most = if stream.is_shared() { usize::MAX } else { RING_BYTES_ALONE };
+                stream.limit_ring(self.limits.ring_bytes.min(most));
             }
             return;
         }
@@ -639,6 +645,20 @@ mod tests {
                 if limit == memory_bytes && used == STREAM_BYTES * 3
         ));
         assert_eq!(open(&streams, 2, 9).id(), all[2].id(), "one that is open can be joined");
+    }
+
+    #[test]
+    fn the_ring_of_a_stream_that_one_owner_reads_holds_less_until_it_is_shared() {
+        let streams = streams(StreamLimits::default());
+        let stream = open(&streams, 1, 1);
+        let fill = || (0..40).for_each(|_| fill(&stream));
+        open(&streams, 1, 1);
+        fill();
+        assert!((RING_BYTES_ALONE / 2..=RING_BYTES_ALONE).contains(&stream.ring_bytes()));
+        open(&streams, 1, 2);
+        fill();
+        let most = StreamLimits::default().ring_bytes;
+        assert!((most / 2..=most).contains(&stream.ring_bytes()), "{}", stream.ring_bytes());
     }
 
     #[test]
