@@ -73,10 +73,10 @@ pub(crate) const READS_PER_TURN: usize = 32;
 
 /// Time that one turn of a socket may take: then the others have their turn. A request or a snapshot
 /// that was begun is finished, so this bounds how many of them follow one another.
-pub(crate) const TIME_PER_TURN: Duration = Duration::from_micros(250);
+pub(crate) const TIME_PER_TURN: Duration = Duration::from_micros(150);
 
 /// Time that the turns of all connections of a shard may take before the fan-out has its turn.
-pub(crate) const TIME_PER_ROUND: Duration = Duration::from_micros(500);
+pub(crate) const TIME_PER_ROUND: Duration = Duration::from_micros(250);
 
 /// Operations that one socket may be refused at once; then its messages wait, and so many more are
 /// handled at each sweep. A refusal costs some 10 µs, which no limit of operations counts.
