@@ -264,15 +264,16 @@ pub(super) fn synchronous(connection: &Connection, level: Synchronous) -> rusqli
 
 /// For a reader beside the writer.
 pub(super) fn connect_reader(path: &Path) -> Result<Connection, StoreError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).at(path)?;
-    configure(&connection).at(path)?;
-    Ok(connection)
+    connect_beside(path, OpenFlags::SQLITE_OPEN_READ_ONLY)
 }
 
 /// For checkpoints of the write-ahead log beside the writer.
 pub(super) fn connect_checkpointer(path: &Path) -> Result<Connection, StoreError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    connect_beside(path, OpenFlags::SQLITE_OPEN_READ_WRITE)
+}
+
+fn connect_beside(path: &Path, access: OpenFlags) -> Result<Connection, StoreError> {
+    let flags = access | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).at(path)?;
     configure(&connection).at(path)?;
     Ok(connection)

@@ -18,9 +18,9 @@ use super::schema;
 
 /// Pages of the WAL (16 MiB) that make a checkpoint due. A page that several commits wrote is copied
 /// once, so more at once is less in all.
-pub(super) const CHECKPOINT_PAGES: i32 = 4_000;
+const CHECKPOINT_PAGES: i32 = 4_000;
 /// Pages of the WAL (64 MiB) from which on the writer waits for checkpoints.
-pub(super) const MOST_PAGES: i32 = 4 * CHECKPOINT_PAGES;
+const MOST_PAGES: i32 = 4 * CHECKPOINT_PAGES;
 /// Checkpoints in a row, each of what was committed during the one before. They take less and less
 /// time, until one ends between two commits.
 const MOST_ROUNDS: usize = 5;
