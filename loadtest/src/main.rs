@@ -5,6 +5,7 @@ mod bench;
 mod book;
 mod ceiling;
 mod check;
+mod cuts;
 mod decimal;
 mod feed;
 mod flood;
@@ -45,6 +46,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Attack a hub and measure what its other clients pay for it
     Flood(flood::FloodArgs),
+    /// Cut all clients of a hub off at once and measure how soon all of them are back
+    Cuts(cuts::CutsArgs),
     #[command(hide = true)]
     FloodClients(flood::ClientsArgs),
     #[command(hide = true)]
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Ceiling(args) => ceiling::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Flood(args) => flood::run(args),
+        Command::Cuts(args) => cuts::run(&args),
         Command::FloodClients(args) => flood::clients(&args),
         Command::Receive(args) => ceiling::receive(&args),
     };

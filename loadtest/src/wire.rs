@@ -40,6 +40,14 @@ pub fn upgrade_request(host: &str, path: &str) -> String {
     )
 }
 
+/// What a server answers to [`upgrade_request`].
+pub fn accepted_upgrade() -> String {
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {ACCEPT}\r\nSec-WebSocket-Protocol: graphql-transport-ws\r\n\r\n"
+    )
+}
+
 /// `None` until the head is complete; then where the first frame begins.
 ///
 /// # Errors

@@ -10,7 +10,7 @@ mod phase;
 mod plan;
 mod probes;
 mod report;
-mod socket;
+pub mod socket;
 mod spec;
 mod steady;
 mod watch;
