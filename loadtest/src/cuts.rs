@@ -4,16 +4,19 @@
 use crate::bench::feeder::{self, Feeder};
 use crate::flood::socket::{PATH, Socket};
 use crate::hub::{Hub, Settings};
+use crate::process;
 use crate::run::client::{self, string_after};
 use crate::wire;
 use clap::Args;
 use serde_json::json;
 use std::cell::Cell;
 use std::fs;
+use std::io::{self, BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::rc::Rc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -87,6 +90,7 @@ pub fn run(args: &CutsArgs) -> Result<(), String> {
     if args.connections == 0 || args.cuts == 0 {
         return Err("--connections and --cuts from 1".to_owned());
     }
+    process::allow_sockets(args.connections)?;
     let hub = Hub::start(&args.hub, &Settings::default())?;
     let feeding = Feeder::open(&hub.feeds, 5)?.start(args.rate, false);
     let bare = BareServer::start()?;
@@ -237,49 +241,73 @@ async fn handshake_all(server: SocketAddr, count: usize) -> Result<f64, String> 
     Ok(began.elapsed().as_secs_f64())
 }
 
-/// Answers each request with the same bytes, on one thread, until it is dropped.
+/// Answers each request with the same bytes, in a process of its own, as it has as many sockets open
+/// as the clients.
 struct BareServer {
     address: SocketAddr,
-    stop: Option<oneshot::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+    process: Child,
 }
 
 impl BareServer {
     fn start() -> Result<Self, String> {
-        let told = |error: std::io::Error| error.to_string();
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(told)?;
-        let socket = TcpSocket::new_v4().map_err(told)?;
-        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).map_err(told)?;
-        let _within = runtime.enter();
-        let listener = socket.listen(BACKLOG).map_err(told)?;
-        let address = listener.local_addr().map_err(told)?;
-        drop(_within);
-        let (stop, stopped) = oneshot::channel();
-        let thread = thread::spawn(move || {
-            let serving = async {
-                while let Ok((stream, _)) = listener.accept().await {
-                    tokio::task::spawn_local(answer(stream));
-                }
-            };
-            LocalSet::new().block_on(&runtime, async {
-                tokio::select! {
-                    () = serving => {}
-                    _ = stopped => {}
-                }
-            });
+        let told = |error: io::Error| error.to_string();
+        let mut process = Command::new(std::env::current_exe().map_err(told)?)
+            .arg("answer-handshakes")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(told)?;
+        let stdout = process.stdout.take().map(BufReader::new);
+        let line = stdout.and_then(|mut stdout| {
+            let mut line = String::new();
+            stdout.read_line(&mut line).ok().map(|_| line)
         });
-        Ok(Self { address, stop: Some(stop), thread: Some(thread) })
+        let address = line.and_then(|line| line.trim().parse().ok());
+        match address {
+            Some(address) => Ok(Self { address, process }),
+            None => Err(format!("no bare server: {:?}", process.wait())),
+        }
     }
 }
 
 impl Drop for BareServer {
     fn drop(&mut self) {
-        drop(self.stop.take());
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            eprintln!("spreadly-storm: the bare server panicked");
+        // Its end of input is its end.
+        drop(self.process.stdin.take());
+        if let Err(error) = self.process.wait() {
+            eprintln!("spreadly-storm: the bare server: {error}");
         }
     }
+}
+
+/// The bare server's process: says where it listens, and serves until its input ends.
+///
+/// # Errors
+/// When it can't listen.
+pub fn answer_handshakes() -> Result<(), String> {
+    let told = |error: io::Error| error.to_string();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(told)?;
+    let (stop, stopped) = oneshot::channel();
+    thread::spawn(move || {
+        let ended = io::stdin().read_to_end(&mut Vec::new());
+        stop.send(ended)
+    });
+    LocalSet::new().block_on(&runtime, async {
+        let socket = TcpSocket::new_v4().map_err(told)?;
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).map_err(told)?;
+        let listener = socket.listen(BACKLOG).map_err(told)?;
+        println!("{}", listener.local_addr().map_err(told)?);
+        let serving = async {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::task::spawn_local(answer(stream));
+            }
+        };
+        tokio::select! {
+            () = serving => Err("no more connections can be accepted".to_owned()),
+            _ = stopped => Ok(()),
+        }
+    })
 }
 
 /// Answers when a request is whole, and reads until its client is gone.

@@ -49,6 +49,8 @@ enum Command {
     /// Cut all clients of a hub off at once and measure how soon all of them are back
     Cuts(cuts::CutsArgs),
     #[command(hide = true)]
+    AnswerHandshakes,
+    #[command(hide = true)]
     FloodClients(flood::ClientsArgs),
     #[command(hide = true)]
     Receive(ceiling::ReceiveArgs),
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Command::Bench(args) => bench::run(&args),
         Command::Flood(args) => flood::run(args),
         Command::Cuts(args) => cuts::run(&args),
+        Command::AnswerHandshakes => cuts::answer_handshakes(),
         Command::FloodClients(args) => flood::clients(&args),
         Command::Receive(args) => ceiling::receive(&args),
     };
