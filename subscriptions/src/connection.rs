@@ -27,6 +27,7 @@ use crate::limits::{
 };
 use crate::protocol::{self, CloseCode};
 use crate::ring::Frame;
+use crate::rounds::Ticket;
 use crate::session::{Decision, OperationRef, Session};
 use crate::shard::{Opening, Rank, Seat, Shard};
 use crate::stream::{ResponseStream, Start};
@@ -77,6 +78,7 @@ pub(crate) struct Connection<S, E: Executor> {
     streams: u32,
     /// Wakes this connection's task; none before its first turn.
     waker: Option<Waker>,
+    ticket: Ticket,
     /// The frame of a stream that left in part; nothing else may be written before its rest.
     partial: Option<Box<Partial>>,
     /// Whole WebSocket frames that wait, all of them before any result of a stream.
@@ -243,6 +245,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 streams: 0,
                 waiting: VecDeque::new(),
                 waker: None,
+                ticket: Ticket::default(),
                 opened: now,
                 heard: now,
                 moved: now,
@@ -280,7 +283,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
         }
-        if shard.defers(cx.waker()) {
+        if !shard.admits(&self.ticket, cx.waker()) {
             return Poll::Pending;
         }
         self.clear = false;

@@ -18,6 +18,7 @@ pub mod position;
 pub mod protocol;
 pub mod reader;
 pub mod ring;
+mod rounds;
 pub mod schedule;
 mod session;
 pub mod shard;

@@ -19,13 +19,12 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::connection::{Connection, Guard, Shared, Socket};
 use crate::dialect::Dialect;
 use crate::executor::{Executor, StreamPlace};
-use crate::limits::{
-    CONTIGUOUS_BYTES, FRAMES_PER_WRITE, Limits, SWEEP_INTERVAL, TIME_PER_ROUND, WRITES_PER_YIELD,
-};
+use crate::limits::{CONTIGUOUS_BYTES, FRAMES_PER_WRITE, Limits, SWEEP_INTERVAL, WRITES_PER_YIELD};
 use crate::meters::Meters;
 use crate::protocol::{CloseCode, Contiguous, PREFIX_BYTES, next_prefix};
 use crate::reader::{Bell, Reader};
 use crate::ring::Frame;
+use crate::rounds::{Rounds, Ticket};
 use crate::stream::{Doorbell, Listener, ResponseStream, Streams};
 use crate::worker::{Turn, Worker};
 
@@ -61,12 +60,8 @@ pub struct Shard<S, E: Executor> {
     read: RefCell<Table<S, E>>,
     clock: Cell<Instant>,
     tally: Tally,
-    /// What the sockets' turns took since the fan-out's last turn, and those that wait for the next.
-    spent: Cell<Duration>,
-    deferred: RefCell<Vec<Waker>>,
+    rounds: Rounds,
     draining: Cell<bool>,
-    /// No more rounds follow.
-    has_ended: Cell<bool>,
     /// Readers that are no connections of ours.
     readers: Cell<usize>,
     /// Some of them were woken since the last turn.
@@ -220,10 +215,8 @@ impl<S: Socket, E: Executor> Shard<S, E> {
             read: RefCell::new(Table { places: Slab::new(), by_id: HashMap::new() }),
             clock: Cell::new(Instant::now()),
             tally: Tally::default(),
-            spent: Cell::default(),
-            deferred: RefCell::default(),
+            rounds: Rounds::default(),
             draining: Cell::new(false),
-            has_ended: Cell::new(false),
             readers: Cell::new(0),
             rang: Cell::new(false),
             read_buffer: RefCell::new(vec![0; READ_BUFFER_BYTES].into_boxed_slice()),
@@ -293,8 +286,7 @@ impl<S: Socket, E: Executor> Shard<S, E> {
                 }
             }
         }
-        self.has_ended.set(true);
-        self.deferred.borrow_mut().drain(..).for_each(Waker::wake);
+        self.rounds.end();
     }
 
     /// Lets the worker push, and hands out what is in the rings.
@@ -312,23 +304,21 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         // Unconstrained: tokio's budget would make sockets look full.
         tokio::task::coop::unconstrained(self.deliver(rung)).await;
         self.settle_tally();
-        self.spent.set(Duration::ZERO);
-        let mut deferred = self.deferred.borrow_mut();
-        if turn == Turn::Again || !deferred.is_empty() || self.rang.take() {
+        let admits = self.rounds.begin();
+        if turn == Turn::Again || admits || self.rang.take() {
             // There is a backlog. A thread that an event or a client needs may wait for this
             // processor: by itself the system would let it wait for up to a tick, 4 ms.
             std::thread::yield_now();
         }
-        deferred.drain(..).for_each(Waker::wake);
-        turn
+        if admits { Turn::Again } else { turn }
     }
 
     /// Runs the work of a connection that is no WebSocket in turn with them: it is polled while a
     /// round of the shard has time left for sockets.
     pub async fn in_turn<T>(&self, work: impl Future<Output = T>) -> T {
-        let mut work = pin!(work);
+        let (mut work, ticket) = (pin!(work), Ticket::default());
         poll_fn(|cx| {
-            if self.defers(cx.waker()) {
+            if !self.admits(&ticket, cx.waker()) {
                 return Poll::Pending;
             }
             let begin = std::time::Instant::now();
@@ -339,19 +329,18 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         .await
     }
 
-    /// Whether a socket's turn has to wait for the fan-out's: it is woken after that.
-    pub(crate) fn defers(&self, waker: &Waker) -> bool {
-        if self.spent.get() < TIME_PER_ROUND || self.has_ended.get() {
-            return false;
+    /// Whether a connection has its turn now. Otherwise it is woken after one of the next fan-outs.
+    pub(crate) fn admits(&self, ticket: &Ticket, waker: &Waker) -> bool {
+        let admits = self.rounds.admits(ticket, waker);
+        if !admits {
+            self.doorbell.wake();
         }
-        self.deferred.borrow_mut().push(waker.clone());
-        self.doorbell.wake();
-        true
+        admits
     }
 
-    /// Counts what a socket's turn took.
+    /// Counts what a connection's turn took.
     pub(crate) fn spend(&self, took: Duration) {
-        self.spent.set(self.spent.get() + took);
+        self.rounds.spend(took);
     }
 
     /// Closes every connection with 1012, evenly spread over `spread`, so that a crowd does not
