@@ -2,6 +2,7 @@
 //! limit is measured in the same run: as many bare handshakes with a server that knows nothing else.
 
 use crate::bench::feeder::{self, Feeder};
+use crate::bench::median;
 use crate::flood::socket::{PATH, Socket};
 use crate::hub::{Hub, Settings};
 use crate::process;
@@ -117,13 +118,10 @@ pub fn run(args: &CutsArgs) -> Result<(), String> {
         Ok::<_, String>((resumed, handshakes))
     });
     feeding.stop()?;
-    let (resumed, mut handshakes) =
-        rounds.map_err(|error| format!("{error}\n{}", hub.last_words()))?;
-    let mut last: Vec<f64> = resumed.iter().map(|round| round.last).collect();
-    last.sort_by(f64::total_cmp);
-    handshakes.sort_by(f64::total_cmp);
-    let (middle, worst) = (last[last.len() / 2], last[last.len() - 1]);
-    let limit = handshakes[handshakes.len() / 2];
+    let (resumed, handshakes) = rounds.map_err(|error| format!("{error}\n{}", hub.last_words()))?;
+    let last: Vec<f64> = resumed.iter().map(|round| round.last).collect();
+    let (middle, limit) = (median(&last), median(&handshakes));
+    let worst = last.into_iter().fold(0.0, f64::max);
     println!(
         "all back: median {middle:.3} s, worst {worst:.3} s; bare handshakes: median {limit:.3} s; \
          ratio {:.2}; {} snapshots; ListenOverflows rose by {}",
@@ -151,10 +149,9 @@ async fn resume_all(
     hub: SocketAddr,
     followers: Vec<Follower>,
 ) -> Result<(Round, Vec<Follower>), String> {
-    let count = followers.len();
     let crowd = Rc::new(Crowd {
         began: Instant::now(),
-        missing: Cell::new(count),
+        missing: Cell::new(followers.len()),
         cut: watch::Sender::new(false),
     });
     let mut tasks = JoinSet::new();
@@ -168,8 +165,8 @@ async fn resume_all(
         snapshots += u64::from(is_snapshot);
         back.push(follower);
     }
-    delays.sort_by(f64::total_cmp);
-    let round = Round { median: delays[count / 2], last: delays[count - 1], snapshots };
+    let last = delays.iter().copied().fold(0.0, f64::max);
+    let round = Round { median: median(&delays), last, snapshots };
     Ok((round, back))
 }
 

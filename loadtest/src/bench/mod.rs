@@ -268,7 +268,7 @@ fn summary(scenario: Scenario, hubs: &[Report], ceilings: &[CeilingReport]) -> S
     }
 }
 
-fn median(values: &[f64]) -> f64 {
+pub fn median(values: &[f64]) -> f64 {
     let mut values = values.to_vec();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
