@@ -246,14 +246,18 @@ impl EncodeWorker {
         if for_a_moment {
             return true;
         }
-        let inbox = self.inbox.lock();
-        let next = match inbox.changes.front() {
-            Some(Change::Events(events)) => events.get(inbox.taken).and_then(name),
-            _ => None,
+        // Not locked for longer: the sequencer waits for it.
+        let (next, events) = {
+            let inbox = self.inbox.lock();
+            let next = match inbox.changes.front() {
+                Some(Change::Events(events)) => events.get(inbox.taken).and_then(name).cloned(),
+                _ => None,
+            };
+            (next, inbox.events)
         };
-        let Some(last) = next.and_then(|next| unpushed.get_mut(next)) else { return false };
+        let Some(last) = next.and_then(|next| unpushed.get_mut(&next)) else { return false };
         while last.streams.pop_if(|id| !schedule.awaits(*id)).is_some() {}
-        let sharing = if awaited <= FEW_STREAMS { 1 } else { inbox.events.max(1) };
+        let sharing = if awaited <= FEW_STREAMS { 1 } else { events.max(1) };
         let waited = (now - last.at) * u32::try_from(sharing).unwrap_or(u32::MAX);
         !last.streams.is_empty() && waited < EVENT_BUDGET
     }
