@@ -14,8 +14,8 @@ use crate::live::{Encoders, FeedState, FeedView, Refusal};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_secs(5);
-/// Streams that are forgotten at once, and the pause between two such steps: memory that goes back
-/// to the system holds up who needs some.
+/// Streams that are forgotten at once, and the pause between two such steps: to free their frames
+/// takes time, and other tasks of the runtime wait meanwhile.
 const FORGOTTEN_AT_ONCE: usize = 4;
 const SWEEP_PAUSE: Duration = Duration::from_millis(2);
 /// How often rings are looked at: what may be encoded in between is well below a quarter of the

@@ -187,6 +187,9 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::path::PathBuf;
+
+    use tempfile::TempDir;
 
     use super::super::{NewEvent, Store};
     use super::*;
@@ -195,6 +198,13 @@ mod tests {
     const PAGE: u64 = 4_096 + 24;
     /// Pages of one [`append`], and some more.
     const BATCH: u64 = 300;
+
+    fn opened() -> (TempDir, PathBuf, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.db");
+        let store = Store::open(&path).unwrap();
+        (folder, path, store)
+    }
 
     fn append(store: &mut Store) {
         let event = NewEvent {
@@ -211,9 +221,7 @@ mod tests {
 
     #[test]
     fn the_thread_checkpoints_and_the_wal_begins_at_the_front_again() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("log.db");
-        let mut store = Store::open(&path).unwrap();
+        let (_folder, path, mut store) = opened();
         let shared = store.checkpointer.shared.clone();
         let mut written = 0;
         while shared.state.lock().whole < 3 {
@@ -231,9 +239,7 @@ mod tests {
 
     #[test]
     fn a_writer_without_the_thread_checkpoints_by_itself() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("log.db");
-        let mut store = Store::open(&path).unwrap();
+        let (_folder, path, mut store) = opened();
         store.checkpointer.stop();
         let most = u64::from(MOST_PAGES.cast_unsigned());
         for _ in 0..2 * most / 244 {
@@ -245,9 +251,7 @@ mod tests {
 
     #[test]
     fn a_reader_of_an_old_state_holds_back_the_checkpoint_and_not_the_writer() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("log.db");
-        let mut store = Store::open(&path).unwrap();
+        let (_folder, path, mut store) = opened();
         let shared = store.checkpointer.shared.clone();
         append(&mut store);
         let reader = schema::connect_reader(&path).unwrap();

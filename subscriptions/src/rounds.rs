@@ -122,7 +122,7 @@ mod tests {
     const CROWD: usize = 10_000;
     const TURN: Duration = Duration::from_micros(20);
 
-    /// Lets whoever is admitted have a turn; how many had one.
+    /// Gives each admitted connection its turn, and returns how many there were.
     fn round(rounds: &Rounds, tickets: &[Ticket], waker: &Waker) -> usize {
         let admitted =
             |ticket: &&Ticket| ticket.0.get() == Standing::Admitted && rounds.admits(ticket, waker);

@@ -335,6 +335,13 @@ pub struct StreamLimits {
     pub memory_bytes: usize,
 }
 
+impl StreamLimits {
+    /// Bytes that a stream's ring may hold.
+    fn ring_of(&self, is_shared: bool) -> usize {
+        if is_shared { self.ring_bytes } else { self.ring_bytes.min(RING_BYTES_ALONE) }
+    }
+}
+
 impl Default for StreamLimits {
     fn default() -> Self {
         Self {
@@ -408,7 +415,7 @@ impl Streams {
         let entry = match self.table.entry(key) {
             Entry::Occupied(entry) => {
                 if entry.get().reader_joins(owner) {
-                    entry.get().limit_ring(self.limits.ring_bytes);
+                    entry.get().limit_ring(self.limits.ring_of(true));
                 }
                 return Ok(entry.get().clone());
             }
@@ -426,7 +433,7 @@ impl Streams {
         let stream = Arc::new(ResponseStream {
             id: self.next_id.fetch_add(1, Ordering::Relaxed),
             source,
-            ring: Mutex::new(Ring::new(self.limits.ring_bytes.min(RING_BYTES_ALONE))),
+            ring: Mutex::new(Ring::new(self.limits.ring_of(false))),
             listeners: Mutex::default(),
             readers: Readers {
                 count: AtomicUsize::new(1),
@@ -457,7 +464,7 @@ impl Streams {
     }
 
     /// Forgets those of these streams that still have no reader. Each takes some 10 us, and up to
-    /// `ring_bytes` go back to the system: a crowd that left at once is forgotten in several steps.
+    /// `ring_bytes` are freed: a crowd that left at once is forgotten in several steps.
     pub fn forget_unread(&self, keys: &[OperationKey], now: Instant) {
         for key in keys {
             // A reader joins under the lock that is held here.
@@ -515,8 +522,7 @@ impl Streams {
         let mut streams: Vec<_> = self.table.iter().map(|entry| entry.value().clone()).collect();
         if excess == 0 {
             for stream in streams {
-                let most = if stream.is_shared() { usize::MAX } else { RING_BYTES_ALONE };
-                stream.limit_ring(self.limits.ring_bytes.min(most));
+                stream.limit_ring(self.limits.ring_of(stream.is_shared()));
             }
             return;
         }
