@@ -203,8 +203,10 @@ async fn a_value_that_was_altered_or_is_no_value_of_ours_is_not_used_and_the_nex
     redis.until_kept(MARKET, &position(&hub).1);
 }
 
-/// Copies a stopped hub's log and its feed into a new hub's folder.
+/// Copies a stopped hub's log and its feed into the folder of another hub that is stopped. What is
+/// left there goes first: SQLite would apply its write-ahead log to the copy.
 fn copy_log(from: &Path, to: &Path) {
+    std::fs::remove_dir_all(to.join("data")).unwrap();
     std::fs::create_dir_all(to.join("data")).unwrap();
     for folder in ["data", "feeds"] {
         for file in std::fs::read_dir(from.join(folder)).unwrap() {
