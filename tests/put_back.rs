@@ -2,7 +2,6 @@
 //! what the copy does not have is not served as if nothing were missing.
 
 use std::path::Path;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -11,8 +10,6 @@ use crate::harness::{Client, Follower, Hub, mark, market};
 
 const MARKET: &str = "XBT-USD";
 const FEED: &str = "book.ndjson";
-/// Between the last moment of a log and its return from a copy.
-const OUTAGE: Duration = Duration::from_millis(200);
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
@@ -92,12 +89,6 @@ async fn put_back(how: How) -> PutBack {
     // Then log and feed are put back, and others come until the old cursor is passed.
     if !how.in_place {
         std::fs::remove_dir_all(&data).unwrap();
-    }
-    // A copy that is put back within 30 ms of the writing of its mark is taken for it; nobody is that
-    // fast.
-    let written = std::fs::metadata(kept.join("spreadly.db.mark")).unwrap().modified().unwrap();
-    while written.elapsed().unwrap() < OUTAGE {
-        tokio::task::yield_now().await;
     }
     copy(&kept, &data);
     if how.forged {

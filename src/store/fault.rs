@@ -18,8 +18,8 @@ pub enum StoreError {
     #[error("the store's lock {path} can't be taken: {source}")]
     Lock { path: PathBuf, source: io::Error },
     #[error(
-        "the mark {path}.mark can't be written ({source}): give the hub the right to write it, or \
-         free space"
+        "the mark {path}.mark-1 or .mark-2 can't be written ({source}): give the hub the right to \
+         write both, or free space"
     )]
     Mark { path: PathBuf, source: io::Error },
     #[error(

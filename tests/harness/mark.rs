@@ -2,10 +2,8 @@
 //! power cut or a snapshot of a whole disk does, that log and mark are older together.
 
 use std::fs::File;
-use std::io::Write as _;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::follower::crc32;
 
@@ -15,13 +13,19 @@ pub fn forge(store: &Path) {
     let query = "SELECT epoch, (SELECT coalesce(max(sequence), 0) FROM events) FROM log";
     let (epoch, seen): (i64, i64) =
         log.query_row(query, [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
-    let mut name = store.as_os_str().to_owned();
-    name.push(".mark");
-    let mut file = File::create(name).unwrap();
-    let inode = file.metadata().unwrap().ino();
-    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
-    let text = format!(
-        "spreadly mark 1\nepoch {epoch:016x}\nseen {seen:020}\ninode {inode:020}\ntime {time:020}\n"
-    );
-    file.write_all(format!("{text}sum {:08x}\n", crc32(text.as_bytes())).as_bytes()).unwrap();
+    let files = [".mark-1", ".mark-2"].map(|ending| {
+        let mut name = store.as_os_str().to_owned();
+        name.push(ending);
+        File::create(name).unwrap()
+    });
+    for (writing, [file, other]) in [(1, [&files[0], &files[1]]), (2, [&files[1], &files[0]])] {
+        let other = other.metadata().unwrap();
+        let (inode, changed) = (other.ino(), other.ctime() * 1_000_000_000 + other.ctime_nsec());
+        let text = format!(
+            "spreadly mark 1\nepoch {epoch:016x}\nseen {seen:020}\nwriting {writing:020}\n\
+             inode {inode:020}\nchanged {changed:020}\n"
+        );
+        let sum = crc32(text.as_bytes());
+        file.write_all_at(format!("{text}sum {sum:08x}\n").as_bytes(), 0).unwrap();
+    }
 }
