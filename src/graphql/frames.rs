@@ -30,7 +30,7 @@ pub struct PriceLevel {
 
 impl PriceLevel {
     pub fn new(definition: &MarketDefinition, level: Level) -> Self {
-        Levels::new(definition, &[]).object(&level)
+        Levels::new(definition, std::iter::empty()).object(&level)
     }
 }
 
@@ -46,9 +46,9 @@ pub struct Levels {
 }
 
 impl Levels {
-    fn new(definition: &MarketDefinition, levels: &[Level]) -> Self {
+    fn new(definition: &MarketDefinition, levels: impl Iterator<Item = Level>) -> Self {
         Self {
-            levels: levels.to_vec(),
+            levels: levels.collect(),
             price_decimals: definition.price_decimals,
             size_decimals: definition.size_decimals,
         }
@@ -224,12 +224,12 @@ impl BookSnapshot {
 
     /// Best first: descending prices.
     async fn bids(&self) -> Levels {
-        Levels::new(&self.0.head.definition, &self.0.bids)
+        Levels::new(&self.0.head.definition, self.0.bids.iter())
     }
 
     /// Best first: ascending prices.
     async fn asks(&self) -> Levels {
-        Levels::new(&self.0.head.definition, &self.0.asks)
+        Levels::new(&self.0.head.definition, self.0.asks.iter())
     }
 }
 
@@ -292,12 +292,12 @@ impl BookDelta {
 
     /// Absolute sizes; 0: the level left the window.
     async fn bids(&self) -> Levels {
-        Levels::new(&self.0.head.definition, &self.0.bids)
+        Levels::new(&self.0.head.definition, self.0.bids.iter().copied())
     }
 
     /// Absolute sizes; 0: the level left the window.
     async fn asks(&self) -> Levels {
-        Levels::new(&self.0.head.definition, &self.0.asks)
+        Levels::new(&self.0.head.definition, self.0.asks.iter().copied())
     }
 }
 

@@ -50,8 +50,8 @@ impl Now<'_> {
         BookSnapshot {
             head: self.head(depth),
             reason,
-            bids: self.book.top(Side::Buy, depth).collect(),
-            asks: self.book.top(Side::Sell, depth).collect(),
+            bids: self.book.top(Side::Buy, depth),
+            asks: self.book.top(Side::Sell, depth),
         }
     }
 
@@ -273,10 +273,7 @@ impl BookStream {
     fn is_long(&self, now: &Now<'_>, wanted: Wanted, most: usize) -> bool {
         match wanted {
             Wanted::After { seen, .. } => now.book.is_touched_more(seen, most),
-            Wanted::Snapshot(_) => {
-                let side = |side| now.book.top(side, self.depth).take(most + 1).count();
-                side(Side::Buy) + side(Side::Sell) > most
-            }
+            Wanted::Snapshot(_) => now.book.len_within(self.depth) > most,
         }
     }
 

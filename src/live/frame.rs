@@ -9,6 +9,7 @@ use spreadly_subscriptions::{Cursor, CursorError, Epoch, Position, ResponseStrea
 use crate::market::book::Level;
 use crate::market::candles::{Candle, Interval};
 use crate::market::event::{MarketDefinition, Message, Micros};
+use crate::market::ladder::TopLevels;
 use crate::market::numbering::Numbering;
 use crate::market::orders::OrderUpdate;
 use crate::market::ticker::{Day, LastTrade};
@@ -97,8 +98,8 @@ pub(super) fn book_topic(market: &str) -> u64 {
 pub struct BookSnapshot {
     pub head: BookHead,
     pub reason: SnapshotReason,
-    pub bids: Vec<Level>,
-    pub asks: Vec<Level>,
+    pub bids: TopLevels,
+    pub asks: TopLevels,
 }
 
 #[derive(Clone, Debug)]

@@ -16,6 +16,7 @@ use crate::market::book::{JOURNAL_TOUCHES, Level};
 use crate::market::candles::Candle;
 use crate::market::candles::{Interval, Tick};
 use crate::market::event::{MarketStatus, Side};
+use crate::market::ladder::TopLevels;
 
 #[path = "draft_tests.rs"]
 mod drafts;
@@ -59,6 +60,10 @@ fn pair(level: Level) -> (u128, u128) {
     (level.price, level.size)
 }
 
+fn top(levels: &TopLevels) -> Vec<(u128, u128)> {
+    levels.iter().map(pair).collect()
+}
+
 fn pairs(levels: &[Level]) -> Vec<(u128, u128)> {
     levels.iter().copied().map(pair).collect()
 }
@@ -70,7 +75,7 @@ fn plain(frame: LiveFrame) -> Vec<u8> {
     };
     let value = match frame {
         LiveFrame::Snapshot(one) => {
-            let rest = json!({ "reason": format!("{:?}", one.reason), "bids": pairs(&one.bids), "asks": pairs(&one.asks) });
+            let rest = json!({ "reason": format!("{:?}", one.reason), "bids": top(&one.bids), "asks": top(&one.asks) });
             book("snapshot", &one.head, rest)
         }
         LiveFrame::Delta(one) => {

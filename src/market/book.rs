@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::event::{LevelChange, Side};
 use super::fixed::Fixed;
+use super::ladder::{Ladder, TopLevels};
 use super::touches::{Touch, Touches};
 
 /// Touches that a journal keeps unless told otherwise. At 48 bytes each this is 1.5 MiB a market, and at a
@@ -35,7 +36,7 @@ pub(super) struct Standing {
 const NOTHING: Standing = Standing { size: 0, orders: 0 };
 
 impl Standing {
-    fn at(self, side: Side, key: Rank) -> Level {
+    pub(super) fn at(self, side: Side, key: Rank) -> Level {
         Level { price: rank(side, key), size: self.size, orders: self.orders }
     }
 }
@@ -84,8 +85,8 @@ impl Changes {
 /// See the module's text.
 #[derive(Clone, Debug)]
 pub struct Book {
-    bids: BTreeMap<Rank, Standing>,
-    asks: BTreeMap<Rank, Standing>,
+    bids: Ladder,
+    asks: Ladder,
     /// Of the last event.
     sequence: u64,
     touches: Touches,
@@ -133,8 +134,8 @@ struct Journal {
 #[derive(Clone, Debug)]
 pub struct BookState {
     sequence: u64,
-    bids: Vec<Level>,
-    asks: Vec<Level>,
+    bids: TopLevels,
+    asks: TopLevels,
     floor: u64,
     events: Vec<u64>,
     touches: Vec<Touch>,
@@ -158,14 +159,14 @@ impl BookState {
     }
 
     pub fn best(&self) -> (Option<Level>, Option<Level>) {
-        (self.bids.first().copied(), self.asks.first().copied())
+        (self.bids.best(), self.asks.best())
     }
 
     pub fn to_bytes(&self) -> Vec<u8> {
-        let levels = |all: &[Level]| {
+        let levels = |all: &TopLevels| {
             all.iter().map(|level| (level.price.to_string(), level.size.to_string())).collect()
         };
-        let orders = |all: &[Level]| match all.iter().any(|level| level.orders > 0) {
+        let orders = |all: &TopLevels| match all.iter().any(|level| level.orders > 0) {
             true => all.iter().map(|level| level.orders).collect(),
             false => Vec::new(),
         };
@@ -195,8 +196,8 @@ impl Book {
     /// touches and events.
     pub fn with_journal(sequence: u64, most_touches: usize) -> Self {
         Self {
-            bids: BTreeMap::new(),
-            asks: BTreeMap::new(),
+            bids: Ladder::default(),
+            asks: Ladder::default(),
             sequence,
             touches: Touches::default(),
             events: VecDeque::new(),
@@ -261,8 +262,8 @@ impl Book {
                 .map(|level| (rank(side, level.price), level.into()))
                 .collect();
             stated.retain(|_, standing| standing.size > 0);
-            let gone: Vec<Rank> =
-                self.side(side).keys().filter(|one| !stated.contains_key(one)).copied().collect();
+            let standing = self.side(side).iter().map(|(rank, _)| rank);
+            let gone: Vec<Rank> = standing.filter(|rank| !stated.contains_key(rank)).collect();
             for rank in gone {
                 self.set(side, rank, NOTHING);
             }
@@ -284,7 +285,7 @@ impl Book {
             Side::Buy => &mut self.bids,
             Side::Sell => &mut self.asks,
         };
-        let before = if now.size == 0 { levels.remove(&rank) } else { levels.insert(rank, now) };
+        let before = if now.size == 0 { levels.remove(rank) } else { levels.insert(rank, now) };
         let before = before.unwrap_or(NOTHING);
         if before != now {
             self.touches.push(Touch::new(self.sequence, side, rank, before));
@@ -306,7 +307,7 @@ impl Book {
         }
     }
 
-    fn side(&self, side: Side) -> &BTreeMap<Rank, Standing> {
+    fn side(&self, side: Side) -> &Ladder {
         match side {
             Side::Buy => &self.bids,
             Side::Sell => &self.asks,
@@ -314,18 +315,28 @@ impl Book {
     }
 
     /// The best `depth` levels of a side, best first.
-    pub fn top(&self, side: Side, depth: usize) -> impl Iterator<Item = Level> {
-        self.side(side).iter().take(depth).map(move |(key, standing)| standing.at(side, *key))
+    pub fn levels(&self, side: Side, depth: usize) -> impl Iterator<Item = Level> {
+        self.side(side).iter().take(depth).map(move |(key, standing)| standing.at(side, key))
+    }
+
+    /// The same to take along: it costs nearly nothing, see [`TopLevels`].
+    pub fn top(&self, side: Side, depth: usize) -> TopLevels {
+        self.side(side).top(side, depth)
     }
 
     /// Best bid and best ask.
     pub fn best(&self) -> (Option<Level>, Option<Level>) {
-        (self.top(Side::Buy, 1).next(), self.top(Side::Sell, 1).next())
+        (self.levels(Side::Buy, 1).next(), self.levels(Side::Sell, 1).next())
     }
 
     /// Levels of both sides.
     pub fn len(&self) -> usize {
-        self.bids.len() + self.asks.len()
+        self.len_within(usize::MAX)
+    }
+
+    /// Of the best `depth` levels of both sides, how many there are.
+    pub fn len_within(&self, depth: usize) -> usize {
+        self.bids.len().min(depth) + self.asks.len().min(depth)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -378,8 +389,8 @@ impl Book {
         let event = self.events.partition_point(|sequence| *sequence <= floor);
         BookState {
             sequence: self.sequence,
-            bids: self.top(Side::Buy, usize::MAX).collect(),
-            asks: self.top(Side::Sell, usize::MAX).collect(),
+            bids: self.top(Side::Buy, usize::MAX),
+            asks: self.top(Side::Sell, usize::MAX),
             floor,
             events: self.events.range(event..).copied().collect(),
             touches: self.touches.behind(floor).copied().collect(),
@@ -439,7 +450,7 @@ impl Book {
 /// touched levels differ, and between them untouched levels were pushed out or let in.
 fn window_changes(
     side: Side,
-    live: &BTreeMap<Rank, Standing>,
+    live: &Ladder,
     before: &BTreeMap<Rank, Standing>,
     depth: usize,
 ) -> Vec<Level> {
@@ -447,22 +458,23 @@ fn window_changes(
         return Vec::new();
     }
     let edge_now = match live.len() > depth {
-        true => live.keys().nth(depth - 1).copied().unwrap_or(WORST),
+        true => live.rank_at(depth - 1).unwrap_or(WORST),
         false => WORST,
     };
     let edge_then = earlier_edge(live, before, depth, edge_now);
     let within = |edge: Rank, rank: Rank, one: Standing| if rank <= edge { one } else { NOTHING };
     let mut changes: Vec<(Rank, Standing)> = Vec::with_capacity(before.len());
     for (rank, earlier) in before {
-        let now = within(edge_now, *rank, live.get(rank).copied().unwrap_or(NOTHING));
+        let now = within(edge_now, *rank, live.get(*rank).unwrap_or(NOTHING));
         if within(edge_then, *rank, *earlier) != now {
             changes.push((*rank, now));
         }
     }
     let (inner, outer) = (edge_now.min(edge_then), edge_now.max(edge_then));
     if inner < outer {
-        let between = live.range(inner + 1..=outer).filter(|(rank, _)| !before.contains_key(rank));
-        changes.extend(between.map(|(rank, one)| (*rank, within(edge_now, *rank, *one))));
+        let between = live.from(inner + 1).take_while(|(rank, _)| *rank <= outer);
+        let untouched = between.filter(|(rank, _)| !before.contains_key(rank));
+        changes.extend(untouched.map(|(rank, one)| (rank, within(edge_now, rank, one))));
         changes.sort_unstable_by_key(|(rank, _)| *rank);
     }
     changes.into_iter().map(|(key, standing)| standing.at(side, key)).collect()
@@ -470,7 +482,7 @@ fn window_changes(
 
 /// The worst rank in the window as it was before, found from where the edge is now.
 fn earlier_edge(
-    live: &BTreeMap<Rank, Standing>,
+    live: &Ladder,
     before: &BTreeMap<Rank, Standing>,
     depth: usize,
     edge_now: Rank,
@@ -478,7 +490,7 @@ fn earlier_edge(
     // Levels then, in all and up to today's edge: today's plus those that left less those that came.
     let (mut all, mut inside) = (live.len(), live.len().min(depth));
     for (rank, earlier) in before {
-        let step = match (earlier.size > 0, live.contains_key(rank)) {
+        let step = match (earlier.size > 0, live.contains(*rank)) {
             (true, false) => 1isize,
             (false, true) => -1,
             _ => continue,
@@ -492,22 +504,22 @@ fn earlier_edge(
         return WORST;
     }
     // The earlier levels near today's edge: untouched ones from `live`, touched ones from `before`.
-    let untouched = |rank: &&Rank| !before.contains_key(rank);
+    let untouched = |rank: &Rank| !before.contains_key(rank);
     let existed = |(_, earlier): &(&Rank, &Standing)| earlier.size > 0;
     if inside > depth {
         let steps = inside - depth;
-        let kept = live.range(..=edge_now).rev().map(|(rank, _)| rank).filter(untouched);
-        let left = before.range(..=edge_now).rev().filter(existed).map(|(rank, _)| rank);
-        let mut near: Vec<Rank> = kept.take(steps).chain(left.take(steps)).copied().collect();
+        let kept = live.back_from(edge_now).map(|(rank, _)| rank).filter(untouched);
+        let left = before.range(..=edge_now).rev().filter(existed).map(|(rank, _)| *rank);
+        let mut near: Vec<Rank> = kept.take(steps).chain(left.take(steps)).collect();
         near.sort_unstable_by(|a, b| b.cmp(a));
         // At least one level is better than this one, so its rank is not 0.
         near[steps - 1] - 1
     } else if inside < depth {
         let steps = depth - inside;
         let beyond = edge_now.saturating_add(1);
-        let kept = live.range(beyond..).map(|(rank, _)| rank).filter(untouched);
-        let left = before.range(beyond..).filter(existed).map(|(rank, _)| rank);
-        let mut near: Vec<Rank> = kept.take(steps).chain(left.take(steps)).copied().collect();
+        let kept = live.from(beyond).map(|(rank, _)| rank).filter(untouched);
+        let left = before.range(beyond..).filter(existed).map(|(rank, _)| *rank);
+        let mut near: Vec<Rank> = kept.take(steps).chain(left.take(steps)).collect();
         near.sort_unstable();
         near[steps - 1]
     } else {
@@ -625,8 +637,8 @@ mod tests {
                 book.apply(index as u64 + 1, levels);
             }
             let restored = Book::from_checkpoint(&book.to_checkpoint(), 9).unwrap();
-            prop_assert_eq!(&restored.bids, &book.bids);
-            prop_assert_eq!(&restored.asks, &book.asks);
+            prop_assert!(restored.bids.iter().eq(book.bids.iter()));
+            prop_assert!(restored.asks.iter().eq(book.asks.iter()));
             prop_assert_eq!((restored.sequence(), restored.floor()), (book.sequence(), book.sequence()));
             prop_assert_eq!(restored.most_touches, 9);
         }

@@ -13,7 +13,7 @@ const CHECKSUM_DEPTH: usize = 10;
 /// size at the market's precision, without the dot and without leading zeros. That is how
 /// [`super::fixed::Fixed`] prints, so the decimals need not be known here.
 pub fn of(book: &Book) -> u32 {
-    over(book.top(Side::Sell, CHECKSUM_DEPTH).chain(book.top(Side::Buy, CHECKSUM_DEPTH)))
+    over(book.levels(Side::Sell, CHECKSUM_DEPTH).chain(book.levels(Side::Buy, CHECKSUM_DEPTH)))
 }
 
 fn over(levels: impl Iterator<Item = Level>) -> u32 {

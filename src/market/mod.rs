@@ -7,6 +7,7 @@ pub mod candles;
 pub mod checksum;
 pub mod event;
 pub mod fixed;
+pub mod ladder;
 pub mod numbering;
 pub mod orders;
 pub mod ownership;
