@@ -1,5 +1,6 @@
 //! Errors as clients get them: each with a code, few, short, and without what is only ours to know.
 
+use std::io;
 use std::time::Duration;
 
 use async_graphql::{Context, Error, ErrorExtensions, Pos, Response, ServerError, Value};
@@ -9,6 +10,7 @@ use super::guard::{DEFAULT_DEPTH, QueryLimits};
 use crate::clients::RateLimited;
 use crate::live::TopicName;
 use crate::market::event::{check_topic, message_topic};
+use crate::pool::give_way;
 
 /// Most errors in one reply. More help nobody, and an attacker's document could cause thousands.
 const MOST_ERRORS: usize = 10;
@@ -161,7 +163,42 @@ pub(super) fn encode(mut response: Response, cursor: Option<String>) -> Vec<u8> 
     if let Some(cursor) = cursor {
         response.extensions.insert("cursor".to_owned(), Value::String(cursor));
     }
-    serde_json::to_vec(&response).unwrap_or_else(|fault| internal_result(&fault.to_string()))
+    let mut written = Written::default();
+    match serde_json::to_writer(&mut written, &response) {
+        Ok(()) => written.bytes,
+        Err(fault) => internal_result(&fault.to_string()),
+    }
+}
+
+/// Takes what is encoded, and pauses after each [`BYTES_AT_ONCE`].
+#[derive(Default)]
+struct Written {
+    bytes: Vec<u8>,
+    /// Bytes at the last pause.
+    paused_at: usize,
+}
+
+/// Bytes that are encoded without a pause: some 20 us.
+const BYTES_AT_ONCE: usize = 8 << 10;
+
+impl io::Write for Written {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        self.write_all(part)?;
+        Ok(part.len())
+    }
+
+    fn write_all(&mut self, part: &[u8]) -> io::Result<()> {
+        self.bytes.extend_from_slice(part);
+        if self.bytes.len() - self.paused_at >= BYTES_AT_ONCE {
+            self.paused_at = self.bytes.len();
+            give_way();
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// For what would be a bug of ours: the client gets an id, the log has the id and the reason.

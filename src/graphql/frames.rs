@@ -15,6 +15,7 @@ use crate::live;
 use crate::market::book::Level;
 use crate::market::event::MarketDefinition;
 use crate::market::fixed;
+use crate::pool::give_way;
 
 /// One price level of a book.
 #[derive(Clone, SimpleObject)]
@@ -33,6 +34,9 @@ impl PriceLevel {
         Levels::new(definition, std::iter::empty()).object(&level)
     }
 }
+
+/// Levels that are resolved without a pause: some 50 us.
+const LEVELS_AT_ONCE: usize = 64;
 
 /// Levels of one side, told as `[PriceLevel!]!`.
 ///
@@ -122,7 +126,12 @@ impl OutputType for Levels {
     ) -> ServerResult<Value> {
         match wanted(&field.node.selection_set.node) {
             Some(wanted) => {
-                Ok(Value::List(self.levels.iter().map(|one| self.value(&wanted, one)).collect()))
+                let mut values = Vec::with_capacity(self.levels.len());
+                for levels in self.levels.chunks(LEVELS_AT_ONCE) {
+                    values.extend(levels.iter().map(|one| self.value(&wanted, one)));
+                    give_way();
+                }
+                Ok(Value::List(values))
             }
             None => {
                 let objects: Vec<_> = self.levels.iter().map(|one| self.object(one)).collect();

@@ -8,6 +8,7 @@
 
 mod line;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,6 +32,19 @@ pub const MOST_INLINE_NANOS: u64 = 250_000;
 /// What is added to the nice value of a thread of the pool. On a busy core such a thread gets about
 /// a tenth of the time of one without, so its work goes on, but late.
 const NICENESS: i32 = 10;
+
+thread_local! {
+    static IS_IN_POOL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// To be called every few tens of microseconds by work that takes long. On a thread of the pool it
+/// lets others have the core: a lower priority by itself does not, as the system takes the core away
+/// with its tick alone, up to 4 ms later.
+pub fn give_way() {
+    if IS_IN_POOL.get() {
+        std::thread::yield_now();
+    }
+}
 
 /// The work did not end: it panicked, or the pool was stopped first.
 #[derive(Debug, thiserror::Error)]
@@ -187,6 +201,7 @@ impl Shared {
 
     /// A thread of the pool.
     fn work(&self) {
+        IS_IN_POOL.set(true);
         // Of this thread alone, on Linux.
         if let Err(error) = rustix::process::nice(NICENESS) {
             tracing::warn!(%error, "the pool has the priority of the shards");
