@@ -68,6 +68,11 @@ pub(crate) const BYTES_PER_TURN: usize = 128 << 10;
 /// Writes between two yields of a fan-out, about a millisecond: pings are answered in between.
 pub(crate) const WRITES_PER_YIELD: usize = 256;
 
+/// Longest time for which sockets of the last rank are written to before the next events reach the
+/// others. The clock is read after so many writes.
+pub(crate) const LAST_SLICE: Duration = Duration::from_micros(250);
+pub(crate) const WRITES_PER_LOOK: usize = 8;
+
 /// Messages read from one socket before the others have their turn.
 pub(crate) const READS_PER_TURN: usize = 32;
 

@@ -19,7 +19,10 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::connection::{Connection, Guard, Shared, Socket};
 use crate::dialect::Dialect;
 use crate::executor::{Executor, StreamPlace};
-use crate::limits::{CONTIGUOUS_BYTES, FRAMES_PER_WRITE, Limits, SWEEP_INTERVAL, WRITES_PER_YIELD};
+use crate::limits::{
+    CONTIGUOUS_BYTES, FRAMES_PER_WRITE, LAST_SLICE, Limits, SWEEP_INTERVAL, WRITES_PER_LOOK,
+    WRITES_PER_YIELD,
+};
 use crate::meters::Meters;
 use crate::protocol::{CloseCode, Contiguous, PREFIX_BYTES, next_prefix};
 use crate::reader::{Bell, Reader};
@@ -44,8 +47,8 @@ pub enum Opening {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rank {
     First,
-    /// After all others. For the sockets of an address that has many, so that others don't wait until
-    /// each of these is written to.
+    /// After all others, and after later events to these. For the sockets of an address that has many,
+    /// so that others don't wait until each of these is written to.
     Last,
 }
 
@@ -61,6 +64,7 @@ pub struct Shard<S, E: Executor> {
     clock: Cell<Instant>,
     tally: Tally,
     rounds: Rounds,
+    last: RefCell<LastRound>,
     draining: Cell<bool>,
     /// Readers that are no connections of ours.
     readers: Cell<usize>,
@@ -106,28 +110,64 @@ struct Table<S, E: Executor> {
 struct Local<S, E: Executor> {
     stream: Arc<ResponseStream>,
     listener: Arc<Listener>,
-    /// Index in the ring up to which every reader that isn't waiting was served.
-    next: u64,
+    /// What is handed out to the readers of either rank, by [`Rank`].
+    batches: [Batch; 2],
     /// A slab, so that a reader that leaves moves nobody while others are being served.
     members: Slab<Member<S, E>>,
     /// How many of these are written to last.
     last: usize,
+    /// It is in [`LastRound::next`].
+    is_queued: bool,
     /// Those that read by themselves: they are woken, and no more.
     readers: Slab<Rc<Bell>>,
-    /// The frames that are handed out now.
-    batch: Batch,
 }
 
-/// Frames of a ring from index `start` on.
+/// The frames of a ring that are handed out now, from index `start` on.
 #[derive(Default)]
 struct Batch {
     start: u64,
     frames: Vec<Frame>,
+    /// Index in the ring up to which every reader that isn't waiting was served, or is now.
+    next: u64,
     /// The ring no longer holds what the readers need next: each asks its source.
     overrun: bool,
 }
 
+/// Where the fan-out to the sockets of the last rank stands. It is interrupted after each moment.
+#[derive(Default)]
+struct LastRound {
+    /// Places that have batches for these sockets.
+    places: Vec<usize>,
+    /// The index in `places`, and the reader there, that come next.
+    at: (usize, usize),
+    /// Places that have new frames for the next round.
+    next: Vec<usize>,
+}
+
 impl Batch {
+    fn starting_at(next: u64) -> Self {
+        Self { next, ..Self::default() }
+    }
+
+    /// Takes new frames out of a stream's ring; false if there are none.
+    fn read(&mut self, stream: &ResponseStream) -> bool {
+        self.start = self.next;
+        if stream.read(self.next, FRAMES_PER_WRITE, &mut self.frames) {
+            self.next += self.frames.len() as u64;
+        } else {
+            // The thread slept for longer than the ring is deep.
+            self.next = stream.next_index();
+            self.overrun = true;
+        }
+        self.overrun || !self.frames.is_empty()
+    }
+
+    /// Frames that were handed out.
+    fn end(&mut self) -> usize {
+        self.overrun = false;
+        self.frames.drain(..).count()
+    }
+
     /// Those that a reader at `next` has not been sent.
     fn fresh(&self, next: u64) -> &[Frame] {
         let skip = usize::try_from(next - self.start.min(next)).unwrap_or(usize::MAX);
@@ -216,6 +256,7 @@ impl<S: Socket, E: Executor> Shard<S, E> {
             clock: Cell::new(Instant::now()),
             tally: Tally::default(),
             rounds: Rounds::default(),
+            last: RefCell::default(),
             draining: Cell::new(false),
             readers: Cell::new(0),
             rang: Cell::new(false),
@@ -302,15 +343,16 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         }
         self.doorbell.take(rung);
         // Unconstrained: tokio's budget would make sockets look full.
-        tokio::task::coop::unconstrained(self.deliver(rung)).await;
+        let goes_on = tokio::task::coop::unconstrained(self.deliver(rung)).await;
         self.settle_tally();
         let admits = self.rounds.begin();
-        if turn == Turn::Again || admits || self.rang.take() {
+        let again = turn == Turn::Again || goes_on || admits;
+        if again || self.rang.take() {
             // There is a backlog. A thread that an event or a client needs may wait for this
             // processor: by itself the system would let it wait for up to a tick, 4 ms.
             std::thread::yield_now();
         }
-        if admits { Turn::Again } else { turn }
+        if again { Turn::Again } else { turn }
     }
 
     /// Runs the work of a connection that is no WebSocket in turn with them: it is polled while a
@@ -387,37 +429,34 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         self.len() == 0
     }
 
-    /// Hands the new frames of some places to their readers. What one socket gets of them leaves in
-    /// one write.
-    async fn deliver(&self, places: &mut Vec<usize>) {
+    /// Hands the new frames of some places to their readers of the first rank, and those that are
+    /// left to readers of the last rank, for a moment. What one socket gets of them leaves in one
+    /// write. Whether some of the last rank still wait.
+    async fn deliver(&self, rung: &mut Vec<usize>) -> bool {
         let mut writes = 0;
-        while !places.is_empty() {
+        while !rung.is_empty() {
             self.set_now();
-            places.retain(|place| self.read_batch(*place));
-            self.serve_ranked(Rank::First, places, &mut writes).await;
-            if places.iter().any(|place| self.serves_last(*place)) {
-                // Who was just written to may wait for this processor.
-                std::thread::yield_now();
-                self.serve_ranked(Rank::Last, places, &mut writes).await;
-            }
+            rung.retain(|place| self.read_batch(*place));
+            self.serve_first(rung, &mut writes).await;
             // Those whose batch was full may have more.
-            places.retain(|place| self.end_batch(*place) == FRAMES_PER_WRITE);
-            if !places.is_empty() {
+            rung.retain(|place| self.end_batch(*place, Rank::First) == FRAMES_PER_WRITE);
+            if !rung.is_empty() {
                 tokio::task::yield_now().await;
             }
         }
+        if self.begin_last_round() && writes > 0 {
+            // Who was just written to may wait for this processor.
+            std::thread::yield_now();
+        }
+        self.serve_last()
     }
 
-    /// Hands the batches of some places to their readers of one rank.
-    async fn serve_ranked(&self, rank: Rank, places: &[usize], writes: &mut usize) {
+    /// Hands the batches of some places to their readers of the first rank.
+    async fn serve_first(&self, places: &[usize], writes: &mut usize) {
         let several = places.len() > 1;
         for place in places {
-            let members = {
-                let table = self.read.borrow();
-                table.places.get(*place).map_or(0, |local| local.members.capacity())
-            };
-            for member in 0..members {
-                if !self.serve(*place, member, rank, several) {
+            for member in 0..self.members(*place) {
+                if !self.serve(*place, member, Rank::First, several) {
                     continue;
                 }
                 *writes += 1;
@@ -429,12 +468,60 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         }
     }
 
-    /// Whether a place has readers that are written to last.
-    fn serves_last(&self, place: usize) -> bool {
-        self.read.borrow().places.get(place).is_some_and(|local| local.last > 0)
+    /// Reads what the next round hands out, if none is under way. Whether one is now.
+    fn begin_last_round(&self) -> bool {
+        let mut last = self.last.borrow_mut();
+        let last = &mut *last;
+        if last.places.is_empty() {
+            std::mem::swap(&mut last.places, &mut last.next);
+            let mut table = self.read.borrow_mut();
+            last.places.retain(|place| {
+                let Some(local) = table.places.get_mut(*place) else { return false };
+                local.is_queued = false;
+                local.batches[Rank::Last as usize].read(&local.stream)
+            });
+            last.at = (0, 0);
+        }
+        !last.places.is_empty()
     }
 
-    /// Takes new frames out of a place's ring; false if there are none.
+    /// Goes on with the round of the last rank for a moment. Whether anything is left.
+    fn serve_last(&self) -> bool {
+        let mut last = self.last.borrow_mut();
+        let several = last.places.len() > 1;
+        let (begin, mut writes) = (std::time::Instant::now(), 0);
+        while let Some(place) = last.places.get(last.at.0).copied() {
+            for member in last.at.1..self.members(place) {
+                if self.serve(place, member, Rank::Last, several) {
+                    writes += 1;
+                    if writes % WRITES_PER_LOOK == 0 && begin.elapsed() >= LAST_SLICE {
+                        last.at.1 = member + 1;
+                        return true;
+                    }
+                }
+            }
+            last.at = (last.at.0 + 1, 0);
+        }
+        let LastRound { places, next, .. } = &mut *last;
+        for place in places.drain(..) {
+            let mut table = self.read.borrow_mut();
+            let Some(local) = table.places.get_mut(place) else { continue };
+            let was_full = local.batches[Rank::Last as usize].end() == FRAMES_PER_WRITE;
+            if was_full && !local.is_queued {
+                local.is_queued = true;
+                next.push(place);
+            }
+        }
+        !next.is_empty()
+    }
+
+    /// Readers of a place, with those that are gone.
+    fn members(&self, place: usize) -> usize {
+        self.read.borrow().places.get(place).map_or(0, |local| local.members.capacity())
+    }
+
+    /// Takes new frames of a place's ring for the readers of the first rank; false if there are none.
+    /// Those of the last rank get theirs in the next round.
     fn read_batch(&self, place: usize) -> bool {
         let mut table = self.read.borrow_mut();
         let Some(local) = table.places.get_mut(place) else { return false };
@@ -443,37 +530,36 @@ impl<S: Socket, E: Executor> Shard<S, E> {
             bell.ring();
             self.rang.set(true);
         }
-        let batch = &mut local.batch;
-        batch.start = local.next;
-        if local.stream.read(local.next, FRAMES_PER_WRITE, &mut batch.frames) {
-            local.next += batch.frames.len() as u64;
-        } else {
-            // The thread slept for longer than the ring is deep.
-            local.next = local.stream.next_index();
-            batch.overrun = true;
+        let [first, last] = &mut local.batches;
+        let fresh = first.read(&local.stream);
+        if local.last == 0 {
+            // Whoever joins that rank begins at the end of the ring.
+            last.next = first.next;
+        } else if fresh && !local.is_queued {
+            local.is_queued = true;
+            self.last.borrow_mut().next.push(place);
         }
-        batch.overrun || !batch.frames.is_empty()
+        fresh
     }
 
-    /// Frames that were handed out.
-    fn end_batch(&self, place: usize) -> usize {
+    /// Frames that were handed out to the readers of this rank.
+    fn end_batch(&self, place: usize, rank: Rank) -> usize {
         let mut table = self.read.borrow_mut();
-        let Some(local) = table.places.get_mut(place) else { return 0 };
-        local.batch.overrun = false;
-        local.batch.frames.drain(..).count()
+        table.places.get_mut(place).map_or(0, |local| local.batches[rank as usize].end())
     }
 
-    /// Hands a place's batch to one reader of this rank, unless it waits; where `several` places have
-    /// a batch, with those of the other operations on its socket. Whether there was something to hand
+    /// Hands a place's batch to one reader of this rank, unless it waits; where it has several frames or
+    /// `several` places have a batch, with those of the other operations on its socket. Whether there was something to hand
     /// out.
     fn serve(&self, place: usize, member: usize, rank: Rank, several: bool) -> bool {
         let mut table = self.read.borrow_mut();
         let Some(local) = table.places.get_mut(place) else { return false };
-        let Local { batch, members, .. } = local;
+        let Local { batches, members, .. } = local;
         let Some(member) = members.get_mut(member).filter(|one| !one.waits && one.rank == rank)
         else {
             return false;
         };
+        let batch = &batches[rank as usize];
         debug_assert!(
             batch.overrun || member.next >= batch.start,
             "a reader that is further back than the shard waits"
@@ -484,7 +570,7 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         }
         let Some(connection) = member.connection.upgrade() else { return false };
         let mut connection = connection.borrow_mut();
-        if several && connection.streams() > 1 {
+        if fresh.len() > 1 || (several && connection.streams() > 1) {
             self.serve_all(&mut table, &mut connection);
             return true;
         }
@@ -501,7 +587,7 @@ impl<S: Socket, E: Executor> Shard<S, E> {
                 return true;
             }
         }
-        // Several frames, a large one, or no room: in the connection's own turn, which gathers.
+        // A large frame, or no room: in the connection's own turn, for which it may have to queue.
         member.waits = true;
         connection.wait(member.slot);
         true
@@ -516,8 +602,9 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         counted.clear();
         let mut frames = 0;
         for (slot, seat) in connection.seats() {
-            let Local { batch, members, .. } = &mut table.places[seat.place as usize];
+            let Local { batches, members, .. } = &mut table.places[seat.place as usize];
             let member = &mut members[seat.member as usize];
+            let batch = &batches[member.rank as usize];
             let fresh = batch.fresh(member.next);
             if member.waits || (fresh.is_empty() && !batch.overrun) {
                 continue;
@@ -542,9 +629,11 @@ impl<S: Socket, E: Executor> Shard<S, E> {
             bump(&self.tally.writes, 1);
         }
         for (slot, seat, count) in counted.drain(..) {
-            let Local { batch, members, .. } = &mut table.places[seat.place as usize];
+            let Local { batches, members, .. } = &mut table.places[seat.place as usize];
             let member = &mut members[seat.member as usize];
-            if sent && let Some(last) = batch.fresh(member.next)[..count].last() {
+            if sent
+                && let Some(last) = batches[member.rank as usize].fresh(member.next)[..count].last()
+            {
                 member.seen = last.sequence;
                 member.next += count as u64;
             } else {
@@ -590,14 +679,15 @@ impl<S: Socket, E: Executor> Shard<S, E> {
             let listener = Arc::new(Listener::new(self.doorbell.clone(), place));
             // Listening first: a push after this rings, one before it is below `next`.
             stream.listen(listener.clone());
+            let next = stream.next_index();
             entry.insert(Local {
-                next: stream.next_index(),
+                batches: [Batch::starting_at(next), Batch::starting_at(next)],
                 stream: stream.clone(),
                 listener,
                 members: Slab::new(),
                 last: 0,
+                is_queued: false,
                 readers: Slab::new(),
-                batch: Batch::default(),
             });
             place
         })

@@ -45,6 +45,47 @@ async fn order(fields: usize) -> Vec<Rank> {
     Rc::try_unwrap(seen).unwrap().into_inner()
 }
 
+/// So many that writing to all of them takes far longer than the fan-out goes on without a look at
+/// new events.
+const CROWD: usize = 10_000;
+
+#[test]
+fn a_later_event_reaches_others_before_an_earlier_one_has_reached_a_crowd() {
+    paused(async {
+        let hub = Hub::start(Limits::default(), StreamLimits::default());
+        let (board, seen) = (hub.board.clone(), Rc::new(RefCell::new(Vec::new())));
+        let mut tasks = Vec::new();
+        for number in 0..=CROWD {
+            let rank = if number < CROWD { Rank::Last } else { Rank::First };
+            let mut client = hub.connect_ranked(rank, Dialect::TransportWs, 4 << 10);
+            client.init().await;
+            client.say(&subscribe("1", "fields", json!({}))).await;
+            assert!(matches!(client.hear().await, Heard::Message(_)), "a snapshot");
+            let (board, seen) = (board.clone(), seen.clone());
+            tasks.push(tokio::task::spawn_local(async move {
+                for event in 1..=2 {
+                    assert!(matches!(client.hear().await, Heard::Message(_)), "an event");
+                    seen.borrow_mut().push((rank, event));
+                    if number == 0 && event == 1 {
+                        board.set(1, 2, 0);
+                    }
+                }
+            }));
+        }
+        board.set(1, 1, 0);
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let seen = seen.borrow();
+        assert_eq!(seen.len(), 2 * (CROWD + 1));
+        let at = |what| seen.iter().position(|one| *one == what).unwrap();
+        let last_of_crowd = seen.iter().rposition(|one| *one == (Rank::Last, 1)).unwrap();
+        let (second, first) = (at((Rank::First, 2)), at((Rank::First, 1)));
+        assert!(first < at((Rank::Last, 1)));
+        assert!(second < last_of_crowd, "{second} of {last_of_crowd}");
+    });
+}
+
 #[test]
 fn sockets_of_the_last_rank_are_written_to_after_all_others() {
     paused(async {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
-use spreadly_subscriptions::{Limits, StreamLimits};
+use spreadly_subscriptions::{Dialect, Limits, Rank, StreamLimits};
 use tokio::time::Instant;
 
 use super::client::{Client, Follower, Heard, subscribe};
@@ -112,7 +112,8 @@ async fn client(hub: Rc<Hub>, tally: Rc<Tally>, random: SmallRng, end: Instant) 
     let mut kept: Option<Held> = None;
     tokio::time::sleep(Duration::from_millis(roll(5_000))).await;
     while Instant::now() < end {
-        let mut client = hub.connect(1 << (9 + roll(5)));
+        let rank = [Rank::First, Rank::Last][roll(2) as usize];
+        let mut client = hub.connect_ranked(rank, Dialect::TransportWs, 1 << (9 + roll(5)));
         client.init().await;
         let mut held = HashMap::new();
         if let Some(one) = kept.take() {
