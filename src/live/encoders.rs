@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use spreadly_subscriptions::{Turn, Worker};
+use spreadly_subscriptions::{Repaced, Turn, Worker};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -36,8 +36,10 @@ const EVENT_BUDGET: Duration = Duration::from_millis(5);
 /// further behind copies the state again, and its streams are merged.
 const MOST_WAITING_EVENTS: usize = 1 << 17;
 const MOST_WAITING_LEVELS: usize = 1 << 20;
-/// Streams that are asked in one turn at least whether they were quiet for long.
-const BEATS_AT_ONCE: usize = 64;
+/// Time of a turn, beside its slice, in which streams are asked whether they were quiet for long, and in
+/// which they get slower or faster paces. Some of either are done in any case.
+const UPKEEP_SLICE: Duration = Duration::from_micros(50);
+const UPKEEP_AT_ONCE: usize = 4;
 const BEAT: Duration = Duration::from_secs(1);
 
 thread_local! {
@@ -100,6 +102,8 @@ struct Rounds {
     next_beat: Instant,
     /// Streams that are still to be asked whether they were quiet for long.
     beats: VecDeque<u64>,
+    /// Streams that are still to be given the pace that the schedule has for them.
+    repaced: VecDeque<Repaced>,
 }
 
 /// The last event of a market or topic.
@@ -205,7 +209,11 @@ impl EncodeWorker {
             live: Arc::new(Live::copy_of(origin, stream_cost_rate)),
             inbox: Mutex::default(),
             wake: Notify::new(),
-            rounds: Mutex::new(Rounds { next_beat: Instant::now() + BEAT, beats: VecDeque::new() }),
+            rounds: Mutex::new(Rounds {
+                next_beat: Instant::now() + BEAT,
+                beats: VecDeque::new(),
+                repaced: VecDeque::new(),
+            }),
             unpushed: Mutex::default(),
             unmarked: Mutex::default(),
             meters: EncodeMeters::default(),
@@ -383,11 +391,11 @@ impl EncodeWorker {
         }
     }
 
-    /// Lets streams that were quiet for long say that they live, until the turn ends.
-    fn beat(&self, turn_ends: Instant) {
-        let mut rounds = self.rounds.lock();
+    /// Lets streams that were quiet for long say that they live, for a moment.
+    fn beat(&self) {
+        let (mut rounds, begin) = (self.rounds.lock(), Instant::now());
         for asked in 0.. {
-            if asked >= BEATS_AT_ONCE && Instant::now() >= turn_ends {
+            if asked >= UPKEEP_AT_ONCE && begin.elapsed() >= UPKEEP_SLICE {
                 return;
             }
             let Some(id) = rounds.beats.pop_front() else { return };
@@ -398,10 +406,17 @@ impl EncodeWorker {
         }
     }
 
-    /// Gives streams slower or faster paces.
+    /// Gives streams slower or faster paces, for a moment.
     fn adapt(&self, now: Instant) {
-        let changed = self.live.schedule.lock().adapt(now);
-        for paced in &changed {
+        let (mut rounds, begin) = (self.rounds.lock(), Instant::now());
+        if rounds.repaced.is_empty() {
+            rounds.repaced.extend(self.live.schedule.lock().adapt(now));
+        }
+        for given in 0.. {
+            if given >= UPKEEP_AT_ONCE && begin.elapsed() >= UPKEEP_SLICE {
+                return;
+            }
+            let Some(paced) = rounds.repaced.pop_front() else { return };
             let Some(follower) = self.live.follower(paced.id) else { continue };
             let stream = follower.stream();
             let before = stream.slowed_to().unwrap_or(follower.pace);
@@ -449,13 +464,14 @@ impl Worker for EncodeWorker {
             }
             now = Instant::now();
         }
-        self.beat(begin + SLICE);
+        self.beat();
         self.adapt(now);
         let rounds = self.rounds.lock();
         let again = self.live.schedule.lock().waiting() > 0
             || !self.unmarked.lock().is_empty()
             || !self.inbox.lock().changes.is_empty()
-            || !rounds.beats.is_empty();
+            || !rounds.beats.is_empty()
+            || !rounds.repaced.is_empty();
         if again {
             return Turn::Again;
         }
