@@ -40,6 +40,8 @@ const MOST_WAITING_LEVELS: usize = 1 << 20;
 /// which they get slower or faster paces. Some of either are done in any case.
 const UPKEEP_SLICE: Duration = Duration::from_micros(50);
 const UPKEEP_AT_ONCE: usize = 4;
+/// Merged streams whose time has come that are put into the schedule in one turn.
+const DUE_AT_ONCE: usize = 128;
 const BEAT: Duration = Duration::from_secs(1);
 
 thread_local! {
@@ -102,6 +104,8 @@ struct Rounds {
     next_beat: Instant,
     /// Streams that are still to be asked whether they were quiet for long.
     beats: VecDeque<u64>,
+    /// Merged streams whose time has come.
+    due: Vec<u64>,
     /// Streams that are still to be given the pace that the schedule has for them.
     repaced: VecDeque<Repaced>,
 }
@@ -212,6 +216,7 @@ impl EncodeWorker {
             rounds: Mutex::new(Rounds {
                 next_beat: Instant::now() + BEAT,
                 beats: VecDeque::new(),
+                due: Vec::new(),
                 repaced: VecDeque::new(),
             }),
             unpushed: Mutex::default(),
@@ -377,9 +382,12 @@ impl EncodeWorker {
 
     /// What is due by the clock.
     fn keep_time(&self, now: Instant) {
-        let due = self.live.schedule.lock().tick(now);
-        self.mark(&due);
         let mut rounds = self.rounds.lock();
+        if rounds.due.is_empty() {
+            rounds.due = self.live.schedule.lock().tick(now);
+        }
+        let left = rounds.due.len().saturating_sub(DUE_AT_ONCE);
+        self.mark(&rounds.due.split_off(left));
         if now >= rounds.next_beat {
             rounds.next_beat = (rounds.next_beat + BEAT).max(now);
             let mut touched = Touched::new();
@@ -471,6 +479,7 @@ impl Worker for EncodeWorker {
             || !self.unmarked.lock().is_empty()
             || !self.inbox.lock().changes.is_empty()
             || !rounds.beats.is_empty()
+            || !rounds.due.is_empty()
             || !rounds.repaced.is_empty();
         if again {
             return Turn::Again;

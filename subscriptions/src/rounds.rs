@@ -22,6 +22,8 @@ enum Standing {
     Admitted,
 }
 
+type Queued = (Waker, Rc<Cell<Standing>>);
+
 /// A connection's own; its place in the queue is gone when this is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Ticket(Rc<Cell<Standing>>);
@@ -31,7 +33,9 @@ pub(crate) struct Ticket(Rc<Cell<Standing>>);
 pub(crate) struct Rounds {
     /// Since the last fan-out.
     spent: Cell<Duration>,
-    queue: RefCell<VecDeque<(Waker, Rc<Cell<Standing>>)>>,
+    queue: RefCell<VecDeque<Queued>>,
+    /// Those that were admitted in vain, as others took all the time: they come before the queue.
+    returned: RefCell<VecDeque<Queued>>,
     at_once: Cell<usize>,
     /// Nobody waits any more.
     has_ended: Cell<bool>,
@@ -42,6 +46,7 @@ impl Default for Rounds {
         Self {
             spent: Cell::default(),
             queue: RefCell::default(),
+            returned: RefCell::default(),
             at_once: Cell::new(1),
             has_ended: Cell::new(false),
         }
@@ -51,20 +56,22 @@ impl Default for Rounds {
 impl Rounds {
     /// Whether a connection has its turn now; otherwise `waker` is woken when it has.
     pub(crate) fn admits(&self, ticket: &Ticket, waker: &Waker) -> bool {
-        let mut queue = self.queue.borrow_mut();
-        match ticket.0.get() {
-            _ if self.has_ended.get() => true,
-            Standing::Queued => false,
-            Standing::Free if !queue.is_empty() || self.spent.get() >= TIME_PER_ROUND => {
-                ticket.0.set(Standing::Queued);
-                queue.push_back((waker.clone(), ticket.0.clone()));
-                false
-            }
+        let has_time = self.spent.get() < TIME_PER_ROUND;
+        let (mut queue, mut returned) = (self.queue.borrow_mut(), self.returned.borrow_mut());
+        let is_empty = queue.is_empty() && returned.is_empty();
+        let line = match ticket.0.get() {
+            _ if self.has_ended.get() => return true,
+            Standing::Queued => return false,
+            Standing::Admitted if !has_time => &mut *returned,
+            Standing::Free if !has_time || !is_empty => &mut *queue,
             Standing::Free | Standing::Admitted => {
                 ticket.0.set(Standing::Free);
-                true
+                return true;
             }
-        }
+        };
+        ticket.0.set(Standing::Queued);
+        line.push_back((waker.clone(), ticket.0.clone()));
+        false
     }
 
     /// Counts what a connection's turn took.
@@ -80,10 +87,10 @@ impl Rounds {
             _ => self.at_once.get(),
         };
         self.at_once.set(at_once.clamp(1, MOST_AT_ONCE));
-        let mut queue = self.queue.borrow_mut();
+        let (mut queue, mut returned) = (self.queue.borrow_mut(), self.returned.borrow_mut());
         let mut admitted = 0;
         while admitted < self.at_once.get()
-            && let Some((waker, standing)) = queue.pop_front()
+            && let Some((waker, standing)) = returned.pop_front().or_else(|| queue.pop_front())
         {
             // One that is gone has no ticket.
             if Rc::strong_count(&standing) > 1 {
@@ -98,7 +105,8 @@ impl Rounds {
     /// Lets all have their turns from now on.
     pub(crate) fn end(&self) {
         self.has_ended.set(true);
-        self.queue.borrow_mut().drain(..).for_each(|(waker, _)| waker.wake());
+        let (mut queue, mut returned) = (self.queue.borrow_mut(), self.returned.borrow_mut());
+        returned.drain(..).chain(queue.drain(..)).for_each(|(waker, _)| waker.wake());
     }
 }
 
@@ -148,13 +156,15 @@ mod tests {
             assert!(tickets[done..][admitted..].iter().all(|one| one.0.get() == Standing::Queued));
             done += admitted;
             number += 1;
-            let most = 2 * (TIME_PER_ROUND.as_micros() / TURN.as_micros()) as usize;
+            let most = TIME_PER_ROUND.as_micros().div_ceil(TURN.as_micros()) as usize;
             assert!(admitted <= most, "{admitted} in round {number}");
             if done == CROWD {
                 break;
             }
         }
-        assert_eq!((done, count.0.load(Ordering::Relaxed)), (CROWD, CROWD), "each woken once");
+        assert_eq!(done, CROWD);
+        let woken = count.0.load(Ordering::Relaxed);
+        assert!((CROWD..CROWD * 3 / 2).contains(&woken), "woken {woken} times");
         let fewest = CROWD * TURN.as_micros() as usize / TIME_PER_ROUND.as_micros() as usize;
         assert!(number <= fewest * 2, "{number} rounds");
         // Those that came late are gone, and take nobody's turn.
@@ -162,6 +172,24 @@ mod tests {
         let last = Ticket::default();
         assert!(!rounds.admits(&last, &waker));
         assert!(rounds.begin() && rounds.admits(&last, &waker) && !rounds.begin());
+    }
+
+    #[test]
+    fn one_that_is_admitted_when_others_have_taken_all_the_time_comes_first_in_the_next_round() {
+        let (rounds, waker) = (Rounds::default(), Waker::from(Arc::<Count>::default()));
+        let [quick, first, second, last] = <[Ticket; 4]>::default();
+        // Two turns that cost nothing: now two are admitted at once.
+        rounds.spend(TIME_PER_ROUND);
+        assert!(!rounds.admits(&quick, &waker));
+        assert!(rounds.begin() && rounds.admits(&quick, &waker) && !rounds.begin());
+        rounds.spend(TIME_PER_ROUND);
+        assert!(![&first, &second, &last].iter().any(|ticket| rounds.admits(ticket, &waker)));
+        assert!(rounds.begin());
+        assert!(rounds.admits(&first, &waker));
+        rounds.spend(TIME_PER_ROUND);
+        assert_eq!(second.0.get(), Standing::Admitted);
+        assert!(!rounds.admits(&second, &waker), "the first one took all the time");
+        assert!(rounds.begin() && rounds.admits(&second, &waker));
     }
 
     #[test]

@@ -85,7 +85,7 @@ const CHANGES_AT_ONCE: usize = 256;
 /// Streams of one pace that are served at once where there are few, and into how many portions of a
 /// period they are divided where there are many.
 const PORTION: usize = 64;
-const MOST_PORTIONS: usize = 100;
+const MOST_PORTIONS: usize = 20;
 /// Merged streams of each pace that are looked at whether they may get a faster one, at one look.
 const LOOKED_AT_ONCE: usize = 256;
 /// A stream that was slowed down for a budget is not slowed down again within this: others come first,
