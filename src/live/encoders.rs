@@ -394,7 +394,7 @@ impl EncodeWorker {
             self.live.roll(&mut touched);
             self.mark(&touched);
             if rounds.beats.is_empty() {
-                rounds.beats = self.live.followers().iter().map(|one| one.stream().id()).collect();
+                rounds.beats = self.live.followers.lock().keys().copied().collect();
             }
         }
     }

@@ -645,7 +645,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         tail: &Bytes,
         shard: &Shard<S, E>,
     ) -> Result<(), Blocked> {
-        if !self.clear {
+        if !self.clear && !self.send_replies(shard) {
             return Err(Blocked);
         }
         // A socket that is full is the connection's own task's to wait for.
@@ -666,6 +666,41 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 Ok(())
             }
             Poll::Pending => Err(Blocked),
+        }
+    }
+
+    /// Sends the replies if nothing else is to be sent before a frame: so a ping of ours or a result
+    /// does not hold back frames until the connection has its turn, which may be long after. Whether
+    /// the way is clear now.
+    fn send_replies(&mut self, shard: &Shard<S, E>) -> bool {
+        if self.partial.is_some() || !self.waiting.is_empty() || self.closing.is_some() || self.dead
+        {
+            return false;
+        }
+        while self.replies_sent < self.replies.len() {
+            let polled = match self.socket.write_now(&self.replies[self.replies_sent..]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                result => Poll::Ready(result),
+            };
+            match self.progress(polled, shard) {
+                Poll::Ready(Ok(written)) => self.replies_sent += written,
+                Poll::Ready(Err(_)) | Poll::Pending => return false,
+            }
+        }
+        self.replies_left();
+        self.clear = true;
+        true
+    }
+
+    /// All replies were sent.
+    fn replies_left(&mut self) {
+        let paused = self.replies.len() > REPLY_BACKLOG_BYTES;
+        // Given back whole: an idle connection keeps no buffer.
+        self.replies = Vec::new();
+        self.replies_sent = 0;
+        if paused {
+            // It was not read from meanwhile.
+            self.wake();
         }
     }
 
@@ -753,13 +788,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 Poll::Pending => return Ok(Poll::Pending),
             }
         }
-        let paused = self.replies.len() > REPLY_BACKLOG_BYTES;
-        // Given back whole: an idle connection keeps no buffer.
-        self.replies = Vec::new();
-        self.replies_sent = 0;
-        if paused {
-            cx.waker().wake_by_ref();
-        }
+        self.replies_left();
         Ok(Poll::Ready(()))
     }
 

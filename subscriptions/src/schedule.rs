@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::owners::Owners;
+use crate::owners::{FREE_STREAMS, Owners};
 
 /// How often a stream is brought up to date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -494,16 +494,19 @@ impl Schedule {
     }
 
     /// Those that were served beyond a budget, while it is used up. Of them only the ones with the
-    /// fewest readers, so that others keep their pace as long as there are such.
+    /// fewest readers, so that others keep their pace as long as there are such. Where only a few were
+    /// served at all, they are not what used it up: those that did are gone.
     fn slow_down_beyond(&mut self, now: Instant, changed: &mut Vec<(Pace, Repaced)>) {
         let beyond = std::mem::take(&mut self.beyond);
+        let are_few = beyond.len() <= FREE_STREAMS;
         let readers = |id: &u64| Some(self.slots.get(id)?.audience.readers);
         let fewest = beyond.iter().filter_map(readers).min();
         for id in beyond {
             let Some(slot) = self.slots.get_mut(&id) else { continue };
             slot.beyond = false;
             let settles = slot.slowed.is_some_and(|slowed| now < slowed + SETTLE);
-            if settles
+            if are_few
+                || settles
                 || slot.pace == Pace::S1
                 || Some(slot.audience.readers) != fewest
                 || changed.len() >= CHANGES_AT_ONCE
@@ -785,29 +788,34 @@ mod tests {
     #[test]
     fn beyond_a_budget_those_with_the_fewest_readers_give_way_alone() {
         let now = Instant::now();
-        let (mut schedule, _) = with_streams(RATE, now, &[(1, 100), (2, 1)]);
-        let (alone, four) = (1..=100, 101);
+        let (mut schedule, _) = with_streams(RATE, now, &[(1, 100), (2, 17)]);
+        let (alone, fours) = (1..=100, 101..=117);
         // So much is used up that it lasts for the test.
         while schedule.spent < Duration::from_secs(2) {
             schedule.served(1, Duration::from_secs(1), true, now);
         }
         let look = |schedule: &mut Schedule, ids: &[u64], now: Instant| {
             for id in ids {
-                let readers = if *id == four { 4 } else { 1 };
+                let readers = if fours.contains(id) { 4 } else { 1 };
                 schedule.ready(*id, Audience { readers, shared: false });
             }
             while let Some(id) = schedule.pop() {
                 schedule.served(id, 10 * MICROS, true, now);
             }
-            schedule.adapt(now).iter().map(|one| one.id).collect::<Vec<_>>()
+            let mut changed: Vec<_> = schedule.adapt(now).iter().map(|one| one.id).collect();
+            changed.sort_unstable();
+            changed
         };
-        let all: Vec<_> = alone.clone().chain([four]).collect();
-        let mut changed = look(&mut schedule, &all, now + LOOK);
-        changed.sort_unstable();
+        let all: Vec<_> = alone.clone().chain(fours.clone()).collect();
+        let changed = look(&mut schedule, &all, now + LOOK);
         assert_eq!(changed, alone.collect::<Vec<_>>(), "at first all that are read alone");
-        let changed = look(&mut schedule, &[1, four], now + LOOK * 2);
+        let one_and_fours: Vec<_> = [1].into_iter().chain(fours.clone()).collect();
+        let changed = look(&mut schedule, &one_and_fours, now + LOOK * 2);
         assert!(changed.is_empty(), "none of the others while there are such: {changed:?}");
-        assert_eq!(look(&mut schedule, &[four], now + LOOK * 3), [four], "then others");
+        let changed = look(&mut schedule, &one_and_fours[1..17], now + LOOK * 3);
+        assert!(changed.is_empty(), "none where few are left: {changed:?}");
+        let fours: Vec<_> = fours.clone().collect();
+        assert_eq!(look(&mut schedule, &fours, now + LOOK * 4), fours, "then others");
     }
 
     #[test]
