@@ -1,6 +1,6 @@
 //! The price levels of one side of a book, best first, in blocks that are shared. Taking the best
 //! ones out costs a reference for each block and no copy of a level, so it can be done under a lock
-//! that an event waits for; whoever took them reads them at leisure. The next change of a block that
+//! that an event waits for; they are read after it is given back. The next change of a block that
 //! somebody still has copies that block alone.
 
 use std::sync::Arc;

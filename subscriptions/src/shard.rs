@@ -470,39 +470,38 @@ impl<S: Socket, E: Executor> Shard<S, E> {
 
     /// Reads what the next round hands out, if none is under way. Whether one is now.
     fn begin_last_round(&self) -> bool {
-        let mut last = self.last.borrow_mut();
-        let last = &mut *last;
-        if last.places.is_empty() {
-            std::mem::swap(&mut last.places, &mut last.next);
+        let LastRound { places, at, next } = &mut *self.last.borrow_mut();
+        if places.is_empty() {
+            std::mem::swap(places, next);
             let mut table = self.read.borrow_mut();
-            last.places.retain(|place| {
+            places.retain(|place| {
                 let Some(local) = table.places.get_mut(*place) else { return false };
-                local.is_queued = false;
-                local.batches[Rank::Last as usize].read(&local.stream)
+                // Another stream may have got the place of one that is gone.
+                std::mem::take(&mut local.is_queued)
+                    && local.batches[Rank::Last as usize].read(&local.stream)
             });
-            last.at = (0, 0);
+            *at = (0, 0);
         }
-        !last.places.is_empty()
+        !places.is_empty()
     }
 
     /// Goes on with the round of the last rank for a moment. Whether anything is left.
     fn serve_last(&self) -> bool {
-        let mut last = self.last.borrow_mut();
-        let several = last.places.len() > 1;
+        let LastRound { places, at, next } = &mut *self.last.borrow_mut();
+        let several = places.len() > 1;
         let (begin, mut writes) = (std::time::Instant::now(), 0);
-        while let Some(place) = last.places.get(last.at.0).copied() {
-            for member in last.at.1..self.members(place) {
+        while let Some(place) = places.get(at.0).copied() {
+            for member in at.1..self.members(place) {
                 if self.serve(place, member, Rank::Last, several) {
                     writes += 1;
                     if writes % WRITES_PER_LOOK == 0 && begin.elapsed() >= LAST_SLICE {
-                        last.at.1 = member + 1;
+                        at.1 = member + 1;
                         return true;
                     }
                 }
             }
-            last.at = (last.at.0 + 1, 0);
+            *at = (at.0 + 1, 0);
         }
-        let LastRound { places, next, .. } = &mut *last;
         for place in places.drain(..) {
             let mut table = self.read.borrow_mut();
             let Some(local) = table.places.get_mut(place) else { continue };
@@ -549,8 +548,8 @@ impl<S: Socket, E: Executor> Shard<S, E> {
     }
 
     /// Hands a place's batch to one reader of this rank, unless it waits; where it has several frames or
-    /// `several` places have a batch, with those of the other operations on its socket. Whether there was something to hand
-    /// out.
+    /// `several` places have a batch, with those of the other operations on its socket. Whether there
+    /// was something to hand out.
     fn serve(&self, place: usize, member: usize, rank: Rank, several: bool) -> bool {
         let mut table = self.read.borrow_mut();
         let Some(local) = table.places.get_mut(place) else { return false };
