@@ -1,9 +1,9 @@
-//! Frames of a book that take long to encode. Under the market's lock their levels are only copied;
+//! Frames of a book that take long to encode. Under the market's lock their levels are only taken;
 //! the pool encodes them, and their readers wait for that. Readers of one stream that want the same
 //! share it.
 //!
 //! A reader gets such a frame with the place in the ring that follows it, as of the moment when the
-//! levels were copied. What was pushed meanwhile comes from there. If the ring does not reach back
+//! levels were taken. What was pushed meanwhile comes from there. If the ring does not reach back
 //! by then, the reader asks again, like any that was too slow.
 
 use std::sync::{Arc, Weak};
@@ -144,7 +144,7 @@ impl DraftSource {
     }
 }
 
-/// Makes a reply. Nothing is copied before the pool has a place for it, so what waits is small.
+/// Makes a reply. Nothing is taken before the pool has a place for it, so what waits is small.
 pub(super) async fn make(
     long: Arc<LongFrames>,
     source: DraftSource,

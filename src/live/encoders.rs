@@ -401,11 +401,8 @@ impl EncodeWorker {
 
     /// Lets streams that were quiet for long say that they live, for a moment.
     fn beat(&self) {
-        let (mut rounds, begin) = (self.rounds.lock(), Instant::now());
-        for asked in 0.. {
-            if asked >= UPKEEP_AT_ONCE && begin.elapsed() >= UPKEEP_SLICE {
-                return;
-            }
+        let mut rounds = self.rounds.lock();
+        for () in upkeep() {
             let Some(id) = rounds.beats.pop_front() else { return };
             let Some(follower) = self.live.follower(id) else { continue };
             if follower.stream().readers() > 0 {
@@ -416,14 +413,11 @@ impl EncodeWorker {
 
     /// Gives streams slower or faster paces, for a moment.
     fn adapt(&self, now: Instant) {
-        let (mut rounds, begin) = (self.rounds.lock(), Instant::now());
+        let mut rounds = self.rounds.lock();
         if rounds.repaced.is_empty() {
             rounds.repaced.extend(self.live.schedule.lock().adapt(now));
         }
-        for given in 0.. {
-            if given >= UPKEEP_AT_ONCE && begin.elapsed() >= UPKEEP_SLICE {
-                return;
-            }
+        for () in upkeep() {
             let Some(paced) = rounds.repaced.pop_front() else { return };
             let Some(follower) = self.live.follower(paced.id) else { continue };
             let stream = follower.stream();
@@ -488,6 +482,14 @@ impl Worker for EncodeWorker {
         let look = self.live.schedule.lock().next_look();
         Turn::Done { look: Some(look.map_or(beat, |look| look.min(beat))) }
     }
+}
+
+/// As many steps as one kind of upkeep may make in a turn.
+fn upkeep() -> impl Iterator<Item = ()> {
+    let begin = Instant::now();
+    (0..)
+        .take_while(move |done| *done < UPKEEP_AT_ONCE || begin.elapsed() < UPKEEP_SLICE)
+        .map(|_| ())
 }
 
 /// The market or the generic topic of an event.

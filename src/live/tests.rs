@@ -16,7 +16,6 @@ use crate::market::book::{JOURNAL_TOUCHES, Level};
 use crate::market::candles::Candle;
 use crate::market::candles::{Interval, Tick};
 use crate::market::event::{MarketStatus, Side};
-use crate::market::ladder::TopLevels;
 
 #[path = "draft_tests.rs"]
 mod drafts;
@@ -60,12 +59,8 @@ fn pair(level: Level) -> (u128, u128) {
     (level.price, level.size)
 }
 
-fn top(levels: &TopLevels) -> Vec<(u128, u128)> {
-    levels.iter().map(pair).collect()
-}
-
-fn pairs(levels: &[Level]) -> Vec<(u128, u128)> {
-    levels.iter().copied().map(pair).collect()
+fn pairs(levels: impl Iterator<Item = Level>) -> Vec<(u128, u128)> {
+    levels.map(pair).collect()
 }
 
 fn plain(frame: LiveFrame) -> Vec<u8> {
@@ -75,12 +70,12 @@ fn plain(frame: LiveFrame) -> Vec<u8> {
     };
     let value = match frame {
         LiveFrame::Snapshot(one) => {
-            let rest = json!({ "reason": format!("{:?}", one.reason), "bids": top(&one.bids), "asks": top(&one.asks) });
+            let rest = json!({ "reason": format!("{:?}", one.reason), "bids": pairs(one.bids.iter()), "asks": pairs(one.asks.iter()) });
             book("snapshot", &one.head, rest)
         }
         LiveFrame::Delta(one) => {
             let rest = json!({ "previous": one.previous, "merged": one.merged_events,
-                               "bids": pairs(&one.bids), "asks": pairs(&one.asks) });
+                               "bids": pairs(one.bids.iter().copied()), "asks": pairs(one.asks.iter().copied()) });
             book("delta", &one.head, rest)
         }
         LiveFrame::Heartbeat(one) => book("heartbeat", &one.head, json!({ "state": one.state })),

@@ -130,7 +130,8 @@ struct Journal {
 }
 
 /// A book's levels with the newest part of its journal, taken out of it without being written yet:
-/// taking costs a copy, writing a large book costs milliseconds.
+/// taking costs a reference for each block of levels and a copy of that part of the journal, writing a
+/// large book costs milliseconds.
 #[derive(Clone, Debug)]
 pub struct BookState {
     sequence: u64,

@@ -649,10 +649,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             return Err(Blocked);
         }
         // A socket that is full is the connection's own task's to wait for.
-        let polled = match self.socket.write_now(message) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
-            result => Poll::Ready(result),
-        };
+        let polled = try_write(&mut self.socket, message);
         match self.progress(polled, shard) {
             Poll::Ready(Ok(written)) if written == message.len() => Ok(()),
             Poll::Ready(Ok(written)) => {
@@ -677,31 +674,8 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         {
             return false;
         }
-        while self.replies_sent < self.replies.len() {
-            let polled = match self.socket.write_now(&self.replies[self.replies_sent..]) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-                result => Poll::Ready(result),
-            };
-            match self.progress(polled, shard) {
-                Poll::Ready(Ok(written)) => self.replies_sent += written,
-                Poll::Ready(Err(_)) | Poll::Pending => return false,
-            }
-        }
-        self.replies_left();
-        self.clear = true;
-        true
-    }
-
-    /// All replies were sent.
-    fn replies_left(&mut self) {
-        let paused = self.replies.len() > REPLY_BACKLOG_BYTES;
-        // Given back whole: an idle connection keeps no buffer.
-        self.replies = Vec::new();
-        self.replies_sent = 0;
-        if paused {
-            // It was not read from meanwhile.
-            self.wake();
-        }
+        self.clear = matches!(self.flush_replies(shard, try_write), Ok(Poll::Ready(())));
+        self.clear
     }
 
     /// Has something to send that was not handed over: its turn comes when there is room.
@@ -728,7 +702,8 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                     return Ok(());
                 }
             } else if !self.replies.is_empty() {
-                if self.flush_replies(cx, shard)?.is_pending() {
+                let write = |socket: &mut S, bytes: &[u8]| Pin::new(socket).poll_write(cx, bytes);
+                if self.flush_replies(shard, write)?.is_pending() {
                     return Ok(());
                 }
             } else if let Some(deadline) = self.closing {
@@ -779,16 +754,26 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         Ok(Poll::Ready(()))
     }
 
-    fn flush_replies(&mut self, cx: &mut Context<'_>, shard: &Shard<S, E>) -> Polled {
+    fn flush_replies(
+        &mut self,
+        shard: &Shard<S, E>,
+        mut write: impl FnMut(&mut S, &[u8]) -> Poll<io::Result<usize>>,
+    ) -> Polled {
         while self.replies_sent < self.replies.len() {
-            let rest = &self.replies[self.replies_sent..];
-            let polled = Pin::new(&mut self.socket).poll_write(cx, rest);
+            let polled = write(&mut self.socket, &self.replies[self.replies_sent..]);
             match self.progress(polled, shard) {
                 Poll::Ready(result) => self.replies_sent += result?,
                 Poll::Pending => return Ok(Poll::Pending),
             }
         }
-        self.replies_left();
+        let paused = self.replies.len() > REPLY_BACKLOG_BYTES;
+        // Given back whole: an idle connection keeps no buffer.
+        self.replies = Vec::new();
+        self.replies_sent = 0;
+        if paused {
+            // It was not read from meanwhile.
+            self.wake();
+        }
         Ok(Poll::Ready(()))
     }
 
@@ -1029,3 +1014,11 @@ impl<S: Socket, E: Executor> Connection<S, E> {
 }
 
 type Polled = io::Result<Poll<()>>;
+
+/// Writes what the socket takes at once. Pending where it is full: nobody is woken for it.
+fn try_write(socket: &mut impl Socket, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    match socket.write_now(bytes) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Poll::Pending,
+        result => Poll::Ready(result),
+    }
+}

@@ -144,6 +144,15 @@ struct LastRound {
     next: Vec<usize>,
 }
 
+impl<S, E: Executor> Local<S, E> {
+    /// Puts its place among those that the next round of the last rank serves, once.
+    fn queue(&mut self, place: usize, next: &mut Vec<usize>) {
+        if !std::mem::replace(&mut self.is_queued, true) {
+            next.push(place);
+        }
+    }
+}
+
 impl Batch {
     fn starting_at(next: u64) -> Self {
         Self { next, ..Self::default() }
@@ -505,10 +514,8 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         for place in places.drain(..) {
             let mut table = self.read.borrow_mut();
             let Some(local) = table.places.get_mut(place) else { continue };
-            let was_full = local.batches[Rank::Last as usize].end() == FRAMES_PER_WRITE;
-            if was_full && !local.is_queued {
-                local.is_queued = true;
-                next.push(place);
+            if local.batches[Rank::Last as usize].end() == FRAMES_PER_WRITE {
+                local.queue(place, next);
             }
         }
         !next.is_empty()
@@ -532,11 +539,10 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         let [first, last] = &mut local.batches;
         let fresh = first.read(&local.stream);
         if local.last == 0 {
-            // Whoever joins that rank begins at the end of the ring.
+            // A reader that joins that rank begins at the end of the ring.
             last.next = first.next;
-        } else if fresh && !local.is_queued {
-            local.is_queued = true;
-            self.last.borrow_mut().next.push(place);
+        } else if fresh {
+            local.queue(place, &mut self.last.borrow_mut().next);
         }
         fresh
     }
