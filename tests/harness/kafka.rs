@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseProducer, Producer as _};
 use tempfile::TempDir;
 
@@ -151,12 +152,24 @@ impl Kafka {
             }
             let made = self.admin().create_topics([&topic], &AdminOptions::new()).await.unwrap();
             match &made[0] {
-                Ok(_) => return,
+                Ok(_) => break,
                 // One that was just removed may still be there for a moment.
                 Err(error) => assert!(began.elapsed() < START_PATIENCE, "{error:?}"),
             }
             tokio::time::sleep(BETWEEN_TRIES).await;
         }
+        let (consumer, name): (BaseConsumer, _) =
+            (self.client().create().unwrap(), name.to_owned());
+        // Until then the broker may still take records for the topic of this name that was removed.
+        let is_new = move || {
+            for partition in 0..partitions {
+                while consumer.fetch_watermarks(&name, partition, START_PATIENCE) != Ok((0, 0)) {
+                    assert!(began.elapsed() < START_PATIENCE, "{name}/{partition} is not empty");
+                    std::thread::sleep(BETWEEN_TRIES);
+                }
+            }
+        };
+        tokio::task::spawn_blocking(is_new).await.unwrap();
     }
 
     pub async fn remove_topic(&self, name: &str) {
