@@ -5,6 +5,7 @@ pub mod cache;
 pub mod client;
 pub mod clients;
 pub mod config;
+pub mod descriptors;
 pub mod feeds;
 pub mod graphql;
 pub mod live;

@@ -44,12 +44,39 @@ fn connect_from(local: &str, hub: SocketAddr) -> TcpStream {
 }
 
 fn get_from(local: &str, hub: SocketAddr) -> Answer {
-    let mut stream = connect_from(local, hub);
+    get_on(connect_from(local, hub), hub)
+}
+
+/// The last request of a connection.
+fn get_on(mut stream: TcpStream, hub: SocketAddr) -> Answer {
     let request = format!(
         "GET /graphql?query=%7B__typename%7D HTTP/1.1\r\nHost: {hub}\r\nConnection: close\r\n\r\n"
     );
     let _ = stream.write_all(request.as_bytes());
     http::read(&mut stream)
+}
+
+/// Opens WebSockets that say nothing after their upgrade until the hub has no descriptor for more.
+async fn use_up_descriptors(hub: &Hub) -> Vec<TcpStream> {
+    let upgrade = format!(
+        "GET /graphql HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Sec-WebSocket-Protocol: {MODERN}\r\n\r\n",
+        hub.address()
+    );
+    let open = |_| {
+        let mut stream = TcpStream::connect(hub.address()).unwrap();
+        stream.write_all(upgrade.as_bytes()).unwrap();
+        stream
+    };
+    let mut sockets = Vec::new();
+    // While earlier ones are not upgraded yet, later ones take their descriptors.
+    until("the last descriptor", async || {
+        sockets.extend((0..50).map(open));
+        hub.log().contains("the file descriptors for clients are used up")
+    })
+    .await;
+    sockets
 }
 
 /// A number of `/metrics`, by its name and labels.
@@ -262,15 +289,7 @@ async fn clients_can_not_take_the_descriptors_of_the_admin_port_and_of_the_feeds
     let events = "spreadly_feed_events_total{feed=\"files\"}";
     until("the first lines", async || metric(&hub, events) == 2).await;
     assert_eq!(metric(&hub, "spreadly_file_descriptors_limit"), 200);
-    // Half a request each, more than the process has descriptors.
-    let half: Vec<_> = (0..300)
-        .map(|_| {
-            let mut stream = TcpStream::connect(hub.address()).unwrap();
-            stream.write_all(b"POST /graphql HTTP/1.1\r\nHost: ").unwrap();
-            stream
-        })
-        .collect();
-    until("the reserve", async || metric(&hub, "spreadly_accept_pauses_total") > 0).await;
+    let sockets = use_up_descriptors(&hub).await;
     let open = metric(&hub, "spreadly_file_descriptors_open");
     assert!(open < 140, "{open}");
     assert_eq!(hub.admin_page("/livez").0, 200);
@@ -281,9 +300,31 @@ async fn clients_can_not_take_the_descriptors_of_the_admin_port_and_of_the_feeds
     hub.append_lines("b.ndjson", &[market::definition("XBT-USD")]);
     until("the line of another file", async || metric(&hub, events) == 3).await;
     assert_eq!(metric(&hub, "spreadly_feed_live{feed=\"files\"}"), 1);
-    drop(half);
+    drop(sockets);
     until("the public port", async || hub.admin_page("/readyz").0 == 200).await;
     assert_eq!(hub.query("{__typename}")["__typename"], "Query");
+}
+
+#[tokio::test]
+async fn half_open_requests_give_their_descriptors_up_to_clients_of_other_addresses() {
+    let starter = &["prlimit", "--nofile=200:200"];
+    let hub = Hub::start_by(starter, &["limits.reserved_descriptors=80"]);
+    let kept = connect_from("127.0.0.2", hub.address());
+    // Of ten addresses, together several times what the process has descriptors.
+    let half: Vec<_> = (0..500)
+        .map(|number| {
+            let mut stream = connect_from(&format!("127.0.0.{}", 10 + number % 10), hub.address());
+            stream.write_all(b"POST /graphql HTTP/1.1\r\nHost: ").unwrap();
+            stream
+        })
+        .collect();
+    assert_eq!(get_from("127.0.0.3", hub.address()).status, 200);
+    assert!(metric(&hub, "spreadly_refused_total{limit=\"reserved_descriptors\"}") > 300);
+    assert_eq!(metric(&hub, "spreadly_accept_pauses_total"), 0);
+    assert_eq!(hub.admin_page("/readyz").0, 200);
+    // An address with one connection keeps it, though it waited longer than any other.
+    assert_eq!(get_on(kept, hub.address()).status, 200);
+    drop(half);
 }
 
 #[tokio::test]
@@ -311,18 +352,11 @@ async fn a_feed_without_descriptors_is_not_halted_and_reads_on_when_there_are_so
     hub.append_lines("a.ndjson", &market::beginning("ERG-USD"));
     let mut socket = Client::knowing(hub.address(), "ERG-USD").await;
     socket.subscribe("feeds", "subscription{feedStatus{name state reason}}").await;
-    let half: Vec<_> = (0..250)
-        .map(|_| {
-            let mut stream = TcpStream::connect(hub.address()).unwrap();
-            stream.write_all(b"POST /graphql HTTP/1.1\r\nHost: ").unwrap();
-            stream
-        })
-        .collect();
-    until("the last descriptor", async || hub.log().contains("can't accept connections")).await;
+    let sockets = use_up_descriptors(&hub).await;
     hub.append_lines("b.ndjson", &[market::definition("XBT-USD")]);
     let told = "no file descriptor is left to read the feed";
     until("the feed to find none", async || hub.log().contains(told)).await;
-    drop(half);
+    drop(sockets);
     until("the line", async || {
         hub.admin_page("/metrics").1.contains("spreadly_feed_events_total{feed=\"files\"} 3\n")
     })

@@ -4,17 +4,19 @@
 use std::io;
 use std::net::{IpAddr, TcpStream};
 use std::os::fd::{AsRawFd as _, RawFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::header::HeaderMap;
-use rustix::process::{Resource, getrlimit};
 
+use super::waiting_connections::{WaitingConnections, WaitingPlace};
 use crate::clients::{ClientMeters, Refusal};
 use crate::config::Network;
+use crate::descriptors;
 
-/// Pause while there are no descriptors to spare: sockets that are open live on.
-pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Pause while there are no descriptors to spare and none can be taken: sockets that are open live on.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The last file descriptors of the process, which the public port leaves to what runs: the admin
 /// port, the feeds' files, the log and the cache.
@@ -22,59 +24,74 @@ pub struct DescriptorReserve {
     /// The system gives out the lowest number that is free, so a connection of this number or above
     /// means that all below are taken.
     first_reserved: RawFd,
-    /// The last connection that was accepted had to wait for one.
+    /// The last connection that was accepted had to wait, as none could be taken from another.
     pub exhausted: AtomicBool,
+    waiting: Arc<WaitingConnections>,
 }
 
 impl DescriptorReserve {
     /// Keeps `reserved` of the process's limit, at most half of it.
     pub fn new(reserved: usize) -> Self {
-        let most = descriptor_limit();
+        let most = descriptors::limit();
         let reserved = (reserved as u64).min(most / 2);
         let first_reserved = RawFd::try_from(most - reserved).unwrap_or(RawFd::MAX);
-        Self { first_reserved, exhausted: AtomicBool::new(false) }
+        Self { first_reserved, exhausted: AtomicBool::new(false), waiting: Arc::default() }
     }
 
     /// Waits until a connection has a descriptor that is not of the reserve. Further ones wait in
     /// the kernel's backlog.
     pub async fn admit(&self, stream: TcpStream, meters: &ClientMeters) -> TcpStream {
-        if stream.as_raw_fd() < self.first_reserved {
-            self.exhausted.store(false, Ordering::Relaxed);
-            return stream;
-        }
-        meters.refuse(Refusal::Descriptors);
-        self.note_exhausted(meters, None);
-        loop {
-            tokio::time::sleep(ACCEPT_PAUSE).await;
+        let mut stream = stream;
+        while stream.as_raw_fd() >= self.first_reserved {
+            self.make_room(meters).await;
             // Of the lowest number that is free now.
-            if let Ok(lower) = stream.try_clone()
-                && lower.as_raw_fd() < self.first_reserved
-            {
-                self.exhausted.store(false, Ordering::Relaxed);
-                return lower;
-            }
+            stream = stream.try_clone().unwrap_or(stream);
+        }
+        self.exhausted.store(false, Ordering::Relaxed);
+        stream
+    }
+
+    /// Of a new connection, which may have to give its descriptor up.
+    pub fn waiting_place(&self, peer: IpAddr) -> WaitingPlace {
+        WaitingPlace::new(self.waiting.clone(), peer)
+    }
+
+    /// Takes a descriptor from a connection that waits for its client. Where there is none, waits for
+    /// a while.
+    async fn make_room(&self, meters: &ClientMeters) {
+        if self.waiting.cut_one() {
+            meters.refuse(Refusal::Descriptors);
+            // The shard ends it at its next turn; should it be busy, another one is cut.
+            drop(tokio::time::timeout(ACCEPT_PAUSE, self.waiting.ended()).await);
+            return;
+        }
+        let warn = || {
+            tracing::warn!(
+                limit = descriptors::limit(),
+                "the file descriptors for clients are used up: raise the limit (ulimit -n)"
+            );
+        };
+        self.pause(meters, warn).await;
+    }
+
+    /// After a connection could not be accepted: for want of descriptors, of memory, or as its client
+    /// has left.
+    pub async fn after_error(&self, error: &io::Error, meters: &ClientMeters) {
+        if descriptors::are_exhausted(error) {
+            self.make_room(meters).await;
+        } else if error.kind() != io::ErrorKind::ConnectionAborted {
+            self.pause(meters, || tracing::warn!(%error, "can't accept connections")).await;
         }
     }
 
-    /// Says once that nothing can be accepted, until something was.
-    pub fn note_exhausted(&self, meters: &ClientMeters, error: Option<&io::Error>) {
+    /// Waits until something may have changed. Warns once, until a connection is accepted.
+    async fn pause(&self, meters: &ClientMeters, warn: impl FnOnce()) {
         meters.accept_pauses.fetch_add(1, Ordering::Relaxed);
         if !self.exhausted.swap(true, Ordering::Relaxed) {
-            let limit = descriptor_limit();
-            match error {
-                Some(error) => tracing::warn!(%error, limit, "can't accept connections"),
-                None => tracing::warn!(
-                    limit,
-                    "the file descriptors for clients are used up: raise the limit (ulimit -n)"
-                ),
-            }
+            warn();
         }
+        tokio::time::sleep(ACCEPT_PAUSE).await;
     }
-}
-
-/// `RLIMIT_NOFILE` as it is in force.
-pub fn descriptor_limit() -> u64 {
-    getrlimit(Resource::Nofile).current.unwrap_or(u64::from(u32::MAX >> 1))
 }
 
 /// The client on the far side of our proxies: the last address in `X-Forwarded-For` that no

@@ -5,7 +5,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -116,7 +116,7 @@ pub fn last_event_id(headers: &HeaderMap) -> Option<String> {
 pub fn start<E: Executor>(
     reader: Reader<TcpStream, E>,
     pace: Pace,
-    cut: Rc<Notify>,
+    cut: Arc<Notify>,
     place: Place,
     resumed: bool,
 ) -> Events {
@@ -133,7 +133,7 @@ pub fn start<E: Executor>(
 struct Sender {
     sender: mpsc::Sender<Bytes>,
     pace: Pace,
-    cut: Rc<Notify>,
+    cut: Arc<Notify>,
     /// The client has an id: it brought one, or an event gave it one.
     resumed: Cell<bool>,
 }

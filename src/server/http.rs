@@ -31,6 +31,7 @@ use super::response::{
 };
 use super::stall_limit::StallLimited;
 use super::upgrade::wants_websocket;
+use super::waiting_connections::WaitingPlace;
 use super::{pages, request};
 use crate::clients::{Accounts, ClientAccount, Place, Refusal, Work};
 use crate::config::{HttpStatus, Network, Origins};
@@ -80,7 +81,21 @@ struct Peer {
     /// How many connections the address has, where this one is too many.
     too_many: Option<usize>,
     /// Ends the connection, whatever is still to be sent on it.
-    cut: Rc<Notify>,
+    cut: Arc<Notify>,
+    /// Whether the connection waits for its client; `None` for a proxy's.
+    waiting: Option<WaitingPlace>,
+}
+
+impl Peer {
+    /// A request is there as a whole: from now on its client waits for the hub.
+    fn begin_work(&self) {
+        self.waiting.iter().for_each(WaitingPlace::leave);
+    }
+
+    /// The reply is there: from now on the hub waits for the client.
+    fn end_work(&self) {
+        self.waiting.iter().for_each(WaitingPlace::wait);
+    }
 }
 
 /// A connection that is kept only to be refused.
@@ -106,7 +121,7 @@ impl<E: Executor> Drop for Refusing<E> {
 
 impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
     /// Serves one TCP connection until it ends or becomes a WebSocket.
-    pub async fn serve(self: Rc<Self>, stream: TcpStream, peer: SocketAddr) {
+    pub async fn serve(self: Rc<Self>, waiting: WaitingPlace, stream: TcpStream, peer: SocketAddr) {
         let http = self.clone();
         let account = self.accounts.of(peer.ip());
         // A proxy's connections are those of its clients.
@@ -126,12 +141,22 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             Some(_) => self.config.header_timeout.min(REFUSAL_TIMEOUT),
             None => self.config.header_timeout,
         };
-        let cut = Rc::<Notify>::default();
-        let caller = Peer { address: peer.ip(), account, too_many, cut: cut.clone() };
+        let cut = waiting.cut().clone();
+        let waiting = (!proxied).then_some(waiting);
+        let caller = Peer { address: peer.ip(), account, too_many, cut: cut.clone(), waiting };
+        // Dropped after the connection, as it says then that a descriptor is free.
         let caller = Rc::new(caller);
+        let answering = caller.clone();
         let service = service_fn(move |request| {
-            let (http, caller) = (http.clone(), caller.clone());
-            async move { Ok::<_, Infallible>(http.answer(request, &caller).await) }
+            let (http, caller) = (http.clone(), answering.clone());
+            async move {
+                let reply = http.answer(request, &caller).await;
+                // A stream of events is a socket's place, and has its own stall limit.
+                if let Either::Left(_) = reply.body() {
+                    caller.end_work();
+                }
+                Ok::<_, Infallible>(reply)
+            }
         });
         let stream = StallLimited::new(stream, self.config.pace.stall);
         let connection = hyper::server::conn::http1::Builder::new()
@@ -264,6 +289,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             account.spend(Work::Kib, body.len() >> 10);
             request::from_body(&body)
         };
+        caller.begin_work();
         let mut request = parsed.map_err(|fault| {
             let body = error_body("BAD_REQUEST", &fault.to_string());
             Box::new(self.response(media, fault.outcome(), body))

@@ -12,9 +12,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 use spreadly_subscriptions::{Meters, Pace, Streams};
 
-use super::connection_limits::descriptor_limit;
 use crate::cache::CacheMeters;
 use crate::clients::Accounts;
+use crate::descriptors;
 use crate::feeds::status::{FeedState, FeedStatuses};
 use crate::live::{Encoders, Live};
 use crate::pool::Pool;
@@ -237,7 +237,7 @@ impl Everything {
 
 /// What the process and its host have left, where they tell.
 fn host(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    let limit = descriptor_limit();
+    let limit = descriptors::limit();
     gauge(encoder, "file_descriptors_limit", "File descriptors the process may have", limit)?;
     if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
         // One of them is the folder itself.

@@ -19,6 +19,7 @@ mod sharing;
 mod simulate;
 mod stall_limit;
 mod upgrade;
+mod waiting_connections;
 mod writing;
 
 use std::io::{self, Write};

@@ -16,9 +16,10 @@ use tokio::task::LocalSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection_limits::{ACCEPT_PAUSE, DescriptorReserve};
+use super::connection_limits::DescriptorReserve;
 use super::http::{Http, HttpConfig};
 use super::listener::Incoming;
+use super::waiting_connections::WaitingPlace;
 use crate::clients::{Accounts, ClientAccount};
 use crate::live::Encoders;
 
@@ -57,7 +58,7 @@ impl<E> Clone for Parts<E> {
     }
 }
 
-type Accepted = (std::net::TcpStream, SocketAddr);
+type Accepted = (std::net::TcpStream, SocketAddr, WaitingPlace);
 
 /// The running shards.
 pub struct Shards {
@@ -109,8 +110,7 @@ impl Shards {
             }) {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    reserve.note_exhausted(meters, Some(&error));
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    reserve.after_error(&error, meters).await;
                     continue;
                 }
             };
@@ -120,7 +120,8 @@ impl Shards {
             };
             turn = (turn + 1) % self.senders.len();
             // Waits while the shard is behind: the kernel's backlog is the bound.
-            if self.senders[turn].send((stream, peer)).await.is_err() {
+            let waiting = reserve.waiting_place(peer.ip());
+            if self.senders[turn].send((stream, peer, waiting)).await.is_err() {
                 return;
             }
         }
@@ -163,10 +164,10 @@ async fn serve<E: Executor<Client = Arc<ClientAccount>>>(
     let running = tokio::task::spawn_local(shard.clone().run(parts.encoders.worker_here(number)));
     loop {
         tokio::select! {
-            Some((stream, peer)) = accepted.recv() => {
+            Some((stream, peer, waiting)) = accepted.recv() => {
                 match adopt(stream, parts.send_buffer_bytes) {
                     Ok(stream) => {
-                        connections.spawn_local(http.clone().serve(stream, peer));
+                        connections.spawn_local(http.clone().serve(waiting, stream, peer));
                     }
                     Err(error) => tracing::debug!(%peer, %error, "connection lost at once"),
                 }

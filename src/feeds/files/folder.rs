@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use super::doorbell::Ring;
 use super::stream::{CHUNK_BYTES, Lines, Read, Stream, contains, identity, open};
+use crate::descriptors;
 use crate::feeds::door::Incoming;
 use crate::store::{FileProgress, Fingerprint};
 
@@ -130,7 +131,7 @@ impl Folder {
         if self.needs_scan
             && let Err(error) = self.scan()
         {
-            if !is_out_of_descriptors(&error) {
+            if !descriptors::are_exhausted(&error) {
                 return Err(error);
             }
             self.out_of_descriptors = true;
@@ -533,7 +534,7 @@ impl Folder {
             self.needs_scan = true;
             return;
         }
-        if is_out_of_descriptors(error) {
+        if descriptors::are_exhausted(error) {
             self.out_of_descriptors = true;
             return;
         }
@@ -663,11 +664,6 @@ fn stamp(metadata: &Metadata) -> Seen {
         (metadata.mtime(), metadata.mtime_nsec()),
         (metadata.ctime(), metadata.ctime_nsec()),
     )
-}
-
-/// The process, or the whole system, has as many files open as it may.
-fn is_out_of_descriptors(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 /// A name that would be ours if it were UTF-8.
