@@ -28,6 +28,8 @@ pub enum Pace {
 impl Pace {
     /// Those that gather changes, the fastest first.
     pub const MERGING: [Self; 3] = [Self::Ms100, Self::Ms250, Self::S1];
+    /// Those that have a slower one.
+    const IMPATIENT: [Self; 3] = [Self::Raw, Self::Ms100, Self::Ms250];
 
     /// Time between two encodings.
     pub fn period(self) -> Duration {
@@ -231,6 +233,14 @@ fn take_from(ids: &BTreeSet<u64>, first: &mut u64, most: usize) -> Vec<u64> {
     taken
 }
 
+/// Puts a stream that waits among those that are slowed down if they wait for too long.
+fn watch(impatient: &mut [VecDeque<Waiting>], pace: Pace, waiting: Waiting) {
+    let place = Pace::IMPATIENT.iter().position(|one| *one == pace);
+    if let Some(place) = place {
+        impatient[place].push_back(waiting);
+    }
+}
+
 /// What changed for a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repaced {
@@ -248,6 +258,8 @@ pub struct Schedule {
     best: BinaryHeap<Ready>,
     /// In the order in which they began to wait.
     oldest: VecDeque<Waiting>,
+    /// The same for those that are slowed down if they wait for too long, by pace.
+    impatient: [VecDeque<Waiting>; Pace::IMPATIENT.len()],
     /// Waiting streams, and those among them that the next event waits for.
     waiting: usize,
     awaited: usize,
@@ -269,6 +281,7 @@ impl Schedule {
             beyond: Vec::new(),
             best: BinaryHeap::new(),
             oldest: VecDeque::new(),
+            impatient: Default::default(),
             waiting: 0,
             awaited: 0,
             paced: Pace::MERGING.map(|pace| Paced::new(pace, now)),
@@ -349,7 +362,9 @@ impl Schedule {
         let sharing = self.owners.sharing(slot.owner, audience);
         let score = audience.readers as f64 / (f64::from(slot.cost) * sharing as f64);
         self.best.push(Ready { score, wait: slot.wait, id });
-        self.oldest.push_back(Waiting { id, wait: slot.wait, since: self.spent });
+        let waiting = Waiting { id, wait: slot.wait, since: self.spent };
+        self.oldest.push_back(waiting);
+        watch(&mut self.impatient, slot.pace, waiting);
     }
 
     /// The merged streams whose time has come. The caller says which of them are ready.
@@ -398,6 +413,11 @@ impl Schedule {
         }
         if self.best.len() > most {
             self.best.retain(|ready| waits(&ready.id, ready.wait));
+        }
+        for impatient in &mut self.impatient {
+            if impatient.len() > most {
+                impatient.retain(|waiting| waits(&waiting.id, waiting.wait));
+            }
         }
     }
 
@@ -470,26 +490,24 @@ impl Schedule {
     }
 
     fn slow_down(&mut self, now: Instant, changed: &mut Vec<(Pace, Repaced)>) {
-        for Waiting { id, wait, since } in &self.oldest {
-            if changed.len() == CHANGES_AT_ONCE {
-                break;
+        for (place, pace) in Pace::IMPATIENT.into_iter().enumerate() {
+            // Those after one that has not waited for too long have not either.
+            let has_waited = |waiting: &mut Waiting| self.spent - waiting.since > pace.patience();
+            while changed.len() < CHANGES_AT_ONCE
+                && let Some(Waiting { id, wait, .. }) =
+                    self.impatient[place].pop_front_if(has_waited)
+            {
+                let slot = self.slots.get_mut(&id);
+                let Some(slot) = slot
+                    .filter(|slot| slot.waits.is_some() && slot.wait == wait && slot.pace == pace)
+                else {
+                    continue;
+                };
+                // It has waited for the pace that it had; for the new one it begins to wait.
+                slot.waits = Some(self.spent);
+                self.awaited -= usize::from(slot.awaited);
+                changed.push(slot.slow_down(id, now));
             }
-            if self.spent - *since <= RAW_PATIENCE {
-                // Those after it have not waited longer.
-                break;
-            }
-            let Some(slot) = self.slots.get_mut(id).filter(|slot| slot.wait == *wait) else {
-                continue;
-            };
-            let Some(since) = slot.waits else { continue };
-            let waited = self.spent - since;
-            if waited <= slot.pace.patience() || slot.pace == Pace::S1 {
-                continue;
-            }
-            // It has waited for the pace that it had; for the new one it begins to wait.
-            slot.waits = Some(self.spent);
-            self.awaited -= usize::from(slot.awaited);
-            changed.push(slot.slow_down(*id, now));
         }
     }
 
@@ -554,6 +572,10 @@ impl Schedule {
         for (before, Repaced { id, pace }) in changed {
             self.unlist(*id, *before);
             self.list(*id, *pace);
+            if let Some(Slot { waits: Some(since), wait, .. }) = self.slots.get(id) {
+                let waiting = Waiting { id: *id, wait: *wait, since: *since };
+                watch(&mut self.impatient, *pace, waiting);
+            }
         }
     }
 
