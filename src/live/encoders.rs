@@ -5,11 +5,12 @@
 //! says. Streams that can't keep their pace are merged.
 
 use std::cell::Cell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use foldhash::{HashMap, HashSet};
 use parking_lot::Mutex;
 use spreadly_subscriptions::{Repaced, Turn, Worker};
 use tokio::sync::Notify;
@@ -42,6 +43,9 @@ const UPKEEP_SLICE: Duration = Duration::from_micros(50);
 const UPKEEP_AT_ONCE: usize = 4;
 /// Merged streams whose time has come that are put into the schedule in one turn.
 const DUE_AT_ONCE: usize = 128;
+/// Streams that an event touched and one client reads that are put into the schedule in one turn, and
+/// further ones whenever none waits in it.
+pub(super) const MARKED_AT_ONCE: usize = 64;
 const BEAT: Duration = Duration::from_secs(1);
 
 thread_local! {
@@ -94,8 +98,7 @@ pub struct EncodeWorker {
     rounds: Mutex<Rounds>,
     /// By market or topic, those that some RAW streams may not have pushed yet.
     unpushed: Mutex<HashMap<Arc<str>, Taken>>,
-    /// Streams that the last event touched and that are not in the schedule yet.
-    unmarked: Mutex<Touched>,
+    unmarked: Mutex<Unmarked>,
     meters: EncodeMeters,
 }
 
@@ -108,6 +111,28 @@ struct Rounds {
     due: Vec<u64>,
     /// Streams that are still to be given the pace that the schedule has for them.
     repaced: VecDeque<Repaced>,
+}
+
+/// Streams that events touched and that are not in the schedule yet, each once.
+#[derive(Default)]
+struct Unmarked {
+    ids: HashSet<u64>,
+    queue: VecDeque<u64>,
+}
+
+impl Unmarked {
+    fn add(&mut self, touched: impl IntoIterator<Item = u64>) {
+        self.queue.extend(touched.into_iter().filter(|id| self.ids.insert(*id)));
+    }
+
+    /// The next ones.
+    fn take(&mut self, most: usize) -> Touched {
+        let taken: Touched = self.queue.drain(..most.min(self.queue.len())).collect();
+        for id in &taken {
+            self.ids.remove(id);
+        }
+        taken
+    }
 }
 
 /// The last event of a market or topic.
@@ -225,6 +250,12 @@ impl EncodeWorker {
         }
     }
 
+    /// Streams that events touched and that are not in the schedule yet.
+    #[cfg(test)]
+    pub(super) fn unscheduled(&self) -> usize {
+        self.unmarked.lock().queue.len()
+    }
+
     /// As if there had been no room for what is on its way here.
     #[cfg(test)]
     pub(super) fn lose_changes(&self) {
@@ -250,7 +281,8 @@ impl EncodeWorker {
     /// any case, then where these are of the same market or topic.
     fn is_blocked(&self, for_a_moment: bool, now: Instant) -> bool {
         let schedule = self.live.schedule.lock();
-        let awaited = schedule.awaited();
+        let unmarked = self.unmarked.lock();
+        let awaited = schedule.awaited() + unmarked.queue.len();
         let mut unpushed = self.unpushed.lock();
         if awaited == 0 {
             unpushed.clear();
@@ -269,7 +301,8 @@ impl EncodeWorker {
             (next, inbox.events)
         };
         let Some(last) = next.and_then(|next| unpushed.get_mut(&next)) else { return false };
-        while last.streams.pop_if(|id| !schedule.awaits(*id)).is_some() {}
+        let awaits = |id: &u64| schedule.awaits(*id) || unmarked.ids.contains(id);
+        while last.streams.pop_if(|id| !awaits(id)).is_some() {}
         let sharing = if awaited <= FEW_STREAMS { 1 } else { events.max(1) };
         let waited = (now - last.at) * u32::try_from(sharing).unwrap_or(u32::MAX);
         !last.streams.is_empty() && waited < EVENT_BUDGET
@@ -340,26 +373,33 @@ impl EncodeWorker {
         }
     }
 
-    /// Puts the streams that an event touched into the schedule; where they are many, only those with
-    /// several readers, which don't wait until the others are in it: that is for the next turn.
+    /// Puts the streams that an event touched into the schedule; where they are many, those with
+    /// several readers, which don't wait until the others are in it: that is for later.
     fn mark_shared(&self, touched: &mut Touched) {
-        let mut later = Touched::new();
         if touched.len() > FEW_STREAMS {
             let followers = self.live.followers.lock();
             let is_shared = |id: &u64| {
                 followers.get(id).is_some_and(|follower| follower.stream().readers() > 1)
             };
-            (*touched, later) = touched.iter().partition(|id| is_shared(id));
-        }
-        if touched.is_empty() {
-            std::mem::swap(touched, &mut later);
+            self.unmarked.lock().add(touched.extract_if(.., |id| !is_shared(id)));
         }
         self.mark(touched);
         touched.clear();
-        self.unmarked.lock().append(&mut later);
     }
 
-    /// Brings the stream up to date whose turn it is; false if none waits.
+    /// Puts some of the others into the schedule; false if there are none.
+    fn mark_some(&self) -> bool {
+        let some = self.unmarked.lock().take(MARKED_AT_ONCE);
+        self.mark(&some);
+        !some.is_empty()
+    }
+
+    /// Streams that have something to push, whether or not they are in the schedule.
+    fn waiting(&self) -> usize {
+        self.live.schedule.lock().waiting() + self.unmarked.lock().queue.len()
+    }
+
+    /// Brings the stream up to date whose turn it is; false if none is in the schedule.
     fn serve(&self) -> bool {
         let Some(id) = self.live.schedule.lock().pop() else { return false };
         let Some(follower) = self.live.follower(id) else { return true };
@@ -392,7 +432,7 @@ impl EncodeWorker {
             rounds.next_beat = (rounds.next_beat + BEAT).max(now);
             let mut touched = Touched::new();
             self.live.roll(&mut touched);
-            self.mark(&touched);
+            self.mark_shared(&mut touched);
             if rounds.beats.is_empty() {
                 rounds.beats = self.live.followers.lock().keys().copied().collect();
             }
@@ -438,39 +478,36 @@ impl Worker for EncodeWorker {
 
     fn turn(&self) -> Turn {
         let begin = Instant::now();
-        let unmarked = std::mem::take(&mut *self.unmarked.lock());
-        self.mark(&unmarked);
+        self.mark_some();
         self.keep_time(begin);
         let mut touched = Touched::new();
         let mut now = begin;
         // After an event streams are served for a moment, however slow the machine is one of them.
         let (mut serve_until, mut owed) = (begin, false);
         loop {
-            let few = self.live.schedule.lock().waiting() <= FEW_STREAMS;
+            let few = self.waiting() <= FEW_STREAMS;
             if now >= begin + if few { COMMIT_SLICE } else { SLICE } {
                 break;
             }
             let moment_is_over = now >= serve_until && !owed && !few;
-            if self.unmarked.lock().is_empty()
-                && !self.is_blocked(!moment_is_over, now)
-                && self.take(&mut touched, now)
-            {
+            if !self.is_blocked(!moment_is_over, now) && self.take(&mut touched, now) {
                 owed = !touched.is_empty();
                 self.mark_shared(&mut touched);
                 serve_until = now + FIRST_SLICE;
-            } else if (moment_is_over && serve_until > begin) || !self.serve() {
-                // The most shared streams have pushed, or all.
+            } else if moment_is_over && serve_until > begin {
+                // The most shared streams have pushed.
                 break;
-            } else {
+            } else if self.serve() {
                 owed = false;
+            } else if !self.mark_some() {
+                break;
             }
             now = Instant::now();
         }
         self.beat();
         self.adapt(now);
         let rounds = self.rounds.lock();
-        let again = self.live.schedule.lock().waiting() > 0
-            || !self.unmarked.lock().is_empty()
+        let again = self.waiting() > 0
             || !self.inbox.lock().changes.is_empty()
             || !rounds.beats.is_empty()
             || !rounds.due.is_empty()

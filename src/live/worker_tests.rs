@@ -6,6 +6,7 @@ use rand::{Rng, SeedableRng};
 use spreadly_subscriptions::{Turn, Worker};
 
 use super::*;
+use crate::live::encoders::MARKED_AT_ONCE;
 
 const WORKERS: usize = 3;
 /// So little that owners are merged for it now and then.
@@ -121,6 +122,39 @@ fn a_stream_with_several_readers_does_not_wait_until_many_others_are_scheduled()
     assert!(pushed(&shared) && !alone.iter().any(pushed));
     while encoders.worker(0).turn() == Turn::Again {}
     assert!(alone.iter().all(pushed));
+}
+
+#[test]
+fn many_streams_that_events_touch_are_scheduled_in_portions_and_each_once() {
+    let encoders = Encoders::new(new_live(), 1, STREAM_COST_RATE);
+    let (live, streams) = (encoders.state_of(0).clone(), new_streams(1 << 20));
+    let history = History::from([(0, Sides::default())]);
+    let alone: Vec<_> = (0..1_000)
+        .map(|key| {
+            let stream = open(&streams, key.to_string(), || {
+                live.book_source(MARKET, 10, Speed::Raw, Box::new(plain), None).unwrap()
+            });
+            Client::join(&stream, 10, &history);
+            stream
+        })
+        .collect();
+    let worker = encoders.worker(0);
+    encoders.apply(vec![change(1, &[(Side::Buy, 5, 1)])]);
+    assert_eq!(worker.turn(), Turn::Again);
+    assert!(live.schedule.lock().waiting() <= MARKED_AT_ONCE);
+    assert!(worker.unscheduled() > alone.len() / 2);
+    // More events than they have time for.
+    for sequence in 2..100 {
+        encoders.apply(vec![change(sequence, &[(Side::Buy, 5, u128::from(sequence))])]);
+        let _turn = worker.turn();
+        assert!(worker.unscheduled() <= alone.len());
+    }
+    // Some were merged, to a second at most.
+    let patience = Instant::now() + std::time::Duration::from_secs(20);
+    while !alone.iter().all(|stream| stream.behind(99) == Some(stream.next_index())) {
+        assert!(Instant::now() < patience, "some never push");
+        let _turn = worker.turn();
+    }
 }
 
 #[test]

@@ -2,9 +2,9 @@
 //! readers together. A stream that is served beyond one of these budgets is to be merged, before
 //! the processor is so busy that everybody waits.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
+use foldhash::{HashMap, HashMapExt as _};
 use tokio::time::Instant;
 
 use crate::bucket::{Bucket, Flow};

@@ -8,9 +8,10 @@
 //! beyond a budget, see `owners`.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
+use foldhash::{HashMap, HashMapExt as _};
 use tokio::time::Instant;
 
 use crate::owners::{FREE_STREAMS, Owners};
