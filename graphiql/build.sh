@@ -1,7 +1,7 @@
 #!/bin/sh
 # Brings GraphiQL into the cache, where build.rs finds it: from npm at locked versions, bundled by
-# build.mjs. Without Node or npm's registry the hub still builds; its page then says what is missing.
-# Runs again in a moment when nothing has changed.
+# build.mjs. Without Node or npm's registry the hub still builds; its page then says what is
+# missing. Runs again in a moment when nothing has changed.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)

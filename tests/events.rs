@@ -1,5 +1,5 @@
-//! Server-sent events: the protocol of npm `graphql-sse` for distinct connections, and what a stream
-//! of events shares with the WebSockets beside it.
+//! Server-sent events: the protocol of npm `graphql-sse` for distinct connections, and what a
+//! stream of events shares with the WebSockets beside it.
 
 use serde_json::{Value, json};
 
@@ -192,8 +192,9 @@ async fn a_client_that_stops_reading_is_cut_and_the_others_miss_nothing() {
     assert_eq!(copy.snapshots, 1);
 }
 
-/// Connections of a browser's EventSource to one URL: it returns with its last id whenever a response
-/// of 200 ends, and stops at any other status. What each was told: a code, `data`, or the status.
+/// Connections of a browser's EventSource to one URL: it returns with its last id whenever a
+/// response of 200 ends, and stops at any other status. What each was told: a code, `data`, or the
+/// status.
 fn returns(hub: &Hub, request: &Value, mut last: Option<String>) -> Vec<String> {
     let mut told = Vec::new();
     for _ in 0..5 {

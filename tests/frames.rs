@@ -89,8 +89,8 @@ async fn no_line_that_is_taken_becomes_a_frame_that_a_stock_client_refuses() {
 
 const DEPTH: usize = 1_500;
 
-/// A book of `DEPTH` levels a side, as long as numbers can be, and without a level that the other one
-/// of these has.
+/// A book of `DEPTH` levels a side, as long as numbers can be, and without a level that the other
+/// one of these has.
 fn book(kind: &str, other: bool) -> String {
     let level = |number: usize| {
         let price = format!("1{number:04}{:016}.{:018}", 0, usize::from(other) + 1);

@@ -1,5 +1,5 @@
-//! Topics of a real Kafka: whatever happens to the broker or the hub, every record is told once, in the
-//! order of its partition; and what can't be read is named.
+//! Topics of a real Kafka: whatever happens to the broker or the hub, every record is told once, in
+//! the order of its partition; and what can't be read is named.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -152,7 +152,8 @@ async fn bad_records_lost_ones_and_topics_made_anew_are_told_and_the_rest_flows(
     assert_eq!(listener.reasons, ["INITIAL", "EPOCH_CHANGE"]);
 }
 
-/// By its offsets alone it would be taken for the old one, and what is in it before them never be told.
+/// By its offsets alone it would be taken for the old one, and what is in it before them never be
+/// told.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_topic_made_anew_is_noticed_also_where_it_has_more_records_than_were_read() {
     let kafka = Kafka::start();

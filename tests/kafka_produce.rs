@@ -1,6 +1,6 @@
-//! Mutations that are written into a real Kafka, because it owns their topic: answered with the place in
-//! the hub's log that the record gets there, once, whatever happens to the broker in between. And
-//! what comes from another log is refused.
+//! Mutations that are written into a real Kafka, because it owns their topic: answered with the
+//! place in the hub's log that the record gets there, once, whatever happens to the broker in
+//! between. And what comes from another log is refused.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;

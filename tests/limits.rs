@@ -1,12 +1,12 @@
-//! What one client may ask for: each limit is tripped over HTTP and over a socket, and answered by its
-//! name and number.
+//! What one client may ask for: each limit is tripped over HTTP and over a socket, and answered by
+//! its name and number.
 
 use serde_json::{Value, json};
 
 use crate::harness::http::{self, post};
 use crate::harness::{Client, Hub, client};
 
-/// THREATS.md, S4: no refusal weighs more.
+/// No refusal has more bytes than this.
 const MOST_REPLY_BYTES: usize = 16 << 10;
 
 /// The errors of a refused document, which both transports tell alike.

@@ -1,5 +1,5 @@
-//! The table `events` of a real PostgreSQL: whatever writers, the network, the server or the hub do,
-//! every committed row is told once, in the order in which rows were numbered.
+//! The table `events` of a real PostgreSQL: whatever writers, the network, the server or the hub
+//! do, every committed row is told once, in the order in which rows were numbered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! A log that was put back from an older copy: the hub begins a new epoch, so that a client which saw
-//! what the copy does not have is not served as if nothing were missing.
+//! A log that was put back from an older copy: the hub begins a new epoch, so that a client which
+//! saw what the copy does not have is not served as if nothing were missing.
 
 use std::path::Path;
 

@@ -1,6 +1,6 @@
-//! An event that is published in the very instant of a subscribe is in the snapshot or comes after it,
-//! once. Two threads over two sockets, round after round: the one that subscribes moves its instant to
-//! where the outcome changes, so that nearly every round is a race.
+//! An event that is published in the very instant of a subscribe is in the snapshot or comes after
+//! it, once. Two threads over two sockets, round after round: the one that subscribes moves its
+//! instant to where the outcome changes, so that nearly every round is a race.
 
 use std::sync::{Arc, Barrier, mpsc};
 use std::time::{Duration, Instant};

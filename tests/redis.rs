@@ -1,5 +1,5 @@
-//! A real Redis as the hub's cache, and all that can happen to it: it is killed, stopped, emptied and
-//! made to lie. A start from it is a start from the log, only faster, and no push waits for it.
+//! A real Redis as the hub's cache, and all that can happen to it: it is killed, stopped, emptied
+//! and made to lie. A start from it is a start from the log, only faster, and no push waits for it.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! Several hubs on one log that are all told to read the same topics of a real Kafka: one of them reads a
-//! partition, another goes on where it went, and each record is told once.
+//! Several hubs on one log that are all told to read the same topics of a real Kafka: one of them
+//! reads a partition, another goes on where it went, and each record is told once.
 
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -15,7 +15,8 @@ const PARTITIONS: i32 = 8;
 struct Size {
     events: u64,
     clients: usize,
-    /// Of each of these: the hub that reads is killed, the broker is killed, all hubs are restarted.
+    /// Of each of these: the hub that reads is killed, the broker is killed, all hubs are
+    /// restarted.
     rounds: usize,
 }
 

@@ -1,5 +1,5 @@
-//! Several hubs on one log in a real PostgreSQL: they tell the same under the same positions, whoever
-//! brought it in, and a client may come back to any of them.
+//! Several hubs on one log in a real PostgreSQL: they tell the same under the same positions,
+//! whoever brought it in, and a client may come back to any of them.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -52,7 +52,8 @@ async fn publish(hub: SocketAddr, topic: &str, data: &str) -> Value {
         .unwrap()
 }
 
-/// Follows the book at one hub after the other until it is as these steps leave it; how often it went.
+/// Follows the book at one hub after the other until it is as these steps leave it; how often it
+/// went.
 async fn hop_in_the_book(hubs: [SocketAddr; 2], steps: u64) -> usize {
     let mut copy = Follower::new(1, 8);
     let wanted = market::bids_after(steps);
@@ -207,7 +208,8 @@ async fn lines_of_a_file_count_once_over_kills_of_the_hub_and_of_the_database() 
     }
 }
 
-/// A database that says nothing costs its clients' mutations a clear answer and nobody else anything.
+/// A database that says nothing costs its clients' mutations a clear answer and nobody else
+/// anything.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_mutation_is_unavailable_at_once_where_no_connection_is_free() {
     let postgres = Postgres::start();

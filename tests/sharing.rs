@@ -1,5 +1,5 @@
-//! One execution for each event and operation key, whichever subscription it is: what is encoded once
-//! is delivered to everyone who asked for the same.
+//! One execution for each event and operation key, whichever subscription it is: what is encoded
+//! once is delivered to everyone who asked for the same.
 
 use std::time::{Duration, Instant};
 

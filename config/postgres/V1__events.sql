@@ -1,5 +1,6 @@
--- The outbox of whoever writes events: a row for each, inserted in the writer's own transaction by a
--- plain INSERT or by spreadly_publish(). The hub numbers committed rows and reads them by that number.
+-- The outbox of whoever writes events: a row for each, inserted in the writer's own transaction by
+-- a plain INSERT or by spreadly_publish(). The hub numbers committed rows and reads them by that
+-- number.
 
 CREATE TABLE events (
     -- The order of rows of one writer. Not the order of commits: see `position`.
@@ -26,7 +27,8 @@ INSERT INTO spreadly_numbering (epoch)
 VALUES (('x' || md5(random()::text || clock_timestamp()::text || pg_backend_pid()::text))::bit(64)::bigint);
 
 -- Numbers up to `most` committed rows; gives the newest number. Numbering transactions follow one
--- another by the lock on the one row, so numbers become visible in their order. Writers wait for none.
+-- another by the lock on the one row, so numbers become visible in their order. Writers wait for
+-- none.
 CREATE FUNCTION spreadly_number(most integer) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     before bigint;
@@ -50,8 +52,8 @@ BEGIN
 END $$;
 
 -- The doorbell. NOTIFY makes the commits of all who use it wait for one another, so a writer rings
--- only where a hub sleeps: then that one holds the advisory lock alone. Otherwise the writer shares it
--- until its commit, and no hub falls asleep before that.
+-- only where a hub sleeps: then that one holds the advisory lock alone. Otherwise the writer shares
+-- it until its commit, and no hub falls asleep before that.
 CREATE FUNCTION spreadly_ring() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF NOT pg_try_advisory_xact_lock_shared(1936749172, 1) THEN

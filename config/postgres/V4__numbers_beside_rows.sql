@@ -1,5 +1,6 @@
--- A row's number stands beside it instead of in it: numbering no longer writes each row and its indexes
--- a second time. Which rows are new is known by their transactions: those that `seen` did not see.
+-- A row's number stands beside it instead of in it: numbering no longer writes each row and its
+-- indexes a second time. Which rows are new is known by their transactions: those that `seen` did
+-- not see.
 
 CREATE TABLE spreadly_positions (
     position bigint PRIMARY KEY,
@@ -37,15 +38,17 @@ ALTER TABLE spreadly_numbering
 UPDATE spreadly_numbering SET seen = pg_current_snapshot();
 ALTER TABLE spreadly_numbering ALTER COLUMN seen SET NOT NULL;
 
--- Numbers up to `most` committed rows; gives the newest number. A transaction that commits late was not
--- seen, so its rows are new whenever it commits; those of one transaction come in their order, and behind
--- those of any that had committed before it began to write. Numbering transactions follow one another by the
--- lock on the one row, so numbers become visible in their order. Writers wait for none.
+-- Numbers up to `most` committed rows; gives the newest number. A transaction that commits late was
+-- not seen, so its rows are new whenever it commits; those of one transaction come in their order,
+-- and behind those of any that had committed before it began to write. Numbering transactions
+-- follow one another by the lock on the one row, so numbers become visible in their order. Writers
+-- wait for none.
 CREATE OR REPLACE FUNCTION spreadly_number(most integer) RETURNS bigint LANGUAGE plpgsql
 -- A table that grows this fast is never what its statistics say.
 SET enable_seqscan = off SET enable_bitmapscan = off
 SET enable_hashjoin = off SET enable_mergejoin = off
--- Where a scan is not wanted and can't be helped, of the one row of spreadly_numbering, its price is beyond all.
+-- Where a scan is not wanted and can't be helped, of the one row of spreadly_numbering, its price
+-- is beyond all.
 SET jit = off
 -- Planning them anew costs more than they do.
 SET plan_cache_mode = force_generic_plan AS $$
@@ -72,8 +75,8 @@ BEGIN
     END IF;
     begun_xact := coalesce(own.round_xact, '0');
     begun_id := coalesce(own.round_id, 0);
-    -- A statement of its own: it sees what whoever held the lock has numbered, and all that the round saw.
-    -- Transactions that were under way at `seen` began before any that it did not know.
+    -- A statement of its own: it sees what whoever held the lock has numbered, and all that the
+    -- round saw. Transactions that were under way at `seen` began before any that it did not know.
     WITH due AS (
         SELECT xact, id FROM (
             SELECT row.xact, row.id
@@ -124,8 +127,8 @@ BEGIN
     RETURN own.last + numbered;
 END $$;
 
--- A database that was dumped and put back into another server has transactions of that one's counting,
--- which may be lower than what `seen` saw. Then every row that has no number is new.
+-- A database that was dumped and put back into another server has transactions of that one's
+-- counting, which may be lower than what `seen` saw. Then every row that has no number is new.
 CREATE FUNCTION spreadly_adopt() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     own spreadly_numbering;

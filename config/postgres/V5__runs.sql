@@ -1,6 +1,8 @@
--- What the outbox costs its writers and its readers is less. All hubs on one database change to it together.
+-- What the outbox costs its writers and its readers is less. All hubs on one database change to it
+-- together.
 
--- Rows that were numbered together stand in one row: the number of the first, and their ids in order.
+-- Rows that were numbered together stand in one row: the number of the first, and their ids in
+-- order.
 CREATE TABLE spreadly_runs (
     first bigint PRIMARY KEY,
     ids bigint[] NOT NULL CHECK (cardinality(ids) BETWEEN 1 AND 1024)
@@ -16,12 +18,13 @@ CREATE VIEW spreadly_positions AS
 SELECT first + place - 1 AS position, id
 FROM spreadly_runs, unnest(ids) WITH ORDINALITY AS numbered (id, place);
 
--- Numbers committed rows, at most `most`, and gives them in the order of their numbers, each with the newest number
--- that was given and how many were numbered now: whoever has read up to those needs no second look. Only the
--- counts where there are none, or more than `bytes` of payloads. A transaction that commits late was not seen,
--- so its rows are new whenever it commits; those of one transaction come in their order, and behind those of
--- any that had committed before it began to write. Numbering transactions follow one another by the lock on
--- the one row, so numbers become visible in their order. Writers wait for none.
+-- Numbers committed rows, at most `most`, and gives them in the order of their numbers, each with
+-- the newest number that was given and how many were numbered now: whoever has read up to those
+-- needs no second look. Only the counts where there are none, or more than `bytes` of payloads. A
+-- transaction that commits late was not seen, so its rows are new whenever it commits; those of one
+-- transaction come in their order, and behind those of any that had committed before it began to
+-- write. Numbering transactions follow one another by the lock on the one row, so numbers become
+-- visible in their order. Writers wait for none.
 DROP FUNCTION spreadly_number;
 CREATE FUNCTION spreadly_take(most integer, bytes bigint) RETURNS TABLE (
     newest bigint, numbered bigint,
@@ -30,7 +33,8 @@ CREATE FUNCTION spreadly_take(most integer, bytes bigint) RETURNS TABLE (
 -- A table that grows this fast is never what its statistics say.
 SET enable_seqscan = off SET enable_bitmapscan = off
 SET enable_hashjoin = off SET enable_mergejoin = off
--- Where a scan is not wanted and can't be helped, of the one row of spreadly_numbering, its price is beyond all.
+-- Where a scan is not wanted and can't be helped, of the one row of spreadly_numbering, its price
+-- is beyond all.
 SET jit = off
 -- Planning them anew costs more than they do.
 SET plan_cache_mode = force_generic_plan AS $$
@@ -59,8 +63,8 @@ BEGIN
     END IF;
     begun_xact := coalesce(own.round_xact, '0');
     begun_id := coalesce(own.round_id, 0);
-    -- A statement of its own: it sees what whoever held the lock has numbered, and all that the round saw.
-    -- Transactions that were under way at `seen` began before any that it did not know.
+    -- A statement of its own: it sees what whoever held the lock has numbered, and all that the
+    -- round saw. Transactions that were under way at `seen` began before any that it did not know.
     RETURN QUERY WITH due AS MATERIALIZED (
         SELECT * FROM (
             SELECT row.*
@@ -113,8 +117,8 @@ BEGIN
     END IF;
 END $$;
 
--- A database that was dumped and put back into another server has transactions of that one's counting,
--- which may be lower than what `seen` saw. Then every row that has no number is new.
+-- A database that was dumped and put back into another server has transactions of that one's
+-- counting, which may be lower than what `seen` saw. Then every row that has no number is new.
 CREATE OR REPLACE FUNCTION spreadly_adopt() RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     own spreadly_numbering;
@@ -141,8 +145,8 @@ BEGIN
     UPDATE events SET xact = NULL WHERE xact IS NOT NULL;
 END $$;
 
--- Which insertions of hubs are in: a hub that does not know whether its commit came through inserts the same
--- again, and it counts once. Not an index of `events`, which every writer would pay for.
+-- Which insertions of hubs are in: a hub that does not know whether its commit came through inserts
+-- the same again, and it counts once. Not an index of `events`, which every writer would pay for.
 CREATE TABLE spreadly_insertions (origin bigint PRIMARY KEY);
 INSERT INTO spreadly_insertions SELECT DISTINCT origin FROM events WHERE origin IS NOT NULL;
 DROP INDEX events_origin;
@@ -164,9 +168,9 @@ CREATE OR REPLACE FUNCTION spreadly_forget(until bigint) RETURNS bigint LANGUAGE
     SELECT count(*) FROM gone
 $$;
 
--- Whether to ring is asked where a row gets its transaction, in the plan of the insertion itself: a trigger that
--- asks costs a writer more. It is as before in all else: a writer rings only where it does not get the lock that
--- a sleeping hub holds alone, and shares it until its commit otherwise.
+-- Whether to ring is asked where a row gets its transaction, in the plan of the insertion itself: a
+-- trigger that asks costs a writer more. It is as before in all else: a writer rings only where it
+-- does not get the lock that a sleeping hub holds alone, and shares it until its commit otherwise.
 DROP TRIGGER spreadly_ring ON events;
 DROP FUNCTION spreadly_ring;
 CREATE FUNCTION spreadly_ring() RETURNS xid8 LANGUAGE plpgsql AS $$

@@ -1,13 +1,14 @@
--- A hub that has just been given rows numbers the next ones without looking first whether there are any, which
--- took a seventh of what it did in the database. A hub of before calls this one too.
+-- A hub that has just been given rows numbers the next ones without looking first whether there are
+-- any, which took a seventh of what it did in the database. A hub of before calls this one too.
 
--- Numbers committed rows, at most `most`, and gives them in the order of their numbers, each with the newest number
--- that was given and how many were numbered now: whoever has read up to those needs no second look. Only the
--- counts where there are none, or more than `bytes` of payloads. A transaction that commits late was not seen,
--- so its rows are new whenever it commits; those of one transaction come in their order, and behind those of
--- any that had committed before it began to write. Numbering transactions follow one another by the lock on
--- the one row, so numbers become visible in their order. Writers wait for none. `look_first`: nothing is
--- locked or written where there are none.
+-- Numbers committed rows, at most `most`, and gives them in the order of their numbers, each with
+-- the newest number that was given and how many were numbered now: whoever has read up to those
+-- needs no second look. Only the counts where there are none, or more than `bytes` of payloads. A
+-- transaction that commits late was not seen, so its rows are new whenever it commits; those of one
+-- transaction come in their order, and behind those of any that had committed before it began to
+-- write. Numbering transactions follow one another by the lock on the one row, so numbers become
+-- visible in their order. Writers wait for none. `look_first`: nothing is locked or written where
+-- there are none.
 DROP FUNCTION spreadly_take(integer, bigint);
 CREATE FUNCTION spreadly_take(most integer, bytes bigint, look_first boolean DEFAULT true) RETURNS TABLE (
     newest bigint, numbered bigint,
@@ -16,7 +17,8 @@ CREATE FUNCTION spreadly_take(most integer, bytes bigint, look_first boolean DEF
 -- A table that grows this fast is never what its statistics say.
 SET enable_seqscan = off SET enable_bitmapscan = off
 SET enable_hashjoin = off SET enable_mergejoin = off
--- Where a scan is not wanted and can't be helped, of the one row of spreadly_numbering, its price is beyond all.
+-- Where a scan is not wanted and can't be helped, of the one row of spreadly_numbering, its price
+-- is beyond all.
 SET jit = off
 -- Planning them anew costs more than they do.
 SET plan_cache_mode = force_generic_plan AS $$
@@ -47,8 +49,8 @@ BEGIN
     END IF;
     begun_xact := coalesce(own.round_xact, '0');
     begun_id := coalesce(own.round_id, 0);
-    -- A statement of its own: it sees what whoever held the lock has numbered, and all that the round saw.
-    -- Transactions that were under way at `seen` began before any that it did not know.
+    -- A statement of its own: it sees what whoever held the lock has numbered, and all that the
+    -- round saw. Transactions that were under way at `seen` began before any that it did not know.
     RETURN QUERY WITH due AS MATERIALIZED (
         SELECT * FROM (
             SELECT row.*

@@ -123,7 +123,8 @@ class Hub:
         while self.metric("events_total") < events:
             if time.time() > deadline:
                 return False
-            # Each look at its metrics is processor time of the hub's: at 50 a second a fortieth of what a record cost.
+            # Each look at its metrics is processor time of the hub's: at 50 a second a fortieth of
+            # what a record cost.
             time.sleep(0.2)
         return True
 

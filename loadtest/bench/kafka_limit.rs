@@ -1,11 +1,12 @@
-//! The limit for a Kafka feed, for `kafka_feed.py`: a bare rdkafka consumer that parses each value with
-//! serde_json and does nothing else. And the producer that fills the topic for both.
+//! The limit for a Kafka feed, for `kafka_feed.py`: a bare rdkafka consumer that parses each value
+//! with serde_json and does nothing else. And the producer that fills the topic for both.
 //!
 //!     kafka_limit produce BROKERS TOPIC RECORDS RECORDS_PER_SECOND
 //!     kafka_limit consume BROKERS TOPIC RECORDS
 //!
-//! `produce` sends changes of 100 markets, M0-USD to M99-USD, each market's to one partition; 0 records a
-//! second is as fast as it goes. `consume` reads from the start and prints seconds and processor time.
+//! `produce` sends changes of 100 markets, M0-USD to M99-USD, each market's to one partition; 0
+//! records a second is as fast as it goes. `consume` reads from the start and prints seconds and
+//! processor time.
 
 use std::error::Error;
 use std::time::{Duration, Instant};

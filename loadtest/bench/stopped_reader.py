@@ -61,7 +61,8 @@ def write(folder, stop):
         while not stop.is_set():
             number += 1
             time.sleep(max(0.0, start + number / RATE - time.monotonic()))
-            # Wide deltas, so that the sockets' buffers are full long before the ten seconds are over.
+            # Wide deltas, so that the sockets' buffers are full long before the ten seconds are
+            # over.
             levels = [[f"{99 - one % 50}.{one // 50}", f"{1 + (number + one) % 97}"]
                       for one in range(number % 7, 200, 2)]
             file.write(json.dumps({"kind": "book.delta", "market": "HOT", "bids": levels,

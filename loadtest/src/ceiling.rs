@@ -1,6 +1,6 @@
 //! `spreadly-storm ceiling`: what delivering costs when nothing is done but `write(2)` of ready
-//! bytes to each socket. No hub that writes a message a socket can be cheaper, so it is what the hub
-//! is compared with. The reader is another process: only the writer's time is wanted.
+//! bytes to each socket. No hub that writes a message a socket can be cheaper, so it is what the
+//! hub is compared with. The reader is another process: only the writer's time is wanted.
 
 use crate::process;
 use crate::wire::{self, Frames};

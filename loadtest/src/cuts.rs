@@ -1,5 +1,6 @@
-//! `cuts`: all clients of a hub are cut off at once and come back at once, each with its cursor. The
-//! limit is measured in the same run: as many bare handshakes with a server that knows nothing else.
+//! `cuts`: all clients of a hub are cut off at once and come back at once, each with its cursor.
+//! The limit is measured in the same run: as many bare handshakes with a server that knows nothing
+//! else.
 
 use crate::bench::feeder::{self, Feeder};
 use crate::bench::median;
@@ -238,8 +239,8 @@ async fn handshake_all(server: SocketAddr, count: usize) -> Result<f64, String> 
     Ok(began.elapsed().as_secs_f64())
 }
 
-/// Answers each request with the same bytes, in a process of its own, as it has as many sockets open
-/// as the clients.
+/// Answers each request with the same bytes, in a process of its own, as it has as many sockets
+/// open as the clients.
 struct BareServer {
     address: SocketAddr,
     process: Child,

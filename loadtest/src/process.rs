@@ -1,5 +1,5 @@
-//! What Linux says of a process: processor time, resident memory, open files. Read from /proc, since
-//! the hub must be measured from outside and without its help.
+//! What Linux says of a process: processor time, resident memory, open files. Read from /proc,
+//! since the hub must be measured from outside and without its help.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,7 +22,8 @@ fn ticks_per_second() -> u64 {
     })
 }
 
-/// User and system time of the process so far, microseconds, all its threads. `None` when it's gone.
+/// User and system time of the process so far, microseconds, all its threads. `None` when it's
+/// gone.
 pub fn cpu_micros(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat_of(&stat).map(|(_, micros)| micros)

@@ -1,6 +1,6 @@
 //! `feed` as a process: captures in, events out, checked with a book that shares no code with the
-//! converter. Recorded captures aren't ours to ship: where they are absent that is said aloud, and a
-//! small generated capture is checked all the same.
+//! converter. Recorded captures aren't ours to ship: where they are absent that is said aloud, and
+//! a small generated capture is checked all the same.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 

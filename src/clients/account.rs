@@ -17,7 +17,8 @@ use super::streams::StreamCounts;
 use crate::pool::Line;
 
 /// How long a read of the log waits for another one of its own address: longer than most of them
-/// take, so that a page with several lists in one query has them all, and shorter than anyone waits.
+/// take, so that a page with several lists in one query has them all, and shorter than anyone
+/// waits.
 const LOG_READER_WAIT: Duration = Duration::from_millis(500);
 
 /// The longest wait of work that can't be refused: below what stock clients wait for an answer.
@@ -76,8 +77,8 @@ impl Shared {
     }
 }
 
-/// Sockets of an address that are written to with those of others; further ones are written to after
-/// them.
+/// Sockets of an address that are written to with those of others; further ones are written to
+/// after them.
 const FIRST_SOCKETS: usize = 4;
 
 /// See the module's text. Shared by all connections of its address.
@@ -186,8 +187,8 @@ impl ClientAccount {
         }
     }
 
-    /// Charges work that can't be refused, as its client would have to begin again: it waits instead,
-    /// while the address is in debt, but never for so long that it were given up.
+    /// Charges work that can't be refused, as its client would have to begin again: it waits
+    /// instead, while the address is in debt, but never for so long that it were given up.
     pub fn turn(&self, work: Work) -> Option<Duration> {
         self.turn_at(work, Instant::now())
     }

@@ -1,6 +1,6 @@
-//! Prices rise while all clients together ask for more than the hub can give. So a hundred addresses
-//! that each keep within their rate can't take the whole hub, and one that asks for little notices
-//! nothing: its bucket is full.
+//! Prices rise while all clients together ask for more than the hub can give. So a hundred
+//! addresses that each keep within their rate can't take the whole hub, and one that asks for
+//! little notices nothing: its bucket is full.
 
 use parking_lot::Mutex;
 use spreadly_subscriptions::bucket::{Bucket, Flow};

@@ -1,6 +1,6 @@
-//! The kinds of work that a client can cause, each with its price: an estimate of the processor time
-//! that the hub spends on it. Fixed, so that a client can foresee what is refused, and so that a
-//! hub on a slow machine refuses the same. From the processor time of a release build for some
+//! The kinds of work that a client can cause, each with its price: an estimate of the processor
+//! time that the hub spends on it. Fixed, so that a client can foresee what is refused, and so that
+//! a hub on a slow machine refuses the same. From the processor time of a release build for some
 //! hundred of each; only their proportions matter, as `limits.cost_rate` scales all of them.
 
 /// A kind of work; each says what is counted of it.
@@ -8,13 +8,13 @@
 pub enum Work {
     /// A TCP connection that is accepted, or one that becomes a WebSocket.
     Connection,
-    /// A request: taken in, weighed, answered; for an operation that many clients share it is all. Over
-    /// HTTP it is charged twice, once for HTTP itself.
+    /// A request: taken in, weighed, answered; for an operation that many clients share it is all.
+    /// Over HTTP it is charged twice, once for HTTP itself.
     Request,
     /// A lexical token of a document that was not parsed lately.
     DocumentToken,
-    /// A response stream that nobody had opened: validated, its source found and attached. More than
-    /// that takes, as it costs something with each event until it is swept.
+    /// A response stream that nobody had opened: validated, its source found and attached. More
+    /// than that takes, as it costs something with each event until it is swept.
     Stream,
     /// A field that is selected, fragments expanded: validated and resolved.
     Field,
@@ -26,8 +26,8 @@ pub enum Work {
     IntrospectionField,
     /// A look into the log: a thread of the pool, a transaction, a query.
     LogRead,
-    /// A page of the log for a subscription that resumes from further back than memory reaches. Less
-    /// than its processor time, as a crowd that comes back shares its pages.
+    /// A page of the log for a subscription that resumes from further back than memory reaches.
+    /// Less than its processor time, as a crowd that comes back shares its pages.
     Page,
     /// A row of the log that is read and parsed.
     Row,

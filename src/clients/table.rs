@@ -13,8 +13,8 @@ use super::address::ClientAddress;
 use super::meters::ClientMeters;
 use super::pressure::{HubShare, Pressure};
 
-/// Addresses known at once, of some 500 bytes each. While all of them have connections or debts, new
-/// addresses share one account.
+/// Addresses known at once, of some 500 bytes each. While all of them have connections or debts,
+/// new addresses share one account.
 const MOST_ACCOUNTS: usize = 65_536;
 /// A table smaller than this is not swept.
 const SWEEP_FROM: usize = 1_024;

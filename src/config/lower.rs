@@ -29,8 +29,8 @@ const MOST_ACCOUNT_BYTES: usize = 64;
 const MOST_COST: u32 = 1_000_000_000;
 /// A cursor holds at most 128 positions, one a market.
 const MOST_MARKETS: usize = 128;
-/// Fields of a level in a subscription that selects all of them: price, size and orders, of bids and
-/// asks, of snapshot and delta.
+/// Fields of a level in a subscription that selects all of them: price, size and orders, of bids
+/// and asks, of snapshot and delta.
 const FIELDS_OF_A_LEVEL: usize = 12;
 /// What a market costs in a subscribe that names it: an id of 64 with quotes and comma, and its
 /// position in the cursor.
@@ -47,8 +47,8 @@ pub(super) const CACHE_INTERVAL: Duration = Duration::from_secs(1);
 /// Where a hub has its copy of a log that it shares.
 pub(super) const REPLICA: &str = "data/replica.db";
 pub(super) const KAFKA_DEADLINE: Duration = Duration::from_secs(3);
-/// Settings of librdkafka on which it depends that each record counts once, is answered in time and costs
-/// bounded memory.
+/// Settings of librdkafka on which it depends that each record counts once, is answered in time and
+/// costs bounded memory.
 const KAFKA_OURS: [&str; 14] = [
     "bootstrap.servers",
     "group.id",

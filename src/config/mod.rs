@@ -109,8 +109,8 @@ impl Default for AdminConfig {
 /// The event log and what queries read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StoreConfig {
-    /// Of the SQLite database; its folder is made when it is missing. It is the log itself or, where
-    /// that is shared, this hub's replica of it.
+    /// Of the SQLite database; its folder is made when it is missing. It is the log itself or,
+    /// where that is shared, this hub's replica of it.
     pub path: PathBuf,
     pub synchronous: Synchronous,
     /// The log is the table that [`FeedsConfig::postgres`] reads, and the same for several hubs.

@@ -1,5 +1,5 @@
-//! The door every feed goes through, and mutations: what is asked there and what is answered. Who answers
-//! is the [sequencer](super::sequencer), or the entry to a log that hubs share.
+//! The door every feed goes through, and mutations: what is asked there and what is answered. Who
+//! answers is the [sequencer](super::sequencer), or the entry to a log that hubs share.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -26,8 +26,8 @@ pub struct Incoming {
     pub numbered: Option<Numbered>,
 }
 
-/// What enters the log together, with the progress it stands for. An event that begins new epochs (see
-/// [`crate::market::event::renumbers`]) comes by itself.
+/// What enters the log together, with the progress it stands for. An event that begins new epochs
+/// (see [`crate::market::event::renumbers`]) comes by itself.
 #[derive(Debug)]
 pub struct Batch {
     /// `None`: a mutation, whose refusal is told to who asked for it.
@@ -105,8 +105,8 @@ impl Door {
     /// Writes a batch on the calling thread, with the same outcome as [`Self::deliver`]. Gives the
     /// batch back if the sequencer is busy, or if the batch has to go through its queue.
     ///
-    /// Two switches between threads cost more than the commit of one event. The call blocks until the
-    /// batch is in the log, so only the thread of a feed may make it.
+    /// Two switches between threads cost more than the commit of one event. The call blocks until
+    /// the batch is in the log, so only the thread of a feed may make it.
     pub fn try_write(&self, batch: Batch) -> Result<Result<Ack, DoorError>, Batch> {
         match &self.write_here {
             Some(write) => write(batch),
@@ -140,9 +140,9 @@ impl Door {
         self.ask(|done| Request::Files { feed: feed.into(), done }).await
     }
 
-    /// Makes this hub the reader of each of these sources, which number their events, where no other
-    /// hub is; where hubs share a log, for as long as it is said again in time. What became of
-    /// each, in their order.
+    /// Makes this hub the reader of each of these sources, which number their events, where no
+    /// other hub is; where hubs share a log, for as long as it is said again in time. What became
+    /// of each, in their order.
     pub async fn claim(&self, feeds: Vec<Box<str>>) -> Result<Vec<Claimed>, DoorError> {
         self.ask(|done| Request::Claim { feeds, done }).await
     }

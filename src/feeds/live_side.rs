@@ -34,7 +34,8 @@ pub struct LiveSide {
     pub keep: Keep,
 }
 
-/// A state beside the live one, in which one market is brought from a checkpoint to where it stands.
+/// A state beside the live one, in which one market is brought from a checkpoint to where it
+/// stands.
 pub struct Aside {
     pub apply: Apply,
     pub restore: Restore,

@@ -1,5 +1,6 @@
-//! Who waits for what becomes of an event that comes to the sequencer by way of somebody else: it is
-//! known by its id. The sequencer says it of each such event, whether it was accepted, known or refused.
+//! Who waits for what becomes of an event that comes to the sequencer by way of somebody else: it
+//! is known by its id. The sequencer says it of each such event, whether it was accepted, known or
+//! refused.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -10,7 +11,8 @@ use tokio::sync::oneshot;
 
 use super::door::Ack;
 
-/// Waiters at once: 5 s, which a mutation waits at most, of 2,000 a second. Each costs some 300 bytes.
+/// Waiters at once: 5 s, which a mutation waits at most, of 2,000 a second. Each costs some 300
+/// bytes.
 pub const MOST_AWAITED: usize = 10_000;
 
 /// See the module's text.

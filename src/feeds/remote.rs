@@ -1,5 +1,5 @@
-//! What feeds have in common whose source is reached over a network and numbers its events: they are
-//! cut off and come back, and begin where the log has them.
+//! What feeds have in common whose source is reached over a network and numbers its events: they
+//! are cut off and come back, and begin where the log has them.
 
 use std::convert::Infallible;
 use std::fmt::Display;
@@ -37,8 +37,8 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    /// Has one session after the other, each of which reads until it is cut off; says `true` to what it
-    /// is given once it has read all there was. Ends when the door is closed.
+    /// Has one session after the other, each of which reads until it is cut off; says `true` to
+    /// what it is given once it has read all there was. Ends when the door is closed.
     pub(super) async fn follow<E: Display>(
         &self,
         session: impl AsyncFn(&mut bool) -> Result<Infallible, Cut<E>>,

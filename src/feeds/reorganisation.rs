@@ -1,7 +1,8 @@
-//! What is left of the log once blocks are undone, or where events of a source are lost. An event that stood in one of them goes, and so
-//! does an event that can't be without it (the cancellation of an order whose placing is undone):
-//! what stays is what a hub has that never saw those blocks. All of it is worked out within the
-//! transaction of the event that undoes them; whoever holds state takes it over after the commit.
+//! What is left of the log once blocks are undone, or where events of a source are lost. An event
+//! that stood in one of them goes, and so does an event that can't be without it (the cancellation
+//! of an order whose placing is undone): what stays is what a hub has that never saw those blocks.
+//! All of it is worked out within the transaction of the event that undoes them; whoever holds
+//! state takes it over after the commit.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -35,8 +36,8 @@ struct MarketAdmission {
     definition: Option<Arc<MarketDefinition>>,
     mode: Option<BookMode>,
     traded: bool,
-    /// Its open orders, as [`crate::market::orders::Orders::to_checkpoint`] gives them; `None` where
-    /// they are as before.
+    /// Its open orders, as [`crate::market::orders::Orders::to_checkpoint`] gives them; `None`
+    /// where they are as before.
     orders: Option<Vec<u8>>,
 }
 
@@ -85,8 +86,8 @@ pub(super) fn undo(
     Ok(Left { reorganisation: work.end(true, markets)?, admitted, fallen })
 }
 
-/// Events of a source are lost that nobody can tell any more. Of which topics they were is not known either:
-/// all of the log begin new epochs, and nothing else of them changes.
+/// Events of a source are lost that nobody can tell any more. Of which topics they were is not
+/// known either: all of the log begin new epochs, and nothing else of them changes.
 pub(super) fn begin_anew(
     log: &Reverting<'_>,
     now: Micros,

@@ -1,9 +1,10 @@
-//! The sequencer owns the log and what admission knows, so events have one order: the log's. It takes
-//! what waits at the door (group commit), admits it, writes it in one transaction, hands it to the live
-//! state and only then answers the feeds.
+//! The sequencer owns the log and what admission knows, so events have one order: the log's. It
+//! takes what waits at the door (group commit), admits it, writes it in one transaction, hands it
+//! to the live state and only then answers the feeds.
 //!
-//! It has a thread, which serves the queue of the door. A feed with a single batch may do the same work on
-//! its own thread while the sequencer is idle ([`Door::try_write`]): a lock lets one thread at a time in.
+//! It has a thread, which serves the queue of the door. A feed with a single batch may do the same
+//! work on its own thread while the sequencer is idle ([`Door::try_write`]): a lock lets one thread
+//! at a time in.
 //!
 //! A log that can't be written halts every feed with its reason; the same group is tried again
 //! until it is in. Feeds wait for their answer meanwhile, so nothing piles up and nothing is lost:
@@ -51,8 +52,8 @@ const LOOK: Duration = Duration::from_millis(20);
 pub struct SequencerConfig {
     /// [`CHECKPOINT_EVENTS`]; fewer in tests.
     pub checkpoint_events: u64,
-    /// What only Kafka's feed may bring. `None`: whoever brings it, as where that is checked before it
-    /// enters the log that this one is a replica of.
+    /// What only Kafka's feed may bring. `None`: whoever brings it, as where that is checked before
+    /// it enters the log that this one is a replica of.
     pub ownership: Option<Arc<Ownership>>,
     /// Who is told what became of an event, whoever brings it.
     pub outcomes: Arc<Outcomes>,
@@ -187,8 +188,8 @@ impl Sequencer {
         Group { events, effects, ..Group::default() }
     }
 
-    /// Takes what waits, up to [`GROUP_EVENTS`] and to what begins new epochs: that wants all before it
-    /// in the log.
+    /// Takes what waits, up to [`GROUP_EVENTS`] and to what begins new epochs: that wants all
+    /// before it in the log.
     fn gather(&mut self, first: Request, queue: &mut Queue) -> Option<Group> {
         let mut group = self.group();
         let mut lines = 0;

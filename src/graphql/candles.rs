@@ -128,8 +128,8 @@ fn notional(value: ethnum::U256, definition: &MarketDefinition) -> Decimal {
 }
 
 /// Some candles of one market and interval, each as it is now: one at every trade, several in a
-/// merge or a resume, none in a heartbeat. It follows the last one iff its epoch is the same and its
-/// `prevSequence` is the last sequence seen.
+/// merge or a resume, none in a heartbeat. It follows the last one iff its epoch is the same and
+/// its `prevSequence` is the last sequence seen.
 pub struct CandleFrame(pub live::CandleFrame);
 
 impl CandleFrame {
@@ -144,8 +144,8 @@ impl CandleFrame {
 }
 
 /// Some candles of one market and interval, each as it is now: one at every trade, several in a
-/// merge or a resume, none in a heartbeat. It follows the last one iff its epoch is the same and its
-/// `prevSequence` is the last sequence seen.
+/// merge or a resume, none in a heartbeat. It follows the last one iff its epoch is the same and
+/// its `prevSequence` is the last sequence seen.
 #[Object]
 impl CandleFrame {
     /// `BASE-QUOTE`.

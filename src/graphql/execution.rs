@@ -238,7 +238,8 @@ impl GraphqlExecutor {
         let live = self.encoders.here();
         let source = match spec {
             SourceSpec::OrderBook { market, depth, speed } => {
-                // Of either side. It is high where a document selects levels of both kinds of frames.
+                // Of either side. It is high where a document selects levels of both kinds of
+                // frames.
                 let level_nanos = depth_nanos / (2 * depth as u64);
                 let long = (depth_nanos > MOST_INLINE_NANOS).then(|| LongFrames {
                     pool: self.pool.clone(),

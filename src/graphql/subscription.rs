@@ -240,8 +240,9 @@ impl Subscription {
         Ok(frames.boxed())
     }
 
-    /// Events of orders, none left out: each as it happens, or all that follow `after`, then several
-    /// in a frame. The first frame says where the topic stands. Name a market, an account or both.
+    /// Events of orders, none left out: each as it happens, or all that follow `after`, then
+    /// several in a frame. The first frame says where the topic stands. Name a market, an account
+    /// or both.
     async fn orders(
         &self,
         ctx: &Context<'_>,

@@ -299,8 +299,8 @@ impl BookStream {
         Some(Reply::Frames { frames: std::iter::once(frame).chain(notice).collect(), next })
     }
 
-    /// The frame that a reader wants, or what it is given without one. What follows the frame in the
-    /// ring follows it for its reader.
+    /// The frame that a reader wants, or what it is given without one. What follows the frame in
+    /// the ring follows it for its reader.
     pub(super) fn draft(&mut self, now: &Now<'_>, wanted: Wanted) -> Result<Draft, Reply> {
         self.restate_if_due(now);
         let wanted = self.settle(now, wanted);

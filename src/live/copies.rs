@@ -28,8 +28,8 @@ pub(super) struct Copied {
 }
 
 impl Live {
-    /// A copy of `origin` that has no market and no topic yet. The streams of one owner that follow it
-    /// may cost so many microseconds a second.
+    /// A copy of `origin` that has no market and no topic yet. The streams of one owner that follow
+    /// it may cost so many microseconds a second.
     pub(super) fn copy_of(origin: &Arc<Self>, stream_cost_rate: u32) -> Self {
         let clock = origin.clone();
         let clock = Box::new(move || clock.now());

@@ -1,8 +1,8 @@
 //! The workers that resolve and encode the response streams, one for each shard, on the shard's own
-//! thread. An event costs the sequencer the same for any number of streams: it changes the state and
-//! hands the event on, once to each worker. A worker has a copy of what its streams follow, takes
-//! the events in their order, and brings the streams up to date in the order that the schedule
-//! says. Streams that can't keep their pace are merged.
+//! thread. An event costs the sequencer the same for any number of streams: it changes the state
+//! and hands the event on, once to each worker. A worker has a copy of what its streams follow,
+//! takes the events in their order, and brings the streams up to date in the order that the
+//! schedule says. Streams that can't keep their pace are merged.
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -23,28 +23,28 @@ use crate::market::event::{Applied, Effect};
 
 /// Longest turn of a worker: how late a socket or the next event may be because of it.
 const SLICE: Duration = Duration::from_micros(150);
-/// Longest turn while no more than a few streams wait: what a commit changes leaves together then, in
-/// one write a socket.
+/// Longest turn while no more than a few streams wait: what a commit changes leaves together then,
+/// in one write a socket.
 const COMMIT_SLICE: Duration = Duration::from_millis(1);
 const FEW_STREAMS: usize = 16;
 /// Time after an event before what was pushed leaves: by then the most shared streams have pushed.
 const FIRST_SLICE: Duration = Duration::from_micros(100);
 /// Time that streams whose pace is RAW have to push an event before the next one of its market or
-/// topic is taken; the rest of them are merged. Other events don't wait. Where more than a few streams
-/// wait, all events that wait share it.
+/// topic is taken; the rest of them are merged. Other events don't wait. Where more than a few
+/// streams wait, all events that wait share it.
 const EVENT_BUDGET: Duration = Duration::from_millis(5);
 /// Events that wait for a worker, and price levels in them: about 100 MB at most. A worker that is
 /// further behind copies the state again, and its streams are merged.
 const MOST_WAITING_EVENTS: usize = 1 << 17;
 const MOST_WAITING_LEVELS: usize = 1 << 20;
-/// Time of a turn, beside its slice, in which streams are asked whether they were quiet for long, and in
-/// which they get slower or faster paces. Some of either are done in any case.
+/// Time of a turn, beside its slice, in which streams are asked whether they were quiet for long,
+/// and in which they get slower or faster paces. Some of either are done in any case.
 const UPKEEP_SLICE: Duration = Duration::from_micros(50);
 const UPKEEP_AT_ONCE: usize = 4;
 /// Merged streams whose time has come that are put into the schedule in one turn.
 const DUE_AT_ONCE: usize = 128;
-/// Streams that an event touched and one client reads that are put into the schedule in one turn, and
-/// further ones whenever none waits in it.
+/// Streams that an event touched and one client reads that are put into the schedule in one turn,
+/// and further ones whenever none waits in it.
 pub(super) const MARKED_AT_ONCE: usize = 64;
 const BEAT: Duration = Duration::from_secs(1);
 
@@ -277,8 +277,8 @@ impl EncodeWorker {
         self.wake.notify_one();
     }
 
-    /// Whether the next event has to wait until RAW streams have pushed earlier ones: for a moment in
-    /// any case, then where these are of the same market or topic.
+    /// Whether the next event has to wait until RAW streams have pushed earlier ones: for a moment
+    /// in any case, then where these are of the same market or topic.
     fn is_blocked(&self, for_a_moment: bool, now: Instant) -> bool {
         let schedule = self.live.schedule.lock();
         let unmarked = self.unmarked.lock();

@@ -90,8 +90,8 @@ pub struct Live {
     followers: Mutex<HashMap<u64, Arc<Follower>>>,
     /// Which of them is brought up to date next.
     schedule: Mutex<Schedule>,
-    /// Of a worker's copy: what it is a copy of. Held while what is followed is copied, and while an
-    /// event is taken, so that none is missed in between.
+    /// Of a worker's copy: what it is a copy of. Held while what is followed is copied, and while
+    /// an event is taken, so that none is missed in between.
     origin: Option<Arc<Live>>,
     copying: Mutex<Copied>,
     /// Streams that follow this state.
@@ -348,7 +348,8 @@ impl Live {
     /// any thread; `None` if the market is not known.
     pub fn state(&self, market: &str, journal: usize) -> Option<StateTaken> {
         let own = self.market(market)?;
-        // The book changes before its offer does: an offer that isn't the book's is of another moment.
+        // The book changes before its offer does: an offer that isn't the book's is of another
+        // moment.
         for _ in 0..MOST_LOOKS {
             let (epoch, book, event_time) = {
                 let state = own.state.lock();
@@ -398,8 +399,8 @@ impl Live {
         self.market(market).map_or(0, |own| own.state.lock().book.events_behind(sequence))
     }
 
-    /// Takes events that are in the log, in the log's order, from one thread, and brings the streams
-    /// up to date that follow this state itself.
+    /// Takes events that are in the log, in the log's order, from one thread, and brings the
+    /// streams up to date that follow this state itself.
     pub fn apply(&self, events: &[Applied]) {
         let mut touched = Touched::new();
         for event in events {
@@ -409,8 +410,8 @@ impl Live {
         }
     }
 
-    /// Takes an event that is in the log, in the log's order, from one thread at a time. Costs the same for
-    /// any number of streams that do not push each event.
+    /// Takes an event that is in the log, in the log's order, from one thread at a time. Costs the
+    /// same for any number of streams that do not push each event.
     fn take(&self, event: &Applied, touched: &mut Touched) {
         match &event.effect {
             Effect::Define(definition) => {

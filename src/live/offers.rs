@@ -80,8 +80,8 @@ impl Stated {
 }
 
 impl Own {
-    /// The offer as a frame says it: after the change before it and so many changes, or stated for a
-    /// reason.
+    /// The offer as a frame says it: after the change before it and so many changes, or stated for
+    /// a reason.
     fn frame(
         &self,
         state: FeedState,

@@ -114,7 +114,8 @@ impl Source for Reaching {
     }
 }
 
-/// The newest position that a cursor stands for; `None` where it can't be read, which its source says.
+/// The newest position that a cursor stands for; `None` where it can't be read, which its source
+/// says.
 fn furthest(cursor: &str) -> Option<(Epoch, u64)> {
     let positions = Cursor::decode(cursor).ok()?.positions;
     let newest = positions.iter().max_by_key(|(_, position)| position.sequence);

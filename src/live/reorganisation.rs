@@ -1,5 +1,6 @@
-//! Blocks of the chain were undone, or events of a source are lost: the live topics take what is left,
-//! begin new epochs and tell everyone. What is left is worked out by the feeds' side, from the log.
+//! Blocks of the chain were undone, or events of a source are lost: the live topics take what is
+//! left, begin new epochs and tell everyone. What is left is worked out by the feeds' side, from
+//! the log.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,7 +22,8 @@ pub struct Reorganisation {
     pub of_blocks: bool,
     /// Events that left the log.
     pub undone: u64,
-    /// The first event undone of each scope, see [`crate::market::numbering::scope_of`]; `at` after a gap.
+    /// The first event undone of each scope, see [`crate::market::numbering::scope_of`]; `at` after
+    /// a gap.
     pub scopes: Vec<(String, u64)>,
     /// Every market among the scopes.
     pub markets: Vec<MarketLeft>,

@@ -181,7 +181,8 @@ fn an_event_does_not_wait_for_streams_of_other_markets() {
     encoders.apply(vec![change(1, &[(Side::Buy, 5, 1)])]);
     for sequence in 2..5 {
         encoders.apply(vec![of_other(sequence)]);
-        // Those after an event of many are scheduled, those that take the event and serve its stream.
+        // Those after an event of many are scheduled, those that take the event and serve its
+        // stream.
         (0..3).for_each(|_| assert_eq!(encoders.worker(0).turn(), Turn::Again));
         assert_eq!(own.next_index(), sequence - 1);
     }

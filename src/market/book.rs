@@ -11,8 +11,9 @@ use super::fixed::Fixed;
 use super::ladder::{Ladder, TopLevels};
 use super::touches::{Touch, Touches};
 
-/// Touches that a journal keeps unless told otherwise. At 48 bytes each this is 1.5 MiB a market, and at a
-/// busy market's 500 touches a second it reaches a minute back: longer than a reconnect takes.
+/// Touches that a journal keeps unless told otherwise. At 48 bytes each this is 1.5 MiB a market,
+/// and at a busy market's 500 touches a second it reaches a minute back: longer than a reconnect
+/// takes.
 pub const JOURNAL_TOUCHES: usize = 32_768;
 
 /// One price of one side.
@@ -130,8 +131,8 @@ struct Journal {
 }
 
 /// A book's levels with the newest part of its journal, taken out of it without being written yet:
-/// taking costs a reference for each block of levels and a copy of that part of the journal, writing a
-/// large book costs milliseconds.
+/// taking costs a reference for each block of levels and a copy of that part of the journal,
+/// writing a large book costs milliseconds.
 #[derive(Clone, Debug)]
 pub struct BookState {
     sequence: u64,
@@ -488,7 +489,8 @@ fn earlier_edge(
     depth: usize,
     edge_now: Rank,
 ) -> Rank {
-    // Levels then, in all and up to today's edge: today's plus those that left less those that came.
+    // Levels then, in all and up to today's edge: today's plus those that left less those that
+    // came.
     let (mut all, mut inside) = (live.len(), live.len().min(depth));
     for (rank, earlier) in before {
         let step = match (earlier.size > 0, live.contains(*rank)) {

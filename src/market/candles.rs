@@ -339,7 +339,8 @@ impl Series {
     }
 
     /// Every candle that was touched after `seen`, or whose close a reader who stands there may not
-    /// have been told; with the empty one that the clock is in. `None` if that isn't known any more.
+    /// have been told; with the empty one that the clock is in. `None` if that isn't known any
+    /// more.
     pub fn changes_since(&self, seen: u64, now: Micros) -> Option<Vec<Candle>> {
         if seen < self.floor {
             return None;

@@ -24,11 +24,11 @@ pub const MOST_ID_BYTES: usize = 128;
 pub const MOST_MARKET_BYTES: usize = 64;
 /// Longest topic of a `message` event, in characters.
 pub const MOST_TOPIC_CHARACTERS: usize = 128;
-/// Longest name of a source that events are missing of, in bytes: a topic of Kafka with its partition
-/// has half of it.
+/// Longest name of a source that events are missing of, in bytes: a topic of Kafka with its
+/// partition has half of it.
 pub const MOST_SOURCE_BYTES: usize = 512;
-/// Longest `data` of a `message`, in bytes as it is sent: with all around it one such event is a frame
-/// below 1 MiB, which is the largest message that Python's `websockets` takes by default.
+/// Longest `data` of a `message`, in bytes as it is sent: with all around it one such event is a
+/// frame below 1 MiB, which is the largest message that Python's `websockets` takes by default.
 pub const MOST_DATA_BYTES: usize = 1_000_000;
 /// How much longer `data` can be when it is sent than as it was written: `1e15` becomes
 /// `1000000000000000.0`.
@@ -504,8 +504,8 @@ fn present<'de: 'a, 'a, D: Deserializer<'de>>(from: D) -> Result<Option<&'a RawV
 
 type Raw<'a> = Option<&'a RawValue>;
 
-/// A book's line that has these fields only, all of them of their types: nearly all that a hub reads
-/// are, and this reads each byte once. [`Fields`] reads all others, and says what is wrong.
+/// A book's line that has these fields only, all of them of their types: nearly all that a hub
+/// reads are, and this reads each byte once. [`Fields`] reads all others, and says what is wrong.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BookLine<'a> {
@@ -605,8 +605,9 @@ fn read_fields(text: &str) -> Result<Event<'_>, Refusal> {
     Ok(Event { id, time: time(fields.time, "time")?, height, body })
 }
 
-/// Whether a line begins new epochs: a `block.reverted` or `source.gap` event. A feed asks, as such an
-/// event is delivered by itself: what stands before it has to be in the log. Costs a search, not a parse.
+/// Whether a line begins new epochs: a `block.reverted` or `source.gap` event. A feed asks, as such
+/// an event is delivered by itself: what stands before it has to be in the log. Costs a search, not
+/// a parse.
 pub fn renumbers(line: &[u8]) -> bool {
     // No line has two kinds. One may be written with escapes, which hide it.
     let kinds = ["block.reverted", "source.gap", "\\u00"];
@@ -762,8 +763,8 @@ fn message(fields: &Fields<'_>) -> Result<Message, Refusal> {
     Ok(Message { id, topic: topic.into(), data: data.get().into() })
 }
 
-/// Of a JSON as clients are sent it, or a number that is surely below [`MOST_DATA_BYTES`]: only a long
-/// one is worth reading.
+/// Of a JSON as clients are sent it, or a number that is surely below [`MOST_DATA_BYTES`]: only a
+/// long one is worth reading.
 fn sent_bytes(data: &RawValue) -> usize {
     let written = data.get();
     if written.len() <= MOST_DATA_BYTES / MOST_DATA_GROWTH {

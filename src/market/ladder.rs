@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::book::{Level, Rank, Standing};
 use super::event::Side;
 
-/// Levels of a block at most: 3 KiB, which a change of a shared block copies. Fewer make more blocks,
-/// each of which costs a reader a reference.
+/// Levels of a block at most: 3 KiB, which a change of a shared block copies. Fewer make more
+/// blocks, each of which costs a reader a reference.
 const BLOCK: usize = 64;
 /// A block that has become smaller joins its neighbour, where both together leave room for more.
 const SMALL: usize = BLOCK / 4;

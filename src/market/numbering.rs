@@ -1,6 +1,6 @@
-//! How the positions of a topic are numbered once blocks of the chain were undone, or events of a source
-//! are lost: each time the topics that are touched begin a new epoch, made of the log's own and of the
-//! event that says so, so it is the same after every restart. Knows no stream, no store.
+//! How the positions of a topic are numbered once blocks of the chain were undone, or events of a
+//! source are lost: each time the topics that are touched begin a new epoch, made of the log's own
+//! and of the event that says so, so it is the same after every restart. Knows no stream, no store.
 
 use std::collections::VecDeque;
 
@@ -15,7 +15,8 @@ pub const MOST_UNDOINGS: usize = 64;
 pub struct Undoing {
     /// Sequence of the event that undid the blocks.
     pub at: u64,
-    /// The first event that it undid: all before it still stands. After a gap that is all before `at`.
+    /// The first event that it undid: all before it still stands. After a gap that is all before
+    /// `at`.
     pub first: u64,
 }
 

@@ -163,7 +163,8 @@ impl Orders {
         Self { markets: HashMap::new(), placed: HashMap::new(), most_open }
     }
 
-    /// The market that an event is of. An order that is not open has none unless the event names it.
+    /// The market that an event is of. An order that is not open has none unless the event names
+    /// it.
     pub fn market_of(&self, event: &OrderEvent) -> Result<MarketId, Refusal> {
         let (order, named) = match event {
             OrderEvent::Placed(placed) => return Ok(placed.market.clone()),
@@ -333,7 +334,8 @@ impl Orders {
         serde_json::to_vec(&open).unwrap_or_default()
     }
 
-    /// Puts a market's open orders back as [`Orders::to_checkpoint`] gave them; nothing on an error.
+    /// Puts a market's open orders back as [`Orders::to_checkpoint`] gave them; nothing on an
+    /// error.
     pub fn restore(&mut self, market: &str, checkpoint: &[u8]) -> Result<(), serde_json::Error> {
         let open: Vec<Order> = serde_json::from_slice(checkpoint)?;
         self.forget(market);

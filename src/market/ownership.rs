@@ -1,5 +1,6 @@
-//! Which topics belong to Kafka, as the configuration says: their events come from there and from no
-//! other log, so that they have one order. Knows no feed; who asks knows where an event came from.
+//! Which topics belong to Kafka, as the configuration says: their events come from there and from
+//! no other log, so that they have one order. Knows no feed; who asks knows where an event came
+//! from.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -37,8 +38,8 @@ impl Ownership {
         Self { topics: Names::new(topics), markets: Names::new(markets) }
     }
 
-    /// What an event belongs to, if Kafka owns it. `market_of` is asked for an order whose event does not
-    /// say its market.
+    /// What an event belongs to, if Kafka owns it. `market_of` is asked for an order whose event
+    /// does not say its market.
     pub fn of(
         &self,
         event: &Event,

@@ -6,9 +6,9 @@ use super::book::{Rank, Standing};
 use super::event::Side;
 use super::fixed::Fixed;
 
-/// Touches of a block: just under 16 KiB, a size that the allocator gives nothing away for. In one piece a journal would be copied each time that it doubles,
-/// into memory that is all new: in a hub that reads a log from its start that is a third of what
-/// changing the books costs.
+/// Touches of a block: just under 16 KiB, a size that the allocator gives nothing away for. In one
+/// piece a journal would be copied each time that it doubles, into memory that is all new: in a hub
+/// that reads a log from its start that is a third of what changing the books costs.
 const BLOCK: usize = 340;
 
 /// What one level was before one event changed it. Packed, as a hub has millions of these.

@@ -38,8 +38,8 @@ thread_local! {
 }
 
 /// To be called every few tens of microseconds by work that takes long. On a thread of the pool it
-/// lets others have the core: a lower priority by itself does not, as the system takes the core away
-/// with its tick alone, up to 4 ms later.
+/// lets others have the core: a lower priority by itself does not, as the system takes the core
+/// away with its tick alone, up to 4 ms later.
 pub fn give_way() {
     if IS_IN_POOL.get() {
         std::thread::yield_now();

@@ -1,3 +1,5 @@
+//! The pool's bounds, and whose work goes first.
+
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use futures_util::FutureExt;

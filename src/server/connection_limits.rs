@@ -1,5 +1,5 @@
-//! Which connections the public port takes: what is left of the process's file descriptors, and whose
-//! a connection is. How many an address may have is for its account to say.
+//! Which connections the public port takes: what is left of the process's file descriptors, and
+//! whose a connection is. How many an address may have is for its account to say.
 
 use std::io;
 use std::net::{IpAddr, TcpStream};
@@ -15,7 +15,8 @@ use crate::clients::{ClientMeters, Refusal};
 use crate::config::Network;
 use crate::descriptors;
 
-/// Pause while there are no descriptors to spare and none can be taken: sockets that are open live on.
+/// Pause while there are no descriptors to spare and none can be taken: sockets that are open live
+/// on.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The last file descriptors of the process, which the public port leaves to what runs: the admin
@@ -56,8 +57,8 @@ impl DescriptorReserve {
         WaitingPlace::new(self.waiting.clone(), peer)
     }
 
-    /// Takes a descriptor from a connection that waits for its client. Where there is none, waits for
-    /// a while.
+    /// Takes a descriptor from a connection that waits for its client. Where there is none, waits
+    /// for a while.
     async fn make_room(&self, meters: &ClientMeters) {
         if self.waiting.cut_one() {
             meters.refuse(Refusal::Descriptors);
@@ -74,8 +75,8 @@ impl DescriptorReserve {
         self.pause(meters, warn).await;
     }
 
-    /// After a connection could not be accepted: for want of descriptors, of memory, or as its client
-    /// has left.
+    /// After a connection could not be accepted: for want of descriptors, of memory, or as its
+    /// client has left.
     pub async fn after_error(&self, error: &io::Error, meters: &ClientMeters) {
         if descriptors::are_exhausted(error) {
             self.make_room(meters).await;

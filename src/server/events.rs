@@ -22,9 +22,9 @@ use crate::clients::Place;
 /// Where a client that comes back says what it saw last.
 pub const LAST_EVENT_ID: &str = "last-event-id";
 
-/// The id of a last event after which nothing follows. An `EventSource` opens its URL again whenever a
-/// response ends, with the id of the last event: this one is answered 204, which ends that. No cursor
-/// has such a letter.
+/// The id of a last event after which nothing follows. An `EventSource` opens its URL again
+/// whenever a response ends, with the id of the last event: this one is answered 204, which ends
+/// that. No cursor has such a letter.
 const DONE: &str = "!done";
 
 /// A comment: it begins a stream, so that the client sees it open, and shows that it lives.

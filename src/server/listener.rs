@@ -22,8 +22,9 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Takes connections in for threads of other runtimes. tokio's own listener registers each connection
-/// with the runtime that accepts it, which costs more than accepting it: a crowd is taken in past it.
+/// Takes connections in for threads of other runtimes. tokio's own listener registers each
+/// connection with the runtime that accepts it, which costs more than accepting it: a crowd is
+/// taken in past it.
 pub struct Incoming(tokio::net::TcpListener);
 
 impl Incoming {

@@ -15,9 +15,9 @@ pub fn available() -> usize {
     machine.into_iter().chain(group).min().unwrap_or(UNKNOWN)
 }
 
-/// Takes memory in small pages. The first touch of a huge one makes the system find and clear 2 MiB:
-/// that held up every client of a thread for 5 ms, some four times a second while rings grew. Where
-/// the system has no such setting, nothing changes.
+/// Takes memory in small pages. The first touch of a huge one makes the system find and clear 2
+/// MiB: that held up every client of a thread for 5 ms, some four times a second while rings grew.
+/// Where the system has no such setting, nothing changes.
 pub fn refuse_huge_pages() {
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         tracing::debug!(%error, "huge pages stay as the system has them");

@@ -191,7 +191,8 @@ impl Code {
     }
 }
 
-/// The seconds of a `Retry-After`, rounded up, where the first of some errors says when to try again.
+/// The seconds of a `Retry-After`, rounded up, where the first of some errors says when to try
+/// again.
 pub fn retry_after(errors: &[u8]) -> Option<u64> {
     let errors: serde_json::Value = serde_json::from_slice(errors).ok()?;
     let millis = errors[0]["extensions"]["retryAfterMs"].as_u64()?;

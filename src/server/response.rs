@@ -12,8 +12,8 @@ use super::events::Events;
 use super::negotiation::Media;
 use crate::clients::RateLimited;
 
-/// How long an address in debt waits for the answer that says so. A refusal costs the hub as much as
-/// a small answer, so a client that asks again at once must not get the next one at once.
+/// How long an address in debt waits for the answer that says so. A refusal costs the hub as much
+/// as a small answer, so a client that asks again at once must not get the next one at once.
 pub const RATE_LIMITED_DELAY: Duration = Duration::from_millis(250);
 
 /// A whole body, or one that comes piece by piece.

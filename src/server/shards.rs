@@ -23,8 +23,8 @@ use super::waiting_connections::WaitingPlace;
 use crate::clients::{Accounts, ClientAccount};
 use crate::live::Encoders;
 
-/// Accepted connections that wait for one shard: a crowd that comes back at once is taken out of the
-/// kernel's backlog faster than a shard begins to serve it. Past it the backlog holds them.
+/// Accepted connections that wait for one shard: a crowd that comes back at once is taken out of
+/// the kernel's backlog faster than a shard begins to serve it. Past it the backlog holds them.
 const ACCEPTED_WAITING: usize = 8_192;
 
 /// After the last close of a drain: for peers that answer slowly.

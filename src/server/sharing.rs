@@ -29,8 +29,8 @@ pub(super) struct Sharing {
 }
 
 impl Sharing {
-    /// Gives the door of the shared log too, at which feeds and mutations come in. `replaced` ends once
-    /// the log is another one than the replica's, which is of `epoch`.
+    /// Gives the door of the shared log too, at which feeds and mutations come in. `replaced` ends
+    /// once the log is another one than the replica's, which is of `epoch`.
     pub(super) fn new(
         shared: &SharedLogConfig,
         log: &PostgresFeedConfig,
@@ -60,8 +60,8 @@ pub(super) fn postgres(written: PostgresFeedConfig) -> PostgresConfig {
     PostgresConfig { url, poll_interval, deadline }
 }
 
-/// Opens the replica. Where the database does not answer and there is a replica, with what that has;
-/// otherwise waits for the database, as long as it takes.
+/// Opens the replica. Where the database does not answer and there is a replica, with what that
+/// has; otherwise waits for the database, as long as it takes.
 pub(super) async fn open_replica(
     store: &StoreConfig,
     log: &PostgresFeedConfig,

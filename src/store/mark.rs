@@ -1,17 +1,17 @@
 //! The mark: two small files beside the log that say which log it is and how far it has come. A log
-//! that was put back from an older copy has fewer events than the mark says, or its mark was put back
-//! with it. Either way the log can't know what clients have seen, so it begins a new epoch.
+//! that was put back from an older copy has fewer events than the mark says, or its mark was put
+//! back with it. Either way the log can't know what clients have seen, so it begins a new epoch.
 //!
 //! **A copy of the mark is not the mark.** The two files are written in turn, and each states the
-//! inode of the other and the time at which the system last saw the other change (`ctime`). Nobody can
-//! set that time. So it makes no difference which files of the folder are put back, by which program,
-//! or whether the hub runs meanwhile: what the newer file states of the older one no longer holds, or
-//! the newer one is gone.
+//! inode of the other and the time at which the system last saw the other change (`ctime`). Nobody
+//! can set that time. So it makes no difference which files of the folder are put back, by which
+//! program, or whether the hub runs meanwhile: what the newer file states of the older one no
+//! longer holds, or the newer one is gone.
 //!
-//! The mark is written after each commit and before anybody is sent what was committed, with one call
-//! that a kill leaves whole. A hub that is killed before that call leaves a mark that is one commit
-//! late, which a log may be ahead of. Only a snapshot of the whole disk brings back log and mark as
-//! they were: then the operator removes the mark.
+//! The mark is written after each commit and before anybody is sent what was committed, with one
+//! call that a kill leaves whole. A hub that is killed before that call leaves a mark that is one
+//! commit late, which a log may be ahead of. Only a snapshot of the whole disk brings back log and
+//! mark as they were: then the operator removes the mark.
 
 use std::fs::{self, File};
 use std::io;
@@ -283,8 +283,8 @@ pub(super) mod tests {
         }
     }
 
-    /// However late the writer is scheduled: between two calls to the system it can be stopped for as
-    /// long as it likes, or for ever.
+    /// However late the writer is scheduled: between two calls to the system it can be stopped for
+    /// as long as it likes, or for ever.
     #[test]
     fn a_kill_before_any_write_of_a_mark_leaves_one_that_confirms_its_log() {
         let (folder, store) = folder();

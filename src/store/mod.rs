@@ -198,7 +198,8 @@ pub struct FeedPosition {
     /// How far it has read, in what the feed counts: the number of the last row, the offset of the
     /// next record.
     pub position: u64,
-    /// Of what was read last, so that it can be told whether the same still stands before `position`.
+    /// Of what was read last, so that it can be told whether the same still stands before
+    /// `position`.
     pub mark: Option<u64>,
 }
 
@@ -262,8 +263,8 @@ impl Store {
     }
 
     /// Begins a new epoch unless this log was just made, or its mark confirms that it is no older
-    /// copy: then clients may have seen what it has not. `fresh` is the epoch of a log just made, or
-    /// that which begins.
+    /// copy: then clients may have seen what it has not. `fresh` is the epoch of a log just made,
+    /// or that which begins.
     fn confirm(&mut self, fresh: Epoch) -> Result<(), StoreError> {
         let newest = Self::newest_row(&self.connection).at(&self.path)?.unwrap_or(0);
         if self.epoch != fresh
@@ -472,8 +473,8 @@ impl Store {
         }
     }
 
-    /// Tries to make a mark that could not be written. Its absence costs no more than a new epoch at
-    /// the next start.
+    /// Tries to make a mark that could not be written. Its absence costs no more than a new epoch
+    /// at the next start.
     fn renew_mark(&mut self) {
         if let Some(Err(error)) = self.mark.as_mut().map(Mark::renew) {
             tracing::warn!(store = ?self.path, %error, "the mark of the log is still missing");

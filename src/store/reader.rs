@@ -280,8 +280,8 @@ fn each(
     sequences.map(read).filter_map(Result::transpose).collect()
 }
 
-/// Hops from topic to topic in a table's key of topic and number: costs the number of topics, not of
-/// rows.
+/// Hops from topic to topic in a table's key of topic and number: costs the number of topics, not
+/// of rows.
 pub(super) fn topics(
     connection: &Connection,
     table: &'static str,

@@ -88,8 +88,9 @@ impl LogReaders {
         self.run(place, read).await
     }
 
-    /// Reads in turn, or is [`ReadError::Busy`] after `patience`: for replays, as a crowd that comes
-    /// back at once is nobody's mistake. Who waits is an operation, so their number is bounded.
+    /// Reads in turn, or is [`ReadError::Busy`] after `patience`: for replays, as a crowd that
+    /// comes back at once is nobody's mistake. Who waits is an operation, so their number is
+    /// bounded.
     pub async fn soon<T: Send + 'static>(
         self: Arc<Self>,
         patience: Duration,

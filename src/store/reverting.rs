@@ -1,7 +1,7 @@
 //! Taking blocks back: what stood in them leaves the log in the same transaction as the event that
 //! undoes them, together with all that followed from it. What left is kept in a table of its own,
-//! for people: nothing reads it, and its ids are free again. What an event means, and so what has to
-//! go along, is decided by who holds a [`Reverting`].
+//! for people: nothing reads it, and its ids are free again. What an event means, and so what has
+//! to go along, is decided by who holds a [`Reverting`].
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! Which events each topic has: runs of sequences, many in a row. They are written behind the log,
 //! as an entry for each event at its commit would touch a page of each topic again and again, which
 //! costs a busy hub as much as the events themselves. What came since is the tail: readers look at
-//! each event of it. Both follow from the log, and who reads them together reads them of one moment.
+//! each event of it. Both follow from the log, and who reads them together reads them of one
+//! moment.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use crate::market::event::Micros;
 /// Events of the tail from which on it is written, with the next commit. Reading a topic looks at
 /// all of them, some 0.1 us each; the more there are, the more each page takes that is written.
 pub(super) const TAIL: usize = 8_192;
-/// Nor does it get older, in microseconds: where few events come, runs cost little and readers the more.
+/// Nor does it get older, in microseconds: where few events come, runs cost little and readers the
+/// more.
 pub(super) const TAIL_AGE: Micros = 1_000_000;
 /// Sequences of a run: whoever reads one of them reads all.
 const RUN: usize = 1_024;
@@ -235,8 +237,8 @@ fn indexed(connection: &Connection) -> rusqlite::Result<u64> {
         .query_row([], |row| row.get::<_, i64>(0).map(i64::cast_unsigned))
 }
 
-/// Events behind `after` and up to `until`, the oldest (`ASC`) or the newest (`DESC`) first, as long
-/// as `take` wants more.
+/// Events behind `after` and up to `until`, the oldest (`ASC`) or the newest (`DESC`) first, as
+/// long as `take` wants more.
 fn each_of_tail(
     connection: &Connection,
     order: &'static str,

@@ -14,9 +14,10 @@ use super::{Synchronous, runs};
 
 /// Format of the tables below. A migration raises it; a newer one than ours is not touched.
 /// Format 2 numbers events by `log.reserved`, format 1 did by AUTOINCREMENT, which costs a page
-/// each commit; so did an index of `files` beside its table. Format 3 has the tables of orders, format 4 those
-/// of what blocks took with them that were undone, and the positions of feeds. Format 5 has runs of each topic
-/// (see [`runs`]) in place of an index of the events; and it marks what feeds read last.
+/// each commit; so did an index of `files` beside its table. Format 3 has the tables of orders,
+/// format 4 those of what blocks took with them that were undone, and the positions of feeds.
+/// Format 5 has runs of each topic (see [`runs`]) in place of an index of the events; and it marks
+/// what feeds read last.
 const FORMAT: i64 = 5;
 /// "Sprd": tells our databases from those of other programs.
 const APPLICATION: i64 = 0x5370_7264;
@@ -29,9 +30,9 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Statements kept prepared: more than this module has.
 const PREPARED: usize = 64;
 
-/// Rows of `events` leave it only for `undone`, and their sequences are ours. `id` is unique only where given. `files` and
-/// `checkpoints` may be lost without losing events: the first would read files anew, the second
-/// replay the log from its start.
+/// Rows of `events` leave it only for `undone`, and their sequences are ours. `id` is unique only
+/// where given. `files` and `checkpoints` may be lost without losing events: the first would read
+/// files anew, the second replay the log from its start.
 const TABLES: &str = "
     CREATE TABLE log (epoch INTEGER NOT NULL, reserved INTEGER NOT NULL DEFAULT 0) STRICT;
     CREATE TABLE events (
@@ -52,7 +53,8 @@ const TABLES: &str = "
 
 /// `height` is of the block that an event is undone with. `undone` has what left: which event took
 /// it along, for people to look at. `undoings` has what each such event means to the numbering of
-/// the topics it touched. `feed_positions` is how far a feed is read whose source numbers its events.
+/// the topics it touched. `feed_positions` is how far a feed is read whose source numbers its
+/// events.
 const BLOCKS: &str = "
     ALTER TABLE events ADD COLUMN height INTEGER;
     CREATE INDEX events_height ON events (height) WHERE height IS NOT NULL;
@@ -354,8 +356,8 @@ fn from_format_3(connection: &mut Connection) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// Before format 5 an index told which events a topic has. Whoever opens the log makes the runs. What feeds
-/// had read last is not known: a source is believed to be as it was, once.
+/// Before format 5 an index told which events a topic has. Whoever opens the log makes the runs.
+/// What feeds had read last is not known: a source is believed to be as it was, once.
 fn from_format_4(connection: &mut Connection) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Exclusive)?;
     transaction.execute_batch("DROP INDEX events_topic")?;

@@ -1,3 +1,5 @@
+//! The log over commits, kills and faults of its disk.
+
 use std::fs;
 use std::sync::atomic::Ordering::SeqCst;
 

@@ -16,8 +16,8 @@ use rusqlite::Connection;
 use super::fault::{At, StoreError};
 use super::schema;
 
-/// Pages of the WAL (16 MiB) that make a checkpoint due. A page that several commits wrote is copied
-/// once, so more at once is less in all.
+/// Pages of the WAL (16 MiB) that make a checkpoint due. A page that several commits wrote is
+/// copied once, so more at once is less in all.
 const CHECKPOINT_PAGES: i32 = 4_000;
 /// Pages of the WAL (64 MiB) from which on the writer waits for checkpoints.
 const MOST_PAGES: i32 = 4 * CHECKPOINT_PAGES;

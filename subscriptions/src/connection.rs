@@ -296,8 +296,8 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         Poll::Pending
     }
 
-    /// Everything that others hold of this connection is given back. With hundreds of operations that
-    /// is the longest of its turns.
+    /// Everything that others hold of this connection is given back. With hundreds of operations
+    /// that is the longest of its turns.
     pub(crate) fn end(&mut self, shard: &Shard<S, E>) {
         let begin = std::time::Instant::now();
         self.dead = true;
@@ -344,8 +344,8 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         Ok(())
     }
 
-    /// Takes in what was read: messages are handled in their order, also within one segment. What is
-    /// left when the turn is used up is kept for the next one.
+    /// Takes in what was read: messages are handled in their order, also within one segment. What
+    /// is left when the turn is used up is kept for the next one.
     fn digest(&mut self, mut input: &[u8], turn: &Allowance, shard: &Shard<S, E>) {
         if self.deaf {
             return;
@@ -637,8 +637,8 @@ impl<S: Socket, E: Executor> Connection<S, E> {
 
     // ---- writing ----
 
-    /// Called by the fan-out with one whole message, of which the payload `tail` is shared. What the
-    /// socket does not take of it is kept.
+    /// Called by the fan-out with one whole message, of which the payload `tail` is shared. What
+    /// the socket does not take of it is kept.
     pub(crate) fn offer(
         &mut self,
         message: &[u8],
@@ -666,9 +666,9 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         }
     }
 
-    /// Sends the replies if nothing else is to be sent before a frame: so a ping of ours or a result
-    /// does not hold back frames until the connection has its turn, which may be long after. Whether
-    /// the way is clear now.
+    /// Sends the replies if nothing else is to be sent before a frame: so a ping of ours or a
+    /// result does not hold back frames until the connection has its turn, which may be long after.
+    /// Whether the way is clear now.
     fn send_replies(&mut self, shard: &Shard<S, E>) -> bool {
         if self.partial.is_some() || !self.waiting.is_empty() || self.closing.is_some() || self.dead
         {

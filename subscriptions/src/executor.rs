@@ -85,8 +85,9 @@ pub struct SingleResult {
 /// An operation's place among the readers of streams, as its maker counts them: dropped when the
 /// operation ends.
 pub trait StreamPlace: Send {
-    /// The operation is about to wait for its source ([`crate::stream::Start::Later`]), which mostly
-    /// reads a page of the log for it. Returns how long it has to wait for its turn, if at all.
+    /// The operation is about to wait for its source ([`crate::stream::Start::Later`]), which
+    /// mostly reads a page of the log for it. Returns how long it has to wait for its turn, if at
+    /// all.
     fn turn(&self) -> Option<Duration>;
 }
 

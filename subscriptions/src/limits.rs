@@ -16,8 +16,8 @@ pub struct Limits {
     pub pending_subscribes_per_socket: usize,
     /// `subscribe` messages a second, on average.
     pub subscribe_rate: u32,
-    /// `subscribe` messages at once. At least `operations_per_socket`: what a client had open before
-    /// a cut it opens again at once.
+    /// `subscribe` messages at once. At least `operations_per_socket`: what a client had open
+    /// before a cut it opens again at once.
     pub subscribe_burst: u32,
     /// From the upgrade to `connection_init`; then 4408.
     pub init_timeout: Duration,
@@ -76,8 +76,8 @@ pub(crate) const WRITES_PER_LOOK: usize = 8;
 /// Messages read from one socket before the others have their turn.
 pub(crate) const READS_PER_TURN: usize = 32;
 
-/// Time that one turn of a socket may take: then the others have their turn. A request or a snapshot
-/// that was begun is finished, so this bounds how many of them follow one another.
+/// Time that one turn of a socket may take: then the others have their turn. A request or a
+/// snapshot that was begun is finished, so this bounds how many of them follow one another.
 pub(crate) const TIME_PER_TURN: Duration = Duration::from_micros(150);
 
 /// Time that the turns of all connections of a shard may take before the fan-out has its turn.
@@ -95,14 +95,14 @@ pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 /// lost to a moment's trouble, two are not.
 pub const SILENT_INTERVALS: u32 = 2;
 
-/// Bytes that left since the peer was last heard, from which on it counts as slow instead of silent:
-/// our ping may be queued after them. Over two intervals of 25 s this is 1.3 KB/s, which no connection
-/// that is alive stays below.
+/// Bytes that left since the peer was last heard, from which on it counts as slow instead of
+/// silent: our ping may be queued after them. Over two intervals of 25 s this is 1.3 KB/s, which no
+/// connection that is alive stays below.
 pub const UNHEARD_BYTES: usize = 64 << 10;
 
 /// Intervals between pings for which a slow peer may leave all of them unanswered; then 1013. Five
-/// minutes at 25 s: 6 MiB, the largest receive buffer of a client by Linux' default, are read within
-/// them at 21 KB/s.
+/// minutes at 25 s: 6 MiB, the largest receive buffer of a client by Linux' default, are read
+/// within them at 21 KB/s.
 pub const PONG_INTERVALS: u32 = 12;
 
 /// How long a close frame of ours waits to leave and to be answered.

@@ -56,8 +56,8 @@ impl Budget {
     }
 
     fn spend(&mut self, took: Duration, now: Instant) {
-        // A debt is a quarter of the burst at most: streams that were slowed down since need not pay
-        // for it by an even slower pace.
+        // A debt is a quarter of the burst at most: streams that were slowed down since need not
+        // pay for it by an even slower pace.
         if self.bucket.spent_nanos(self.flow, now) < 1_250 * u64::from(self.flow.burst) {
             let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
             self.bucket.spend(nanos, self.flow, now);

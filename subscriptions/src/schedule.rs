@@ -42,8 +42,8 @@ impl Pace {
         })
     }
 
-    /// Time that may be spent on other streams while one of this pace waits; beyond, it gets the next
-    /// slower pace.
+    /// Time that may be spent on other streams while one of this pace waits; beyond, it gets the
+    /// next slower pace.
     fn patience(self) -> Duration {
         match self {
             Self::Raw => RAW_PATIENCE,
@@ -91,13 +91,13 @@ const PORTION: usize = 64;
 const MOST_PORTIONS: usize = 20;
 /// Merged streams of each pace that are looked at whether they may get a faster one, at one look.
 const LOOKED_AT_ONCE: usize = 256;
-/// A stream that was slowed down for a budget is not slowed down again within this: others come first,
-/// and what that changes shows.
+/// A stream that was slowed down for a budget is not slowed down again within this: others come
+/// first, and what that changes shows.
 const SETTLE: Duration = Duration::from_secs(1);
 /// Periods of the slowest pace in a row that a stream beyond a budget is left out at most.
 const MOST_SKIPPED: u8 = 3;
-/// Of the changes at one look, those to a faster pace: slowly, so that what they cost shows before it
-/// is too much.
+/// Of the changes at one look, those to a faster pace: slowly, so that what they cost shows before
+/// it is too much.
 const FASTER_AT_ONCE: usize = 16;
 /// Longest time that a stream which was merged again right after its recovery is left alone.
 const MOST_HOLD: Duration = Duration::from_secs(8);
@@ -191,8 +191,8 @@ struct Waiting {
     since: Duration,
 }
 
-/// The streams of a pace. They are served in portions, each stream once a period: served all at once
-/// they would hold the thread, and with it the processor, for longer than others can wait.
+/// The streams of a pace. They are served in portions, each stream once a period: served all at
+/// once they would hold the thread, and with it the processor, for longer than others can wait.
 #[derive(Debug)]
 struct Paced {
     pace: Pace,
@@ -422,8 +422,8 @@ impl Schedule {
         }
     }
 
-    /// What serving a stream took; `pushed` where there was something to push. Of a time that is far
-    /// above the usual only a part counts: the thread was not running.
+    /// What serving a stream took; `pushed` where there was something to push. Of a time that is
+    /// far above the usual only a part counts: the thread was not running.
     pub fn served(&mut self, id: u64, took: Duration, pushed: bool, now: Instant) {
         let Some(slot) = self.slots.get_mut(&id) else { return };
         let took = u32::try_from(took.as_nanos()).unwrap_or(u32::MAX);
@@ -513,8 +513,8 @@ impl Schedule {
     }
 
     /// Those that were served beyond a budget, while it is used up. Of them only the ones with the
-    /// fewest readers, so that others keep their pace as long as there are such. Where only a few were
-    /// served at all, they are not what used it up: those that did are gone.
+    /// fewest readers, so that others keep their pace as long as there are such. Where only a few
+    /// were served at all, they are not what used it up: those that did are gone.
     fn slow_down_beyond(&mut self, now: Instant, changed: &mut Vec<(Pace, Repaced)>) {
         let beyond = std::mem::take(&mut self.beyond);
         let are_few = beyond.len() <= FREE_STREAMS;
@@ -866,8 +866,8 @@ mod tests {
         }
     }
 
-    /// Crowds are never merged, the others are and recover, each is served in bounded time, and what
-    /// the schedule counts is what there is.
+    /// Crowds are never merged, the others are and recover, each is served in bounded time, and
+    /// what the schedule counts is what there is.
     fn storm(random: &mut SmallRng) {
         let begin = Instant::now();
         let (mut now, mut schedule) = (begin, Schedule::new(RATE, begin));

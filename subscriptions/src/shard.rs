@@ -47,8 +47,8 @@ pub enum Opening {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rank {
     First,
-    /// After all others, and after later events to these. For the sockets of an address that has many,
-    /// so that others don't wait until each of these is written to.
+    /// After all others, and after later events to these. For the sockets of an address that has
+    /// many, so that others don't wait until each of these is written to.
     Last,
 }
 
@@ -526,8 +526,8 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         self.read.borrow().places.get(place).map_or(0, |local| local.members.capacity())
     }
 
-    /// Takes new frames of a place's ring for the readers of the first rank; false if there are none.
-    /// Those of the last rank get theirs in the next round.
+    /// Takes new frames of a place's ring for the readers of the first rank; false if there are
+    /// none. Those of the last rank get theirs in the next round.
     fn read_batch(&self, place: usize) -> bool {
         let mut table = self.read.borrow_mut();
         let Some(local) = table.places.get_mut(place) else { return false };
@@ -553,9 +553,9 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         table.places.get_mut(place).map_or(0, |local| local.batches[rank as usize].end())
     }
 
-    /// Hands a place's batch to one reader of this rank, unless it waits; where it has several frames or
-    /// `several` places have a batch, with those of the other operations on its socket. Whether there
-    /// was something to hand out.
+    /// Hands a place's batch to one reader of this rank, unless it waits; where it has several
+    /// frames or `several` places have a batch, with those of the other operations on its socket.
+    /// Whether there was something to hand out.
     fn serve(&self, place: usize, member: usize, rank: Rank, several: bool) -> bool {
         let mut table = self.read.borrow_mut();
         let Some(local) = table.places.get_mut(place) else { return false };

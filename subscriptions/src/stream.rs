@@ -21,8 +21,8 @@ use crate::meters::Meters;
 use crate::ring::{Frame, Ring};
 use crate::schedule::{Audience, Pace};
 
-/// Where a response stream gets its frames: the hub's state of a topic. May lock its own state, must
-/// not wait for anything else: what has to is answered by [`Start::Later`] or [`Start::Soon`].
+/// Where a response stream gets its frames: the hub's state of a topic. May lock its own state,
+/// must not wait for anything else: what has to is answered by [`Start::Later`] or [`Start::Soon`].
 ///
 /// What makes joining free of gaps: the implementor pushes into a stream only while it holds the
 /// lock under which `join` and `catch_up` look at the state and at [`ResponseStream::next_index`].
@@ -196,7 +196,8 @@ impl ResponseStream {
         Pace::MERGING.get(place.checked_sub(1)?).copied()
     }
 
-    /// Says at which pace it is brought up to date; `None` where that is what its clients asked for.
+    /// Says at which pace it is brought up to date; `None` where that is what its clients asked
+    /// for.
     pub fn set_slowed_to(&self, pace: Option<Pace>) {
         let place = pace.and_then(|pace| Pace::MERGING.iter().position(|one| *one == pace));
         self.slowed_to.store(place.map_or(0, |place| place as u8 + 1), Ordering::Relaxed);
@@ -324,8 +325,8 @@ impl Drop for ResponseStream {
 /// How the table of streams is kept small.
 #[derive(Clone, Copy, Debug)]
 pub struct StreamLimits {
-    /// Encoded bytes that one stream's ring keeps for readers that lag or come back. Of a stream that
-    /// one owner reads alone, 128 KiB at most.
+    /// Encoded bytes that one stream's ring keeps for readers that lag or come back. Of a stream
+    /// that one owner reads alone, 128 KiB at most.
     pub ring_bytes: usize,
     /// How long a stream without readers is kept, so that a crowd that lost its network finds it.
     pub linger: Duration,
@@ -367,8 +368,8 @@ pub enum OpenError {
 /// How long a stream is kept that no second owner ever read: its one client resumes from the
 /// source's own history, so the ring is no use to anyone else.
 const LINGER_ALONE: Duration = Duration::from_secs(5);
-/// What the ring of such a stream holds at most. All streams of one address with full rings would be
-/// 4 GiB.
+/// What the ring of such a stream holds at most. All streams of one address with full rings would
+/// be 4 GiB.
 const RING_BYTES_ALONE: usize = 128 << 10;
 /// A ring that gives way keeps as much, so that a reader which is a little late is still served.
 const LEAST_RING_BYTES: usize = 8 << 10;

@@ -239,9 +239,9 @@ impl Source for BoardSource {
     }
 }
 
-/// Queries: `fields`, `log`, `kept` (subscriptions), `ask` (one result), `slow` (the same, which takes
-/// a while to begin), `late` (refused after a while), `never` (a result that does not come); all else
-/// is refused. Variable `after` is the cursor, `own` makes the key unshared.
+/// Queries: `fields`, `log`, `kept` (subscriptions), `ask` (one result), `slow` (the same, which
+/// takes a while to begin), `late` (refused after a while), `never` (a result that does not come);
+/// all else is refused. Variable `after` is the cursor, `own` makes the key unshared.
 pub struct BoardExecutor {
     pub board: Arc<Board>,
     pub streams: Arc<Streams>,

@@ -1,5 +1,5 @@
-//! A client that is slow but moving, over paused time: its path is full of our frames, so it sees our
-//! pings late. It is not silent.
+//! A client that is slow but moving, over paused time: its path is full of our frames, so it sees
+//! our pings late. It is not silent.
 
 use std::time::Duration;
 

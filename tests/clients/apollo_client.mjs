@@ -1,5 +1,6 @@
-// The stock Apollo Client, unchanged: queries over HTTP with persisted documents, subscriptions over
-// graphql-ws, as its documentation sets it up. Nothing here reconnects or resumes: the link and the getter do.
+// The stock Apollo Client, unchanged: queries over HTTP with persisted documents, subscriptions
+// over graphql-ws, as its documentation sets it up. Nothing here reconnects or resumes: the link
+// and the getter do.
 //
 //   node apollo_client.mjs URL MARKET LAST_BID_SIZE
 import { ApolloClient, ApolloLink, HttpLink, InMemoryCache, gql } from '@apollo/client';

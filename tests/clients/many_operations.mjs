@@ -1,10 +1,11 @@
-// The stock npm client `graphql-ws`, unchanged, with many operations on one socket, each opened once the
-// one before has its first result. After a cut it opens all of them again at once, by itself.
+// The stock npm client `graphql-ws`, unchanged, with many operations on one socket, each opened
+// once the one before has its first result. After a cut it opens all of them again at once, by
+// itself.
 //
 //   node many_operations.mjs URL COUNT
 //
-// Says `open` when all have a result; after a cut `again` when all have one more, and `live` when each was
-// sent an event.
+// Says `open` when all have a result; after a cut `again` when all have one more, and `live` when
+// each was sent an event.
 import { connect, fail, say } from './following.mjs';
 
 const [url, count] = process.argv.slice(2);

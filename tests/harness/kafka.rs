@@ -1,5 +1,5 @@
-//! A real Apache Kafka (KRaft, one node) in a folder of its own, on ports the kernel chose; it ends with
-//! the test. Its jars lie in the cache, where `make setup` puts them.
+//! A real Apache Kafka (KRaft, one node) in a folder of its own, on ports the kernel chose; it ends
+//! with the test. Its jars lie in the cache, where `make setup` puts them.
 
 use std::fs::File;
 use std::net::TcpListener;

@@ -75,8 +75,8 @@ impl Listener {
         }
     }
 
-    /// The same, but goes to any of the hubs after every few frames, `hops` times at least. Returns how
-    /// often it did.
+    /// The same, but goes to any of the hubs after every few frames, `hops` times at least. Returns
+    /// how often it did.
     pub async fn hop(
         &mut self,
         hubs: &[SocketAddr],

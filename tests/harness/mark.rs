@@ -1,5 +1,5 @@
-//! The mark beside a store, as a hub would have written it: with one a test brings about what only a
-//! power cut or a snapshot of a whole disk does, that log and mark are older together.
+//! The mark beside a store, as a hub would have written it: with one a test brings about what only
+//! a power cut or a snapshot of a whole disk does, that log and mark are older together.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};

@@ -1,5 +1,5 @@
-//! A real Redis in a folder of its own, on a port the kernel chose, alone, as a cluster or watched by
-//! sentinels; it ends with the test.
+//! A real Redis in a folder of its own, on a port the kernel chose, alone, as a cluster or watched
+//! by sentinels; it ends with the test.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};

@@ -69,7 +69,8 @@ const DASHBOARD: [&str; 4] = [
     "subscription($market: ID!) { candles(market: $market, interval: M1) { __typename epoch sequence \
      prevSequence cursor candles { start open high low close volume count } eventTime publishTime } }",
 ];
-/// Messages that a delta of the best levels and a trade are to a dashboard: the ticker changes twice.
+/// Messages that a delta of the best levels and a trade are to a dashboard: the ticker changes
+/// twice.
 const DASHBOARD_MESSAGES: f64 = 6.0;
 
 impl Scenario {

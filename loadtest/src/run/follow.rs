@@ -1,5 +1,6 @@
-//! A client that trusts nothing: it follows `orderBook` frame by frame, holds the chain of positions
-//! to its word, rebuilds the book and recomputes the checksum. A pure state; frames in, counts out.
+//! A client that trusts nothing: it follows `orderBook` frame by frame, holds the chain of
+//! positions to its word, rebuilds the book and recomputes the checksum. A pure state; frames in,
+//! counts out.
 
 use crate::book::{Book, CHECKSUM_LEVELS, Side};
 use crate::decimal::{decimals_of, scaled};
@@ -173,7 +174,8 @@ impl Follower {
             sides.iter().flat_map(|(side, levels)| levels.iter().map(|level| (*side, level)))
         {
             if self.book.is_none() {
-                // A removal may be a bare "0" and shows no decimals; there is nothing to remove yet.
+                // A removal may be a bare "0" and shows no decimals; there is nothing to remove
+                // yet.
                 if scaled(&level.size, decimals_of(&level.size)) == Ok(0) {
                     continue;
                 }

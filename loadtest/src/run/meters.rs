@@ -1,5 +1,5 @@
-//! What a storm counts. Shared by all connections; touched once or twice a message, so plain relaxed
-//! atomics, and a lock only where it is rare (one message in 64, a close).
+//! What a storm counts. Shared by all connections; touched once or twice a message, so plain
+//! relaxed atomics, and a lock only where it is rare (one message in 64, a close).
 
 use super::follow::FollowCounts;
 use std::collections::BTreeMap;

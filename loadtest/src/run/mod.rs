@@ -64,7 +64,8 @@ pub struct RunArgs {
     /// The hub's process, for its processor time and memory
     #[arg(long, value_name = "PID")]
     hub_pid: Option<u32>,
-    /// Parse every frame and verify chain, book and checksum (orderBook only; costs this side a lot)
+    /// Parse every frame and verify chain, book and checksum (orderBook only; costs this side a
+    /// lot)
     #[arg(long)]
     follow: bool,
     /// Threads of the tester; one leaves the hub the other core

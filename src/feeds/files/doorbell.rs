@@ -76,9 +76,9 @@ impl Doorbell {
         true
     }
 
-    /// Lets the kernel ring it. `answered` is called with each ring, on the thread of the watch, and
-    /// says whether nothing is left to do; otherwise who waits for the bell is woken. The watch ends
-    /// when the value is dropped.
+    /// Lets the kernel ring it. `answered` is called with each ring, on the thread of the watch,
+    /// and says whether nothing is left to do; otherwise who waits for the bell is woken. The watch
+    /// ends when the value is dropped.
     pub(super) fn watch(
         &self,
         folder: &Path,

@@ -83,8 +83,8 @@ pub(super) struct Folder {
     ignored: BTreeMap<String, &'static str>,
     buffer: Vec<u8>,
     needs_scan: bool,
-    /// Something could not be opened for want of a file descriptor. It is no fault of the folder, and
-    /// the next scan tries again.
+    /// Something could not be opened for want of a file descriptor. It is no fault of the folder,
+    /// and the next scan tries again.
     pub(super) out_of_descriptors: bool,
 }
 

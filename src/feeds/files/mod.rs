@@ -24,9 +24,10 @@
 //!
 //! The kernel's watch is a [`doorbell`] only. Every [`SAFETY_SCAN`] the folder is compared anyway.
 //!
-//! **Two threads read, one at a time.** While the feed sleeps, the thread of the watch reads what rang
-//! and brings it into the log itself ([`Reading::answer`]). All else is left to the feed's own thread: rings
-//! that follow closely on each other, scans, faults, large batches, and a sequencer that is busy.
+//! **Two threads read, one at a time.** While the feed sleeps, the thread of the watch reads what
+//! rang and brings it into the log itself ([`Reading::answer`]). All else is left to the feed's own
+//! thread: rings that follow closely on each other, scans, faults, large batches, and a sequencer
+//! that is busy.
 
 mod doorbell;
 mod folder;
@@ -52,8 +53,8 @@ use crate::store::Progress;
 /// How often a watched folder is compared as a whole, in case a ring was lost. 30,000 files cost
 /// some 100 ms each time.
 const SAFETY_SCAN: Duration = Duration::from_secs(2);
-/// A ring that comes sooner after a commit was waiting for it, or is one of many: then the feed's own thread
-/// takes all of them together, as each commit costs as much as some ten events.
+/// A ring that comes sooner after a commit was waiting for it, or is one of many: then the feed's
+/// own thread takes all of them together, as each commit costs as much as some ten events.
 const LULL: Duration = Duration::from_micros(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +111,8 @@ enum Left {
     Nothing,
     /// Read, and not delivered yet.
     Batch(Batch),
-    /// A batch was read and can't be delivered. The feed ends: if it read on, the batch would be lost.
+    /// A batch was read and can't be delivered. The feed ends: if it read on, the batch would be
+    /// lost.
     Closed,
 }
 
@@ -285,8 +287,8 @@ impl Files {
         let door = self.door.downgrade();
         move || {
             let Some(reading) = reading.upgrade() else { return true };
-            // The feed has it and sees the ring before it sleeps. Waited for, it could wait for this
-            // thread itself, which takes new watches.
+            // The feed has it and sees the ring before it sleeps. Waited for, it could wait for
+            // this thread itself, which takes new watches.
             let Some(mut reading) = reading.try_lock() else { return false };
             let Some(door) = door.upgrade() else { return true };
             reading.answer(&bell, &door, feed)
@@ -313,8 +315,8 @@ impl Reading {
         Step { turn: self.folder.turn(), fault }
     }
 
-    /// Brings what rang into the log, on the thread of the watch; whether nothing is left for the feed,
-    /// which otherwise has to be woken.
+    /// Brings what rang into the log, on the thread of the watch; whether nothing is left for the
+    /// feed, which otherwise has to be woken.
     fn answer(&mut self, bell: &Doorbell, door: &Door, feed: FeedId) -> bool {
         if !self.asleep || self.delivered.elapsed() < LULL {
             return false;

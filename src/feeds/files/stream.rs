@@ -1,5 +1,6 @@
 //! One stream of lines: a file, wherever it was renamed to, from the last line that is in the log.
-//! Which file continues which stream is decided here by content; who is asked, in [`super::folder`].
+//! Which file continues which stream is decided here by content; who is asked, in
+//! [`super::folder`].
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -121,8 +122,8 @@ impl Stream {
     }
 
     /// Takes at most `room` lines, not all of them if they don't fit into one chunk. The buffer is
-    /// the caller's, as one serves all streams. `size` is the file's when it was last looked at. Lines
-    /// that are appended later are found by the next look.
+    /// the caller's, as one serves all streams. `size` is the file's when it was last looked at.
+    /// Lines that are appended later are found by the next look.
     pub(super) fn read(
         &mut self,
         file: &File,

@@ -1,3 +1,5 @@
+//! What the feed reads of its folder: each line once, over appends, rotations, renames and faults.
+
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};

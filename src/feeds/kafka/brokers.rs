@@ -1,5 +1,5 @@
-//! How the brokers are reached, and what the library says of its connections to them: a broker that is
-//! gone or refuses us is no error to it, it tries for ever.
+//! How the brokers are reached, and what the library says of its connections to them: a broker that
+//! is gone or refuses us is no error to it, it tries for ever.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -84,8 +84,8 @@ pub(super) fn connect(config: &KafkaConfig) -> Result<Consumer, KafkaError> {
     client.create_with_context(Connections::default())
 }
 
-/// Lets the library say what it has to say: it does while it is asked for records. What it may give by the way
-/// is lost, so only at the end.
+/// Lets the library say what it has to say: it does while it is asked for records. What it may give
+/// by the way is lost, so only at the end.
 pub(super) async fn listen(consumer: &Consumer) {
     for _ in 0..MOST_SAID {
         if tokio::time::timeout(PAUSE, consumer.recv()).await.is_err() {
@@ -94,7 +94,8 @@ pub(super) async fn listen(consumer: &Consumer) {
     }
 }
 
-/// Which topics are compacted, as far as the brokers tell: who may read a topic need not be allowed to ask.
+/// Which topics are compacted, as far as the brokers tell: who may read a topic need not be allowed
+/// to ask.
 pub(super) async fn compacted(config: &KafkaConfig) -> HashMap<String, bool> {
     let asked = async {
         let admin: AdminClient<Connections> =

@@ -1,6 +1,6 @@
-//! Which partitions there are, from where each is read and how far it is. Where the log's offset is not
-//! what the brokers have (a topic that was made anew, records that retention or compaction removed before
-//! they were read) is found out here: a [`Gap`].
+//! Which partitions there are, from where each is read and how far it is. Where the log's offset is
+//! not what the brokers have (a topic that was made anew, records that retention or compaction
+//! removed before they were read) is found out here: a [`Gap`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,7 +67,8 @@ pub(super) struct Partition {
     read: bool,
     /// The oldest offset there was when it was begun.
     low: u64,
-    /// The record before `next` has this [`mark`], if the topic is still the same; it is read once more.
+    /// The record before `next` has this [`mark`], if the topic is still the same; it is read once
+    /// more.
     proof: Option<u64>,
     /// Whether compaction removes records; `None` where the brokers do not tell.
     compacted: Option<bool>,
@@ -108,8 +109,8 @@ pub(super) struct Partitions {
     turn: usize,
 }
 
-/// Of a record: its value, and when it was written in milliseconds since 1970. Two records of one offset in
-/// two topics of one name have the same by chance alone.
+/// Of a record: its value, and when it was written in milliseconds since 1970. Two records of one
+/// offset in two topics of one name have the same by chance alone.
 pub(super) fn mark(value: &[u8], millis: Option<i64>) -> u64 {
     let millis = millis.unwrap_or(0).cast_unsigned();
     (millis << 32) | u64::from(crc32fast::hash(value))
@@ -283,8 +284,8 @@ impl Partitions {
         ))
     }
 
-    /// The end of a partition was reached. Which topic's is not said; and where the last offsets are a
-    /// transaction's marks nothing else tells.
+    /// The end of a partition was reached. Which topic's is not said; and where the last offsets
+    /// are a transaction's marks nothing else tells.
     pub(super) fn ended(&mut self, number: i32) {
         self.all.iter_mut().filter(|one| one.number == number).for_each(|one| one.read = true);
     }

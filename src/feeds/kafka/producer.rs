@@ -1,6 +1,6 @@
 //! The way of events into Kafka: what clients ask to be written to a topic that Kafka owns. It is
-//! answered once the hub's own log has the record, which the feed brings back like any other; so that a
-//! line is known again it has an id.
+//! answered once the hub's own log has the record, which the feed brings back like any other; so
+//! that a line is known again it has an id.
 //!
 //! The producer is idempotent, and gives a record up before its client is told that it did not get
 //! through in time. One that is asked again under its id may stand in Kafka twice and counts once.
@@ -26,8 +26,8 @@ use crate::market::event;
 use crate::market::ownership::Ownership;
 use crate::store::LogReaders;
 
-/// How long a hub that is cut off from Kafka, or has only begun to read it, is waited for. Until then
-/// nothing is handed over, so that it is certain that nothing was written.
+/// How long a hub that is cut off from Kafka, or has only begun to read it, is waited for. Until
+/// then nothing is handed over, so that it is certain that nothing was written.
 const REACH_PATIENCE: Duration = Duration::from_secs(1);
 /// After which librdkafka gives a record up; it looks once a second.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(3);
@@ -248,8 +248,8 @@ fn unqueued(error: KafkaError) -> ProduceError {
     }
 }
 
-/// Of one of so many that got into it. A broker that refuses a record has not written it; any other failure
-/// leaves that open, and of several the others may be written.
+/// Of one of so many that got into it. A broker that refuses a record has not written it; any other
+/// failure leaves that open, and of several the others may be written.
 fn unwritten(error: KafkaError, records: usize) -> ProduceError {
     use RDKafkaErrorCode::{
         ClusterAuthorizationFailed, InvalidRecord, MessageSizeTooLarge, PolicyViolation,

@@ -1,5 +1,5 @@
-//! What this hub has inserted into the shared log and waits for: its own reader brings these rows back
-//! with everyone's, and only then is known what came of them.
+//! What this hub has inserted into the shared log and waits for: its own reader brings these rows
+//! back with everyone's, and only then is known what came of them.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! What may not enter the shared log from here: events of what belongs to Kafka that another source of this
-//! hub brings. A row does not say where it came from, so it is looked at where it enters.
+//! What may not enter the shared log from here: events of what belongs to Kafka that another source
+//! of this hub brings. A row does not say where it came from, so it is looked at where it enters.
 
 use std::sync::Arc;
 use std::time::Duration;

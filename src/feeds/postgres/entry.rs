@@ -1,9 +1,9 @@
-//! The door to the shared log: what the feeds of this hub and its clients bring is inserted into the
-//! table `events`, together with how far each feed is read. The hub's own reader brings it back with
-//! everyone's rows, in the one order that all hubs see, and then the answer is given.
+//! The door to the shared log: what the feeds of this hub and its clients bring is inserted into
+//! the table `events`, together with how far each feed is read. The hub's own reader brings it back
+//! with everyone's rows, in the one order that all hubs see, and then the answer is given.
 //!
-//! A feed's lines are tried until they are in, as at any door. A mutation is tried once a connection is
-//! free and is refused where none is: its client can ask again.
+//! A feed's lines are tried until they are in, as at any door. A mutation is tried once a
+//! connection is free and is refused where none is: its client can ask again.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -225,8 +225,8 @@ impl Entry {
         Ok(refused)
     }
 
-    /// Tries until it is in. Gives up for a mutation of which nothing can be in, and for a partition
-    /// that another hub reads by now.
+    /// Tries until it is in. Gives up for a mutation of which nothing can be in, and for a
+    /// partition that another hub reads by now.
     async fn enter(
         &self,
         feed: Option<FeedId>,
@@ -300,8 +300,8 @@ impl Entry {
         .await
     }
 
-    /// Does something within the deadline. A connection on which it failed is not used again: what was
-    /// asked may still be under way.
+    /// Does something within the deadline. A connection on which it failed is not used again: what
+    /// was asked may still be under way.
     async fn with_connection<T>(
         &self,
         wait: Duration,

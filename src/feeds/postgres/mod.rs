@@ -1,7 +1,7 @@
-//! The table `events` of a database as a feed. Whoever writes events inserts rows in transactions of
-//! their own; the hub numbers the rows that are committed and reads them by number. How far it is
-//! read stands in the log, in the transaction that wrote what it brought, so each row counts once
-//! whatever is killed in between.
+//! The table `events` of a database as a feed. Whoever writes events inserts rows in transactions
+//! of their own; the hub numbers the rows that are committed and reads them by number. How far it
+//! is read stands in the log, in the transaction that wrote what it brought, so each row counts
+//! once whatever is killed in between.
 //!
 //! A row that commits late gets a late number: it is never stepped over, and nobody waits for it.
 
@@ -33,9 +33,9 @@ pub const NAME: &str = "postgres";
 /// Without a row for so long the hub goes to sleep: writers ring from then on, which makes their
 /// commits wait for one another, so not between two rows of a busy table.
 const QUIET: Duration = Duration::from_millis(100);
-/// A look that found fewer than many rows was early: numbering, reading and logging cost little more for
-/// many than for few, so more gather before the next. A row is later by that at most: by the shorter time
-/// where there are few, as then the looks cost little themselves.
+/// A look that found fewer than many rows was early: numbering, reading and logging cost little
+/// more for many than for few, so more gather before the next. A row is later by that at most: by
+/// the shorter time where there are few, as then the looks cost little themselves.
 const MANY_ROWS: u64 = 512;
 const GATHER: Duration = Duration::from_millis(10);
 const FEW_ROWS: u64 = 32;
@@ -56,8 +56,8 @@ pub struct PostgresConfig {
 
 type Cut = remote::Cut<OutboxError>;
 
-/// Where the table is the log itself, and the hub's store its replica: each row has the number there
-/// that it has here.
+/// Where the table is the log itself, and the hub's store its replica: each row has the number
+/// there that it has here.
 pub struct Shared {
     awaited: Arc<Awaited>,
     /// Of the replica.
@@ -103,8 +103,8 @@ struct Feed {
     place: Arc<str>,
 }
 
-/// How the table is numbered, to who keeps a replica of it. Where the replica is ahead of the table,
-/// which lost its end, the table begins a new numbering first.
+/// How the table is numbered, to who keeps a replica of it. Where the replica is ahead of the
+/// table, which lost its end, the table begins a new numbering first.
 pub async fn numbering(
     config: &PostgresConfig,
     replica: Option<&FeedPosition>,

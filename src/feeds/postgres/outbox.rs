@@ -1,6 +1,6 @@
-//! One connection to the database: the table's migrations, numbering and reading it, and the doorbell.
-//! Does not know what a row means. Everything has a deadline, as a database that is stopped or behind
-//! a broken network says nothing at all.
+//! One connection to the database: the table's migrations, numbering and reading it, and the
+//! doorbell. Does not know what a row means. Everything has a deadline, as a database that is
+//! stopped or behind a broken network says nothing at all.
 
 use std::error::Error as _;
 use std::future::{Future, poll_fn};
@@ -193,7 +193,8 @@ impl Outbox {
         }
     }
 
-    /// Begins a new numbering behind the numbers that this one has given, once, whoever asks for it.
+    /// Begins a new numbering behind the numbers that this one has given, once, whoever asks for
+    /// it.
     pub(super) async fn renumber(&self, epoch: u64) -> Result<(), OutboxError> {
         let fresh: i64 = rand::random();
         let parameters: [&(dyn ToSql + Sync); 2] = [&epoch.cast_signed(), &fresh];
@@ -209,8 +210,8 @@ impl Outbox {
         Ok(Numbering { epoch: whole(0)?, last: whole(1)? })
     }
 
-    /// The rows behind a number, of which `newest` was known to be the last. Where there are none, numbers
-    /// what was committed since; `busy`: something was, most likely.
+    /// The rows behind a number, of which `newest` was known to be the last. Where there are none,
+    /// numbers what was committed since; `busy`: something was, most likely.
     pub(super) async fn behind(
         &self,
         position: u64,
@@ -224,7 +225,8 @@ impl Outbox {
             }
         }
         let taken = self.take(!busy).await?;
-        // Others were numbered before them, by another hub or without being known; or they are too large.
+        // Others were numbered before them, by another hub or without being known; or they are too
+        // large.
         let next = taken.rows.first().map_or(taken.newest, |row| row.position - 1);
         if next == position { Ok(taken) } else { self.read(position, taken.newest).await }
     }
@@ -306,9 +308,10 @@ const TAKE: &str = "
         newest, numbered
     FROM spreadly_take($1, $2, $3)";
 
-/// What [`Row::new`] takes, then its number and whether there is one. Rows behind the number $1, at most
-/// $2, of which those before the last have at most $3 bytes. A payload that no event may have is not even
-/// fetched. Runs have no more rows than are read at once; the next one may be further off than that.
+/// What [`Row::new`] takes, then its number and whether there is one. Rows behind the number $1, at
+/// most $2, of which those before the last have at most $3 bytes. A payload that no event may have
+/// is not even fetched. Runs have no more rows than are read at once; the next one may be further
+/// off than that.
 const READ: &str = "
     SELECT id, CASE WHEN size <= $4 THEN payload::text END,
         (date_part('epoch', inserted_at) * 1000000)::bigint, origin, line,
@@ -339,8 +342,8 @@ pub(super) fn settings(
     Ok(settings)
 }
 
-/// What each connection is told first. A hub that is stopped within a transaction holds rows no longer
-/// than one that works.
+/// What each connection is told first. A hub that is stopped within a transaction holds rows no
+/// longer than one that works.
 pub(super) fn session(config: &PostgresConfig) -> String {
     let timeout = config.deadline.as_millis();
     format!(

@@ -1,9 +1,9 @@
 //! Which hub reads what, and how far that is in the shared log: the tables `spreadly_sources` and
-//! `spreadly_files`. Whoever brings something in holds its source's row until the commit, so nothing
-//! of a reader that was replaced meanwhile gets in.
+//! `spreadly_files`. Whoever brings something in holds its source's row until the commit, so
+//! nothing of a reader that was replaced meanwhile gets in.
 //!
-//! A folder is taken over by whoever begins to read it. A partition of Kafka has a reader as long as
-//! that one says so again within [`LEASE`]; then any hub may go on in its place.
+//! A folder is taken over by whoever begins to read it. A partition of Kafka has a reader as long
+//! as that one says so again within [`LEASE`]; then any hub may go on in its place.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,8 +15,8 @@ use tokio_postgres::Row;
 use crate::feeds::door::{self, Claimed};
 use crate::store::{FeedPosition, FileProgress, Progress};
 
-/// How long a reader of a partition is taken for alive that says nothing. With the second between two
-/// looks of the others it stays below the 5 s within which a topic has to be told of as STALE.
+/// How long a reader of a partition is taken for alive that says nothing. With the second between
+/// two looks of the others it stays below the 5 s within which a topic has to be told of as STALE.
 pub const LEASE: Duration = Duration::from_secs(3);
 
 /// Waits for whoever writes for it.

@@ -1,3 +1,5 @@
+//! What is left after blocks are undone, compared with a hub that never received them.
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;

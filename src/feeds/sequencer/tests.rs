@@ -1,3 +1,5 @@
+//! The sequencer over a store in a temporary folder: what it takes, refuses and acknowledges.
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

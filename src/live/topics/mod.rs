@@ -55,8 +55,8 @@ pub(super) struct Topics {
     /// Of a worker: only topics that are followed are here, others are kept elsewhere.
     is_copy: bool,
     state: FeedState,
-    /// Those that are followed, and those that have events as far as they are remembered: nothing is
-    /// kept of names that were only asked for.
+    /// Those that are followed, and those that have events as far as they are remembered: nothing
+    /// is kept of names that were only asked for.
     topics: HashMap<TopicName, Topic>,
     idle: Idle,
     /// Of the scopes of which something was undone.
@@ -426,7 +426,8 @@ impl Topics {
         }
     }
 
-    /// Where an operation of this stream starts: now, with where each topic stands, or behind its cursor.
+    /// Where an operation of this stream starts: now, with where each topic stands, or behind its
+    /// cursor.
     pub(super) fn join(&mut self, stream: u64, after: Option<&str>, now: Micros) -> Place {
         // What follows in the ring follows what is said here.
         self.advance(stream, now);

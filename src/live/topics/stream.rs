@@ -22,8 +22,8 @@ use crate::market::numbering::{MOST_UNDOINGS, Numbering, Standing};
 
 /// Events of a frame, which is encoded under the topics' lock: below a millisecond.
 pub(super) const FRAME_EVENTS: usize = 64;
-/// Bytes of their lines, unless it is a single one. Four times as many can be sent of them, with all
-/// else that is sent of 64 events far below the 1 MiB that a single one may be.
+/// Bytes of their lines, unless it is a single one. Four times as many can be sent of them, with
+/// all else that is sent of 64 events far below the 1 MiB that a single one may be.
 pub(super) const FRAME_BYTES: usize = 48 << 10;
 
 /// Pages read for an earlier reader that are kept for the crowd behind it, at most for a second.
