@@ -34,4 +34,5 @@ mod shared_log;
 mod sharing;
 mod slow;
 mod terminal;
+mod tidy;
 mod topics;
