@@ -19,7 +19,7 @@ const NAME: &str = "kafka";
 const PARTITIONS: i32 = 8;
 /// Half of them at each of two hubs.
 const SUBSCRIBERS: usize = 16;
-const MADE_ANEW: &str = "events/0 was made anew, or lost its end: read from its start";
+const CREATED_AGAIN: &str = "events/0 was created again, or lost its end: read from its start";
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// How much of a storm: `make test`'s, or `make soak`'s.
@@ -146,7 +146,7 @@ async fn bad_records_lost_ones_and_topics_made_anew_are_told_and_the_rest_flows(
     // With the one that says so.
     let read = |feed: &Value| feed["eventsTotal"] == "6" && feed["state"] == "LIVE";
     let status = hub.until_feed(NAME, "the topic made anew", read).await;
-    assert!(status["reason"].as_str().unwrap().contains(MADE_ANEW), "{status}");
+    assert!(status["reason"].as_str().unwrap().contains(CREATED_AGAIN), "{status}");
     assert_eq!(told(&hub, "p0"), [1, 3, 4]);
     listener.follow(hub.address(), 1).await;
     assert_eq!(listener.reasons, ["INITIAL", "EPOCH_CHANGE"]);
@@ -180,7 +180,7 @@ async fn a_topic_made_anew_is_noticed_also_where_it_has_more_records_than_were_r
     hub.restart();
     listener.follow(hub.address(), 11).await;
     let status = hub.until_feed(NAME, "the rest", caught_up).await;
-    assert!(status["reason"].as_str().unwrap().contains(MADE_ANEW), "{status}");
+    assert!(status["reason"].as_str().unwrap().contains(CREATED_AGAIN), "{status}");
     assert_eq!(told(&hub, "p0"), (0..6).chain(10..20).collect::<Vec<_>>());
     assert_eq!(listener.reasons, ["INITIAL", "EPOCH_CHANGE"]);
 }

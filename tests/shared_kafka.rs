@@ -152,7 +152,7 @@ async fn a_topic_made_anew_begins_the_same_epoch_at_every_hub() {
     kafka.make_topic("events", 1, &[]).await;
     let anew = |hub: &Hub| {
         let feed = hub.feed_status(NAME);
-        feed["reason"].as_str().is_some_and(|reason| reason.contains("was made anew"))
+        feed["reason"].as_str().is_some_and(|reason| reason.contains("was created again"))
     };
     until("a hub that noticed", async || hubs.iter().any(anew)).await;
     for number in 1..4 {

@@ -20,14 +20,14 @@ const MOST_LINES: usize = 450;
 
 /// Words that plain English has no need of, and how often each is used today.
 const WORDS: [(&str, usize); 9] = [
-    ("told", 951),
-    ("tell", 85),
-    ("tells", 82),
-    ("anew", 154),
+    ("told", 933),
+    ("tell", 75),
+    ("tells", 74),
+    ("anew", 124),
     ("whoever", 98),
-    ("behind", 437),
-    ("stands", 251),
-    ("stood", 49),
+    ("behind", 368),
+    ("stands", 214),
+    ("stood", 41),
     ("deaf", 5),
 ];
 
@@ -86,20 +86,19 @@ fn lines_are_no_wider_than_a_hundred_columns() {
         |file: &File| file.text.lines().filter(|line| line.chars().count() > MOST_COLUMNS).count();
     let wide: BTreeMap<_, _> = files(&SOURCES)
         .into_iter()
+        .filter(|file| file.path != "config/schema.graphql")
         .map(|file| (wide(&file), file.path))
         .filter(|(lines, _)| *lines > 0)
         .map(|(lines, path)| (path, lines))
         .collect();
     println!("{wide:#?}");
-    assert_ratchet("lines above 100 columns", &wide.values().sum(), &213);
+    assert_ratchet("lines above 100 columns", &wide.values().sum(), &212);
 }
 
-/// Lines before the tests that a file ends with.
+/// Lines before the first module of tests.
 fn lines_before_tests(text: &str) -> usize {
     let lines: Vec<_> = text.lines().collect();
-    let begins_tests = |pair: &[&str]| {
-        pair[0] == "#[cfg(test)]" && pair[1].starts_with("mod ") && pair[1].ends_with('{')
-    };
+    let begins_tests = |pair: &[&str]| pair[0] == "#[cfg(test)]" && pair[1].starts_with("mod ");
     lines.windows(2).position(begins_tests).unwrap_or(lines.len())
 }
 
@@ -112,7 +111,7 @@ fn files_have_no_more_than_450_lines_before_their_tests() {
         .collect();
     let beyond: usize = long.values().map(|lines| lines - MOST_LINES).sum();
     println!("{long:#?}");
-    assert_ratchet("long files, and their lines beyond 450", &(long.len(), beyond), &(18, 3_220));
+    assert_ratchet("long files, and their lines beyond 450", &(long.len(), beyond), &(18, 3215));
 }
 
 #[test]

@@ -96,7 +96,7 @@ impl fmt::Display for GraphqlErrors {
                 write!(out, ", {name} {value}")?;
             }
             if error.code() == Some("RESYNC_REQUIRED") {
-                out.write_str(". What lies between is gone: begin anew, without --after")?;
+                out.write_str(". The events between are gone: begin again without --after")?;
             }
         }
         Ok(())

@@ -159,7 +159,8 @@ impl Following {
         let (cursor, errors) = socket::read_result(result)?;
         self.output.write(result).await.map_err(ClientError::Output)?;
         if std::mem::take(&mut self.lost) {
-            let how = if self.cursor.is_some() { "behind the last cursor" } else { "anew" };
+            let how =
+                if self.cursor.is_some() { "after the last cursor" } else { "from the start" };
             eprintln!("spreadly: connected again, going on {how}");
         }
         self.cursor = cursor.or_else(|| self.cursor.take());

@@ -18,7 +18,7 @@ pub enum NetworkError {
     Malformed,
     #[error("has a prefix longer than its address")]
     PrefixTooLong,
-    #[error("has bits set behind its prefix")]
+    #[error("has bits set after its prefix")]
     HostBits,
 }
 

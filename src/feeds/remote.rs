@@ -61,7 +61,7 @@ impl Remote {
                 Cut::Source(error) => error,
             };
             if !told {
-                tracing::warn!(%error, "cut off from {}: connecting anew", self.source);
+                tracing::warn!(%error, "disconnected from {}: connecting again", self.source);
                 told = true;
             }
             self.cut_off(&error);

@@ -26,7 +26,7 @@ pub const MOST_CANDLES: usize = 5_000;
 /// Candles where it isn't said how many.
 pub const DEFAULT_CANDLES: usize = 500;
 
-/// How much time one candle stands for. Its buckets begin at multiples of it since 1970 in UTC.
+/// The length of a candle. Buckets begin at multiples of it since 1970-01-01 00:00 UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[graphql(remote = "candles::Interval")]
 pub enum Interval {
@@ -46,8 +46,8 @@ pub enum Interval {
     D1,
 }
 
-/// What traded in one bucket of time: from `start` up to and without `end`, by the trades' own
-/// time. One in which nothing traded repeats the close before it, with volume 0 and count 0.
+/// The trades of one bucket of time: from `start`, and before `end`, by the times of the trades. A
+/// bucket without trades repeats the previous close, with volume 0 and count 0.
 pub struct Candle {
     pub candle: candles::Candle,
     pub interval: candles::Interval,
@@ -62,8 +62,8 @@ impl Candle {
     }
 }
 
-/// What traded in one bucket of time: from `start` up to and without `end`, by the trades' own
-/// time. One in which nothing traded repeats the close before it, with volume 0 and count 0.
+/// The trades of one bucket of time: from `start`, and before `end`, by the times of the trades. A
+/// bucket without trades repeats the previous close, with volume 0 and count 0.
 #[Object]
 impl Candle {
     /// The first moment of its bucket.
@@ -71,7 +71,7 @@ impl Candle {
         DateTime(self.candle.start)
     }
 
-    /// The first moment behind its bucket.
+    /// The first moment after its bucket.
     async fn end(&self) -> DateTime {
         DateTime(self.candle.start.saturating_add(self.interval.micros()))
     }
@@ -101,23 +101,23 @@ impl Candle {
         Decimal::new(self.candle.volume, self.definition.size_decimals)
     }
 
-    /// Sum of price times size, in the quote: exact, so with as many decimals as both have.
+    /// Sum of price times size, in the quote. It is exact, with the decimals of both together.
     async fn quote_volume(&self) -> Decimal {
         notional(self.candle.notional, &self.definition)
     }
 
-    /// `quoteVolume` / `volume`, rounded down to the price's decimals; null where nothing traded.
+    /// `quoteVolume` / `volume`, rounded down to the price's decimals; null without trades.
     async fn vwap(&self) -> Option<Decimal> {
         self.candle.vwap().map(|vwap| self.price(vwap))
     }
 
-    /// Trades.
+    /// Number of trades.
     async fn count(&self) -> UInt64 {
         UInt64(self.candle.count)
     }
 
-    /// Whether the hub's clock has passed `end` by 2 seconds. A trade that comes still later enters
-    /// its bucket all the same, and the candle is told again.
+    /// Whether the hub's clock has passed `end` by 2 seconds. A later trade still enters its
+    /// bucket, and the candle is sent again.
     async fn closed(&self) -> bool {
         self.candle.is_closed(self.interval, self.now)
     }
@@ -127,9 +127,9 @@ fn notional(value: ethnum::U256, definition: &MarketDefinition) -> Decimal {
     Decimal(format_wide(value, definition.price_decimals + definition.size_decimals))
 }
 
-/// Some candles of one market and interval, each as it is now: one at every trade, several in a
-/// merge or a resume, none in a heartbeat. It follows the last one iff its epoch is the same and
-/// its `prevSequence` is the last sequence seen.
+/// Candles of one market and interval, in their current state: one after each trade, several after
+/// a merge or a resume, none in a heartbeat. A frame follows the previous one if and only if its
+/// epoch is the same and its `prevSequence` is the previous `sequence`.
 pub struct CandleFrame(pub live::CandleFrame);
 
 impl CandleFrame {
@@ -143,9 +143,9 @@ impl CandleFrame {
     }
 }
 
-/// Some candles of one market and interval, each as it is now: one at every trade, several in a
-/// merge or a resume, none in a heartbeat. It follows the last one iff its epoch is the same and
-/// its `prevSequence` is the last sequence seen.
+/// Candles of one market and interval, in their current state: one after each trade, several after
+/// a merge or a resume, none in a heartbeat. A frame follows the previous one if and only if its
+/// epoch is the same and its `prevSequence` is the previous `sequence`.
 #[Object]
 impl CandleFrame {
     /// `BASE-QUOTE`.
@@ -153,33 +153,33 @@ impl CandleFrame {
         ID(self.0.definition.market.to_string())
     }
 
-    /// What one candle stands for.
+    /// The length of a candle.
     async fn interval(&self) -> Interval {
         self.0.interval.into()
     }
 
-    /// Which numbering the sequence belongs to.
+    /// The epoch of `sequence`. Sequences of different epochs can't be compared.
     async fn epoch(&self) -> ID {
         ID(self.0.epoch.to_string())
     }
 
-    /// Of the market's newest trade.
+    /// Sequence of the market's newest trade.
     async fn sequence(&self) -> UInt64 {
         UInt64(self.0.sequence)
     }
 
-    /// The trade this frame follows; the same as `sequence` where none came: the clock closed a
-    /// candle, or it is a heartbeat. Null where the candles are stated anew.
+    /// Sequence of the previous frame. It equals `sequence` where no trade came: the clock closed a
+    /// candle, or the frame is a heartbeat. Null where this frame is a new start.
     async fn prev_sequence(&self) -> Option<UInt64> {
         self.0.previous.map(UInt64)
     }
 
-    /// Resumes behind this frame, as `after`.
+    /// Pass this as `after` to resume with the next frame.
     async fn cursor(&self) -> Cursor {
         Cursor(self.0.cursor())
     }
 
-    /// Why the candles are stated anew; null where the frame follows the last one.
+    /// Why this frame is a new start; null where it follows the previous frame.
     async fn reason(&self) -> Option<SnapshotReason> {
         self.0.reason.map(SnapshotReason::from)
     }
@@ -189,8 +189,9 @@ impl CandleFrame {
         i32::try_from(self.0.merged_events).unwrap_or(i32::MAX)
     }
 
-    /// Oldest first, each absolute. Buckets left out between two of them, or between the newest
-    /// you hold and the first of these, are unchanged or, where you hold none, empty.
+    /// Oldest first, each complete. A bucket that is missing between two of them is unchanged, or
+    /// empty if the client has none for it. So is one between the client's newest candle and the
+    /// first of these.
     async fn candles(&self) -> Vec<Candle> {
         self.all().collect()
     }
@@ -201,13 +202,12 @@ impl CandleFrame {
         newest.is_some_and(|candle| candle.is_closed(self.0.interval, self.0.publish_time))
     }
 
-    /// Of the market's newest trade, at its source.
+    /// Time of the market's newest trade, as its source gave it.
     async fn event_time(&self) -> Option<DateTime> {
         self.0.event_time.map(DateTime)
     }
 
-    /// How often the hub pushes this stream while it is overloaded, where that is less often
-    /// than the client asked for; otherwise null.
+    /// The pace that an overloaded hub slowed this stream to; null where it is as the client asked.
     async fn slowed_to(&self) -> Option<BookSpeed> {
         self.0.slowed_to.map(BookSpeed::from)
     }
@@ -222,14 +222,14 @@ impl CandleFrame {
         self.0.state.into()
     }
 
-    /// Milliseconds from that trade's own time to this frame's.
+    /// Milliseconds from `eventTime` to `publishTime`.
     async fn last_event_age_ms(&self) -> i32 {
         age_ms(self.0.event_time, self.0.publish_time)
     }
 }
 
-/// What a market's trades and the top of its book come to. "24 hours" are the minute buckets that
-/// start less than 1,440 minutes before the one the hub's clock is in, that one included.
+/// A summary of a market's trades and of its best bid and offer. "24 hours" means the current
+/// minute and the 1,439 minutes before it, by the hub's clock.
 pub struct Ticker(pub TickerView);
 
 impl Ticker {
@@ -246,8 +246,8 @@ impl Ticker {
     }
 }
 
-/// What a market's trades and the top of its book come to. "24 hours" are the minute buckets that
-/// start less than 1,440 minutes before the one the hub's clock is in, that one included.
+/// A summary of a market's trades and of its best bid and offer. "24 hours" means the current
+/// minute and the 1,439 minutes before it, by the hub's clock.
 #[Object]
 impl Ticker {
     /// `BASE-QUOTE`.
@@ -255,7 +255,8 @@ impl Ticker {
         ID(self.0.definition.market.to_string())
     }
 
-    /// Price of the latest trade by its own time, however old; null before the first.
+    /// Price of the latest trade by the times of the trades, of any age; null before the first
+    /// trade.
     async fn last(&self) -> Option<Decimal> {
         self.0.last.map(|last| self.price(last.price))
     }
@@ -265,27 +266,27 @@ impl Ticker {
         self.0.last.map(|last| Decimal::new(last.size, self.0.definition.size_decimals))
     }
 
-    /// Time of that trade at its source; when the hub took it, where the source gave none.
+    /// Time of that trade, as its source gave it; otherwise when the hub received it.
     async fn last_time(&self) -> Option<DateTime> {
         self.0.last.map(|last| DateTime(last.time))
     }
 
-    /// Who took in that trade; null also where the source does not tell.
+    /// The taker's side of that trade; null also if the source does not say.
     async fn last_side(&self) -> Option<Side> {
         self.0.last.and_then(|last| last.taker_side).map(Side::from)
     }
 
-    /// Price of the earliest trade of the last 24 hours; null where there was none.
+    /// Price of the earliest trade of the last 24 hours; null without trades.
     async fn open(&self) -> Option<Decimal> {
         self.day().map(|day| self.price(day.open))
     }
 
-    /// Highest price of the last 24 hours; null where nothing traded.
+    /// Highest price of the last 24 hours; null without trades.
     async fn high(&self) -> Option<Decimal> {
         self.day().map(|day| self.price(day.high))
     }
 
-    /// Lowest price of the last 24 hours; null where nothing traded.
+    /// Lowest price of the last 24 hours; null without trades.
     async fn low(&self) -> Option<Decimal> {
         self.day().map(|day| self.price(day.low))
     }
@@ -295,15 +296,15 @@ impl Ticker {
         Decimal::new(self.day().map_or(0, |day| day.volume), self.0.definition.size_decimals)
     }
 
-    /// Sum of price times size of the last 24 hours, in the quote: exact, so with as many decimals
-    /// as both have.
+    /// Sum of price times size of the last 24 hours, in the quote. It is exact, with the decimals
+    /// of both together.
     async fn quote_volume(&self) -> Decimal {
         let value = self.day().map_or(ethnum::U256::ZERO, |day| day.notional);
         notional(value, &self.0.definition)
     }
 
-    /// Price of the latest trade of the last 24 hours less `open`, so below 0 (`"-1.5"`) where it
-    /// fell; null where nothing traded.
+    /// Price of the latest trade of the last 24 hours minus `open` (`"-1.5"` if it fell); null
+    /// without trades.
     async fn change(&self) -> Option<Decimal> {
         self.day().map(|day| {
             let (fell, by) = day.change();
@@ -312,7 +313,7 @@ impl Ticker {
         })
     }
 
-    /// `quoteVolume` / `volume`, rounded down to the price's decimals; null where nothing traded.
+    /// `quoteVolume` / `volume`, rounded down to the price's decimals; null without trades.
     async fn vwap(&self) -> Option<Decimal> {
         self.day().and_then(Day::vwap).map(|vwap| self.price(vwap))
     }
@@ -322,23 +323,23 @@ impl Ticker {
         UInt64(self.day().map_or(0, |day| day.count))
     }
 
-    /// The best bid of the book now; null while nobody buys.
+    /// The current best bid; null while the book has no bids.
     async fn bid(&self) -> Option<PriceLevel> {
         self.level(self.0.bid)
     }
 
-    /// The best ask of the book now; null while nobody sells.
+    /// The current best offer; null while the book has no offers.
     async fn ask(&self) -> Option<PriceLevel> {
         self.level(self.0.ask)
     }
 }
 
-/// The ticker of one market, or nothing but that it lives. It follows the last one of this market
-/// iff its epoch is the same and its `prevSequence` is the last sequence seen.
+/// The ticker of one market, or a heartbeat. A frame follows the market's previous one if and only
+/// if its epoch is the same and its `prevSequence` is the previous `sequence`.
 pub struct TickerFrame(pub live::TickerFrame);
 
-/// The ticker of one market, or nothing but that it lives. It follows the last one of this market
-/// iff its epoch is the same and its `prevSequence` is the last sequence seen.
+/// The ticker of one market, or a heartbeat. A frame follows the market's previous one if and only
+/// if its epoch is the same and its `prevSequence` is the previous `sequence`.
 #[Object]
 impl TickerFrame {
     /// `BASE-QUOTE`.
@@ -346,50 +347,50 @@ impl TickerFrame {
         ID(self.0.definition.market.to_string())
     }
 
-    /// Which numbering the sequence belongs to.
+    /// The epoch of `sequence`. Sequences of different epochs can't be compared.
     async fn epoch(&self) -> ID {
         ID(self.0.epoch.to_string())
     }
 
-    /// Of the event, a trade or a change of the best bid or ask, that last changed it.
+    /// Sequence of the trade, or of the change of the best bid or offer, that last changed the
+    /// ticker.
     async fn sequence(&self) -> UInt64 {
         UInt64(self.0.sequence)
     }
 
-    /// The change before; the same as `sequence` where no event came: old minutes left the 24
-    /// hours, or it is a heartbeat. Null where it is stated anew.
+    /// Sequence of the previous change. It equals `sequence` where no event came: old minutes left
+    /// the 24 hours, or the frame is a heartbeat. Null where this frame is a new start.
     async fn prev_sequence(&self) -> Option<UInt64> {
         self.0.previous.map(UInt64)
     }
 
-    /// Stands for this frame: brought back, this market goes on behind it and the others are stated
-    /// anew.
+    /// The position of this frame. With it as `after`, this market resumes, and the other markets
+    /// begin with a new start.
     async fn cursor(&self) -> Cursor {
         Cursor(self.0.cursor())
     }
 
-    /// Why it is stated anew; null where the frame follows the last one.
+    /// Why this frame is a new start; null where it follows the previous frame.
     async fn reason(&self) -> Option<SnapshotReason> {
         self.0.reason.map(SnapshotReason::from)
     }
 
-    /// Changes since `prevSequence`; 0 where no event came or the ticker is stated.
+    /// Changes since `prevSequence`; 0 where no event came or the frame is a new start.
     async fn merged_events(&self) -> i32 {
         i32::try_from(self.0.merged_events).unwrap_or(i32::MAX)
     }
 
-    /// The whole of it; null in a heartbeat.
+    /// The complete ticker; null in a heartbeat.
     async fn ticker(&self) -> Option<Ticker> {
         self.0.ticker.clone().map(Ticker)
     }
 
-    /// Of the event that last changed it, at its source.
+    /// Time of the event that last changed it, as its source gave it.
     async fn event_time(&self) -> Option<DateTime> {
         self.0.event_time.map(DateTime)
     }
 
-    /// How often the hub pushes this stream while it is overloaded, where that is less often
-    /// than the client asked for; otherwise null.
+    /// The pace that an overloaded hub slowed this stream to; null where it is as the client asked.
     async fn slowed_to(&self) -> Option<BookSpeed> {
         self.0.slowed_to.map(BookSpeed::from)
     }
@@ -404,7 +405,7 @@ impl TickerFrame {
         self.0.state.into()
     }
 
-    /// Milliseconds from that event's own time to this frame's.
+    /// Milliseconds from `eventTime` to `publishTime`.
     async fn last_event_age_ms(&self) -> i32 {
         age_ms(self.0.event_time, self.0.publish_time)
     }

@@ -24,7 +24,7 @@ pub struct PriceLevel {
     price: Decimal,
     /// In the base, at the market's precision; in a delta 0 means that the level left the window.
     size: Decimal,
-    /// Single orders at this price; null where the source tells levels only, and on a level that
+    /// Number of orders at this price; null where the source gives levels only, and on a level that
     /// left the window.
     orders: Option<i32>,
 }
@@ -141,24 +141,32 @@ impl OutputType for Levels {
     }
 }
 
-/// One frame of an order book. It follows the last one iff its epoch is the same and its
-/// `prevSequence` is the last sequence seen; a snapshot begins anew.
+/// One frame of an order book. A delta follows the previous frame if and only if its epoch is the
+/// same and its `prevSequence` is the previous `sequence`. A snapshot is a new start.
 #[derive(Interface)]
 #[expect(clippy::duplicated_attributes, reason = "fields of one type are no duplicates")]
 #[graphql(
     field(name = "market", ty = "ID", desc = "`BASE-QUOTE`."),
-    field(name = "epoch", ty = "ID", desc = "Which numbering the sequence belongs to."),
-    field(name = "sequence", ty = "UInt64", desc = "Of the last event in this frame."),
-    field(name = "cursor", ty = "Cursor", desc = "Resumes behind this frame, as `after`."),
+    field(
+        name = "epoch",
+        ty = "ID",
+        desc = "The epoch of `sequence`. Sequences of different epochs can't be compared."
+    ),
+    field(name = "sequence", ty = "UInt64", desc = "Sequence of the last event in this frame."),
+    field(
+        name = "cursor",
+        ty = "Cursor",
+        desc = "Pass this as `after` to resume with the next frame."
+    ),
     field(
         name = "checksum",
         ty = "UInt32",
-        desc = "CRC32 of the book's best ten levels at this sequence, whatever the depth."
+        desc = "CRC32 of the book's best ten levels at this sequence. It does not depend on `depth`."
     ),
     field(
         name = "event_time",
         ty = "Option<DateTime>",
-        desc = "Of the last event in this frame, at its source."
+        desc = "Time of the last event in this frame, as its source gave it."
     ),
     field(name = "publish_time", ty = "DateTime", desc = "The hub's clock."),
     field(
@@ -185,33 +193,32 @@ impl BookSnapshot {
         ID(self.0.head.definition.market.to_string())
     }
 
-    /// Which numbering the sequence belongs to.
+    /// The epoch of `sequence`. Sequences of different epochs can't be compared.
     async fn epoch(&self) -> ID {
         ID(self.0.head.epoch.to_string())
     }
 
-    /// Of the last event in this frame.
+    /// Sequence of the last event in this frame.
     async fn sequence(&self) -> UInt64 {
         UInt64(self.0.head.sequence)
     }
 
-    /// Resumes behind this frame, as `after`.
+    /// Pass this as `after` to resume with the next frame.
     async fn cursor(&self) -> Cursor {
         Cursor(self.0.head.cursor())
     }
 
-    /// CRC32 of the book's best ten levels at this sequence, whatever the depth.
+    /// CRC32 of the book's best ten levels at this sequence. It does not depend on `depth`.
     async fn checksum(&self) -> UInt32 {
         UInt32(self.0.head.checksum)
     }
 
-    /// Of the last event in this frame, at its source.
+    /// Time of the last event in this frame, as its source gave it.
     async fn event_time(&self) -> Option<DateTime> {
         self.0.head.event_time.map(DateTime)
     }
 
-    /// How often the hub pushes this stream while it is overloaded, where that is less often
-    /// than the client asked for; otherwise null.
+    /// The pace that an overloaded hub slowed this stream to; null where it is as the client asked.
     async fn slowed_to(&self) -> Option<BookSpeed> {
         self.0.head.slowed_to.map(BookSpeed::from)
     }
@@ -226,26 +233,26 @@ impl BookSnapshot {
         self.0.reason.into()
     }
 
-    /// Most levels a side.
+    /// Most levels on each side.
     async fn depth(&self) -> i32 {
         i32::try_from(self.0.head.depth).unwrap_or(i32::MAX)
     }
 
-    /// Best first: descending prices.
+    /// Bids, the highest price first.
     async fn bids(&self) -> Levels {
         Levels::new(&self.0.head.definition, self.0.bids.iter())
     }
 
-    /// Best first: ascending prices.
+    /// Offers, the lowest price first.
     async fn asks(&self) -> Levels {
         Levels::new(&self.0.head.definition, self.0.asks.iter())
     }
 }
 
-/// What changed among the best levels of a book.
+/// Changes of the best levels of a book.
 pub struct BookDelta(pub live::BookDelta);
 
-/// What changed among the best levels of a book.
+/// Changes of the best levels of a book.
 #[Object]
 impl BookDelta {
     /// `BASE-QUOTE`.
@@ -253,33 +260,32 @@ impl BookDelta {
         ID(self.0.head.definition.market.to_string())
     }
 
-    /// Which numbering the sequence belongs to.
+    /// The epoch of `sequence`. Sequences of different epochs can't be compared.
     async fn epoch(&self) -> ID {
         ID(self.0.head.epoch.to_string())
     }
 
-    /// Of the last event in this frame.
+    /// Sequence of the last event in this frame.
     async fn sequence(&self) -> UInt64 {
         UInt64(self.0.head.sequence)
     }
 
-    /// Resumes behind this frame, as `after`.
+    /// Pass this as `after` to resume with the next frame.
     async fn cursor(&self) -> Cursor {
         Cursor(self.0.head.cursor())
     }
 
-    /// CRC32 of the book's best ten levels at this sequence, whatever the depth.
+    /// CRC32 of the book's best ten levels at this sequence. It does not depend on `depth`.
     async fn checksum(&self) -> UInt32 {
         UInt32(self.0.head.checksum)
     }
 
-    /// Of the last event in this frame, at its source.
+    /// Time of the last event in this frame, as its source gave it.
     async fn event_time(&self) -> Option<DateTime> {
         self.0.head.event_time.map(DateTime)
     }
 
-    /// How often the hub pushes this stream while it is overloaded, where that is less often
-    /// than the client asked for; otherwise null.
+    /// The pace that an overloaded hub slowed this stream to; null where it is as the client asked.
     async fn slowed_to(&self) -> Option<BookSpeed> {
         self.0.head.slowed_to.map(BookSpeed::from)
     }
@@ -289,31 +295,31 @@ impl BookDelta {
         DateTime(self.0.head.publish_time)
     }
 
-    /// The sequence this frame follows.
+    /// Sequence of the previous frame.
     async fn prev_sequence(&self) -> UInt64 {
         UInt64(self.0.previous)
     }
 
-    /// Events of the market since `prevSequence`, also those outside the window.
+    /// Events of the market since `prevSequence`, including those outside the window.
     async fn merged_events(&self) -> i32 {
         i32::try_from(self.0.merged_events).unwrap_or(i32::MAX)
     }
 
-    /// Absolute sizes; 0: the level left the window.
+    /// Changed levels with their new sizes. A size of 0 means that the level left the window.
     async fn bids(&self) -> Levels {
         Levels::new(&self.0.head.definition, self.0.bids.iter().copied())
     }
 
-    /// Absolute sizes; 0: the level left the window.
+    /// Changed levels with their new sizes. A size of 0 means that the level left the window.
     async fn asks(&self) -> Levels {
         Levels::new(&self.0.head.definition, self.0.asks.iter().copied())
     }
 }
 
-/// Nothing happened since the last frame; says so at least every 5 seconds.
+/// Sent at least every 5 seconds while nothing changes.
 pub struct BookHeartbeat(pub live::BookHeartbeat);
 
-/// Nothing happened since the last frame; says so at least every 5 seconds.
+/// Sent at least every 5 seconds while nothing changes.
 #[Object]
 impl BookHeartbeat {
     /// `BASE-QUOTE`.
@@ -321,33 +327,32 @@ impl BookHeartbeat {
         ID(self.0.head.definition.market.to_string())
     }
 
-    /// Which numbering the sequence belongs to.
+    /// The epoch of `sequence`. Sequences of different epochs can't be compared.
     async fn epoch(&self) -> ID {
         ID(self.0.head.epoch.to_string())
     }
 
-    /// The same as in the frame before.
+    /// The same as in the previous frame.
     async fn sequence(&self) -> UInt64 {
         UInt64(self.0.head.sequence)
     }
 
-    /// Resumes behind this frame, as `after`.
+    /// Pass this as `after` to resume with the next frame.
     async fn cursor(&self) -> Cursor {
         Cursor(self.0.head.cursor())
     }
 
-    /// CRC32 of the book's best ten levels at this sequence, whatever the depth.
+    /// CRC32 of the book's best ten levels at this sequence. It does not depend on `depth`.
     async fn checksum(&self) -> UInt32 {
         UInt32(self.0.head.checksum)
     }
 
-    /// Of the last event, at its source.
+    /// Time of the last event, as its source gave it.
     async fn event_time(&self) -> Option<DateTime> {
         self.0.head.event_time.map(DateTime)
     }
 
-    /// How often the hub pushes this stream while it is overloaded, where that is less often
-    /// than the client asked for; otherwise null.
+    /// The pace that an overloaded hub slowed this stream to; null where it is as the client asked.
     async fn slowed_to(&self) -> Option<BookSpeed> {
         self.0.head.slowed_to.map(BookSpeed::from)
     }
@@ -362,16 +367,16 @@ impl BookHeartbeat {
         self.0.state.into()
     }
 
-    /// Milliseconds from the last event's own time to this frame's.
+    /// Milliseconds from `eventTime` to `publishTime`.
     async fn last_event_age_ms(&self) -> i32 {
         live::age_ms(self.0.head.event_time, self.0.head.publish_time)
     }
 }
 
-/// The best bid and offer of one market.
+/// The best bid and the best offer of one market.
 pub struct BestBidOfferFrame(pub live::Offer);
 
-/// The best bid and offer of one market.
+/// The best bid and the best offer of one market.
 #[Object]
 impl BestBidOfferFrame {
     /// `BASE-QUOTE`.
@@ -379,54 +384,53 @@ impl BestBidOfferFrame {
         ID(self.0.definition.market.to_string())
     }
 
-    /// Which numbering the sequence belongs to.
+    /// The epoch of `sequence`. Sequences of different epochs can't be compared.
     async fn epoch(&self) -> ID {
         ID(self.0.epoch.to_string())
     }
 
-    /// Of the event that last changed price or size of either.
+    /// Sequence of the event that last changed the price or size of either.
     async fn sequence(&self) -> UInt64 {
         UInt64(self.0.sequence)
     }
 
-    /// The change before, of this market; the same as `sequence` where the offer is repeated
-    /// because it was quiet; null where it is stated anew.
+    /// Sequence of the previous change of this market. It equals `sequence` where a quiet offer is
+    /// repeated, and is null where this frame is a new start.
     async fn prev_sequence(&self) -> Option<UInt64> {
         self.0.previous.map(UInt64)
     }
 
-    /// Stands for this frame.
+    /// The position of this frame.
     async fn cursor(&self) -> Cursor {
         Cursor(self.0.cursor())
     }
 
-    /// Why it is stated anew; null where the frame follows the last one.
+    /// Why this frame is a new start; null where it follows the previous frame.
     async fn reason(&self) -> Option<SnapshotReason> {
         self.0.reason.map(SnapshotReason::from)
     }
 
-    /// Changes since `prevSequence`; 0 where the offer is repeated or stated.
+    /// Changes since `prevSequence`; 0 where the offer is repeated or is a new start.
     async fn merged_events(&self) -> i32 {
         i32::try_from(self.0.merged_events).unwrap_or(i32::MAX)
     }
 
-    /// Null while nobody buys.
+    /// Null while the book has no bids.
     async fn bid(&self) -> Option<PriceLevel> {
         self.0.bid.map(|level| PriceLevel::new(&self.0.definition, level))
     }
 
-    /// Null while nobody sells.
+    /// Null while the book has no offers.
     async fn ask(&self) -> Option<PriceLevel> {
         self.0.ask.map(|level| PriceLevel::new(&self.0.definition, level))
     }
 
-    /// Of the event that last changed price or size of either, at its source.
+    /// Time of the event that last changed the price or size of either, as its source gave it.
     async fn event_time(&self) -> Option<DateTime> {
         self.0.event_time.map(DateTime)
     }
 
-    /// How often the hub pushes this stream while it is overloaded, where that is less often
-    /// than the client asked for; otherwise null.
+    /// The pace that an overloaded hub slowed this stream to; null where it is as the client asked.
     async fn slowed_to(&self) -> Option<BookSpeed> {
         self.0.slowed_to.map(BookSpeed::from)
     }
@@ -441,7 +445,7 @@ impl BestBidOfferFrame {
         self.0.state.into()
     }
 
-    /// Milliseconds from that event's own time to this frame's.
+    /// Milliseconds from `eventTime` to `publishTime`.
     async fn last_event_age_ms(&self) -> i32 {
         live::age_ms(self.0.event_time, self.0.publish_time)
     }

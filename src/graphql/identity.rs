@@ -42,5 +42,5 @@ pub(super) fn own(ctx: &Context<'_>, account: &str) -> Result<Arc<str>> {
 }
 
 fn unauthenticated() -> Error {
-    fault("UNAUTHENTICATED", "this is only for accounts, and you are a stranger: sign in first")
+    fault("UNAUTHENTICATED", "sign in to use this field")
 }

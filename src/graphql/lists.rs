@@ -24,7 +24,8 @@ const READ_AT_ONCE: usize = 512;
 /// A trade in a list.
 #[derive(SimpleObject)]
 pub struct TradeEdge {
-    /// Where the page behind it begins; `trades(markets:)` of this market resumes behind it too.
+    /// Pass this as `after` of this list for the next page, or of `trades(markets:)` of this market
+    /// to receive what follows.
     cursor: Cursor,
     /// The trade.
     node: Trade,
@@ -37,14 +38,15 @@ pub struct TradeConnection {
     edges: Vec<TradeEdge>,
     /// The trades.
     nodes: Vec<Trade>,
-    /// What lies around the page.
+    /// Position of the page in the list.
     page_info: PageInfo,
 }
 
 /// An event in a list.
 #[derive(SimpleObject)]
 pub struct EventEdge {
-    /// Where the page behind it begins; `events(topic:)` resumes behind it too.
+    /// Pass this as `after` of this list for the next page, or of `events(topic:)` to receive what
+    /// follows.
     cursor: Cursor,
     /// The event.
     node: Event,
@@ -57,7 +59,7 @@ pub struct EventConnection {
     edges: Vec<EventEdge>,
     /// The events.
     nodes: Vec<Event>,
-    /// What lies around the page.
+    /// Position of the page in the list.
     page_info: PageInfo,
 }
 
@@ -137,7 +139,7 @@ struct Found {
     more: bool,
     /// Something came before.
     before: bool,
-    /// Where the next page begins.
+    /// Pass this as `after` for the next page.
     end: Option<u64>,
     /// Rows of the log that were read for it.
     looked_at: usize,

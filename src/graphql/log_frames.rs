@@ -11,7 +11,7 @@ use crate::live::{self, Item, ItemBody, LogFrame};
 use crate::market::event::{Message, Micros};
 use crate::market::trade;
 
-/// Somebody traded.
+/// A trade.
 #[derive(Clone)]
 pub struct Trade {
     pub sequence: u64,
@@ -19,10 +19,10 @@ pub struct Trade {
     pub trade: Arc<trade::Trade>,
 }
 
-/// Somebody traded.
+/// A trade.
 #[Object]
 impl Trade {
-    /// As its source gave it; null if it gave none.
+    /// As its source gave it; null if the source gave none.
     async fn id(&self) -> Option<ID> {
         self.trade.id.as_deref().map(ID::from)
     }
@@ -42,23 +42,24 @@ impl Trade {
         Decimal::new(self.trade.size, self.trade.size_decimals)
     }
 
-    /// Who took what stood in the book; null if the source does not tell.
+    /// The side of the taker, whose order matched one that rested in the book; null if the source
+    /// does not say.
     async fn taker_side(&self) -> Option<Side> {
         self.trade.taker_side.map(Side::from)
     }
 
-    /// At its source; null if it gave none.
+    /// As its source gave it; null if the source gave none.
     async fn time(&self) -> Option<DateTime> {
         self.time.map(DateTime)
     }
 
-    /// Of this trade, within the epoch.
+    /// Sequence of this trade, within the epoch.
     async fn sequence(&self) -> UInt64 {
         UInt64(self.sequence)
     }
 }
 
-/// What somebody published to a generic topic.
+/// An event of a generic topic.
 #[derive(Clone)]
 pub struct Event {
     pub sequence: u64,
@@ -66,10 +67,10 @@ pub struct Event {
     pub message: Arc<Message>,
 }
 
-/// What somebody published to a generic topic.
+/// An event of a generic topic.
 #[Object]
 impl Event {
-    /// As its source gave it; null if it gave none.
+    /// As its source gave it; null if the source gave none.
     async fn id(&self) -> Option<ID> {
         self.message.id.as_deref().map(ID::from)
     }
@@ -84,12 +85,12 @@ impl Event {
         Json::from_text(&self.message.data)
     }
 
-    /// At its source; null if it gave none.
+    /// As its source gave it; null if the source gave none.
     async fn time(&self) -> Option<DateTime> {
         self.time.map(DateTime)
     }
 
-    /// Of this event, within the epoch.
+    /// Sequence of this event, within the epoch.
     async fn sequence(&self) -> UInt64 {
         UInt64(self.sequence)
     }
@@ -113,12 +114,12 @@ pub fn event_of(item: &Item) -> Option<Event> {
     }
 }
 
-/// Trades of one market, none left out. It follows the last one of this market iff its epoch is the
-/// same and its `prevSequence` is the last sequence seen.
+/// Trades of one market, without gaps. A frame follows the market's previous one if and only if its
+/// epoch is the same and its `prevSequence` is the previous `sequence`.
 pub struct TradeFrame(pub LogFrame);
 
-/// Trades of one market, none left out. It follows the last one of this market iff its epoch is the
-/// same and its `prevSequence` is the last sequence seen.
+/// Trades of one market, without gaps. A frame follows the market's previous one if and only if its
+/// epoch is the same and its `prevSequence` is the previous `sequence`.
 #[Object]
 impl TradeFrame {
     /// `BASE-QUOTE`.
@@ -126,30 +127,30 @@ impl TradeFrame {
         ID::from(self.0.topic.strip_prefix("trades:").unwrap_or_default())
     }
 
-    /// Which numbering the sequence belongs to.
+    /// The epoch of `sequence`. Sequences of different epochs can't be compared.
     async fn epoch(&self) -> ID {
         ID(self.0.epoch.to_string())
     }
 
-    /// Of the market's last trade in this frame, or before it where there is none in it.
+    /// Sequence of the market's last trade in this frame or before it.
     async fn sequence(&self) -> UInt64 {
         UInt64(self.0.sequence)
     }
 
-    /// Of the market's trade before these; the same as `sequence` where there are none; null where
-    /// the client begins or goes back.
+    /// Sequence of the market's trade before these. It equals `sequence` in a frame without trades,
+    /// and is null where the client begins or must go back.
     async fn prev_sequence(&self) -> Option<UInt64> {
         self.0.previous.map(UInt64)
     }
 
-    /// Why `prevSequence` is null: `INITIAL`, or `REORG`, then forget all of this market behind
-    /// `sequence`: what still stands of it follows. `EPOCH_CHANGE`: events may be missing before
-    /// this; keep what you hold.
+    /// Why `prevSequence` is null. `INITIAL`: the subscription begins. `REORG`: discard all trades
+    /// of this market after `sequence`; those that remain valid follow. `EPOCH_CHANGE`: trades may
+    /// be missing before this frame; keep the earlier ones.
     async fn reason(&self) -> Option<SnapshotReason> {
         self.0.reason.map(SnapshotReason::from)
     }
 
-    /// Resumes behind this frame, as `after`; for all markets of the subscription.
+    /// Pass this as `after` to resume with the next frame, for all markets of the subscription.
     async fn cursor(&self) -> Cursor {
         Cursor(self.0.cursor.encode())
     }
@@ -159,13 +160,12 @@ impl TradeFrame {
         self.0.items.iter().filter_map(trade_of).collect()
     }
 
-    /// Of the last trade, at its source.
+    /// Time of the last trade, as its source gave it.
     async fn event_time(&self) -> Option<DateTime> {
         self.0.event_time.map(DateTime)
     }
 
-    /// How often the hub pushes this stream while it is overloaded, where that is less often
-    /// than the client asked for; otherwise null.
+    /// The pace that an overloaded hub slowed this stream to; null where it is as the client asked.
     async fn slowed_to(&self) -> Option<BookSpeed> {
         self.0.slowed_to.map(BookSpeed::from)
     }
@@ -175,23 +175,23 @@ impl TradeFrame {
         DateTime(self.0.publish_time)
     }
 
-    /// Whether what is told is up to date.
+    /// Whether the data is up to date.
     async fn state(&self) -> FeedState {
         self.0.state.into()
     }
 
-    /// Milliseconds from the last trade's own time to this frame's; 0 where that is not known.
+    /// Milliseconds from `eventTime` to `publishTime`; 0 where `eventTime` is null.
     async fn last_event_age_ms(&self) -> i32 {
         live::age_ms(self.0.event_time, self.0.publish_time)
     }
 }
 
-/// Events of a generic topic, none left out. It follows the last one iff its epoch is the same and
-/// its `prevSequence` is the last sequence seen.
+/// Events of a generic topic, without gaps. A frame follows the previous one if and only if its
+/// epoch is the same and its `prevSequence` is the previous `sequence`.
 pub struct EventFrame(pub LogFrame);
 
-/// Events of a generic topic, none left out. It follows the last one iff its epoch is the same and
-/// its `prevSequence` is the last sequence seen.
+/// Events of a generic topic, without gaps. A frame follows the previous one if and only if its
+/// epoch is the same and its `prevSequence` is the previous `sequence`.
 #[Object]
 impl EventFrame {
     /// As the subscription names it.
@@ -199,31 +199,31 @@ impl EventFrame {
         self.0.topic.strip_prefix("message:").unwrap_or_default()
     }
 
-    /// Which numbering the sequence belongs to.
+    /// The epoch of `sequence`. Sequences of different epochs can't be compared.
     async fn epoch(&self) -> ID {
         ID(self.0.epoch.to_string())
     }
 
-    /// Of the topic's last event in this frame, or before it where there is none in it; 0 while it
-    /// never had one.
+    /// Sequence of the topic's last event in this frame or before it; 0 while the topic has no
+    /// events.
     async fn sequence(&self) -> UInt64 {
         UInt64(self.0.sequence)
     }
 
-    /// Of the topic's event before these; the same as `sequence` where there are none; null where
-    /// the client begins or goes back.
+    /// Sequence of the topic's event before these. It equals `sequence` in a frame without events,
+    /// and is null where the client begins or must go back.
     async fn prev_sequence(&self) -> Option<UInt64> {
         self.0.previous.map(UInt64)
     }
 
-    /// Why `prevSequence` is null: `INITIAL`, or `REORG`, then forget all of this topic behind
-    /// `sequence`: what still stands of it follows. `EPOCH_CHANGE`: events may be missing before
-    /// this; keep what you hold.
+    /// Why `prevSequence` is null. `INITIAL`: the subscription begins. `REORG`: discard all events
+    /// of this topic after `sequence`; those that remain valid follow. `EPOCH_CHANGE`: events may
+    /// be missing before this frame; keep the earlier ones.
     async fn reason(&self) -> Option<SnapshotReason> {
         self.0.reason.map(SnapshotReason::from)
     }
 
-    /// Resumes behind this frame, as `after`.
+    /// Pass this as `after` to resume with the next frame.
     async fn cursor(&self) -> Cursor {
         Cursor(self.0.cursor.encode())
     }
@@ -233,13 +233,12 @@ impl EventFrame {
         self.0.items.iter().filter_map(event_of).collect()
     }
 
-    /// Of the last event, at its source.
+    /// Time of the last event, as its source gave it.
     async fn event_time(&self) -> Option<DateTime> {
         self.0.event_time.map(DateTime)
     }
 
-    /// How often the hub pushes this stream while it is overloaded, where that is less often
-    /// than the client asked for; otherwise null.
+    /// The pace that an overloaded hub slowed this stream to; null where it is as the client asked.
     async fn slowed_to(&self) -> Option<BookSpeed> {
         self.0.slowed_to.map(BookSpeed::from)
     }
@@ -249,12 +248,12 @@ impl EventFrame {
         DateTime(self.0.publish_time)
     }
 
-    /// Whether what is told is up to date.
+    /// Whether the data is up to date.
     async fn state(&self) -> FeedState {
         self.0.state.into()
     }
 
-    /// Milliseconds from the last event's own time to this frame's; 0 where that is not known.
+    /// Milliseconds from `eventTime` to `publishTime`; 0 where `eventTime` is null.
     async fn last_event_age_ms(&self) -> i32 {
         live::age_ms(self.0.event_time, self.0.publish_time)
     }

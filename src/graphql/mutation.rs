@@ -15,22 +15,22 @@ use crate::clients::Work;
 use crate::live::{ItemBody, item};
 use crate::market::event::{MOST_ID_BYTES, MOST_LINE_BYTES, time_text};
 
-/// What was published, and where it stands in the log.
+/// The published event's position in the log.
 #[derive(SimpleObject)]
 pub struct PublishPayload {
     /// Where it was published.
     topic: String,
-    /// Which numbering the sequence belongs to.
+    /// The epoch of `sequence`. Sequences of different epochs can't be compared.
     epoch: ID,
-    /// Of the event: `events` tells it under the same.
+    /// Sequence of the event. `events` uses the same one.
     sequence: UInt64,
-    /// Resumes `events` of this topic behind it, as `after`.
+    /// Pass this as `after` of `events` of this topic to receive what follows.
     cursor: Cursor,
-    /// It was published before under this id, and counts once.
+    /// An event with this id was published before, and this call changed nothing.
     duplicate: bool,
 }
 
-/// What can be changed.
+/// Writes.
 #[derive(Default, MergedObject)]
 #[graphql(name = "Mutation")]
 pub struct Mutations(Publishing, Placing);
@@ -42,14 +42,14 @@ pub struct Publishing;
 /// What can be published.
 #[Object]
 impl Publishing {
-    /// Publishes to a generic topic: to everyone who follows it, and to its log.
+    /// Publishes an event to a generic topic: to all of its subscribers, and to the log.
     async fn publish(
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "1 to 128 characters, no control characters.")] topic: String,
         #[graphql(desc = "What to publish.")] data: Json,
         #[graphql(
-            desc = "Makes it count once, however often it is sent: 1 to 128 bytes, unique among all events."
+            desc = "Makes retries safe: an event with a known id is not published again. 1 to 128 bytes, unique among all events."
         )]
         id: Option<ID>,
     ) -> Result<PublishPayload> {

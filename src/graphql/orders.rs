@@ -23,7 +23,7 @@ use crate::store::{OrderQuery, StoredOrder};
 /// The cursors' name of the list of all orders: positions are of the events that placed them.
 const LIST: &str = "orders by placing";
 
-/// What remains of an order.
+/// How much of an order is filled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[graphql(remote = "orders::OrderStatus")]
 pub enum OrderStatus {
@@ -33,31 +33,31 @@ pub enum OrderStatus {
     PartiallyFilled,
     /// All of it is filled.
     Filled,
-    /// What was not filled is withdrawn.
+    /// What was open is canceled.
     Canceled,
 }
 
-/// Whether an order rests in the book.
+/// The type of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[graphql(remote = "event::OrderType")]
 pub enum OrderType {
-    /// At its price or better; rests until it is filled or canceled.
+    /// Trades at its price or better, and rests in the book until it is filled or canceled.
     Limit,
-    /// At any price; never rests.
+    /// Trades at any price, and never rests in the book.
     Market,
 }
 
-/// Who of a trade.
+/// The role of an order in a trade.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[graphql(remote = "event::Liquidity")]
 pub enum Liquidity {
-    /// Its order stood in the book.
+    /// The order rested in the book.
     Maker,
-    /// Its order took what stood there.
+    /// The order matched one that rested in the book.
     Taker,
 }
 
-/// A single order, as it is after its last event or after the one that it is told with.
+/// A single order, after its last event or after the event that it is part of.
 #[derive(Clone)]
 pub struct Order {
     state: orders::Order,
@@ -76,7 +76,7 @@ impl Order {
     }
 }
 
-/// A single order, as it is after its last event or after the one that it is told with.
+/// A single order, after its last event or after the event that it is part of.
 #[Object]
 impl Order {
     /// The same for its whole life.
@@ -89,12 +89,12 @@ impl Order {
         ID(self.state.market.to_string())
     }
 
-    /// Who placed it; null if its source does not tell.
+    /// The account that placed it; null if its source gives none.
     async fn account(&self) -> Option<ID> {
         self.state.account.as_deref().map(ID::from)
     }
 
-    /// What its account calls it; told to that account only.
+    /// The id that its account gave it; visible to that account only.
     async fn client_id(&self) -> Option<&str> {
         self.state.client_id.as_deref().filter(|_| self.own)
     }
@@ -104,7 +104,7 @@ impl Order {
         self.state.side.into()
     }
 
-    /// Whether it rests in the book.
+    /// Its type.
     #[graphql(name = "type")]
     async fn order_type(&self) -> OrderType {
         self.state.order_type.into()
@@ -120,22 +120,22 @@ impl Order {
         self.in_base(self.state.size)
     }
 
-    /// What can still be filled; 0 once it is filled or canceled.
+    /// The size that can still be filled; 0 after it is filled or canceled.
     async fn open_size(&self) -> Decimal {
         self.in_base(self.state.open)
     }
 
-    /// What was filled.
+    /// The size that was filled.
     async fn filled_size(&self) -> Decimal {
         self.in_base(self.state.filled)
     }
 
-    /// What remains of it.
+    /// Its status.
     async fn status(&self) -> OrderStatus {
         self.state.status.into()
     }
 
-    /// The box on the chain that holds the rest of it; another one after a fill.
+    /// The box on the chain that holds its open size. A fill creates another box.
     async fn box_id(&self) -> Option<ID> {
         self.state.box_id.as_deref().map(ID::from)
     }
@@ -145,17 +145,17 @@ impl Order {
         self.state.metadata_cid.as_deref().map(ID::from)
     }
 
-    /// When it ends by itself, on the chain.
+    /// When it expires on the chain.
     async fn expires_at(&self) -> Option<DateTime> {
         self.state.expires_at.map(DateTime)
     }
 
-    /// When it was placed, at its source.
+    /// When it was placed, as its source gave it.
     async fn placed_at(&self) -> Option<DateTime> {
         self.state.placed_at.map(DateTime)
     }
 
-    /// When its last event was, at its source.
+    /// Time of its last event, as its source gave it.
     async fn updated_at(&self) -> Option<DateTime> {
         self.state.updated_at.map(DateTime)
     }
@@ -168,7 +168,7 @@ pub enum OrderEvent {
     Placed,
     /// Some or all of it was filled.
     Filled,
-    /// It was withdrawn.
+    /// What was open is canceled.
     Canceled,
 }
 
@@ -206,32 +206,32 @@ impl OrderUpdate {
         }
     }
 
-    /// The order as it was after it.
+    /// The order after this event.
     async fn order(&self) -> Order {
         Order::new(self.update.order.clone(), self.own)
     }
 
-    /// Of a fill: the trade, if its source names it.
+    /// Of a fill: the trade's id, if its source gives one.
     async fn trade(&self) -> Option<ID> {
         self.fill()?.0.as_deref().map(ID::from)
     }
 
-    /// Of a fill: in the quote.
+    /// Of a fill: its price, in the quote.
     async fn fill_price(&self) -> Option<Decimal> {
         Some(Decimal::new(self.fill()?.1, self.update.order.price_decimals))
     }
 
-    /// Of a fill: in the base.
+    /// Of a fill: its size, in the base.
     async fn fill_size(&self) -> Option<Decimal> {
         Some(Decimal::new(self.fill()?.2, self.update.order.size_decimals))
     }
 
-    /// Of a fill: whether the order stood in the book; null if its source does not tell.
+    /// Of a fill: whether the order rested in the book; null if its source does not say.
     async fn liquidity(&self) -> Option<Liquidity> {
         self.fill()?.3.map(Liquidity::from)
     }
 
-    /// Of a cancellation, if its source gives one.
+    /// Of a cancellation: its reason, if its source gives one.
     async fn reason(&self) -> Option<&str> {
         match &self.update.change {
             OrderChange::Canceled { reason } => reason.as_deref(),
@@ -239,62 +239,61 @@ impl OrderUpdate {
         }
     }
 
-    /// At its source.
+    /// As its source gave it.
     async fn time(&self) -> Option<DateTime> {
         self.time.map(DateTime)
     }
 
-    /// Of this event, within the epoch.
+    /// Sequence of this event, within the epoch.
     async fn sequence(&self) -> UInt64 {
         UInt64(self.sequence)
     }
 }
 
-/// Events of orders, none left out. It follows the last one iff its epoch is the same and its
-/// `prevSequence` is the last sequence seen.
+/// Events of orders, without gaps. A frame follows the previous one if and only if its epoch is the
+/// same and its `prevSequence` is the previous `sequence`.
 pub struct OrderFrame(pub LogFrame);
 
-/// Events of orders, none left out. It follows the last one iff its epoch is the same and its
-/// `prevSequence` is the last sequence seen.
+/// Events of orders, without gaps. A frame follows the previous one if and only if its epoch is the
+/// same and its `prevSequence` is the previous `sequence`.
 #[Object]
 impl OrderFrame {
-    /// As the subscription names it; null where it names none.
+    /// As the subscription names it; null if it names none.
     async fn market(&self) -> Option<ID> {
         let (market, _) = topic_parts(&self.0.topic);
         market.map(ID::from)
     }
 
-    /// As the subscription names it; null where it names none.
+    /// As the subscription names it; null if it names none.
     async fn account(&self) -> Option<ID> {
         let (_, account) = topic_parts(&self.0.topic);
         account.map(ID::from)
     }
 
-    /// Which numbering the sequence belongs to.
+    /// The epoch of `sequence`. Sequences of different epochs can't be compared.
     async fn epoch(&self) -> ID {
         ID(self.0.epoch.to_string())
     }
 
-    /// Of the last event in this frame, or before it where there is none in it; 0 while there never
-    /// was one.
+    /// Sequence of the last event in this frame or before it; 0 while there are no events.
     async fn sequence(&self) -> UInt64 {
         UInt64(self.0.sequence)
     }
 
-    /// Of the event before these; the same as `sequence` where there are none; null where
-    /// the client begins or goes back.
+    /// Sequence of the event before these. It equals `sequence` in a frame without events, and is
+    /// null where the client begins or must go back.
     async fn prev_sequence(&self) -> Option<UInt64> {
         self.0.previous.map(UInt64)
     }
 
-    /// Why `prevSequence` is null: `INITIAL`, or `REORG`, then forget all behind
-    /// `sequence`: what still stands of it follows. `EPOCH_CHANGE`: events may be missing before
-    /// this; keep what you hold.
+    /// Why `prevSequence` is null. `INITIAL`: the subscription begins. `REORG`: discard all events
+    /// after `sequence`; those that remain valid follow. `EPOCH_CHANGE`: events may be missing
+    /// before this frame; keep the earlier ones.
     async fn reason(&self) -> Option<SnapshotReason> {
         self.0.reason.map(SnapshotReason::from)
     }
 
-    /// Resumes behind this frame, as `after`.
+    /// Pass this as `after` to resume with the next frame.
     async fn cursor(&self) -> Cursor {
         Cursor(self.0.cursor.encode())
     }
@@ -305,13 +304,12 @@ impl OrderFrame {
         self.0.items.iter().filter_map(|item| update_of(item, own)).collect()
     }
 
-    /// Of the last event, at its source.
+    /// Time of the last event, as its source gave it.
     async fn event_time(&self) -> Option<DateTime> {
         self.0.event_time.map(DateTime)
     }
 
-    /// How often the hub pushes this stream while it is overloaded, where that is less often
-    /// than the client asked for; otherwise null.
+    /// The pace that an overloaded hub slowed this stream to; null where it is as the client asked.
     async fn slowed_to(&self) -> Option<BookSpeed> {
         self.0.slowed_to.map(BookSpeed::from)
     }
@@ -321,12 +319,12 @@ impl OrderFrame {
         DateTime(self.0.publish_time)
     }
 
-    /// Whether what is told is up to date.
+    /// Whether the data is up to date.
     async fn state(&self) -> FeedState {
         self.0.state.into()
     }
 
-    /// Milliseconds from the last event's own time to this frame's; 0 where that is not known.
+    /// Milliseconds from `eventTime` to `publishTime`; 0 where `eventTime` is null.
     async fn last_event_age_ms(&self) -> i32 {
         live::age_ms(self.0.event_time, self.0.publish_time)
     }
@@ -348,12 +346,12 @@ fn topic_parts(topic: &str) -> (Option<&str>, Option<&str>) {
     (market.strip_prefix(':'), account)
 }
 
-/// Which orders to list.
+/// Which orders to list. All conditions must hold.
 #[derive(InputObject, Default)]
 pub struct OrderFilter {
     /// Of one market.
     market: Option<ID>,
-    /// Of one account: one's own.
+    /// Of one account. Only the client's own account is allowed.
     account: Option<ID>,
     /// Of one side.
     side: Option<Side>,
@@ -366,18 +364,18 @@ pub struct OrderFilter {
 /// A page of orders, oldest first.
 #[derive(SimpleObject)]
 pub struct OrderConnection {
-    /// With their cursors.
+    /// The orders with their cursors.
     edges: Vec<OrderEdge>,
-    /// Without.
+    /// The orders.
     nodes: Vec<Order>,
-    /// What lies around it.
+    /// Position of the page in the list.
     page_info: PageInfo,
 }
 
 /// An order in a page.
 #[derive(SimpleObject)]
 pub struct OrderEdge {
-    /// The next page begins behind it, with `after`.
+    /// Pass this as `after` for the next page.
     cursor: Cursor,
     /// The order.
     node: Order,

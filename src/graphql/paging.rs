@@ -15,16 +15,16 @@ use crate::market::numbering::{Numbering, Standing};
 const MOST_PER_PAGE: usize = 1_000;
 const DEFAULT_PER_PAGE: usize = 100;
 
-/// What lies around a page.
+/// The position of a page in its list.
 #[derive(SimpleObject)]
 pub struct PageInfo {
-    /// More was there when the page was read, or was not looked at yet: ask behind `endCursor`.
+    /// More entries follow, or the hub has not searched further yet. Pass `endCursor` as `after`.
     pub has_next_page: bool,
-    /// The page does not begin with the oldest.
+    /// Older entries come before this page.
     pub has_previous_page: bool,
-    /// Of the first in the page.
+    /// Cursor of the first entry.
     pub start_cursor: Option<Cursor>,
-    /// Where the next page begins.
+    /// Pass this as `after` for the next page.
     pub end_cursor: Option<Cursor>,
 }
 
@@ -74,10 +74,11 @@ impl List {
             Standing::Earlier { undone } if requested.sequence < undone => {
                 return Ok(requested.sequence);
             }
-            Standing::Earlier { undone } => {
-                ("blocks were undone: forget what is behind `floor`, list from there", undone - 1)
-            }
-            Standing::Unknown => ("the numbering began anew: list from the start", 0),
+            Standing::Earlier { undone } => (
+                "blocks were removed: discard what is after `floor`, and list from there",
+                undone - 1,
+            ),
+            Standing::Unknown => ("the epoch is new: list from the start", 0),
         };
         let position = |position: Position| {
             let Position { epoch, sequence } = position;

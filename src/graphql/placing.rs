@@ -53,25 +53,25 @@ pub struct PlaceOrderInput {
     price: Option<Decimal>,
     /// A multiple of the market's lot size, not below its minimum size.
     size: Decimal,
-    /// A name of your own, 1 to 48 bytes. The same order again under the same name is the same
-    /// order; another one is a conflict.
+    /// An id of the client's choice, 1 to 48 bytes. It makes retries safe: the same order under the
+    /// same id is not placed again. Another order under the same id is a `CONFLICT`.
     client_id: Option<String>,
-    /// When it ends by itself.
+    /// When it expires.
     expires_at: Option<DateTime>,
     /// Of its metadata document on IPFS.
     metadata_cid: Option<String>,
 }
 
-/// An order that was placed, and where that stands in the log.
+/// A placed order, and its position in the log.
 #[derive(SimpleObject)]
 pub struct PlaceOrderPayload {
-    /// The order; as it is now, where it was placed before.
+    /// The order. If it was placed before, its current state.
     order: Order,
-    /// Which numbering the sequence belongs to.
+    /// The epoch of `sequence`. Sequences of different epochs can't be compared.
     epoch: ID,
-    /// Of the event that placed it: `orders` and the book tell it under the same.
+    /// Sequence of the placement. `orders` and the book use the same one.
     sequence: UInt64,
-    /// Resumes `orders(account:)` behind it, as `after`.
+    /// Pass this as `after` of `orders(account:)` to receive what follows.
     cursor: Cursor,
 }
 
@@ -80,42 +80,43 @@ pub struct PlaceOrderPayload {
 pub struct CancelOrderInput {
     /// The order's id.
     order: ID,
-    /// Told with the cancellation.
+    /// Published with the cancellation.
     reason: Option<String>,
 }
 
-/// An order that was canceled, and where that stands in the log.
+/// A canceled order, and the position of the cancellation in the log.
 #[derive(SimpleObject)]
 pub struct CancelOrderPayload {
     /// As it is afterwards.
     order: Order,
-    /// Which numbering the sequence belongs to.
+    /// The epoch of `sequence`. Sequences of different epochs can't be compared.
     epoch: ID,
-    /// Of the event that canceled it.
+    /// Sequence of the cancellation.
     sequence: UInt64,
-    /// Resumes `orders(account:)` behind it, as `after`.
+    /// Pass this as `after` of `orders(account:)` to receive what follows.
     cursor: Cursor,
 }
 
-/// What was canceled at once.
+/// The result of cancelling many orders.
 #[derive(SimpleObject)]
 pub struct CancelAllOrdersPayload {
-    /// How many. What was filled meanwhile is not among them.
+    /// Orders that were canceled. Orders that were filled meanwhile are not counted.
     canceled: i32,
-    /// More are open than are canceled at once (1,000): ask again.
+    /// More orders are open than one call cancels (1,000). Call again.
     more: bool,
-    /// Which numbering the sequence belongs to.
+    /// The epoch of `sequence`. Sequences of different epochs can't be compared.
     epoch: ID,
-    /// Of the last of the events; null where nothing was canceled.
+    /// Sequence of the last cancellation; null if nothing was canceled.
     sequence: Option<UInt64>,
-    /// Resumes `orders(account:)` behind it, as `after`.
+    /// Pass this as `after` of `orders(account:)` to receive what follows.
     cursor: Option<Cursor>,
 }
 
 /// What can be done about orders.
 #[Object]
 impl Placing {
-    /// Places an order of yours. It is checked against the rules of its market.
+    /// Places an order for the signed-in account. The hub checks it against the rules of its
+    /// market.
     async fn place_order(
         &self,
         ctx: &Context<'_>,
@@ -134,7 +135,7 @@ impl Placing {
         Ok(PlaceOrderPayload { order, epoch, sequence, cursor })
     }
 
-    /// Cancels an open order of yours.
+    /// Cancels an open order of the signed-in account.
     async fn cancel_order(
         &self,
         ctx: &Context<'_>,
@@ -160,7 +161,7 @@ impl Placing {
         Ok(CancelOrderPayload { order, epoch, sequence: UInt64(sequence), cursor })
     }
 
-    /// Cancels all open orders of yours, or those of one market.
+    /// Cancels all open orders of the signed-in account, or those of one market.
     async fn cancel_all_orders(
         &self,
         ctx: &Context<'_>,

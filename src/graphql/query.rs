@@ -33,10 +33,10 @@ pub struct HubView {
     pub operations: Box<dyn Fn() -> u64 + Send + Sync>,
 }
 
-/// What can be asked once.
+/// Reads.
 pub struct Query;
 
-/// What can be asked once.
+/// Reads.
 #[Object]
 impl Query {
     /// All markets, sorted by id.
@@ -47,7 +47,7 @@ impl Query {
         Ok(definitions.into_iter().map(Market).collect())
     }
 
-    /// One market; null if there is none of this id.
+    /// One market; null if no market has this id.
     async fn market(&self, ctx: &Context<'_>, id: ID) -> Result<Option<Market>> {
         Ok(live(ctx)?.definition(&id).map(Market))
     }
@@ -84,14 +84,14 @@ impl Query {
         Some(snapshot.map(BookSnapshot))
     }
 
-    /// A market's candles, oldest first and without a gap: of the buckets that start at `from` or
-    /// later and before `to`, up to the one the hub's clock is in, the newest `last`. Before a
-    /// market's first trade there are none.
+    /// A market's candles, oldest first and without gaps: the newest `last` of the buckets that
+    /// start at `from` or later and before `to`, up to the current one. There are none before a
+    /// market's first trade.
     async fn candles(
         &self,
         ctx: &Context<'_>,
         market: ID,
-        #[graphql(desc = "What one candle stands for.")] interval: Interval,
+        #[graphql(desc = "The length of a candle.")] interval: Interval,
         from: Option<DateTime>,
         to: Option<DateTime>,
         #[graphql(default_with = "Some(500)", desc = "From 1 to 5,000.")] last: Option<i32>,
@@ -104,15 +104,16 @@ impl Query {
         Ok(live(ctx)?.ticker(&market).map(Ticker))
     }
 
-    /// A market's trades, oldest first; by position, so that pages never gap or double while trades
-    /// are made. `from` and `to` are of the trades' own times: those without one are then left out.
+    /// A market's trades, oldest first. Pages are by position, so new trades cause no gaps and no
+    /// duplicates. `from` and `to` compare the times of the trades, and leave out trades without
+    /// one.
     async fn trades(
         &self,
         ctx: &Context<'_>,
         market: ID,
         #[graphql(default_with = "Some(100)", desc = "Most in the page, from 1 to 1,000.")]
         first: Option<i32>,
-        #[graphql(desc = "The page behind this cursor.")] after: Option<Cursor>,
+        #[graphql(desc = "The page after this cursor.")] after: Option<Cursor>,
         #[graphql(desc = "At this time or later.")] from: Option<DateTime>,
         #[graphql(desc = "Before this time.")] to: Option<DateTime>,
     ) -> Result<TradeConnection> {
@@ -123,33 +124,33 @@ impl Query {
         lists::trades(ctx, Asked { topic, first, after, from, to }).await
     }
 
-    /// What was published to a generic topic, oldest first; by position, so that pages never gap or
-    /// double while more is published. A page of long events has fewer than `first`.
+    /// The events of a generic topic, oldest first. Pages are by position, so new events cause no
+    /// gaps and no duplicates. A page of long events has fewer than `first`.
     async fn events(
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "1 to 128 characters.")] topic: String,
         #[graphql(default_with = "Some(100)", desc = "Most in the page, from 1 to 1,000.")]
         first: Option<i32>,
-        #[graphql(desc = "The page behind this cursor.")] after: Option<Cursor>,
+        #[graphql(desc = "The page after this cursor.")] after: Option<Cursor>,
     ) -> Result<EventConnection> {
         let topic = checked_topic(&topic)?;
         lists::events(ctx, Asked { topic, first, after, from: None, to: None }).await
     }
 
-    /// Orders by when they were placed, oldest first; final ones too.
+    /// Orders in the order of their placement, oldest first, including filled and canceled ones.
     async fn orders(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "Which ones; all unless given.")] filter: Option<OrderFilter>,
+        #[graphql(desc = "Which orders; all if absent.")] filter: Option<OrderFilter>,
         #[graphql(default_with = "Some(100)", desc = "Most in the page, from 1 to 1,000.")]
         first: Option<i32>,
-        #[graphql(desc = "The page behind this cursor.")] after: Option<Cursor>,
+        #[graphql(desc = "The page after this cursor.")] after: Option<Cursor>,
     ) -> Result<OrderConnection> {
         orders::page(ctx, filter, first, after).await
     }
 
-    /// One order, open or final; null if there is none of this id.
+    /// One order, open or not; null if no order has this id.
     async fn order(&self, ctx: &Context<'_>, id: ID) -> Option<Result<Order>> {
         orders::find(ctx, id.0).await.transpose()
     }

@@ -98,11 +98,11 @@ impl ScalarType for DateTime {
     }
 }
 
-/// Opaque; stands for one position on each topic of the subscription.
+/// A position on each topic of one subscription. Clients must not parse it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor(pub String);
 
-/// Opaque; stands for one position on each topic of the subscription.
+/// A position on each topic of one subscription. Clients must not parse it.
 #[Scalar(name = "Cursor")]
 impl ScalarType for Cursor {
     fn parse(value: Value) -> InputValueResult<Self> {

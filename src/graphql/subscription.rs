@@ -94,13 +94,13 @@ impl Slot {
     }
 }
 
-/// What can be followed.
+/// Live data.
 pub struct Subscription;
 
-/// What can be followed.
+/// Live data.
 #[GraphqlSubscription]
 impl Subscription {
-    /// A market's order book. The first frame is a snapshot, or what follows `after`.
+    /// A market's order book. The first frame is a snapshot, or the changes after `after`.
     async fn order_book(
         &self,
         ctx: &Context<'_>,
@@ -110,9 +110,12 @@ impl Subscription {
             desc = "Most levels a side, from 1 to the hub's limit (5,000)."
         )]
         depth: Option<i32>,
-        #[graphql(default_with = "Some(BookSpeed::Raw)", desc = "How often to push.")]
+        #[graphql(
+            default_with = "Some(BookSpeed::Raw)",
+            desc = "How often the hub sends changes."
+        )]
         speed: Option<BookSpeed>,
-        #[graphql(desc = "Resume behind the frame of this cursor.")] after: Option<Cursor>,
+        #[graphql(desc = "Resume after the frame of this cursor.")] after: Option<Cursor>,
     ) -> Result<BoxStream<'static, BookFrame>> {
         // Read from the request before it came here: it must not be part of the stream.
         drop(after);
@@ -134,7 +137,7 @@ impl Subscription {
         Ok(frames.boxed())
     }
 
-    /// The best bid and offer of some markets: each one now, then each change.
+    /// The best bid and offer of some markets: the current ones, then each change.
     async fn best_bid_offer(
         &self,
         ctx: &Context<'_>,
@@ -151,14 +154,14 @@ impl Subscription {
         Ok(frames.boxed())
     }
 
-    /// A market's candles: the newest one now, or all that were touched behind `after`; then each
-    /// that a trade touches, as it is then, and each that the clock closes.
+    /// A market's candles: the newest one, or all that changed after `after`. Then each candle that
+    /// a trade changes or the clock closes.
     async fn candles(
         &self,
         ctx: &Context<'_>,
         market: ID,
-        #[graphql(desc = "What one candle stands for.")] interval: Interval,
-        #[graphql(desc = "Resume behind the frame of this cursor.")] after: Option<Cursor>,
+        #[graphql(desc = "The length of a candle.")] interval: Interval,
+        #[graphql(desc = "Resume after the frame of this cursor.")] after: Option<Cursor>,
     ) -> Result<BoxStream<'static, CandleFrame>> {
         // Read from the request before it came here: it must not be part of the stream.
         drop(after);
@@ -172,7 +175,7 @@ impl Subscription {
         Ok(frames.boxed())
     }
 
-    /// The tickers of some markets: each one now, then each change.
+    /// The tickers of some markets: the current ones, then each change.
     async fn tickers(
         &self,
         ctx: &Context<'_>,
@@ -199,13 +202,13 @@ impl Subscription {
         Ok(frames.boxed())
     }
 
-    /// The trades of some markets, none left out: each as it is made, or all that follow `after`,
-    /// then several in a frame. The first frames say where each market stands.
+    /// The trades of some markets, without gaps. With `after`, the missed trades come first,
+    /// several in a frame. The first frame of each market gives its position.
     async fn trades(
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "From 1 to the hub's limit (100).")] markets: Vec<ID>,
-        #[graphql(desc = "Resume behind the frame of this cursor, of the same markets.")]
+        #[graphql(desc = "Resume after the frame of this cursor. The markets must be the same.")]
         after: Option<Cursor>,
     ) -> Result<BoxStream<'static, TradeFrame>> {
         // Read from the request before it came here: it must not be part of the stream.
@@ -221,13 +224,13 @@ impl Subscription {
         Ok(frames.boxed())
     }
 
-    /// What is published to a generic topic, nothing left out: each as it comes, or all that follow
-    /// `after`, then several in a frame. The first frame says where the topic stands.
+    /// The events of a generic topic, without gaps. With `after`, the missed events come first,
+    /// several in a frame. The first frame gives the topic's position.
     async fn events(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "1 to 128 characters; it need not have events yet.")] topic: String,
-        #[graphql(desc = "Resume behind the frame of this cursor.")] after: Option<Cursor>,
+        #[graphql(desc = "1 to 128 characters. The topic may be without events.")] topic: String,
+        #[graphql(desc = "Resume after the frame of this cursor.")] after: Option<Cursor>,
     ) -> Result<BoxStream<'static, EventFrame>> {
         drop(after);
         let spec = SourceSpec::Topics(vec![checked_topic(&topic)?]);
@@ -240,15 +243,17 @@ impl Subscription {
         Ok(frames.boxed())
     }
 
-    /// Events of orders, none left out: each as it happens, or all that follow `after`, then
-    /// several in a frame. The first frame says where the topic stands. Name a market, an account
-    /// or both.
+    /// Events of orders, without gaps. With `after`, the missed events come first, several in a
+    /// frame. The first frame gives the position. Name a market, an account or both.
     async fn orders(
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "The orders of this market.")] market: Option<ID>,
-        #[graphql(desc = "The orders of this account: one's own.")] account: Option<ID>,
-        #[graphql(desc = "Resume behind the frame of this cursor, of the same orders.")]
+        #[graphql(desc = "The orders of this account. Only the client's own account is allowed.")]
+        account: Option<ID>,
+        #[graphql(
+            desc = "Resume after the frame of this cursor. `market` and `account` must be the same."
+        )]
         after: Option<Cursor>,
     ) -> Result<BoxStream<'static, OrderFrame>> {
         drop(after);
@@ -267,7 +272,8 @@ impl Subscription {
         Ok(frames.boxed())
     }
 
-    /// How each feed does: all of them now, then each change, and each again every few seconds.
+    /// The state of each feed: all current states, then each change, and each state again every few
+    /// seconds.
     async fn feed_status(&self, ctx: &Context<'_>) -> Result<BoxStream<'static, FeedStatus>> {
         let frames = slot(ctx)?.frames(SourceSpec::FeedStatus).filter_map(|frame| {
             ready(match frame {

@@ -8,7 +8,7 @@ use super::scalars::{DateTime, Decimal, UInt64};
 use crate::live::{self, FeedView, SnapshotReason as Reason};
 use crate::market::event::{self, MarketDefinition, MarketStatus as Status};
 
-/// How often an order book stream pushes.
+/// How often the hub sends changes of an order book.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[graphql(remote = "live::Speed")]
 pub enum BookSpeed {
@@ -29,27 +29,27 @@ pub enum BookSpeed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[graphql(remote = "Reason")]
 pub enum SnapshotReason {
-    /// The subscription began.
+    /// The subscription begins.
     Initial,
     /// The client read too slowly for deltas.
     Lagged,
-    /// The numbering began anew: the log is another one, or events of a source were lost before it.
+    /// The epoch is new: the log was replaced, or a source lost events.
     EpochChange,
-    /// Blocks of the chain were undone.
+    /// A reorganisation of the chain removed blocks.
     Reorg,
-    /// What follows the cursor is no longer at hand, or it was of another depth.
+    /// The hub no longer has the changes after the cursor, or the cursor is of another depth.
     ResumeTooOld,
 }
 
-/// Whether what the hub tells is up to date.
+/// Whether the hub's data is up to date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[graphql(remote = "live::FeedState")]
 pub enum FeedState {
     /// Up to date.
     Live,
-    /// The source is cut off or late.
+    /// The source is disconnected or late.
     Stale,
-    /// The hub can't go on by itself.
+    /// The hub can't recover without an operator.
     Halted,
     /// The hub is about to close its connections.
     ShuttingDown,
@@ -61,7 +61,7 @@ pub enum FeedState {
 pub enum Side {
     /// Of who pays the quote.
     Buy,
-    /// Of who gives the base.
+    /// Sells the base.
     Sell,
 }
 
@@ -71,9 +71,9 @@ pub enum Side {
 pub enum MarketStatus {
     /// It trades.
     Active,
-    /// Paused.
+    /// Trading is paused.
     Halted,
-    /// For good.
+    /// It never trades again.
     Closed,
 }
 
@@ -88,12 +88,12 @@ impl Market {
         ID(self.0.market.to_string())
     }
 
-    /// What is bought and sold; sizes are in it.
+    /// The asset that is traded; sizes are in it.
     async fn base(&self) -> &str {
         &self.0.base
     }
 
-    /// What it is paid with; prices are in it.
+    /// The asset that pays; prices are in it.
     async fn quote(&self) -> &str {
         &self.0.quote
     }
@@ -140,26 +140,27 @@ pub struct Refusal {
     reason: String,
 }
 
-/// How one feed does.
+/// The state of one feed.
 #[derive(SimpleObject)]
 pub struct FeedStatus {
     /// As the configuration names it.
     name: String,
-    /// What it reads: FILES, or SIMULATOR in `spreadly dev`.
+    /// What it reads: FILES, POSTGRES, KAFKA or SIMULATOR. LOCAL is the mutations.
     kind: String,
     /// Whether it is up to date.
     state: FeedState,
-    /// Why it is not live, or what a live feed passes over or only logs.
+    /// Why it is not live, or what a live feed skips or only logs.
     reason: Option<String>,
     /// Events taken since the hub started.
     events_total: UInt64,
     /// Events refused since the hub started.
     refused_total: UInt64,
-    /// The newest of the refused ones.
+    /// The newest refused event.
     last_refusal: Option<Refusal>,
-    /// When the newest event went into the log, by the hub's clock.
+    /// When the newest event was written to the log, by the hub's clock.
     last_event_time: Option<DateTime>,
-    /// Bytes at the source that are not in the log yet; 0 when it has caught up.
+    /// What its source has and the log does not have yet: bytes of files, rows of Postgres, records
+    /// of Kafka. 0 when it has caught up.
     lag: Option<UInt64>,
 }
 
@@ -189,7 +190,7 @@ impl From<FeedView> for FeedStatus {
 pub struct Hub {
     /// Of the program.
     pub version: String,
-    /// Which numbering its sequences belong to.
+    /// The epoch of its sequences.
     pub epoch: ID,
     /// By the hub's clock.
     pub started_at: DateTime,
@@ -199,6 +200,6 @@ pub struct Hub {
     pub sockets: UInt64,
     /// Operations running now.
     pub operations: UInt64,
-    /// Whether what it tells is up to date.
+    /// Whether its data is up to date.
     pub state: FeedState,
 }

@@ -395,7 +395,7 @@ mod tests {
             ),
             (
                 book("snapshot", "[]", r#"[["1","1"],["2","1"],["1.0","3"]]"#),
-                "market A-B: price \"1\" stands twice among the asks: give each price once",
+                "market A-B: price \"1\" is given twice among the asks: give each price once",
             ),
         ];
         for (line, reason) in all {

@@ -381,7 +381,7 @@ pub enum Refusal {
     #[error("market {market}: {what} \"{written}\" {reason}")]
     Level { market: MarketId, what: &'static str, written: String, reason: String },
     #[error(
-        "market {market}: price \"{price}\" stands twice among the {side}: give each price once"
+        "market {market}: price \"{price}\" is given twice among the {side}: give each price once"
     )]
     DoubledPrice { market: MarketId, side: &'static str, price: String },
     #[error(

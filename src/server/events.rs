@@ -164,7 +164,7 @@ impl Sender {
                     return self.send(refusal(&errors, self.resumed.get())).await;
                 }
                 Err(End::TooSlow) => {
-                    let told = ": too slow: what was missed can't be told any more, resume\n\n";
+                    let told = ": too slow: the hub no longer has what was missed, resume\n\n";
                     return self.send(Bytes::from_static(told.as_bytes())).await;
                 }
                 Err(End::Draining) => {

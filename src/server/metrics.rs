@@ -88,7 +88,11 @@ impl Collector for Everything {
             ("frames_delivered", "Results handed to sockets", meters.frames_delivered.get()),
             ("sent_bytes", "Bytes written to WebSockets", meters.bytes_sent.get()),
             ("writes", "Vectored writes of results", meters.writes.get()),
-            ("catch_ups", "Readers that left the ring behind", meters.catch_ups.get()),
+            (
+                "catch_ups",
+                "Readers that the ring no longer had the next frame for",
+                meters.catch_ups.get(),
+            ),
             ("replayed_pages", "Pages of the log given to readers", meters.replayed_pages.get()),
             ("rings_shrunk", "Rings that gave way to others", meters.rings_shrunk.get()),
             ("silent_peers_dropped", "Peers silent for two pings", meters.dropped_silent.get()),
@@ -137,7 +141,11 @@ impl Everything {
         let counters = [
             ("streams_advanced", "Times that a response stream was brought up to date", advanced),
             ("streams_slowed", "Times that a response stream got a slower pace", slowed),
-            ("state_copies", "Times that a worker was too far behind its events", copied),
+            (
+                "state_copies",
+                "Times that a worker's queue of events overflowed and it copied the state",
+                copied,
+            ),
             (
                 "encoding_microseconds",
                 "Processor time spent on resolving and encoding results",

@@ -57,7 +57,7 @@ pub fn from_url(query: &str) -> Result<Request, RequestError> {
             _ => continue,
         };
         if fields.insert(name.to_string(), value).is_some() {
-            return Err(malformed(&format!("'{name}' stands twice")));
+            return Err(malformed(&format!("'{name}' is given twice")));
         }
     }
     from_fields(fields)
@@ -107,7 +107,7 @@ mod tests {
         }
         for (url, told) in [
             ("", "'query'"),
-            ("query=a&query=b", "stands twice"),
+            ("query=a&query=b", "is given twice"),
             ("query=a&variables=%7B", "'variables' must be JSON"),
             ("query=a&variables=1", "'variables'"),
         ] {

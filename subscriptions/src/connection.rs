@@ -891,7 +891,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 false
             }
             Start::TooSlow | Start::Later(_) | Start::Soon(_) => {
-                let reason = "Too slow: what was missed can't be told any more, resume or restart";
+                let reason = "Too slow: the hub no longer has what was missed, resume or restart";
                 self.close(CloseCode::TryAgainLater, reason, shard);
                 false
             }

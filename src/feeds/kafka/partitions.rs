@@ -339,7 +339,7 @@ impl Partition {
     fn made_anew(&mut self) -> String {
         self.epoch = self.epoch.wrapping_add(1);
         (self.next, self.proof) = (self.low, None);
-        format!("{} was made anew, or lost its end: read from its start", self.source)
+        format!("{} was created again, or lost its end: read from its start", self.source)
     }
 
     /// Whether its end is reached is for its reader to say.

@@ -182,7 +182,7 @@ impl Producer {
         let mut client = self.client.lock();
         if let Some(own) = &*client {
             let Some((code, reason)) = own.client().fatal_error() else { return Ok(own.clone()) };
-            tracing::warn!(%code, reason, "the producer of Kafka is made anew");
+            tracing::warn!(%code, reason, "the Kafka producer is created again");
             let given_up = client.take();
             // Ending it takes a moment.
             self.tracker.spawn_blocking(move || drop(given_up));

@@ -42,7 +42,7 @@ pub enum OutboxError {
     Postgres(#[from] tokio_postgres::Error),
     #[error("{0}")]
     Pool(#[from] deadpool_postgres::BuildError),
-    #[error("its encoding is {0}, and events are UTF8: make the database anew with that one")]
+    #[error("its encoding is {0}, and events are UTF8: create the database again with UTF8")]
     Encoding(String),
     #[error("its function spreadly_take is not the hub's, as it gives no counts")]
     NotOurs,

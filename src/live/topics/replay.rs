@@ -210,7 +210,7 @@ pub fn item(
             ItemBody::Trade(Arc::new(trade.map_err(|error| unreadable(error.to_string()))?))
         }
         Body::Message(message) => ItemBody::Message(Arc::new(message)),
-        _ => return Err(unreadable("it is no event that is told one by one".to_owned())),
+        _ => return Err(unreadable("it is not an event of a log topic".to_owned())),
     };
     Ok(Item { sequence: stored.sequence, time: event.time, body })
 }
