@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use refinery::Target;
 use serde_json::{Value, json};
 use tokio_postgres::Client as Database;
 
@@ -436,7 +435,7 @@ async fn many_rows_large_rows_and_blocks_that_are_undone_come_in_their_order() {
 }
 
 mod migrations {
-    refinery::embed_migrations!("config/postgres");
+    refinery::embed_migrations!("config/migrations/postgres");
 }
 
 /// What has a number, in the order of the numbers.
@@ -447,9 +446,9 @@ async fn numbered(database: &Database) -> Vec<String> {
     rows.iter().map(|row| row.get(0)).collect()
 }
 
-/// As hubs call it that rows come to rarely, or that are of before that difference.
-const LOOK_FIRST: &str = "spreadly_take($1, 1000000)";
-/// As busy hubs do.
+/// As a hub calls it that rarely finds rows.
+const LOOK_FIRST: &str = "spreadly_take($1, 1000000, true)";
+/// As a busy hub calls it.
 const AT_ONCE: &str = "spreadly_take($1, 1000000, false)";
 
 /// Gives the newest number.
@@ -475,7 +474,7 @@ async fn each_row_is_numbered_once_in_order_however_many_calls_it_takes() {
 async fn numbers_each_row_once(take: &str) {
     let postgres = Postgres::start();
     let mut database = postgres.client().await;
-    migrate(&mut database, Target::Latest).await;
+    migrate(&mut database).await;
     let (late, later) = (postgres.client().await, postgres.client().await);
     late.batch_execute("BEGIN").await.unwrap();
     insert(&late, &["a1", "a2"]).await;
@@ -507,48 +506,10 @@ async fn numbers_each_row_once(take: &str) {
     assert_eq!(numbered(&database).await, ["d5", "e1"]);
 }
 
-async fn migrate(database: &mut Database, target: Target) {
-    let mut runner = migrations::migrations::runner().set_target(target);
+async fn migrate(database: &mut Database) {
+    let mut runner = migrations::migrations::runner();
     runner.set_migration_table_name("spreadly_migrations");
     runner.run_async(database).await.unwrap();
-}
-
-#[tokio::test]
-async fn numbers_of_older_tables_are_kept_and_what_had_none_follows() {
-    // In the rows, and in a table of their own.
-    for version in [3, 4] {
-        let postgres = Postgres::start();
-        let mut database = postgres.client().await;
-        migrate(&mut database, Target::Version(version)).await;
-        insert(&database, &["1", "2", "3"]).await;
-        let newest = database.query_one("SELECT spreadly_number(2)", &[]).await.unwrap();
-        assert_eq!(newest.get::<_, i64>(0), 2, "{version}");
-        let hub = with_postgres(&postgres.url());
-        hub.until_feed(NAME, "all", |feed| feed["eventsTotal"] == "3").await;
-        insert(&database, &["4"]).await;
-        hub.until_feed(NAME, "a new one", |feed| feed["eventsTotal"] == "4").await;
-        assert_eq!(hub.published("t0"), ["1", "2", "3", "4"], "{version}");
-        assert_eq!(numbered(&database).await, ["1", "2", "3", "4"], "{version}");
-    }
-}
-
-/// And who writes waits no longer for the migration than that waits for its lock.
-#[tokio::test]
-async fn a_migration_gives_way_to_writers_and_is_tried_again() {
-    let postgres = Postgres::start();
-    let mut database = postgres.client().await;
-    migrate(&mut database, Target::Version(4)).await;
-    let open = postgres.client().await;
-    open.batch_execute("BEGIN").await.unwrap();
-    insert(&open, &["open"]).await;
-    let hub = with_postgres(&postgres.url());
-    let late =
-        |feed: &Value| feed["reason"].as_str().is_some_and(|own| own.contains("lock timeout"));
-    hub.until_feed(NAME, "that a lock was not given", late).await;
-    insert(&database, &["meanwhile"]).await;
-    open.batch_execute("COMMIT").await.unwrap();
-    hub.until_feed(NAME, "both", |feed| feed["eventsTotal"] == "2").await;
-    assert_eq!(hub.published("t0"), ["open", "meanwhile"]);
 }
 
 /// Whoever clears the table leaves more numbers without rows than are read at once.
@@ -556,7 +517,7 @@ async fn a_migration_gives_way_to_writers_and_is_tried_again() {
 async fn what_comes_behind_rows_that_were_deleted_is_told() {
     let postgres = Postgres::start();
     let mut database = postgres.client().await;
-    migrate(&mut database, Target::Latest).await;
+    migrate(&mut database).await;
     let many = r#"INSERT INTO events (payload) SELECT json_build_object('kind', 'message',
         'topic', 't0', 'data', number) FROM generate_series(1, 2500) AS number"#;
     database.batch_execute(many).await.unwrap();
@@ -575,12 +536,12 @@ async fn what_comes_behind_rows_that_were_deleted_is_told() {
     assert_eq!(other.published("t0"), ["alone"]);
 }
 
-/// Its transactions are counted from the start again.
-#[tokio::test]
-async fn a_dump_that_is_put_back_into_another_server_goes_on_where_it_was() {
+/// A database whose dump is restored into another server, with the rows 1 and 2 numbered and a
+/// third one that is not. Transactions are counted from the start there.
+async fn restored() -> Postgres {
     let (first, second) = (Postgres::start(), Postgres::start());
     let mut database = first.client().await;
-    migrate(&mut database, Target::Latest).await;
+    migrate(&mut database).await;
     for _ in 0..2_000 {
         database.execute("SELECT pg_current_xact_id()", &[]).await.unwrap();
     }
@@ -588,12 +549,35 @@ async fn a_dump_that_is_put_back_into_another_server_goes_on_where_it_was() {
     assert_eq!(number(&database, LOOK_FIRST, 9).await, 2);
     insert(&database, &["3"]).await;
     first.copy_to(&second);
-    let database = second.client().await;
+    second
+}
+
+#[tokio::test]
+async fn a_dump_that_is_restored_into_another_server_goes_on_where_it_was() {
+    let postgres = restored().await;
+    let database = postgres.client().await;
     insert(&database, &["4"]).await;
-    let hub = with_postgres(&second.url());
+    let hub = with_postgres(&postgres.url());
     hub.until_feed(NAME, "all", |feed| feed["eventsTotal"] == "4").await;
     insert(&database, &["5"]).await;
     hub.until_feed(NAME, "a new one", |feed| feed["eventsTotal"] == "5").await;
     assert_eq!(hub.published("t0"), ["1", "2", "3", "4", "5"]);
     assert_eq!(numbered(&database).await, ["1", "2", "3", "4", "5"]);
+}
+
+/// A writer waits no longer for the hub than the hub waits for the table's lock.
+#[tokio::test]
+async fn a_hub_that_needs_the_tables_lock_gives_way_to_writers_and_tries_again() {
+    let postgres = restored().await;
+    let (database, open) = (postgres.client().await, postgres.client().await);
+    open.batch_execute("BEGIN").await.unwrap();
+    insert(&open, &["open"]).await;
+    let hub = with_postgres(&postgres.url());
+    let late =
+        |feed: &Value| feed["reason"].as_str().is_some_and(|own| own.contains("lock timeout"));
+    hub.until_feed(NAME, "that a lock was not given", late).await;
+    insert(&database, &["meanwhile"]).await;
+    open.batch_execute("COMMIT").await.unwrap();
+    hub.until_feed(NAME, "all", |feed| feed["eventsTotal"] == "5").await;
+    assert_eq!(hub.published("t0"), ["1", "2", "3", "open", "meanwhile"]);
 }

@@ -20,14 +20,14 @@ const MOST_LINES: usize = 450;
 
 /// Words that plain English has no need of, and how often each is used today.
 const WORDS: [(&str, usize); 9] = [
-    ("told", 933),
-    ("tell", 75),
-    ("tells", 74),
-    ("anew", 124),
-    ("whoever", 98),
-    ("behind", 368),
-    ("stands", 214),
-    ("stood", 41),
+    ("told", 930),
+    ("tell", 74),
+    ("tells", 73),
+    ("anew", 118),
+    ("whoever", 87),
+    ("behind", 363),
+    ("stands", 212),
+    ("stood", 40),
     ("deaf", 5),
 ];
 
@@ -92,7 +92,7 @@ fn lines_are_no_wider_than_a_hundred_columns() {
         .map(|(lines, path)| (path, lines))
         .collect();
     println!("{wide:#?}");
-    assert_ratchet("lines above 100 columns", &wide.values().sum(), &212);
+    assert_ratchet("lines above 100 columns", &wide.values().sum(), &206);
 }
 
 /// Lines before the first module of tests.

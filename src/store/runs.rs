@@ -26,18 +26,6 @@ const RUN: usize = 1_024;
 /// Events put into runs in one transaction where a log has none yet.
 const PIECE: i64 = 65_536;
 
-/// No two runs of a topic overlap, `last` is the last sequence of its run, and `log.indexed` is
-/// the event up to which they tell.
-pub(super) const TABLES: &str = "
-    CREATE TABLE runs (
-        topic TEXT NOT NULL,
-        last INTEGER NOT NULL,
-        sequences BLOB NOT NULL,
-        PRIMARY KEY (topic, last)
-    ) STRICT, WITHOUT ROWID;
-    ALTER TABLE log ADD COLUMN indexed INTEGER NOT NULL DEFAULT 0;
-";
-
 /// Events that are in the log and in no run yet, as the writer keeps them.
 #[derive(Debug, Default)]
 pub(super) struct Tail {

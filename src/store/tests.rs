@@ -120,128 +120,6 @@ fn a_clean_stop_skips_no_sequence_and_a_kill_only_what_was_reserved() {
     assert_eq!(given.last(), Some(&Some(next + 2 * RESERVED_AT_ONCE)));
 }
 
-/// Takes what format 5 has beyond the fourth away again.
-const WITHOUT_FORMAT_5: &str = "CREATE INDEX events_topic ON events (topic, sequence);
-                            DROP TABLE runs; ALTER TABLE log DROP COLUMN indexed;
-                            ALTER TABLE feed_positions DROP COLUMN mark;";
-/// Takes what format 4 has beyond the third away again.
-const WITHOUT_BLOCKS: &str = "DROP INDEX events_height; ALTER TABLE events DROP COLUMN height;
-                              DROP TABLE undone; DROP TABLE undoings;
-                              DROP TABLE feed_positions;";
-
-#[test]
-fn a_log_of_the_first_format_is_read_and_its_numbering_goes_on_far_behind() {
-    let (_folder, path) = folder();
-    let mut store = Store::open(&path).unwrap();
-    store.append(&[event("a", None, "1")], &[], 0).unwrap();
-    let epoch = store.epoch();
-    store.connection.execute_batch(WITHOUT_FORMAT_5).unwrap();
-    store.connection.execute_batch(WITHOUT_BLOCKS).unwrap();
-    store
-        .connection
-        .execute_batch(
-            "DROP TABLE orders;
-             DROP TABLE order_updates;
-             DROP TABLE event_topics;
-             ALTER TABLE log DROP COLUMN reserved;
-             DROP TABLE files;
-             CREATE TABLE files (
-                 feed TEXT NOT NULL, stream INTEGER NOT NULL, name TEXT NOT NULL,
-                 device INTEGER NOT NULL, inode INTEGER NOT NULL, offset INTEGER NOT NULL,
-                 line INTEGER NOT NULL, head_bytes INTEGER NOT NULL, head_hash INTEGER NOT NULL,
-                 tail_bytes INTEGER NOT NULL, tail_hash INTEGER NOT NULL,
-                 PRIMARY KEY (feed, stream)) STRICT;
-             INSERT INTO files VALUES ('feeds', 2, 'a.ndjson', -1, -2, 9, 3, 256, -1, 7, 1);
-             INSERT INTO files VALUES ('feeds', 1, 'a.ndjson', -1, -2, 5, 3, 256, -1, 7, 1);
-             PRAGMA user_version = 1",
-        )
-        .unwrap();
-    drop(store);
-    let mut store = Store::open(&path).unwrap();
-    assert_eq!(store.epoch(), epoch);
-    assert_eq!(store.file_progress("feeds").unwrap(), [progress(2, 9), progress(1, 5)]);
-    let again =
-        store.append(&[event("a", None, "2")], &files([progress(2, 10)]), 0).unwrap().sequences;
-    assert_eq!(again, [Some(1_000_002)]);
-    assert_eq!(store.file_progress("feeds").unwrap(), [progress(1, 5), progress(2, 10)]);
-    assert_eq!(store.read_from(0, 10).unwrap().len(), 2);
-}
-
-#[test]
-fn order_events_of_the_second_format_are_kept_under_a_topic_that_nothing_follows() {
-    let (_folder, path) = folder();
-    let mut store = Store::open(&path).unwrap();
-    let all = ["orders", "orders:A-B", "ordersx", "book:A-B"].map(|topic| event(topic, None, "1"));
-    store.append(&all, &[], 0).unwrap();
-    let old = "DROP TABLE orders; DROP TABLE order_updates; DROP TABLE event_topics;
-               PRAGMA user_version = 2";
-    store.connection.execute_batch(WITHOUT_FORMAT_5).unwrap();
-    store.connection.execute_batch(WITHOUT_BLOCKS).unwrap();
-    store.connection.execute_batch(old).unwrap();
-    drop(store);
-    let store = Store::open(&path).unwrap();
-    let topics: Vec<_> = store.topics().unwrap().into_iter().map(|one| one.name).collect();
-    let kept = ["book:A-B", "ordersx", "unchecked:orders", "unchecked:orders:A-B"];
-    assert_eq!(topics, kept.map(Box::from));
-    assert!(!store.knows_order("1").unwrap());
-}
-
-#[test]
-fn heights_of_a_log_of_the_third_format_are_read_from_its_lines() {
-    let (_folder, path) = folder();
-    let mut store = Store::open(&path).unwrap();
-    let lines = [
-        r#"{"kind":"block.applied","height":7,"block":"b"}"#,
-        r#"{"kind":"message","topic":"t","data":{"height":9},"time":"2026-01-01T00:00:00Z"}"#,
-        r#"{"kind":"message","topic":"t","data":1,"height":8}"#,
-        r#"{"kind":"block.reverted","height":7}"#,
-    ];
-    store.append(&lines.map(|line| event("t", None, line)), &[], 0).unwrap();
-    store.connection.execute_batch(WITHOUT_FORMAT_5).unwrap();
-    store.connection.execute_batch(WITHOUT_BLOCKS).unwrap();
-    store.connection.execute_batch("PRAGMA user_version = 3").unwrap();
-    drop(store);
-    let mut store = Store::open(&path).unwrap();
-    let found = store.revert(&event("blocks", None, "r"), &[], 0, |log| {
-        let all = log.from_height(0, 10)?;
-        Ok(all.into_iter().map(|one| one.sequence).collect::<Vec<_>>())
-    });
-    assert_eq!(found.unwrap().unwrap().1, [1, 3]);
-}
-
-fn to_format_4(store: &Store) {
-    store.connection.execute_batch(WITHOUT_FORMAT_5).unwrap();
-    store.connection.execute_batch("PRAGMA user_version = 4").unwrap();
-}
-
-#[test]
-fn positions_of_the_fourth_format_are_known_and_have_no_mark() {
-    let (_folder, path) = folder();
-    let mut store = Store::open(&path).unwrap();
-    let position = |mark| FeedPosition { feed: "kafka".into(), epoch: 7, position: 9, mark };
-    store.append(&[], &[Progress::Position(position(Some(3)))], 0).unwrap();
-    assert_eq!(store.feed_position("kafka").unwrap(), Some(position(Some(3))));
-    to_format_4(&store);
-    drop(store);
-    let store = Store::open(&path).unwrap();
-    assert_eq!(store.feed_position("kafka").unwrap(), Some(position(None)));
-}
-
-#[test]
-fn a_log_of_the_fourth_format_gets_its_runs_when_it_is_opened() {
-    let (_folder, path) = folder();
-    let mut store = Store::open(&path).unwrap();
-    let batch: Vec<_> = (0..100).map(|at| event(["a", "b"][at % 2], None, "1")).collect();
-    store.append(&batch, &[], 0).unwrap();
-    to_format_4(&store);
-    drop(store);
-    let store = Store::open(&path).unwrap();
-    let runs = "SELECT count(*), (SELECT indexed FROM log) FROM runs";
-    let found = store.connection.query_row(runs, [], |row| Ok((row.get(0)?, row.get(1)?)));
-    assert_eq!(found.unwrap(), (2i64, 100i64));
-    assert_eq!(store.read_topic("b", 90, 10).unwrap().len(), 5);
-}
-
 /// What is to be read of a store.
 #[derive(Default)]
 struct Model(Vec<(u64, &'static str)>);
@@ -566,7 +444,7 @@ fn a_newer_format_and_a_foreign_database_are_left_alone() {
     let (_folder, path) = folder();
     Store::open(&path).unwrap().connection.pragma_update(None, "user_version", 9).unwrap();
     let error = Store::open(&path).unwrap_err();
-    assert!(matches!(error, StoreError::Newer { found: 9, known: 5, .. }), "{error}");
+    assert!(matches!(error, StoreError::Newer { found: 9, known: 1, .. }), "{error}");
     let foreign = path.with_file_name("foreign.db");
     Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
     assert!(matches!(Store::open(&foreign).unwrap_err(), StoreError::Foreign { .. }));

@@ -31,7 +31,7 @@ const DOORBELL: &str = "1936749172, 1";
 const MIGRATING: &str = "1936749172, 2";
 
 mod migrations {
-    refinery::embed_migrations!("config/postgres");
+    refinery::embed_migrations!("config/migrations/postgres");
 }
 
 #[derive(Debug, Error)]
