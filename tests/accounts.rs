@@ -305,26 +305,74 @@ async fn clients_can_not_take_the_descriptors_of_the_admin_port_and_of_the_feeds
     assert_eq!(hub.query("{__typename}")["__typename"], "Query");
 }
 
+/// Requests that are not finished, or whose stream of events has ended.
 #[tokio::test]
-async fn half_open_requests_give_their_descriptors_up_to_clients_of_other_addresses() {
-    let starter = &["prlimit", "--nofile=200:200"];
-    let hub = Hub::start_by(starter, &["limits.reserved_descriptors=80"]);
-    let kept = connect_from("127.0.0.2", hub.address());
-    // Of ten addresses, together several times what the process has descriptors.
-    let half: Vec<_> = (0..500)
-        .map(|number| {
-            let mut stream = connect_from(&format!("127.0.0.{}", 10 + number % 10), hub.address());
-            stream.write_all(b"POST /graphql HTTP/1.1\r\nHost: ").unwrap();
-            stream
-        })
-        .collect();
-    assert_eq!(get_from("127.0.0.3", hub.address()).status, 200);
-    assert!(metric(&hub, "spreadly_refused_total{limit=\"reserved_descriptors\"}") > 300);
-    assert_eq!(metric(&hub, "spreadly_accept_pauses_total"), 0);
-    assert_eq!(hub.admin_page("/readyz").0, 200);
-    // An address with one connection keeps it, though it waited longer than any other.
-    assert_eq!(get_on(kept, hub.address()).status, 200);
-    drop(half);
+async fn connections_that_wait_give_their_descriptors_up_to_clients_of_other_addresses() {
+    let ended = "GET /graphql?query=subscription%7BorderBook(market:%22ERG-USD%22)%7B__typename%7D%7D \
+                 HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\nLast-Event-ID: none\r\n\r\n";
+    for request in ["POST /graphql HTTP/1.1\r\nHost: ", ended] {
+        let starter = &["prlimit", "--nofile=200:200"];
+        let hub = Hub::start_by(starter, &["limits.reserved_descriptors=80"]);
+        hub.append_lines("a.ndjson", &market::beginning("ERG-USD"));
+        drop(Client::knowing(hub.address(), "ERG-USD").await);
+        let kept = connect_from("127.0.0.2", hub.address());
+        // Of ten addresses, together several times what the process has descriptors.
+        let mut waiting: Vec<_> = (0..500)
+            .map(|number| {
+                let local = format!("127.0.0.{}", 10 + number % 10);
+                let mut stream = connect_from(&local, hub.address());
+                stream.write_all(request.as_bytes()).unwrap();
+                stream
+            })
+            .collect();
+        if request == ended {
+            let mut got = [0; 12];
+            waiting.last_mut().unwrap().read_exact(&mut got).unwrap();
+            assert_eq!(&got, b"HTTP/1.1 200");
+        }
+        assert_eq!(get_from("127.0.0.3", hub.address()).status, 200);
+        assert!(metric(&hub, "spreadly_refused_total{limit=\"reserved_descriptors\"}") > 300);
+        assert_eq!(metric(&hub, "spreadly_accept_pauses_total"), 0);
+        assert_eq!(hub.admin_page("/readyz").0, 200);
+        // An address with one connection keeps it, though it waited longer than any other.
+        assert_eq!(get_on(kept, hub.address()).status, 200);
+    }
+}
+
+#[tokio::test]
+async fn replies_over_http_that_an_address_does_not_read_are_limited_by_their_bytes() {
+    let hub = Hub::start_with(&[
+        "limits.exempt_loopback=false",
+        "limits.reply_bytes_per_address=65536",
+        "server.send_buffer_bytes=4096",
+    ]);
+    let levels: Vec<_> = (1..=5_000).map(|price| json!([format!("{price}.0000"), "1"])).collect();
+    let book = json!({"kind": "book.snapshot", "market": "ERG-USD", "bids": levels, "asks": []});
+    hub.append_lines("a.ndjson", &[market::definition("ERG-USD"), book.to_string()]);
+    drop(Client::knowing(hub.address(), "ERG-USD").await);
+    let path =
+        "/graphql?query=%7BorderBook(market:%22ERG-USD%22,depth:5000)%7Bbids%7Bprice%7D%7D%7D";
+    let host = hub.address();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    let ask = |local| {
+        let mut stream = connect_from(local, hub.address());
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    };
+    let mut unread = ask("127.0.0.2");
+    let mut status = [0; 12];
+    unread.read_exact(&mut status).unwrap();
+    assert_eq!(&status, b"HTTP/1.1 200");
+    let refused = http::read(&mut ask("127.0.0.2"));
+    assert_eq!(refused.status, 429);
+    let told = refused.error();
+    assert_eq!((&told["code"], &told["limit"]), (&json!("LIMIT_EXCEEDED"), &json!(65_536)));
+    assert_eq!(told["name"], "reply_bytes_per_address");
+    assert_eq!(get_from("127.0.0.2", hub.address()).status, 200, "a small one is sent");
+    assert_eq!(http::read(&mut ask("127.0.0.3")).status, 200, "another address has its own");
+    // What was read counts no longer.
+    drop(unread);
+    until("the place", async || http::read(&mut ask("127.0.0.2")).status == 200).await;
 }
 
 #[tokio::test]
@@ -353,14 +401,20 @@ async fn a_feed_without_descriptors_is_not_halted_and_reads_on_when_there_are_so
     let mut socket = Client::knowing(hub.address(), "ERG-USD").await;
     socket.subscribe("feeds", "subscription{feedStatus{name state reason}}").await;
     let sockets = use_up_descriptors(&hub).await;
-    hub.append_lines("b.ndjson", &[market::definition("XBT-USD")]);
-    let told = "no file descriptor is left to read the feed";
-    until("the feed to find none", async || hub.log().contains(told)).await;
-    drop(sockets);
-    until("the line", async || {
-        hub.admin_page("/metrics").1.contains("spreadly_feed_events_total{feed=\"files\"} 3\n")
+    let reason = "no file descriptor is left to read the feed";
+    let mut files = 0;
+    until("the feed to find none", async || {
+        hub.append_lines(
+            &format!("b{files}.ndjson"),
+            &[market::definition(&format!("X{files}-USD"))],
+        );
+        files += 1;
+        hub.log().contains(reason)
     })
     .await;
+    drop(sockets);
+    let all = format!("spreadly_feed_events_total{{feed=\"files\"}} {}\n", 2 + files);
+    until("the lines", async || hub.admin_page("/metrics").1.contains(&all)).await;
     for frame in socket.until_pong().await {
         assert_ne!(frame["payload"]["data"]["feedStatus"]["state"], "HALTED", "{frame}");
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use spreadly_subscriptions::bucket::{Bucket, Flow};
-use spreadly_subscriptions::{EXEMPT, Rank};
+use spreadly_subscriptions::{EXEMPT, Priority, Rank};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -34,6 +34,8 @@ pub struct AccountLimits {
     pub streams_per_socket: usize,
     pub streams_per_address: usize,
     pub log_readers_per_address: usize,
+    /// Bytes of replies over HTTP that were not taken yet.
+    pub reply_bytes_per_address: usize,
     /// Microseconds of processor time a second.
     pub cost_rate: u32,
     /// Microseconds of processor time that an address can save up.
@@ -50,6 +52,7 @@ impl Default for AccountLimits {
             streams_per_socket: 256,
             streams_per_address: 4_096,
             log_readers_per_address: 2,
+            reply_bytes_per_address: 16 << 20,
             cost_rate: 50_000,
             cost_burst: 1_000_000,
             exempt_loopback: true,
@@ -77,6 +80,12 @@ impl Shared {
     }
 }
 
+/// An address that has spent this part of its burst has its turns after others.
+const LOW_PRIORITY_PART: u64 = 8;
+
+/// A reply of so many bytes is sent however many others are on their way.
+const SMALL_REPLY_BYTES: usize = 16 << 10;
+
 /// Sockets of an address that are written to with those of others; further ones are written to
 /// after them.
 const FIRST_SOCKETS: usize = 4;
@@ -90,6 +99,7 @@ pub struct ClientAccount {
     bucket: Mutex<Bucket>,
     connections: AtomicUsize,
     sockets: AtomicUsize,
+    reply_bytes: AtomicUsize,
     streams: Arc<StreamCounts>,
     log_readers: Arc<Semaphore>,
     line: Arc<Line>,
@@ -104,6 +114,18 @@ pub struct Place {
 impl Drop for Place {
     fn drop(&mut self) {
         (self.count)(&self.account).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Bytes of a reply that has not left yet; given back when dropped.
+pub struct ReplyBytes {
+    account: Arc<ClientAccount>,
+    bytes: usize,
+}
+
+impl Drop for ReplyBytes {
+    fn drop(&mut self) {
+        self.account.reply_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -142,6 +164,7 @@ impl ClientAccount {
             bucket: Mutex::new(Bucket::new(shared.flow(), now)),
             connections: AtomicUsize::new(0),
             sockets: AtomicUsize::new(0),
+            reply_bytes: AtomicUsize::new(0),
             streams: StreamCounts::new(streams, Refusal::StreamsPerAddress, None),
             log_readers: Arc::new(Semaphore::new(readers)),
             line: if exempt { Line::exempt() } else { Line::limited() },
@@ -187,6 +210,28 @@ impl ClientAccount {
         }
     }
 
+    /// Charges a message of so many bytes, whatever it says; false while the address is in debt.
+    pub fn receive(&self, bytes: usize) -> bool {
+        self.spend(Work::Message, 1);
+        self.spend(Work::Kib, bytes >> 10);
+        let now = Instant::now();
+        self.exempt || self.bucket.lock().wait(self.shared.flow(), now).is_none()
+    }
+
+    /// Of the turns of its connections: low where it has spent a good part of what it can save up.
+    pub fn priority(&self) -> Priority {
+        if self.exempt {
+            return Priority::High;
+        }
+        let flow = self.shared.flow();
+        let spent = self.bucket.lock().spent_nanos(flow, Instant::now());
+        if spent > u64::from(flow.burst) * 1_000 / LOW_PRIORITY_PART {
+            Priority::Low
+        } else {
+            Priority::High
+        }
+    }
+
     /// Charges work that can't be refused, as its client would have to begin again: it waits
     /// instead, while the address is in debt, but never for so long that it were given up.
     pub fn turn(&self, work: Work) -> Option<Duration> {
@@ -212,6 +257,29 @@ impl ClientAccount {
     pub fn enter_socket(self: &Arc<Self>) -> Result<Place, usize> {
         let limit = self.shared.limits.sockets_per_address;
         self.enter(|account| &account.sockets, limit, Refusal::SocketsPerAddress)
+    }
+
+    /// Counts a reply over HTTP in until it has left, or says how many bytes of others have not. One
+    /// reply of any size may be on its way, and small ones always, as mutations have such.
+    pub fn enter_reply(self: &Arc<Self>, bytes: usize) -> Result<ReplyBytes, usize> {
+        let limit = self.shared.limits.reply_bytes_per_address;
+        let may_enter = |current: usize| {
+            self.exempt
+                || current == 0
+                || bytes <= SMALL_REPLY_BYTES
+                || current.saturating_add(bytes) <= limit
+        };
+        let entered =
+            self.reply_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |current| {
+                may_enter(current).then_some(current + bytes)
+            });
+        match entered {
+            Ok(_) => Ok(ReplyBytes { account: self.clone(), bytes }),
+            Err(current) => {
+                self.shared.meters.refuse(Refusal::ReplyBytesPerAddress);
+                Err(current)
+            }
+        }
     }
 
     fn enter(

@@ -14,6 +14,7 @@ pub enum Refusal {
     StreamsPerSocket,
     StreamsPerAddress,
     LogReadersPerAddress,
+    ReplyBytesPerAddress,
     /// Queries of an address that wait for the pool.
     WaitingPerAddress,
     /// A query that waited too long for the pool.
@@ -23,13 +24,14 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Descriptors,
         Self::ConnectionsPerAddress,
         Self::SocketsPerAddress,
         Self::StreamsPerSocket,
         Self::StreamsPerAddress,
         Self::LogReadersPerAddress,
+        Self::ReplyBytesPerAddress,
         Self::WaitingPerAddress,
         Self::Pool,
         Self::UnreadReply,
@@ -43,6 +45,7 @@ impl Refusal {
             Self::StreamsPerSocket => "streams_per_socket",
             Self::StreamsPerAddress => "streams_per_address",
             Self::LogReadersPerAddress => "log_readers_per_address",
+            Self::ReplyBytesPerAddress => "reply_bytes_per_address",
             Self::WaitingPerAddress => "waiting_per_address",
             Self::Pool => "pool",
             Self::UnreadReply => "writer_stall_ms",

@@ -8,6 +8,8 @@
 pub enum Work {
     /// A TCP connection that is accepted, or one that becomes a WebSocket.
     Connection,
+    /// A message over a WebSocket, whatever it says; its KiB are charged too.
+    Message,
     /// A request: taken in, weighed, answered; for an operation that many clients share it is all.
     /// Over HTTP it is charged twice, once for HTTP itself.
     Request,
@@ -41,8 +43,9 @@ pub enum Work {
 }
 
 impl Work {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Connection,
+        Self::Message,
         Self::Request,
         Self::DocumentToken,
         Self::Stream,
@@ -62,6 +65,7 @@ impl Work {
     pub fn name(self) -> &'static str {
         match self {
             Self::Connection => "connection",
+            Self::Message => "message",
             Self::Request => "request",
             Self::DocumentToken => "document",
             Self::Stream => "stream",
@@ -82,6 +86,7 @@ impl Work {
     pub const fn nanos(self) -> u64 {
         match self {
             Self::Connection => 50_000,
+            Self::Message => 2_000,
             Self::Request => 20_000,
             Self::DocumentToken => 800,
             Self::Stream => 500_000,

@@ -395,6 +395,11 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
             d.log_readers_per_address,
             1..=1_000,
         ),
+        reply_bytes_per_address: reader.size(
+            "limits.reply_bytes_per_address",
+            d.reply_bytes_per_address,
+            1 << 16..=1 << 40,
+        ),
         cost_rate: reader.count("limits.cost_rate", d.cost_rate, 1..=MOST_COST),
         cost_burst: reader.count("limits.cost_burst", d.cost_burst, 1..=MOST_COST),
         stream_cost_rate: reader.count(

@@ -320,6 +320,8 @@ pub struct Limits {
     pub streams_per_address: usize,
     /// Reads of the log at once, for queries.
     pub log_readers_per_address: usize,
+    /// Bytes of replies over HTTP that the clients of an address have not taken yet.
+    pub reply_bytes_per_address: usize,
     /// Microseconds of processor time a second, as estimated.
     pub cost_rate: u32,
     /// Microseconds of processor time that an address can save up.
@@ -364,6 +366,7 @@ impl Default for Limits {
             streams_per_socket: 256,
             streams_per_address: 4_096,
             log_readers_per_address: 2,
+            reply_bytes_per_address: 16 << 20,
             cost_rate: 50_000,
             cost_burst: 1_000_000,
             stream_cost_rate: 100_000,

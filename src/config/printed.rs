@@ -107,6 +107,7 @@ pub(super) fn settings(config: &Config) -> Vec<(&'static str, Setting)> {
         ("limits.streams_per_socket", size(limits.streams_per_socket)),
         ("limits.streams_per_address", size(limits.streams_per_address)),
         ("limits.log_readers_per_address", size(limits.log_readers_per_address)),
+        ("limits.reply_bytes_per_address", size(limits.reply_bytes_per_address)),
         ("limits.cost_rate", Setting::Whole(u64::from(limits.cost_rate))),
         ("limits.cost_burst", Setting::Whole(u64::from(limits.cost_burst))),
         ("limits.stream_cost_rate", Setting::Whole(u64::from(limits.stream_cost_rate))),

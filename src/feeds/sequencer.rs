@@ -45,6 +45,9 @@ pub const GROUP_EVENTS: usize = 2_048;
 /// Events of a book between two checkpoints. A restart replays one to two such stretches of each
 /// book, some 5 ms each.
 pub const CHECKPOINT_EVENTS: u64 = 2_000;
+/// A large checkpoint is followed by at least one event for each so many of its bytes, so that
+/// checkpoints cost an event no more than encoding so many bytes. All events wait while one is made.
+const CHECKPOINT_BYTES_PER_EVENT: u64 = 256;
 /// How often a wait for the log looks whether the hub shuts down.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -74,8 +77,17 @@ pub fn start(
     let since_checkpoint = recovered.since_checkpoint;
     let buffers = Buffers::default();
     let doors = door.downgrade();
-    let sequencer =
-        Sequencer { store, admission, statuses, live, config, doors, buffers, since_checkpoint };
+    let sequencer = Sequencer {
+        store,
+        admission,
+        statuses,
+        live,
+        config,
+        doors,
+        buffers,
+        since_checkpoint,
+        checkpoint_interval: HashMap::default(),
+    };
     let shared: Shared = Arc::new(Mutex::new(Some(Box::new(sequencer))));
     let own = shared.clone();
     let queue = Queue { requests, held: None };
@@ -135,6 +147,8 @@ struct Sequencer {
     doors: WeakDoor,
     buffers: Buffers,
     since_checkpoint: HashMap<MarketId, u64>,
+    /// Events between the last checkpoint of a market and its next one.
+    checkpoint_interval: HashMap<MarketId, u64>,
 }
 
 /// A delivery that is part of the group.
@@ -434,7 +448,8 @@ impl Sequencer {
             if let Some(market) = effect.book() {
                 let since = self.since_checkpoint.entry(market.clone()).or_default();
                 *since += 1;
-                if *since >= self.config.checkpoint_events {
+                let interval = self.checkpoint_interval.get(market).copied();
+                if *since >= interval.unwrap_or(self.config.checkpoint_events) {
                     due.insert(market.clone());
                 }
             }
@@ -465,6 +480,9 @@ impl Sequencer {
         self.since_checkpoint.insert(market.clone(), 0);
         let Some((sequence, state)) = (self.live.checkpoint)(market) else { return };
         let (topic, state) = recovery::checkpoint(&self.admission, market, state);
+        let by_size = state.len() as u64 / CHECKPOINT_BYTES_PER_EVENT;
+        let interval = by_size.max(self.config.checkpoint_events);
+        self.checkpoint_interval.insert(market.clone(), interval);
         if let Err(error) = self.store.save_checkpoint(&topic, sequence, &state) {
             tracing::warn!(%error, %market, "checkpoint not saved");
         }

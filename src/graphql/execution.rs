@@ -11,8 +11,8 @@ use bytes::Bytes;
 use futures_util::future::{FutureExt, ready};
 use serde_json::{Map, Value};
 use spreadly_subscriptions::{
-    Execution, Executor, InitRefused, OpenError, OperationKey, OperationKind, Request,
-    SingleResult, Source, Streams,
+    Budget, Execution, Executor, InitRefused, OpenError, OperationKey, OperationKind, Priority,
+    Request, SingleResult, Source, Streams,
 };
 
 use super::caller::{Caller, ReadPlace};
@@ -265,6 +265,17 @@ impl GraphqlExecutor {
 impl Executor for GraphqlExecutor {
     type Principal = Caller;
     type Client = Arc<ClientAccount>;
+
+    fn charge_message(&self, client: &Arc<ClientAccount>, bytes: usize) -> Budget {
+        match client.receive(bytes) {
+            true => Budget::Within,
+            false => Budget::Exceeded,
+        }
+    }
+
+    fn priority(&self, client: &Arc<ClientAccount>) -> Priority {
+        client.priority()
+    }
 
     fn init(
         &self,

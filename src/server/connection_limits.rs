@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hyper::header::HeaderMap;
 
-use super::waiting_connections::{WaitingConnections, WaitingPlace};
+use super::waiting_connections::{Victim, WaitingConnections, WaitingPlace};
 use crate::clients::{ClientMeters, Refusal};
 use crate::config::Network;
 use crate::descriptors;
@@ -40,16 +40,23 @@ impl DescriptorReserve {
     }
 
     /// Waits until a connection has a descriptor that is not of the reserve. Further ones wait in
-    /// the kernel's backlog.
-    pub async fn admit(&self, stream: TcpStream, meters: &ClientMeters) -> TcpStream {
+    /// the kernel's backlog. `None`: its address has too many while they are short.
+    pub async fn admit(
+        &self,
+        stream: TcpStream,
+        peer: IpAddr,
+        meters: &ClientMeters,
+    ) -> Option<TcpStream> {
         let mut stream = stream;
         while stream.as_raw_fd() >= self.first_reserved {
-            self.make_room(meters).await;
+            if self.make_room(Some(peer), meters).await == Victim::New {
+                return None;
+            }
             // Of the lowest number that is free now.
             stream = stream.try_clone().unwrap_or(stream);
         }
         self.exhausted.store(false, Ordering::Relaxed);
-        stream
+        Some(stream)
     }
 
     /// Of a new connection, which may have to give its descriptor up.
@@ -59,13 +66,23 @@ impl DescriptorReserve {
 
     /// Takes a descriptor from a connection that waits for its client. Where there is none, waits
     /// for a while.
-    async fn make_room(&self, meters: &ClientMeters) {
-        if self.waiting.cut_one() {
+    async fn make_room(&self, new: Option<IpAddr>, meters: &ClientMeters) -> Victim {
+        let victim = self.waiting.make_room(new);
+        if victim != Victim::Nobody {
             meters.refuse(Refusal::Descriptors);
-            // The shard ends it at its next turn; should it be busy, another one is cut.
-            drop(tokio::time::timeout(ACCEPT_PAUSE, self.waiting.ended()).await);
-            return;
         }
+        match victim {
+            Victim::Nobody => self.pause_for_descriptors(meters).await,
+            // The shard ends it at its next turn; should it be busy, another one is cut.
+            Victim::Waiting => {
+                drop(tokio::time::timeout(ACCEPT_PAUSE, self.waiting.ended()).await);
+            }
+            Victim::New => {}
+        }
+        victim
+    }
+
+    async fn pause_for_descriptors(&self, meters: &ClientMeters) {
         let warn = || {
             tracing::warn!(
                 limit = descriptors::limit(),
@@ -79,7 +96,7 @@ impl DescriptorReserve {
     /// client has left.
     pub async fn after_error(&self, error: &io::Error, meters: &ClientMeters) {
         if descriptors::are_exhausted(error) {
-            self.make_room(meters).await;
+            self.make_room(None, meters).await;
         } else if error.kind() != io::ErrorKind::ConnectionAborted {
             self.pause(meters, || tracing::warn!(%error, "can't accept connections")).await;
         }

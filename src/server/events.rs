@@ -16,6 +16,7 @@ use spreadly_subscriptions::{End, Executor, Frame, Reader};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 
+use super::delivery::Delivery;
 use super::negotiation::Code;
 use crate::clients::Place;
 
@@ -36,7 +37,16 @@ const COPIED_BYTES: usize = 16 << 10;
 
 /// What a response of events is made of. One piece waits at most, so that a client that does not
 /// read holds no more than the frames of one turn.
-pub struct Events(mpsc::Receiver<Bytes>);
+pub struct Events {
+    receiver: mpsc::Receiver<Bytes>,
+    delivery: Arc<Delivery>,
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.delivery.end_work();
+    }
+}
 
 impl Body for Events {
     type Data = Bytes;
@@ -46,7 +56,7 @@ impl Body for Events {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Piece<Bytes>, Infallible>>> {
-        self.0.poll_recv(cx).map(|piece| piece.map(|bytes| Ok(Piece::data(bytes))))
+        self.receiver.poll_recv(cx).map(|piece| piece.map(|bytes| Ok(Piece::data(bytes))))
     }
 }
 
@@ -118,6 +128,7 @@ pub fn start<E: Executor>(
     pace: Pace,
     cut: Arc<Notify>,
     place: Place,
+    delivery: Arc<Delivery>,
     resumed: bool,
 ) -> Events {
     let (sender, receiver) = mpsc::channel(1);
@@ -127,7 +138,7 @@ pub fn start<E: Executor>(
         let _done = sender.follow(reader).await;
         drop(place);
     });
-    Events(receiver)
+    Events { receiver, delivery }
 }
 
 struct Sender {

@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::connection_limits::{client_address, is_trusted};
+use super::delivery::Delivery;
 use super::events::{self, Back, Pace};
 use super::negotiation::{self, Code, Media, Outcome};
 use super::response::{
@@ -33,7 +34,7 @@ use super::stall_limit::StallLimited;
 use super::upgrade::wants_websocket;
 use super::waiting_connections::WaitingPlace;
 use super::{pages, request};
-use crate::clients::{Accounts, ClientAccount, Place, Refusal, Work};
+use crate::clients::{Accounts, ClientAccount, Place, Refusal, ReplyBytes, Work};
 use crate::config::{HttpStatus, Network, Origins};
 
 /// Most headers of one request; browsers send about twenty.
@@ -82,20 +83,7 @@ struct Peer {
     too_many: Option<usize>,
     /// Ends the connection, whatever is still to be sent on it.
     cut: Arc<Notify>,
-    /// Whether the connection waits for its client; `None` for a proxy's.
-    waiting: Option<WaitingPlace>,
-}
-
-impl Peer {
-    /// A request is there as a whole: from now on its client waits for the hub.
-    fn begin_work(&self) {
-        self.waiting.iter().for_each(WaitingPlace::leave);
-    }
-
-    /// The reply is there: from now on the hub waits for the client.
-    fn end_work(&self) {
-        self.waiting.iter().for_each(WaitingPlace::wait);
-    }
+    delivery: Arc<Delivery>,
 }
 
 /// A connection that is kept only to be refused.
@@ -141,24 +129,30 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             Some(_) => self.config.header_timeout.min(REFUSAL_TIMEOUT),
             None => self.config.header_timeout,
         };
+        let payer = account.clone();
         let cut = waiting.cut().clone();
-        let waiting = (!proxied).then_some(waiting);
-        let caller = Peer { address: peer.ip(), account, too_many, cut: cut.clone(), waiting };
         // Dropped after the connection, as it says then that a descriptor is free.
+        let delivery = Arc::new(Delivery::new((!proxied).then_some(waiting)));
+        let caller = Peer {
+            address: peer.ip(),
+            account,
+            too_many,
+            cut: cut.clone(),
+            delivery: delivery.clone(),
+        };
         let caller = Rc::new(caller);
-        let answering = caller.clone();
         let service = service_fn(move |request| {
-            let (http, caller) = (http.clone(), answering.clone());
+            let (http, caller) = (http.clone(), caller.clone());
             async move {
                 let reply = http.answer(request, &caller).await;
-                // A stream of events is a socket's place, and has its own stall limit.
+                // A stream of events ends later.
                 if let Either::Left(_) = reply.body() {
-                    caller.end_work();
+                    caller.delivery.end_work();
                 }
                 Ok::<_, Infallible>(reply)
             }
         });
-        let stream = StallLimited::new(stream, self.config.pace.stall);
+        let stream = StallLimited::new(stream, self.config.pace.stall, delivery.clone());
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(header_timeout)
@@ -168,12 +162,12 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             .with_upgrades();
         let mut connection = pin!(connection);
         let served = tokio::select! {
-            served = self.shard.in_turn(connection.as_mut()) => served,
+            served = self.shard.in_turn(&payer, connection.as_mut()) => served,
             () = cut.notified() => return,
             () = self.closing.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 tokio::select! {
-                    served = self.shard.in_turn(connection) => served,
+                    served = self.shard.in_turn(&payer, connection) => served,
                     () = cut.notified() => return,
                 }
             }
@@ -266,6 +260,23 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         account.enter_socket().map_err(full)
     }
 
+    /// A reply's place among those of its address, or the answer that there is none.
+    fn reply_bytes(
+        &self,
+        account: &Arc<ClientAccount>,
+        bytes: usize,
+    ) -> Result<ReplyBytes, Box<Reply>> {
+        account.enter_reply(bytes).map_err(|current| {
+            let limit = self.accounts.limits().reply_bytes_per_address;
+            let message = format!(
+                "limit reply_bytes_per_address is {limit}: read the replies that are on their way \
+                 first, or ask for less"
+            );
+            let (status, name) = (StatusCode::TOO_MANY_REQUESTS, "reply_bytes_per_address");
+            Box::new(limit_exceeded(status, name, limit, current, &message))
+        })
+    }
+
     // ---- GraphQL over HTTP ----
 
     /// The error is an answer too: it says what is wrong with the request.
@@ -289,7 +300,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             account.spend(Work::Kib, body.len() >> 10);
             request::from_body(&body)
         };
-        caller.begin_work();
+        caller.delivery.begin_work();
         let mut request = parsed.map_err(|fault| {
             let body = error_body("BAD_REQUEST", &fault.to_string());
             Box::new(self.response(media, fault.outcome(), body))
@@ -329,14 +340,20 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         }
         Ok(match (self.executor.execute(request, &principal), place) {
             (Execution::Single(result), _) => match result.await {
-                Ok(result) => self.ran(accepts, result),
+                Ok(result) => {
+                    let bytes = self.reply_bytes(&account, result.json.len())?;
+                    caller.delivery.begin_reply(bytes);
+                    self.ran(accepts, result)
+                }
                 Err(errors) => self.refused(accepts, &errors, resumed).await,
             },
             (Execution::Refused(errors), _) => self.refused(accepts, &errors, resumed).await,
             (Execution::Stream { stream, after, place: read }, Some(place)) => {
                 let reader = self.shard.read(stream, after, read);
-                let (pace, cut) = (self.config.pace, caller.cut.clone());
-                event_stream(Either::Right(events::start(reader, pace, cut, place, resumed)))
+                let (cut, delivery) = (caller.cut.clone(), caller.delivery.clone());
+                let pace = self.config.pace;
+                let events = events::start(reader, pace, cut, place, delivery, resumed);
+                event_stream(Either::Right(events))
             }
             (Execution::Stream { stream, .. }, None) => {
                 debug_assert!(false, "the kind of a request is what its execution is");

@@ -4,6 +4,7 @@ pub mod admin;
 mod board;
 mod caching;
 mod connection_limits;
+mod delivery;
 mod events;
 mod feeding;
 mod http;
@@ -426,6 +427,7 @@ fn account_limits(limits: &Limits) -> AccountLimits {
         streams_per_socket: limits.streams_per_socket,
         streams_per_address: limits.streams_per_address,
         log_readers_per_address: limits.log_readers_per_address,
+        reply_bytes_per_address: limits.reply_bytes_per_address,
         cost_rate: limits.cost_rate,
         cost_burst: limits.cost_burst,
         exempt_loopback: limits.exempt_loopback,

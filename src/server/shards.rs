@@ -115,9 +115,10 @@ impl Shards {
                 }
             };
             let stream = tokio::select! {
-                stream = reserve.admit(stream, meters) => stream,
+                stream = reserve.admit(stream, peer.ip(), meters) => stream,
                 () = stop.cancelled() => return,
             };
+            let Some(stream) = stream else { continue };
             turn = (turn + 1) % self.senders.len();
             // Waits while the shard is behind: the kernel's backlog is the bound.
             let waiting = reserve.waiting_place(peer.ip());

@@ -3,6 +3,7 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -10,17 +11,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
+use super::delivery::Delivery;
+
 /// See the module's text.
 pub struct StallLimited {
     stream: TcpStream,
     stall: Duration,
     /// Runs while the client takes nothing; a connection that keeps up has none.
     deadline: Option<Pin<Box<Sleep>>>,
+    delivery: Arc<Delivery>,
 }
 
 impl StallLimited {
-    pub fn new(stream: TcpStream, stall: Duration) -> Self {
-        Self { stream, stall, deadline: None }
+    pub fn new(stream: TcpStream, stall: Duration, delivery: Arc<Delivery>) -> Self {
+        Self { stream, stall, deadline: None, delivery }
     }
 
     pub fn into_inner(self) -> TcpStream {
@@ -33,7 +37,9 @@ impl StallLimited {
         written: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if written.is_ready() {
-            self.deadline = None;
+            if self.deadline.take().is_some() {
+                self.delivery.moved();
+            }
             return written;
         }
         let stall = self.stall;
@@ -79,6 +85,8 @@ impl AsyncWrite for StallLimited {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Only what hyper has written as a whole is flushed.
+        self.delivery.sent();
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

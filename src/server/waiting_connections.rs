@@ -1,8 +1,7 @@
-//! The HTTP connections that wait for their clients: for the rest of a request, for the next one,
-//! or until a reply is read. They give their file descriptors up when none is left for others: of
-//! the address that has most of them the one that has waited longest.
+//! The HTTP connections that wait for their clients: for the rest of a request, for the next one, or
+//! until a reply is read. They give their file descriptors up when none is left for others: of the
+//! address that has most HTTP connections the one that has waited longest.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -12,6 +11,9 @@ use tokio::sync::Notify;
 
 use crate::clients::ClientAddress;
 
+/// Addresses with so many connections or fewer count alike.
+const FEW: usize = 4;
+
 /// See the module's text.
 #[derive(Default)]
 pub struct WaitingConnections {
@@ -20,58 +22,67 @@ pub struct WaitingConnections {
     ended: Notify,
 }
 
+/// Who gives up a descriptor for a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victim {
+    /// A connection that waited, and is told to end.
+    Waiting,
+    /// The new one: its address has more than any that could give one up.
+    New,
+    /// Nobody can.
+    Nobody,
+}
+
 #[derive(Default)]
 struct Table {
-    /// How to cut each connection, by when it began to wait.
-    by_address: HashMap<ClientAddress, BTreeMap<u64, Arc<Notify>>>,
+    by_address: HashMap<ClientAddress, Connections>,
     next: u64,
 }
 
+/// Those of one address.
+#[derive(Default)]
+struct Connections {
+    count: usize,
+    /// How to end each that waits, by when it began to.
+    waiting: BTreeMap<u64, Arc<Notify>>,
+}
+
+impl Connections {
+    fn rank(&self) -> usize {
+        self.count.max(FEW)
+    }
+}
+
 impl WaitingConnections {
-    /// Cuts one; false if none waits.
-    pub fn cut_one(&self) -> bool {
+    /// Finds a descriptor for a new connection of this address; `None` where it is not known yet.
+    pub fn make_room(&self, new: Option<IpAddr>) -> Victim {
         let mut table = self.table.lock();
-        let longest = |waiting: &BTreeMap<u64, _>| waiting.keys().next().copied();
+        let own =
+            new.and_then(|peer| table.by_address.get(&peer.into())).map_or(0, |own| own.count);
         let most = table
             .by_address
-            .iter()
-            .filter_map(|(address, waiting)| {
-                Some(((waiting.len(), u64::MAX - longest(waiting)?), *address))
+            .values_mut()
+            .filter_map(|one| {
+                let since = *one.waiting.keys().next()?;
+                Some(((one.rank(), u64::MAX - since), one))
             })
             .max_by_key(|(rank, _)| *rank);
-        let Some((_, address)) = most else { return false };
-        let Some(waiting) = table.by_address.get_mut(&address) else { return false };
-        let cut = waiting.pop_first();
-        if waiting.is_empty() {
-            table.by_address.remove(&address);
+        let least = most.as_ref().map_or(FEW, |((rank, _), _)| *rank);
+        if own > least {
+            return Victim::New;
         }
-        if let Some((_, cut)) = &cut {
-            cut.notify_one();
+        match most.and_then(|(_, connections)| connections.waiting.pop_first()) {
+            Some((_, cut)) => {
+                cut.notify_one();
+                Victim::Waiting
+            }
+            None => Victim::Nobody,
         }
-        cut.is_some()
     }
 
     /// Waits until a connection has ended and its descriptor is free.
     pub async fn ended(&self) {
         self.ended.notified().await;
-    }
-
-    fn enter(&self, address: ClientAddress, cut: Arc<Notify>) -> u64 {
-        let mut table = self.table.lock();
-        let since = table.next;
-        table.next += 1;
-        table.by_address.entry(address).or_default().insert(since, cut);
-        since
-    }
-
-    fn leave(&self, address: ClientAddress, since: u64) {
-        let mut table = self.table.lock();
-        if let Some(waiting) = table.by_address.get_mut(&address) {
-            waiting.remove(&since);
-            if waiting.is_empty() {
-                table.by_address.remove(&address);
-            }
-        }
     }
 }
 
@@ -80,14 +91,15 @@ pub struct WaitingPlace {
     connections: Arc<WaitingConnections>,
     address: ClientAddress,
     cut: Arc<Notify>,
-    since: Cell<Option<u64>>,
+    since: Mutex<Option<u64>>,
 }
 
 impl WaitingPlace {
     /// Of a new connection, which waits for its first request.
     pub fn new(connections: Arc<WaitingConnections>, peer: IpAddr) -> Self {
         let (address, cut) = (ClientAddress::from(peer), Arc::default());
-        let place = Self { connections, address, cut, since: Cell::new(None) };
+        connections.table.lock().by_address.entry(address).or_default().count += 1;
+        let place = Self { connections, address, cut, since: Mutex::new(None) };
         place.wait();
         place
     }
@@ -100,14 +112,27 @@ impl WaitingPlace {
     /// It waits for its client from now on.
     pub fn wait(&self) {
         self.leave();
-        let since = self.connections.enter(self.address, self.cut.clone());
-        self.since.set(Some(since));
+        let mut table = self.connections.table.lock();
+        let since = table.next;
+        table.next += 1;
+        if let Some(own) = table.by_address.get_mut(&self.address) {
+            own.waiting.insert(since, self.cut.clone());
+        }
+        *self.since.lock() = Some(since);
+    }
+
+    /// Whether it waits for its client.
+    pub fn waits(&self) -> bool {
+        self.since.lock().is_some()
     }
 
     /// It waits for its client no longer.
     pub fn leave(&self) {
-        if let Some(since) = self.since.take() {
-            self.connections.leave(self.address, since);
+        let mut table = self.connections.table.lock();
+        if let Some(since) = self.since.lock().take()
+            && let Some(own) = table.by_address.get_mut(&self.address)
+        {
+            own.waiting.remove(&since);
         }
     }
 }
@@ -115,6 +140,14 @@ impl WaitingPlace {
 impl Drop for WaitingPlace {
     fn drop(&mut self) {
         self.leave();
+        let mut table = self.connections.table.lock();
+        if let Some(own) = table.by_address.get_mut(&self.address) {
+            own.count -= 1;
+            if own.count == 0 {
+                table.by_address.remove(&self.address);
+            }
+        }
+        drop(table);
         self.connections.ended.notify_one();
     }
 }
@@ -138,24 +171,24 @@ mod tests {
     #[tokio::test]
     async fn the_address_with_most_connections_loses_the_one_that_waited_longest() {
         let connections = Arc::new(WaitingConnections::default());
-        assert!(!connections.cut_one(), "there is none");
+        assert_eq!(connections.make_room(None), Victim::Nobody);
         let one = place(&connections, 1);
-        let many = [place(&connections, 2), place(&connections, 2), place(&connections, 2)];
+        let mut many: Vec<_> = (0..FEW + 2).map(|_| place(&connections, 2)).collect();
         // The first has a request under way, then waits for the next one.
         many[0].leave();
         many[0].wait();
-        assert!(connections.cut_one());
-        assert!(is_cut(&many[1]).await);
-        assert!(connections.cut_one());
-        assert!(is_cut(&many[2]).await && !is_cut(&many[0]).await);
-        // With one each, the one that has waited longer.
-        assert!(connections.cut_one());
-        assert!(is_cut(&one).await && !is_cut(&many[0]).await);
+        for _ in 0..2 {
+            assert_eq!(connections.make_room(None), Victim::Waiting);
+            assert!(is_cut(&many.remove(1)).await);
+        }
+        // An address with few has no more than one with a single one: the longer wait decides.
+        assert_eq!(connections.make_room(None), Victim::Waiting);
+        assert!(is_cut(&one).await && !is_cut(&many[1]).await);
         drop(one);
         timeout(Duration::ZERO, connections.ended()).await.expect("one has ended");
         drop(many);
         assert!(connections.table.lock().by_address.is_empty());
-        assert!(!connections.cut_one());
+        assert_eq!(connections.make_room(None), Victim::Nobody);
     }
 
     #[tokio::test]
@@ -163,6 +196,20 @@ mod tests {
         let connections = Arc::new(WaitingConnections::default());
         let busy = place(&connections, 1);
         busy.leave();
-        assert!(!connections.cut_one() && !is_cut(&busy).await);
+        assert_eq!(connections.make_room(None), Victim::Nobody);
+        assert!(!is_cut(&busy).await);
+    }
+    #[tokio::test]
+    async fn a_new_connection_takes_none_of_an_address_that_has_fewer() {
+        let connections = Arc::new(WaitingConnections::default());
+        let few = place(&connections, 1);
+        let busy: Vec<_> = (0..FEW + 1).map(|_| place(&connections, 2)).collect();
+        busy.iter().for_each(WaitingPlace::leave);
+        let of = |address| connections.make_room(Some(IpAddr::from([10, 0, 0, address])));
+        assert_eq!(of(2), Victim::New);
+        assert!(!is_cut(&few).await);
+        assert_eq!(of(3), Victim::Waiting);
+        assert!(is_cut(&few).await);
+        assert_eq!((of(3), of(2)), (Victim::Nobody, Victim::New));
     }
 }

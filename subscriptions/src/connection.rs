@@ -19,11 +19,11 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::codec::{Codec, Received};
-use crate::executor::{Execution, Executor, StreamPlace};
+use crate::executor::{Budget, Execution, Executor, StreamPlace};
 use crate::limits::{
-    BYTES_PER_TURN, CLOSE_LINGER, FRAMES_PER_WRITE, PONG_INTERVALS, READS_PER_TURN,
-    REFUSALS_AT_ONCE, REFUSALS_PER_SWEEP, REPLY_BACKLOG_BYTES, SILENT_INTERVALS, START_DEADLINE,
-    TIME_PER_TURN, UNFINISHED_MESSAGE, UNHEARD_BYTES,
+    BYTES_OF_A_REFUSAL, BYTES_PER_TURN, CLOSE_LINGER, FRAMES_PER_WRITE, PONG_INTERVALS,
+    READS_PER_TURN, REFUSALS_AT_ONCE, REFUSALS_PER_SWEEP, REPLY_BACKLOG_BYTES, SILENT_INTERVALS,
+    START_DEADLINE, TIME_PER_TURN, UNFINISHED_MESSAGE, UNHEARD_BYTES,
 };
 use crate::protocol::{self, CloseCode};
 use crate::ring::Frame;
@@ -96,7 +96,7 @@ pub(crate) struct Connection<S, E: Executor> {
     /// yet. It may be none, as the codec itself holds whole messages too.
     unhandled: Option<Vec<u8>>,
     /// Refusals until nothing more is handled before the next sweep.
-    refusals_left: u16,
+    refusals_left: i32,
     codec: Codec,
     session: Session,
     principal: Option<E::Principal>,
@@ -283,7 +283,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
         }
-        if !shard.admits(&self.ticket, cx.waker()) {
+        if !shard.admits(&self.ticket, &self.client, cx.waker()) {
             return Poll::Pending;
         }
         self.clear = false;
@@ -314,7 +314,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         let turn = Allowance::new();
         let mut buffer = shard.read_buffer.borrow_mut();
         for _ in 0..READS_PER_TURN {
-            if self.dead || self.replies.len() > REPLY_BACKLOG_BYTES || self.refusals_left == 0 {
+            if self.dead || self.replies.len() > REPLY_BACKLOG_BYTES || self.refusals_left <= 0 {
                 // The flush that makes room wakes this task, or the sweep.
                 return Ok(());
             }
@@ -353,7 +353,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         let mut whole = 0;
         let is_fresh = !input.is_empty();
         loop {
-            if whole > 0 && (turn.is_used_up() || self.refusals_left == 0) {
+            if whole > 0 && (turn.is_used_up() || self.refusals_left <= 0) {
                 self.unhandled = Some(input.to_vec());
                 break;
             }
@@ -370,7 +370,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                     break;
                 }
                 Ok(Some(_)) if self.closing.is_some() => {}
-                Ok(Some(Received::Sign)) => {}
+                Ok(Some(Received::Sign)) => self.charge(0, shard),
                 Ok(Some(Received::Text(text))) => self.receive(&text, shard),
                 Ok(Some(Received::Binary)) => {
                     self.close(CloseCode::InvalidMessage, "Binary messages are not used", shard);
@@ -392,12 +392,13 @@ impl<S: Socket, E: Executor> Connection<S, E> {
 
     fn receive(&mut self, text: &str, shard: &Shard<S, E>) {
         shard.meters.messages_received.add(1);
+        self.charge(text.len(), shard);
         match self.session.receive(text, &shard.limits, shard.now()) {
             Decision::Nothing => {}
             Decision::Reply(message) => protocol::text_frame(&message, &mut self.replies),
             Decision::Refuse(message) => {
                 protocol::text_frame(&message, &mut self.replies);
-                self.count_refusal();
+                self.count_refusals(1);
             }
             Decision::Close { code, reason } => self.close(code, &reason, shard),
             Decision::End { operation, answer } => {
@@ -427,6 +428,13 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 let execution = shard.executor.execute(request, principal);
                 self.begin(operation, execution, shard);
             }
+        }
+    }
+
+    /// A client that sends more than it may is read less often.
+    fn charge(&mut self, bytes: usize, shard: &Shard<S, E>) {
+        if shard.executor.charge_message(&self.client, bytes) == Budget::Exceeded {
+            self.count_refusals(1 + bytes / BYTES_OF_A_REFUSAL);
         }
     }
 
@@ -492,15 +500,16 @@ impl<S: Socket, E: Executor> Connection<S, E> {
     }
 
     fn refuse(&mut self, operation: OperationRef, errors: &[u8]) {
-        self.count_refusal();
+        self.count_refusals(1);
         if let Some(message) = self.session.refuse(operation, errors) {
             protocol::text_frame(&message, &mut self.replies);
         }
     }
 
     /// A client that asks on and on for what it is refused is read less often.
-    fn count_refusal(&mut self) {
-        self.refusals_left = self.refusals_left.saturating_sub(1);
+    fn count_refusals(&mut self, count: usize) {
+        let count = i32::try_from(count).unwrap_or(i32::MAX);
+        self.refusals_left = self.refusals_left.saturating_sub(count);
     }
 
     /// A query turned out to be refused after it was handed to a task.
@@ -510,7 +519,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         };
         self.work[operation.slot as usize] = None;
         self.clear = false;
-        self.count_refusal();
+        self.count_refusals(1);
         protocol::text_frame(&message, &mut self.replies);
         self.wake();
     }
@@ -583,7 +592,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
     /// Looks at the deadlines; called every `SWEEP_INTERVAL`.
     pub(crate) fn sweep(&mut self, now: Instant, shard: &Shard<S, E>) {
         let limits = &shard.limits;
-        if self.refusals_left == 0 {
+        if self.refusals_left <= 0 {
             self.wake();
         }
         self.refusals_left = (self.refusals_left + REFUSALS_PER_SWEEP).min(REFUSALS_AT_ONCE);

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 
+use crate::rounds::Priority;
 use crate::stream::ResponseStream;
 
 /// A GraphQL request, as it stands in a `subscribe` payload or an HTTP body.
@@ -99,6 +100,14 @@ pub struct InitRefused {
     pub reason: String,
 }
 
+/// What a client's message costs the hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Budget {
+    Within,
+    /// The client has spent more than it may: further messages wait.
+    Exceeded,
+}
+
 /// Implemented by the hub once; the engine's tests have a small one of their own.
 pub trait Executor: Send + Sync + 'static {
     /// Who the client proved to be.
@@ -106,6 +115,12 @@ pub trait Executor: Send + Sync + 'static {
 
     /// Where a connection comes from, as known when it was accepted: who pays for its work.
     type Client: Clone + 'static;
+
+    /// Charges a client for a message of so many bytes, whatever it says.
+    fn charge_message(&self, client: &Self::Client, bytes: usize) -> Budget;
+
+    /// Whether a client's connections wait for those of others, as it has caused much work lately.
+    fn priority(&self, client: &Self::Client) -> Priority;
 
     /// Judges the payload of `connection_init` (or an HTTP request's credentials). Called once for
     /// each socket.

@@ -28,7 +28,8 @@ pub mod worker;
 pub use connection::{Guard, Socket};
 pub use dialect::Dialect;
 pub use executor::{
-    Execution, Executor, InitRefused, OperationKind, PERSISTED, Request, SingleResult, StreamPlace,
+    Budget, Execution, Executor, InitRefused, OperationKind, PERSISTED, Request, SingleResult,
+    StreamPlace,
 };
 pub use key::OperationKey;
 pub use limits::Limits;
@@ -39,6 +40,7 @@ pub use position::{Cursor, CursorError, Epoch, Position, topic_hash};
 pub use protocol::CloseCode;
 pub use reader::{End, Reader};
 pub use ring::Frame;
+pub use rounds::Priority;
 pub use schedule::{Audience, Pace, Repaced, Schedule};
 pub use shard::{Opening, Rank, Shard};
 pub use stream::{OpenError, ResponseStream, Source, Start, StreamLimits, Streams};

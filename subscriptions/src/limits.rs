@@ -85,8 +85,10 @@ pub(crate) const TIME_PER_ROUND: Duration = Duration::from_micros(250);
 
 /// Operations that one socket may be refused at once; then its messages wait, and so many more are
 /// handled at each sweep. A refusal costs some 10 µs, which no limit of operations counts.
-pub(crate) const REFUSALS_AT_ONCE: u16 = 256;
-pub(crate) const REFUSALS_PER_SWEEP: u16 = 16;
+pub(crate) const REFUSALS_AT_ONCE: i32 = 256;
+pub(crate) const REFUSALS_PER_SWEEP: i32 = 16;
+/// A message of a client that has exceeded its budget counts as one refusal for each so many bytes.
+pub(crate) const BYTES_OF_A_REFUSAL: usize = 1 << 10;
 
 /// A socket's clock granularity: deadlines are looked at this often.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(250);

@@ -12,6 +12,16 @@ use crate::limits::TIME_PER_ROUND;
 
 /// Connections that are admitted after one fan-out at most.
 const MOST_AT_ONCE: usize = 1_024;
+/// One in so many admissions goes to the low priority first, so that it never starves.
+const LOW_EVERY: u32 = 4;
+
+/// Which connections have their turns first, where there is not enough time for all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Priority {
+    #[default]
+    High,
+    Low,
+}
 
 /// Where a connection stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,14 +38,32 @@ type Queued = (Waker, Rc<Cell<Standing>>);
 #[derive(Debug, Default)]
 pub(crate) struct Ticket(Rc<Cell<Standing>>);
 
+/// The connections of one priority that wait.
+#[derive(Debug, Default)]
+struct Line {
+    queue: VecDeque<Queued>,
+    /// Those that were admitted in vain, as others took all the time: they come before the queue.
+    returned: VecDeque<Queued>,
+}
+
+impl Line {
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.returned.is_empty()
+    }
+
+    fn pop(&mut self) -> Option<Queued> {
+        self.returned.pop_front().or_else(|| self.queue.pop_front())
+    }
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) struct Rounds {
     /// Since the last fan-out.
     spent: Cell<Duration>,
-    queue: RefCell<VecDeque<Queued>>,
-    /// Those that were admitted in vain, as others took all the time: they come before the queue.
-    returned: RefCell<VecDeque<Queued>>,
+    /// By [`Priority`].
+    lines: RefCell<[Line; 2]>,
+    admissions: Cell<u32>,
     at_once: Cell<usize>,
     /// Nobody waits any more.
     has_ended: Cell<bool>,
@@ -45,8 +73,8 @@ impl Default for Rounds {
     fn default() -> Self {
         Self {
             spent: Cell::default(),
-            queue: RefCell::default(),
-            returned: RefCell::default(),
+            lines: RefCell::default(),
+            admissions: Cell::default(),
             at_once: Cell::new(1),
             has_ended: Cell::new(false),
         }
@@ -55,15 +83,16 @@ impl Default for Rounds {
 
 impl Rounds {
     /// Whether a connection has its turn now; otherwise `waker` is woken when it has.
-    pub(crate) fn admits(&self, ticket: &Ticket, waker: &Waker) -> bool {
+    pub(crate) fn admits(&self, ticket: &Ticket, priority: Priority, waker: &Waker) -> bool {
         let has_time = self.spent.get() < TIME_PER_ROUND;
-        let (mut queue, mut returned) = (self.queue.borrow_mut(), self.returned.borrow_mut());
-        let is_empty = queue.is_empty() && returned.is_empty();
+        let mut lines = self.lines.borrow_mut();
+        let place = priority as usize;
+        let is_first = lines[..=place].iter().all(Line::is_empty);
         let line = match ticket.0.get() {
             _ if self.has_ended.get() => return true,
             Standing::Queued => return false,
-            Standing::Admitted if !has_time => &mut *returned,
-            Standing::Free if !has_time || !is_empty => &mut *queue,
+            Standing::Admitted if !has_time => &mut lines[place].returned,
+            Standing::Free if !has_time || !is_first => &mut lines[place].queue,
             Standing::Free | Standing::Admitted => {
                 ticket.0.set(Standing::Free);
                 return true;
@@ -87,10 +116,10 @@ impl Rounds {
             _ => self.at_once.get(),
         };
         self.at_once.set(at_once.clamp(1, MOST_AT_ONCE));
-        let (mut queue, mut returned) = (self.queue.borrow_mut(), self.returned.borrow_mut());
+        let mut lines = self.lines.borrow_mut();
         let mut admitted = 0;
         while admitted < self.at_once.get()
-            && let Some((waker, standing)) = returned.pop_front().or_else(|| queue.pop_front())
+            && let Some((waker, standing)) = self.next(&mut lines)
         {
             // One that is gone has no ticket.
             if Rc::strong_count(&standing) > 1 {
@@ -102,11 +131,24 @@ impl Rounds {
         admitted > 0
     }
 
+    fn next(&self, lines: &mut [Line; 2]) -> Option<Queued> {
+        let number = self.admissions.get().wrapping_add(1);
+        self.admissions.set(number);
+        let [high, low] = lines;
+        match number.is_multiple_of(LOW_EVERY) {
+            true => low.pop().or_else(|| high.pop()),
+            false => high.pop().or_else(|| low.pop()),
+        }
+    }
+
     /// Lets all have their turns from now on.
     pub(crate) fn end(&self) {
         self.has_ended.set(true);
-        let (mut queue, mut returned) = (self.queue.borrow_mut(), self.returned.borrow_mut());
-        returned.drain(..).chain(queue.drain(..)).for_each(|(waker, _)| waker.wake());
+        for line in &mut *self.lines.borrow_mut() {
+            while let Some((waker, _)) = line.pop() {
+                waker.wake();
+            }
+        }
     }
 }
 
@@ -132,8 +174,9 @@ mod tests {
 
     /// Gives each admitted connection its turn, and returns how many there were.
     fn round(rounds: &Rounds, tickets: &[Ticket], waker: &Waker) -> usize {
-        let admitted =
-            |ticket: &&Ticket| ticket.0.get() == Standing::Admitted && rounds.admits(ticket, waker);
+        let admitted = |ticket: &&Ticket| {
+            ticket.0.get() == Standing::Admitted && rounds.admits(ticket, Priority::High, waker)
+        };
         tickets.iter().filter(admitted).inspect(|_| rounds.spend(TURN)).count()
     }
 
@@ -143,14 +186,14 @@ mod tests {
         let waker = Waker::from(count.clone());
         rounds.spend(TIME_PER_ROUND);
         let tickets: Vec<_> = (0..CROWD).map(|_| Ticket::default()).collect();
-        assert!(!tickets.iter().any(|ticket| rounds.admits(ticket, &waker)));
+        assert!(!tickets.iter().any(|ticket| rounds.admits(ticket, Priority::High, &waker)));
         // Those that are polled again keep their place, and have no second one.
-        assert!(!tickets.iter().any(|ticket| rounds.admits(ticket, &waker)));
+        assert!(!tickets.iter().any(|ticket| rounds.admits(ticket, Priority::High, &waker)));
         let (mut done, mut number) = (0, 0);
         while rounds.begin() {
             if tickets.last().is_some_and(|last| last.0.get() == Standing::Queued) {
                 let late = Ticket::default();
-                assert!(!rounds.admits(&late, &waker), "it goes behind the crowd");
+                assert!(!rounds.admits(&late, Priority::High, &waker), "it goes behind the crowd");
             }
             let admitted = round(&rounds, &tickets[done..], &waker);
             assert!(tickets[done..][admitted..].iter().all(|one| one.0.get() == Standing::Queued));
@@ -170,8 +213,8 @@ mod tests {
         // Those that came late are gone, and take nobody's turn.
         rounds.spend(TIME_PER_ROUND);
         let last = Ticket::default();
-        assert!(!rounds.admits(&last, &waker));
-        assert!(rounds.begin() && rounds.admits(&last, &waker) && !rounds.begin());
+        assert!(!rounds.admits(&last, Priority::High, &waker));
+        assert!(rounds.begin() && rounds.admits(&last, Priority::High, &waker) && !rounds.begin());
     }
 
     #[test]
@@ -180,16 +223,49 @@ mod tests {
         let [quick, first, second, last] = <[Ticket; 4]>::default();
         // Two turns that cost nothing: now two are admitted at once.
         rounds.spend(TIME_PER_ROUND);
-        assert!(!rounds.admits(&quick, &waker));
-        assert!(rounds.begin() && rounds.admits(&quick, &waker) && !rounds.begin());
+        assert!(!rounds.admits(&quick, Priority::High, &waker));
+        assert!(rounds.begin() && rounds.admits(&quick, Priority::High, &waker) && !rounds.begin());
         rounds.spend(TIME_PER_ROUND);
-        assert!(![&first, &second, &last].iter().any(|ticket| rounds.admits(ticket, &waker)));
+        assert!(![&first, &second, &last].iter().any(|ticket| rounds.admits(
+            ticket,
+            Priority::High,
+            &waker
+        )));
         assert!(rounds.begin());
-        assert!(rounds.admits(&first, &waker));
+        assert!(rounds.admits(&first, Priority::High, &waker));
         rounds.spend(TIME_PER_ROUND);
         assert_eq!(second.0.get(), Standing::Admitted);
-        assert!(!rounds.admits(&second, &waker), "the first one took all the time");
-        assert!(rounds.begin() && rounds.admits(&second, &waker));
+        assert!(!rounds.admits(&second, Priority::High, &waker), "the first one took all the time");
+        assert!(rounds.begin() && rounds.admits(&second, Priority::High, &waker));
+    }
+
+    #[test]
+    fn those_of_low_priority_wait_for_the_others_and_never_starve() {
+        let (rounds, waker) = (Rounds::default(), Waker::from(Arc::<Count>::default()));
+        rounds.spend(TIME_PER_ROUND);
+        let low: Vec<_> = (0..100).map(|_| Ticket::default()).collect();
+        assert!(!low.iter().any(|ticket| rounds.admits(ticket, Priority::Low, &waker)));
+        let high = Ticket::default();
+        assert!(!rounds.admits(&high, Priority::High, &waker));
+        assert!(rounds.begin());
+        assert!(rounds.admits(&high, Priority::High, &waker), "it came last and goes first");
+        assert!(rounds.admits(&Ticket::default(), Priority::High, &waker), "while there is time");
+        assert!(!rounds.admits(&Ticket::default(), Priority::Low, &waker), "others are before it");
+        // There is always one of the high priority that waits.
+        let mut served = 0;
+        for _ in 0..400 {
+            rounds.spend(TIME_PER_ROUND);
+            let next = Ticket::default();
+            assert!(!rounds.admits(&next, Priority::High, &waker));
+            rounds.begin();
+            let is_admitted = |ticket: &&Ticket| ticket.0.get() == Standing::Admitted;
+            let mut of_low = low.iter().filter(is_admitted);
+            served += of_low
+                .by_ref()
+                .filter(|ticket| rounds.admits(ticket, Priority::Low, &waker))
+                .count();
+        }
+        assert!(served >= 50, "{served}");
     }
 
     #[test]
@@ -197,9 +273,12 @@ mod tests {
         let (rounds, count) = (Rounds::default(), Arc::<Count>::default());
         let (waker, ticket) = (Waker::from(count.clone()), Ticket::default());
         rounds.spend(TIME_PER_ROUND);
-        assert!(!rounds.admits(&ticket, &waker));
+        assert!(!rounds.admits(&ticket, Priority::High, &waker));
         rounds.end();
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
-        assert!(rounds.admits(&ticket, &waker) && rounds.admits(&Ticket::default(), &waker));
+        assert!(
+            rounds.admits(&ticket, Priority::High, &waker)
+                && rounds.admits(&Ticket::default(), Priority::High, &waker)
+        );
     }
 }

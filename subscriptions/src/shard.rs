@@ -366,10 +366,10 @@ impl<S: Socket, E: Executor> Shard<S, E> {
 
     /// Runs the work of a connection that is no WebSocket in turn with them: it is polled while a
     /// round of the shard has time left for sockets.
-    pub async fn in_turn<T>(&self, work: impl Future<Output = T>) -> T {
+    pub async fn in_turn<T>(&self, client: &E::Client, work: impl Future<Output = T>) -> T {
         let (mut work, ticket) = (pin!(work), Ticket::default());
         poll_fn(|cx| {
-            if !self.admits(&ticket, cx.waker()) {
+            if !self.admits(&ticket, client, cx.waker()) {
                 return Poll::Pending;
             }
             let begin = std::time::Instant::now();
@@ -381,8 +381,8 @@ impl<S: Socket, E: Executor> Shard<S, E> {
     }
 
     /// Whether a connection has its turn now. Otherwise it is woken after one of the next fan-outs.
-    pub(crate) fn admits(&self, ticket: &Ticket, waker: &Waker) -> bool {
-        let admits = self.rounds.admits(ticket, waker);
+    pub(crate) fn admits(&self, ticket: &Ticket, client: &E::Client, waker: &Waker) -> bool {
+        let admits = self.rounds.admits(ticket, self.executor.priority(client), waker);
         if !admits {
             self.doorbell.wake();
         }

@@ -3,15 +3,15 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use spreadly_subscriptions::{
-    Execution, Executor, Frame, InitRefused, Meters, OperationKey, OperationKind, Request,
-    ResponseStream, SingleResult, Source, Start, StreamLimits, Streams,
+    Budget, Execution, Executor, Frame, InitRefused, Meters, OperationKey, OperationKind, Priority,
+    Request, ResponseStream, SingleResult, Source, Start, StreamLimits, Streams,
 };
 
 /// How many changes the board can tell of; older readers get a snapshot.
@@ -245,19 +245,32 @@ impl Source for BoardSource {
 pub struct BoardExecutor {
     pub board: Arc<Board>,
     pub streams: Arc<Streams>,
+    /// What clients may still send before their budget is exceeded.
+    pub message_bytes: AtomicUsize,
 }
 
 impl BoardExecutor {
     pub fn new(limits: StreamLimits) -> (Arc<Self>, Arc<Meters>) {
         let meters = Arc::new(Meters::default());
         let streams = Arc::new(Streams::new(limits, meters.clone()));
-        (Arc::new(Self { board: Arc::default(), streams }), meters)
+        let message_bytes = AtomicUsize::new(usize::MAX);
+        (Arc::new(Self { board: Arc::default(), streams, message_bytes }), meters)
     }
 }
 
 impl Executor for BoardExecutor {
     type Principal = ();
     type Client = ();
+
+    fn charge_message(&self, (): &(), bytes: usize) -> Budget {
+        let left = self.message_bytes.load(Ordering::Relaxed).saturating_sub(bytes + 1);
+        self.message_bytes.store(left, Ordering::Relaxed);
+        if left > 0 { Budget::Within } else { Budget::Exceeded }
+    }
+
+    fn priority(&self, (): &()) -> Priority {
+        Priority::High
+    }
 
     fn init(&self, payload: Option<&Map<String, Value>>, (): &()) -> Result<(), InitRefused> {
         match payload.and_then(|payload| payload.get("refuse")) {

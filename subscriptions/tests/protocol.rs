@@ -1,5 +1,6 @@
 //! graphql-transport-ws as CONTRACT section 7 has it, at the engine.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -134,6 +135,33 @@ fn a_client_that_is_refused_on_and_on_is_read_less_often() {
         let at_once = answers.iter().filter(|at| **at == answers[0]).count();
         assert_eq!(at_once, 256, "{answers:?}");
         assert_eq!(answers[299] - answers[0], 3, "{answers:?}");
+        drop(client);
+        hub.is_clean().await;
+    });
+}
+
+#[test]
+fn a_client_that_has_exceeded_its_budget_is_read_less_often_by_what_it_sends() {
+    paused(async {
+        let hub = hub();
+        let mut client = hub.connect(1 << 20);
+        client.init().await;
+        // Beside a pong, whose payload the hub ignores.
+        let pong = json!({"type": "pong", "payload": {"fill": "x".repeat(64 << 10)}});
+        for within in [true, false] {
+            let budget = if within { usize::MAX } else { 0 };
+            hub.executor.message_bytes.store(budget, Ordering::Relaxed);
+            let begin = tokio::time::Instant::now();
+            for _ in 0..8 {
+                client.say(&pong).await;
+            }
+            client.say(&json!({"type": "ping"})).await;
+            let Heard::Message(answer) = client.hear().await else { panic!("no answer") };
+            assert_eq!(answer["type"], "pong");
+            // Four of them at once, then 16 KiB at each look at the deadlines.
+            let looks = begin.elapsed().as_millis() / 250;
+            assert_eq!(looks >= 4 * 65 / 16, !within, "{looks}");
+        }
         drop(client);
         hub.is_clean().await;
     });

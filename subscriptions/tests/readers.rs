@@ -128,7 +128,7 @@ fn a_fan_out_does_not_wait_for_all_connections_that_are_no_sockets() {
                     std::thread::sleep(Duration::from_millis(1));
                     done.set(done.get() + 1);
                 };
-                shard.in_turn(work).await;
+                shard.in_turn(&(), work).await;
             });
         }
         done

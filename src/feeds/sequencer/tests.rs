@@ -446,6 +446,31 @@ fn filled(order: u32, size: u32) -> String {
 }
 
 #[tokio::test]
+async fn the_larger_a_checkpoint_the_more_events_until_the_next_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = path(&folder);
+    let hub = Hub::start(&path, 20);
+    let mut lines = vec![market("O-P", "ACTIVE", "o")];
+    lines.extend((0..3_000).map(|order| placed(order, 1 + order % 9, 1)));
+    for batch in lines.chunks(10) {
+        assert_eq!(hub.send(batch).await.refused, 0);
+    }
+    hub.stop();
+    let database = rusqlite::Connection::open(&path).unwrap();
+    let mut query = database
+        .prepare("SELECT sequence, length(state) FROM checkpoints ORDER BY sequence")
+        .unwrap();
+    let rows = query.query_map([], |row| Ok([row.get(0)?, row.get(1)?])).unwrap();
+    let all: Vec<_> = rows.map(|row| row.unwrap().map(i64::cast_unsigned)).collect();
+    assert!(all.len() > 4 && all[all.len() - 1][1] > 100_000, "{all:?}");
+    for pair in all.windows(2) {
+        let events = pair[1][0] - pair[0][0];
+        let wanted = (pair[0][1] / super::CHECKPOINT_BYTES_PER_EVENT).max(20);
+        assert!((wanted..wanted + 20).contains(&events), "{all:?}");
+    }
+}
+
+#[tokio::test]
 async fn orders_and_their_book_come_back_from_checkpoints() {
     let seed = 20_261_125;
     println!("seed {seed}");

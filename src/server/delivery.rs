@@ -1,0 +1,45 @@
+//! What one HTTP connection has to deliver: whether it waits for its client, and how many bytes of a
+//! reply have not left yet.
+
+use parking_lot::Mutex;
+
+use super::waiting_connections::WaitingPlace;
+use crate::clients::ReplyBytes;
+
+/// See the module's text. Dropped after the connection.
+pub struct Delivery {
+    /// `None` for a proxy's connection, which may have clients that do not wait.
+    waiting: Option<WaitingPlace>,
+    unsent: Mutex<Option<ReplyBytes>>,
+}
+
+impl Delivery {
+    pub fn new(waiting: Option<WaitingPlace>) -> Self {
+        Self { waiting, unsent: Mutex::new(None) }
+    }
+
+    /// A request is there as a whole: from now on its client waits for the hub.
+    pub fn begin_work(&self) {
+        self.waiting.iter().for_each(WaitingPlace::leave);
+    }
+
+    /// A reply is there as a whole: from now on the hub waits for the client.
+    pub fn end_work(&self) {
+        self.waiting.iter().for_each(WaitingPlace::wait);
+    }
+
+    /// The bytes of a reply that is about to be sent.
+    pub fn begin_reply(&self, bytes: ReplyBytes) {
+        *self.unsent.lock() = Some(bytes);
+    }
+
+    /// The client has taken bytes that waited for it: it waits from now on, not since before.
+    pub fn moved(&self) {
+        self.waiting.iter().filter(|place| place.waits()).for_each(WaitingPlace::wait);
+    }
+
+    /// All bytes have left.
+    pub fn sent(&self) {
+        *self.unsent.lock() = None;
+    }
+}
