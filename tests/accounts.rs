@@ -308,7 +308,8 @@ async fn clients_can_not_take_the_descriptors_of_the_admin_port_and_of_the_feeds
 /// Requests that are not finished, or whose stream of events has ended.
 #[tokio::test]
 async fn connections_that_wait_give_their_descriptors_up_to_clients_of_other_addresses() {
-    let ended = "GET /graphql?query=subscription%7BorderBook(market:%22ERG-USD%22)%7B__typename%7D%7D \
+    let ended = "GET /graphql?query=subscription%7BorderBook(market:%22ERG-USD%22)\
+                 %7B__typename%7D%7D \
                  HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\nLast-Event-ID: none\r\n\r\n";
     for request in ["POST /graphql HTTP/1.1\r\nHost: ", ended] {
         let starter = &["prlimit", "--nofile=200:200"];

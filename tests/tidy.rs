@@ -8,7 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders and files of the repository's top level that hold what people write.
-const ROOMS: [&str; 6] = ["src", "subscriptions", "config", "loadtest", "tests", "graphiql"];
+const ROOMS: [&str; 7] =
+    ["src", "subscriptions", "config", "loadtest", "tests", "graphiql", "docs"];
 const DOCUMENTS: [&str; 4] = ["README.md", "ARCHITECTURE.md", "PROTOCOL.md", "CHANGELOG.md"];
 /// Folders that hold what tools write.
 const NOT_OURS: [&str; 4] = ["node_modules", "target", "corpus", "artifacts"];
@@ -20,14 +21,14 @@ const MOST_LINES: usize = 450;
 
 /// Words that plain English has no need of, and how often each is used today.
 const WORDS: [(&str, usize); 9] = [
-    ("told", 930),
+    ("told", 928),
     ("tell", 74),
-    ("tells", 73),
-    ("anew", 118),
-    ("whoever", 87),
-    ("behind", 363),
-    ("stands", 212),
-    ("stood", 40),
+    ("tells", 71),
+    ("anew", 115),
+    ("whoever", 83),
+    ("behind", 358),
+    ("stands", 211),
+    ("stood", 39),
     ("deaf", 5),
 ];
 
@@ -111,7 +112,7 @@ fn files_have_no_more_than_450_lines_before_their_tests() {
         .collect();
     let beyond: usize = long.values().map(|lines| lines - MOST_LINES).sum();
     println!("{long:#?}");
-    assert_ratchet("long files, and their lines beyond 450", &(long.len(), beyond), &(18, 3215));
+    assert_ratchet("long files, and their lines beyond 450", &(long.len(), beyond), &(18, 3179));
 }
 
 #[test]
@@ -184,7 +185,12 @@ fn links_and_documents_that_are_named_are_there() {
                 continue;
             }
             let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
-            let path = if path.is_empty() { &document.path } else { path };
+            let folder = document.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+            let path = match path {
+                "" => document.path.clone(),
+                path => format!("{folder}/{path}"),
+            };
+            let path = path.trim_start_matches('/');
             match fs::read_to_string(top().join(path)) {
                 Ok(text) if anchor.is_empty() || anchors(&text).contains(anchor) => {}
                 Ok(_) => missing.push(format!("{}: {target}", document.path)),
@@ -199,7 +205,7 @@ fn links_and_documents_that_are_named_are_there() {
         {
             let is_document = word.ends_with(".md")
                 && file_name(word).starts_with(|first: char| first.is_ascii_uppercase());
-            if is_document && !top().join(word).exists() {
+            if is_document && !top().join(word.trim_start_matches("../")).exists() {
                 missing.push(format!("{}: {word}", file.path));
             }
         }

@@ -259,8 +259,8 @@ impl ClientAccount {
         self.enter(|account| &account.sockets, limit, Refusal::SocketsPerAddress)
     }
 
-    /// Counts a reply over HTTP in until it has left, or says how many bytes of others have not. One
-    /// reply of any size may be on its way, and small ones always, as mutations have such.
+    /// Counts a reply over HTTP in until it has left, or says how many bytes of others have not.
+    /// One reply of any size may be on its way, and small ones always, as mutations have such.
     pub fn enter_reply(self: &Arc<Self>, bytes: usize) -> Result<ReplyBytes, usize> {
         let limit = self.shared.limits.reply_bytes_per_address;
         let may_enter = |current: usize| {

@@ -46,7 +46,8 @@ pub const GROUP_EVENTS: usize = 2_048;
 /// book, some 5 ms each.
 pub const CHECKPOINT_EVENTS: u64 = 2_000;
 /// A large checkpoint is followed by at least one event for each so many of its bytes, so that
-/// checkpoints cost an event no more than encoding so many bytes. All events wait while one is made.
+/// checkpoints cost an event no more than encoding so many bytes. All events wait while one is
+/// made.
 const CHECKPOINT_BYTES_PER_EVENT: u64 = 256;
 /// How often a wait for the log looks whether the hub shuts down.
 const LOOK: Duration = Duration::from_millis(20);

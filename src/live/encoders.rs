@@ -18,8 +18,9 @@ use tokio::time::Instant;
 
 use super::follower::{Follower, Touched};
 use super::frame::{FeedState, FeedView};
+use super::inbox::{self, Change, Inbox};
 use super::{Live, Reorganisation, RestoreError};
-use crate::market::event::{Applied, Effect};
+use crate::market::event::Applied;
 
 /// Longest turn of a worker: how late a socket or the next event may be because of it.
 const SLICE: Duration = Duration::from_micros(150);
@@ -33,10 +34,6 @@ const FIRST_SLICE: Duration = Duration::from_micros(100);
 /// topic is taken; the rest of them are merged. Other events don't wait. Where more than a few
 /// streams wait, all events that wait share it.
 const EVENT_BUDGET: Duration = Duration::from_millis(5);
-/// Events that wait for a worker, and price levels in them: about 100 MB at most. A worker that is
-/// further behind copies the state again, and its streams are merged.
-const MOST_WAITING_EVENTS: usize = 1 << 17;
-const MOST_WAITING_LEVELS: usize = 1 << 20;
 /// Time of a turn, beside its slice, in which streams are asked whether they were quiet for long,
 /// and in which they get slower or faster paces. Some of either are done in any case.
 const UPKEEP_SLICE: Duration = Duration::from_micros(50);
@@ -70,24 +67,6 @@ pub struct EncodeMeters {
     pub copied_again: AtomicU64,
     /// Nanoseconds spent on resolving and encoding what was pushed.
     pub nanos: AtomicU64,
-}
-
-enum Change {
-    Events(Arc<Vec<Applied>>),
-    Reorganised(Arc<Reorganisation>),
-    FeedState(FeedState),
-    Feeds(Arc<Vec<FeedView>>),
-}
-
-#[derive(Default)]
-struct Inbox {
-    changes: VecDeque<Change>,
-    /// Events of the first change that were taken.
-    taken: usize,
-    events: usize,
-    levels: usize,
-    /// Some did not find room: none of what came before the next copy is needed.
-    overrun: bool,
 }
 
 /// A worker: see the module's text.
@@ -259,21 +238,11 @@ impl EncodeWorker {
     /// As if there had been no room for what is on its way here.
     #[cfg(test)]
     pub(super) fn lose_changes(&self) {
-        *self.inbox.lock() = Inbox { overrun: true, ..Inbox::default() };
+        self.inbox.lock().overrun();
     }
 
     fn hand_on(&self, change: Change) {
-        {
-            let mut inbox = self.inbox.lock();
-            if let Change::Events(events) = &change {
-                inbox.events += events.len();
-                inbox.levels += events.iter().map(levels).sum::<usize>();
-            }
-            inbox.changes.push_back(change);
-            if inbox.events > MOST_WAITING_EVENTS || inbox.levels > MOST_WAITING_LEVELS {
-                *inbox = Inbox { overrun: true, ..Inbox::default() };
-            }
-        }
+        self.inbox.lock().push(change);
         self.wake.notify_one();
     }
 
@@ -294,11 +263,7 @@ impl EncodeWorker {
         // Not locked for longer: the sequencer waits for it.
         let (next, events) = {
             let inbox = self.inbox.lock();
-            let next = match inbox.changes.front() {
-                Some(Change::Events(events)) => events.get(inbox.taken).and_then(name).cloned(),
-                _ => None,
-            };
-            (next, inbox.events)
+            (inbox.next_name().cloned(), inbox.events())
         };
         let Some(last) = next.and_then(|next| unpushed.get_mut(&next)) else { return false };
         let awaits = |id: &u64| schedule.awaits(*id) || unmarked.ids.contains(id);
@@ -311,50 +276,36 @@ impl EncodeWorker {
     /// Takes the next event or other change; false if there is none.
     fn take(&self, touched: &mut Touched, now: Instant) -> bool {
         let copied = self.live.copying();
-        let mut inbox = self.inbox.lock();
-        if std::mem::take(&mut inbox.overrun) {
-            *inbox = Inbox::default();
-            drop(inbox);
+        // Not locked for longer: the sequencer waits for it.
+        let (is_overrun, next) = {
+            let mut inbox = self.inbox.lock();
+            (inbox.take_overrun(), inbox.take())
+        };
+        if is_overrun {
             self.meters.copied_again.fetch_add(1, Ordering::Relaxed);
             self.live.copy_again(&copied, touched);
             return true;
         }
-        match inbox.changes.front() {
-            None => false,
-            Some(Change::Events(events)) => {
-                let (events, at) = (events.clone(), inbox.taken);
-                inbox.taken += 1;
-                inbox.events -= 1;
-                inbox.levels -= levels(&events[at]);
-                if inbox.taken == events.len() {
-                    inbox.changes.pop_front();
-                    inbox.taken = 0;
-                }
-                drop(inbox);
-                self.live.take(&events[at], touched);
-                if let Some(name) = name(&events[at]).filter(|_| !touched.is_empty()) {
+        match next {
+            None => return false,
+            Some((Change::Events(events), at)) => {
+                let event = &events[at];
+                self.live.take(event, touched);
+                if let Some(name) = inbox::name(event).filter(|_| !touched.is_empty()) {
                     let taken = Taken { at: now, streams: touched.clone() };
                     self.unpushed.lock().insert(name.clone(), taken);
                 }
-                true
             }
-            Some(_) => {
-                let change = inbox.changes.pop_front();
-                drop(inbox);
-                match change {
-                    Some(Change::Reorganised(left)) => {
-                        // The origin has said what could not be read.
-                        drop(self.live.take_reorganisation(&left, touched));
-                    }
-                    Some(Change::FeedState(state)) => self.live.take_feed_state(state, touched),
-                    Some(Change::Feeds(views)) => {
-                        self.live.feeds.lock().set(views.to_vec(), touched);
-                    }
-                    Some(Change::Events(_)) | None => {}
-                }
-                true
+            Some((Change::Reorganised(left), _)) => {
+                // The origin has said what could not be read.
+                drop(self.live.take_reorganisation(&left, touched));
+            }
+            Some((Change::FeedState(state), _)) => self.live.take_feed_state(state, touched),
+            Some((Change::Feeds(views), _)) => {
+                self.live.feeds.lock().set(views.to_vec(), touched);
             }
         }
+        true
     }
 
     /// Puts the streams that have something to push into the schedule. One that nobody reads is
@@ -508,7 +459,7 @@ impl Worker for EncodeWorker {
         self.adapt(now);
         let rounds = self.rounds.lock();
         let again = self.waiting() > 0
-            || !self.inbox.lock().changes.is_empty()
+            || !self.inbox.lock().is_empty()
             || !rounds.beats.is_empty()
             || !rounds.due.is_empty()
             || !rounds.repaced.is_empty();
@@ -527,27 +478,4 @@ fn upkeep() -> impl Iterator<Item = ()> {
     (0..)
         .take_while(move |done| *done < UPKEEP_AT_ONCE || begin.elapsed() < UPKEEP_SLICE)
         .map(|_| ())
-}
-
-/// The market or the generic topic of an event.
-fn name(event: &Applied) -> Option<&Arc<str>> {
-    match &event.effect {
-        Effect::Define(definition) => Some(&definition.market),
-        Effect::Replace { market, .. } | Effect::Change { market, .. } => Some(market),
-        Effect::Order { update, .. } => Some(&update.order.market),
-        Effect::Trade(trade) => Some(&trade.market),
-        Effect::Message(message) => Some(&message.topic),
-        Effect::None => None,
-    }
-}
-
-/// About how much an event holds.
-fn levels(event: &Applied) -> usize {
-    match &event.effect {
-        Effect::Replace { levels, .. }
-        | Effect::Change { levels, .. }
-        | Effect::Order { levels, .. } => levels.len(),
-        Effect::Message(message) => message.data.len() / 64,
-        Effect::Define(_) | Effect::Trade(_) | Effect::None => 1,
-    }
 }

@@ -16,6 +16,7 @@ mod encoders;
 mod feeds;
 mod follower;
 mod frame;
+mod inbox;
 mod offers;
 mod reaching;
 mod reorganisation;

@@ -1,5 +1,5 @@
-//! What one HTTP connection has to deliver: whether it waits for its client, and how many bytes of a
-//! reply have not left yet.
+//! What one HTTP connection has to deliver: whether it waits for its client, and how many bytes of
+//! a reply have not left yet.
 
 use parking_lot::Mutex;
 

@@ -1,6 +1,6 @@
-//! The HTTP connections that wait for their clients: for the rest of a request, for the next one, or
-//! until a reply is read. They give their file descriptors up when none is left for others: of the
-//! address that has most HTTP connections the one that has waited longest.
+//! The HTTP connections that wait for their clients: for the rest of a request, for the next one,
+//! or until a reply is read. They give their file descriptors up when none is left for others: of
+//! the address that has most HTTP connections the one that has waited longest.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
