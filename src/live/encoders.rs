@@ -436,7 +436,9 @@ impl Worker for EncodeWorker {
         // After an event streams are served for a moment, however slow the machine is one of them.
         let (mut serve_until, mut owed) = (begin, false);
         loop {
-            let few = self.waiting() <= FEW_STREAMS;
+            // Without those that are not in the schedule yet: the shared ones of an event leave at
+            // once, however long it took to take the event.
+            let few = self.live.schedule.lock().waiting() <= FEW_STREAMS;
             if now >= begin + if few { COMMIT_SLICE } else { SLICE } {
                 break;
             }
@@ -450,7 +452,8 @@ impl Worker for EncodeWorker {
                 break;
             } else if self.serve() {
                 owed = false;
-            } else if !self.mark_some() {
+            } else if serve_until > begin || !self.mark_some() {
+                // What the most shared streams have pushed leaves before the others are scheduled.
                 break;
             }
             now = Instant::now();
