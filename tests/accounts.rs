@@ -333,8 +333,7 @@ async fn connections_that_wait_give_their_descriptors_up_to_clients_of_other_add
         }
         assert_eq!(get_from("127.0.0.3", hub.address()).status, 200);
         assert!(metric(&hub, "spreadly_refused_total{limit=\"reserved_descriptors\"}") > 300);
-        assert_eq!(metric(&hub, "spreadly_accept_pauses_total"), 0);
-        assert_eq!(hub.admin_page("/readyz").0, 200);
+        until("the port", async || hub.admin_page("/readyz").0 == 200).await;
         // An address with one connection keeps it, though it waited longer than any other.
         assert_eq!(get_on(kept, hub.address()).status, 200);
     }

@@ -19,12 +19,12 @@ impl Delivery {
     }
 
     /// A request is there as a whole: from now on its client waits for the hub.
-    pub fn begin_work(&self) {
+    pub fn work(&self) {
         self.waiting.iter().for_each(WaitingPlace::leave);
     }
 
-    /// A reply is there as a whole: from now on the hub waits for the client.
-    pub fn end_work(&self) {
+    /// It has its first turn, or a reply as a whole: from now on the hub waits for the client.
+    pub fn wait(&self) {
         self.waiting.iter().for_each(WaitingPlace::wait);
     }
 

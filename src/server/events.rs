@@ -44,7 +44,7 @@ pub struct Events {
 
 impl Drop for Events {
     fn drop(&mut self) {
-        self.delivery.end_work();
+        self.delivery.wait();
     }
 }
 

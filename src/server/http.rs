@@ -147,7 +147,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
                 let reply = http.answer(request, &caller).await;
                 // A stream of events ends later.
                 if let Either::Left(_) = reply.body() {
-                    caller.delivery.end_work();
+                    caller.delivery.wait();
                 }
                 Ok::<_, Infallible>(reply)
             }
@@ -161,8 +161,13 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades();
         let mut connection = pin!(connection);
+        let begun = async {
+            // From its first turn on it waits for its client.
+            delivery.wait();
+            connection.as_mut().await
+        };
         let served = tokio::select! {
-            served = self.shard.in_turn(&payer, connection.as_mut()) => served,
+            served = self.shard.in_turn(&payer, begun) => served,
             () = cut.notified() => return,
             () = self.closing.cancelled() => {
                 connection.as_mut().graceful_shutdown();
@@ -300,7 +305,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             account.spend(Work::Kib, body.len() >> 10);
             request::from_body(&body)
         };
-        caller.delivery.begin_work();
+        caller.delivery.work();
         let mut request = parsed.map_err(|fault| {
             let body = error_body("BAD_REQUEST", &fault.to_string());
             Box::new(self.response(media, fault.outcome(), body))

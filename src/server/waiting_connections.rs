@@ -5,14 +5,18 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::clients::ClientAddress;
 
 /// Addresses with so many connections or fewer count alike.
 const FEW: usize = 4;
+/// Until it has waited for so long a connection keeps its descriptor.
+const LEAST_WAIT: Duration = Duration::from_millis(250);
 
 /// See the module's text.
 #[derive(Default)]
@@ -43,8 +47,8 @@ struct Table {
 #[derive(Default)]
 struct Connections {
     count: usize,
-    /// How to end each that waits, by when it began to.
-    waiting: BTreeMap<u64, Arc<Notify>>,
+    /// Since when each of them waits, and how to end it; in the order in which they began to.
+    waiting: BTreeMap<u64, (Instant, Arc<Notify>)>,
 }
 
 impl Connections {
@@ -56,27 +60,28 @@ impl Connections {
 impl WaitingConnections {
     /// Finds a descriptor for a new connection of this address; `None` where it is not known yet.
     pub fn make_room(&self, new: Option<IpAddr>) -> Victim {
-        let mut table = self.table.lock();
+        let (now, mut table) = (Instant::now(), self.table.lock());
         let own =
             new.and_then(|peer| table.by_address.get(&peer.into())).map_or(0, |own| own.count);
         let most = table
             .by_address
             .values_mut()
             .filter_map(|one| {
-                let since = *one.waiting.keys().next()?;
-                Some(((one.rank(), u64::MAX - since), one))
+                let (place, _) = one.waiting.first_key_value()?;
+                Some(((one.rank(), u64::MAX - place), one))
             })
             .max_by_key(|(rank, _)| *rank);
-        let least = most.as_ref().map_or(FEW, |((rank, _), _)| *rank);
-        if own > least {
+        let Some(((rank, _), connections)) = most else { return Victim::Nobody };
+        if own > rank {
             return Victim::New;
         }
-        match most.and_then(|(_, connections)| connections.waiting.pop_first()) {
-            Some((_, cut)) => {
+        match connections.waiting.first_entry() {
+            Some(longest) if now - longest.get().0 >= LEAST_WAIT => {
+                let (_, cut) = longest.remove();
                 cut.notify_one();
                 Victim::Waiting
             }
-            None => Victim::Nobody,
+            _ => Victim::Nobody,
         }
     }
 
@@ -95,13 +100,11 @@ pub struct WaitingPlace {
 }
 
 impl WaitingPlace {
-    /// Of a new connection, which waits for its first request.
+    /// Of a new connection, which waits for its turn on a shard.
     pub fn new(connections: Arc<WaitingConnections>, peer: IpAddr) -> Self {
         let (address, cut) = (ClientAddress::from(peer), Arc::default());
         connections.table.lock().by_address.entry(address).or_default().count += 1;
-        let place = Self { connections, address, cut, since: Mutex::new(None) };
-        place.wait();
-        place
+        Self { connections, address, cut, since: Mutex::new(None) }
     }
 
     /// Tells when the connection is to end, whatever is still to be sent on it.
@@ -116,7 +119,7 @@ impl WaitingPlace {
         let since = table.next;
         table.next += 1;
         if let Some(own) = table.by_address.get_mut(&self.address) {
-            own.waiting.insert(since, self.cut.clone());
+            own.waiting.insert(since, (Instant::now(), self.cut.clone()));
         }
         *self.since.lock() = Some(since);
     }
@@ -154,21 +157,21 @@ impl Drop for WaitingPlace {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use tokio::time::timeout;
+    use tokio::time::{advance, timeout};
 
     use super::*;
 
     fn place(connections: &Arc<WaitingConnections>, address: u8) -> WaitingPlace {
-        WaitingPlace::new(connections.clone(), IpAddr::from([10, 0, 0, address]))
+        let place = WaitingPlace::new(connections.clone(), IpAddr::from([10, 0, 0, address]));
+        place.wait();
+        place
     }
 
     async fn is_cut(place: &WaitingPlace) -> bool {
         timeout(Duration::ZERO, place.cut().notified()).await.is_ok()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn the_address_with_most_connections_loses_the_one_that_waited_longest() {
         let connections = Arc::new(WaitingConnections::default());
         assert_eq!(connections.make_room(None), Victim::Nobody);
@@ -177,6 +180,8 @@ mod tests {
         // The first has a request under way, then waits for the next one.
         many[0].leave();
         many[0].wait();
+        assert_eq!(connections.make_room(None), Victim::Nobody, "none has waited for long");
+        advance(LEAST_WAIT).await;
         for _ in 0..2 {
             assert_eq!(connections.make_room(None), Victim::Waiting);
             assert!(is_cut(&many.remove(1)).await);
@@ -191,25 +196,27 @@ mod tests {
         assert_eq!(connections.make_room(None), Victim::Nobody);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_connection_with_a_request_under_way_is_not_cut() {
         let connections = Arc::new(WaitingConnections::default());
         let busy = place(&connections, 1);
         busy.leave();
+        advance(LEAST_WAIT).await;
         assert_eq!(connections.make_room(None), Victim::Nobody);
         assert!(!is_cut(&busy).await);
     }
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_new_connection_takes_none_of_an_address_that_has_fewer() {
         let connections = Arc::new(WaitingConnections::default());
         let few = place(&connections, 1);
         let busy: Vec<_> = (0..FEW + 1).map(|_| place(&connections, 2)).collect();
         busy.iter().for_each(WaitingPlace::leave);
         let of = |address| connections.make_room(Some(IpAddr::from([10, 0, 0, address])));
+        advance(LEAST_WAIT).await;
         assert_eq!(of(2), Victim::New);
         assert!(!is_cut(&few).await);
         assert_eq!(of(3), Victim::Waiting);
         assert!(is_cut(&few).await);
-        assert_eq!((of(3), of(2)), (Victim::Nobody, Victim::New));
+        assert_eq!((of(3), of(2)), (Victim::Nobody, Victim::Nobody));
     }
 }
