@@ -324,8 +324,7 @@ impl EncodeWorker {
         }
     }
 
-    /// Puts the streams that an event touched into the schedule; where they are many, those with
-    /// several readers, which don't wait until the others are in it: that is for later.
+    /// Puts the streams that an event touched into the schedule; of many only the shared ones.
     fn mark_shared(&self, touched: &mut Touched) {
         if touched.len() > FEW_STREAMS {
             let followers = self.live.followers.lock();
@@ -433,11 +432,10 @@ impl Worker for EncodeWorker {
         self.keep_time(begin);
         let mut touched = Touched::new();
         let mut now = begin;
-        // After an event streams are served for a moment, however slow the machine is one of them.
+        // After an event streams are served for a moment, and one of them in any case.
         let (mut serve_until, mut owed) = (begin, false);
         loop {
-            // Without those that are not in the schedule yet: the shared ones of an event leave at
-            // once, however long it took to take the event.
+            // Those that are not in the schedule yet wait: first the shared ones' frames leave.
             let few = self.live.schedule.lock().waiting() <= FEW_STREAMS;
             if now >= begin + if few { COMMIT_SLICE } else { SLICE } {
                 break;
@@ -453,7 +451,6 @@ impl Worker for EncodeWorker {
             } else if self.serve() {
                 owed = false;
             } else if serve_until > begin || !self.mark_some() {
-                // What the most shared streams have pushed leaves before the others are scheduled.
                 break;
             }
             now = Instant::now();
