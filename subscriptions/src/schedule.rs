@@ -493,11 +493,11 @@ impl Schedule {
     fn slow_down(&mut self, now: Instant, changed: &mut Vec<(Pace, Repaced)>) {
         for (place, pace) in Pace::IMPATIENT.into_iter().enumerate() {
             // Those after one that has not waited for too long have not either.
-            let has_waited = |waiting: &mut Waiting| self.spent - waiting.since > pace.patience();
             while changed.len() < CHANGES_AT_ONCE
-                && let Some(Waiting { id, wait, .. }) =
-                    self.impatient[place].pop_front_if(has_waited)
+                && let Some(&Waiting { id, wait, since }) = self.impatient[place].front()
+                && self.spent - since > pace.patience()
             {
+                self.impatient[place].pop_front();
                 let slot = self.slots.get_mut(&id);
                 let Some(slot) = slot
                     .filter(|slot| slot.waits.is_some() && slot.wait == wait && slot.pace == pace)
