@@ -48,8 +48,8 @@ Examples:
 On stdout is nothing but results, a line of JSON each as the hub wrote it, heartbeats among them;
 what happens meanwhile is on stderr. Each result of a stream that can be resumed has its cursor in
 extensions.cursor. After a cut the client comes back, waiting 0.2 s at first and 10 s at most, and
-goes on behind the last cursor, without gap or double. Give a cursor to --after to go on where an
-earlier run ended.
+resumes after the last cursor, without gaps or duplicates. Give a cursor to --after to go on where
+an earlier run ended.
 
 Exit codes: 0 complete, --count reached, or Ctrl-C; 1 the hub refused it, or closed the socket with
 a code that trying again would only repeat; 2 a fault in the arguments.";

@@ -124,7 +124,7 @@ async fn the_terminal_client_goes_on_without_gap_or_double_while_the_hub_is_kill
     assert_eq!(copy.bids, market::bids_after(KILLS * 20));
     let (code, told) = client.signalled("-TERM");
     assert_eq!(code, Some(0), "{told}");
-    assert_eq!(told.matches("going on behind the last cursor").count(), KILLS as usize, "{told}");
+    assert_eq!(told.matches("going on after the last cursor").count(), KILLS as usize, "{told}");
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ const WORDS: [(&str, usize); 9] = [
     ("tells", 71),
     ("anew", 115),
     ("whoever", 83),
-    ("behind", 358),
+    ("behind", 356),
     ("stands", 211),
     ("stood", 39),
     ("deaf", 5),
