@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use spreadly_subscriptions::bucket::{Bucket, Flow};
-use spreadly_subscriptions::{EXEMPT, Priority, Rank};
+use spreadly_subscriptions::{Budget, EXEMPT, Priority, Rank};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -105,27 +105,16 @@ pub struct ClientAccount {
     line: Arc<Line>,
 }
 
-/// Something that an address has open and that has a limit; given back when dropped.
+/// What an address has open, or bytes on their way to it; given back when dropped.
 pub struct Place {
     account: Arc<ClientAccount>,
     count: fn(&ClientAccount) -> &AtomicUsize,
+    amount: usize,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        (self.count)(&self.account).fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Bytes of a reply that has not left yet; given back when dropped.
-pub struct ReplyBytes {
-    account: Arc<ClientAccount>,
-    bytes: usize,
-}
-
-impl Drop for ReplyBytes {
-    fn drop(&mut self) {
-        self.account.reply_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        (self.count)(&self.account).fetch_sub(self.amount, Ordering::Relaxed);
     }
 }
 
@@ -183,15 +172,21 @@ impl ClientAccount {
         count: usize,
         now: Instant,
     ) -> Result<(), RateLimited> {
-        if !self.exempt {
-            let flow = self.shared.flow();
-            if let Some(retry_after) = self.bucket.lock().wait(flow, now) {
-                self.shared.meters.rate_limit(work);
-                return Err(RateLimited { rate: flow.rate, retry_after });
-            }
+        if let Some(retry_after) = self.debt(now) {
+            self.shared.meters.rate_limit(work);
+            return Err(RateLimited { rate: self.shared.limits.cost_rate, retry_after });
         }
         self.spend_at(work, count, now);
         Ok(())
+    }
+
+    /// How long until the address has paid what it owes; `None` where it owes nothing or need not
+    /// pay.
+    fn debt(&self, now: Instant) -> Option<Duration> {
+        if self.exempt {
+            return None;
+        }
+        self.bucket.lock().wait(self.shared.flow(), now)
     }
 
     /// Charges work that was let begin: what it is turns out on the way.
@@ -210,12 +205,12 @@ impl ClientAccount {
         }
     }
 
-    /// Charges a message of so many bytes, whatever it says; false while the address is in debt.
-    pub fn receive(&self, bytes: usize) -> bool {
-        self.spend(Work::Message, 1);
-        self.spend(Work::Kib, bytes >> 10);
+    /// Charges a message of so many bytes, whatever it says.
+    pub fn charge_message(&self, bytes: usize) -> Budget {
         let now = Instant::now();
-        self.exempt || self.bucket.lock().wait(self.shared.flow(), now).is_none()
+        self.spend_at(Work::Message, 1, now);
+        self.spend_at(Work::Kib, bytes >> 10, now);
+        self.debt(now).map_or(Budget::Within, |_| Budget::Exceeded)
     }
 
     /// Of the turns of its connections: low where it has spent a good part of what it can save up.
@@ -239,10 +234,7 @@ impl ClientAccount {
     }
 
     fn turn_at(&self, work: Work, now: Instant) -> Option<Duration> {
-        let wait = match self.exempt {
-            true => None,
-            false => self.bucket.lock().wait(self.shared.flow(), now),
-        };
+        let wait = self.debt(now);
         self.spend_at(work, 1, now);
         wait.map(|wait| wait.min(MOST_TURN_WAIT))
     }
@@ -250,51 +242,40 @@ impl ClientAccount {
     /// Counts a TCP connection in, or says how many there are.
     pub fn enter_connection(self: &Arc<Self>) -> Result<Place, usize> {
         let limit = self.shared.limits.connections();
-        self.enter(|account| &account.connections, limit, Refusal::ConnectionsPerAddress)
+        let fits = |current| current < limit;
+        self.enter(|account| &account.connections, 1, fits, Refusal::ConnectionsPerAddress)
     }
 
     /// Counts a WebSocket or an event stream in, or says how many there are.
     pub fn enter_socket(self: &Arc<Self>) -> Result<Place, usize> {
         let limit = self.shared.limits.sockets_per_address;
-        self.enter(|account| &account.sockets, limit, Refusal::SocketsPerAddress)
+        let fits = |current| current < limit;
+        self.enter(|account| &account.sockets, 1, fits, Refusal::SocketsPerAddress)
     }
 
     /// Counts a reply over HTTP in until it has left, or says how many bytes of others have not.
     /// One reply of any size may be on its way, and small ones always, as mutations have such.
-    pub fn enter_reply(self: &Arc<Self>, bytes: usize) -> Result<ReplyBytes, usize> {
+    pub fn enter_reply(self: &Arc<Self>, bytes: usize) -> Result<Place, usize> {
         let limit = self.shared.limits.reply_bytes_per_address;
-        let may_enter = |current: usize| {
-            self.exempt
-                || current == 0
-                || bytes <= SMALL_REPLY_BYTES
-                || current.saturating_add(bytes) <= limit
-        };
-        let entered =
-            self.reply_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |current| {
-                may_enter(current).then_some(current + bytes)
-            });
-        match entered {
-            Ok(_) => Ok(ReplyBytes { account: self.clone(), bytes }),
-            Err(current) => {
-                self.shared.meters.refuse(Refusal::ReplyBytesPerAddress);
-                Err(current)
-            }
-        }
+        let is_small = bytes <= SMALL_REPLY_BYTES;
+        let fits = |current: usize| is_small || current == 0 || current + bytes <= limit;
+        self.enter(|account| &account.reply_bytes, bytes, fits, Refusal::ReplyBytesPerAddress)
     }
 
+    /// Counts something in where it fits beside what is there, or says how much that is.
     fn enter(
         self: &Arc<Self>,
         count: fn(&Self) -> &AtomicUsize,
-        limit: usize,
+        amount: usize,
+        fits: impl Fn(usize) -> bool,
         refusal: Refusal,
     ) -> Result<Place, usize> {
-        let most = if self.exempt { usize::MAX } else { limit };
         let counter = count(self);
         let entered = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |current| {
-            (current < most).then_some(current + 1)
+            (self.exempt || fits(current)).then_some(current + amount)
         });
         match entered {
-            Ok(_) => Ok(Place { account: self.clone(), count }),
+            Ok(_) => Ok(Place { account: self.clone(), count, amount }),
             Err(current) => {
                 self.shared.meters.refuse(refusal);
                 Err(current)

@@ -10,7 +10,7 @@ mod prices;
 mod streams;
 mod table;
 
-pub use self::account::{AccountLimits, ClientAccount, Place, RateLimited, ReplyBytes};
+pub use self::account::{AccountLimits, ClientAccount, Place, RateLimited};
 pub use self::address::ClientAddress;
 pub use self::meters::{ClientMeters, Refusal};
 pub use self::pressure::HubShare;

@@ -267,10 +267,7 @@ impl Executor for GraphqlExecutor {
     type Client = Arc<ClientAccount>;
 
     fn charge_message(&self, client: &Arc<ClientAccount>, bytes: usize) -> Budget {
-        match client.receive(bytes) {
-            true => Budget::Within,
-            false => Budget::Exceeded,
-        }
+        client.charge_message(bytes)
     }
 
     fn priority(&self, client: &Arc<ClientAccount>) -> Priority {

@@ -230,7 +230,6 @@ impl EncodeWorker {
     }
 
     /// Streams that events touched and that are not in the schedule yet.
-    #[cfg(test)]
     pub(super) fn unscheduled(&self) -> usize {
         self.unmarked.lock().queue.len()
     }
@@ -344,11 +343,6 @@ impl EncodeWorker {
         !some.is_empty()
     }
 
-    /// Streams that have something to push, whether or not they are in the schedule.
-    fn waiting(&self) -> usize {
-        self.live.schedule.lock().waiting() + self.unmarked.lock().queue.len()
-    }
-
     /// Brings the stream up to date whose turn it is; false if none is in the schedule.
     fn serve(&self) -> bool {
         let Some(id) = self.live.schedule.lock().pop() else { return false };
@@ -458,7 +452,7 @@ impl Worker for EncodeWorker {
         self.beat();
         self.adapt(now);
         let rounds = self.rounds.lock();
-        let again = self.waiting() > 0
+        let again = self.live.schedule.lock().waiting() + self.unscheduled() > 0
             || !self.inbox.lock().is_empty()
             || !rounds.beats.is_empty()
             || !rounds.due.is_empty()

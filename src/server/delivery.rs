@@ -4,13 +4,13 @@
 use parking_lot::Mutex;
 
 use super::waiting_connections::WaitingPlace;
-use crate::clients::ReplyBytes;
+use crate::clients::Place;
 
 /// See the module's text. Dropped after the connection.
 pub struct Delivery {
     /// `None` for a proxy's connection, which may have clients that do not wait.
     waiting: Option<WaitingPlace>,
-    unsent: Mutex<Option<ReplyBytes>>,
+    unsent: Mutex<Option<Place>>,
 }
 
 impl Delivery {
@@ -28,9 +28,9 @@ impl Delivery {
         self.waiting.iter().for_each(WaitingPlace::wait);
     }
 
-    /// The bytes of a reply that is about to be sent.
-    pub fn begin_reply(&self, bytes: ReplyBytes) {
-        *self.unsent.lock() = Some(bytes);
+    /// A reply is about to be sent, whose bytes have this place.
+    pub fn begin_reply(&self, place: Place) {
+        *self.unsent.lock() = Some(place);
     }
 
     /// The client has taken bytes that waited for it: it waits from now on, not since before.

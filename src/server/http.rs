@@ -34,7 +34,7 @@ use super::stall_limit::StallLimited;
 use super::upgrade::wants_websocket;
 use super::waiting_connections::WaitingPlace;
 use super::{pages, request};
-use crate::clients::{Accounts, ClientAccount, Place, Refusal, ReplyBytes, Work};
+use crate::clients::{Accounts, ClientAccount, Place, Refusal, Work};
 use crate::config::{HttpStatus, Network, Origins};
 
 /// Most headers of one request; browsers send about twenty.
@@ -266,11 +266,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
     }
 
     /// A reply's place among those of its address, or the answer that there is none.
-    fn reply_bytes(
-        &self,
-        account: &Arc<ClientAccount>,
-        bytes: usize,
-    ) -> Result<ReplyBytes, Box<Reply>> {
+    fn reply_place(&self, account: &Arc<ClientAccount>, bytes: usize) -> Result<Place, Box<Reply>> {
         account.enter_reply(bytes).map_err(|current| {
             let limit = self.accounts.limits().reply_bytes_per_address;
             let message = format!(
@@ -346,8 +342,8 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         Ok(match (self.executor.execute(request, &principal), place) {
             (Execution::Single(result), _) => match result.await {
                 Ok(result) => {
-                    let bytes = self.reply_bytes(&account, result.json.len())?;
-                    caller.delivery.begin_reply(bytes);
+                    let place = self.reply_place(&account, result.json.len())?;
+                    caller.delivery.begin_reply(place);
                     self.ran(accepts, result)
                 }
                 Err(errors) => self.refused(accepts, &errors, resumed).await,

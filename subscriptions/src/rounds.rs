@@ -172,10 +172,14 @@ mod tests {
     const CROWD: usize = 10_000;
     const TURN: Duration = Duration::from_micros(20);
 
+    fn admits(rounds: &Rounds, ticket: &Ticket, waker: &Waker) -> bool {
+        rounds.admits(ticket, Priority::High, waker)
+    }
+
     /// Gives each admitted connection its turn, and returns how many there were.
     fn round(rounds: &Rounds, tickets: &[Ticket], waker: &Waker) -> usize {
         let admitted = |ticket: &&Ticket| {
-            ticket.0.get() == Standing::Admitted && rounds.admits(ticket, Priority::High, waker)
+            ticket.0.get() == Standing::Admitted && admits(rounds, ticket, waker)
         };
         tickets.iter().filter(admitted).inspect(|_| rounds.spend(TURN)).count()
     }
@@ -186,14 +190,14 @@ mod tests {
         let waker = Waker::from(count.clone());
         rounds.spend(TIME_PER_ROUND);
         let tickets: Vec<_> = (0..CROWD).map(|_| Ticket::default()).collect();
-        assert!(!tickets.iter().any(|ticket| rounds.admits(ticket, Priority::High, &waker)));
+        assert!(!tickets.iter().any(|ticket| admits(&rounds, ticket, &waker)));
         // Those that are polled again keep their place, and have no second one.
-        assert!(!tickets.iter().any(|ticket| rounds.admits(ticket, Priority::High, &waker)));
+        assert!(!tickets.iter().any(|ticket| admits(&rounds, ticket, &waker)));
         let (mut done, mut number) = (0, 0);
         while rounds.begin() {
             if tickets.last().is_some_and(|last| last.0.get() == Standing::Queued) {
                 let late = Ticket::default();
-                assert!(!rounds.admits(&late, Priority::High, &waker), "it goes behind the crowd");
+                assert!(!admits(&rounds, &late, &waker), "it goes after the crowd");
             }
             let admitted = round(&rounds, &tickets[done..], &waker);
             assert!(tickets[done..][admitted..].iter().all(|one| one.0.get() == Standing::Queued));
@@ -213,8 +217,8 @@ mod tests {
         // Those that came late are gone, and take nobody's turn.
         rounds.spend(TIME_PER_ROUND);
         let last = Ticket::default();
-        assert!(!rounds.admits(&last, Priority::High, &waker));
-        assert!(rounds.begin() && rounds.admits(&last, Priority::High, &waker) && !rounds.begin());
+        assert!(!admits(&rounds, &last, &waker));
+        assert!(rounds.begin() && admits(&rounds, &last, &waker) && !rounds.begin());
     }
 
     #[test]
@@ -223,20 +227,16 @@ mod tests {
         let [quick, first, second, last] = <[Ticket; 4]>::default();
         // Two turns that cost nothing: now two are admitted at once.
         rounds.spend(TIME_PER_ROUND);
-        assert!(!rounds.admits(&quick, Priority::High, &waker));
-        assert!(rounds.begin() && rounds.admits(&quick, Priority::High, &waker) && !rounds.begin());
+        assert!(!admits(&rounds, &quick, &waker));
+        assert!(rounds.begin() && admits(&rounds, &quick, &waker) && !rounds.begin());
         rounds.spend(TIME_PER_ROUND);
-        assert!(![&first, &second, &last].iter().any(|ticket| rounds.admits(
-            ticket,
-            Priority::High,
-            &waker
-        )));
+        assert!(![&first, &second, &last].iter().any(|ticket| admits(&rounds, ticket, &waker)));
         assert!(rounds.begin());
-        assert!(rounds.admits(&first, Priority::High, &waker));
+        assert!(admits(&rounds, &first, &waker));
         rounds.spend(TIME_PER_ROUND);
         assert_eq!(second.0.get(), Standing::Admitted);
-        assert!(!rounds.admits(&second, Priority::High, &waker), "the first one took all the time");
-        assert!(rounds.begin() && rounds.admits(&second, Priority::High, &waker));
+        assert!(!admits(&rounds, &second, &waker), "the first one took all the time");
+        assert!(rounds.begin() && admits(&rounds, &second, &waker));
     }
 
     #[test]
@@ -246,17 +246,17 @@ mod tests {
         let low: Vec<_> = (0..100).map(|_| Ticket::default()).collect();
         assert!(!low.iter().any(|ticket| rounds.admits(ticket, Priority::Low, &waker)));
         let high = Ticket::default();
-        assert!(!rounds.admits(&high, Priority::High, &waker));
+        assert!(!admits(&rounds, &high, &waker));
         assert!(rounds.begin());
-        assert!(rounds.admits(&high, Priority::High, &waker), "it came last and goes first");
-        assert!(rounds.admits(&Ticket::default(), Priority::High, &waker), "while there is time");
+        assert!(admits(&rounds, &high, &waker), "it came last and goes first");
+        assert!(admits(&rounds, &Ticket::default(), &waker), "while there is time");
         assert!(!rounds.admits(&Ticket::default(), Priority::Low, &waker), "others are before it");
         // There is always one of the high priority that waits.
         let mut served = 0;
         for _ in 0..400 {
             rounds.spend(TIME_PER_ROUND);
             let next = Ticket::default();
-            assert!(!rounds.admits(&next, Priority::High, &waker));
+            assert!(!admits(&rounds, &next, &waker));
             rounds.begin();
             let is_admitted = |ticket: &&Ticket| ticket.0.get() == Standing::Admitted;
             let mut of_low = low.iter().filter(is_admitted);
@@ -273,12 +273,9 @@ mod tests {
         let (rounds, count) = (Rounds::default(), Arc::<Count>::default());
         let (waker, ticket) = (Waker::from(count.clone()), Ticket::default());
         rounds.spend(TIME_PER_ROUND);
-        assert!(!rounds.admits(&ticket, Priority::High, &waker));
+        assert!(!admits(&rounds, &ticket, &waker));
         rounds.end();
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
-        assert!(
-            rounds.admits(&ticket, Priority::High, &waker)
-                && rounds.admits(&Ticket::default(), Priority::High, &waker)
-        );
+        assert!(admits(&rounds, &ticket, &waker) && admits(&rounds, &Ticket::default(), &waker));
     }
 }

@@ -409,15 +409,12 @@ impl Schedule {
         let waits = |id: &u64, wait: u64| {
             slots.get(id).is_some_and(|slot| slot.waits.is_some() && slot.wait == wait)
         };
-        if self.oldest.len() > most {
-            self.oldest.retain(|waiting| waits(&waiting.id, waiting.wait));
-        }
         if self.best.len() > most {
             self.best.retain(|ready| waits(&ready.id, ready.wait));
         }
-        for impatient in &mut self.impatient {
-            if impatient.len() > most {
-                impatient.retain(|waiting| waits(&waiting.id, waiting.wait));
+        for queue in std::iter::once(&mut self.oldest).chain(&mut self.impatient) {
+            if queue.len() > most {
+                queue.retain(|waiting| waits(&waiting.id, waiting.wait));
             }
         }
     }
