@@ -365,9 +365,9 @@ async fn replies_over_http_that_an_address_does_not_read_are_limited_by_their_by
     assert_eq!(&status, b"HTTP/1.1 200");
     let refused = http::read(&mut ask("127.0.0.2"));
     assert_eq!(refused.status, 429);
-    let told = refused.error();
-    assert_eq!((&told["code"], &told["limit"]), (&json!("LIMIT_EXCEEDED"), &json!(65_536)));
-    assert_eq!(told["name"], "reply_bytes_per_address");
+    let error = refused.error();
+    assert_eq!((&error["code"], &error["limit"]), (&json!("LIMIT_EXCEEDED"), &json!(65_536)));
+    assert_eq!(error["name"], "reply_bytes_per_address");
     assert_eq!(get_from("127.0.0.2", hub.address()).status, 200, "a small one is sent");
     assert_eq!(http::read(&mut ask("127.0.0.3")).status, 200, "another address has its own");
     // What was read counts no longer.

@@ -1,5 +1,5 @@
-//! `run` as a process, against a small server whose faults are known. The server stands in for a
-//! hub only here: what it proves is that the tester would notice.
+//! `run` as a process, against a small server whose faults are known. The server replaces a
+//! hub only here: it proves that the tester notices faults.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by it")]
 #![allow(clippy::result_large_err, reason = "tungstenite's callback has that signature")]

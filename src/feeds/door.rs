@@ -26,7 +26,7 @@ pub struct Incoming {
     pub numbered: Option<Numbered>,
 }
 
-/// What enters the log together, with the progress it stands for. An event that begins new epochs
+/// What enters the log together, with the feed's progress after it. An event that begins new epochs
 /// (see [`crate::market::event::renumbers`]) comes by itself.
 #[derive(Debug)]
 pub struct Batch {

@@ -27,8 +27,8 @@ use crate::market::numbering::market_scope;
 use crate::market::orders::orders_topic;
 use crate::store::{LogReader, Stored};
 
-/// Events of a book's journal that are kept along, and touches of levels: so far behind the state
-/// can a client be that comes back to a hub that started from it. Some 50 bytes each.
+/// Events of a book's journal that are kept with it, and touches of levels. A client that resumes
+/// at a hub which started from this state may lag by as much. Some 50 bytes each.
 const KEPT_JOURNAL: usize = 4_096;
 /// Trades kept of each market.
 const KEPT_TRADES: usize = 100;

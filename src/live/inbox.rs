@@ -7,8 +7,8 @@ use super::Reorganisation;
 use super::frame::{FeedState, FeedView};
 use crate::market::event::{Applied, Effect};
 
-/// Events that wait for a worker, and price levels in them: about 100 MB at most. A worker that is
-/// further behind copies the state again, and its streams are merged.
+/// Events that wait for a worker, and price levels in them: about 100 MB at most. A worker that
+/// lags further copies the state again, and its streams are merged.
 const MOST_WAITING_EVENTS: usize = 1 << 17;
 const MOST_WAITING_LEVELS: usize = 1 << 20;
 

@@ -114,7 +114,7 @@ impl Source for Reaching {
     }
 }
 
-/// The newest position that a cursor stands for; `None` where it can't be read, which its source
+/// The newest position in a cursor; `None` where it can't be read, which its source
 /// says.
 fn furthest(cursor: &str) -> Option<(Epoch, u64)> {
     let positions = Cursor::decode(cursor).ok()?.positions;

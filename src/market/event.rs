@@ -606,7 +606,7 @@ fn read_fields(text: &str) -> Result<Event<'_>, Refusal> {
 }
 
 /// Whether a line begins new epochs: a `block.reverted` or `source.gap` event. A feed asks, as such
-/// an event is delivered by itself: what stands before it has to be in the log. Costs a search, not
+/// an event is delivered by itself: what comes before it has to be in the log. Costs a search, not
 /// a parse.
 pub fn renumbers(line: &[u8]) -> bool {
     // No line has two kinds. One may be written with escapes, which hide it.

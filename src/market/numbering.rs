@@ -15,7 +15,7 @@ pub const MOST_UNDOINGS: usize = 64;
 pub struct Undoing {
     /// Sequence of the event that undid the blocks.
     pub at: u64,
-    /// The first event that it undid: all before it still stands. After a gap that is all before
+    /// The first event that it undid: all before it is still valid. After a gap that is all before
     /// `at`.
     pub first: u64,
 }

@@ -175,8 +175,8 @@ impl Sender {
                     return self.send(refusal(&errors, self.resumed.get())).await;
                 }
                 Err(End::TooSlow) => {
-                    let told = ": too slow: the hub no longer has what was missed, resume\n\n";
-                    return self.send(Bytes::from_static(told.as_bytes())).await;
+                    let comment = ": too slow: the hub no longer has what was missed, resume\n\n";
+                    return self.send(Bytes::from_static(comment.as_bytes())).await;
                 }
                 Err(End::Draining) => {
                     let told = ": the hub restarts: come back and resume\n\n";

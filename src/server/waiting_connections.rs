@@ -29,7 +29,7 @@ pub struct WaitingConnections {
 /// Who gives up a descriptor for a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Victim {
-    /// A connection that waited, and is told to end.
+    /// A connection that waited and has to end.
     Waiting,
     /// The new one: its address has more than any that could give one up.
     New,
@@ -107,7 +107,7 @@ impl WaitingPlace {
         Self { connections, address, cut, since: Mutex::new(None) }
     }
 
-    /// Tells when the connection is to end, whatever is still to be sent on it.
+    /// Rung when the connection has to end, whatever is still to be sent on it.
     pub fn cut(&self) -> &Arc<Notify> {
         &self.cut
     }

@@ -198,8 +198,7 @@ pub struct FeedPosition {
     /// How far it has read, in what the feed counts: the number of the last row, the offset of the
     /// next record.
     pub position: u64,
-    /// Of what was read last, so that it can be told whether the same still stands before
-    /// `position`.
+    /// A hash of what was read last: whether the source still has the same before `position`.
     pub mark: Option<u64>,
 }
 

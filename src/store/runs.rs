@@ -225,7 +225,7 @@ fn indexed(connection: &Connection) -> rusqlite::Result<u64> {
         .query_row([], |row| row.get::<_, i64>(0).map(i64::cast_unsigned))
 }
 
-/// Events behind `after` and up to `until`, the oldest (`ASC`) or the newest (`DESC`) first, as
+/// Events after `after` and up to `until`, the oldest (`ASC`) or the newest (`DESC`) first, as
 /// long as `take` wants more.
 fn each_of_tail(
     connection: &Connection,

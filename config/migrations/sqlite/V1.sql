@@ -8,8 +8,8 @@ CREATE TABLE log (
     indexed INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
--- A row leaves only for `undone`. `id` is unique where it is given. `height` is the block whose
--- removal removes the event.
+-- Rows are only ever moved, to `undone`. `id` is unique where it is given. `height` is the block
+-- whose removal removes the event.
 CREATE TABLE events (
     sequence INTEGER PRIMARY KEY,
     topic TEXT NOT NULL,

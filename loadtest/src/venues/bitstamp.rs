@@ -1,7 +1,7 @@
 //! Bitstamp `live_orders_…`, where each message names the one before, and
 //! `diff_order_book_…`, anchored on the REST book by its `microtimestamp`: what isn't
 //! newer than the snapshot is already in it. Differences have no numbers, so a lost one can't be
-//! told from a quiet moment.
+//! distinguished from a quiet moment.
 
 use super::{Kind, Level, Link, Message, OrderStep, Side, VenueError, VenueOrder, VenueUpdate};
 use serde::Deserialize;

@@ -94,8 +94,8 @@ pub(super) async fn listen(consumer: &Consumer) {
     }
 }
 
-/// Which topics are compacted, as far as the brokers tell: who may read a topic need not be allowed
-/// to ask.
+/// Which topics are compacted, as far as the brokers say: a client that may read a topic is not
+/// always allowed to ask.
 pub(super) async fn compacted(config: &KafkaConfig) -> HashMap<String, bool> {
     let asked = async {
         let admin: AdminClient<Connections> =

@@ -1,11 +1,11 @@
-//! Topics of Kafka as a feed. A hub reads every partition itself, from the offset that stands in
+//! Topics of Kafka as a feed. A hub reads every partition itself, from the offset that is in
 //! its log beside what the records before it brought: no group, no committed offset, so a record
 //! counts once whatever is killed in between. A partition's records stay in order; partitions do
 //! not wait for one another.
 //!
-//! Of hubs that share a log one reads a partition and brings it to all of them; the others stand
-//! by. Who it is stands in the log too, beside the offset, so that one which was taken for dead
-//! brings nothing more.
+//! Of hubs that share a log one reads a partition and brings it to all of them; the others wait.
+//! The log names the reader too, beside the offset, so that a reader that was replaced brings
+//! nothing more.
 
 mod brokers;
 mod partitions;
@@ -259,8 +259,8 @@ impl Feed {
         Ok(partitions.place(message.topic(), message.partition()).map(record))
     }
 
-    /// Takes a record in behind those that are gathered. What begins new epochs goes by itself,
-    /// behind all that came before it.
+    /// Adds a record to those that are gathered. One that begins new epochs goes by itself, after
+    /// all that came before it.
     async fn take(
         &self,
         record: Record,

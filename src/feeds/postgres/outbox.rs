@@ -193,8 +193,7 @@ impl Outbox {
         }
     }
 
-    /// Begins a new numbering behind the numbers that this one has given, once, whoever asks for
-    /// it.
+    /// Begins a new epoch after the numbers of this one, once, however many hubs ask for it.
     pub(super) async fn renumber(&self, epoch: u64) -> Result<(), OutboxError> {
         let fresh: i64 = rand::random();
         let parameters: [&(dyn ToSql + Sync); 2] = [&epoch.cast_signed(), &fresh];
@@ -210,7 +209,7 @@ impl Outbox {
         Ok(Numbering { epoch: whole(0)?, last: whole(1)? })
     }
 
-    /// The rows behind a number, of which `newest` was known to be the last. Where there are none,
+    /// The rows after a number, of which `newest` was known to be the last. Where there are none,
     /// numbers what was committed since; `busy`: something was, most likely.
     pub(super) async fn behind(
         &self,
@@ -308,7 +307,7 @@ const TAKE: &str = "
         newest, numbered
     FROM spreadly_take($1, $2, $3)";
 
-/// What [`Row::new`] takes, then its number and whether there is one. Rows behind the number $1, at
+/// What [`Row::new`] takes, then its number and whether there is one. Rows after the number $1, at
 /// most $2, of which those before the last have at most $3 bytes. A payload that no event may have
 /// is not even fetched. Runs have no more rows than are read at once; the next one may be further
 /// off than that.
@@ -342,8 +341,8 @@ pub(super) fn settings(
     Ok(settings)
 }
 
-/// What each connection is told first. A hub that is stopped within a transaction holds rows no
-/// longer than one that works.
+/// The first statements of each connection. A hub that is stopped within a transaction holds rows
+/// no longer than one that works.
 pub(super) fn session(config: &PostgresConfig) -> String {
     let timeout = config.deadline.as_millis();
     format!(

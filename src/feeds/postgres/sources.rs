@@ -1,8 +1,8 @@
 //! Which hub reads what, and how far that is in the shared log: the tables `spreadly_sources` and
-//! `spreadly_files`. Whoever brings something in holds its source's row until the commit, so
-//! nothing of a reader that was replaced meanwhile gets in.
+//! `spreadly_files`. A hub that writes events holds their source's row until the commit, so
+//! a reader that was replaced meanwhile writes nothing.
 //!
-//! A folder is taken over by whoever begins to read it. A partition of Kafka has a reader as long
+//! A hub that begins to read a folder takes it over. A partition of Kafka has a reader as long
 //! as that one says so again within [`LEASE`]; then any hub may go on in its place.
 
 use std::collections::BTreeSet;

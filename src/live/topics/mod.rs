@@ -426,7 +426,7 @@ impl Topics {
         }
     }
 
-    /// Where an operation of this stream starts: now, with where each topic stands, or behind its
+    /// Where an operation of this stream starts: now, with the position of each topic, or after its
     /// cursor.
     pub(super) fn join(&mut self, stream: u64, after: Option<&str>, now: Micros) -> Place {
         // What follows in the ring follows what is said here.
