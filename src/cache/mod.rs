@@ -4,6 +4,8 @@
 //! nothing is asked until a wait is over.
 
 mod entry;
+mod lookup;
+mod writer;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -18,6 +20,8 @@ use thiserror::Error;
 use tokio::time::{Instant, timeout, timeout_at};
 
 pub use self::entry::{Found, Kept, Recent};
+pub use self::lookup::Recall;
+pub use self::writer::{Keeper, OrderBooks};
 use crate::backoff::Backoff;
 
 /// The compare-and-set on the position.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use async_graphql::{Context, Error, ErrorExtensions, Pos, Response, ServerError, Value};
 use bytes::Bytes;
 
-use super::guard::{DEFAULT_DEPTH, QueryLimits};
-use crate::clients::RateLimited;
+use super::limits::{DEFAULT_DEPTH, QueryLimits};
+use crate::budgets::RateLimited;
 use crate::live::TopicName;
 use crate::market::event::{check_topic, message_topic};
 use crate::pool::give_way;

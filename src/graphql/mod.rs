@@ -1,43 +1,29 @@
 //! The schema, and its execution for the engine. Resolvers look at [`crate::live`]; nothing here
 //! keeps state of its own but the documents that were parsed lately.
 
-mod caller;
-mod candles;
-mod document;
-mod encoder;
+mod connections;
+mod context;
 mod errors;
 mod execution;
-mod frames;
-mod generations;
-mod guard;
 mod identity;
-mod introspection;
-mod lists;
-mod log_frames;
+mod limits;
 mod mutation;
-mod offload;
-mod orders;
-mod paging;
-mod persisted;
-mod placing;
 mod query;
-mod scalars;
 mod subscription;
 mod types;
-mod writer;
 
 use async_graphql::Schema;
 
-pub use self::caller::Caller;
-pub use self::execution::GraphqlExecutor;
-pub use self::guard::QueryLimits;
+pub use self::context::Caller;
+pub use self::execution::executor::GraphqlExecutor;
 pub use self::identity::Principal;
+pub use self::limits::QueryLimits;
+pub use self::mutation::port::{WriteError, Writer, Written};
 pub use self::query::HubView;
-pub use self::writer::{WriteError, Writer, Written};
 
 /// The schema as text: what `spreadly schema` prints and `config/schema.graphql` holds.
 pub fn sdl() -> String {
-    Schema::build(query::Query, mutation::Mutations::default(), subscription::Subscription)
+    Schema::build(query::Query, mutation::publish::Mutations::default(), subscription::Subscription)
         .finish()
         .sdl()
 }

@@ -5,17 +5,19 @@ use std::time::Duration;
 
 use async_graphql::{Context, Error, ID, Object, Result};
 
-use super::caller::admit;
-use super::candles::{self, Candle, Interval, Ticker};
+use super::connections::{self, Asked, EventConnection, TradeConnection};
+use super::context::admit;
 use super::errors::{checked_depth, checked_topic, fault, internal, state};
-use super::frames::BookSnapshot;
-use super::guard::QueryLimits;
-use super::lists::{self, Asked, EventConnection, TradeConnection};
-use super::offload;
-use super::orders::{self, Order, OrderConnection, OrderFilter};
-use super::scalars::{Cursor, DateTime, UInt64};
-use super::types::{FeedStatus, Hub, Market};
-use crate::clients::{ClientAccount, Work};
+use super::execution::offload;
+use super::limits::QueryLimits;
+use super::types::book::BookSnapshot;
+use super::types::candle::{self, Candle, Interval, Ticker};
+use super::types::feed::FeedStatus;
+use super::types::hub::Hub;
+use super::types::market::Market;
+use super::types::order::{self, Order, OrderConnection, OrderFilter};
+use super::types::scalars::{Cursor, DateTime, UInt64};
+use crate::budgets::{ClientAccount, Work};
 use crate::live::Live;
 use crate::market::event::{Micros, trades_topic};
 use crate::store::{LogReader, ReadError, StoreError};
@@ -96,7 +98,7 @@ impl Query {
         to: Option<DateTime>,
         #[graphql(default_with = "Some(500)", desc = "From 1 to 5,000.")] last: Option<i32>,
     ) -> Result<Vec<Candle>> {
-        candles::asked(ctx, &market, interval, (from, to), last).await
+        candle::asked(ctx, &market, interval, (from, to), last).await
     }
 
     /// A market's ticker now; null if there is no such market.
@@ -121,7 +123,7 @@ impl Query {
             return Err(fault("NOT_FOUND", "there is no market of this id"));
         };
         let topic = trades_topic(&definition.market);
-        lists::trades(ctx, Asked { topic, first, after, from, to }).await
+        connections::trades(ctx, Asked { topic, first, after, from, to }).await
     }
 
     /// The events of a generic topic, oldest first. Pages are by position, so new events cause no
@@ -135,7 +137,7 @@ impl Query {
         #[graphql(desc = "The page after this cursor.")] after: Option<Cursor>,
     ) -> Result<EventConnection> {
         let topic = checked_topic(&topic)?;
-        lists::events(ctx, Asked { topic, first, after, from: None, to: None }).await
+        connections::events(ctx, Asked { topic, first, after, from: None, to: None }).await
     }
 
     /// Orders in the order of their placement, oldest first, including filled and canceled ones.
@@ -147,12 +149,12 @@ impl Query {
         first: Option<i32>,
         #[graphql(desc = "The page after this cursor.")] after: Option<Cursor>,
     ) -> Result<OrderConnection> {
-        orders::page(ctx, filter, first, after).await
+        order::page(ctx, filter, first, after).await
     }
 
     /// One order, open or not; null if no order has this id.
     async fn order(&self, ctx: &Context<'_>, id: ID) -> Option<Result<Order>> {
-        orders::find(ctx, id.0).await.transpose()
+        order::find(ctx, id.0).await.transpose()
     }
 
     /// How each feed does.

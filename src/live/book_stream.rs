@@ -14,8 +14,8 @@ use super::frame::{
     Speed, book_topic, shape,
 };
 use crate::market::book::{Book, Changes};
+use crate::market::epochs::{Numbering, Standing};
 use crate::market::event::Side;
-use crate::market::numbering::{Numbering, Standing};
 
 /// Beats of one second after which a quiet stream says that it lives. The contract wants at most
 /// 5 s between frames; a push may come just after a beat, so 4 leaves a second for a late timer.

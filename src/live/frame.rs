@@ -8,9 +8,9 @@ use spreadly_subscriptions::{Cursor, CursorError, Epoch, Position, ResponseStrea
 
 use crate::market::book::Level;
 use crate::market::candles::{Candle, Interval};
+use crate::market::epochs::Numbering;
 use crate::market::event::{MarketDefinition, Message, Micros};
 use crate::market::ladder::TopLevels;
-use crate::market::numbering::Numbering;
 use crate::market::orders::OrderUpdate;
 use crate::market::ticker::{Day, LastTrade};
 use crate::market::trade::Trade;

@@ -10,6 +10,7 @@
 
 mod book_stream;
 mod candles;
+pub mod checkpoint;
 mod copies;
 mod drafts;
 mod encoders;
@@ -18,11 +19,11 @@ mod follower;
 mod frame;
 mod inbox;
 mod offers;
-mod reaching;
-mod reorganisation;
+mod rollback;
 mod source;
 mod tickers;
 mod topics;
+mod wait_for_position;
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,16 +42,16 @@ use self::copies::Copied;
 use self::feeds::FeedBoard;
 use self::follower::{Follower, Touched};
 use self::offers::Offers;
-use self::reaching::Reached;
 use self::tickers::Tickers;
 use self::topics::Topics;
+use self::wait_for_position::Reached;
 use crate::market::bbo::BestBidOffer;
 use crate::market::book::{Book, BookState, CheckpointError, Level};
 use crate::market::checksum;
+use crate::market::epochs::{Numbering, market_scope};
 use crate::market::event::{
     Applied, Effect, LevelChange, MarketDefinition, MarketId, Micros, message_topic, trades_topic,
 };
-use crate::market::numbering::{Numbering, market_scope};
 use crate::market::orders::orders_topic;
 use crate::market::ticker::LastTrade;
 use crate::market::trade::Trade;
@@ -63,7 +64,7 @@ pub use self::frame::{
     Item, ItemBody, LiveFrame, LogCursor, LogFrame, Offer, Refusal, SnapshotReason, Speed,
     TickerFrame, TickerView, age_ms, log_topics,
 };
-pub use self::reorganisation::{Defined, MarketLeft, Reorganisation};
+pub use self::rollback::{Defined, MarketLeft, Reorganisation};
 pub use self::topics::{TopicName, item};
 
 /// How often a state is taken until its book and its offer are of one moment. Between the two

@@ -13,8 +13,8 @@ use super::follower::Touched;
 use super::frame::{Encode, FeedState, LiveFrame, Offer, SnapshotReason};
 use crate::market::bbo::BestBidOffer;
 use crate::market::book::Level;
+use crate::market::epochs::{Numbering, Undoing};
 use crate::market::event::{MarketDefinition, MarketId, Micros};
-use crate::market::numbering::{Numbering, Undoing};
 
 pub(super) struct Offers {
     state: FeedState,

@@ -16,8 +16,8 @@ use super::offers::Stated;
 use crate::market::bbo::BestBidOffer;
 use crate::market::book::Level;
 use crate::market::candles::Candle;
+use crate::market::epochs::{Numbering, Standing, Undoing};
 use crate::market::event::{Applied, MarketDefinition, MarketId, Micros};
-use crate::market::numbering::{Numbering, Standing, Undoing};
 use crate::market::ticker::{LastTrade, Ticker};
 use crate::store::MarketCandles;
 

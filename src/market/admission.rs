@@ -163,7 +163,7 @@ impl Admission {
             Body::Logged { topic } => {
                 Ok(Admitted { topic: topic.clone().into(), effect: Effect::None })
             }
-            // What they do is told by the log, see `feeds::reorganisation`.
+            // What they do is told by the log, see `ingest::rollback`.
             Body::Reverted { .. } | Body::Gap { .. } => {
                 Ok(Admitted { topic: BLOCKS.into(), effect: Effect::None })
             }

@@ -11,12 +11,12 @@
 //! behind the block. So a client's cursor never names another event than the one it was made for.
 //! A log that was put back from an older copy begins a new epoch, see [`mark`].
 
-mod candles;
+mod candle_table;
 mod fault;
 mod mark;
 mod reader;
 mod readers;
-mod reverting;
+mod rollback;
 mod runs;
 mod schema;
 mod wal;
@@ -31,14 +31,14 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
 use spreadly_subscriptions::Epoch;
 
-use self::candles::Writing;
-pub use self::candles::{CandleSpan, MarketCandles, NewTrade};
+use self::candle_table::Writing;
+pub use self::candle_table::{CandleSpan, MarketCandles, NewTrade};
 use self::fault::At;
 pub use self::fault::StoreError;
 use self::mark::Mark;
 pub use self::reader::{LogReader, OrderQuery, Span, StoredOrder};
 pub use self::readers::{LogReaders, MOST_READERS, ReadError};
-pub use self::reverting::Reverting;
+pub use self::rollback::Reverting;
 use self::runs::Tail;
 use self::wal::Checkpointer;
 use crate::market::candles::Candle;
@@ -319,7 +319,7 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let mut connection = schema::connect(path, synchronous, missing)?;
         let schema::Log { epoch, newest, reserved, moves } = schema::log(path, &connection)?;
-        let candles_missing = candles::prepare(&connection).at(path)?;
+        let candles_missing = candle_table::prepare(&connection).at(path)?;
         runs::catch_up(&connection).at(path)?;
         let checkpointer = Checkpointer::start(path, &mut connection)?;
         Ok(Self {

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use super::doorbell::Ring;
 use super::stream::{CHUNK_BYTES, Lines, Read, Stream, contains, identity, open};
 use crate::descriptors;
-use crate::feeds::door::Incoming;
+use crate::ingest::handle::Incoming;
 use crate::store::{FileProgress, Fingerprint};
 
 /// Most files followed, drained and removed ones included: some 50 MB of memory.

@@ -46,8 +46,8 @@ use tokio_util::sync::CancellationToken;
 use self::doorbell::{Doorbell, Ring};
 use self::folder::{Folder, Turn};
 use self::stream::identity;
-use super::door::{Batch, Door, DoorError};
-use super::status::{Cause, FeedId, FeedStatuses};
+use crate::ingest::feed_status::{Cause, FeedId, FeedStatuses};
+use crate::ingest::handle::{Batch, Door, DoorError};
 use crate::store::Progress;
 
 /// How often a watched folder is compared as a whole, in case a ring was lost. 30,000 files cost
@@ -147,7 +147,7 @@ impl Files {
 
     /// Ends when the door is closed.
     async fn follow(self) {
-        let mut backoff = super::backoff();
+        let mut backoff = crate::ingest::backoff();
         let progress = loop {
             match self.door.file_progress(&self.name).await {
                 Ok(progress) => break progress,

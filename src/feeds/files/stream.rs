@@ -8,8 +8,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::feeds::door::Incoming;
-use crate::feeds::status::{At, Place};
+use crate::ingest::feed_status::{At, Place};
+use crate::ingest::handle::Incoming;
 use crate::market::event::{MOST_LINE_BYTES, Refusal, renumbers};
 use crate::store::{FileProgress, Fingerprint};
 

@@ -13,9 +13,9 @@ use tempfile::TempDir;
 
 use super::stream::CHUNK_BYTES;
 use super::*;
-use crate::feeds::door::Incoming;
-use crate::feeds::sequencer::tests::Hub;
-use crate::feeds::status::{FeedState, FeedStatus};
+use crate::ingest::feed_status::{FeedState, FeedStatus};
+use crate::ingest::handle::Incoming;
+use crate::ingest::sequencer::tests::Hub;
 use crate::market::event::{MOST_LINE_BYTES, Refusal};
 use crate::store::{NewEvent, Progress, Store};
 
@@ -672,7 +672,7 @@ fn what_the_watch_read_and_could_not_write_is_the_feeds() {
     drop(reading.folder.look(Ring::Scan));
     bench.append("a.ndjson", &message(1));
     bell.ring_by_hand("a.ndjson");
-    let feed = FeedStatuses::new().register("test", crate::feeds::status::FeedKind::Files);
+    let feed = FeedStatuses::new().register("test", crate::ingest::feed_status::FeedKind::Files);
     assert!(!reading.answer(&bell, &door, feed));
     // Further rings wait for the feed.
     reading.delivered -= LULL;

@@ -26,9 +26,9 @@ use tokio_util::sync::CancellationToken;
 use self::brokers::Consumer;
 use self::partitions::{Gap, Met, Partitions, PartitionsError};
 pub use self::producer::{LONGEST_WRITE, Outgoing, ProduceError, Producer};
-use super::door::{self, Door, Incoming};
-use super::remote::{self, Remote};
-use super::status::{At, FeedId, FeedStatuses, Place};
+use super::session::{self, Remote};
+use crate::ingest::feed_status::{At, FeedId, FeedStatuses, Place};
+use crate::ingest::handle::{self, Door, Incoming};
 use crate::market::event::{MOST_LINE_BYTES, Refusal, renumbers, time_text};
 
 /// Records of a batch, and bytes of their values but for the last one's.
@@ -53,7 +53,7 @@ pub struct KafkaConfig {
     pub settings: Vec<(String, String)>,
 }
 
-type Cut = remote::Cut<PartitionsError>;
+type Cut = session::Cut<PartitionsError>;
 
 /// Runs until told to stop, or until the door is closed. Wants a thread of its own: looking after
 /// brokers that do not answer holds it up.
@@ -316,7 +316,7 @@ impl Feed {
         tracing::warn!("{reason}");
         let partition = partitions.get(place);
         let source = partition.source.clone();
-        let time = time_text(door::now());
+        let time = time_text(handle::now());
         let event =
             json!({"kind": "source.gap", "source": &*source, "reason": reason, "time": time});
         let line = Incoming {

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::KafkaConfig;
 use super::brokers::{self, Consumer};
-use crate::feeds::door::Claimed;
+use crate::ingest::handle::Claimed;
 use crate::store::FeedPosition;
 
 /// Far more often than a topic is ever made anew, far less than two clusters' epochs are apart.

@@ -19,9 +19,9 @@ use tokio_util::task::TaskTracker;
 
 use super::KafkaConfig;
 use super::brokers::{self, Connections};
-use crate::feeds::door::Ack;
-use crate::feeds::outcomes::{Awaited, MOST_AWAITED, Outcomes};
-use crate::feeds::status::{FeedKind, FeedStatuses};
+use crate::ingest::feed_status::{FeedKind, FeedStatuses};
+use crate::ingest::handle::Ack;
+use crate::ingest::waiters::{Awaited, MOST_AWAITED, Outcomes};
 use crate::market::event;
 use crate::market::ownership::Ownership;
 use crate::store::LogReaders;

@@ -16,8 +16,8 @@ use self::idle::Idle;
 use self::stream::{At, Numbered, TopicStream};
 use super::follower::Touched;
 use super::frame::{Encode, FeedState, Item};
+use crate::market::epochs::{Numbering, Undoing, scope_of};
 use crate::market::event::Micros;
-use crate::market::numbering::{Numbering, Undoing, scope_of};
 use crate::store;
 
 pub(super) use self::replay::Replay;

@@ -17,8 +17,8 @@ use crate::live::book_stream::{QUIET_BEATS, bad_cursor};
 use crate::live::frame::{
     Encode, FeedState, Item, LiveFrame, LogCursor, LogFrame, SnapshotReason, log_topics,
 };
+use crate::market::epochs::{MOST_UNDOINGS, Numbering, Standing};
 use crate::market::event::Micros;
-use crate::market::numbering::{MOST_UNDOINGS, Numbering, Standing};
 
 /// Events of a frame, which is encoded under the topics' lock: below a millisecond.
 pub(super) const FRAME_EVENTS: usize = 64;

@@ -1,0 +1,99 @@
+//! The command line: its subcommands, what they take, and the exit code.
+//!
+//! 0: stopped as asked. 1: could not run, or had to stop. 2: wrong arguments or configuration.
+
+mod check_config;
+mod dev;
+mod publish;
+mod serve;
+mod subscribe;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use self::check_config::CheckConfig;
+use self::dev::Dev;
+use self::publish::Publish;
+use self::serve::Serve;
+use self::subscribe::{ClientError, Endpoint, Subscribe};
+use crate::graphql;
+
+const EXAMPLES: &str = "\
+Examples:
+  spreadly dev                                    a simulated market on http://127.0.0.1:4000
+  spreadly serve                                  reads feeds/, keeps data/, needs nothing else
+  spreadly serve --config spreadly.toml --set limits.sockets_per_address=500
+  SPREADLY__LOG__FORMAT=json spreadly serve       every key has a variable
+  spreadly check-config spreadly.toml             every fault at once; else what would run
+  spreadly schema > schema.graphql
+  spreadly subscribe 'subscription { feedStatus { name state } }'
+  spreadly publish news '{\"headline\": \"hello\"}'
+
+Flags beat SPREADLY__SECTION__KEY variables, which beat the file, which beats the defaults.
+config/spreadly.toml has every key with its unit and reason.
+Exit codes: 0 stopped as asked, 1 could not run, 2 a fault in the arguments or the configuration.";
+
+/// Where `spreadly serve` listens by itself.
+const DEFAULT_URL: &str = "ws://127.0.0.1:4000/graphql";
+
+/// The streaming hub of a decentralised exchange: takes events from feeds, keeps each market's
+/// state and pushes it to very many clients as GraphQL subscriptions.
+#[derive(Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the hub
+    Serve(Serve),
+    /// Run the hub with a simulated market, for trying it out and for load tests
+    Dev(Dev),
+    /// Check a configuration file as `serve` would read it, with the environment
+    ///
+    /// Prints every fault with its key and exits with 2, or prints the effective configuration.
+    CheckConfig(CheckConfig),
+    /// Print the GraphQL schema
+    Schema,
+    /// Follow a GraphQL subscription, or run a query, and print each result as a line of JSON
+    #[command(after_help = subscribe::EXAMPLES)]
+    Subscribe(Subscribe),
+    /// Publish one event to a generic topic
+    #[command(after_help = publish::EXAMPLES)]
+    Publish(Publish),
+}
+
+#[derive(Args)]
+struct HubUrl {
+    /// The hub's GraphQL address
+    #[arg(long, value_name = "URL", default_value = DEFAULT_URL)]
+    url: Endpoint,
+}
+
+/// Runs what the arguments of this process ask for.
+pub fn run() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Serve(serve) => serve.run(None),
+        Command::Dev(dev) => dev.run(),
+        Command::CheckConfig(check) => check.run(),
+        Command::Schema => {
+            print!("{}", graphql::sdl());
+            ExitCode::SUCCESS
+        }
+        Command::Subscribe(subscribe) => exit_code(subscribe.run()),
+        Command::Publish(publish) => exit_code(publish.run()),
+    }
+}
+
+fn exit_code(outcome: Result<(), ClientError>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("spreadly: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What feeds have in common whose source is reached over a network and numbers its events: they
+//! are cut off and come back, and begin where the log has them.
+
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::time::Duration;
+
+use crate::ingest::feed_status::{FeedId, FeedStatuses};
+use crate::ingest::handle::{Batch, Claimed, Door, DoorError, HandedIn, Incoming};
+use crate::store::{FeedPosition, Progress};
+
+/// Between two tries to read from the log how far a feed is.
+const LOG_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why a session with a source ended.
+pub(super) enum Cut<E> {
+    /// The hub stops.
+    Door,
+    /// Which hub reads what has changed: nothing is wrong.
+    Again,
+    Source(E),
+}
+
+impl<E> From<E> for Cut<E> {
+    fn from(error: E) -> Self {
+        Self::Source(error)
+    }
+}
+
+/// The hub's side of such a feed.
+pub(super) struct Remote {
+    pub(super) door: Door,
+    pub(super) statuses: FeedStatuses,
+    pub(super) feed: FeedId,
+    /// The source's name for people.
+    pub(super) source: &'static str,
+}
+
+impl Remote {
+    /// Has one session after the other, each of which reads until it is cut off; says `true` to
+    /// what it is given once it has read all there was. Ends when the door is closed.
+    pub(super) async fn follow<E: Display>(
+        &self,
+        session: impl AsyncFn(&mut bool) -> Result<Infallible, Cut<E>>,
+    ) {
+        let mut backoff = crate::ingest::backoff();
+        let mut told = false;
+        loop {
+            let mut healthy = false;
+            let Err(cut) = session(&mut healthy).await;
+            if healthy {
+                backoff.reset();
+                told = false;
+            }
+            let error = match cut {
+                Cut::Door => return,
+                Cut::Again => {
+                    tokio::time::sleep(LOG_PAUSE).await;
+                    continue;
+                }
+                Cut::Source(error) => error,
+            };
+            if !told {
+                tracing::warn!(%error, "disconnected from {}: connecting again", self.source);
+                told = true;
+            }
+            self.cut_off(&error);
+            tokio::time::sleep(backoff.wait()).await;
+        }
+    }
+
+    pub(super) fn cut_off(&self, error: &impl Display) {
+        self.statuses.cut_off(self.feed, format!("cut off from {}: {error}", self.source));
+    }
+
+    /// All that was there is read.
+    pub(super) fn caught_up(&self) {
+        self.statuses.stale(self.feed, None);
+    }
+
+    pub(super) fn behind(&self, behind: u64) {
+        self.statuses.behind(self.feed, behind);
+    }
+
+    /// How far the source is in the log, by its name there.
+    pub(super) async fn position<E>(&self, name: &str) -> Result<Option<FeedPosition>, Cut<E>> {
+        let claimed = self.claim(&[name.into()]).await?;
+        Ok(claimed.into_iter().next().and_then(|one| one.position))
+    }
+
+    /// See [`Door::claim`].
+    pub(super) async fn claim<E>(&self, names: &[Box<str>]) -> Result<Vec<Claimed>, Cut<E>> {
+        loop {
+            match self.door.claim(names.to_vec()).await {
+                Ok(claimed) => return Ok(claimed),
+                Err(DoorError::Closed) => return Err(Cut::Door),
+                // The log can't be read now, and every feed says so.
+                Err(DoorError::Store(_) | DoorError::Unreachable(_) | DoorError::TakenOver) => {
+                    tokio::time::sleep(LOG_PAUSE).await
+                }
+            }
+        }
+    }
+
+    /// Hands over what was read, with how far that is; back when it is in the log.
+    pub(super) async fn send<E>(
+        &self,
+        lines: Vec<Incoming>,
+        positions: impl Iterator<Item = FeedPosition>,
+    ) -> Result<(), Cut<E>> {
+        let handed_in = self.hand_in(lines, positions).await?;
+        handed_in.acknowledged().await.map(drop).map_err(|error| match error {
+            DoorError::TakenOver => Cut::Again,
+            _ => Cut::Door,
+        })
+    }
+
+    /// Hands over what was read, and does not wait for the answer.
+    pub(super) async fn hand_in<E>(
+        &self,
+        lines: Vec<Incoming>,
+        positions: impl Iterator<Item = FeedPosition>,
+    ) -> Result<HandedIn, Cut<E>> {
+        let progress = positions.map(Progress::Position).collect();
+        let batch = Batch { feed: Some(self.feed), lines, progress };
+        self.door.hand_in(batch).await.map_err(|_| Cut::Door)
+    }
+}

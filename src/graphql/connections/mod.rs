@@ -1,0 +1,261 @@
+//! Trades and events as lists, read from the log page by page.
+
+pub mod paging;
+
+use async_graphql::{Context, Result, SimpleObject};
+
+use self::paging::{List, PageInfo};
+use super::context::charge;
+use super::errors::fault;
+use super::execution::offload;
+use super::query::{live, read};
+use super::types::event::{Event, Trade, event_of, trade_of};
+use super::types::scalars::{Cursor, DateTime};
+use crate::budgets::Work;
+use crate::live::{Item, TopicName, item};
+use crate::store::{LogReader, Span, StoreError};
+
+/// Bytes of events' lines in a page: one of long messages has fewer than was asked for.
+const PAGE_BYTES: usize = 1 << 20;
+/// Events that are looked at for one page, some 50 ms: where few lie within `from` and `to`, a page
+/// has fewer than was asked for, and `endCursor` goes on behind what was looked at.
+const MOST_LOOKED_AT: usize = 20_000;
+/// Events read at once while looking for those.
+const READ_AT_ONCE: usize = 512;
+
+/// A trade in a list.
+#[derive(SimpleObject)]
+pub struct TradeEdge {
+    /// Pass this as `after` of this list for the next page, or of `trades(markets:)` of this market
+    /// to receive what follows.
+    cursor: Cursor,
+    /// The trade.
+    node: Trade,
+}
+
+/// A page of trades, oldest first.
+#[derive(SimpleObject)]
+pub struct TradeConnection {
+    /// The trades with their cursors.
+    edges: Vec<TradeEdge>,
+    /// The trades.
+    nodes: Vec<Trade>,
+    /// Position of the page in the list.
+    page_info: PageInfo,
+}
+
+/// An event in a list.
+#[derive(SimpleObject)]
+pub struct EventEdge {
+    /// Pass this as `after` of this list for the next page, or of `events(topic:)` to receive what
+    /// follows.
+    cursor: Cursor,
+    /// The event.
+    node: Event,
+}
+
+/// A page of events, oldest first.
+#[derive(SimpleObject)]
+pub struct EventConnection {
+    /// The events with their cursors.
+    edges: Vec<EventEdge>,
+    /// The events.
+    nodes: Vec<Event>,
+    /// Position of the page in the list.
+    page_info: PageInfo,
+}
+
+/// Which page of a topic.
+pub struct Asked {
+    pub topic: TopicName,
+    pub first: Option<i32>,
+    pub after: Option<Cursor>,
+    /// At or after this, by the event's own time.
+    pub from: Option<DateTime>,
+    /// Before this.
+    pub to: Option<DateTime>,
+}
+
+pub async fn trades(ctx: &Context<'_>, asked: Asked) -> Result<TradeConnection> {
+    let (items, page_info, at) = page(ctx, asked).await?;
+    let nodes: Vec<_> = items.iter().filter_map(trade_of).collect();
+    let edge = |node: &Trade| TradeEdge { cursor: at(node.sequence), node: node.clone() };
+    Ok(TradeConnection { edges: nodes.iter().map(edge).collect(), nodes, page_info })
+}
+
+pub async fn events(ctx: &Context<'_>, asked: Asked) -> Result<EventConnection> {
+    let (items, page_info, at) = page(ctx, asked).await?;
+    let nodes: Vec<_> = items.iter().filter_map(event_of).collect();
+    let edge = |node: &Event| EventEdge { cursor: at(node.sequence), node: node.clone() };
+    Ok(EventConnection { edges: nodes.iter().map(edge).collect(), nodes, page_info })
+}
+
+async fn page(
+    ctx: &Context<'_>,
+    asked: Asked,
+) -> Result<(Vec<Item>, PageInfo, impl Fn(u64) -> Cursor + use<>)> {
+    let live = live(ctx)?.clone();
+    let topic = asked.topic;
+    let list = List::new(&topic, live.numbering(&topic));
+    let first = paging::checked_first(asked.first)?;
+    let after = asked.after.map(|after| list.behind(&after)).transpose()?;
+    let (from, to) = (asked.from.map(|time| time.0), asked.to.map(|time| time.0));
+    if from.zip(to).is_some_and(|(from, to)| from > to) {
+        return Err(fault("VALIDATION_FAILED", "from must not be later than to"));
+    }
+    let found = read(ctx, move |log| {
+        let wanted = |one: &Item| match (from, to) {
+            (None, None) => true,
+            _ => one.time.is_some_and(|time| {
+                from.is_none_or(|from| time >= from) && to.is_none_or(|to| time < to)
+            }),
+        };
+        let read_at_once = if from.is_none() && to.is_none() { first + 1 } else { READ_AT_ONCE };
+        let search = Search { topic, after: after.unwrap_or(0), first, read_at_once };
+        search.run(log, wanted, |stored| item(stored, |market| live.definition(market)))
+    });
+    let found = found.await?;
+    charge(ctx, Work::Row, found.looked_at)?;
+    offload::before(ctx, Work::Row, found.items.len()).await;
+    let at = move |sequence| list.cursor(sequence);
+    let info = PageInfo {
+        has_next_page: found.more,
+        has_previous_page: found.before,
+        start_cursor: found.items.first().map(|one| at(one.sequence)),
+        end_cursor: found.end.map(&at),
+    };
+    Ok((found.items, info, at))
+}
+
+struct Search {
+    topic: TopicName,
+    after: u64,
+    first: usize,
+    read_at_once: usize,
+}
+
+#[derive(Default)]
+struct Found {
+    items: Vec<Item>,
+    /// Something follows, or may follow.
+    more: bool,
+    /// Something came before.
+    before: bool,
+    /// Pass this as `after` for the next page.
+    end: Option<u64>,
+    /// Rows of the log that were read for it.
+    looked_at: usize,
+}
+
+impl Search {
+    fn run(
+        &self,
+        log: &LogReader,
+        wanted: impl Fn(&Item) -> bool,
+        read: impl Fn(&crate::store::Stored) -> std::result::Result<Item, StoreError>,
+    ) -> std::result::Result<Found, StoreError> {
+        let before = self.after > 0 && log.last_until(&self.topic, self.after)?.is_some();
+        let mut found = Found { before, ..Found::default() };
+        let topics = [self.topic.clone()];
+        let (mut seen, mut bytes) = (self.after, 0);
+        loop {
+            let most = self.read_at_once;
+            let span = Span { after: seen, until: u64::MAX, most, most_bytes: PAGE_BYTES };
+            let rows = log.read_span(&topics, &span)?;
+            if rows.is_empty() {
+                return Ok(found);
+            }
+            found.looked_at += rows.len();
+            for stored in &rows {
+                let one = read(stored)?;
+                if wanted(&one) {
+                    bytes += stored.body.len();
+                    let full = found.items.len() == self.first || bytes > PAGE_BYTES;
+                    if full && !found.items.is_empty() {
+                        found.more = true;
+                        return Ok(found);
+                    }
+                    found.end = Some(one.sequence);
+                    found.items.push(one);
+                }
+                seen = stored.sequence;
+            }
+            if found.looked_at >= MOST_LOOKED_AT {
+                (found.more, found.end) = (true, Some(seen));
+                return Ok(found);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::market::event::trades_topic;
+    use crate::store::{NewEvent, Store};
+
+    use super::*;
+
+    fn search(after: u64, first: usize, read_at_once: usize) -> Search {
+        Search { topic: trades_topic("A-B"), after, first, read_at_once }
+    }
+
+    /// Trades of two markets in turn, at a time that is their number in the log.
+    fn log(events: usize) -> (tempfile::TempDir, LogReader) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.db");
+        let mut store = Store::open(&path).unwrap();
+        let events: Vec<_> = (1..=events)
+            .map(|number| {
+                let market = if number.is_multiple_of(2) { "A-B" } else { "C-D" };
+                let time = crate::market::event::time_text(number as i64);
+                let body = format!(
+                    r#"{{"kind":"trade","market":"{market}","price":"1","size":"1","time":"{time}"}}"#
+                );
+                let topic = trades_topic(market);
+                NewEvent { topic, body: body.into(), ..NewEvent::default() }
+            })
+            .collect();
+        store.append(&events, &[], 1).unwrap();
+        let reader = store.reader().unwrap();
+        (folder, reader)
+    }
+
+    fn sequences(found: &Found) -> Vec<u64> {
+        found.items.iter().map(|one| one.sequence).collect()
+    }
+
+    #[test]
+    fn pages_follow_one_another_without_gap_or_double() {
+        let (_folder, log) = log(25);
+        let (mut after, mut all) = (0, Vec::new());
+        loop {
+            let found = search(after, 5, 6).run(&log, |_| true, |one| item(one, |_| None)).unwrap();
+            assert_eq!(found.before, after > 0);
+            all.extend(sequences(&found));
+            after = found.end.unwrap();
+            if !found.more {
+                break;
+            }
+            assert_eq!(found.items.len(), 5);
+        }
+        assert_eq!(all, (2..=24).step_by(2).collect::<Vec<_>>());
+        let end = search(after, 5, 6).run(&log, |_| true, |one| item(one, |_| None)).unwrap();
+        assert_eq!((end.items.len(), end.more, end.before, end.end), (0, false, true, None));
+    }
+
+    #[test]
+    fn a_page_that_looked_at_too_much_says_where_to_go_on() {
+        let (_folder, log) = log(2 * MOST_LOOKED_AT + 4 * READ_AT_ONCE);
+        let last = 2 * MOST_LOOKED_AT as i64 + 2;
+        let late = |one: &Item| one.time.is_some_and(|time| time >= last);
+        let search_on = |after| {
+            search(after, 3, READ_AT_ONCE).run(&log, late, |one| item(one, |_| None)).unwrap()
+        };
+        let nothing = search_on(0);
+        assert_eq!((nothing.items.len(), nothing.more), (3, true), "found on the last read");
+        let none = |_: &Item| false;
+        let found = search(0, 3, READ_AT_ONCE).run(&log, none, |one| item(one, |_| None)).unwrap();
+        assert!(found.items.is_empty() && found.more);
+        assert!(found.end.unwrap() >= 2 * MOST_LOOKED_AT as u64);
+    }
+}

@@ -1,0 +1,98 @@
+//! Pages of lists that are read from the log: their size, their cursors, what lies around them.
+//! Oldest first and by position, so that pages never gap or double while events arrive.
+
+use std::sync::Arc;
+
+use async_graphql::{ErrorExtensions, Result, SimpleObject, Value};
+use spreadly_subscriptions::{Epoch, Position};
+
+use crate::graphql::errors::{fault, limit_exceeded};
+use crate::graphql::types::scalars::Cursor;
+use crate::live::{LogCursor, log_topics};
+use crate::market::epochs::{Numbering, Standing};
+
+/// Nodes in a page: what a client can take in at once.
+const MOST_PER_PAGE: usize = 1_000;
+const DEFAULT_PER_PAGE: usize = 100;
+
+/// The position of a page in its list.
+#[derive(SimpleObject)]
+pub struct PageInfo {
+    /// More entries follow, or the hub has not searched further yet. Pass `endCursor` as `after`.
+    pub has_next_page: bool,
+    /// Older entries come before this page.
+    pub has_previous_page: bool,
+    /// Cursor of the first entry.
+    pub start_cursor: Option<Cursor>,
+    /// Pass this as `after` for the next page.
+    pub end_cursor: Option<Cursor>,
+}
+
+/// The argument `first`.
+pub fn checked_first(first: Option<i32>) -> Result<usize> {
+    match first.map_or(Ok(DEFAULT_PER_PAGE), usize::try_from) {
+        Ok(first) if first > MOST_PER_PAGE => Err(limit_exceeded("first", MOST_PER_PAGE, first)),
+        Ok(first) if first > 0 => Ok(first),
+        _ => Err(fault("VALIDATION_FAILED", "first must be at least 1")),
+    }
+}
+
+/// A topic as a list: what its cursors are.
+pub struct List {
+    topics: u64,
+    numbering: Numbering,
+}
+
+impl List {
+    /// To be made before the list is read: what is undone meanwhile then counts as seen.
+    pub fn new(topic: &Arc<str>, numbering: Numbering) -> Self {
+        Self { topics: log_topics(std::slice::from_ref(topic)), numbering }
+    }
+
+    /// Which numbering its positions are of.
+    pub fn epoch(&self) -> Epoch {
+        self.numbering.epoch()
+    }
+
+    /// The cursor of a place in it.
+    pub fn cursor(&self, sequence: u64) -> Cursor {
+        let position = Position { epoch: self.epoch(), sequence };
+        Cursor(LogCursor { topics: self.topics, position }.encode())
+    }
+
+    /// The sequence behind which a page begins.
+    ///
+    /// # Errors
+    /// `RESYNC_REQUIRED` where something up to there was undone, with the place up to which it
+    /// stands; or where the position is of no numbering that is known.
+    pub fn behind(&self, after: &Cursor) -> Result<u64> {
+        let requested = LogCursor::decode(&after.0, self.topics)
+            .map_err(|error| fault("BAD_REQUEST", &error.to_string()))?
+            .position;
+        let (message, floor) = match self.numbering.standing(&requested) {
+            Standing::Now => return Ok(requested.sequence),
+            Standing::Earlier { undone } if requested.sequence < undone => {
+                return Ok(requested.sequence);
+            }
+            Standing::Earlier { undone } => (
+                "blocks were removed: discard what is after `floor`, and list from there",
+                undone - 1,
+            ),
+            Standing::Unknown => ("the epoch is new: list from the start", 0),
+        };
+        let position = |position: Position| {
+            let Position { epoch, sequence } = position;
+            let place = serde_json::json!({
+                "epoch": epoch.to_string(), "sequence": sequence.to_string(),
+            });
+            Value::from_json(place).unwrap_or_default()
+        };
+        let cursor = self.cursor(floor);
+        let floor = Position { epoch: self.epoch(), sequence: floor };
+        Err(fault("RESYNC_REQUIRED", message).extend_with(|_, values| {
+            values.set("requested", position(requested));
+            values.set("floor", position(floor));
+            values.set("cursor", cursor.0.as_str());
+        }))
+    }
+}

@@ -1,0 +1,55 @@
+//! The sender of a request: the principal it proved to be, and the account that pays for its work.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_graphql::{Context, Result};
+use spreadly_subscriptions::StreamPlace;
+
+use super::errors::{rate_limited, state};
+use super::identity::Principal;
+use crate::budgets::{ClientAccount, StreamCounts, StreamPlace as CountedPlace, Work};
+
+/// Of one socket, or of one request over HTTP.
+#[derive(Clone)]
+pub struct Caller {
+    pub principal: Principal,
+    pub account: Arc<ClientAccount>,
+    /// The response streams that this socket reads.
+    pub streams: Arc<StreamCounts>,
+    /// Of the response streams that it opens.
+    pub owner: u64,
+}
+
+impl Caller {
+    pub fn new(principal: Principal, account: Arc<ClientAccount>) -> Self {
+        let (streams, owner) = (account.socket_streams(), account.socket_owner());
+        Self { principal, account, streams, owner }
+    }
+}
+
+/// An operation's place among the streams that its socket reads.
+pub(super) struct ReadPlace {
+    pub account: Arc<ClientAccount>,
+    pub _counted: CountedPlace,
+}
+
+impl StreamPlace for ReadPlace {
+    fn turn(&self) -> Option<Duration> {
+        self.account.turn(Work::Page)
+    }
+}
+
+/// Lets work of a resolver begin, and charges it.
+///
+/// # Errors
+/// `RATE_LIMITED` where the address has spent what it may.
+pub(super) fn admit(ctx: &Context<'_>, work: Work, count: usize) -> Result<()> {
+    state::<Arc<ClientAccount>>(ctx)?.admit(work, count).map_err(rate_limited)
+}
+
+/// Charges work that a resolver did.
+pub(super) fn charge(ctx: &Context<'_>, work: Work, count: usize) -> Result<()> {
+    state::<Arc<ClientAccount>>(ctx)?.spend(work, count);
+    Ok(())
+}

@@ -1,0 +1,414 @@
+//! Limits on a document, checked before anything that could cost more than reading it: on its text
+//! before it is parsed, on its tree before it is validated. Each check is linear in the document.
+//! (A fragment bomb of 300 bytes keeps the library's own validation busy for seconds.)
+
+use std::collections::HashMap;
+
+use async_graphql_parser::types::{
+    ExecutableDocument, Field, OperationDefinition, Selection, SelectionSet,
+};
+use async_graphql_value::Value;
+use serde_json::Map;
+
+use super::introspection;
+use crate::budgets::Work;
+use crate::graphql::errors::Refused;
+use crate::graphql::limits::{DEFAULT_CANDLES, DEFAULT_DEPTH, MOST_CANDLES, QueryLimits};
+
+/// Most brackets open at once, of any kind. The parser recurses by them; it has a limit for
+/// selections (64) but none for lists and objects.
+const MOST_NESTING: usize = 64;
+
+/// Longest name, in bytes. An alias comes back with every level of a book: ten thousand times in
+/// a deep one.
+const MOST_NAME_BYTES: usize = 64;
+
+/// Depth allowed below `__schema` and `__type`: what GraphiQL asks has 15 levels.
+const INTROSPECTION_DEPTH: usize = 20;
+
+/// One lexical token by its bytes. Whatever is no GraphQL is a token too: the parser names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Token {
+    pub start: usize,
+    pub end: usize,
+}
+
+/// The tokens of a document, in order; whitespace, commas and comments are none.
+pub struct Tokens<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Tokens<'a> {
+    pub fn new(text: &'a str) -> Self {
+        Self { text: text.as_bytes(), at: 0 }
+    }
+
+    fn skip_ignored(&mut self) {
+        while let Some(byte) = self.text.get(self.at) {
+            match byte {
+                b' ' | b'\t' | b'\n' | b'\r' | b',' => self.at += 1,
+                // The byte order mark, which only makes sense first but is ignored anywhere.
+                0xEF if self.text[self.at..].starts_with(b"\xEF\xBB\xBF") => self.at += 3,
+                b'#' => {
+                    let rest = &self.text[self.at..];
+                    let line = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r'));
+                    self.at += line.unwrap_or(rest.len());
+                }
+                _ => break,
+            }
+        }
+    }
+
+    fn block_string_end(&self, from: usize) -> usize {
+        let mut at = from;
+        while at < self.text.len() {
+            let rest = &self.text[at..];
+            if rest.starts_with(b"\\\"\"\"") {
+                at += 4;
+            } else if rest.starts_with(b"\"\"\"") {
+                return at + 3;
+            } else {
+                at += 1;
+            }
+        }
+        at
+    }
+
+    fn string_end(&self, from: usize) -> usize {
+        let mut at = from;
+        while let Some(byte) = self.text.get(at) {
+            match byte {
+                b'"' => return at + 1,
+                b'\\' => at += 2,
+                b'\n' | b'\r' => return at,
+                _ => at += 1,
+            }
+        }
+        self.text.len()
+    }
+}
+
+impl Iterator for Tokens<'_> {
+    type Item = Token;
+
+    fn next(&mut self) -> Option<Token> {
+        self.skip_ignored();
+        let start = self.at;
+        let rest = &self.text[start..];
+        let run = |part: fn(&u8) -> bool| rest.iter().position(|byte| !part(byte));
+        let name = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_' || *byte >= 0x80;
+        let number = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'+' | b'-');
+        let end = match rest.first()? {
+            b'"' if rest.starts_with(b"\"\"\"") => self.block_string_end(start + 3),
+            b'"' => self.string_end(start + 1),
+            b'.' if rest.starts_with(b"...") => start + 3,
+            b'-' | b'0'..=b'9' => start + run(number).unwrap_or(rest.len()),
+            byte if name(byte) => start + run(name).unwrap_or(rest.len()),
+            _ => start + 1,
+        };
+        self.at = end;
+        Some(Token { start, end })
+    }
+}
+
+/// Before parsing: how long, how many tokens, how deeply nested. Returns the tokens.
+pub fn check_text(text: &str, limits: &QueryLimits) -> Result<usize, Refused> {
+    if text.len() > limits.query_bytes {
+        return Err(Refused::limit("query_bytes", limits.query_bytes, text.len()));
+    }
+    let (mut count, mut nesting, mut deepest) = (0, 0usize, 0);
+    for token in Tokens::new(text) {
+        count += 1;
+        let bytes = token.end - token.start;
+        match text.as_bytes()[token.start] {
+            b'_' | b'a'..=b'z' | b'A'..=b'Z' if bytes > MOST_NAME_BYTES => {
+                return Err(Refused::limit("name_bytes", MOST_NAME_BYTES, bytes));
+            }
+            b'{' | b'[' | b'(' => nesting += 1,
+            b'}' | b']' | b')' => nesting = nesting.saturating_sub(1),
+            _ => {}
+        }
+        deepest = deepest.max(nesting);
+    }
+    if count > limits.query_tokens {
+        return Err(Refused::limit("query_tokens", limits.query_tokens, count));
+    }
+    if deepest > MOST_NESTING {
+        return Err(Refused::limit("query_depth", limits.query_depth, deepest));
+    }
+    Ok(count)
+}
+
+/// What a selection set expands to. Saturating: a bomb's sum passes any number.
+#[derive(Clone, Copy, Default)]
+struct Cost {
+    depth: usize,
+    /// Below `__schema` and `__type`.
+    introspection_depth: usize,
+    fields: usize,
+    aliases: usize,
+    /// Below `bids` and `asks`; once a level of the book is known, times the depth. Below `candles`
+    /// times how many are asked for.
+    level_fields: usize,
+}
+
+impl Cost {
+    fn add(&mut self, other: Self) {
+        self.depth = self.depth.max(other.depth);
+        self.introspection_depth = self.introspection_depth.max(other.introspection_depth);
+        self.fields = self.fields.saturating_add(other.fields);
+        self.aliases = self.aliases.saturating_add(other.aliases);
+        self.level_fields = self.level_fields.saturating_add(other.level_fields);
+    }
+
+    fn check(&self, limits: &QueryLimits) -> Result<(), Refused> {
+        for (name, limit, current) in [
+            ("query_complexity", limits.query_complexity, self.fields),
+            ("query_depth", limits.query_depth, self.depth),
+            ("query_depth", INTROSPECTION_DEPTH, self.introspection_depth),
+            ("query_aliases", limits.query_aliases, self.aliases),
+        ] {
+            if current > limit {
+                return Err(Refused::limit(name, limit, current));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Each fragment is weighed once, however often it is spread.
+struct Scale<'a, 'd> {
+    document: &'a ExecutableDocument,
+    /// `None` while a fragment is being weighed: meeting it again is a cycle.
+    fragments: HashMap<&'a str, Option<Cost>>,
+    /// How many levels or candles a field of these asks for.
+    asked: &'d dyn Fn(&Field) -> usize,
+}
+
+impl<'a> Scale<'a, '_> {
+    fn fragment(&mut self, name: &'a str) -> Result<Cost, Refused> {
+        match self.fragments.get(name) {
+            Some(Some(cost)) => return Ok(*cost),
+            Some(None) => {
+                return Err(Refused::new("VALIDATION_FAILED", "a fragment spreads itself", None));
+            }
+            None => {}
+        }
+        let document = self.document;
+        // Validation tells of fragments that do not exist.
+        let Some(fragment) = document.fragments.get(name) else { return Ok(Cost::default()) };
+        self.fragments.insert(name, None);
+        let cost = self.set(&fragment.node.selection_set.node)?;
+        self.fragments.insert(name, Some(cost));
+        Ok(cost)
+    }
+
+    fn set(&mut self, set: &'a SelectionSet) -> Result<Cost, Refused> {
+        let mut sum = Cost::default();
+        for selection in &set.items {
+            sum.add(match &selection.node {
+                Selection::Field(field) => {
+                    let mut cost = self.set(&field.node.selection_set.node)?;
+                    match field.node.name.node.as_str() {
+                        "bids" | "asks" => cost.level_fields = cost.fields,
+                        "orderBook" => {
+                            let depth = (self.asked)(&field.node);
+                            cost.level_fields = cost.level_fields.saturating_mul(depth);
+                        }
+                        "candles" if field.node.get_argument("interval").is_some() => {
+                            let last = (self.asked)(&field.node);
+                            cost.level_fields = cost.fields.saturating_mul(last);
+                        }
+                        _ => {}
+                    }
+                    cost.fields = cost.fields.saturating_add(1);
+                    cost.aliases =
+                        cost.aliases.saturating_add(usize::from(field.node.alias.is_some()));
+                    cost.depth = cost.depth.saturating_add(1);
+                    if matches!(field.node.name.node.as_str(), "__schema" | "__type") {
+                        cost.introspection_depth = cost.depth;
+                        cost.depth = 1;
+                    }
+                    cost
+                }
+                Selection::FragmentSpread(spread) => {
+                    self.fragment(&spread.node.fragment_name.node)?
+                }
+                Selection::InlineFragment(inline) => self.set(&inline.node.selection_set.node)?,
+            });
+        }
+        Ok(sum)
+    }
+}
+
+/// Before validation: what the document expands to, all operations together, and each fragment by
+/// itself, as validation looks at unused ones too.
+pub fn check_document(document: &ExecutableDocument, limits: &QueryLimits) -> Result<(), Refused> {
+    let mut scale = Scale { document, fragments: HashMap::new(), asked: &|_| 0 };
+    let mut sum = Cost::default();
+    for (_, operation) in document.operations.iter() {
+        sum.add(scale.set(&operation.node.selection_set.node)?);
+    }
+    sum.check(limits)?;
+    for (name, fragment) in &document.fragments {
+        let mut cost = scale.fragment(name)?;
+        if fragment.node.type_condition.node.on.node.starts_with("__") {
+            cost.introspection_depth = std::mem::take(&mut cost.depth);
+        }
+        cost.check(limits)?;
+    }
+    Ok(())
+}
+
+/// What an operation is charged for before it runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Weight {
+    /// Fields that are selected, fragments expanded.
+    pub fields: usize,
+    /// Fields of price levels and candles in its result.
+    pub level_fields: usize,
+    /// Fields of the schema's description in its result.
+    pub introspection_fields: usize,
+}
+
+impl Weight {
+    /// Estimated processor time in nanoseconds of checking and resolving what is not a level.
+    pub fn checking_nanos(self) -> u64 {
+        let fields = Work::Field.nanos().saturating_mul(self.fields as u64);
+        let described = Work::IntrospectionField.nanos();
+        fields.saturating_add(described.saturating_mul(self.introspection_fields as u64))
+    }
+
+    /// Estimated processor time in nanoseconds of resolving and encoding price levels and candles.
+    pub fn level_nanos(self) -> u64 {
+        Work::LevelField.nanos().saturating_mul(self.level_fields as u64)
+    }
+}
+
+/// Before an operation runs, when its variables are known: how many fields of price levels, of
+/// candles and of the schema its result may have. All else that a result repeats is bounded by the
+/// number of markets.
+pub fn weigh(
+    document: &ExecutableDocument,
+    operation: &OperationDefinition,
+    variables: Option<&Map<String, serde_json::Value>>,
+    limits: &QueryLimits,
+) -> Result<Weight, Refused> {
+    let asked = |field: &Field| {
+        let (argument, default, most) = match field.name.node.as_str() {
+            "candles" => ("last", DEFAULT_CANDLES, MOST_CANDLES),
+            _ => ("depth", DEFAULT_DEPTH, limits.book_depth),
+        };
+        let whole = |value: &Value| match value {
+            Value::Number(number) => number.as_u64(),
+            Value::Variable(name) => match variables.and_then(|all| all.get(name.as_str())) {
+                Some(given) => given.as_u64(),
+                None => operation
+                    .variable_definitions
+                    .iter()
+                    .find(|one| one.node.name.node == *name)
+                    .and_then(|one| one.node.default_value.as_ref())
+                    .and_then(|default| default.node.clone().into_json().ok()?.as_u64()),
+            },
+            _ => None,
+        };
+        // What is no number, too small or beyond the hub's limit is refused where it is resolved.
+        let asked = field.get_argument(argument).and_then(|value| whole(&value.node));
+        let asked = asked.map_or(default, |asked| usize::try_from(asked).unwrap_or(0));
+        if asked > most { 0 } else { asked }
+    };
+    let mut scale = Scale { document, fragments: HashMap::new(), asked: &asked };
+    let root = &operation.selection_set.node;
+    let Cost { fields, level_fields, introspection_depth, .. } = scale.set(root)?;
+    if level_fields > limits.query_level_fields {
+        let limit = limits.query_level_fields;
+        return Err(Refused::limit("query_level_fields", limit, level_fields));
+    }
+    let introspection_fields = match introspection_depth {
+        0 => 0,
+        _ => introspection::weigh(document, root, variables)?,
+    };
+    Ok(Weight { fields, level_fields, introspection_fields })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(query: &str) -> Option<serde_json::Value> {
+        let limits = QueryLimits::default();
+        let checked = check_text(query, &limits).and_then(|_| {
+            check_document(&async_graphql_parser::parse_query(query).unwrap(), &limits)
+        });
+        let errors = checked.err()?.into_bytes();
+        Some(serde_json::from_slice::<serde_json::Value>(&errors).unwrap()[0]["extensions"].clone())
+    }
+
+    fn assert_limit(query: &str, name: &str, limit: usize, current: usize) {
+        let extensions = refusal(query).unwrap();
+        assert_eq!(extensions["code"], "LIMIT_EXCEEDED");
+        assert_eq!(extensions["name"], name);
+        assert_eq!(
+            (&extensions["limit"], &extensions["current"]),
+            (&limit.into(), &current.into())
+        );
+    }
+
+    #[test]
+    fn a_fragment_bomb_is_weighed_without_being_expanded() {
+        // 3^60 fields if it were.
+        let mut bomb = String::from("{...F0}");
+        for level in 0..60 {
+            let next = level + 1;
+            bomb += &format!("fragment F{level} on Query{{...F{next} ...F{next} ...F{next}}}");
+        }
+        bomb += "fragment F60 on Query{__typename}";
+        assert_limit(&bomb, "query_complexity", 2_000, i32::MAX as usize);
+        let unused = bomb.replacen("{...F0}", "{__typename}", 1);
+        assert_eq!(refusal(&unused).unwrap()["code"], "LIMIT_EXCEEDED");
+    }
+
+    #[test]
+    fn fragments_that_spread_themselves_are_refused() {
+        let query = "{...A} fragment A on Query{...B} fragment B on Query{...A}";
+        assert_eq!(refusal(query).unwrap()["code"], "VALIDATION_FAILED");
+    }
+
+    #[test]
+    fn each_limit_is_named_with_its_number() {
+        let nested = |depth: usize| format!("{}{}", "{a".repeat(depth), "}".repeat(depth));
+        assert_eq!(refusal(&nested(12)), None);
+        assert_limit(&nested(13), "query_depth", 12, 13);
+        assert_limit(&nested(500), "query_depth", 12, 500);
+        let lists = format!("{{a(b:{}{})}}", "[".repeat(900), "]".repeat(900));
+        assert_limit(&lists, "query_depth", 12, 902);
+        let aliases: String = (0..31).map(|one| format!("a{one}:__typename ")).collect();
+        assert_limit(&format!("{{{aliases}}}"), "query_aliases", 30, 31);
+        assert_limit(&format!("{{{}}}", "a ".repeat(1_999)), "query_tokens", 2_000, 2_001);
+        assert_eq!(refusal(&format!("{{{}}}", "a ".repeat(1_998))), None);
+        assert_limit(&format!("{{a}}#{}", "é".repeat(20_000)), "query_bytes", 32_768, 40_004);
+        assert_limit(&format!("{{{}:a}}", "a".repeat(65)), "name_bytes", 64, 65);
+    }
+
+    #[test]
+    fn brackets_in_strings_and_comments_are_no_nesting() {
+        let inside =
+            format!("{{a(b:\"{0}\" c:\"\"\"{0}\\\"\"\" \"{0}\"\"\")#{0}\n}}", "{".repeat(99));
+        assert_eq!(refusal(&inside), None);
+        assert_eq!(Tokens::new(&inside).count(), 11);
+    }
+
+    #[test]
+    fn any_text_is_cut_into_tokens_that_cover_it() {
+        for text in ["\"", "\"\\", "\"\"\"", "{a(b:\"é\\\"\")}", "é . .. … \u{feff}", "1e+5-", "#"]
+        {
+            let mut end = 0;
+            for token in Tokens::new(text) {
+                assert!(token.start >= end && token.end > token.start, "{text:?}");
+                end = token.end;
+            }
+            assert!(end <= text.len());
+        }
+    }
+}

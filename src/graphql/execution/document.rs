@@ -1,0 +1,289 @@
+//! A parsed document and what of it makes an operation the same work as another: the documents
+//! that were parsed lately, the operation a request means, and where its `after` stands.
+
+use std::sync::Arc;
+
+use async_graphql::Pos;
+use async_graphql_parser::types::{
+    DocumentOperations, ExecutableDocument, Field, OperationDefinition, OperationType, Selection,
+};
+use async_graphql_parser::{Positioned, parse_query};
+use async_graphql_value::{ConstValue, Value};
+use parking_lot::Mutex;
+
+use super::cost::{self, Tokens};
+use super::document_cache::Generations;
+use crate::graphql::errors::Refused;
+use crate::graphql::limits::QueryLimits;
+
+/// Documents kept.
+const MOST_DOCUMENTS: usize = 1_024;
+/// Longer ones are parsed each time: frontends' documents are far shorter, and the cache so stays
+/// below 16 MiB of text.
+const MOST_CACHED_BYTES: usize = 16 * 1_024;
+
+/// Parsed documents by their text.
+pub struct Documents(Mutex<Generations<Box<str>, Arc<ExecutableDocument>>>);
+
+impl Default for Documents {
+    fn default() -> Self {
+        Self(Mutex::new(Generations::new(MOST_DOCUMENTS)))
+    }
+}
+
+impl Documents {
+    /// Parses within the limits, or takes what was parsed before. `charge` is told how many tokens
+    /// are about to be parsed.
+    pub fn parse(
+        &self,
+        text: &str,
+        limits: &QueryLimits,
+        charge: impl FnOnce(usize),
+    ) -> Result<Arc<ExecutableDocument>, Refused> {
+        let cacheable = text.len() <= MOST_CACHED_BYTES;
+        if cacheable && let Some(document) = self.0.lock().get(text) {
+            return Ok(document);
+        }
+        charge(cost::check_text(text, limits)?);
+        let document = Arc::new(parse_query(text).map_err(|fault| {
+            let at = fault.positions().next();
+            // The parser's message shows the line it stopped at.
+            let message = match cacheable {
+                true => fault.to_string(),
+                false => "the document is not valid GraphQL".to_owned(),
+            };
+            Refused::new("BAD_REQUEST", &message, at)
+        })?);
+        cost::check_document(&document, limits)?;
+        if cacheable {
+            self.0.lock().keep(text.into(), document.clone());
+        }
+        Ok(document)
+    }
+}
+
+/// The operation that a request means.
+pub fn operation<'a>(
+    document: &'a ExecutableDocument,
+    name: Option<&str>,
+) -> Result<&'a Positioned<OperationDefinition>, Refused> {
+    let found = match (&document.operations, name) {
+        (DocumentOperations::Single(operation), None) => Some(operation),
+        (DocumentOperations::Multiple(all), None) if all.len() == 1 => all.values().next(),
+        (DocumentOperations::Multiple(all), Some(name)) => all.get(name),
+        _ => None,
+    };
+    found.ok_or_else(|| {
+        let message = match name {
+            Some(_) => "the document has no operation of this name",
+            None => "the document has several operations: name one in operationName",
+        };
+        Refused::new("BAD_REQUEST", message, None)
+    })
+}
+
+/// The one root field of a subscription.
+pub fn root_field<'a>(
+    document: &'a ExecutableDocument,
+    operation: &'a Positioned<OperationDefinition>,
+) -> Result<&'a Positioned<Field>, Refused> {
+    debug_assert_eq!(operation.node.ty, OperationType::Subscription);
+    let mut fields = Vec::new();
+    collect(document, &operation.node.selection_set.node.items, &mut fields)?;
+    match fields[..] {
+        [field] => Ok(field),
+        _ => Err(Refused::new(
+            "VALIDATION_FAILED",
+            "a subscription selects exactly one root field",
+            Some(operation.pos),
+        )),
+    }
+}
+
+/// Root fields, through fragments. The guard has seen to it that this ends soon.
+fn collect<'a>(
+    document: &'a ExecutableDocument,
+    items: &'a [Positioned<Selection>],
+    into: &mut Vec<&'a Positioned<Field>>,
+) -> Result<(), Refused> {
+    for item in items {
+        let inner = match &item.node {
+            Selection::Field(field) => {
+                into.push(field);
+                continue;
+            }
+            Selection::InlineFragment(inline) => &inline.node.selection_set,
+            Selection::FragmentSpread(spread) => {
+                match document.fragments.get(&spread.node.fragment_name.node) {
+                    Some(fragment) => &fragment.node.selection_set,
+                    None => continue,
+                }
+            }
+        };
+        if !item.node.directives().is_empty() {
+            let message = "a fragment at the root of a subscription takes no directives";
+            return Err(Refused::new("VALIDATION_FAILED", message, Some(item.pos)));
+        }
+        collect(document, &inner.node.items, into)?;
+    }
+    Ok(())
+}
+
+/// The document with its root field in plain sight: the library runs no subscription whose root
+/// field stands in a fragment. `None` where it already does.
+pub fn with_plain_root(
+    document: &ExecutableDocument,
+    operation: &Positioned<OperationDefinition>,
+    field: &Positioned<Field>,
+) -> Option<ExecutableDocument> {
+    let items = &operation.node.selection_set.node.items;
+    if let [Positioned { node: Selection::Field(_), .. }] = items[..] {
+        return None;
+    }
+    let mut plain = document.clone();
+    let operations: Vec<&mut Positioned<OperationDefinition>> = match &mut plain.operations {
+        DocumentOperations::Single(one) => vec![one],
+        DocumentOperations::Multiple(all) => all.values_mut().collect(),
+    };
+    for one in operations.into_iter().filter(|one| one.pos == operation.pos) {
+        let selection = Selection::Field(field.clone());
+        one.node.selection_set.node.items = vec![Positioned::new(selection, field.pos)];
+    }
+    // A fragment on the root type was spread there and nowhere else; unused ones are refused.
+    plain.fragments.retain(|_, one| one.node.type_condition.node.on.node != "Subscription");
+    Some(plain)
+}
+
+/// Where a root field's `after` comes from.
+#[derive(Debug, PartialEq)]
+pub enum After<'a> {
+    /// Not given, null, or something that validation will refuse.
+    Absent,
+    Literal {
+        cursor: &'a str,
+        at: Pos,
+    },
+    /// Bound to a variable: its name, its default, whether null is allowed in it.
+    Variable {
+        name: &'a str,
+        default: Option<&'a str>,
+        nullable: bool,
+    },
+}
+
+pub fn after<'a>(operation: &'a OperationDefinition, field: &'a Field) -> After<'a> {
+    let Some(argument) = field.get_argument("after") else { return After::Absent };
+    match &argument.node {
+        Value::String(cursor) => After::Literal { cursor, at: argument.pos },
+        Value::Variable(name) => {
+            let defined =
+                operation.variable_definitions.iter().find(|one| one.node.name.node == *name);
+            let Some(defined) = defined else { return After::Absent };
+            let default = match defined.node.default_value.as_ref().map(|one| &one.node) {
+                Some(ConstValue::String(cursor)) => Some(cursor.as_str()),
+                _ => None,
+            };
+            After::Variable { name, default, nullable: defined.node.var_type.node.nullable }
+        }
+        _ => After::Absent,
+    }
+}
+
+/// The document's tokens, one space between them, so that clients who differ in layout only are
+/// one; with the string literal at `cut` replaced by `null`. If its position can't be told apart it
+/// stays: then the stream is not shared, which is slower, not wrong.
+pub fn normalised(text: &str, cut: Option<Pos>) -> String {
+    let (mut line, mut column, mut seen) = (1, 1, 0);
+    let mut whole = String::with_capacity(text.len());
+    let mut cuts = 0;
+    let mut without = String::with_capacity(text.len());
+    for token in Tokens::new(text) {
+        // Counted as the parser counts, which takes `\r` for the start of a line but not for one.
+        for letter in text[seen..token.start].chars() {
+            match letter {
+                '\r' => column = 1,
+                '\n' => (line, column) = (line + 1, 1),
+                _ => column += 1,
+            }
+        }
+        seen = token.start;
+        let own = &text[token.start..token.end];
+        let is_cut = Some(Pos { line, column }) == cut && own.starts_with('"');
+        cuts += usize::from(is_cut);
+        for (into, part) in [(&mut whole, own), (&mut without, if is_cut { "null" } else { own })] {
+            if !into.is_empty() {
+                into.push(' ');
+            }
+            into.push_str(part);
+        }
+    }
+    if cuts == 1 { without } else { whole }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn cut(text: &str) -> String {
+        let document = parse_query(text).unwrap();
+        let operation = operation(&document, None).unwrap();
+        let field = root_field(&document, operation).unwrap();
+        match after(&operation.node, &field.node) {
+            After::Literal { at, .. } => normalised(text, Some(at)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_literal_is_cut_out_wherever_it_stands() {
+        assert_eq!(
+            cut("subscription{b(after:\"x\",market:\"after\"){a}}"),
+            "subscription { b ( after : null market : \"after\" ) { a } }"
+        );
+        assert_eq!(
+            cut("# é\r\nsubscription {\r\n\tb(m: \"é\" after :\n\"\"\"x \" y\"\"\") { a } }"),
+            "subscription { b ( m : \"é\" after : null ) { a } }"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_parsed_or_refused_without_a_panic(
+            text in "([{}()\\[\\]:$@!.\"#\\\\ \\r\\n,]|on|fragment|subscription|[a-z]|[0-9]|é|\"\"\"|\\PC){0,60}",
+        ) {
+            let limits = QueryLimits::default();
+            if let Ok(document) = Documents::default().parse(&text, &limits, drop) {
+                let again = normalised(&text, None);
+                prop_assert_eq!(normalised(&again, None), again.clone());
+                let reparsed = Documents::default().parse(&again, &limits, drop).unwrap();
+                prop_assert_eq!(reparsed.fragments.len(), document.fragments.len());
+            }
+        }
+    }
+
+    #[test]
+    fn the_document_table_stays_bounded() {
+        let documents = Documents::default();
+        let limits = QueryLimits::default();
+        for number in 0..5_000 {
+            documents.parse(&format!("{{a{number}}}"), &limits, drop).unwrap();
+            documents.parse("{always}", &limits, drop).unwrap();
+        }
+        let mut known = documents.0.lock();
+        assert!(known.len() <= MOST_DOCUMENTS);
+        assert!(known.get("{always}").is_some());
+    }
+
+    #[test]
+    fn a_syntax_error_of_a_large_document_does_not_repeat_it() {
+        let documents = Documents::default();
+        let large = format!("{{a(b:\"{}\") ]", "x".repeat(30_000));
+        let errors =
+            documents.parse(&large, &QueryLimits::default(), drop).unwrap_err().into_bytes();
+        assert!(errors.len() < 300, "{}", errors.len());
+        let small = documents.parse("{a", &QueryLimits::default(), drop).unwrap_err().into_bytes();
+        assert!(String::from_utf8_lossy(&small).contains("\"code\":\"BAD_REQUEST\""));
+    }
+}

@@ -1,0 +1,370 @@
+//! What a request means: queries run once, subscriptions become response streams that everyone
+//! shares who asked for the same.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use async_graphql::{Response, Schema};
+use async_graphql_parser::types::{ExecutableDocument, Field, OperationType};
+use bytes::Bytes;
+use futures_util::future::{FutureExt, ready};
+use serde_json::{Map, Value};
+use spreadly_subscriptions::{
+    Budget, Execution, Executor, InitRefused, OpenError, OperationKey, OperationKind, Priority,
+    Request, SingleResult, Source, Streams,
+};
+
+use super::cost::{self, Weight};
+use super::document::{self, After, Documents};
+use super::encoder::{StreamRequest, prepared, said};
+use super::offload::{Offload, Outcome, Running, Stage};
+use super::persisted::Persisted;
+use crate::budgets::{ClientAccount, Work};
+use crate::graphql::context::{Caller, ReadPlace};
+use crate::graphql::errors::{self, Refused};
+use crate::graphql::identity::Principal;
+use crate::graphql::limits::QueryLimits;
+use crate::graphql::mutation::port::Writer;
+use crate::graphql::mutation::publish::Mutations;
+use crate::graphql::query::{HubView, Query};
+use crate::graphql::subscription::{SourceSpec, Subscription};
+use crate::live::{Encode, Encoders, LongFrames};
+use crate::pool::{MOST_INLINE_NANOS, Pool};
+
+pub type HubSchema = Schema<Query, Mutations, Subscription>;
+
+/// The engine's executor for the hub's schema.
+pub struct GraphqlExecutor {
+    schema: HubSchema,
+    encoders: Arc<Encoders>,
+    streams: Arc<Streams>,
+    pool: Arc<Pool>,
+    limits: QueryLimits,
+    documents: Documents,
+    persisted: Persisted,
+    /// Who everyone is.
+    everyone: Principal,
+    /// Of the keys of streams: seeded, so that nobody can make two of one hash.
+    hashes: RandomState,
+}
+
+impl GraphqlExecutor {
+    pub fn new(
+        encoders: Arc<Encoders>,
+        streams: Arc<Streams>,
+        pool: Arc<Pool>,
+        hub: HubView,
+        limits: QueryLimits,
+        writer: Writer,
+        everyone: Principal,
+    ) -> Self {
+        let mut builder = Schema::build(Query, Mutations::default(), Subscription)
+            .data(encoders.live().clone())
+            .data(hub)
+            .data(writer)
+            .data(limits.clone())
+            .disable_suggestions();
+        if !limits.introspection {
+            builder = builder.disable_introspection();
+        }
+        Self {
+            schema: builder.finish(),
+            encoders,
+            streams,
+            pool,
+            limits,
+            documents: Documents::default(),
+            persisted: Persisted::default(),
+            everyone,
+            hashes: RandomState::new(),
+        }
+    }
+
+    fn plan(&self, mut request: Request, caller: &Caller) -> Result<Execution, Refused> {
+        caller.account.admit(Work::Request, 1).map_err(Refused::rate)?;
+        let brought = self.persisted.complete(&mut request)?;
+        let name = request.operation_name.as_deref().filter(|name| !name.is_empty());
+        let document = self.parse(&request.query, caller)?;
+        if let Some(hash) = brought {
+            self.persisted.keep(hash, &request.query);
+        }
+        let operation = document::operation(&document, name)?;
+        let variables = request.variables.as_ref();
+        let weight = cost::weigh(&document, &operation.node, variables, &self.limits)?;
+        match operation.node.ty {
+            OperationType::Subscription => self.plan_stream(&document, request, caller, weight),
+            OperationType::Query | OperationType::Mutation => {
+                spend(&caller.account, weight);
+                self.plan_single(&document, request, caller, weight)
+            }
+        }
+    }
+
+    fn parse(&self, query: &str, caller: &Caller) -> Result<Arc<ExecutableDocument>, Refused> {
+        let charge = |tokens| caller.account.spend(Work::DocumentToken, tokens);
+        self.documents.parse(query, &self.limits, charge)
+    }
+
+    /// What is cheap begins at once: where validation refuses it, or memory answers, that is known
+    /// now. What takes long waits for a place in the pool.
+    fn plan_single(
+        &self,
+        document: &ExecutableDocument,
+        request: Request,
+        caller: &Caller,
+        weight: Weight,
+    ) -> Result<Execution, Refused> {
+        let Caller { principal, account, .. } = caller.clone();
+        let variables = request.variables.unwrap_or_default();
+        let name = request.operation_name.filter(|name| !name.is_empty());
+        let stage = match weight.checking_nanos() > MOST_INLINE_NANOS {
+            true => Arc::new(Stage::in_pool()),
+            false => Arc::<Stage>::default(),
+        };
+        let prepared = prepared(request.query, name, variables, document.clone());
+        let prepared = prepared.data(principal).data(account.clone()).data(stage.clone());
+        let (schema, payer) = (self.schema.clone(), account.clone());
+        let mut running = unwinding(async move {
+            let response = schema.execute(prepared).await;
+            outcome(response, &payer)
+        });
+        let offload = Offload { pool: self.pool.clone(), account, stage };
+        if weight.checking_nanos().saturating_add(weight.level_nanos()) > MOST_INLINE_NANOS {
+            return Ok(Execution::Single(offload.run_long(running).boxed()));
+        }
+        Ok(match (&mut running).now_or_never() {
+            Some(Ok(result)) => Execution::Single(ready(Ok(result)).boxed()),
+            Some(Err(errors)) => Execution::Refused(errors),
+            None => Execution::Single(offload.finish(running).boxed()),
+        })
+    }
+
+    fn plan_stream(
+        &self,
+        document: &ExecutableDocument,
+        request: Request,
+        caller: &Caller,
+        weight: Weight,
+    ) -> Result<Execution, Refused> {
+        let Caller { principal, account, streams, owner } = caller;
+        let extensions = request.extensions.unwrap_or_default();
+        let name = request.operation_name.filter(|name| !name.is_empty());
+        let operation = document::operation(document, name.as_deref())?;
+        let field = document::root_field(document, operation)?;
+        let given = request.variables.unwrap_or_default();
+        // Others are of no effect, and must not keep two clients apart.
+        let declared = operation
+            .node
+            .variable_definitions
+            .iter()
+            .filter_map(|one| given.get_key_value(one.node.name.node.as_str()));
+        let mut variables: Map<String, Value> =
+            declared.map(|(name, value)| (name.clone(), value.clone())).collect();
+
+        let mut cut = None;
+        let mut neutral = None;
+        let mut cursor = None;
+        match document::after(&operation.node, &field.node) {
+            After::Absent => {}
+            After::Literal { cursor: literal, at } => {
+                cursor = Some(literal.to_owned());
+                cut = Some(at);
+            }
+            After::Variable { name, default, nullable } => {
+                cursor = match variables.remove(name) {
+                    Some(value) => {
+                        // Where the document insists on a value, any one does.
+                        neutral = (!nullable).then(|| name.to_owned());
+                        text_or_null(value)?
+                    }
+                    None => default.map(str::to_owned),
+                };
+            }
+        }
+        let resumed = extensions.get("after").cloned().map(text_or_null).transpose()?.flatten();
+        let key = OperationKey {
+            document: document::normalised(&request.query, cut),
+            operation_name: name,
+            variables: canonical(&variables),
+            audience: audience(&field.node, principal),
+            cursor_extension: extensions.get("cursor") == Some(&Value::Bool(true)),
+        };
+        let with_cursor = key.cursor_extension;
+        let (text, name) = (request.query, key.operation_name.clone());
+        account.spend(Work::Kib, key.variables.len() >> 10);
+        let place = streams.enter(self.hashes.hash_one(&key)).map_err(|full| {
+            account.meters().refuse(full.limit);
+            Refused::limit(full.limit.name(), full.most, full.current)
+        })?;
+        let mut built = false;
+        let opened = self.streams.open(key, *owner, || {
+            let plain = document::with_plain_root(document, operation, field);
+            let document = plain.unwrap_or_else(|| document.clone());
+            built = true;
+            account.spend(Work::Stream, 1);
+            spend(account, weight);
+            variables.extend(neutral.map(|name| (name, Value::String(String::new()))));
+            let (schema, principal) = (self.schema.clone(), principal.clone());
+            let request = StreamRequest { schema, text, name, variables, principal, with_cursor };
+            let price = (weight.level_nanos(), &**account);
+            self.build(request, document, price).map_err(Refused::into_bytes)
+        });
+        let after = resumed.or(cursor);
+        if !built && after.is_none() {
+            account.spend(Work::SharedLevelField, weight.level_fields);
+        }
+        match opened {
+            Ok(stream) => {
+                let place = ReadPlace { account: account.clone(), _counted: place };
+                Ok(Execution::Stream { stream, after, place: Some(Box::new(place)) })
+            }
+            Err(OpenError::Refused(errors)) => Ok(Execution::Refused(errors)),
+            Err(OpenError::TooMany { limit }) => Err(Refused::limit("streams", limit, limit)),
+            Err(OpenError::NoMemory { limit, used }) => {
+                Err(Refused::limit("memory_bytes", limit, used))
+            }
+        }
+    }
+
+    /// Lets the resolver check the arguments and name its source.
+    fn build(
+        &self,
+        request: StreamRequest,
+        document: ExecutableDocument,
+        (depth_nanos, account): (u64, &ClientAccount),
+    ) -> Result<Box<dyn Source>, Refused> {
+        let (spec, mut encoder) = request.encoder(document)?;
+        let encode: Encode = Box::new(move |frame| encoder.encode(frame));
+        let live = self.encoders.here();
+        let source = match spec {
+            SourceSpec::OrderBook { market, depth, speed } => {
+                // Of either side. It is high where a document selects levels of both kinds of
+                // frames.
+                let level_nanos = depth_nanos / (2 * depth as u64);
+                let long = (depth_nanos > MOST_INLINE_NANOS).then(|| LongFrames {
+                    pool: self.pool.clone(),
+                    line: account.line().clone(),
+                    encoder: Box::new(move || request.encode_elsewhere()),
+                    level_nanos,
+                });
+                live.book_source(&market, depth, speed, encode, long)
+            }
+            SourceSpec::BestBidOffer { markets } => Some(live.offer_source(markets, encode)),
+            SourceSpec::Candles { market, interval } => {
+                live.candle_source(&market, interval, encode)
+            }
+            SourceSpec::Tickers { markets } => Some(live.ticker_source(markets, encode)),
+            SourceSpec::Topics(names) => Some(live.topic_source(names, encode)),
+            SourceSpec::FeedStatus => Some(live.feed_source(encode)),
+        };
+        debug_assert!(source.is_some(), "a resolver that runs names a source that exists");
+        source.ok_or_else(|| Refused::internal("a subscription named no source"))
+    }
+}
+
+impl Executor for GraphqlExecutor {
+    type Principal = Caller;
+    type Client = Arc<ClientAccount>;
+
+    fn charge_message(&self, client: &Arc<ClientAccount>, bytes: usize) -> Budget {
+        client.charge_message(bytes)
+    }
+
+    fn priority(&self, client: &Arc<ClientAccount>) -> Priority {
+        client.priority()
+    }
+
+    fn init(
+        &self,
+        _payload: Option<&Map<String, Value>>,
+        client: &Arc<ClientAccount>,
+    ) -> Result<Caller, InitRefused> {
+        Ok(Caller::new(self.everyone.clone(), client.clone()))
+    }
+
+    fn kind(&self, request: &Request, caller: &Caller) -> Option<OperationKind> {
+        let mut request = request.clone();
+        self.persisted.complete(&mut request).ok()?;
+        let name = request.operation_name.as_deref().filter(|name| !name.is_empty());
+        let document = self.parse(&request.query, caller).ok()?;
+        Some(match document::operation(&document, name).ok()?.node.ty {
+            OperationType::Query => OperationKind::Query,
+            OperationType::Mutation => OperationKind::Mutation,
+            OperationType::Subscription => OperationKind::Subscription,
+        })
+    }
+
+    fn execute(&self, request: Request, caller: &Caller) -> Execution {
+        let planned = catch_unwind(AssertUnwindSafe(|| self.plan(request, caller)))
+            .unwrap_or_else(|panic| Err(Refused::internal(&said(&*panic))));
+        planned.unwrap_or_else(|refused| Execution::Refused(refused.into_bytes()))
+    }
+}
+
+/// Charges what an operation weighs.
+fn spend(account: &ClientAccount, weight: Weight) {
+    account.spend(Work::Field, weight.fields);
+    account.spend(Work::LevelField, weight.level_fields);
+    account.spend(Work::IntrospectionField, weight.introspection_fields);
+}
+
+/// The result of one client alone, charged by its size: what a list repeats is known only now.
+fn outcome(response: Response, account: &ClientAccount) -> Outcome {
+    let ran = response.errors.iter().any(|error| !error.path.is_empty());
+    if response.is_err() && !ran && response.data == async_graphql::Value::Null {
+        return Err(Refused::from_response(response).into_bytes());
+    }
+    let has_errors = response.is_err();
+    let json = errors::encode(response, None);
+    account.spend(Work::Kib, json.len() >> 10);
+    Ok(SingleResult { json: Bytes::from(json), has_errors })
+}
+
+/// A resolver that panics is one client's error: the thread it runs on is everyone's.
+fn unwinding(running: impl Future<Output = Outcome> + Send + 'static) -> Running {
+    let running = AssertUnwindSafe(running).catch_unwind();
+    running
+        .map(|ended| match ended {
+            Ok(outcome) => outcome,
+            Err(panic) => Err(Refused::internal(&said(&*panic)).into_bytes()),
+        })
+        .boxed()
+}
+
+/// Who else may share a stream: everyone, unless it tells what is only an account's.
+fn audience(field: &Field, principal: &Principal) -> String {
+    match field.get_argument("account") {
+        Some(_) => principal.account.as_deref().unwrap_or_default().to_owned(),
+        None => String::new(),
+    }
+}
+
+/// A cursor as it stands in variables or extensions.
+fn text_or_null(value: Value) -> Result<Option<String>, Refused> {
+    match value {
+        Value::String(cursor) => Ok(Some(cursor)),
+        Value::Null => Ok(None),
+        _ => Err(Refused::new("BAD_REQUEST", "after: a cursor is a string", None)),
+    }
+}
+
+/// As JSON with sorted keys at every level: two clients rarely agree on an order.
+fn canonical(variables: &Map<String, Value>) -> String {
+    fn sorted(value: &Value) -> Value {
+        match value {
+            Value::Object(map) => {
+                let mut entries: Vec<_> = map.iter().collect();
+                entries.sort_unstable_by_key(|(name, _)| *name);
+                entries.into_iter().map(|(name, value)| (name.clone(), sorted(value))).collect()
+            }
+            Value::Array(values) => values.iter().map(sorted).collect(),
+            other => other.clone(),
+        }
+    }
+    sorted(&Value::Object(variables.clone())).to_string()
+}
+
+#[cfg(test)]
+#[path = "executor_tests.rs"]
+mod tests;

@@ -1,0 +1,11 @@
+//! From a request to a stream or a result: the document is found, weighed and normalised, then it
+//! is executed and its frames are encoded.
+
+pub mod cost;
+pub mod document;
+mod document_cache;
+pub mod encoder;
+pub mod executor;
+pub mod introspection;
+pub mod offload;
+pub mod persisted;

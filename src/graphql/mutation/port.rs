@@ -1,0 +1,77 @@
+//! How mutations reach the log: through the same door as every feed, handed in by whoever owns it,
+//! as this part and the feeds do not know each other.
+
+use std::sync::Arc;
+
+use async_graphql::Error;
+use futures_util::future::BoxFuture;
+
+use crate::graphql::errors::fault;
+use crate::market::event::Refusal;
+use crate::market::orders::OrderUpdate;
+
+/// What became of lines that a mutation wrote. What was accepted stands in the log, and who follows
+/// its topics was told.
+#[derive(Clone, Debug, Default)]
+pub struct Written {
+    pub accepted: usize,
+    /// Their ids were in the log before.
+    pub known: usize,
+    /// Why the last of those that were not taken was refused.
+    pub refusal: Option<Refusal>,
+    /// Of the last accepted event.
+    pub sequence: Option<u64>,
+    /// The last order that was changed.
+    pub order: Option<Arc<OrderUpdate>>,
+}
+
+/// Why it is not known that lines were written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    #[error("the hub shuts down: nothing was written, ask again when it is back")]
+    Closed,
+    #[error("the log does not answer in time: it may be written later, ask again with the same id")]
+    Late,
+    #[error("the shared log takes nothing now: nothing was written, ask again")]
+    Unreachable,
+    #[error("Kafka can't be reached now: nothing was written, ask again")]
+    KafkaAway,
+    #[error("too much is on its way into Kafka: nothing was written, ask again")]
+    KafkaFull,
+    #[error("Kafka does not take it, the hub's log says why: nothing was written")]
+    KafkaRefused,
+    #[error(
+        "it did not come back from Kafka in time: it may be written later, ask again with the same id"
+    )]
+    KafkaLate,
+    #[error("a part of it was written, the rest may be written later: ask again")]
+    Partly,
+}
+
+impl WriteError {
+    /// As the client is told it.
+    pub fn told(self) -> Error {
+        fault("UNAVAILABLE", &self.to_string())
+    }
+}
+
+type Writing = BoxFuture<'static, Result<Written, WriteError>>;
+type Write = dyn Fn(Vec<String>) -> Writing + Send + Sync;
+
+/// The handle that mutations are given.
+#[derive(Clone)]
+pub struct Writer(Arc<Write>);
+
+impl Writer {
+    pub fn new<F>(write: impl Fn(Vec<String>) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<Written, WriteError>> + Send + 'static,
+    {
+        Self(Arc::new(move |lines| Box::pin(write(lines))))
+    }
+
+    /// Writes events, one a line, in one go.
+    pub async fn write(&self, lines: Vec<String>) -> Result<Written, WriteError> {
+        (self.0)(lines).await
+    }
+}

@@ -1,0 +1,76 @@
+//! Feeds, and how they do.
+
+use async_graphql::{Enum, SimpleObject};
+
+use super::scalars::{DateTime, UInt64};
+use crate::live::{self, FeedView};
+
+/// Whether the hub's data is up to date.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
+#[graphql(remote = "live::FeedState")]
+pub enum FeedState {
+    /// Up to date.
+    Live,
+    /// The source is disconnected or late.
+    Stale,
+    /// The hub can't recover without an operator.
+    Halted,
+    /// The hub is about to close its connections.
+    ShuttingDown,
+}
+
+/// An event that a feed brought and the hub did not take.
+#[derive(SimpleObject)]
+pub struct Refusal {
+    /// A file, a topic, a table.
+    source: String,
+    /// Where in the source: a line, an offset, a row.
+    place: String,
+    /// What was wrong with it.
+    reason: String,
+}
+
+/// The state of one feed.
+#[derive(SimpleObject)]
+pub struct FeedStatus {
+    /// As the configuration names it.
+    name: String,
+    /// What it reads: FILES, POSTGRES, KAFKA or SIMULATOR. LOCAL is the mutations.
+    kind: String,
+    /// Whether it is up to date.
+    state: FeedState,
+    /// Why it is not live, or what a live feed skips or only logs.
+    reason: Option<String>,
+    /// Events taken since the hub started.
+    events_total: UInt64,
+    /// Events refused since the hub started.
+    refused_total: UInt64,
+    /// The newest refused event.
+    last_refusal: Option<Refusal>,
+    /// When the newest event was written to the log, by the hub's clock.
+    last_event_time: Option<DateTime>,
+    /// What its source has and the log does not have yet: bytes of files, rows of Postgres, records
+    /// of Kafka. 0 when it has caught up.
+    lag: Option<UInt64>,
+}
+
+impl From<FeedView> for FeedStatus {
+    fn from(view: FeedView) -> Self {
+        let refusal = |one: live::Refusal| Refusal {
+            source: one.source,
+            place: one.place,
+            reason: one.reason,
+        };
+        Self {
+            name: view.name,
+            kind: view.kind,
+            state: view.state.into(),
+            reason: view.reason,
+            events_total: UInt64(view.events_total),
+            refused_total: UInt64(view.refused_total),
+            last_refusal: view.last_refusal.map(refusal),
+            last_event_time: view.last_event_time.map(DateTime),
+            lag: view.lag.map(UInt64),
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! The types of the schema, by what they are about.
+
+pub mod book;
+pub mod candle;
+pub mod event;
+pub mod feed;
+pub mod head;
+pub mod hub;
+pub mod market;
+pub mod order;
+pub mod scalars;

@@ -1,0 +1,45 @@
+//! What one HTTP connection has to deliver: whether it waits for its client, and how many bytes of
+//! a reply have not left yet.
+
+use parking_lot::Mutex;
+
+use super::waiting_connections::WaitingPlace;
+use crate::budgets::Place;
+
+/// See the module's text. Dropped after the connection.
+pub struct Delivery {
+    /// `None` for a proxy's connection, which may have clients that do not wait.
+    waiting: Option<WaitingPlace>,
+    unsent: Mutex<Option<Place>>,
+}
+
+impl Delivery {
+    pub fn new(waiting: Option<WaitingPlace>) -> Self {
+        Self { waiting, unsent: Mutex::new(None) }
+    }
+
+    /// A request is there as a whole: from now on its client waits for the hub.
+    pub fn work(&self) {
+        self.waiting.iter().for_each(WaitingPlace::leave);
+    }
+
+    /// It has its first turn, or a reply as a whole: from now on the hub waits for the client.
+    pub fn wait(&self) {
+        self.waiting.iter().for_each(WaitingPlace::wait);
+    }
+
+    /// A reply is about to be sent, whose bytes have this place.
+    pub fn begin_reply(&self, place: Place) {
+        *self.unsent.lock() = Some(place);
+    }
+
+    /// The client has taken bytes that waited for it: it waits from now on, not since before.
+    pub fn moved(&self) {
+        self.waiting.iter().filter(|place| place.waits()).for_each(WaitingPlace::wait);
+    }
+
+    /// All bytes have left.
+    pub fn sent(&self) {
+        *self.unsent.lock() = None;
+    }
+}

@@ -1,0 +1,16 @@
+//! The public port: connections, HTTP, upgrades to WebSocket, and the threads that serve them.
+//! Knows no protocol state and no schema.
+
+mod assets;
+mod body;
+pub mod connection_limits;
+mod delivery;
+pub mod listener;
+mod negotiation;
+mod response;
+pub mod routes;
+pub mod shards;
+pub mod sse;
+mod stall_limit;
+mod upgrade;
+mod waiting_connections;

@@ -1,0 +1,433 @@
+//! The public port: which request goes where, and GraphQL over HTTP.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::error::Error as _;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Either, Full, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{Method, Request, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use spreadly_subscriptions::{Execution, Executor, OperationKind, Shard, SingleResult};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::connection_limits::{client_address, is_trusted};
+use super::delivery::Delivery;
+use super::negotiation::{self, Code, Media, Outcome};
+use super::response::{
+    RATE_LIMITED_DELAY, Reply, bad_request, error_body, event_stream, limit_exceeded, no_content,
+    not_allowed, rate_limited, refusal, reply, too_many,
+};
+use super::sse::{self, Back, Pace};
+use super::stall_limit::StallLimited;
+use super::upgrade::wants_websocket;
+use super::waiting_connections::WaitingPlace;
+use super::{assets, body};
+use crate::budgets::{Accounts, ClientAccount, Place, Refusal, Work};
+use crate::config::{HttpStatus, Network, Origins};
+
+/// Most headers of one request; browsers send about twenty.
+const MOST_HEADERS: usize = 64;
+/// Connections of a shard that are kept only to be refused in words; others are closed at once.
+const MOST_REFUSING: usize = 64;
+/// How long one of them has to say what it wants.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the public port keeps to, from the config.
+#[derive(Clone, Debug)]
+pub struct HttpConfig {
+    pub origins: Origins,
+    /// Peers whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
+    /// From the first byte of a request to the end of its headers.
+    pub header_timeout: Duration,
+    pub header_bytes: usize,
+    /// From the end of a request's headers to the end of its body.
+    pub body_timeout: Duration,
+    pub message_bytes: usize,
+    /// Of the client of a stream of events.
+    pub pace: Pace,
+    /// Whose status codes a GraphQL response has.
+    pub status: HttpStatus,
+}
+
+/// The public port as one shard serves it.
+pub struct Http<E: Executor> {
+    pub config: Arc<HttpConfig>,
+    pub accounts: Arc<Accounts>,
+    pub executor: Arc<E>,
+    pub shard: Rc<Shard<TcpStream, E>>,
+    /// No further request is read from a connection: the hub goes away.
+    pub closing: CancellationToken,
+    /// Connections that are kept only to be answered that their address has too many.
+    pub refusing: Cell<usize>,
+}
+
+/// The connection that a request came on.
+struct Peer {
+    address: IpAddr,
+    /// Of the address itself: the client's, unless the peer is a proxy of ours.
+    account: Arc<ClientAccount>,
+    /// How many connections the address has, where this one is too many.
+    too_many: Option<usize>,
+    /// Ends the connection, whatever is still to be sent on it.
+    cut: Arc<Notify>,
+    delivery: Arc<Delivery>,
+}
+
+/// A connection that is kept only to be refused.
+struct Refusing<E: Executor>(Rc<Http<E>>);
+
+impl<E: Executor> Refusing<E> {
+    /// `None`: as many are kept as may.
+    fn begin(http: &Rc<Http<E>>) -> Option<Self> {
+        let current = http.refusing.get();
+        if current >= MOST_REFUSING {
+            return None;
+        }
+        http.refusing.set(current + 1);
+        Some(Self(http.clone()))
+    }
+}
+
+impl<E: Executor> Drop for Refusing<E> {
+    fn drop(&mut self) {
+        self.0.refusing.set(self.0.refusing.get() - 1);
+    }
+}
+
+impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
+    /// Serves one TCP connection until it ends or becomes a WebSocket.
+    pub async fn serve(self: Rc<Self>, waiting: WaitingPlace, stream: TcpStream, peer: SocketAddr) {
+        let http = self.clone();
+        let account = self.accounts.of(peer.ip());
+        // A proxy's connections are those of its clients.
+        let proxied = is_trusted(peer.ip(), &self.config.trusted_proxies);
+        if !proxied {
+            account.spend(Work::Connection, 1);
+        }
+        let (_place, too_many) = match (!proxied).then(|| account.enter_connection()).transpose() {
+            Ok(place) => (place, None),
+            Err(current) => (None, Some(current)),
+        };
+        let _refusing = match too_many.map(|_| Refusing::begin(&self)) {
+            Some(None) => return,
+            refusing => refusing,
+        };
+        let header_timeout = match too_many {
+            Some(_) => self.config.header_timeout.min(REFUSAL_TIMEOUT),
+            None => self.config.header_timeout,
+        };
+        let payer = account.clone();
+        let cut = waiting.cut().clone();
+        // Dropped after the connection, as it says then that a descriptor is free.
+        let delivery = Arc::new(Delivery::new((!proxied).then_some(waiting)));
+        let caller = Peer {
+            address: peer.ip(),
+            account,
+            too_many,
+            cut: cut.clone(),
+            delivery: delivery.clone(),
+        };
+        let caller = Rc::new(caller);
+        let service = service_fn(move |request| {
+            let (http, caller) = (http.clone(), caller.clone());
+            async move {
+                let reply = http.answer(request, &caller).await;
+                // A stream of events ends later.
+                if let Either::Left(_) = reply.body() {
+                    caller.delivery.wait();
+                }
+                Ok::<_, Infallible>(reply)
+            }
+        });
+        let stream = StallLimited::new(stream, self.config.pace.stall, delivery.clone());
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(header_timeout)
+            .max_buf_size(self.config.header_bytes)
+            .max_headers(MOST_HEADERS)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let mut connection = pin!(connection);
+        let begun = async {
+            // From its first turn on it waits for its client.
+            delivery.wait();
+            connection.as_mut().await
+        };
+        let served = tokio::select! {
+            served = self.shard.in_turn(&payer, begun) => served,
+            () = cut.notified() => return,
+            () = self.closing.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                tokio::select! {
+                    served = self.shard.in_turn(&payer, connection) => served,
+                    () = cut.notified() => return,
+                }
+            }
+        };
+        if let Err(error) = served {
+            let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+            if cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut) {
+                self.accounts.meters().refuse(Refusal::UnreadReply);
+            }
+            tracing::debug!(%peer, %error, "connection ended");
+        }
+    }
+
+    async fn answer(self: Rc<Self>, request: Request<Incoming>, caller: &Peer) -> Reply {
+        if let Some(current) = caller.too_many {
+            let limit = self.accounts.limits().connections();
+            let mut reply = too_many("connections_per_address", limit, current);
+            reply.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            return reply;
+        }
+        // Before anything is read of a body.
+        let account = self.account(request.headers(), caller);
+        let work = match wants_websocket(request.headers()) {
+            true => Work::Connection,
+            false => Work::Request,
+        };
+        if let Err(limited) = account.admit(work, 1) {
+            return rate_limited(limited).await;
+        }
+        if let Some(page) =
+            assets::answer(request.method(), request.uri().path(), request.headers())
+        {
+            return page.map(Either::Left);
+        }
+        match (request.method(), request.uri().path()) {
+            // Also of a POST: a page of another origin can send one that its browser asks nobody
+            // about, though it could not read the answer.
+            (_, "/graphql") if !self.allows(request.headers()) => refusal(
+                StatusCode::FORBIDDEN,
+                "FORBIDDEN",
+                "this Origin is not allowed: add it to server.origins",
+            ),
+            (&Method::GET, "/graphql") if wants_websocket(request.headers()) => {
+                self.upgrade(request, account)
+            }
+            (&Method::GET | &Method::POST, "/graphql") => {
+                let accepts = Accepts {
+                    media: Media::accepted(request.headers(), self.config.status),
+                    events: negotiation::takes_events(request.headers()),
+                };
+                if accepts == (Accepts { media: None, events: false }) {
+                    return refusal(
+                        StatusCode::NOT_ACCEPTABLE,
+                        "BAD_REQUEST",
+                        "Accept must let application/graphql-response+json or application/json in",
+                    );
+                }
+                self.graphql(request, accepts, caller, account)
+                    .await
+                    .unwrap_or_else(|refused| *refused)
+            }
+            (_, "/graphql") => {
+                not_allowed("GET, POST", "GET or POST a GraphQL request here, or open a WebSocket")
+            }
+            _ => refusal(
+                StatusCode::NOT_FOUND,
+                "NOT_FOUND",
+                "nothing is here: GraphQL is at /graphql, over WebSocket, POST or GET",
+            ),
+        }
+    }
+
+    fn allows(&self, headers: &HeaderMap) -> bool {
+        let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("unreadable"));
+        self.config.origins.allow(text(header::ORIGIN), text(header::HOST))
+    }
+
+    /// The account that pays for a request.
+    fn account(&self, headers: &HeaderMap, peer: &Peer) -> Arc<ClientAccount> {
+        let client = client_address(peer.address, headers, &self.config.trusted_proxies);
+        match client == peer.address {
+            true => peer.account.clone(),
+            false => self.accounts.of(client),
+        }
+    }
+
+    /// A place among the sockets of an address, or the answer that there is none.
+    pub(super) fn place(&self, account: &Arc<ClientAccount>) -> Result<Place, Box<Reply>> {
+        let limit = self.accounts.limits().sockets_per_address;
+        let full = |current| Box::new(too_many("sockets_per_address", limit, current));
+        account.enter_socket().map_err(full)
+    }
+
+    /// A reply's place among those of its address, or the answer that there is none.
+    fn reply_place(&self, account: &Arc<ClientAccount>, bytes: usize) -> Result<Place, Box<Reply>> {
+        account.enter_reply(bytes).map_err(|current| {
+            let limit = self.accounts.limits().reply_bytes_per_address;
+            let message = format!(
+                "limit reply_bytes_per_address is {limit}: read the replies that are on their way \
+                 first, or ask for less"
+            );
+            let (status, name) = (StatusCode::TOO_MANY_REQUESTS, "reply_bytes_per_address");
+            Box::new(limit_exceeded(status, name, limit, current, &message))
+        })
+    }
+
+    // ---- GraphQL over HTTP ----
+
+    /// The error is an answer too: it says what is wrong with the request.
+    async fn graphql(
+        &self,
+        request: Request<Incoming>,
+        accepts: Accepts,
+        caller: &Peer,
+        account: Arc<ClientAccount>,
+    ) -> Result<Reply, Box<Reply>> {
+        let media = accepts.media.unwrap_or(Media::Json);
+        let headers = request.headers().clone();
+        let by_get = request.method() == Method::GET;
+        let parsed = if by_get {
+            body::from_url(request.uri().query().unwrap_or_default())
+        } else {
+            negotiation::check_content(&headers).map_err(|reason| {
+                Box::new(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "BAD_REQUEST", reason))
+            })?;
+            let body = self.body(request).await?;
+            account.spend(Work::Kib, body.len() >> 10);
+            body::from_body(&body)
+        };
+        caller.delivery.work();
+        let mut request = parsed.map_err(|fault| {
+            let body = error_body("BAD_REQUEST", &fault.to_string());
+            Box::new(self.response(media, fault.outcome(), body))
+        })?;
+        let principal = self.executor.init(None, &account).map_err(|refused| {
+            Box::new(refusal(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", &refused.reason))
+        })?;
+        let (mut place, mut resumed) = (None, false);
+        match self.executor.kind(&request, &principal) {
+            // A GET is what a link or an image of any page can cause.
+            Some(OperationKind::Mutation) if by_get => {
+                return Err(Box::new(not_allowed("POST", "a mutation is not run by GET: POST it")));
+            }
+            Some(OperationKind::Query | OperationKind::Subscription)
+                if accepts.events && sse::is_done(&headers) =>
+            {
+                return Ok(no_content());
+            }
+            Some(OperationKind::Subscription) if !accepts.events => {
+                return Err(Box::new(refusal(
+                    StatusCode::NOT_ACCEPTABLE,
+                    "BAD_REQUEST",
+                    "a subscription is a text/event-stream: accept it, or open a WebSocket",
+                )));
+            }
+            Some(OperationKind::Subscription) => {
+                place = Some(self.place(&account)?);
+                let extensions = request.extensions.get_or_insert_default();
+                // What an event's id is made of.
+                extensions.insert("cursor".to_owned(), true.into());
+                if let Some(id) = sse::last_event_id(&headers) {
+                    resumed = true;
+                    extensions.insert("after".to_owned(), id.into());
+                }
+            }
+            _ => {}
+        }
+        Ok(match (self.executor.execute(request, &principal), place) {
+            (Execution::Single(result), _) => match result.await {
+                Ok(result) => {
+                    let place = self.reply_place(&account, result.json.len())?;
+                    caller.delivery.begin_reply(place);
+                    self.ran(accepts, result)
+                }
+                Err(errors) => self.refused(accepts, &errors, resumed).await,
+            },
+            (Execution::Refused(errors), _) => self.refused(accepts, &errors, resumed).await,
+            (Execution::Stream { stream, after, place: read }, Some(place)) => {
+                let reader = self.shard.read(stream, after, read);
+                let (cut, delivery) = (caller.cut.clone(), caller.delivery.clone());
+                let pace = self.config.pace;
+                let events = sse::start(reader, pace, cut, place, delivery, resumed);
+                event_stream(Either::Right(events))
+            }
+            (Execution::Stream { stream, .. }, None) => {
+                debug_assert!(false, "the kind of a request is what its execution is");
+                self.shard.give_back(&stream);
+                bad_request("a subscription is a text/event-stream")
+            }
+        })
+    }
+
+    /// The result of a query or mutation.
+    fn ran(&self, accepts: Accepts, result: SingleResult) -> Reply {
+        match accepts.media {
+            Some(media) => {
+                let errors = result.has_errors;
+                self.response(media, Outcome::Ran { errors }, result.json)
+            }
+            None => {
+                let event = sse::whole(&result.json, Back::Done);
+                event_stream(Either::Left(Full::new(event)))
+            }
+        }
+    }
+
+    /// Errors from before anything ran; `resumed` where the client came back to a stream.
+    async fn refused(&self, accepts: Accepts, errors: &[u8], resumed: bool) -> Reply {
+        let code = Code::of(errors);
+        if code == Code::RateLimited {
+            tokio::time::sleep(RATE_LIMITED_DELAY).await;
+        } else if accepts.media.is_none() {
+            let refusal = sse::refusal(errors, resumed);
+            return event_stream(Either::Left(Full::new(refusal)));
+        }
+        let media = accepts.media.unwrap_or(Media::Json);
+        let body = [b"{\"errors\":".as_slice(), errors, b"}"].concat();
+        let mut reply = self.response(media, Outcome::Refused(code), body.into());
+        if let Some(wait) = negotiation::retry_after(errors) {
+            reply.headers_mut().insert(header::RETRY_AFTER, wait.into());
+        }
+        reply
+    }
+
+    async fn body(&self, request: Request<Incoming>) -> Result<Bytes, Box<Reply>> {
+        let most = self.config.message_bytes;
+        // As announced; a body in chunks is only known to be longer than the limit.
+        let announced = request.body().size_hint().lower();
+        let body = Limited::new(request.into_body(), most).collect();
+        match tokio::time::timeout(self.config.body_timeout, body).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(_)) => {
+                let current = usize::try_from(announced).unwrap_or(usize::MAX).max(most + 1);
+                let message = format!("limit message_bytes is {most}: send less at once");
+                let status = StatusCode::PAYLOAD_TOO_LARGE;
+                Err(Box::new(limit_exceeded(status, "message_bytes", most, current, &message)))
+            }
+            Err(_) => Err(Box::new(refusal(
+                StatusCode::REQUEST_TIMEOUT,
+                "BAD_REQUEST",
+                &format!("the body did not end in {} ms", self.config.body_timeout.as_millis()),
+            ))),
+        }
+    }
+
+    fn response(&self, media: Media, outcome: Outcome, body: Bytes) -> Reply {
+        let (status, media) = negotiation::status(self.config.status, media, outcome);
+        reply(status, media, body)
+    }
+}
+
+/// What a client takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Accepts {
+    media: Option<Media>,
+    /// Server-sent events, asked for by name.
+    events: bool,
+}

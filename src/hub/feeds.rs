@@ -1,0 +1,133 @@
+//! Which feeds run, and on which threads. Each gets a thread of its own, so that what it reads and
+//! checks keeps nobody else waiting; but for the simulator, which has next to nothing to do.
+
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::shared_log::{self, Sharing};
+use super::{simulator, timers};
+use crate::config::{FeedsConfig, FilesFeedConfig, FilesMode, KafkaFeedConfig, PostgresFeedConfig};
+use crate::feeds::files::{self, FilesConfig};
+use crate::feeds::kafka::{self, KafkaConfig};
+use crate::feeds::postgres;
+use crate::feeds::simulator::SimulatorConfig;
+use crate::ingest::feed_status::{Cause, FeedId, FeedKind, FeedStatuses};
+use crate::ingest::handle::Door;
+use crate::store::LogReaders;
+
+/// What every feed is given.
+pub(super) struct Feeding {
+    pub(super) door: Door,
+    /// Where the log is shared: what reads it, what enters it, and the door of the replica.
+    pub(super) shared: Option<Sharing>,
+    pub(super) statuses: FeedStatuses,
+    /// Shutdown waits for what it tracks.
+    pub(super) tracker: TaskTracker,
+    pub(super) stop: CancellationToken,
+}
+
+impl Feeding {
+    /// Returns what says that the simulated markets are there, if any are asked for.
+    pub(super) fn start(
+        mut self,
+        config: FeedsConfig,
+        simulator: Option<(SimulatorConfig, Arc<LogReaders>)>,
+    ) -> Option<oneshot::Receiver<()>> {
+        let FeedsConfig { files, postgres, kafka } = config;
+        if let Some(postgres) = postgres {
+            self.postgres(postgres);
+        }
+        self.files(files);
+        if let Some(kafka) = kafka {
+            self.kafka(kafka);
+        }
+        let (simulator, log) = simulator?;
+        let feed = self.statuses.register("simulator", FeedKind::Simulator);
+        let (begun, begins) = oneshot::channel();
+        let Self { door, tracker, stop, .. } = self;
+        tracker.spawn(simulator::run(simulator, log, door, feed, begun, stop));
+        Some(begins)
+    }
+
+    fn files(&self, written: FilesFeedConfig) {
+        let feed = self.statuses.register("files", FeedKind::Files);
+        let files = FilesConfig {
+            path: written.path,
+            mode: match written.mode {
+                FilesMode::Watch => files::Mode::Watch,
+                FilesMode::Poll => files::Mode::Poll,
+            },
+            poll_interval: written.poll_interval,
+        };
+        self.on_own_thread("file", feed, move |door, statuses, stop| {
+            files::run(files, door, statuses, feed, stop)
+        });
+        if let Some(after) = written.stale_after {
+            let (statuses, stop) = (self.statuses.clone(), self.stop.clone());
+            self.tracker.spawn(timers::watch_for_silence(statuses, feed, after, stop));
+        }
+    }
+
+    fn postgres(&mut self, written: PostgresFeedConfig) {
+        let feed = self.remote("postgres", FeedKind::Postgres);
+        let config = shared_log::postgres(written);
+        let Some(Sharing { reader, entry, requests, replica }) = self.shared.take() else {
+            return self.on_own_thread("Postgres", feed, move |door, statuses, stop| {
+                postgres::run(config, None, door, statuses, feed, stop)
+            });
+        };
+        self.on_own_thread("Postgres", feed, move |_, statuses, stop| {
+            postgres::run(config, Some(reader), replica, statuses, feed, stop)
+        });
+        // Not the door that it answers at: it would never be closed.
+        self.on_own_thread("entry", feed, move |_, _, stop| entry.run(requests, stop));
+    }
+
+    fn kafka(&self, written: KafkaFeedConfig) {
+        let feed = self.remote("kafka", FeedKind::Kafka);
+        let config = kafka_config(&written);
+        self.on_own_thread("Kafka", feed, move |door, statuses, stop| {
+            kafka::run(config, door, statuses, feed, stop)
+        });
+    }
+
+    /// A feed that is not live before it has reached its source and read all that was there.
+    fn remote(&self, name: &str, kind: FeedKind) -> FeedId {
+        let feed = self.statuses.register(name, kind);
+        self.statuses.stale(feed, Some(format!("connecting to {kind:?}")));
+        feed
+    }
+
+    fn on_own_thread<F: Future<Output = ()>>(
+        &self,
+        name: &'static str,
+        feed: FeedId,
+        follow: impl FnOnce(Door, FeedStatuses, CancellationToken) -> F + Send + 'static,
+    ) {
+        let (door, stop) = (self.door.clone(), self.stop.clone());
+        let (statuses, broken) = (self.statuses.clone(), self.statuses.clone());
+        let thread = self.tracker.spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.map_err(|error| error.to_string())?;
+            runtime.block_on(follow(door, statuses, stop));
+            Ok::<_, String>(())
+        });
+        self.tracker.spawn(async move {
+            // A bug of ours: the feed is over, the hub isn't.
+            let ended = thread.await.map_err(|error| error.to_string()).and_then(|ended| ended);
+            if let Err(error) = ended {
+                tracing::error!(%error, "the {name} feed has ended");
+                broken.halt(feed, Cause::Source, &error);
+            }
+        });
+    }
+}
+
+/// What reads and writes Kafka is told of it.
+pub(super) fn kafka_config(written: &KafkaFeedConfig) -> KafkaConfig {
+    let KafkaFeedConfig { brokers, topics, deadline, settings, .. } = written.clone();
+    KafkaConfig { brokers, topics, deadline, settings }
+}

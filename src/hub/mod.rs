@@ -1,0 +1,13 @@
+//! The hub as a process: composition only. It imports the other rooms and connects them; of these
+//! only `cli` imports it.
+
+mod cache;
+mod feeds;
+mod memory;
+mod mutations;
+mod run;
+mod shared_log;
+mod simulator;
+mod timers;
+
+pub use self::run::{ServeError, run};

@@ -1,0 +1,448 @@
+//! One life of the hub: what is constructed, in which order it starts and in which it stops.
+
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use parking_lot::Mutex;
+use serde_json::json;
+use spreadly_subscriptions::{Meters, StreamLimits, Streams};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::feeds::Feeding;
+use super::shared_log::Sharing;
+use super::{cache, feeds, memory, mutations, shared_log, timers};
+use crate::budgets::{AccountLimits, Accounts, HubShare};
+use crate::cache::{CacheMeters, OrderBooks};
+use crate::config::{Config, Limits, Synchronous};
+use crate::feeds::kafka::Producer;
+use crate::feeds::simulator::SimulatorConfig;
+use crate::graphql::{GraphqlExecutor, HubView, Principal, QueryLimits, Writer};
+use crate::http::connection_limits::DescriptorReserve;
+use crate::http::listener::{self, Incoming};
+use crate::http::routes::HttpConfig;
+use crate::http::shards::{Parts, Shards};
+use crate::http::sse;
+use crate::ingest::feed_status::FeedStatuses;
+use crate::ingest::handle::Door;
+use crate::ingest::projection::LiveSide;
+use crate::ingest::sequencer::{self, SequencerConfig};
+use crate::ingest::waiters::Outcomes;
+use crate::live::{Encoders, Live};
+use crate::market::event::Micros;
+use crate::market::ownership::Ownership;
+use crate::pool::Pool;
+use crate::recovery::{self, Warm};
+use crate::shared_log::Border;
+use crate::signals;
+use crate::store::{self, LogReaders, MOST_READERS, Store, StoreError};
+use crate::telemetry::admin::{self, AdminSource, Dependency};
+use crate::telemetry::metrics::{self, Everything};
+
+/// How long the last closes, the feeds and the log may take after the drain.
+const STOP_DEADLINE: Duration = Duration::from_secs(15);
+/// How long `dev` waits for its markets before it announces itself without them.
+const SIMULATOR_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why the hub could not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("can't listen on {key} = {address}: {source}")]
+    Listen { key: &'static str, address: SocketAddr, source: io::Error },
+    #[error("the store can't be used: {0}")]
+    Store(#[from] StoreError),
+    #[error("the system refused a thread or a timer: {0}")]
+    System(#[from] io::Error),
+    #[error("not everything had stopped {} s after the drain", STOP_DEADLINE.as_secs())]
+    Stuck,
+}
+
+/// Runs the hub until SIGTERM or SIGINT, on this thread and those it starts. With a simulator it
+/// is `spreadly dev`.
+pub fn run(config: Config, simulator: Option<SimulatorConfig>) -> Result<(), ServeError> {
+    memory::refuse_huge_pages();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut config = config;
+    while let Ended::LogReplaced { public, admin } =
+        runtime.block_on(serve(config.clone(), simulator.clone()))?
+    {
+        // Where its clients look for it.
+        (config.server.listen, config.admin.listen) = (public, admin);
+    }
+    Ok(())
+}
+
+/// Why a hub stopped.
+enum Ended {
+    Asked,
+    /// The shared log is another one than before: to be served anew at the same addresses.
+    LogReplaced {
+        public: SocketAddr,
+        admin: SocketAddr,
+    },
+}
+
+/// What the hub is doing, for `/readyz`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Starting,
+    Running,
+    Draining,
+}
+
+async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<Ended, ServeError> {
+    // Listening before the log is read: a port in use is told at once, probes get an answer, and
+    // clients that come early wait in the backlog.
+    let public = listen("server.listen", config.server.listen)?;
+    let admin = listen("admin.listen", config.admin.listen)?;
+    let addresses = (public.local_addr()?, admin.local_addr()?);
+
+    let stop = CancellationToken::new();
+    let tracker = TaskTracker::new();
+    let stage = Arc::new(Mutex::new(Stage::Starting));
+    let reserve = Arc::new(DescriptorReserve::new(config.limits.reserved_descriptors));
+    let threads = shard_count(&config);
+    let share = HubShare::of_shards(threads);
+    let accounts = Arc::new(Accounts::new(account_limits(&config.limits), share));
+    let statuses = FeedStatuses::new();
+    let meters = Arc::new(Meters::default());
+
+    let shared_log = config.store.shared.as_ref().zip(config.feeds.postgres.as_ref());
+    let store = match shared_log {
+        Some((_, log)) => shared_log::open_replica(&config.store, log).await?,
+        None => Store::open_with(&config.store.path, synchronous(config.store.synchronous))?,
+    };
+    let journal = config.limits.journal_touches_per_market;
+    let log = LogReaders::new(&config.store.path, MOST_READERS);
+    let live = Arc::new(Live::new(store.epoch(), Box::new(now), journal, log.clone()));
+    if shared_log.is_some() {
+        live.share(store.last());
+    }
+
+    let cache_meters = Arc::new(CacheMeters::default());
+    let cache = config.cache.as_ref();
+    let cache = cache
+        .map(|cache| cache::start(cache, &live, &cache_meters, &tracker, &stop))
+        .transpose()?;
+    let cached = cache.is_some().then_some(cache_meters);
+
+    let streams = Arc::new(Streams::new(stream_limits(&config.limits), meters.clone()));
+    let encoding = Arc::<OnceLock<_>>::default();
+    // As many threads as shards: half of what these have is for requests, see `HubShare`.
+    let pool = Pool::start(threads)?;
+    let source = AdminSource {
+        readiness: readiness(stage.clone(), statuses.clone(), reserve.clone()),
+        metrics: metrics::text(Everything {
+            meters: meters.clone(),
+            live: live.clone(),
+            statuses: statuses.clone(),
+            cache: cached,
+            streams: streams.clone(),
+            encoders: encoding.clone(),
+            accounts: accounts.clone(),
+            pool: pool.clone(),
+        }),
+    };
+    let admin_stop = CancellationToken::new();
+    let admin = tokio::net::TcpListener::from_std(admin)?;
+    tracker.spawn(admin::run(admin, Arc::new(source), admin_stop.clone(), tracker.clone()));
+
+    let (ownership, outcomes) = (ownership(&config), Arc::<Outcomes>::default());
+    let sequencer_config = SequencerConfig {
+        checkpoint_events: sequencer::CHECKPOINT_EVENTS,
+        // A row of a shared log does not say where it came from.
+        ownership: ownership.clone().filter(|_| shared_log.is_none()),
+        outcomes: outcomes.clone(),
+        shutdown: stop.clone(),
+    };
+    let cost = config.limits.stream_cost_rate;
+    let new_encoders = |live| Encoders::new(live, threads, cost);
+    let (door, sequencer, encoders) =
+        open_door(store, &live, &statuses, cache, sequencer_config, new_encoders).await?;
+    encoding.get_or_init(|| encoders.clone());
+    let replaced = CancellationToken::new();
+    let (shared, door) = match shared_log {
+        Some((shared, postgres)) => {
+            let border = ownership.clone();
+            let border = border.map(|ownership| Border { ownership, replica: log.clone() });
+            let (epoch, replaced) = (live.epoch(), replaced.clone());
+            let (sharing, door) =
+                Sharing::new(shared, postgres, door, &statuses, epoch, border, replaced)?;
+            (Some(sharing), door)
+        }
+        None => (None, door),
+    };
+
+    let producer = producer(&config, ownership, outcomes, &statuses, &log, &tracker);
+    let writer = mutations::writer(&door, producer);
+    let executor = executor(&config, &encoders, &streams, &pool, &meters, writer);
+    let shards = Shards::start(
+        threads,
+        &Parts {
+            executor,
+            streams: streams.clone(),
+            encoders: encoders.clone(),
+            limits: socket_limits(&config),
+            meters,
+            http: Arc::new(http_config(&config)),
+            accounts,
+            send_buffer_bytes: config.server.send_buffer_bytes,
+        },
+    )?;
+    let simulator = simulator.map(|simulator| (simulator, log));
+    let simulated = simulator.is_some();
+    let (feeds, watched) = (config.feeds.clone(), tracker.clone());
+    let feeding =
+        Feeding { door, shared, statuses: statuses.clone(), tracker: watched, stop: stop.clone() };
+    let begun = feeding.start(feeds, simulator);
+    timers::start(&encoders, &streams, &statuses, &tracker, &stop);
+
+    if let Some(begun) = begun {
+        // Whoever reads the announcement finds the simulated markets.
+        drop(tokio::time::timeout(SIMULATOR_PATIENCE, begun).await);
+    }
+    // Whoever reads the announcement may ask us to stop at once.
+    let stopped = signals::stopped()?;
+    *stage.lock() = Stage::Running;
+    announce(addresses, simulated);
+    let accepting = CancellationToken::new();
+    tokio::select! {
+        () = shards.accept(Incoming::new(public)?, accepting.clone(), &reserve) => {}
+        () = stopped => {}
+        () = replaced.cancelled() => {}
+    }
+
+    // Stops in this order: no new sockets; everyone told; sockets closed over the drain while
+    // feeds still flow; feeds; the log, which then has everything that was acknowledged.
+    tracing::info!("draining");
+    *stage.lock() = Stage::Draining;
+    accepting.cancel();
+    timers::shut_down(&encoders, &statuses);
+    shards.drain(config.server.drain).await;
+    // No client is left that waits for its work.
+    tokio::task::spawn_blocking(move || pool.stop());
+    stop.cancel();
+    admin_stop.cancel();
+    tracker.close();
+    let ended = async {
+        tracker.wait().await;
+        tokio::task::spawn_blocking(move || sequencer.join()).await
+    };
+    match tokio::time::timeout(STOP_DEADLINE, ended).await {
+        Ok(Ok(Ok(()))) if replaced.is_cancelled() => {
+            let (public, admin) = addresses;
+            Ok(Ended::LogReplaced { public, admin })
+        }
+        Ok(Ok(Ok(()))) => Ok(Ended::Asked),
+        _ => Err(ServeError::Stuck),
+    }
+}
+
+/// Brings the state to the end of the log and opens the door for feeds.
+async fn open_door(
+    mut store: Store,
+    live: &Arc<Live>,
+    statuses: &FeedStatuses,
+    cache: Option<(Warm, OrderBooks)>,
+    config: SequencerConfig,
+    encoders: impl FnOnce(Arc<Live>) -> Encoders,
+) -> Result<(Door, std::thread::JoinHandle<()>, Arc<Encoders>), ServeError> {
+    let reading = live.clone();
+    let (warm, order_books) = cache.unzip();
+    let (store, admission, recovered) = tokio::task::spawn_blocking(move || {
+        let (admission, recovered) = recovery::recover_live(&mut store, &reading, warm)?;
+        Ok::<_, StoreError>((store, admission, recovered))
+    })
+    .await
+    .map_err(io::Error::other)??;
+    let from_cache = recovered.warm.len();
+    tracing::info!(replayed = recovered.replayed, from_cache, "the log is read");
+    // Copies of what is read now, before the first event changes it.
+    let encoders = Arc::new(encoders(live.clone()));
+    let side = LiveSide::of(&encoders, &order_books.unwrap_or_default());
+    let (door, sequencer) =
+        sequencer::start(store, admission, recovered, statuses.clone(), side, config)?;
+    Ok((door, sequencer, encoders))
+}
+
+/// What the config gives to Kafka.
+fn ownership(config: &Config) -> Option<Arc<Ownership>> {
+    let owned = config.feeds.kafka.as_ref()?.owned.as_ref()?;
+    Some(Arc::new(Ownership::new(&owned.topics, &owned.markets)))
+}
+
+/// By which mutations get into Kafka.
+fn producer(
+    config: &Config,
+    ownership: Option<Arc<Ownership>>,
+    outcomes: Arc<Outcomes>,
+    statuses: &FeedStatuses,
+    readers: &Arc<LogReaders>,
+    tracker: &TaskTracker,
+) -> Option<Producer> {
+    let kafka = config.feeds.kafka.as_ref()?;
+    let (to, config) = (kafka.owned.as_ref()?.produce_to.clone(), feeds::kafka_config(kafka));
+    let (statuses, readers, tracker) = (statuses.clone(), readers.clone(), tracker.clone());
+    Some(Producer::new(&config, to, ownership?, outcomes, statuses, readers, tracker))
+}
+
+fn executor(
+    config: &Config,
+    encoders: &Arc<Encoders>,
+    streams: &Arc<Streams>,
+    pool: &Arc<Pool>,
+    meters: &Arc<Meters>,
+    writer: Writer,
+) -> Arc<GraphqlExecutor> {
+    let (sockets, operations) = (meters.clone(), meters.clone());
+    let view = HubView {
+        started: now(),
+        sockets: Box::new(move || sockets.sockets_open.get()),
+        operations: Box::new(move || operations.readers_open.get()),
+    };
+    let limits = QueryLimits {
+        query_depth: config.limits.query_depth,
+        query_complexity: config.limits.query_complexity,
+        query_aliases: config.limits.query_aliases,
+        query_tokens: config.limits.query_tokens,
+        query_level_fields: config.limits.query_level_fields,
+        markets_per_subscription: config.limits.markets_per_subscription,
+        book_depth: config.limits.book_depth,
+        ..QueryLimits::default()
+    };
+    let everyone = Principal { account: config.identity.development_account.clone() };
+    let (encoders, streams, pool) = (encoders.clone(), streams.clone(), pool.clone());
+    Arc::new(GraphqlExecutor::new(encoders, streams, pool, view, limits, writer, everyone))
+}
+
+fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
+    listener::bind(address).map_err(|source| ServeError::Listen { key, address, source })
+}
+
+/// One line for programs on stdout; for people, how to look at it, on stderr.
+fn announce((public, admin): (SocketAddr, SocketAddr), simulated: bool) {
+    let line = json!({"listening": public.to_string(), "admin": admin.to_string()});
+    let mut out = io::stdout().lock();
+    if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
+        tracing::debug!("nobody reads stdout");
+    }
+    if simulated {
+        eprintln!(
+            "\n  GraphiQL   http://{public}/graphiql\n  \
+             GraphQL    ws://{public}/graphql (graphql-transport-ws), POST http://{public}/graphql\n  \
+             admin      http://{admin}/readyz  http://{admin}/metrics\n  \
+             follow     spreadly subscribe --url ws://{public}/graphql \
+             'subscription {{ bestBidOffer(markets: [\"ERG-USD\"]) {{ bid {{ price size }} ask {{ price size }} }} }}'\n  \
+             load test  spreadly-storm run --url ws://{public}/graphql --market ERG-USD \
+             --connections 1000 --duration 10 --hub-pid {}\n",
+            std::process::id()
+        );
+    }
+}
+
+fn readiness(
+    stage: Arc<Mutex<Stage>>,
+    statuses: FeedStatuses,
+    reserve: Arc<DescriptorReserve>,
+) -> Box<dyn Fn() -> Vec<Dependency> + Send + Sync> {
+    Box::new(move || {
+        let stage = *stage.lock();
+        let mut rows = vec![
+            Dependency {
+                name: "hub".to_owned(),
+                ready: stage == Stage::Running,
+                detail: format!("{stage:?}").to_lowercase(),
+            },
+            Dependency {
+                name: "open files".to_owned(),
+                ready: !reserve.exhausted.load(Ordering::Relaxed),
+                detail: "new sockets are accepted while there are file descriptors".to_owned(),
+            },
+        ];
+        rows.extend(statuses.snapshot().into_iter().map(|feed| Dependency {
+            name: format!("feed {}", feed.name),
+            ready: feed.state == crate::ingest::feed_status::FeedState::Live,
+            detail: feed.reason.unwrap_or_else(|| "live".to_owned()),
+        }));
+        rows
+    })
+}
+
+fn stream_limits(limits: &Limits) -> StreamLimits {
+    StreamLimits {
+        ring_bytes: limits.ring_bytes_per_topic,
+        linger: limits.stream_linger,
+        most_streams: limits.streams,
+        memory_bytes: match limits.memory_bytes {
+            0 => memory::available() / 4,
+            bytes => bytes,
+        },
+    }
+}
+
+fn socket_limits(config: &Config) -> spreadly_subscriptions::Limits {
+    let limits = &config.limits;
+    spreadly_subscriptions::Limits {
+        message_bytes: limits.message_bytes,
+        message_bytes_before_ack: limits.message_bytes_before_ack,
+        operations_per_socket: limits.operations_per_socket,
+        pending_subscribes_per_socket: limits.pending_subscribes_per_socket,
+        subscribe_rate: limits.subscribe_rate,
+        subscribe_burst: limits.subscribe_burst,
+        init_timeout: limits.init_timeout,
+        writer_stall: limits.writer_stall,
+        ping_interval: config.server.ping_interval,
+    }
+}
+
+fn account_limits(limits: &Limits) -> AccountLimits {
+    AccountLimits {
+        connections_per_address: limits.connections_per_address,
+        sockets_per_address: limits.sockets_per_address,
+        streams_per_socket: limits.streams_per_socket,
+        streams_per_address: limits.streams_per_address,
+        log_readers_per_address: limits.log_readers_per_address,
+        reply_bytes_per_address: limits.reply_bytes_per_address,
+        cost_rate: limits.cost_rate,
+        cost_burst: limits.cost_burst,
+        exempt_loopback: limits.exempt_loopback,
+    }
+}
+
+fn http_config(config: &Config) -> HttpConfig {
+    HttpConfig {
+        origins: config.server.origins.clone(),
+        trusted_proxies: config.server.trusted_proxies.clone(),
+        header_timeout: config.server.header_timeout,
+        header_bytes: config.server.header_bytes,
+        body_timeout: config.server.body_timeout,
+        message_bytes: config.limits.message_bytes,
+        pace: sse::Pace {
+            comment_interval: config.server.ping_interval,
+            stall: config.limits.writer_stall,
+        },
+        status: config.server.http_status,
+    }
+}
+
+fn shard_count(config: &Config) -> usize {
+    match config.server.shards {
+        0 => std::thread::available_parallelism().map_or(1, |cores| (cores.get() - 1).max(1)),
+        count => count,
+    }
+}
+
+pub(super) fn synchronous(written: Synchronous) -> store::Synchronous {
+    match written {
+        Synchronous::Full => store::Synchronous::Full,
+        Synchronous::Normal => store::Synchronous::Normal,
+    }
+}
+
+pub(super) fn now() -> Micros {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
+}

@@ -1,0 +1,112 @@
+//! A log that several hubs share: how a hub's replica of it is opened, and what it needs beside a
+//! hub that has a log of its own.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use spreadly_subscriptions::Epoch;
+use tokio_util::sync::CancellationToken;
+
+use super::run::{ServeError, synchronous};
+use crate::backoff::Backoff;
+use crate::config::{PostgresFeedConfig, SharedLogConfig, StoreConfig};
+use crate::feeds::postgres;
+use crate::ingest::feed_status::FeedStatuses;
+use crate::ingest::handle::Door;
+use crate::postgres::PostgresConfig;
+use crate::shared_log::{self, Border, Entry, EntryConfig, Requests, Shared};
+use crate::store::{self, Store, StoreError};
+
+/// Between two looks for the database, before there is a replica.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// See [`super::feeds::Feeding`].
+pub(super) struct Sharing {
+    pub(super) reader: Shared,
+    pub(super) entry: Entry,
+    pub(super) requests: Requests,
+    pub(super) replica: Door,
+}
+
+impl Sharing {
+    /// Gives the door of the shared log too, at which feeds and mutations come in. `replaced` ends
+    /// once the log is another one than the replica's, which is of `epoch`.
+    pub(super) fn new(
+        shared: &SharedLogConfig,
+        log: &PostgresFeedConfig,
+        replica: Door,
+        statuses: &FeedStatuses,
+        epoch: Epoch,
+        border: Option<Border>,
+        replaced: CancellationToken,
+    ) -> Result<(Self, Door), ServeError> {
+        let SharedLogConfig { connections, connection_wait, host } = shared.clone();
+        let host = if host.is_empty() {
+            whoami::hostname().map_err(|error| io::Error::other(error.to_string()))?
+        } else {
+            host
+        };
+        let postgres = postgres(log.clone());
+        let config = EntryConfig { postgres, connections, connection_wait, host, border };
+        let (reader, entry) = shared_log::shared(config, statuses.clone(), epoch.0, replaced)
+            .map_err(io::Error::other)?;
+        let (door, requests) = shared_log::door();
+        Ok((Self { reader, entry, requests, replica }, door))
+    }
+}
+
+pub(super) fn postgres(written: PostgresFeedConfig) -> PostgresConfig {
+    let PostgresFeedConfig { url, poll_interval, deadline } = written;
+    PostgresConfig { url, poll_interval, deadline }
+}
+
+/// Opens the replica. Where the database does not answer and there is a replica, with what that
+/// has; otherwise waits for the database, as long as it takes.
+pub(super) async fn open_replica(
+    store: &StoreConfig,
+    log: &PostgresFeedConfig,
+) -> Result<Store, ServeError> {
+    let config = postgres(log.clone());
+    let mut backoff = Backoff::between(FIRST_WAIT, LONGEST_WAIT);
+    let mut told = false;
+    loop {
+        let there = blocking(store, Store::existing_replica).await?;
+        let known = there.as_ref().map_or(Ok(None), |own| own.feed_position(postgres::NAME))?;
+        match (shared_log::numbering(&config, known.as_ref()).await, there) {
+            (Ok(numbering), Some(replica)) if replica.epoch().0 == numbering.epoch => {
+                return Ok(replica);
+            }
+            (Ok(numbering), other) => {
+                // So that it can be set aside.
+                drop(other);
+                let epoch = Epoch(numbering.epoch);
+                return blocking(store, move |path, synchronous| {
+                    Store::open_replica(path, synchronous, epoch)
+                })
+                .await;
+            }
+            (Err(error), Some(replica)) => {
+                tracing::warn!(%error, "the shared log does not answer: beginning with what the replica has");
+                return Ok(replica);
+            }
+            (Err(error), None) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%error, "the shared log does not answer, and there is no replica yet: waiting");
+                }
+                tokio::time::sleep(backoff.wait()).await;
+            }
+        }
+    }
+}
+
+/// Opening a database may wait for the disk.
+async fn blocking<T: Send + 'static>(
+    store: &StoreConfig,
+    open: impl FnOnce(&Path, store::Synchronous) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, ServeError> {
+    let (path, synchronous) = (store.path.clone(), synchronous(store.synchronous));
+    let opening = tokio::task::spawn_blocking(move || open(&path, synchronous));
+    Ok(opening.await.map_err(io::Error::other)??)
+}

@@ -1,0 +1,177 @@
+//! What the hub does by the clock: feeds' health reaches the streams, idle streams go, rings give
+//! way where memory is short.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use spreadly_subscriptions::Streams;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::ingest::feed_status::{self, FeedId, FeedStatus, FeedStatuses};
+use crate::live::{Encoders, FeedState, FeedView, Refusal};
+
+const HEARTBEAT: Duration = Duration::from_secs(1);
+const SWEEP: Duration = Duration::from_secs(5);
+/// Streams that are forgotten at once, and the pause between two such steps: to free their frames
+/// takes time, and other tasks of the runtime wait meanwhile.
+const FORGOTTEN_AT_ONCE: usize = 4;
+const SWEEP_PAUSE: Duration = Duration::from_millis(2);
+/// How often rings are looked at: what may be encoded in between is well below a quarter of the
+/// smallest useful budget.
+const RESIZE: Duration = Duration::from_millis(250);
+/// Counts in a feed's status change with every event; clients are told at most this often.
+const STATUS_PACE: Duration = Duration::from_millis(250);
+
+pub fn start(
+    encoders: &Arc<Encoders>,
+    streams: &Arc<Streams>,
+    statuses: &FeedStatuses,
+    tracker: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    // Of the state that queries read; the workers have a clock of their own.
+    let beating = encoders.live().clone();
+    tracker.spawn(every(HEARTBEAT, stop.clone(), move || beating.heartbeat()));
+    tracker.spawn(sweep(streams.clone(), stop.clone()));
+    let resizing = streams.clone();
+    let resize = move || resizing.resize_rings(Instant::now());
+    tracker.spawn(every(RESIZE, stop.clone(), resize));
+    tracker.spawn(follow_feeds(encoders.clone(), statuses.clone(), stop.clone()));
+}
+
+/// Forgets the streams that nobody reads any more.
+async fn sweep(streams: Arc<Streams>, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(SWEEP)).await.is_some() {
+        let now = Instant::now();
+        for some in streams.unread(now).chunks(FORGOTTEN_AT_ONCE) {
+            streams.forget_unread(some, now);
+            if stop.run_until_cancelled(tokio::time::sleep(SWEEP_PAUSE)).await.is_none() {
+                return;
+            }
+        }
+    }
+}
+
+async fn every(period: Duration, stop: CancellationToken, act: impl Fn()) {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    while stop.run_until_cancelled(interval.tick()).await.is_some() {
+        act();
+    }
+}
+
+/// Tells every topic and who follows the feeds that the hub is about to close its sockets.
+pub fn shut_down(encoders: &Encoders, statuses: &FeedStatuses) {
+    encoders.set_feed_state(FeedState::ShuttingDown);
+    statuses.all_shutting_down();
+    encoders.set_feeds(statuses.snapshot().into_iter().map(view).collect());
+}
+
+/// Tells the streams how the feeds do.
+async fn follow_feeds(encoders: Arc<Encoders>, statuses: FeedStatuses, stop: CancellationToken) {
+    let mut changes = statuses.changes();
+    loop {
+        changes.mark_unchanged();
+        let feeds = statuses.snapshot();
+        // The drain's own word stays the last.
+        if encoders.live().feed_state() != FeedState::ShuttingDown {
+            encoders.set_feed_state(worst(&feeds));
+        }
+        encoders.set_feeds(feeds.into_iter().map(view).collect());
+        let pause = async {
+            tokio::time::sleep(STATUS_PACE).await;
+            changes.changed().await
+        };
+        match stop.run_until_cancelled(pause).await {
+            Some(Ok(())) => {}
+            Some(Err(_)) | None => return,
+        }
+    }
+}
+
+/// Every feed may carry any market, so what one lacks, all may.
+fn worst(feeds: &[FeedStatus]) -> FeedState {
+    let has = |state| feeds.iter().any(|feed| feed.state == state);
+    if has(feed_status::FeedState::Halted) {
+        FeedState::Halted
+    } else if has(feed_status::FeedState::Stale) {
+        FeedState::Stale
+    } else {
+        FeedState::Live
+    }
+}
+
+fn view(feed: FeedStatus) -> FeedView {
+    FeedView {
+        name: feed.name.to_string(),
+        kind: format!("{:?}", feed.kind).to_uppercase(),
+        state: match feed.state {
+            feed_status::FeedState::Live => FeedState::Live,
+            feed_status::FeedState::Stale => FeedState::Stale,
+            feed_status::FeedState::Halted => FeedState::Halted,
+            feed_status::FeedState::ShuttingDown => FeedState::ShuttingDown,
+        },
+        reason: feed.reason,
+        events_total: feed.events_total,
+        refused_total: feed.refused_total,
+        last_refusal: feed.last_refusal.map(|refusal| Refusal {
+            source: refusal.place.source.to_string(),
+            place: refusal.place.at.to_string(),
+            reason: refusal.reason.to_string(),
+        }),
+        last_event_time: feed.last_event_micros,
+        lag: Some(feed.behind),
+    }
+}
+
+/// Calls a feed stale that should never be silent for `after`, and live when it speaks again.
+pub async fn watch_for_silence(
+    statuses: FeedStatuses,
+    feed: FeedId,
+    after: Duration,
+    stop: CancellationToken,
+) {
+    let mut seen = None;
+    let mut since = Instant::now();
+    let mut silent = false;
+    let mut interval = tokio::time::interval((after / 4).clamp(STATUS_PACE, HEARTBEAT));
+    while stop.run_until_cancelled(interval.tick()).await.is_some() {
+        let Some(status) = statuses.get(feed) else { return };
+        if status.last_event_micros != seen {
+            seen = status.last_event_micros;
+            since = Instant::now();
+        }
+        if silent != (since.elapsed() >= after) {
+            silent = !silent;
+            let reason = format!("no event for {} ms (stale_after_ms)", after.as_millis());
+            statuses.stale(feed, silent.then_some(reason));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use spreadly_subscriptions::Epoch;
+
+    use super::*;
+    use crate::ingest::feed_status::FeedKind;
+    use crate::live::Live;
+    use crate::store::LogReaders;
+
+    #[test]
+    fn whoever_follows_the_feeds_is_told_of_the_shutdown_before_their_tasks_end() {
+        let log = LogReaders::new("nowhere".as_ref(), 1);
+        let live = Arc::new(Live::new(Epoch(7), Box::new(|| 0), 16, log));
+        let encoders = Encoders::new(live.clone(), 1, 100_000);
+        let statuses = FeedStatuses::new();
+        statuses.register("files", FeedKind::Files);
+        statuses.register("simulator", FeedKind::Simulator);
+        encoders.set_feeds(statuses.snapshot().into_iter().map(view).collect());
+        shut_down(&encoders, &statuses);
+        let told: Vec<_> = live.feeds().into_iter().map(|feed| feed.state).collect();
+        assert_eq!(told, [FeedState::ShuttingDown; 2]);
+        assert_eq!(live.feed_state(), FeedState::ShuttingDown);
+    }
+}

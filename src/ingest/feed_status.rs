@@ -1,0 +1,418 @@
+//! How each feed does, for operators and clients: the one board that feeds and the door write and
+//! the API reads.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::market::event::{Micros, Refusal};
+
+/// As clients see it (CONTRACT section 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeedState {
+    Live,
+    /// Cut off from its source, or late.
+    Stale,
+    /// Nothing, or not everything, of it gets into the log.
+    Halted,
+    ShuttingDown,
+}
+
+/// Names a feed within this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FeedId(u16);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FeedKind {
+    Files,
+    Postgres,
+    Kafka,
+    Simulator,
+    /// Mutations.
+    Local,
+}
+
+/// Where an event stood at its source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// A file's name, a table, a topic's partition.
+    pub source: Arc<str>,
+    pub at: At,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum At {
+    /// Counted from 1, with the byte of the file where the line begins.
+    Line {
+        number: u64,
+        byte: u64,
+    },
+    /// Its id, as its writer knows it.
+    Row(u64),
+    /// A partition's offset.
+    Offset(u64),
+    Nowhere,
+}
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Line { number, byte } => write!(f, "line {number} (byte {byte})"),
+            Self::Row(row) => write!(f, "row {row}"),
+            Self::Offset(offset) => write!(f, "offset {offset}"),
+            Self::Nowhere => f.write_str("no place"),
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.at {
+            At::Nowhere => f.write_str(&self.source),
+            at => write!(f, "{} {at}", self.source),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastRefusal {
+    pub place: Place,
+    pub reason: Refusal,
+}
+
+/// Why a feed isn't live. Each cause comes and goes by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// The log can't be written.
+    Store,
+    /// The log that hubs share takes nothing from it.
+    SharedLog,
+    /// The source, or a part of it, can't be read.
+    Source,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FeedStatus {
+    pub name: Arc<str>,
+    pub kind: FeedKind,
+    pub state: FeedState,
+    /// What is wrong, or what is passed over on purpose while the feed is live.
+    pub reason: Option<String>,
+    /// Events that went into the log since the hub started.
+    pub events_total: u64,
+    /// Events that were in the log already.
+    pub known_total: u64,
+    pub refused_total: u64,
+    pub last_refusal: Option<LastRefusal>,
+    /// When the newest event went into the log, by the hub's clock.
+    pub last_event_micros: Option<Micros>,
+    /// What the source holds and the log doesn't yet; 0 when it has caught up. Bytes of files, rows
+    /// of Postgres, records of Kafka.
+    pub behind: u64,
+    /// How often it was cut off from its source since the hub started.
+    pub cuts_total: u64,
+}
+
+/// What one commit brought from one feed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub accepted: u64,
+    /// Of these, events that change nothing a client can see yet.
+    pub logged_only: u64,
+    pub known: u64,
+    pub refused: u64,
+    pub last_refusal: Option<LastRefusal>,
+}
+
+struct Entry {
+    status: FeedStatus,
+    halted: BTreeMap<Cause, String>,
+    stale: Option<String>,
+    note: Option<String>,
+    /// It brought events that change nothing a client can see yet.
+    logged_only: bool,
+    shutting_down: bool,
+}
+
+/// Said once for all such events: a count in it would be told to every client again and again.
+const LOGGED_ONLY: &str = "its block.applied events are only logged: nothing follows from them yet";
+
+/// The board. Clones share it.
+#[derive(Clone)]
+pub struct FeedStatuses {
+    entries: Arc<Mutex<Vec<Entry>>>,
+    /// Rises with each change; a watcher that is slow sees only the newest.
+    generation: Arc<watch::Sender<u64>>,
+}
+
+impl Default for FeedStatuses {
+    fn default() -> Self {
+        Self { entries: Arc::default(), generation: Arc::new(watch::Sender::new(0)) }
+    }
+}
+
+impl FeedStatuses {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Feeds are few and made at start-up from the config; they are never taken off.
+    pub fn register(&self, name: &str, kind: FeedKind) -> FeedId {
+        let mut entries = self.entries.lock();
+        let status = FeedStatus {
+            name: name.into(),
+            kind,
+            state: FeedState::Live,
+            reason: None,
+            events_total: 0,
+            known_total: 0,
+            refused_total: 0,
+            last_refusal: None,
+            last_event_micros: None,
+            behind: 0,
+            cuts_total: 0,
+        };
+        let id = FeedId(u16::try_from(entries.len()).unwrap_or(u16::MAX));
+        assert_ne!(id.0, u16::MAX, "feeds come from the config, one by one");
+        let halted = BTreeMap::new();
+        entries.push(Entry {
+            status,
+            halted,
+            stale: None,
+            note: None,
+            logged_only: false,
+            shutting_down: false,
+        });
+        drop(entries);
+        self.generation.send_modify(|generation| *generation += 1);
+        id
+    }
+
+    /// All feeds as they are now, in the order they were registered.
+    pub fn snapshot(&self) -> Vec<FeedStatus> {
+        self.entries.lock().iter().map(|entry| entry.status.clone()).collect()
+    }
+
+    pub fn get(&self, feed: FeedId) -> Option<FeedStatus> {
+        self.entries.lock().get(usize::from(feed.0)).map(|entry| entry.status.clone())
+    }
+
+    pub fn is_kafka(&self, feed: Option<FeedId>) -> bool {
+        let entries = self.entries.lock();
+        let entry = feed.and_then(|feed| entries.get(usize::from(feed.0)));
+        entry.is_some_and(|entry| entry.status.kind == FeedKind::Kafka)
+    }
+
+    /// Whether a feed of this kind is not reached now, or has not read all that was there.
+    pub fn is_any_stale(&self, kind: FeedKind) -> bool {
+        let entries = self.entries.lock();
+        entries.iter().any(|entry| entry.status.kind == kind && entry.stale.is_some())
+    }
+
+    pub fn generation(&self) -> u64 {
+        *self.generation.borrow()
+    }
+
+    /// Tells when anything changed; also each commit is a change, so take them at one's own pace.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// HALTED with a reason, until [`Self::clear`] of the same cause.
+    pub fn halt(&self, feed: FeedId, cause: Cause, reason: &str) {
+        self.change(feed, |entry| {
+            entry.halted.insert(cause, reason.to_owned());
+        });
+    }
+
+    pub fn clear(&self, feed: FeedId, cause: Cause) {
+        self.change(feed, |entry| {
+            entry.halted.remove(&cause);
+        });
+    }
+
+    /// For what stops every feed at once.
+    pub fn halt_all(&self, cause: Cause, reason: &str) {
+        self.each(|entry| {
+            entry.halted.insert(cause, reason.to_owned());
+        });
+    }
+
+    pub fn clear_all(&self, cause: Cause) {
+        self.each(|entry| {
+            entry.halted.remove(&cause);
+        });
+    }
+
+    /// STALE with a reason, or no longer.
+    pub fn stale(&self, feed: FeedId, reason: Option<String>) {
+        self.change(feed, |entry| entry.stale = reason);
+    }
+
+    /// STALE, as it was cut off from its source; counted each time.
+    pub fn cut_off(&self, feed: FeedId, reason: String) {
+        self.change(feed, |entry| {
+            entry.stale = Some(reason);
+            entry.status.cuts_total += 1;
+        });
+    }
+
+    /// What a live feed passes over on purpose.
+    pub fn note(&self, feed: FeedId, note: Option<String>) {
+        self.change(feed, |entry| entry.note = note);
+    }
+
+    pub fn behind(&self, feed: FeedId, behind: u64) {
+        self.change(feed, |entry| entry.status.behind = behind);
+    }
+
+    pub fn shutting_down(&self, feed: FeedId) {
+        self.change(feed, |entry| entry.shutting_down = true);
+    }
+
+    /// Before their tasks end: who follows them is told while there are still sockets.
+    pub fn all_shutting_down(&self) {
+        self.each(|entry| entry.shutting_down = true);
+    }
+
+    pub(crate) fn count(&self, feed: FeedId, counts: Counts, now: Micros) {
+        let Counts { accepted, logged_only, known, refused, last_refusal } = counts;
+        let changed = accepted + known + refused > 0 || last_refusal.is_some();
+        let mut entries = self.entries.lock();
+        let Some(entry) = entries.get_mut(usize::from(feed.0)) else { return };
+        // Each commit calls this, so it changes the counts in place: a copy to compare costs more.
+        let status = &mut entry.status;
+        status.events_total += accepted;
+        status.known_total += known;
+        status.refused_total += refused;
+        if last_refusal.is_some() {
+            status.last_refusal = last_refusal;
+        }
+        if accepted > 0 {
+            status.last_event_micros = Some(now);
+        }
+        if logged_only > 0 && !entry.logged_only {
+            entry.with(|entry| entry.logged_only = true);
+        }
+        drop(entries);
+        self.changed(changed);
+    }
+
+    fn change(&self, feed: FeedId, change: impl FnOnce(&mut Entry)) {
+        let mut entries = self.entries.lock();
+        let changed = entries.get_mut(usize::from(feed.0)).is_some_and(|entry| entry.with(change));
+        drop(entries);
+        self.changed(changed);
+    }
+
+    fn each(&self, mut change: impl FnMut(&mut Entry)) {
+        let mut changed = false;
+        for entry in self.entries.lock().iter_mut() {
+            changed |= entry.with(&mut change);
+        }
+        self.changed(changed);
+    }
+
+    fn changed(&self, changed: bool) {
+        if changed {
+            self.generation.send_modify(|generation| *generation += 1);
+        }
+    }
+}
+
+impl Entry {
+    /// Whether what others see of it changed.
+    fn with(&mut self, change: impl FnOnce(&mut Self)) -> bool {
+        let before = self.status.clone();
+        change(self);
+        let reasons: Vec<&str> = self.halted.values().map(String::as_str).collect();
+        let (state, reason) = if !reasons.is_empty() {
+            (FeedState::Halted, Some(reasons.join("; ")))
+        } else if self.stale.is_some() {
+            (FeedState::Stale, self.stale.clone())
+        } else {
+            let logged_only = self.logged_only.then_some(LOGGED_ONLY);
+            let notes: Vec<&str> = self.note.as_deref().into_iter().chain(logged_only).collect();
+            (FeedState::Live, (!notes.is_empty()).then(|| notes.join("; ")))
+        };
+        self.status.state = if self.shutting_down { FeedState::ShuttingDown } else { state };
+        self.status.reason = reason;
+        self.status != before
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_feed_is_live_again_only_when_every_cause_is_gone() {
+        let board = FeedStatuses::new();
+        let feed = board.register("files", FeedKind::Files);
+        board.halt(feed, Cause::Source, "a.ndjson: no");
+        board.halt_all(Cause::Store, "disk full");
+        let status = board.get(feed).unwrap();
+        assert_eq!(status.state, FeedState::Halted);
+        assert_eq!(status.reason.as_deref(), Some("disk full; a.ndjson: no"));
+        board.clear_all(Cause::Store);
+        assert_eq!(board.get(feed).unwrap().reason.as_deref(), Some("a.ndjson: no"));
+        board.clear(feed, Cause::Source);
+        assert_eq!(board.get(feed).unwrap().state, FeedState::Live);
+        board.shutting_down(feed);
+        assert_eq!(board.get(feed).unwrap().state, FeedState::ShuttingDown);
+    }
+
+    #[test]
+    fn the_generation_rises_with_each_change_and_only_then() {
+        let board = FeedStatuses::new();
+        let feed = board.register("files", FeedKind::Files);
+        let changes = board.changes();
+        let before = board.generation();
+        board.behind(feed, 0);
+        board.clear(feed, Cause::Store);
+        assert_eq!(board.generation(), before);
+        board.behind(feed, 9);
+        assert_eq!(board.generation(), before + 1);
+        assert!(changes.has_changed().unwrap());
+    }
+
+    #[test]
+    fn a_feed_says_once_that_some_of_its_events_are_only_logged() {
+        let board = FeedStatuses::new();
+        let feed = board.register("files", FeedKind::Files);
+        board.note(feed, Some("a.txt is no .ndjson".into()));
+        board.count(feed, Counts { accepted: 1, ..Counts::default() }, 5);
+        assert_eq!(board.get(feed).unwrap().reason.as_deref(), Some("a.txt is no .ndjson"));
+        board.count(feed, Counts { accepted: 2, logged_only: 1, ..Counts::default() }, 6);
+        let told = board.get(feed).unwrap();
+        assert_eq!(told.state, FeedState::Live);
+        assert_eq!(told.reason, Some(format!("a.txt is no .ndjson; {LOGGED_ONLY}")));
+        board.count(feed, Counts { accepted: 9, logged_only: 9, ..Counts::default() }, 7);
+        assert_eq!(board.get(feed).unwrap().reason, told.reason);
+    }
+
+    #[test]
+    fn the_last_refusal_stays_and_the_counts_add_up() {
+        let board = FeedStatuses::new();
+        let feed = board.register("files", FeedKind::Files);
+        let place = Place { source: "a.ndjson".into(), at: At::Line { number: 3, byte: 90 } };
+        assert_eq!(place.to_string(), "a.ndjson line 3 (byte 90)");
+        let refusal = Some(LastRefusal { place, reason: Refusal::NotAnObject });
+        let first = Counts {
+            accepted: 2,
+            known: 1,
+            refused: 1,
+            last_refusal: refusal.clone(),
+            ..Counts::default()
+        };
+        board.count(feed, first, 5);
+        board.count(feed, Counts { known: 1, ..Counts::default() }, 6);
+        let status = board.get(feed).unwrap();
+        assert_eq!((status.events_total, status.known_total, status.refused_total), (2, 2, 1));
+        assert_eq!(status.last_refusal, refusal);
+        assert_eq!(status.last_event_micros, Some(5));
+    }
+}

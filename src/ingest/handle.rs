@@ -1,0 +1,265 @@
+//! The door every feed goes through, and mutations: what is asked there and what is answered. Who
+//! answers is the [sequencer](super::sequencer), or the entry to a log that hubs share.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde::Serialize;
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot};
+
+use super::feed_status::{Counts, FeedId, LastRefusal, Place};
+use crate::market::event::{Micros, Refusal};
+use crate::market::orders::OrderUpdate;
+use crate::store::{FeedPosition, FileProgress, Numbered, Progress, StoreError};
+
+/// Batches that may wait for the sequencer. Each feed has one at a time; mutations, one event
+/// each, share the rest.
+pub const MOST_WAITING: usize = 256;
+/// One event as a feed brings it.
+#[derive(Debug)]
+pub struct Incoming {
+    pub place: Place,
+    /// What the feed itself had to refuse (a line too long to be held) is counted like the rest.
+    pub line: Result<Vec<u8>, Refusal>,
+    /// Where the store is a replica of the log that the feed reads.
+    pub numbered: Option<Numbered>,
+}
+
+/// What enters the log together, with the feed's progress after it. An event that begins new epochs
+/// (see [`crate::market::event::renumbers`]) comes by itself.
+#[derive(Debug)]
+pub struct Batch {
+    /// `None`: a mutation, whose refusal is told to who asked for it.
+    pub feed: Option<FeedId>,
+    pub lines: Vec<Incoming>,
+    pub progress: Vec<Progress>,
+}
+
+/// The batch is in the log and in the live state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ack {
+    pub accepted: usize,
+    /// Of these, events that change nothing a client can see yet.
+    pub logged_only: usize,
+    /// Their ids were in the log before.
+    pub known: usize,
+    pub refused: usize,
+    /// Of the last accepted event.
+    pub last_sequence: Option<u64>,
+    pub last_refusal: Option<LastRefusal>,
+    /// The last order that was changed.
+    pub order: Option<Arc<OrderUpdate>>,
+}
+
+#[derive(Debug, Error)]
+pub enum DoorError {
+    #[error("the hub is shutting down: the events were not taken, send them again")]
+    Closed,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the shared log takes nothing now ({0}): nothing was written, send it again")]
+    Unreachable(String),
+    /// Nothing of the batch is in the log, or all of it is with its progress.
+    #[error("another hub reads the source now")]
+    TakenOver,
+}
+
+/// A source of which one hub at a time is the reader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claimed {
+    /// This hub is.
+    pub ours: bool,
+    /// How far it is in the log, whoever read it.
+    pub position: Option<FeedPosition>,
+}
+
+/// What is asked at a door.
+pub(crate) enum Request {
+    Deliver { batch: Batch, done: Answer<Ack> },
+    Files { feed: Box<str>, done: Answer<Vec<FileProgress>> },
+    Claim { feeds: Vec<Box<str>>, done: Answer<Vec<Claimed>> },
+}
+
+pub(crate) type Answer<T> = oneshot::Sender<Result<T, DoorError>>;
+
+/// Writes a batch on the calling thread; see [`Door::try_write`].
+pub(crate) type WriteHere =
+    Arc<dyn Fn(Batch) -> Result<Result<Ack, DoorError>, Batch> + Send + Sync>;
+
+/// A feed's side. The sequencer ends once every clone is dropped.
+#[derive(Clone)]
+pub struct Door {
+    requests: mpsc::Sender<Request>,
+    /// None where somebody else than the sequencer answers.
+    write_here: Option<WriteHere>,
+}
+
+impl Door {
+    /// Waits until the batch is in the log; as long as it takes. [`DoorError::Closed`] means that
+    /// none of it is in the log, unless the process ended in between.
+    pub async fn deliver(&self, batch: Batch) -> Result<Ack, DoorError> {
+        self.hand_in(batch).await?.acknowledged().await
+    }
+
+    /// Writes a batch on the calling thread, with the same outcome as [`Self::deliver`]. Gives the
+    /// batch back if the sequencer is busy, or if the batch has to go through its queue.
+    ///
+    /// Two switches between threads cost more than the commit of one event. The call blocks until
+    /// the batch is in the log, so only the thread of a feed may make it.
+    pub fn try_write(&self, batch: Batch) -> Result<Result<Ack, DoorError>, Batch> {
+        match &self.write_here {
+            Some(write) => write(batch),
+            None => Err(batch),
+        }
+    }
+
+    /// As [`Self::try_write`], or through the queue.
+    pub async fn write(&self, batch: Batch) -> Result<Ack, DoorError> {
+        match self.try_write(batch) {
+            Ok(done) => done,
+            Err(batch) => self.deliver(batch).await,
+        }
+    }
+
+    /// Waits for its turn alone: batches that are handed in one after the other keep their order.
+    pub async fn hand_in(&self, batch: Batch) -> Result<HandedIn, DoorError> {
+        let (done, answer) = oneshot::channel();
+        let request = Request::Deliver { batch, done };
+        self.requests.send(request).await.map_err(|_| DoorError::Closed)?;
+        Ok(HandedIn(answer))
+    }
+
+    pub fn downgrade(&self) -> WeakDoor {
+        let write_here = self.write_here.clone();
+        WeakDoor { requests: self.requests.downgrade(), write_here }
+    }
+
+    /// How far each file of a feed is in the log.
+    pub async fn file_progress(&self, feed: &str) -> Result<Vec<FileProgress>, DoorError> {
+        self.ask(|done| Request::Files { feed: feed.into(), done }).await
+    }
+
+    /// Makes this hub the reader of each of these sources, which number their events, where no
+    /// other hub is; where hubs share a log, for as long as it is said again in time. What became
+    /// of each, in their order.
+    pub async fn claim(&self, feeds: Vec<Box<str>>) -> Result<Vec<Claimed>, DoorError> {
+        self.ask(|done| Request::Claim { feeds, done }).await
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, DoorError> {
+        let (done, answer) = oneshot::channel();
+        self.requests.send(request(done)).await.map_err(|_| DoorError::Closed)?;
+        answer.await.map_err(|_| DoorError::Closed)?
+    }
+
+    /// One that is answered by who takes what is asked.
+    pub(crate) fn open() -> (Self, mpsc::Receiver<Request>) {
+        let (requests, asked) = mpsc::channel(MOST_WAITING);
+        (Self { requests, write_here: None }, asked)
+    }
+
+    /// The same door, where batches may also be written by who brings them.
+    pub(crate) fn with_write_here(self, write_here: WriteHere) -> Self {
+        Self { write_here: Some(write_here), ..self }
+    }
+}
+
+/// A batch whose answer is not awaited yet.
+pub struct HandedIn(oneshot::Receiver<Result<Ack, DoorError>>);
+
+impl HandedIn {
+    /// As [`Door::deliver`] ends.
+    pub async fn acknowledged(self) -> Result<Ack, DoorError> {
+        self.0.await.map_err(|_| DoorError::Closed)?
+    }
+}
+
+/// Does not keep the sequencer from ending, as a [`Door`] does.
+#[derive(Clone)]
+pub struct WeakDoor {
+    requests: mpsc::WeakSender<Request>,
+    write_here: Option<WriteHere>,
+}
+
+impl WeakDoor {
+    /// `None`: the sequencer ends or has ended.
+    pub fn upgrade(&self) -> Option<Door> {
+        let requests = self.requests.upgrade()?;
+        Some(Door { requests, write_here: self.write_here.clone() })
+    }
+
+    /// No door is left.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.requests.strong_count() == 0
+    }
+}
+
+impl Ack {
+    /// Of one event.
+    pub(crate) fn of_accepted(sequence: u64, order: Option<&Arc<OrderUpdate>>) -> Self {
+        let (last_sequence, order) = (Some(sequence), order.cloned());
+        Self { accepted: 1, last_sequence, order, ..Self::default() }
+    }
+
+    /// Of one event.
+    pub(crate) fn of_known() -> Self {
+        Self { known: 1, ..Self::default() }
+    }
+
+    /// Of one event.
+    pub(crate) fn of_refused(place: Place, reason: Refusal) -> Self {
+        let mut ack = Self::default();
+        ack.refuse(place, reason);
+        ack
+    }
+
+    /// Takes what came of further lines of the same request in.
+    pub fn add(&mut self, further: Self) {
+        let Self { accepted, logged_only, known, refused, last_sequence, last_refusal, order } =
+            further;
+        self.accepted += accepted;
+        self.logged_only += logged_only;
+        self.known += known;
+        self.refused += refused;
+        self.last_sequence = last_sequence.max(self.last_sequence);
+        self.last_refusal = last_refusal.or(self.last_refusal.take());
+        self.order = order.or(self.order.take());
+    }
+
+    pub(crate) fn refuse(&mut self, place: Place, reason: Refusal) {
+        self.refused += 1;
+        self.last_refusal = Some(LastRefusal { place, reason });
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        Counts {
+            accepted: self.accepted as u64,
+            logged_only: self.logged_only as u64,
+            known: self.known as u64,
+            refused: self.refused as u64,
+            last_refusal: self.last_refusal.clone(),
+        }
+    }
+}
+
+/// An order, or what happened to it, as the store keeps it.
+pub(crate) fn json(value: &impl Serialize) -> Box<str> {
+    // Strings and whole numbers always become JSON.
+    serde_json::to_string(value).unwrap_or_default().into()
+}
+
+/// The line as it is kept: without a byte order mark and without spaces around it, so that whoever
+/// reads the log reads plain JSON.
+pub(crate) fn body(line: Vec<u8>) -> Box<str> {
+    // Parsed before, so it is UTF-8 and nothing is replaced.
+    let text = String::from_utf8(line)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned());
+    let kept = text.trim_start_matches('\u{feff}').trim();
+    if kept.len() == text.len() { text.into_boxed_str() } else { kept.into() }
+}
+
+pub(crate) fn now() -> Micros {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
+}

@@ -1,0 +1,180 @@
+//! Who waits for what becomes of an event that comes to the sequencer by way of somebody else: it
+//! is known by its id. The sequencer says it of each such event, whether it was accepted, known or
+//! refused.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::handle::Ack;
+
+/// Waiters at once: 5 s, which a mutation waits at most, of 2,000 a second. Each costs some 300
+/// bytes.
+pub const MOST_AWAITED: usize = 10_000;
+
+/// See the module's text.
+#[derive(Debug, Default)]
+pub struct Outcomes {
+    table: Mutex<Table>,
+    /// Tells a line from others under the same id, at 8 bytes a waiter.
+    lines: RandomState,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    by_id: HashMap<Box<str>, Vec<Waiter>>,
+    /// Of all ids.
+    waiters: usize,
+    /// The next one's.
+    number: u64,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    number: u64,
+    /// Of its line.
+    hash: u64,
+    done: oneshot::Sender<Ack>,
+}
+
+/// Waits for one event; who drops it does not care any more.
+#[derive(Debug)]
+pub struct Awaited {
+    outcomes: Arc<Outcomes>,
+    id: Box<str>,
+    number: u64,
+    answer: oneshot::Receiver<Ack>,
+}
+
+/// An event at the sequencer whose id is awaited.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    id: Box<str>,
+    hash: u64,
+}
+
+impl Outcomes {
+    /// From now on this line is looked out for. `None`: [`MOST_AWAITED`] are already.
+    pub fn expect(self: &Arc<Self>, id: &str, line: &str) -> Option<Awaited> {
+        let hash = self.lines.hash_one(line.as_bytes());
+        let (done, answer) = oneshot::channel();
+        let mut table = self.table.lock();
+        if table.waiters >= MOST_AWAITED {
+            return None;
+        }
+        let number = table.number;
+        table.number += 1;
+        table.waiters += 1;
+        table.by_id.entry(id.into()).or_default().push(Waiter { number, hash, done });
+        Some(Awaited { outcomes: self.clone(), id: id.into(), number, answer })
+    }
+
+    /// Nobody waits for anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.table.lock().waiters == 0
+    }
+
+    /// An event came in; `None` if nobody waits for its id.
+    pub(crate) fn watch(&self, id: &str, line: &[u8]) -> Option<Watched> {
+        let awaited = self.table.lock().by_id.contains_key(id);
+        awaited.then(|| Watched { id: id.into(), hash: self.lines.hash_one(line) })
+    }
+
+    /// What became of it, as an [`Ack`] of this one event.
+    pub(crate) fn tell(&self, Watched { id, hash }: Watched, ack: &Ack) {
+        // Once the id stands in the log, no other line under it counts. One that was refused says
+        // nothing of others.
+        let settled = ack.accepted + ack.known > 0;
+        let told = self.table.lock().take(&id, |one| settled || one.hash == hash);
+        for Waiter { hash: own, done, .. } in told {
+            let ack = if own == hash { ack.clone() } else { Ack::of_known() };
+            // Who has just given up is not told.
+            drop(done.send(ack));
+        }
+    }
+}
+
+impl Table {
+    /// Takes those of an id out that are meant.
+    fn take(&mut self, id: &str, meant: impl Fn(&Waiter) -> bool) -> Vec<Waiter> {
+        let Some(waiters) = self.by_id.get_mut(id) else { return Vec::new() };
+        let taken: Vec<_> = waiters.extract_if(.., |one| meant(one)).collect();
+        if waiters.is_empty() {
+            self.by_id.remove(id);
+        }
+        self.waiters -= taken.len();
+        taken
+    }
+}
+
+impl Awaited {
+    /// Once the event is in the log and in the live state, or refused.
+    pub async fn outcome(&mut self) -> Ack {
+        match (&mut self.answer).await {
+            Ok(ack) => ack,
+            // It stays in the table as long as this is held.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        drop(self.outcomes.table.lock().take(&self.id, |one| one.number == self.number));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn accepted(sequence: u64) -> Ack {
+        Ack { accepted: 1, last_sequence: Some(sequence), ..Ack::default() }
+    }
+
+    fn tell(outcomes: &Outcomes, id: &str, line: &str, ack: &Ack) {
+        outcomes.tell(outcomes.watch(id, line.as_bytes()).unwrap(), ack);
+    }
+
+    #[test]
+    fn one_waiter_too_many_is_told_and_who_gives_up_leaves_its_place() {
+        let outcomes = Arc::new(Outcomes::default());
+        let id = |number: usize| (number % 100).to_string();
+        let mut all: Vec<_> =
+            (0..MOST_AWAITED).map(|number| outcomes.expect(&id(number), "line").unwrap()).collect();
+        assert!(outcomes.expect("more", "line").is_none());
+        drop(all.pop());
+        let more = outcomes.expect("more", "line").unwrap();
+        assert!(outcomes.expect("still more", "line").is_none());
+        drop((all, more));
+        assert!(outcomes.is_empty());
+        assert!(outcomes.table.lock().by_id.is_empty());
+        assert!(outcomes.watch("more", b"line").is_none());
+    }
+
+    #[test]
+    fn of_two_lines_under_one_id_the_other_is_known_once_one_is_in() {
+        let outcomes = Arc::new(Outcomes::default());
+        let mut first = outcomes.expect("id", "first").unwrap();
+        let mut other = outcomes.expect("id", "other").unwrap();
+        tell(&outcomes, "id", "first", &accepted(7));
+        assert_eq!(first.outcome().now_or_never(), Some(accepted(7)));
+        assert_eq!(other.outcome().now_or_never(), Some(Ack::of_known()));
+        assert!(outcomes.is_empty());
+    }
+
+    #[test]
+    fn a_line_of_somebody_else_that_is_refused_says_nothing_of_ones_own() {
+        let outcomes = Arc::new(Outcomes::default());
+        let mut own = outcomes.expect("id", "own").unwrap();
+        tell(&outcomes, "id", "theirs", &Ack { refused: 1, ..Ack::default() });
+        assert_eq!(own.outcome().now_or_never(), None);
+        tell(&outcomes, "id", "theirs", &Ack::of_known());
+        assert_eq!(own.outcome().now_or_never(), Some(Ack::of_known()));
+    }
+}

@@ -1,0 +1,180 @@
+//! Blocks of the chain were undone, or events of a source are lost: the live topics take what is
+//! left, begin new epochs and tell everyone. What is left is worked out by the feeds' side, from
+//! the log.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::follower::Touched;
+use super::{Live, OfferMark, RestoreError, SnapshotReason};
+use crate::market::bbo::BestBidOffer;
+use crate::market::epochs::{Undoing, market_scope};
+use crate::market::event::{MarketDefinition, MarketId, Micros};
+use crate::market::ticker::LastTrade;
+use crate::store::{self, MarketCandles};
+
+/// What is left once blocks were undone, or events of a source are lost.
+#[derive(Debug)]
+pub struct Reorganisation {
+    /// Sequence of the event that says so.
+    pub at: u64,
+    /// Of blocks, not of a gap.
+    pub of_blocks: bool,
+    /// Events that left the log.
+    pub undone: u64,
+    /// The first event undone of each scope, see [`crate::market::epochs::scope_of`]; `at` after
+    /// a gap.
+    pub scopes: Vec<(String, u64)>,
+    /// Every market among the scopes.
+    pub markets: Vec<MarketLeft>,
+    /// Log topics that are touched: where they stand, and when their last event was at its source.
+    pub topics: Vec<(store::Topic, Option<Micros>)>,
+}
+
+/// What is left of a market.
+#[derive(Debug)]
+pub struct MarketLeft {
+    pub market: MarketId,
+    pub defined: Defined,
+    /// Its book as [`Live::checkpoint`] gives it; `None` where no event of it was undone, or where
+    /// nothing is left of it.
+    pub book: Option<Vec<u8>>,
+    pub candles: MarketCandles,
+    /// Its latest trade, and when its newest was at its source.
+    pub last: Option<LastTrade>,
+    pub event_time: Option<Micros>,
+}
+
+/// What is left of a market's definition.
+#[derive(Debug)]
+pub enum Defined {
+    AsBefore,
+    /// By an earlier one.
+    So(Arc<MarketDefinition>),
+    /// By none: there is no such market until it is defined again.
+    Not,
+}
+
+impl Live {
+    /// Takes over which topics began new epochs, as the log tells. Before anything else is read.
+    pub fn restore_undoings(&self, known: &[(Box<str>, Undoing)]) {
+        let mut topics = self.topics.lock();
+        for (scope, undoing) in known {
+            topics.renumber(scope, *undoing);
+        }
+    }
+
+    /// An empty state of the same log, in which nobody is told anything.
+    pub fn aside(&self) -> Self {
+        Self::new(self.epoch, Box::new(|| 0), self.journal_touches, self.log.clone())
+    }
+
+    /// Brings every market to where its epoch began, which may be behind its last event. Once the
+    /// log is read.
+    pub fn stand(&self) {
+        for market in self.all() {
+            let id = {
+                let mut state = market.state.lock();
+                let since = state.numbering.since();
+                state.book.stand_at(since);
+                state.definition.market.clone()
+            };
+            self.offers.lock().stand(&id);
+            self.tickers.lock().stand(&id);
+        }
+    }
+
+    /// Takes what is left, and tells everyone. From the thread that calls
+    /// [`Live::apply`].
+    ///
+    /// # Errors
+    /// When a book is not readable: it is left empty then, and a restart reads it from the log.
+    pub fn reorganise(&self, left: &Reorganisation) -> Result<(), RestoreError> {
+        let mut touched = Touched::new();
+        let done = self.take_reorganisation(left, &mut touched);
+        self.advance_all(&touched);
+        done
+    }
+
+    pub(super) fn take_reorganisation(
+        &self,
+        left: &Reorganisation,
+        touched: &mut Touched,
+    ) -> Result<(), RestoreError> {
+        let count = if left.of_blocks { &self.reorganisations } else { &self.gaps };
+        count.fetch_add(1, Ordering::Relaxed);
+        self.events_undone.fetch_add(left.undone, Ordering::Relaxed);
+        let mut done = Ok(());
+        for (scope, first) in &left.scopes {
+            let undoing = Undoing { at: left.at, first: *first };
+            let market = left.markets.iter().find(|one| market_scope(&one.market) == *scope);
+            if let Some(market) = market {
+                done = done.and(self.reorganise_market(market, undoing, touched));
+            }
+        }
+        let undoings = left
+            .scopes
+            .iter()
+            .map(|(scope, first)| (&**scope, Undoing { at: left.at, first: *first }));
+        self.topics.lock().reorganise(undoings, &left.topics);
+        self.reached.to(left.at);
+        done
+    }
+
+    fn reorganise_market(
+        &self,
+        left: &MarketLeft,
+        undoing: Undoing,
+        touched: &mut Touched,
+    ) -> Result<(), RestoreError> {
+        let Some(market) = self.known(&left.market) else {
+            if self.origin.is_some() {
+                // A copy has only what is followed.
+                return Ok(());
+            }
+            return Err(RestoreError::UnknownMarket(left.market.to_string()));
+        };
+        if market.state.lock().numbering.since() >= undoing.at {
+            // Copied later.
+            return Ok(());
+        }
+        match &left.defined {
+            Defined::AsBefore => {}
+            Defined::So(definition) => self.define_at(definition.clone(), undoing.at, touched),
+            Defined::Not => market.gone.store(true, Ordering::Release),
+        }
+        let read = left.book.as_deref().map(|state| self.read_checkpoint(state)).transpose();
+        let (best, rebuilt) = {
+            let mut state = market.state.lock();
+            let rebuilt = match &read {
+                Ok(Some((book, event_time, since))) => {
+                    (state.book, state.event_time) = (book.clone(), *event_time);
+                    Some(*since)
+                }
+                Ok(None) if !market.is_gone() => None,
+                Ok(None) | Err(_) => {
+                    (state.book, state.event_time) = (self.empty_book(0), None);
+                    Some(OfferMark { sequence: 0, event_time: None })
+                }
+            };
+            state.numbering.undo(undoing);
+            state.book.begin_anew(undoing.at);
+            let reason = SnapshotReason::of_epoch(&state.numbering);
+            state.restate(reason, touched);
+            (state.book.best(), rebuilt)
+        };
+        let known = self.offers.lock().get(&left.market).unwrap_or_default();
+        let known = OfferMark { sequence: known.sequence, event_time: known.event_time };
+        let OfferMark { sequence, event_time } = rebuilt.unwrap_or(known);
+        let offer = BestBidOffer { bid: best.0, ask: best.1, sequence, event_time };
+        let moment = self.moment();
+        self.offers.lock().reorganise(&left.market, undoing, offer, touched);
+        let mut candles = market.candles.lock();
+        candles.reorganise(undoing, &left.candles, left.event_time, &moment, touched);
+        drop(candles);
+        let trades = (left.last, left.event_time);
+        let mut tickers = self.tickers.lock();
+        tickers.reorganise(undoing, &offer, &left.candles, trades, moment.now, touched);
+        Ok(read.map(drop)?)
+    }
+}

@@ -1,0 +1,10 @@
+//! Postgres as feeds and the shared log use it: how it is reached, its tables, and the table
+//! `events`.
+
+mod client;
+mod config;
+mod outbox;
+
+pub use self::client::{OutboxError, session, settings};
+pub use self::config::PostgresConfig;
+pub use self::outbox::{Numbering, Outbox, Row, Rows, Sleep};

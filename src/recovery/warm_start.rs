@@ -1,0 +1,94 @@
+//! Which of the states that the cache keeps a start may go on from: only one that the log itself
+//! bears witness to. Whatever is doubted is left, and its market is read from the log.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::cache::Recall;
+use crate::cache::{CacheMeters, Found, Kept};
+use crate::live::Live;
+use crate::live::checkpoint::book_market;
+use crate::market::epochs::market_scope;
+use crate::market::event::MarketId;
+use crate::store::{Checkpoint, Store, StoreError};
+
+/// Where a start may get states from, beside the log.
+pub struct Warm {
+    pub recall: Recall,
+    pub meters: Arc<CacheMeters>,
+}
+
+/// Why a state is left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
+enum Doubt {
+    #[error("it is not what a hub wrote")]
+    Unreadable,
+    #[error("it is of another epoch: from before blocks were undone, or of another log")]
+    OtherEpoch,
+    #[error("it is ahead of the log, which may have lost its end")]
+    Ahead,
+    #[error("the log does not have its last event")]
+    Unknown,
+}
+
+/// By the topic of the events that follow each.
+pub type States = HashMap<Box<str>, Checkpoint>;
+
+impl Warm {
+    /// Asks the cache for all books of the log.
+    pub(super) fn states(&self, store: &Store, live: &Live) -> Result<States, StoreError> {
+        let topics: HashMap<Box<str>, u64> =
+            store.topics()?.into_iter().map(|topic| (topic.name, topic.last)).collect();
+        let markets = topics.keys().filter_map(|topic| book_market(topic)).map(MarketId::from);
+        let mut states = States::new();
+        let mut doubts: BTreeMap<Doubt, (u64, String)> = BTreeMap::new();
+        for (market, found) in self.recall.states(markets.collect()) {
+            let checked = match found {
+                Found::Nothing => continue,
+                Found::Unreadable => Err(Doubt::Unreadable),
+                Found::Kept(kept) => check(kept, &market, &topics, store, live)?,
+            };
+            match checked {
+                Ok(state) => drop(states.insert(state.topic.clone(), state)),
+                Err(doubt) => doubts.entry(doubt).or_insert((0, market)).0 += 1,
+            }
+        }
+        for (doubt, (count, market)) in doubts {
+            tracing::warn!(count, market, "states in the cache are not used: {doubt}");
+            self.meters.refused.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
+        }
+        Ok(states)
+    }
+}
+
+fn check(
+    kept: Kept,
+    market: &str,
+    topics: &HashMap<Box<str>, u64>,
+    store: &Store,
+    live: &Live,
+) -> Result<Result<Checkpoint, Doubt>, StoreError> {
+    let Kept { epoch, sequence, topic, state, .. } = kept;
+    let numbering = live.numbering(&market_scope(market));
+    // Made of the log's own epoch, so it tells logs apart as well.
+    if epoch != numbering.epoch() {
+        return Ok(Err(Doubt::OtherEpoch));
+    }
+    let Some(last) = topics.get(&*topic).filter(|_| book_market(&topic) == Some(market)) else {
+        return Ok(Err(Doubt::Unknown));
+    };
+    let checkpoint = Checkpoint { topic: topic.as_str().into(), sequence, state: state.to_vec() };
+    // A market that no event moved since its epoch began stands there.
+    if sequence == numbering.since() {
+        return Ok(Ok(checkpoint));
+    }
+    if sequence > *last {
+        return Ok(Err(Doubt::Ahead));
+    }
+    // A power cut may have taken its event, and others came behind it under later numbers.
+    let event = store.read_topic(&topic, sequence.saturating_sub(1), 1)?;
+    let there = event.first().is_some_and(|event| event.sequence == sequence);
+    Ok(if there { Ok(checkpoint) } else { Err(Doubt::Unknown) })
+}

@@ -1,0 +1,188 @@
+//! Which hub reads what, and how far that is in the shared log: the tables `spreadly_sources` and
+//! `spreadly_files`. A hub that writes events holds their source's row until the commit, so
+//! a reader that was replaced meanwhile writes nothing.
+//!
+//! A hub that begins to read a folder takes it over. A partition of Kafka has a reader as long
+//! as that one says so again within [`LEASE`]; then any hub may go on in its place.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use deadpool_postgres::{Object, Transaction};
+use thiserror::Error;
+use tokio_postgres::Row;
+
+use crate::ingest::handle::{self, Claimed};
+use crate::store::{FeedPosition, FileProgress, Progress};
+
+/// How long a reader of a partition is taken for alive that says nothing. With the second between
+/// two looks of the others it stays below the 5 s within which a topic has to be told of as STALE.
+pub const LEASE: Duration = Duration::from_secs(3);
+
+/// Waits for whoever writes for it.
+const TAKE_OVER: &str = "
+    INSERT INTO spreadly_sources (feed, reader) VALUES ($1, $2)
+    ON CONFLICT (feed) DO UPDATE SET reader = EXCLUDED.reader";
+const HOLD: &str = "SELECT FROM spreadly_sources WHERE feed = $1 AND reader = $2 FOR UPDATE";
+const MAKE: &str = "
+    INSERT INTO spreadly_sources (feed, reader) SELECT feed, $2 FROM unnest($1::text[]) AS asked (feed)
+    ON CONFLICT (feed) DO NOTHING";
+/// Waits for nobody: a row that is held has a reader.
+const CLAIM: &str = "
+    WITH free AS (
+        SELECT feed FROM spreadly_sources
+        WHERE feed = ANY ($1)
+            AND (reader = $2 OR renewed < clock_timestamp() - make_interval(secs => $3))
+        ORDER BY feed FOR UPDATE SKIP LOCKED)
+    UPDATE spreadly_sources AS own SET reader = $2, renewed = clock_timestamp()
+    FROM free WHERE own.feed = free.feed";
+const CLAIMED: &str = "
+    SELECT reader = $2, epoch, position, mark
+    FROM unnest($1::text[]) WITH ORDINALITY AS asked (feed, place)
+        LEFT JOIN spreadly_sources USING (feed)
+    ORDER BY place";
+const RELEASE: &str = "UPDATE spreadly_sources SET renewed = '-infinity' WHERE reader = $1";
+const FILES: &str = "SELECT state::text FROM spreadly_files WHERE feed = $1 ORDER BY moved";
+const PUT_FILE: &str = "
+    INSERT INTO spreadly_files (feed, stream, state) VALUES ($1, $2, $3::text::json)
+    ON CONFLICT (feed, stream)
+        DO UPDATE SET state = EXCLUDED.state, moved = nextval('spreadly_moves')";
+const FORGET_FILE: &str = "DELETE FROM spreadly_files WHERE feed = $1 AND stream = $2";
+const PUT_POSITION: &str = "
+    UPDATE spreadly_sources
+    SET epoch = $2, position = $3, mark = $4, renewed = clock_timestamp()
+    WHERE feed = $1";
+
+#[derive(Debug, Error)]
+pub(super) enum SourcesError {
+    #[error("{0}")]
+    Postgres(#[from] tokio_postgres::Error),
+    #[error("the table spreadly_files can't be read: {0}")]
+    Unreadable(#[from] serde_json::Error),
+    #[error("another hub reads {0}: only one may, stop one of them")]
+    TakenOver(String),
+}
+
+/// This hub among the readers.
+pub(super) struct Sources {
+    /// This process.
+    reader: i64,
+    /// Its machine, as the folders of others may have the same names.
+    host: String,
+}
+
+impl Sources {
+    pub(super) fn new(host: String) -> Self {
+        Self { reader: rand::random(), host }
+    }
+
+    /// Makes sure that nobody else writes for what this is the progress of, until the commit.
+    pub(super) async fn hold(
+        &self,
+        transaction: &Transaction<'_>,
+        progress: &[Progress],
+    ) -> Result<(), SourcesError> {
+        // In one order, so that two hubs never wait for one another.
+        let sources: BTreeSet<String> = progress
+            .iter()
+            .map(|one| match one {
+                Progress::File(file) => self.folder(&file.feed),
+                Progress::Position(position) => position.feed.to_string(),
+            })
+            .collect();
+        let hold = transaction.prepare_cached(HOLD).await?;
+        for source in sources {
+            if transaction.query_opt(&hold, &[&source, &self.reader]).await?.is_none() {
+                return Err(SourcesError::TakenOver(source));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn put(
+        &self,
+        transaction: &Transaction<'_>,
+        one: &Progress,
+    ) -> Result<(), SourcesError> {
+        match one {
+            Progress::Position(FeedPosition { feed, epoch, position, mark }) => {
+                let put = transaction.prepare_cached(PUT_POSITION).await?;
+                let (epoch, position) = (epoch.cast_signed(), position.cast_signed());
+                let mark = mark.map(u64::cast_signed);
+                transaction.execute(&put, &[feed, &epoch, &position, &mark]).await?;
+            }
+            Progress::File(file) => {
+                let (folder, stream) = (self.folder(&file.feed), file.stream.cast_signed());
+                if file.forgotten {
+                    let forget = transaction.prepare_cached(FORGET_FILE).await?;
+                    transaction.execute(&forget, &[&folder, &stream]).await?;
+                } else {
+                    let put = transaction.prepare_cached(PUT_FILE).await?;
+                    let state = handle::json(file);
+                    transaction.execute(&put, &[&folder, &stream, &state]).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a folder over and gives how far each of its files is read.
+    pub(super) async fn files(
+        &self,
+        connection: &mut Object,
+        feed: &str,
+    ) -> Result<Vec<FileProgress>, SourcesError> {
+        let folder = self.folder(feed);
+        let transaction = connection.transaction().await?;
+        let take = transaction.prepare_cached(TAKE_OVER).await?;
+        transaction.execute(&take, &[&folder, &self.reader]).await?;
+        let files = transaction.prepare_cached(FILES).await?;
+        let rows = transaction.query(&files, &[&folder]).await?;
+        transaction.commit().await?;
+        let file = |row: &Row| -> Result<FileProgress, SourcesError> {
+            let file = serde_json::from_str(row.try_get(0)?)?;
+            Ok(FileProgress { feed: feed.into(), ..file })
+        };
+        rows.iter().map(file).collect()
+    }
+
+    /// See [`door::Door::claim`]. Each statement by itself: a hub that is stopped in between holds
+    /// nothing.
+    pub(super) async fn claim(
+        &self,
+        connection: &Object,
+        feeds: &[Box<str>],
+    ) -> Result<Vec<Claimed>, SourcesError> {
+        let make = connection.prepare_cached(MAKE).await?;
+        connection.execute(&make, &[&feeds, &self.reader]).await?;
+        let claim = connection.prepare_cached(CLAIM).await?;
+        connection.execute(&claim, &[&feeds, &self.reader, &LEASE.as_secs_f64()]).await?;
+        let claimed = connection.prepare_cached(CLAIMED).await?;
+        let rows = connection.query(&claimed, &[&feeds, &self.reader]).await?;
+        let one = |feed: &str, row: &Row| {
+            let whole = |place| {
+                let number: Option<i64> = row.try_get(place)?;
+                Ok::<_, SourcesError>(number.map(i64::cast_unsigned))
+            };
+            let (known, mark) = (whole(1)?.zip(whole(2)?), whole(3)?);
+            let feed = feed.into();
+            let position =
+                known.map(|(epoch, position)| FeedPosition { feed, epoch, position, mark });
+            Ok(Claimed { ours: row.try_get::<_, Option<bool>>(0)?.unwrap_or(false), position })
+        };
+        feeds.iter().zip(&rows).map(|(feed, row)| one(feed, row)).collect()
+    }
+
+    /// Lets others go on at once with what this hub has claimed.
+    pub(super) async fn release(&self, connection: &Object) -> Result<(), SourcesError> {
+        let release = connection.prepare_cached(RELEASE).await?;
+        connection.execute(&release, &[&self.reader]).await?;
+        Ok(())
+    }
+
+    /// A folder's name among the sources of all hubs.
+    fn folder(&self, path: &str) -> String {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
+        format!("{}:{}", self.host, absolute.display())
+    }
+}

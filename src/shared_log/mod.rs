@@ -1,0 +1,13 @@
+//! A log that several hubs share: the table `events` of one Postgres. Each hub inserts what its
+//! feeds and clients bring, and each has a replica, which it reads from the table.
+
+mod leases;
+mod ownership_guard;
+mod reader;
+mod waiters;
+mod writer;
+
+pub use self::leases::LEASE;
+pub use self::ownership_guard::Border;
+pub use self::reader::{Shared, numbering, shared};
+pub use self::writer::{Entry, EntryConfig, Requests, door};

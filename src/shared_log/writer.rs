@@ -1,0 +1,356 @@
+//! The door to the shared log: what the feeds of this hub and its clients bring is inserted into
+//! the table `events`, together with how far each feed is read. The hub's own reader brings it back
+//! with everyone's rows, in the one order that all hubs see, and then the answer is given.
+//!
+//! A feed's lines are tried until they are in, as at any door. A mutation is tried once a
+//! connection is free and is refused where none is: its client can ask again.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use deadpool_postgres::{
+    ClientWrapper, Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError,
+    RecyclingMethod, Runtime, TimeoutType, Timeouts,
+};
+use thiserror::Error;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::{JoinSet, LocalSet};
+use tokio_postgres::NoTls;
+use tokio_util::sync::CancellationToken;
+
+use super::leases::{Sources, SourcesError};
+use super::ownership_guard::Border;
+use super::waiters::Awaited;
+use crate::ingest::backoff;
+use crate::ingest::feed_status::{Cause, FeedId, FeedStatuses};
+use crate::ingest::handle::{self, Ack, Answer, Batch, Door, DoorError, Incoming, Request};
+use crate::market::event::{self, Refusal};
+use crate::postgres::PostgresConfig;
+use crate::postgres::{self, OutboxError};
+use crate::store::Progress;
+
+/// Requests that are under way at once: twice what waits at a door, and each has at most a batch.
+const MOST_UNDER_WAY: usize = 512;
+
+/// Lines in order, or none of them where a commit of unknown outcome has brought them already.
+const INSERT: &str = "
+    WITH once AS (
+        INSERT INTO spreadly_insertions (origin) VALUES ($1) ON CONFLICT DO NOTHING RETURNING origin
+    )
+    INSERT INTO events (payload, origin, line)
+    SELECT payload::json, origin, place - 1
+    FROM once, unnest($2::text[]) WITH ORDINALITY AS new (payload, place)
+    ORDER BY place";
+
+#[derive(Clone)]
+pub struct EntryConfig {
+    pub postgres: PostgresConfig,
+    /// Connections beside the reader's.
+    pub connections: usize,
+    /// How long a mutation waits for one.
+    pub connection_wait: Duration,
+    /// Which machine this is: its folders are others than those of the same name elsewhere.
+    pub host: String,
+    /// Absent: every feed may bring anything.
+    pub border: Option<Border>,
+}
+
+#[derive(Debug, Error)]
+enum EntryError {
+    #[error(
+        "all connections (store.connections) were busy for {} ms (store.connection_wait_ms)",
+        .0.as_millis()
+    )]
+    Busy(Duration),
+    /// Nothing of it got there.
+    #[error("{0}")]
+    Unreachable(OutboxError),
+    #[error("{0}")]
+    Pool(PoolError),
+    /// It may be in.
+    #[error("{0}")]
+    Unsure(#[from] OutboxError),
+    #[error("{0}")]
+    Source(SourcesError),
+}
+
+impl From<tokio_postgres::Error> for EntryError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Unsure(error.into())
+    }
+}
+
+impl From<SourcesError> for EntryError {
+    fn from(error: SourcesError) -> Self {
+        match error {
+            SourcesError::Postgres(error) => error.into(),
+            other => Self::Source(other),
+        }
+    }
+}
+
+/// What was asked at the door of [`Entry`].
+pub struct Requests(mpsc::Receiver<Request>);
+
+/// The door that [`Entry::run`] answers at.
+pub fn door() -> (Door, Requests) {
+    let (door, requests) = Door::open();
+    (door, Requests(requests))
+}
+
+/// See the module's text.
+pub struct Entry {
+    config: EntryConfig,
+    pool: Pool,
+    awaited: Arc<Awaited>,
+    statuses: FeedStatuses,
+    sources: Sources,
+}
+
+impl Entry {
+    pub(super) fn new(
+        config: EntryConfig,
+        awaited: Arc<Awaited>,
+        statuses: FeedStatuses,
+    ) -> Result<Self, OutboxError> {
+        let deadline = config.postgres.deadline;
+        let (settings, session) =
+            (postgres::settings(&config.postgres)?, postgres::session(&config.postgres));
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
+        let manager = Manager::from_config(settings, NoTls, recycling);
+        let pool = Pool::builder(manager)
+            .max_size(config.connections)
+            .create_timeout(Some(deadline))
+            .recycle_timeout(Some(deadline))
+            .post_create(Hook::async_fn(move |connection: &mut ClientWrapper, _| {
+                let session = session.clone();
+                Box::pin(async move {
+                    connection.batch_execute(&session).await.map_err(HookError::Backend)
+                })
+            }))
+            .runtime(Runtime::Tokio1)
+            .build()?;
+        let sources = Sources::new(config.host.clone());
+        Ok(Self { config, pool, awaited, statuses, sources })
+    }
+
+    /// Answers until the door is closed on its other side, or until told to stop. Wants a thread of
+    /// its own: it reads and checks each line.
+    pub async fn run(self, Requests(mut requests): Requests, stop: CancellationToken) {
+        let own = Rc::new(self);
+        let leaving = own.clone();
+        let turns = Arc::new(Semaphore::new(MOST_UNDER_WAY));
+        let mut under_way = JoinSet::new();
+        let taking = async {
+            loop {
+                let Ok(turn) = turns.clone().acquire_owned().await else { return };
+                let Some(request) = requests.recv().await else { return };
+                while under_way.try_join_next().is_some() {}
+                let own = own.clone();
+                under_way.spawn_local(async move {
+                    own.answer(request).await;
+                    drop(turn);
+                });
+            }
+        };
+        // Whoever waits is told that the door is closed.
+        LocalSet::new().run_until(stop.run_until_cancelled(taking)).await;
+        let wait = leaving.config.connection_wait;
+        let release =
+            async |connection: &mut Object| Ok(leaving.sources.release(connection).await?);
+        if let Err(error) = leaving.with_connection(wait, release).await {
+            tracing::debug!(%error, "other hubs go on only once they have waited for this one");
+        }
+    }
+
+    async fn answer(&self, request: Request) {
+        let deadline = self.config.postgres.deadline;
+        match request {
+            Request::Deliver { batch, mut done } => {
+                tokio::select! {
+                    // Whoever asked has given up.
+                    () = done.closed() => {}
+                    answer = self.deliver(batch) => drop(done.send(answer)),
+                }
+            }
+            Request::Files { feed, done } => {
+                let files = async |connection: &mut Object| {
+                    Ok(self.sources.files(connection, &feed).await?)
+                };
+                self.give(done, self.with_connection(deadline, files).await);
+            }
+            Request::Claim { feeds, done } => {
+                let claim = async |connection: &mut Object| {
+                    Ok(self.sources.claim(connection, &feeds).await?)
+                };
+                self.give(done, self.with_connection(deadline, claim).await);
+            }
+        }
+    }
+
+    fn give<T>(&self, done: Answer<T>, answer: Result<T, EntryError>) {
+        // A feed that is gone doesn't miss it.
+        drop(done.send(answer.map_err(|error| DoorError::Unreachable(error.to_string()))));
+    }
+
+    /// Inserts a batch and waits until this hub has it too.
+    async fn deliver(&self, batch: Batch) -> Result<Ack, DoorError> {
+        let Batch { feed, lines, progress } = batch;
+        let mut refused = Ack::default();
+        let (mut bodies, mut places) = (Vec::new(), Vec::new());
+        let border = self.config.border.as_ref().filter(|_| !self.statuses.is_kafka(feed));
+        for Incoming { place, line, .. } in lines {
+            match readable(line, border).await {
+                Ok(body) => {
+                    bodies.push(body);
+                    places.push(place);
+                }
+                Err(reason) => refused.refuse(place, reason),
+            }
+        }
+        let insertion = Insertion { bodies, progress };
+        let mut ack = Ack::default();
+        if !insertion.bodies.is_empty() {
+            let mut waiting = self.awaited.expect(places);
+            self.enter(feed, waiting.origin, &insertion).await?;
+            ack = waiting.settled().await;
+        } else if !insertion.progress.is_empty() {
+            self.enter(feed, 0, &insertion).await?;
+        }
+        refused.add(ack);
+        if let Some(feed) = feed {
+            self.statuses.count(feed, refused.counts(), handle::now());
+        }
+        Ok(refused)
+    }
+
+    /// Tries until it is in. Gives up for a mutation of which nothing can be in, and for a
+    /// partition that another hub reads by now.
+    async fn enter(
+        &self,
+        feed: Option<FeedId>,
+        origin: u64,
+        insertion: &Insertion,
+    ) -> Result<(), DoorError> {
+        let mut backoff = backoff();
+        let mut halted = false;
+        let mut sure = true;
+        while let Err(error) = self.write(feed, origin, insertion).await {
+            let taken_over = matches!(error, EntryError::Source(SourcesError::TakenOver(_)));
+            if taken_over && insertion.is_of_partitions() {
+                if let Some(feed) = feed.filter(|_| halted) {
+                    self.statuses.clear(feed, Cause::SharedLog);
+                }
+                return Err(DoorError::TakenOver);
+            }
+            if taken_over {
+                tracing::error!(%error, "the feed has ended");
+            } else if !halted {
+                tracing::warn!(%error, "the shared log takes nothing: trying until it does");
+            }
+            halted = true;
+            sure &= !matches!(error, EntryError::Unsure(_));
+            match feed {
+                Some(feed) => self.statuses.halt(feed, Cause::SharedLog, &error.to_string()),
+                None if sure => return Err(DoorError::Unreachable(error.to_string())),
+                None => {}
+            }
+            if taken_over {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(backoff.wait()).await;
+        }
+        if let Some(feed) = feed.filter(|_| halted) {
+            self.statuses.clear(feed, Cause::SharedLog);
+        }
+        Ok(())
+    }
+
+    /// All of it or nothing, in one transaction.
+    async fn write(
+        &self,
+        feed: Option<FeedId>,
+        origin: u64,
+        insertion: &Insertion,
+    ) -> Result<(), EntryError> {
+        let Insertion { bodies, progress } = insertion;
+        let origin = origin.cast_signed();
+        let wait = match feed {
+            Some(_) => self.config.postgres.deadline,
+            None => self.config.connection_wait,
+        };
+        self.with_connection(wait, async |connection| {
+            if progress.is_empty() {
+                let insert = connection.prepare_cached(INSERT).await?;
+                connection.execute(&insert, &[&origin, bodies]).await?;
+                return Ok(());
+            }
+            let transaction = connection.transaction().await?;
+            self.sources.hold(&transaction, progress).await?;
+            if !bodies.is_empty() {
+                let insert = transaction.prepare_cached(INSERT).await?;
+                transaction.execute(&insert, &[&origin, bodies]).await?;
+            }
+            for one in progress {
+                self.sources.put(&transaction, one).await?;
+            }
+            Ok(transaction.commit().await?)
+        })
+        .await
+    }
+
+    /// Does something within the deadline. A connection on which it failed is not used again: what
+    /// was asked may still be under way.
+    async fn with_connection<T>(
+        &self,
+        wait: Duration,
+        act: impl AsyncFnOnce(&mut Object) -> Result<T, EntryError>,
+    ) -> Result<T, EntryError> {
+        let deadline = self.config.postgres.deadline;
+        let timeouts = Timeouts { wait: Some(wait), ..self.pool.timeouts() };
+        let mut connection = match self.pool.timeout_get(&timeouts).await {
+            Ok(connection) => connection,
+            Err(PoolError::Timeout(TimeoutType::Wait)) => return Err(EntryError::Busy(wait)),
+            Err(PoolError::Timeout(_)) => {
+                return Err(EntryError::Unreachable(OutboxError::Late(deadline)));
+            }
+            Err(PoolError::Backend(error)) => return Err(EntryError::Unreachable(error.into())),
+            Err(error) => return Err(EntryError::Pool(error)),
+        };
+        let acted = tokio::time::timeout(deadline, act(&mut connection)).await;
+        let acted = acted.unwrap_or(Err(OutboxError::Late(deadline).into()));
+        if acted.is_err() {
+            drop(Object::take(connection));
+        }
+        acted
+    }
+}
+
+/// What one transaction brings in.
+struct Insertion {
+    bodies: Vec<Box<str>>,
+    progress: Vec<Progress>,
+}
+
+impl Insertion {
+    /// Those have one reader after the other; a folder has one.
+    fn is_of_partitions(&self) -> bool {
+        self.progress.iter().any(|one| matches!(one, Progress::Position(_)))
+    }
+}
+
+/// A line as the table takes it. What no hub would take is refused where it came from.
+async fn readable(
+    line: Result<Vec<u8>, Refusal>,
+    border: Option<&Border>,
+) -> Result<Box<str>, Refusal> {
+    let line = line?;
+    let event = event::parse(&line)?;
+    if let Some(border) = border
+        && let Some(refusal) = border.refusal(&event).await
+    {
+        return Err(refusal);
+    }
+    Ok(handle::body(line))
+}
