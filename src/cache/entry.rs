@@ -23,7 +23,7 @@ pub(super) fn recent_key(market: &str) -> String {
 
 /// A market's state as it was after an event of its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct CachedState {
     /// The log's own epoch: positions of one log are ordered by their sequence alone.
     pub log: Epoch,
     /// Of the market's positions.
@@ -50,12 +50,12 @@ pub struct Recent {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     Nothing,
-    Kept(Kept),
+    State(CachedState),
     /// Not what we wrote.
     Unreadable,
 }
 
-impl Kept {
+impl CachedState {
     fn fingerprint(&self) -> String {
         let Self { log, epoch, sequence, topic, state } = self;
         let mut hash = Sha256::new();
@@ -94,14 +94,14 @@ impl Found {
         if fields.iter().all(Option::is_none) {
             return Self::Nothing;
         }
-        Self::kept(fields).map_or(Self::Unreadable, Self::Kept)
+        Self::kept(fields).map_or(Self::Unreadable, Self::State)
     }
 
-    fn kept(fields: &[Option<Bytes>]) -> Option<Kept> {
+    fn kept(fields: &[Option<Bytes>]) -> Option<CachedState> {
         let [log, sequence, epoch, topic, state, fingerprint] = fields else { return None };
         let text = |field: &Option<Bytes>| Some(str::from_utf8(field.as_ref()?).ok()?.to_owned());
         let epoch_of = |field| Some(Epoch(u64::from_str_radix(&text(field)?, 16).ok()?));
-        let kept = Kept {
+        let kept = CachedState {
             log: epoch_of(log)?,
             epoch: epoch_of(epoch)?,
             sequence: text(sequence)?.parse().ok()?,
@@ -116,9 +116,9 @@ impl Found {
 mod tests {
     use super::*;
 
-    fn kept() -> Kept {
+    fn kept() -> CachedState {
         let (log, epoch) = (Epoch(7), Epoch(9));
-        Kept {
+        CachedState {
             log,
             epoch,
             sequence: 12,
@@ -128,7 +128,7 @@ mod tests {
     }
 
     /// As Redis gives it back.
-    fn stored(kept: &Kept) -> Vec<Option<Bytes>> {
+    fn stored(kept: &CachedState) -> Vec<Option<Bytes>> {
         let fields = kept.fields();
         let mut stored = vec![Some(fields[0].clone()), Some(fields[1].clone())];
         for name in &STATE_FIELDS[2..] {
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn a_value_reads_back_and_one_that_was_altered_in_any_field_does_not() {
         let stored = stored(&kept());
-        assert_eq!(Found::read(&stored), Found::Kept(kept()));
+        assert_eq!(Found::read(&stored), Found::State(kept()));
         for place in 0..stored.len() {
             let mut torn = stored.clone();
             torn[place] = None;

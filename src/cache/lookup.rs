@@ -13,9 +13,9 @@ pub(super) struct Question {
 
 /// A start's side. Once it is dropped the keeper begins to write: the live state is at the log's
 /// end.
-pub struct Recall(pub(super) mpsc::Sender<Question>);
+pub struct SnapshotLookup(pub(super) mpsc::Sender<Question>);
 
-impl Recall {
+impl SnapshotLookup {
     /// Waits for two deadlines of the cache at most; none where it does not answer.
     pub fn states(&self, markets: Vec<MarketId>) -> Vec<(String, Found)> {
         let (answer, answered) = oneshot::channel();

@@ -19,9 +19,9 @@ use futures_util::stream::{self, StreamExt as _};
 use thiserror::Error;
 use tokio::time::{Instant, timeout, timeout_at};
 
-pub use self::entry::{Found, Kept, Recent};
-pub use self::lookup::Recall;
-pub use self::writer::{Keeper, OrderBooks};
+pub use self::entry::{CachedState, Found, Recent};
+pub use self::lookup::SnapshotLookup;
+pub use self::writer::{OrderBooks, Writer};
 use crate::backoff::Backoff;
 
 /// The compare-and-set on the position.
@@ -110,7 +110,11 @@ impl Cache {
     }
 
     /// Keeps a market's state; `false` where the same or a later position of its log stands there.
-    pub async fn put_state(&mut self, market: &str, state: &Kept) -> Result<bool, CacheError> {
+    pub async fn put_state(
+        &mut self,
+        market: &str,
+        state: &CachedState,
+    ) -> Result<bool, CacheError> {
         self.put(entry::state_key(market), state.fields()).await
     }
 

@@ -16,8 +16,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::lookup::{Question, Recall};
-use super::{Cache, CacheError, CacheMeters, Found, Kept, Recent};
+use super::lookup::{Question, SnapshotLookup};
+use super::{Cache, CacheError, CacheMeters, CachedState, Found, Recent};
 use crate::live::checkpoint::{levels_topic, with_orders};
 use crate::live::{Live, StateTaken, TickerView};
 use crate::market::admission::{Admission, BookMode};
@@ -38,7 +38,7 @@ const OFFER_AGAIN: Duration = Duration::from_secs(60);
 
 /// Books that are summed from single orders, with their open orders: of one moment, as only the
 /// sequencer can take them, which it does where it makes a checkpoint anyway. The newest of each
-/// market, until the keeper takes it. Takes nothing where there is no cache.
+/// market, until the writer takes it. Takes nothing where there is no cache.
 #[derive(Clone, Default)]
 pub struct OrderBooks(Option<Arc<Mutex<HashMap<MarketId, OrderBook>>>>);
 
@@ -65,7 +65,7 @@ impl OrderBooks {
 }
 
 /// See the module's text.
-pub struct Keeper {
+pub struct Writer {
     cache: Cache,
     live: Arc<Live>,
     meters: Arc<CacheMeters>,
@@ -89,17 +89,17 @@ struct Turn {
     failed: bool,
 }
 
-impl Keeper {
+impl Writer {
     /// With what a start asks and what the sequencer hands over.
     pub fn new(
         cache: Cache,
         live: Arc<Live>,
         meters: Arc<CacheMeters>,
         interval: Duration,
-    ) -> (Self, Recall, OrderBooks) {
+    ) -> (Self, SnapshotLookup, OrderBooks) {
         let (ask, questions) = mpsc::channel(1);
         let taken = OrderBooks(Some(Arc::default()));
-        let keeper = Self {
+        let writer = Self {
             cache,
             live,
             meters,
@@ -112,7 +112,7 @@ impl Keeper {
             outage: false,
             turn: Turn::default(),
         };
-        (keeper, Recall(ask), taken)
+        (writer, SnapshotLookup(ask), taken)
     }
 
     pub async fn run(mut self, stop: CancellationToken) {
@@ -193,7 +193,7 @@ impl Keeper {
             (state.epoch, state.sequence(), levels_topic(market), state.to_bytes())
         };
         let log = self.live.epoch();
-        let kept = Kept { log, epoch, sequence, topic, state: Bytes::from(state) };
+        let kept = CachedState { log, epoch, sequence, topic, state: Bytes::from(state) };
         let written = self.cache.put_state(market, &kept).await;
         if self.count(&written) {
             self.waiting.remove(market);
@@ -214,7 +214,7 @@ impl Keeper {
         let Ok(trades) = self.live.log().clone().now(newest).await else { return };
         let recent = Recent {
             log: self.live.epoch(),
-            epoch: self.live.numbering(&market_scope(market)).epoch(),
+            epoch: self.live.epochs(&market_scope(market)).epoch(),
             sequence,
             ticker: ticker_json(&ticker),
             trades: trades_json(trades.iter().filter(|trade| trade.sequence <= sequence)),

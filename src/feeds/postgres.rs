@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::session::{self, Remote};
 use crate::ingest::feed_status::{At, FeedId, FeedStatuses, Place};
-use crate::ingest::handle::{Door, Incoming};
+use crate::ingest::handle::{Incoming, IngestHandle};
 use crate::market::event::renumbers;
 use crate::postgres::{Numbering, Outbox, OutboxError, PostgresConfig, Row, Sleep};
-use crate::shared_log::Shared;
+use crate::shared_log::Reader;
 use crate::store::{FeedPosition, Numbered};
 
 /// Names the feed's progress in the log.
@@ -37,16 +37,16 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 
 type Cut = session::Cut<OutboxError>;
 
-/// Runs until told to stop, or until the door is closed.
+/// Runs until `shutdown`, or until the log is closed.
 pub async fn run(
     config: PostgresConfig,
-    shared: Option<Shared>,
-    door: Door,
+    shared: Option<Reader>,
+    ingest: IngestHandle,
     statuses: FeedStatuses,
     feed: FeedId,
     shutdown: CancellationToken,
 ) {
-    let remote = Remote { door, statuses: statuses.clone(), feed, source: "Postgres" };
+    let remote = Remote { ingest, statuses: statuses.clone(), feed, source: "Postgres" };
     let own = Feed { config, shared, remote, place: "events".into() };
     let following = own.remote.follow(async |healthy: &mut bool| own.session(healthy).await);
     shutdown.run_until_cancelled(following).await;
@@ -55,7 +55,7 @@ pub async fn run(
 
 struct Feed {
     config: PostgresConfig,
-    shared: Option<Shared>,
+    shared: Option<Reader>,
     remote: Remote,
     /// Of each row.
     place: Arc<str>,
@@ -105,7 +105,7 @@ impl Feed {
                  end: the hub begins anew"
             );
             shared.is_replaced();
-            return Err(Cut::Door);
+            return Err(Cut::Closed);
         }
         let Some(FeedPosition { epoch, position, .. }) = known else { return Ok(0) };
         if epoch != numbering.epoch {
@@ -152,15 +152,15 @@ impl Feed {
                 }
             }
         }
-        let mut handed_in = Vec::with_capacity(runs.len());
+        let mut pending = Vec::with_capacity(runs.len());
         for Run { lines, position, origin, .. } in runs {
             let count = lines.len();
             let position = FeedPosition { feed: NAME.into(), epoch, position, mark: None };
-            let batch = self.remote.hand_in(lines, std::iter::once(position)).await?;
-            handed_in.push((origin, count, batch));
+            let batch = self.remote.submit(lines, std::iter::once(position)).await?;
+            pending.push((origin, count, batch));
         }
-        for (origin, count, batch) in handed_in {
-            let ack = batch.acknowledged().await.map_err(|_| Cut::Door)?;
+        for (origin, count, batch) in pending {
+            let ack = batch.acknowledged().await.map_err(|_| Cut::Closed)?;
             if let (Some(origin), Some(shared)) = (origin, &self.shared) {
                 shared.settle(origin, count, ack);
             }

@@ -6,7 +6,7 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use crate::ingest::feed_status::{FeedId, FeedStatuses};
-use crate::ingest::handle::{Batch, Claimed, Door, DoorError, HandedIn, Incoming};
+use crate::ingest::handle::{Batch, Incoming, IngestError, IngestHandle, Lease, PendingAck};
 use crate::store::{FeedPosition, Progress};
 
 /// Between two tries to read from the log how far a feed is.
@@ -15,7 +15,7 @@ const LOG_PAUSE: Duration = Duration::from_millis(50);
 /// Why a session with a source ended.
 pub(super) enum Cut<E> {
     /// The hub stops.
-    Door,
+    Closed,
     /// Which hub reads what has changed: nothing is wrong.
     Again,
     Source(E),
@@ -29,7 +29,7 @@ impl<E> From<E> for Cut<E> {
 
 /// The hub's side of such a feed.
 pub(super) struct Remote {
-    pub(super) door: Door,
+    pub(super) ingest: IngestHandle,
     pub(super) statuses: FeedStatuses,
     pub(super) feed: FeedId,
     /// The source's name for people.
@@ -38,7 +38,7 @@ pub(super) struct Remote {
 
 impl Remote {
     /// Has one session after the other, each of which reads until it is cut off; says `true` to
-    /// what it is given once it has read all there was. Ends when the door is closed.
+    /// what it is given once it has read all there was. Ends when the log is closed.
     pub(super) async fn follow<E: Display>(
         &self,
         session: impl AsyncFn(&mut bool) -> Result<Infallible, Cut<E>>,
@@ -53,7 +53,7 @@ impl Remote {
                 told = false;
             }
             let error = match cut {
-                Cut::Door => return,
+                Cut::Closed => return,
                 Cut::Again => {
                     tokio::time::sleep(LOG_PAUSE).await;
                     continue;
@@ -88,16 +88,16 @@ impl Remote {
         Ok(claimed.into_iter().next().and_then(|one| one.position))
     }
 
-    /// See [`Door::claim`].
-    pub(super) async fn claim<E>(&self, names: &[Box<str>]) -> Result<Vec<Claimed>, Cut<E>> {
+    /// See [`IngestHandle::claim`].
+    pub(super) async fn claim<E>(&self, names: &[Box<str>]) -> Result<Vec<Lease>, Cut<E>> {
         loop {
-            match self.door.claim(names.to_vec()).await {
+            match self.ingest.claim(names.to_vec()).await {
                 Ok(claimed) => return Ok(claimed),
-                Err(DoorError::Closed) => return Err(Cut::Door),
+                Err(IngestError::Closed) => return Err(Cut::Closed),
                 // The log can't be read now, and every feed says so.
-                Err(DoorError::Store(_) | DoorError::Unreachable(_) | DoorError::TakenOver) => {
-                    tokio::time::sleep(LOG_PAUSE).await
-                }
+                Err(
+                    IngestError::Store(_) | IngestError::Unreachable(_) | IngestError::TakenOver,
+                ) => tokio::time::sleep(LOG_PAUSE).await,
             }
         }
     }
@@ -108,21 +108,21 @@ impl Remote {
         lines: Vec<Incoming>,
         positions: impl Iterator<Item = FeedPosition>,
     ) -> Result<(), Cut<E>> {
-        let handed_in = self.hand_in(lines, positions).await?;
-        handed_in.acknowledged().await.map(drop).map_err(|error| match error {
-            DoorError::TakenOver => Cut::Again,
-            _ => Cut::Door,
+        let pending = self.submit(lines, positions).await?;
+        pending.acknowledged().await.map(drop).map_err(|error| match error {
+            IngestError::TakenOver => Cut::Again,
+            _ => Cut::Closed,
         })
     }
 
     /// Hands over what was read, and does not wait for the answer.
-    pub(super) async fn hand_in<E>(
+    pub(super) async fn submit<E>(
         &self,
         lines: Vec<Incoming>,
         positions: impl Iterator<Item = FeedPosition>,
-    ) -> Result<HandedIn, Cut<E>> {
+    ) -> Result<PendingAck, Cut<E>> {
         let progress = positions.map(Progress::Position).collect();
         let batch = Batch { feed: Some(self.feed), lines, progress };
-        self.door.hand_in(batch).await.map_err(|_| Cut::Door)
+        self.ingest.submit(batch).await.map_err(|_| Cut::Closed)
     }
 }

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::shared_log::{self, Sharing};
+use super::shared_log::{self, SharedLog};
 use super::{simulator, timers};
 use crate::config::{FeedsConfig, FilesFeedConfig, FilesMode, KafkaFeedConfig, PostgresFeedConfig};
 use crate::feeds::files::{self, FilesConfig};
@@ -15,21 +15,21 @@ use crate::feeds::kafka::{self, KafkaConfig};
 use crate::feeds::postgres;
 use crate::feeds::simulator::SimulatorConfig;
 use crate::ingest::feed_status::{Cause, FeedId, FeedKind, FeedStatuses};
-use crate::ingest::handle::Door;
+use crate::ingest::handle::IngestHandle;
 use crate::store::LogReaders;
 
 /// What every feed is given.
-pub(super) struct Feeding {
-    pub(super) door: Door,
-    /// Where the log is shared: what reads it, what enters it, and the door of the replica.
-    pub(super) shared: Option<Sharing>,
+pub(super) struct Feeds {
+    pub(super) ingest: IngestHandle,
+    /// Where the log is shared: what reads it, what enters it, and the handle of the replica.
+    pub(super) shared: Option<SharedLog>,
     pub(super) statuses: FeedStatuses,
     /// Shutdown waits for what it tracks.
     pub(super) tracker: TaskTracker,
     pub(super) stop: CancellationToken,
 }
 
-impl Feeding {
+impl Feeds {
     /// Returns what says that the simulated markets are there, if any are asked for.
     pub(super) fn start(
         mut self,
@@ -47,8 +47,8 @@ impl Feeding {
         let (simulator, log) = simulator?;
         let feed = self.statuses.register("simulator", FeedKind::Simulator);
         let (begun, begins) = oneshot::channel();
-        let Self { door, tracker, stop, .. } = self;
-        tracker.spawn(simulator::run(simulator, log, door, feed, begun, stop));
+        let Self { ingest, tracker, stop, .. } = self;
+        tracker.spawn(simulator::run(simulator, log, ingest, feed, begun, stop));
         Some(begins)
     }
 
@@ -62,8 +62,8 @@ impl Feeding {
             },
             poll_interval: written.poll_interval,
         };
-        self.on_own_thread("file", feed, move |door, statuses, stop| {
-            files::run(files, door, statuses, feed, stop)
+        self.on_own_thread("file", feed, move |ingest, statuses, stop| {
+            files::run(files, ingest, statuses, feed, stop)
         });
         if let Some(after) = written.stale_after {
             let (statuses, stop) = (self.statuses.clone(), self.stop.clone());
@@ -74,23 +74,23 @@ impl Feeding {
     fn postgres(&mut self, written: PostgresFeedConfig) {
         let feed = self.remote("postgres", FeedKind::Postgres);
         let config = shared_log::postgres(written);
-        let Some(Sharing { reader, entry, requests, replica }) = self.shared.take() else {
-            return self.on_own_thread("Postgres", feed, move |door, statuses, stop| {
-                postgres::run(config, None, door, statuses, feed, stop)
+        let Some(SharedLog { reader, writer, requests, replica }) = self.shared.take() else {
+            return self.on_own_thread("Postgres", feed, move |ingest, statuses, stop| {
+                postgres::run(config, None, ingest, statuses, feed, stop)
             });
         };
         self.on_own_thread("Postgres", feed, move |_, statuses, stop| {
             postgres::run(config, Some(reader), replica, statuses, feed, stop)
         });
-        // Not the door that it answers at: it would never be closed.
-        self.on_own_thread("entry", feed, move |_, _, stop| entry.run(requests, stop));
+        // Without the handle that it serves: it would never be closed.
+        self.on_own_thread("shared log", feed, move |_, _, stop| writer.run(requests, stop));
     }
 
     fn kafka(&self, written: KafkaFeedConfig) {
         let feed = self.remote("kafka", FeedKind::Kafka);
         let config = kafka_config(&written);
-        self.on_own_thread("Kafka", feed, move |door, statuses, stop| {
-            kafka::run(config, door, statuses, feed, stop)
+        self.on_own_thread("Kafka", feed, move |ingest, statuses, stop| {
+            kafka::run(config, ingest, statuses, feed, stop)
         });
     }
 
@@ -105,14 +105,14 @@ impl Feeding {
         &self,
         name: &'static str,
         feed: FeedId,
-        follow: impl FnOnce(Door, FeedStatuses, CancellationToken) -> F + Send + 'static,
+        follow: impl FnOnce(IngestHandle, FeedStatuses, CancellationToken) -> F + Send + 'static,
     ) {
-        let (door, stop) = (self.door.clone(), self.stop.clone());
+        let (ingest, stop) = (self.ingest.clone(), self.stop.clone());
         let (statuses, broken) = (self.statuses.clone(), self.statuses.clone());
         let thread = self.tracker.spawn_blocking(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|error| error.to_string())?;
-            runtime.block_on(follow(door, statuses, stop));
+            runtime.block_on(follow(ingest, statuses, stop));
             Ok::<_, String>(())
         });
         self.tracker.spawn(async move {

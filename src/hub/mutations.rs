@@ -1,37 +1,41 @@
-//! How mutations come to the door of the feeds, or into Kafka where that owns what they write to.
+//! How mutations are submitted to the log, or to Kafka where that owns what they write to.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::feeds::kafka::{LONGEST_WRITE, Outgoing, ProduceError, Producer};
-use crate::graphql::{WriteError, Writer, Written};
+use crate::graphql::{MutationPort, WriteError, Written};
 use crate::ingest::feed_status::{At, Place};
-use crate::ingest::handle::{Ack, Batch, Door, DoorError, Incoming, WeakDoor};
+use crate::ingest::handle::{Ack, Batch, Incoming, IngestError, IngestHandle, WeakIngestHandle};
 
 /// How long a mutation waits for its turn and for the log. A commit takes milliseconds; a disk that
-/// is full, or a door behind which too many wait, is told to the client, which can ask again.
+/// is full, or a queue in which too many wait, is reported to the client, which can ask again.
 const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 
 const _: () = assert!(LONGEST_WRITE.as_secs() <= WRITE_DEADLINE.as_secs());
 
 /// `kafka`: where what it owns is written.
-pub fn writer(door: &Door, kafka: Option<Producer>) -> Writer {
-    writer_within(door, kafka, WRITE_DEADLINE)
+pub fn writer(ingest: &IngestHandle, kafka: Option<Producer>) -> MutationPort {
+    writer_within(ingest, kafka, WRITE_DEADLINE)
 }
 
-fn writer_within(door: &Door, kafka: Option<Producer>, deadline: Duration) -> Writer {
-    let (door, kafka) = (door.downgrade(), kafka.map(Arc::new));
-    Writer::new(move |lines| write(door.clone(), kafka.clone(), lines, deadline))
+fn writer_within(
+    ingest: &IngestHandle,
+    kafka: Option<Producer>,
+    deadline: Duration,
+) -> MutationPort {
+    let (ingest, kafka) = (ingest.downgrade(), kafka.map(Arc::new));
+    MutationPort::new(move |lines| write(ingest.clone(), kafka.clone(), lines, deadline))
 }
 
 async fn write(
-    door: WeakDoor,
+    ingest: WeakIngestHandle,
     kafka: Option<Arc<Producer>>,
     lines: Vec<String>,
     deadline: Duration,
 ) -> Result<Written, WriteError> {
     // Without the log's sequencer nobody brings a record back.
-    let door = door.upgrade().ok_or(WriteError::Closed)?;
+    let ingest = ingest.upgrade().ok_or(WriteError::Closed)?;
     let (records, lines) = sorted(kafka.as_deref(), lines);
     let produces = !records.is_empty();
     let writing = async {
@@ -40,7 +44,7 @@ async fn write(
             _ => Ack::default(),
         };
         if !lines.is_empty() {
-            let written = deliver(&door, lines).await;
+            let written = deliver(&ingest, lines).await;
             ack.add(written.map_err(|error| if produces { WriteError::Partly } else { error })?);
         }
         Ok(ack)
@@ -59,7 +63,7 @@ async fn write(
     })
 }
 
-/// What goes to Kafka, and what to the door.
+/// What goes to Kafka, and what to the log.
 fn sorted(kafka: Option<&Producer>, lines: Vec<String>) -> (Vec<Outgoing>, Vec<String>) {
     let Some(kafka) = kafka else { return (Vec::new(), lines) };
     let (mut records, mut rest) = (Vec::new(), Vec::new());
@@ -72,7 +76,7 @@ fn sorted(kafka: Option<&Producer>, lines: Vec<String>) -> (Vec<Outgoing>, Vec<S
     (records, rest)
 }
 
-async fn deliver(door: &Door, lines: Vec<String>) -> Result<Ack, WriteError> {
+async fn deliver(ingest: &IngestHandle, lines: Vec<String>) -> Result<Ack, WriteError> {
     let place = Place { source: Arc::from("mutation"), at: At::Nowhere };
     let line = |line: String| Incoming {
         place: place.clone(),
@@ -80,11 +84,11 @@ async fn deliver(door: &Door, lines: Vec<String>) -> Result<Ack, WriteError> {
         numbered: None,
     };
     let lines = lines.into_iter().map(line).collect();
-    let delivery = door.deliver(Batch { feed: None, lines, progress: Vec::new() });
+    let delivery = ingest.deliver(Batch { feed: None, lines, progress: Vec::new() });
     delivery.await.map_err(|error| match error {
         // A mutation is no source that anyone could take over.
-        DoorError::Closed | DoorError::Store(_) | DoorError::TakenOver => WriteError::Closed,
-        DoorError::Unreachable(_) => WriteError::Unreachable,
+        IngestError::Closed | IngestError::Store(_) | IngestError::TakenOver => WriteError::Closed,
+        IngestError::Unreachable(_) => WriteError::Unreachable,
     })
 }
 
@@ -103,38 +107,54 @@ mod tests {
 
     use super::*;
     use crate::ingest::feed_status::FeedStatuses;
-    use crate::ingest::projection::LiveSide;
+    use crate::ingest::projection::{MakeAside, Projection};
     use crate::ingest::sequencer::{self, SequencerConfig};
+    use crate::live::Rollback;
     use crate::market::admission::Admission;
+    use crate::market::event::{Applied, MarketId};
     use crate::recovery::Recovered;
     use crate::store::Store;
+
+    /// Holds the sequencer with committed events until the test ends the wait.
+    struct Held(std::sync::mpsc::Receiver<()>);
+
+    impl Projection for Held {
+        fn apply(&mut self, events: Vec<Applied>) -> Vec<Applied> {
+            self.0.recv().unwrap_or_default();
+            events
+        }
+
+        fn checkpoint(&mut self, _: &str) -> Option<(u64, Vec<u8>)> {
+            None
+        }
+
+        fn aside(&self) -> MakeAside {
+            unreachable!("no blocks are undone here")
+        }
+
+        fn roll_back(&mut self, _: &Arc<Rollback>) {
+            unreachable!("no blocks are undone here")
+        }
+
+        fn keep(&mut self, _: &Admission, _: &MarketId) {}
+    }
 
     #[test]
     fn a_mutation_waits_for_a_log_that_does_not_answer_no_longer_than_its_deadline() {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("log.db")).unwrap();
-        // Whoever takes committed events in holds the sequencer until it is told to go on.
         let (go, held) = std::sync::mpsc::sync_channel::<()>(1);
-        let live = LiveSide {
-            apply: Box::new(move |events| {
-                held.recv().unwrap_or_default();
-                events
-            }),
-            checkpoint: Box::new(|_| None),
-            aside: Arc::new(|| unreachable!("no blocks are undone here")),
-            reorganise: Box::new(|_| unreachable!("no blocks are undone here")),
-            keep: Box::new(|_, _| {}),
-        };
+        let live = Box::new(Held(held));
         let config = SequencerConfig {
             checkpoint_events: 9,
             ownership: None,
-            outcomes: Arc::default(),
+            waiters: Arc::default(),
             shutdown: CancellationToken::new(),
         };
         let (statuses, recovered) = (FeedStatuses::new(), Recovered::default());
-        let (door, thread) =
+        let (ingest, thread) =
             sequencer::start(store, Admission::new(), recovered, statuses, live, config).unwrap();
-        let (hasty, writer) = (writer_within(&door, None, Duration::ZERO), writer(&door, None));
+        let (hasty, writer) = (writer_within(&ingest, None, Duration::ZERO), writer(&ingest, None));
         let line = |number: u32| {
             vec![format!(r#"{{"kind":"message","topic":"t","id":"{number}","data":1}}"#)]
         };
@@ -148,7 +168,7 @@ mod tests {
             // The same again counts once.
             let again = writer.write(line(1)).await.unwrap();
             assert_eq!((again.known, again.sequence), (1, None));
-            drop(door);
+            drop(ingest);
             thread.join().unwrap();
             assert_eq!(writer.write(line(3)).await.unwrap_err(), WriteError::Closed);
         });

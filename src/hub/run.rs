@@ -12,31 +12,31 @@ use spreadly_subscriptions::{Meters, StreamLimits, Streams};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::feeds::Feeding;
-use super::shared_log::Sharing;
+use super::feeds::Feeds;
+use super::shared_log::SharedLog;
 use super::{cache, feeds, memory, mutations, shared_log, timers};
 use crate::budgets::{AccountLimits, Accounts, HubShare};
 use crate::cache::{CacheMeters, OrderBooks};
 use crate::config::{Config, Limits, Synchronous};
 use crate::feeds::kafka::Producer;
 use crate::feeds::simulator::SimulatorConfig;
-use crate::graphql::{GraphqlExecutor, HubView, Principal, QueryLimits, Writer};
+use crate::graphql::{GraphqlExecutor, HubView, MutationPort, Principal, QueryLimits};
 use crate::http::connection_limits::DescriptorReserve;
 use crate::http::listener::{self, Incoming};
 use crate::http::routes::HttpConfig;
 use crate::http::shards::{Parts, Shards};
 use crate::http::sse;
 use crate::ingest::feed_status::FeedStatuses;
-use crate::ingest::handle::Door;
-use crate::ingest::projection::LiveSide;
+use crate::ingest::handle::IngestHandle;
+use crate::ingest::projection::LiveProjection;
 use crate::ingest::sequencer::{self, SequencerConfig};
-use crate::ingest::waiters::Outcomes;
+use crate::ingest::waiters::Waiters;
 use crate::live::{Encoders, Live};
 use crate::market::event::Micros;
 use crate::market::ownership::Ownership;
 use crate::pool::Pool;
-use crate::recovery::{self, Warm};
-use crate::shared_log::Border;
+use crate::recovery::{self, WarmStart};
+use crate::shared_log::OwnershipGuard;
 use crate::signals;
 use crate::store::{self, LogReaders, MOST_READERS, Store, StoreError};
 use crate::telemetry::admin::{self, AdminSource, Dependency};
@@ -150,34 +150,34 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     let admin = tokio::net::TcpListener::from_std(admin)?;
     tracker.spawn(admin::run(admin, Arc::new(source), admin_stop.clone(), tracker.clone()));
 
-    let (ownership, outcomes) = (ownership(&config), Arc::<Outcomes>::default());
+    let (ownership, waiters) = (ownership(&config), Arc::<Waiters>::default());
     let sequencer_config = SequencerConfig {
         checkpoint_events: sequencer::CHECKPOINT_EVENTS,
         // A row of a shared log does not say where it came from.
         ownership: ownership.clone().filter(|_| shared_log.is_none()),
-        outcomes: outcomes.clone(),
+        waiters: waiters.clone(),
         shutdown: stop.clone(),
     };
     let cost = config.limits.stream_cost_rate;
     let new_encoders = |live| Encoders::new(live, threads, cost);
-    let (door, sequencer, encoders) =
-        open_door(store, &live, &statuses, cache, sequencer_config, new_encoders).await?;
+    let (ingest, sequencer, encoders) =
+        start_ingest(store, &live, &statuses, cache, sequencer_config, new_encoders).await?;
     encoding.get_or_init(|| encoders.clone());
     let replaced = CancellationToken::new();
-    let (shared, door) = match shared_log {
+    let (shared, ingest) = match shared_log {
         Some((shared, postgres)) => {
-            let border = ownership.clone();
-            let border = border.map(|ownership| Border { ownership, replica: log.clone() });
+            let guard = ownership.clone();
+            let guard = guard.map(|ownership| OwnershipGuard { ownership, replica: log.clone() });
             let (epoch, replaced) = (live.epoch(), replaced.clone());
-            let (sharing, door) =
-                Sharing::new(shared, postgres, door, &statuses, epoch, border, replaced)?;
-            (Some(sharing), door)
+            let (shared_log, ingest) =
+                SharedLog::new(shared, postgres, ingest, &statuses, epoch, guard, replaced)?;
+            (Some(shared_log), ingest)
         }
-        None => (None, door),
+        None => (None, ingest),
     };
 
-    let producer = producer(&config, ownership, outcomes, &statuses, &log, &tracker);
-    let writer = mutations::writer(&door, producer);
+    let producer = producer(&config, ownership, waiters, &statuses, &log, &tracker);
+    let writer = mutations::writer(&ingest, producer);
     let executor = executor(&config, &encoders, &streams, &pool, &meters, writer);
     let shards = Shards::start(
         threads,
@@ -194,10 +194,10 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     )?;
     let simulator = simulator.map(|simulator| (simulator, log));
     let simulated = simulator.is_some();
-    let (feeds, watched) = (config.feeds.clone(), tracker.clone());
-    let feeding =
-        Feeding { door, shared, statuses: statuses.clone(), tracker: watched, stop: stop.clone() };
-    let begun = feeding.start(feeds, simulator);
+    let watched = tracker.clone();
+    let feeds =
+        Feeds { ingest, shared, statuses: statuses.clone(), tracker: watched, stop: stop.clone() };
+    let begun = feeds.start(config.feeds.clone(), simulator);
     timers::start(&encoders, &streams, &statuses, &tracker, &stop);
 
     if let Some(begun) = begun {
@@ -241,15 +241,15 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     }
 }
 
-/// Brings the state to the end of the log and opens the door for feeds.
-async fn open_door(
+/// Brings the state to the end of the log and starts the sequencer for the feeds.
+async fn start_ingest(
     mut store: Store,
     live: &Arc<Live>,
     statuses: &FeedStatuses,
-    cache: Option<(Warm, OrderBooks)>,
+    cache: Option<(WarmStart, OrderBooks)>,
     config: SequencerConfig,
     encoders: impl FnOnce(Arc<Live>) -> Encoders,
-) -> Result<(Door, std::thread::JoinHandle<()>, Arc<Encoders>), ServeError> {
+) -> Result<(IngestHandle, std::thread::JoinHandle<()>, Arc<Encoders>), ServeError> {
     let reading = live.clone();
     let (warm, order_books) = cache.unzip();
     let (store, admission, recovered) = tokio::task::spawn_blocking(move || {
@@ -262,10 +262,10 @@ async fn open_door(
     tracing::info!(replayed = recovered.replayed, from_cache, "the log is read");
     // Copies of what is read now, before the first event changes it.
     let encoders = Arc::new(encoders(live.clone()));
-    let side = LiveSide::of(&encoders, &order_books.unwrap_or_default());
-    let (door, sequencer) =
-        sequencer::start(store, admission, recovered, statuses.clone(), side, config)?;
-    Ok((door, sequencer, encoders))
+    let side = LiveProjection::new(encoders.clone(), order_books.unwrap_or_default());
+    let (ingest, sequencer) =
+        sequencer::start(store, admission, recovered, statuses.clone(), Box::new(side), config)?;
+    Ok((ingest, sequencer, encoders))
 }
 
 /// What the config gives to Kafka.
@@ -278,7 +278,7 @@ fn ownership(config: &Config) -> Option<Arc<Ownership>> {
 fn producer(
     config: &Config,
     ownership: Option<Arc<Ownership>>,
-    outcomes: Arc<Outcomes>,
+    waiters: Arc<Waiters>,
     statuses: &FeedStatuses,
     readers: &Arc<LogReaders>,
     tracker: &TaskTracker,
@@ -286,7 +286,7 @@ fn producer(
     let kafka = config.feeds.kafka.as_ref()?;
     let (to, config) = (kafka.owned.as_ref()?.produce_to.clone(), feeds::kafka_config(kafka));
     let (statuses, readers, tracker) = (statuses.clone(), readers.clone(), tracker.clone());
-    Some(Producer::new(&config, to, ownership?, outcomes, statuses, readers, tracker))
+    Some(Producer::new(&config, to, ownership?, waiters, statuses, readers, tracker))
 }
 
 fn executor(
@@ -295,7 +295,7 @@ fn executor(
     streams: &Arc<Streams>,
     pool: &Arc<Pool>,
     meters: &Arc<Meters>,
-    writer: Writer,
+    writer: MutationPort,
 ) -> Arc<GraphqlExecutor> {
     let (sockets, operations) = (meters.clone(), meters.clone());
     let view = HubView {

@@ -13,35 +13,35 @@ use crate::backoff::Backoff;
 use crate::config::{PostgresFeedConfig, SharedLogConfig, StoreConfig};
 use crate::feeds::postgres;
 use crate::ingest::feed_status::FeedStatuses;
-use crate::ingest::handle::Door;
+use crate::ingest::handle::IngestHandle;
 use crate::postgres::PostgresConfig;
-use crate::shared_log::{self, Border, Entry, EntryConfig, Requests, Shared};
+use crate::shared_log::{self, OwnershipGuard, Reader, Requests, Writer, WriterConfig};
 use crate::store::{self, Store, StoreError};
 
 /// Between two looks for the database, before there is a replica.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
-/// See [`super::feeds::Feeding`].
-pub(super) struct Sharing {
-    pub(super) reader: Shared,
-    pub(super) entry: Entry,
+/// See [`super::feeds::Feeds`].
+pub(super) struct SharedLog {
+    pub(super) reader: Reader,
+    pub(super) writer: Writer,
     pub(super) requests: Requests,
-    pub(super) replica: Door,
+    pub(super) replica: IngestHandle,
 }
 
-impl Sharing {
-    /// Gives the door of the shared log too, at which feeds and mutations come in. `replaced` ends
+impl SharedLog {
+    /// Gives the handle of the shared log too, which feeds and mutations use. `replaced` ends
     /// once the log is another one than the replica's, which is of `epoch`.
     pub(super) fn new(
         shared: &SharedLogConfig,
         log: &PostgresFeedConfig,
-        replica: Door,
+        replica: IngestHandle,
         statuses: &FeedStatuses,
         epoch: Epoch,
-        border: Option<Border>,
+        ownership_guard: Option<OwnershipGuard>,
         replaced: CancellationToken,
-    ) -> Result<(Self, Door), ServeError> {
+    ) -> Result<(Self, IngestHandle), ServeError> {
         let SharedLogConfig { connections, connection_wait, host } = shared.clone();
         let host = if host.is_empty() {
             whoami::hostname().map_err(|error| io::Error::other(error.to_string()))?
@@ -49,11 +49,11 @@ impl Sharing {
             host
         };
         let postgres = postgres(log.clone());
-        let config = EntryConfig { postgres, connections, connection_wait, host, border };
-        let (reader, entry) = shared_log::shared(config, statuses.clone(), epoch.0, replaced)
+        let config = WriterConfig { postgres, connections, connection_wait, host, ownership_guard };
+        let (reader, writer) = shared_log::open(config, statuses.clone(), epoch.0, replaced)
             .map_err(io::Error::other)?;
-        let (door, requests) = shared_log::door();
-        Ok((Self { reader, entry, requests, replica }, door))
+        let (ingest, requests) = shared_log::handle();
+        Ok((Self { reader, writer, requests, replica }, ingest))
     }
 }
 

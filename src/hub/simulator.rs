@@ -1,4 +1,4 @@
-//! The simulated market's task: writes its lines through the same door as every feed.
+//! The simulated market's task: submits its lines as every feed does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +8,9 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::run::now;
-use crate::feeds::simulator::{ACCOUNT, MOST_STANDING, Simulator, SimulatorConfig};
+use crate::feeds::simulator::{ACCOUNT, MOST_RESTING, Simulator, SimulatorConfig};
 use crate::ingest::feed_status::{At, FeedId, Place};
-use crate::ingest::handle::{Batch, Door, Incoming};
+use crate::ingest::handle::{Batch, Incoming, IngestHandle};
 use crate::market::orders::Order;
 use crate::store::{LogReaders, OrderQuery};
 
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub async fn run(
     config: SimulatorConfig,
     log: Arc<LogReaders>,
-    door: Door,
+    ingest: IngestHandle,
     feed: FeedId,
     begun: oneshot::Sender<()>,
     stop: CancellationToken,
@@ -43,7 +43,7 @@ pub async fn run(
         progress: Vec::new(),
     };
     let first = batch(simulator.initial_lines(now(), &standing(log).await));
-    if door.deliver(first).await.is_err() {
+    if ingest.deliver(first).await.is_err() {
         return;
     }
     // Nobody waits any more where the log took long.
@@ -54,7 +54,7 @@ pub async fn run(
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(interval.tick()).await.is_some() {
         let lines = (0..turns).flat_map(|_| simulator.next_lines(now())).collect();
-        if door.deliver(batch(lines)).await.is_err() {
+        if ingest.deliver(batch(lines)).await.is_err() {
             return;
         }
     }
@@ -65,7 +65,7 @@ async fn standing(log: Arc<LogReaders>) -> Vec<String> {
     let query = OrderQuery {
         account: Some(ACCOUNT.into()),
         open: Some(true),
-        most: MOST_STANDING,
+        most: MOST_RESTING,
         ..OrderQuery::default()
     };
     let orders = match log.soon(PATIENCE, move |log| log.orders(&query)).await {

@@ -1,4 +1,4 @@
-//! How each feed does, for operators and clients: the one board that feeds and the door write and
+//! How each feed does, for operators and clients: the one board that feeds and the sequencer write and
 //! the API reads.
 
 use std::collections::BTreeMap;

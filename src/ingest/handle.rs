@@ -1,5 +1,5 @@
-//! The door every feed goes through, and mutations: what is asked there and what is answered. Who
-//! answers is the [sequencer](super::sequencer), or the entry to a log that hubs share.
+//! The handle by which feeds and mutations submit events: what they ask and what is answered. What
+//! answers is the [sequencer](super::sequencer), or the writer of a shared log.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -53,7 +53,7 @@ pub struct Ack {
 }
 
 #[derive(Debug, Error)]
-pub enum DoorError {
+pub enum IngestError {
     #[error("the hub is shutting down: the events were not taken, send them again")]
     Closed,
     #[error(transparent)]
@@ -67,39 +67,39 @@ pub enum DoorError {
 
 /// A source of which one hub at a time is the reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claimed {
+pub struct Lease {
     /// This hub is.
     pub ours: bool,
     /// How far it is in the log, whoever read it.
     pub position: Option<FeedPosition>,
 }
 
-/// What is asked at a door.
+/// What is asked by a handle.
 pub(crate) enum Request {
     Deliver { batch: Batch, done: Answer<Ack> },
     Files { feed: Box<str>, done: Answer<Vec<FileProgress>> },
-    Claim { feeds: Vec<Box<str>>, done: Answer<Vec<Claimed>> },
+    Claim { feeds: Vec<Box<str>>, done: Answer<Vec<Lease>> },
 }
 
-pub(crate) type Answer<T> = oneshot::Sender<Result<T, DoorError>>;
+pub(crate) type Answer<T> = oneshot::Sender<Result<T, IngestError>>;
 
-/// Writes a batch on the calling thread; see [`Door::try_write`].
+/// Writes a batch on the calling thread; see [`IngestHandle::try_write`].
 pub(crate) type WriteHere =
-    Arc<dyn Fn(Batch) -> Result<Result<Ack, DoorError>, Batch> + Send + Sync>;
+    Arc<dyn Fn(Batch) -> Result<Result<Ack, IngestError>, Batch> + Send + Sync>;
 
 /// A feed's side. The sequencer ends once every clone is dropped.
 #[derive(Clone)]
-pub struct Door {
+pub struct IngestHandle {
     requests: mpsc::Sender<Request>,
     /// None where somebody else than the sequencer answers.
     write_here: Option<WriteHere>,
 }
 
-impl Door {
-    /// Waits until the batch is in the log; as long as it takes. [`DoorError::Closed`] means that
+impl IngestHandle {
+    /// Waits until the batch is in the log; as long as it takes. [`IngestError::Closed`] means that
     /// none of it is in the log, unless the process ended in between.
-    pub async fn deliver(&self, batch: Batch) -> Result<Ack, DoorError> {
-        self.hand_in(batch).await?.acknowledged().await
+    pub async fn deliver(&self, batch: Batch) -> Result<Ack, IngestError> {
+        self.submit(batch).await?.acknowledged().await
     }
 
     /// Writes a batch on the calling thread, with the same outcome as [`Self::deliver`]. Gives the
@@ -107,7 +107,7 @@ impl Door {
     ///
     /// Two switches between threads cost more than the commit of one event. The call blocks until
     /// the batch is in the log, so only the thread of a feed may make it.
-    pub fn try_write(&self, batch: Batch) -> Result<Result<Ack, DoorError>, Batch> {
+    pub fn try_write(&self, batch: Batch) -> Result<Result<Ack, IngestError>, Batch> {
         match &self.write_here {
             Some(write) => write(batch),
             None => Err(batch),
@@ -115,7 +115,7 @@ impl Door {
     }
 
     /// As [`Self::try_write`], or through the queue.
-    pub async fn write(&self, batch: Batch) -> Result<Ack, DoorError> {
+    pub async fn write(&self, batch: Batch) -> Result<Ack, IngestError> {
         match self.try_write(batch) {
             Ok(done) => done,
             Err(batch) => self.deliver(batch).await,
@@ -123,34 +123,34 @@ impl Door {
     }
 
     /// Waits for its turn alone: batches that are handed in one after the other keep their order.
-    pub async fn hand_in(&self, batch: Batch) -> Result<HandedIn, DoorError> {
+    pub async fn submit(&self, batch: Batch) -> Result<PendingAck, IngestError> {
         let (done, answer) = oneshot::channel();
         let request = Request::Deliver { batch, done };
-        self.requests.send(request).await.map_err(|_| DoorError::Closed)?;
-        Ok(HandedIn(answer))
+        self.requests.send(request).await.map_err(|_| IngestError::Closed)?;
+        Ok(PendingAck(answer))
     }
 
-    pub fn downgrade(&self) -> WeakDoor {
+    pub fn downgrade(&self) -> WeakIngestHandle {
         let write_here = self.write_here.clone();
-        WeakDoor { requests: self.requests.downgrade(), write_here }
+        WeakIngestHandle { requests: self.requests.downgrade(), write_here }
     }
 
     /// How far each file of a feed is in the log.
-    pub async fn file_progress(&self, feed: &str) -> Result<Vec<FileProgress>, DoorError> {
+    pub async fn file_progress(&self, feed: &str) -> Result<Vec<FileProgress>, IngestError> {
         self.ask(|done| Request::Files { feed: feed.into(), done }).await
     }
 
     /// Makes this hub the reader of each of these sources, which number their events, where no
     /// other hub is; where hubs share a log, for as long as it is said again in time. What became
     /// of each, in their order.
-    pub async fn claim(&self, feeds: Vec<Box<str>>) -> Result<Vec<Claimed>, DoorError> {
+    pub async fn claim(&self, feeds: Vec<Box<str>>) -> Result<Vec<Lease>, IngestError> {
         self.ask(|done| Request::Claim { feeds, done }).await
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, DoorError> {
+    async fn ask<T>(&self, request: impl FnOnce(Answer<T>) -> Request) -> Result<T, IngestError> {
         let (done, answer) = oneshot::channel();
-        self.requests.send(request(done)).await.map_err(|_| DoorError::Closed)?;
-        answer.await.map_err(|_| DoorError::Closed)?
+        self.requests.send(request(done)).await.map_err(|_| IngestError::Closed)?;
+        answer.await.map_err(|_| IngestError::Closed)?
     }
 
     /// One that is answered by who takes what is asked.
@@ -159,37 +159,37 @@ impl Door {
         (Self { requests, write_here: None }, asked)
     }
 
-    /// The same door, where batches may also be written by who brings them.
+    /// The same handle, by which a feed may also write batches on its own thread.
     pub(crate) fn with_write_here(self, write_here: WriteHere) -> Self {
         Self { write_here: Some(write_here), ..self }
     }
 }
 
 /// A batch whose answer is not awaited yet.
-pub struct HandedIn(oneshot::Receiver<Result<Ack, DoorError>>);
+pub struct PendingAck(oneshot::Receiver<Result<Ack, IngestError>>);
 
-impl HandedIn {
-    /// As [`Door::deliver`] ends.
-    pub async fn acknowledged(self) -> Result<Ack, DoorError> {
-        self.0.await.map_err(|_| DoorError::Closed)?
+impl PendingAck {
+    /// As [`IngestHandle::deliver`] ends.
+    pub async fn acknowledged(self) -> Result<Ack, IngestError> {
+        self.0.await.map_err(|_| IngestError::Closed)?
     }
 }
 
-/// Does not keep the sequencer from ending, as a [`Door`] does.
+/// Does not keep the sequencer from ending, as a [`IngestHandle`] does.
 #[derive(Clone)]
-pub struct WeakDoor {
+pub struct WeakIngestHandle {
     requests: mpsc::WeakSender<Request>,
     write_here: Option<WriteHere>,
 }
 
-impl WeakDoor {
+impl WeakIngestHandle {
     /// `None`: the sequencer ends or has ended.
-    pub fn upgrade(&self) -> Option<Door> {
+    pub fn upgrade(&self) -> Option<IngestHandle> {
         let requests = self.requests.upgrade()?;
-        Some(Door { requests, write_here: self.write_here.clone() })
+        Some(IngestHandle { requests, write_here: self.write_here.clone() })
     }
 
-    /// No door is left.
+    /// No handle is left.
     pub(crate) fn is_closed(&self) -> bool {
         self.requests.strong_count() == 0
     }

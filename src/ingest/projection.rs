@@ -1,79 +1,70 @@
-//! The live state as the sequencer sees it: what takes events in the log's order, says where a book
-//! stands, and takes over what is left once blocks were undone.
+//! The live state as the sequencer sees it: it takes events in the log's order, gives the states of
+//! books, and takes over what a rollback left.
 
 use std::sync::Arc;
 
 use crate::cache::OrderBooks;
-use crate::live::{Encoders, Live, Reorganisation};
+use crate::live::{Encoders, Live, Rollback};
 use crate::market::admission::Admission;
 use crate::market::event::{Applied, MarketId};
 
-/// Gets events in the log's order.
-pub type Apply = Box<dyn FnMut(&[Applied]) + Send>;
-/// The same; gives the memory back where nobody else has it.
-pub type HandOn = Box<dyn FnMut(Vec<Applied>) -> Vec<Applied> + Send>;
-/// Gets what is left after a rollback.
-pub type Reorganise = Box<dyn FnMut(&Arc<Reorganisation>) + Send>;
-/// A market's state with the sequence it stands at.
-pub type TakeCheckpoint = Box<dyn FnMut(&str) -> Option<(u64, Vec<u8>)> + Send>;
-
-/// Gets a market's name and its state as [`TakeCheckpoint`] gave it; whether it could read it.
-pub type Restore = Box<dyn FnMut(&str, &[u8]) -> bool + Send>;
-
-/// May take a market's state for the cache.
-pub type Keep = Box<dyn FnMut(&Admission, &MarketId) + Send>;
+/// Makes a state beside the live one, in which one market is replayed from a checkpoint.
+pub type MakeAside = Box<dyn Fn() -> Live>;
 
 /// See the module's text. All of it is called by the sequencer.
-pub struct LiveSide {
-    /// Gets every committed event, in the log's order.
-    pub apply: HandOn,
-    pub checkpoint: TakeCheckpoint,
-    pub aside: MakeAside,
-    /// Gets what is left of all that was touched by blocks that were undone.
-    pub reorganise: Reorganise,
-    pub keep: Keep,
+pub trait Projection: Send {
+    /// Takes every committed event, in the log's order. Gives the memory back where nobody else
+    /// has it.
+    fn apply(&mut self, events: Vec<Applied>) -> Vec<Applied>;
+
+    /// A market's state, with the sequence of its last event.
+    fn checkpoint(&mut self, market: &str) -> Option<(u64, Vec<u8>)>;
+
+    /// For a rollback.
+    fn aside(&self) -> MakeAside;
+
+    /// Takes what is left of all that was touched by a rollback.
+    fn roll_back(&mut self, left: &Arc<Rollback>);
+
+    /// May take a market's state for the cache.
+    fn keep(&mut self, admission: &Admission, market: &MarketId);
 }
 
-/// A state beside the live one, in which one market is brought from a checkpoint to where it
-/// stands.
-pub struct Aside {
-    pub apply: Apply,
-    pub restore: Restore,
-    pub checkpoint: TakeCheckpoint,
+/// The projection that clients follow.
+pub struct LiveProjection {
+    encoders: Arc<Encoders>,
+    kept: OrderBooks,
 }
 
-/// Makes one.
-pub type MakeAside = Arc<dyn Fn() -> Aside + Send + Sync>;
-
-impl LiveSide {
-    pub fn of(encoders: &Arc<Encoders>, kept: &OrderBooks) -> Self {
-        let live = encoders.live();
-        let (kept, keeping) = (kept.clone(), live.clone());
-        let (applying, asking) = (encoders.clone(), live.clone());
-        let (beside, reorganising) = (live.clone(), encoders.clone());
-        Self {
-            apply: Box::new(move |events| applying.apply(events)),
-            checkpoint: Box::new(move |market| asking.checkpoint(market)),
-            aside: Arc::new(move || Aside::of(Arc::new(beside.aside()))),
-            reorganise: Box::new(move |left| {
-                if let Err(error) = reorganising.reorganise(left) {
-                    // It was written a moment ago, so it is a bug.
-                    debug_assert!(false, "{error}");
-                    tracing::error!(%error, "a book is lost until a restart reads it from the log");
-                }
-            }),
-            keep: Box::new(move |admission, market| kept.take(admission, market, &keeping)),
-        }
+impl LiveProjection {
+    pub fn new(encoders: Arc<Encoders>, kept: OrderBooks) -> Self {
+        Self { encoders, kept }
     }
 }
 
-impl Aside {
-    fn of(live: Arc<Live>) -> Self {
-        let (applying, restoring) = (live.clone(), live.clone());
-        Self {
-            apply: Box::new(move |events| applying.apply(events)),
-            restore: Box::new(move |market, state| restoring.restore(market, state).is_ok()),
-            checkpoint: Box::new(move |market| live.checkpoint(market)),
+impl Projection for LiveProjection {
+    fn apply(&mut self, events: Vec<Applied>) -> Vec<Applied> {
+        self.encoders.apply(events)
+    }
+
+    fn checkpoint(&mut self, market: &str) -> Option<(u64, Vec<u8>)> {
+        self.encoders.live().checkpoint(market)
+    }
+
+    fn aside(&self) -> MakeAside {
+        let live = self.encoders.live().clone();
+        Box::new(move || live.aside())
+    }
+
+    fn roll_back(&mut self, left: &Arc<Rollback>) {
+        if let Err(error) = self.encoders.roll_back(left) {
+            // It was written a moment ago, so it is a bug.
+            debug_assert!(false, "{error}");
+            tracing::error!(%error, "a book is lost until a restart reads it from the log");
         }
+    }
+
+    fn keep(&mut self, admission: &Admission, market: &MarketId) {
+        self.kept.take(admission, market, self.encoders.live());
     }
 }

@@ -8,9 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::handle;
-use super::projection::{Aside, MakeAside};
+use super::projection::MakeAside;
 use crate::live::checkpoint::put_back;
-use crate::live::{Defined, MarketLeft, Reorganisation};
+use crate::live::{Defined, Live, MarketLeft, Rollback};
 use crate::market::admission::{Admission, BookMode};
 use crate::market::epochs::scope_of;
 use crate::market::event::{
@@ -19,14 +19,14 @@ use crate::market::event::{
 };
 use crate::market::orders::{OrderUpdate, orders_topic};
 use crate::recovery;
-use crate::store::{NewTrade, Reverting, StoreError, Stored, Topic};
+use crate::store::{NewTrade, RollbackTransaction, StoreError, Stored, Topic};
 
 /// Events read at once.
 const PAGE: usize = 512;
 
 /// What whoever holds state takes over.
 pub(super) struct Left {
-    pub(super) reorganisation: Reorganisation,
+    pub(super) rollback: Rollback,
     admitted: Vec<MarketAdmission>,
     /// Events that stood in no block, but could not be without those that did.
     pub(super) fallen: u64,
@@ -60,14 +60,14 @@ impl Left {
 }
 
 /// Undoes the blocks from `height` on.
-pub(super) fn undo(
-    log: &Reverting<'_>,
+pub(super) fn remove_blocks(
+    log: &RollbackTransaction<'_>,
     height: u64,
     now: Micros,
     admission: &Admission,
     aside: &MakeAside,
 ) -> Result<Left, StoreError> {
-    let mut work = Undoing::new(log);
+    let mut work = Work::new(log);
     loop {
         let page = log.from_height(height, PAGE)?;
         if page.is_empty() {
@@ -85,17 +85,17 @@ pub(super) fn undo(
         admitted.push(own);
     }
     let fallen = work.count - undone;
-    Ok(Left { reorganisation: work.end(true, markets)?, admitted, fallen })
+    Ok(Left { rollback: work.end(true, markets)?, admitted, fallen })
 }
 
 /// Events of a source are lost that nobody can tell any more. Of which topics they were is not
 /// known either: all of the log begin new epochs, and nothing else of them changes.
 pub(super) fn begin_anew(
-    log: &Reverting<'_>,
+    log: &RollbackTransaction<'_>,
     now: Micros,
     admission: &Admission,
 ) -> Result<Left, StoreError> {
-    let mut work = Undoing::new(log);
+    let mut work = Work::new(log);
     for topic in log.topics()? {
         work.lost(&topic.name.into(), log.sequence);
     }
@@ -108,11 +108,11 @@ pub(super) fn begin_anew(
         Ok(MarketLeft { market, defined, book, candles, last, event_time })
     };
     let markets: Result<Vec<_>, StoreError> = work.markets().into_iter().map(unchanged).collect();
-    Ok(Left { reorganisation: work.end(false, markets?)?, admitted: Vec::new(), fallen: 0 })
+    Ok(Left { rollback: work.end(false, markets?)?, admitted: Vec::new(), fallen: 0 })
 }
 
-struct Undoing<'a> {
-    log: &'a Reverting<'a>,
+struct Work<'a> {
+    log: &'a RollbackTransaction<'a>,
     /// The first event that left each topic.
     first: BTreeMap<Arc<str>, u64>,
     /// By market: orders that lost an event.
@@ -120,8 +120,8 @@ struct Undoing<'a> {
     count: u64,
 }
 
-impl<'a> Undoing<'a> {
-    fn new(log: &'a Reverting<'a>) -> Self {
+impl<'a> Work<'a> {
+    fn new(log: &'a RollbackTransaction<'a>) -> Self {
         Self { log, first: BTreeMap::new(), orders: HashMap::new(), count: 0 }
     }
 
@@ -149,13 +149,13 @@ impl<'a> Undoing<'a> {
     }
 
     /// Remembers the new epochs, and gives what is to be told.
-    fn end(self, of_blocks: bool, markets: Vec<MarketLeft>) -> Result<Reorganisation, StoreError> {
+    fn end(self, of_blocks: bool, markets: Vec<MarketLeft>) -> Result<Rollback, StoreError> {
         let scopes: Vec<_> = self.scopes().into_iter().collect();
         for (scope, first) in &scopes {
             self.log.renumber(scope, *first)?;
         }
         let (at, undone, topics) = (self.log.sequence, self.count, self.topics()?);
-        Ok(Reorganisation { at, of_blocks, undone, scopes, markets, topics })
+        Ok(Rollback { at, of_blocks, undone, scopes, markets, topics })
     }
 
     /// The first event that left each scope.
@@ -284,7 +284,7 @@ impl<'a> Undoing<'a> {
 
 /// One market's book, read from the log as if the undone events had never been.
 struct Replay<'a> {
-    log: &'a Reverting<'a>,
+    log: &'a RollbackTransaction<'a>,
     market: MarketId,
     topic: Arc<str>,
     /// What stands before this was admitted as it is.
@@ -292,7 +292,7 @@ struct Replay<'a> {
     /// The last event read.
     after: u64,
     admission: Admission,
-    aside: Aside,
+    aside: Live,
     /// Of orders, what their last event left.
     left: HashMap<Arc<str>, OrderUpdate>,
 }
@@ -306,21 +306,21 @@ struct Replayed {
 
 impl<'a> Replay<'a> {
     fn begin(
-        log: &'a Reverting<'a>,
+        log: &'a RollbackTransaction<'a>,
         market: &MarketId,
         definition: Option<&Arc<MarketDefinition>>,
         topic: &Arc<str>,
         from: u64,
         aside: &MakeAside,
     ) -> Result<Self, StoreError> {
-        let (mut admission, mut aside) = (Admission::new(), aside());
+        let (mut admission, aside) = (Admission::new(), aside());
         let base = log.base(topic, from)?;
         let mut after = 0;
         if let Some(definition) = definition {
             admission.resettle(market, Some(definition.clone()), None, false);
             let effect = Effect::Define(definition.clone());
-            (aside.apply)(&[Applied { sequence: 0, time: None, effect, candles: Vec::new() }]);
-            let mut restore = |market: &str, _, state: &[u8]| (aside.restore)(market, state);
+            aside.apply(&[Applied { sequence: 0, time: None, effect, candles: Vec::new() }]);
+            let mut restore = |market: &str, _, state: &[u8]| aside.restore(market, state).is_ok();
             if let Some(base) = base
                 && put_back(&mut admission, &mut restore, market, &base)
             {
@@ -331,7 +331,7 @@ impl<'a> Replay<'a> {
         Ok(Self { log, market, topic, from, after, admission, aside, left })
     }
 
-    fn run(&mut self, work: &mut Undoing<'_>) -> Result<(), StoreError> {
+    fn run(&mut self, work: &mut Work<'_>) -> Result<(), StoreError> {
         loop {
             let page = self.log.read_topic(&self.topic, self.after, PAGE)?;
             let Some(last) = page.last() else { return Ok(()) };
@@ -340,14 +340,14 @@ impl<'a> Replay<'a> {
             for stored in &page {
                 applied.extend(self.take(stored, work)?);
             }
-            (self.aside.apply)(&applied);
+            self.aside.apply(&applied);
         }
     }
 
     fn take(
         &mut self,
         stored: &Stored,
-        work: &mut Undoing<'_>,
+        work: &mut Work<'_>,
     ) -> Result<Option<Applied>, StoreError> {
         let read = parse(stored.body.as_bytes())
             .and_then(|event| Ok((event.time, self.admission.admit(&event)?.effect)));
@@ -372,7 +372,7 @@ impl<'a> Replay<'a> {
     }
 
     /// Also writes what queries read of the orders that lost events.
-    fn end(mut self, work: &Undoing<'_>) -> Result<Replayed, StoreError> {
+    fn end(self, work: &Work<'_>) -> Result<Replayed, StoreError> {
         for id in work.orders.get(&self.market).into_iter().flatten() {
             let order = match self.left.get(id) {
                 Some(update) => Some(&update.order),
@@ -387,7 +387,7 @@ impl<'a> Replay<'a> {
             }
         }
         let orders = Some(self.admission.orders().to_checkpoint(&self.market));
-        let book = (self.aside.checkpoint)(&self.market).map(|(_, state)| state);
+        let book = self.aside.checkpoint(&self.market).map(|(_, state)| state);
         Ok(Replayed { book, orders })
     }
 }

@@ -1,9 +1,9 @@
 //! The sequencer owns the log and what admission knows, so events have one order: the log's. It
-//! takes what waits at the door (group commit), admits it, writes it in one transaction, hands it
+//! takes what waits in the queue (group commit), admits it, writes it in one transaction, hands it
 //! to the live state and only then answers the feeds.
 //!
-//! It has a thread, which serves the queue of the door. A feed with a single batch may do the same
-//! work on its own thread while the sequencer is idle ([`Door::try_write`]): a lock lets one thread
+//! It has a thread, which serves the queue. A feed with a single batch may do the same
+//! work on its own thread while the sequencer is idle ([`IngestHandle::try_write`]): a lock lets one thread
 //! at a time in.
 //!
 //! A log that can't be written halts every feed with its reason; the same group is tried again
@@ -23,11 +23,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::feed_status::{Cause, FeedId, FeedStatuses};
 use super::handle::{
-    Ack, Answer, Batch, Claimed, Door, DoorError, Incoming, Request, WeakDoor, body, json, now,
+    Ack, Answer, Batch, Incoming, IngestError, IngestHandle, Lease, Request, WeakIngestHandle,
+    body, json, now,
 };
-use super::projection::LiveSide;
+use super::projection::Projection;
 use super::rollback;
-use super::waiters::{Outcomes, Watched};
+use super::waiters::{Waiters, Watched};
 use crate::live::checkpoint::checkpoint;
 use crate::market::admission::{Admission, Admitted};
 use crate::market::event::{
@@ -37,7 +38,7 @@ use crate::market::orders::Order;
 use crate::market::ownership::Ownership;
 use crate::recovery::Recovered;
 use crate::store::{
-    Appended, NewEvent, NewTrade, OrderRecord, Progress, Reverting, Store, StoreError,
+    Appended, NewEvent, NewTrade, OrderRecord, Progress, RollbackTransaction, Store, StoreError,
 };
 
 /// Most events of one commit, unless a single batch has more: some 5 ms of work, which is how
@@ -61,8 +62,9 @@ pub struct SequencerConfig {
     /// it enters the log that this one is a replica of.
     pub ownership: Option<Arc<Ownership>>,
     /// Who is told what became of an event, whoever brings it.
-    pub outcomes: Arc<Outcomes>,
-    /// Ends a wait for a log that can't be written. The thread itself ends with the last [`Door`].
+    pub waiters: Arc<Waiters>,
+    /// Ends a wait for a log that can't be written. The thread itself ends with the last
+    /// [`IngestHandle`].
     pub shutdown: CancellationToken,
 }
 
@@ -72,20 +74,20 @@ pub fn start(
     admission: Admission,
     recovered: Recovered,
     statuses: FeedStatuses,
-    live: LiveSide,
+    live: Box<dyn Projection>,
     config: SequencerConfig,
-) -> io::Result<(Door, JoinHandle<()>)> {
-    let (door, requests) = Door::open();
+) -> io::Result<(IngestHandle, JoinHandle<()>)> {
+    let (ingest, requests) = IngestHandle::open();
     let since_checkpoint = recovered.since_checkpoint;
     let buffers = Buffers::default();
-    let doors = door.downgrade();
+    let handles = ingest.downgrade();
     let sequencer = Sequencer {
         store,
         admission,
         statuses,
         live,
         config,
-        doors,
+        handles,
         buffers,
         since_checkpoint,
         checkpoint_interval: HashMap::default(),
@@ -94,13 +96,13 @@ pub fn start(
     let own = shared.clone();
     let queue = Queue { requests, held: None };
     let thread = thread::Builder::new().name("sequencer".into()).spawn(move || run(&own, queue))?;
-    Ok((door.with_write_here(Arc::new(move |batch| write_here(&shared, batch))), thread))
+    Ok((ingest.with_write_here(Arc::new(move |batch| write_here(&shared, batch))), thread))
 }
 
 /// Empty while somebody works with it, and for good after a panic or once the thread has ended.
 type Shared = Arc<Mutex<Option<Box<Sequencer>>>>;
 
-/// What waits at the door.
+/// What waits in the queue.
 struct Queue {
     requests: mpsc::Receiver<Request>,
     /// Taken out of them, but its turn is after the group's.
@@ -111,7 +113,7 @@ struct Queue {
 fn run(shared: &Shared, mut queue: Queue) {
     while let Some(first) = queue.held.take().or_else(|| queue.requests.blocking_recv()) {
         let mut place = shared.lock();
-        // Empty: a panic elsewhere left a state that nobody knows. All doors close.
+        // Empty: a panic elsewhere left a state that nobody knows. All handles close.
         let Some(mut sequencer) = place.take() else { return };
         // `None`: the hub shuts down while the log can't be written. What was taken is dropped
         // unanswered and nothing of it was kept, its sources still have it.
@@ -126,8 +128,8 @@ fn run(shared: &Shared, mut queue: Queue) {
     }
 }
 
-/// See [`Door::try_write`].
-fn write_here(shared: &Shared, batch: Batch) -> Result<Result<Ack, DoorError>, Batch> {
+/// See [`IngestHandle::try_write`].
+fn write_here(shared: &Shared, batch: Batch) -> Result<Result<Ack, IngestError>, Batch> {
     if begins_epochs(&batch) {
         return Err(batch);
     }
@@ -137,16 +139,16 @@ fn write_here(shared: &Shared, batch: Batch) -> Result<Result<Ack, DoorError>, B
     let mut group = sequencer.group();
     let _dropped = sequencer.take(batch, done, &mut group).and_then(|()| sequencer.commit(group));
     *place = Some(sequencer);
-    Ok(answer.try_recv().unwrap_or(Err(DoorError::Closed)))
+    Ok(answer.try_recv().unwrap_or(Err(IngestError::Closed)))
 }
 
 struct Sequencer {
     store: Store,
     admission: Admission,
     statuses: FeedStatuses,
-    live: LiveSide,
+    live: Box<dyn Projection>,
     config: SequencerConfig,
-    doors: WeakDoor,
+    handles: WeakIngestHandle,
     buffers: Buffers,
     since_checkpoint: HashMap<MarketId, u64>,
     /// Events between the last checkpoint of a market and its next one.
@@ -226,17 +228,17 @@ impl Sequencer {
                 }
                 // A feed that is gone doesn't miss the answer.
                 Request::Files { feed, done } => {
-                    drop(done.send(self.store.file_progress(&feed).map_err(DoorError::Store)));
+                    drop(done.send(self.store.file_progress(&feed).map_err(IngestError::Store)));
                 }
                 Request::Claim { feeds, done } => {
                     // There is no other hub at this log.
                     let claimed = |feed: &str| {
                         let position = self.store.feed_position(feed)?;
-                        Ok(Claimed { ours: true, position })
+                        Ok(Lease { ours: true, position })
                     };
                     let all: Result<_, StoreError> =
                         feeds.iter().map(|feed| claimed(feed)).collect();
-                    drop(done.send(all.map_err(DoorError::Store)));
+                    drop(done.send(all.map_err(IngestError::Store)));
                 }
             }
             next = if lines < GROUP_EVENTS { queue.requests.try_recv().ok() } else { None };
@@ -248,7 +250,7 @@ impl Sequencer {
     fn take(&mut self, batch: Batch, done: Answer<Ack>, group: &mut Group) -> Option<()> {
         let index = group.deliveries.len();
         let foreign = self.config.ownership.clone().filter(|_| !self.statuses.is_kafka(batch.feed));
-        let watching = !self.config.outcomes.is_empty();
+        let watching = !self.config.waiters.is_empty();
         group.progress.extend(batch.progress);
         // Grown step by step a large group would touch several times its memory, all of it anew.
         group.events.reserve(batch.lines.len());
@@ -274,7 +276,7 @@ impl Sequencer {
             }
             let watched = match &event.id {
                 Some(id) if watching => {
-                    self.config.outcomes.watch(id, line.as_deref().unwrap_or_default())
+                    self.config.waiters.watch(id, line.as_deref().unwrap_or_default())
                 }
                 _ => None,
             };
@@ -370,25 +372,25 @@ impl Sequencer {
             let now = now();
             // Not asked by anyone else meanwhile.
             let admission = std::mem::take(&mut self.admission);
-            let aside = self.live.aside.clone();
+            let aside = self.live.aside();
             let written = self.persist(|store| {
-                let work = |log: &Reverting<'_>| match height {
-                    Some(height) => rollback::undo(log, height, now, &admission, &aside),
+                let work = |log: &RollbackTransaction<'_>| match height {
+                    Some(height) => rollback::remove_blocks(log, height, now, &admission, &aside),
                     None => rollback::begin_anew(log, now, &admission),
                 };
-                store.revert(&new, &progress, now, work)
+                store.roll_back(&new, &progress, now, work)
             });
             self.admission = admission;
             match written? {
                 None => ack.known += 1,
                 Some((sequence, left)) => {
                     left.settle(&mut self.admission);
-                    let reorganisation = Arc::new(left.reorganisation);
-                    (self.live.reorganise)(&reorganisation);
-                    for touched in &reorganisation.markets {
-                        (self.live.keep)(&self.admission, &touched.market);
+                    let rolled_back = Arc::new(left.rollback);
+                    self.live.roll_back(&rolled_back);
+                    for touched in &rolled_back.markets {
+                        self.live.keep(&self.admission, &touched.market);
                     }
-                    let (undone, fallen) = (reorganisation.undone, left.fallen);
+                    let (undone, fallen) = (rolled_back.undone, left.fallen);
                     match source {
                         Some(source) => tracing::warn!(
                             source,
@@ -458,11 +460,11 @@ impl Sequencer {
             let candles = appended.candles.remove(&sequence).unwrap_or_default();
             applied.push(Applied { sequence, time, effect, candles });
         }
-        let mut applied = (self.live.apply)(applied);
+        let mut applied = self.live.apply(applied);
         applied.clear();
         self.buffers = Buffers { events, effects, applied };
         for (watched, ack) in told {
-            self.config.outcomes.tell(watched, &ack);
+            self.config.waiters.tell(watched, &ack);
         }
         for Delivery { feed, done, ack } in deliveries {
             if let Some(feed) = feed {
@@ -480,7 +482,7 @@ impl Sequencer {
     /// One that fails is taken at the next turn: until then a restart only replays more.
     fn checkpoint(&mut self, market: &MarketId) {
         self.since_checkpoint.insert(market.clone(), 0);
-        let Some((sequence, state)) = (self.live.checkpoint)(market) else { return };
+        let Some((sequence, state)) = self.live.checkpoint(market) else { return };
         let (topic, state) = checkpoint(&self.admission, market, state);
         let by_size = state.len() as u64 / CHECKPOINT_BYTES_PER_EVENT;
         let interval = by_size.max(self.config.checkpoint_events);
@@ -488,7 +490,7 @@ impl Sequencer {
         if let Err(error) = self.store.save_checkpoint(&topic, sequence, &state) {
             tracing::warn!(%error, %market, "checkpoint not saved");
         }
-        (self.live.keep)(&self.admission, market);
+        self.live.keep(&self.admission, market);
     }
 
     /// Does it until it works. `None`: the hub shuts down before that.
@@ -527,7 +529,7 @@ impl Sequencer {
     /// Whether the hub still runs after it.
     fn pause(&self, wait: Duration) -> bool {
         let until = Instant::now() + wait;
-        while !self.config.shutdown.is_cancelled() && !self.doors.is_closed() {
+        while !self.config.shutdown.is_cancelled() && !self.handles.is_closed() {
             let rest = until.saturating_duration_since(Instant::now());
             if rest.is_zero() {
                 return true;

@@ -13,11 +13,11 @@ use super::handle::Ack;
 
 /// Waiters at once: 5 s, which a mutation waits at most, of 2,000 a second. Each costs some 300
 /// bytes.
-pub const MOST_AWAITED: usize = 10_000;
+pub const MOST_WAITERS: usize = 10_000;
 
 /// See the module's text.
 #[derive(Debug, Default)]
-pub struct Outcomes {
+pub struct Waiters {
     table: Mutex<Table>,
     /// Tells a line from others under the same id, at 8 bytes a waiter.
     lines: RandomState,
@@ -42,8 +42,8 @@ struct Waiter {
 
 /// Waits for one event; who drops it does not care any more.
 #[derive(Debug)]
-pub struct Awaited {
-    outcomes: Arc<Outcomes>,
+pub struct Waiting {
+    waiters: Arc<Waiters>,
     id: Box<str>,
     number: u64,
     answer: oneshot::Receiver<Ack>,
@@ -56,20 +56,20 @@ pub(crate) struct Watched {
     hash: u64,
 }
 
-impl Outcomes {
-    /// From now on this line is looked out for. `None`: [`MOST_AWAITED`] are already.
-    pub fn expect(self: &Arc<Self>, id: &str, line: &str) -> Option<Awaited> {
+impl Waiters {
+    /// From now on this line is looked out for. `None`: [`MOST_WAITERS`] are already.
+    pub fn expect(self: &Arc<Self>, id: &str, line: &str) -> Option<Waiting> {
         let hash = self.lines.hash_one(line.as_bytes());
         let (done, answer) = oneshot::channel();
         let mut table = self.table.lock();
-        if table.waiters >= MOST_AWAITED {
+        if table.waiters >= MOST_WAITERS {
             return None;
         }
         let number = table.number;
         table.number += 1;
         table.waiters += 1;
         table.by_id.entry(id.into()).or_default().push(Waiter { number, hash, done });
-        Some(Awaited { outcomes: self.clone(), id: id.into(), number, answer })
+        Some(Waiting { waiters: self.clone(), id: id.into(), number, answer })
     }
 
     /// Nobody waits for anything.
@@ -110,7 +110,7 @@ impl Table {
     }
 }
 
-impl Awaited {
+impl Waiting {
     /// Once the event is in the log and in the live state, or refused.
     pub async fn outcome(&mut self) -> Ack {
         match (&mut self.answer).await {
@@ -121,9 +121,9 @@ impl Awaited {
     }
 }
 
-impl Drop for Awaited {
+impl Drop for Waiting {
     fn drop(&mut self) {
-        drop(self.outcomes.table.lock().take(&self.id, |one| one.number == self.number));
+        drop(self.waiters.table.lock().take(&self.id, |one| one.number == self.number));
     }
 }
 
@@ -137,44 +137,44 @@ mod tests {
         Ack { accepted: 1, last_sequence: Some(sequence), ..Ack::default() }
     }
 
-    fn tell(outcomes: &Outcomes, id: &str, line: &str, ack: &Ack) {
-        outcomes.tell(outcomes.watch(id, line.as_bytes()).unwrap(), ack);
+    fn tell(waiters: &Waiters, id: &str, line: &str, ack: &Ack) {
+        waiters.tell(waiters.watch(id, line.as_bytes()).unwrap(), ack);
     }
 
     #[test]
     fn one_waiter_too_many_is_told_and_who_gives_up_leaves_its_place() {
-        let outcomes = Arc::new(Outcomes::default());
+        let waiters = Arc::new(Waiters::default());
         let id = |number: usize| (number % 100).to_string();
         let mut all: Vec<_> =
-            (0..MOST_AWAITED).map(|number| outcomes.expect(&id(number), "line").unwrap()).collect();
-        assert!(outcomes.expect("more", "line").is_none());
+            (0..MOST_WAITERS).map(|number| waiters.expect(&id(number), "line").unwrap()).collect();
+        assert!(waiters.expect("more", "line").is_none());
         drop(all.pop());
-        let more = outcomes.expect("more", "line").unwrap();
-        assert!(outcomes.expect("still more", "line").is_none());
+        let more = waiters.expect("more", "line").unwrap();
+        assert!(waiters.expect("still more", "line").is_none());
         drop((all, more));
-        assert!(outcomes.is_empty());
-        assert!(outcomes.table.lock().by_id.is_empty());
-        assert!(outcomes.watch("more", b"line").is_none());
+        assert!(waiters.is_empty());
+        assert!(waiters.table.lock().by_id.is_empty());
+        assert!(waiters.watch("more", b"line").is_none());
     }
 
     #[test]
     fn of_two_lines_under_one_id_the_other_is_known_once_one_is_in() {
-        let outcomes = Arc::new(Outcomes::default());
-        let mut first = outcomes.expect("id", "first").unwrap();
-        let mut other = outcomes.expect("id", "other").unwrap();
-        tell(&outcomes, "id", "first", &accepted(7));
+        let waiters = Arc::new(Waiters::default());
+        let mut first = waiters.expect("id", "first").unwrap();
+        let mut other = waiters.expect("id", "other").unwrap();
+        tell(&waiters, "id", "first", &accepted(7));
         assert_eq!(first.outcome().now_or_never(), Some(accepted(7)));
         assert_eq!(other.outcome().now_or_never(), Some(Ack::of_known()));
-        assert!(outcomes.is_empty());
+        assert!(waiters.is_empty());
     }
 
     #[test]
     fn a_line_of_somebody_else_that_is_refused_says_nothing_of_ones_own() {
-        let outcomes = Arc::new(Outcomes::default());
-        let mut own = outcomes.expect("id", "own").unwrap();
-        tell(&outcomes, "id", "theirs", &Ack { refused: 1, ..Ack::default() });
+        let waiters = Arc::new(Waiters::default());
+        let mut own = waiters.expect("id", "own").unwrap();
+        tell(&waiters, "id", "theirs", &Ack { refused: 1, ..Ack::default() });
         assert_eq!(own.outcome().now_or_never(), None);
-        tell(&outcomes, "id", "theirs", &Ack::of_known());
+        tell(&waiters, "id", "theirs", &Ack::of_known());
         assert_eq!(own.outcome().now_or_never(), Some(Ack::of_known()));
     }
 }

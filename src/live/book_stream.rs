@@ -14,7 +14,7 @@ use super::frame::{
     Speed, book_topic, shape,
 };
 use crate::market::book::{Book, Changes};
-use crate::market::epochs::{Numbering, Standing};
+use crate::market::epochs::{CursorEpoch, EpochHistory};
 use crate::market::event::Side;
 
 /// Beats of one second after which a quiet stream says that it lives. The contract wants at most
@@ -34,7 +34,7 @@ pub(super) struct Now<'a> {
     /// With the depth left at 0: each stream puts its own.
     pub(super) head: BookHead,
     pub(super) book: &'a Book,
-    pub(super) numbering: &'a Numbering,
+    pub(super) epochs: &'a EpochHistory,
     /// Counts the times that the book was replaced as a whole, and why it was the last time.
     pub(super) restated: (u64, SnapshotReason),
     pub(super) state: FeedState,
@@ -207,15 +207,17 @@ impl BookStream {
             Ok(decoded) => decoded,
             Err(fault) => return Answer::Now(Reply::Refused(bad_cursor(fault))),
         };
-        let wanted = match now.numbering.standing(&position) {
-            Standing::Earlier { .. } => snapshot(SnapshotReason::of_epoch(now.numbering)),
+        let wanted = match now.epochs.cursor_epoch(&position) {
+            CursorEpoch::Superseded { .. } => snapshot(SnapshotReason::of_epoch(now.epochs)),
             // A sequence of the same epoch that the log has not reached: the log lost its end.
-            Standing::Now if position.sequence > now.book.sequence() => {
+            CursorEpoch::Current if position.sequence > now.book.sequence() => {
                 snapshot(SnapshotReason::EpochChange)
             }
-            Standing::Unknown => snapshot(SnapshotReason::EpochChange),
-            Standing::Now if depth != shape(self.depth) => snapshot(SnapshotReason::ResumeTooOld),
-            Standing::Now => Wanted::After { seen: position.sequence, resumes: true },
+            CursorEpoch::Unknown => snapshot(SnapshotReason::EpochChange),
+            CursorEpoch::Current if depth != shape(self.depth) => {
+                snapshot(SnapshotReason::ResumeTooOld)
+            }
+            CursorEpoch::Current => Wanted::After { seen: position.sequence, resumes: true },
         };
         self.answer(now, wanted)
     }
@@ -262,7 +264,7 @@ impl BookStream {
             {
                 Wanted::Snapshot(match resumes {
                     true => SnapshotReason::ResumeTooOld,
-                    false => SnapshotReason::of_lag(seen, now.numbering),
+                    false => SnapshotReason::of_lag(seen, now.epochs),
                 })
             }
             wanted => wanted,

@@ -11,7 +11,7 @@ use super::book_stream::{QUIET_BEATS, bad_cursor};
 use super::follower::Touched;
 use super::frame::{CandleFrame, Encode, FeedState, LiveFrame, SnapshotReason, candles_topic};
 use crate::market::candles::{Candle, Interval, SERIES_KEPT, Series};
-use crate::market::epochs::{Numbering, Standing, Undoing};
+use crate::market::epochs::{CursorEpoch, EpochChange, EpochHistory};
 use crate::market::event::{Applied, MarketDefinition, Micros};
 use crate::store::MarketCandles;
 
@@ -32,7 +32,7 @@ pub(super) struct Moment {
 
 pub(super) struct CandleBoard {
     definition: Arc<MarketDefinition>,
-    numbering: Numbering,
+    epochs: EpochHistory,
     /// In the order of [`Interval::ALL`].
     series: Vec<Series>,
     /// Sequences of the newest trades, oldest first: a power cut may have taken the one a client
@@ -67,11 +67,11 @@ struct CandleStream {
 }
 
 impl CandleBoard {
-    pub(super) fn new(definition: Arc<MarketDefinition>, numbering: Numbering) -> Self {
-        let since = numbering.since();
+    pub(super) fn new(definition: Arc<MarketDefinition>, epochs: EpochHistory) -> Self {
+        let since = epochs.since();
         Self {
             definition,
-            numbering,
+            epochs,
             series: Interval::ALL.map(|interval| Series::new(interval, SERIES_KEPT)).into(),
             trades: VecDeque::new(),
             floor: since,
@@ -87,7 +87,7 @@ impl CandleBoard {
     pub(super) fn copy(&self) -> Self {
         Self {
             definition: self.definition.clone(),
-            numbering: self.numbering.clone(),
+            epochs: self.epochs.clone(),
             series: self.series.clone(),
             trades: self.trades.clone(),
             floor: self.floor,
@@ -119,7 +119,7 @@ impl CandleBoard {
         self.trades = known.trades.iter().copied().collect();
         let floor = if known.more_trades { self.trades.pop_front().unwrap_or(0) } else { 0 };
         // Nobody resumes from within an earlier epoch.
-        self.floor = floor.max(self.numbering.since());
+        self.floor = floor.max(self.epochs.since());
         self.trades.retain(|trade| *trade > self.floor);
         self.sequence = self.trades.back().copied().unwrap_or(self.floor);
         self.event_time = event_time;
@@ -131,18 +131,18 @@ impl CandleBoard {
     }
 
     /// Takes what is left after a rollback: every follower is stated it.
-    pub(super) fn reorganise(
+    pub(super) fn roll_back(
         &mut self,
-        undoing: Undoing,
+        change: EpochChange,
         known: &MarketCandles,
         event_time: Option<Micros>,
         moment: &Moment,
         touched: &mut Touched,
     ) {
-        if self.numbering.since() >= undoing.at {
+        if self.epochs.since() >= change.at {
             return;
         }
-        self.numbering.undo(undoing);
+        self.epochs.begin(change);
         self.restore(known, event_time, moment);
         self.newest = None;
         touched.extend(self.streams.keys());
@@ -190,8 +190,8 @@ impl CandleBoard {
     pub(super) fn advance(&mut self, stream: u64, moment: &Moment) {
         let Some(mut own) = self.streams.remove(&stream) else { return };
         let rolled = std::mem::take(&mut own.rolled);
-        if own.epoch != self.numbering.epoch() {
-            let reason = SnapshotReason::of_epoch(&self.numbering);
+        if own.epoch != self.epochs.epoch() {
+            let reason = SnapshotReason::of_epoch(&self.epochs);
             self.restate(&mut own, reason, moment);
         } else if own.last != self.sequence {
             match self.behind(&own, moment) {
@@ -263,7 +263,7 @@ impl CandleBoard {
         CandleFrame {
             definition: self.definition.clone(),
             interval: own.interval,
-            epoch: self.numbering.epoch(),
+            epoch: self.epochs.epoch(),
             sequence: self.sequence,
             previous,
             reason,
@@ -288,7 +288,7 @@ impl CandleBoard {
             interval,
             encode,
             last: self.sequence,
-            epoch: self.numbering.epoch(),
+            epoch: self.epochs.epoch(),
             state,
             rolled: Vec::new(),
             quiet_beats: 0,
@@ -320,13 +320,13 @@ impl CandleBoard {
             Ok(position) => position,
             Err(fault) => return Start::Refused(bad_cursor(fault)),
         };
-        let (seen, otherwise) = match self.numbering.standing(&position) {
-            Standing::Now if position.sequence <= self.sequence => {
+        let (seen, otherwise) = match self.epochs.cursor_epoch(&position) {
+            CursorEpoch::Current if position.sequence <= self.sequence => {
                 (Some(position.sequence), SnapshotReason::ResumeTooOld)
             }
-            Standing::Earlier { .. } => (None, SnapshotReason::of_epoch(&self.numbering)),
+            CursorEpoch::Superseded { .. } => (None, SnapshotReason::of_epoch(&self.epochs)),
             // A sequence of the same epoch that the log has not reached: the log lost its end.
-            Standing::Now | Standing::Unknown => (None, SnapshotReason::EpochChange),
+            CursorEpoch::Current | CursorEpoch::Unknown => (None, SnapshotReason::EpochChange),
         };
         self.start(stream, seen, otherwise, moment)
     }
@@ -338,7 +338,7 @@ impl CandleBoard {
         moment: &Moment,
     ) -> Start {
         self.advance(stream.id(), moment);
-        let otherwise = SnapshotReason::of_lag(seen, &self.numbering);
+        let otherwise = SnapshotReason::of_lag(seen, &self.epochs);
         self.start(stream, Some(seen), otherwise, moment)
     }
 

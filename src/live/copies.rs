@@ -181,7 +181,7 @@ impl MarketState {
     fn copy(&self) -> Self {
         Self {
             definition: self.definition.clone(),
-            numbering: self.numbering.clone(),
+            epochs: self.epochs.clone(),
             book: self.book.clone(),
             event_time: self.event_time,
             checksum: OnceCell::new(),

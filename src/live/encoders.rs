@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::follower::{Follower, Touched};
 use super::frame::{FeedState, FeedView};
 use super::inbox::{self, Change, Inbox};
-use super::{Live, Reorganisation, RestoreError};
+use super::{Live, RestoreError, Rollback};
 use crate::market::event::Applied;
 
 /// Longest turn of a worker: how late a socket or the next event may be because of it.
@@ -181,13 +181,13 @@ impl Encoders {
         Arc::get_mut(&mut events).map(std::mem::take).unwrap_or_default()
     }
 
-    /// Takes what is left after a rollback, as [`Live::reorganise`] does, and hands it on.
+    /// Takes what is left after a rollback, as [`Live::roll_back`] does, and hands it on.
     ///
     /// # Errors
     /// When a book is not readable.
-    pub fn reorganise(&self, left: &Arc<Reorganisation>) -> Result<(), RestoreError> {
-        let done = self.live.reorganise(left);
-        self.hand_on(|| Change::Reorganised(left.clone()));
+    pub fn roll_back(&self, left: &Arc<Rollback>) -> Result<(), RestoreError> {
+        let done = self.live.roll_back(left);
+        self.hand_on(|| Change::RolledBack(left.clone()));
         done
     }
 
@@ -295,9 +295,9 @@ impl EncodeWorker {
                     self.unpushed.lock().insert(name.clone(), taken);
                 }
             }
-            Some((Change::Reorganised(left), _)) => {
+            Some((Change::RolledBack(left), _)) => {
                 // The origin has said what could not be read.
-                drop(self.live.take_reorganisation(&left, touched));
+                drop(self.live.take_rollback(&left, touched));
             }
             Some((Change::FeedState(state), _)) => self.live.take_feed_state(state, touched),
             Some((Change::Feeds(views), _)) => {

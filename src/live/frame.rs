@@ -8,7 +8,7 @@ use spreadly_subscriptions::{Cursor, CursorError, Epoch, Position, ResponseStrea
 
 use crate::market::book::Level;
 use crate::market::candles::{Candle, Interval};
-use crate::market::epochs::Numbering;
+use crate::market::epochs::EpochHistory;
 use crate::market::event::{MarketDefinition, Message, Micros};
 use crate::market::ladder::TopLevels;
 use crate::market::orders::OrderUpdate;
@@ -37,13 +37,13 @@ pub enum SnapshotReason {
 
 impl SnapshotReason {
     /// Of what is stated anew for a reader that fell behind at `seen`.
-    pub(super) fn of_lag(seen: u64, numbering: &Numbering) -> Self {
-        if seen < numbering.since() { Self::of_epoch(numbering) } else { Self::Lagged }
+    pub(super) fn of_lag(seen: u64, epochs: &EpochHistory) -> Self {
+        if seen < epochs.since() { Self::of_epoch(epochs) } else { Self::Lagged }
     }
 
     /// Of what is stated anew as its epoch began behind what a client has seen.
-    pub(super) fn of_epoch(numbering: &Numbering) -> Self {
-        if numbering.undid() { Self::Reorg } else { Self::EpochChange }
+    pub(super) fn of_epoch(epochs: &EpochHistory) -> Self {
+        if epochs.removed_events() { Self::Reorg } else { Self::EpochChange }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::Reorganisation;
+use super::Rollback;
 use super::frame::{FeedState, FeedView};
 use crate::market::event::{Applied, Effect};
 
@@ -15,7 +15,7 @@ const MOST_WAITING_LEVELS: usize = 1 << 20;
 /// What is handed on to a worker.
 pub(super) enum Change {
     Events(Arc<Vec<Applied>>),
-    Reorganised(Arc<Reorganisation>),
+    RolledBack(Arc<Rollback>),
     FeedState(FeedState),
     Feeds(Arc<Vec<FeedView>>),
 }

@@ -48,7 +48,7 @@ use self::wait_for_position::Reached;
 use crate::market::bbo::BestBidOffer;
 use crate::market::book::{Book, BookState, CheckpointError, Level};
 use crate::market::checksum;
-use crate::market::epochs::{Numbering, market_scope};
+use crate::market::epochs::{EpochHistory, market_scope};
 use crate::market::event::{
     Applied, Effect, LevelChange, MarketDefinition, MarketId, Micros, message_topic, trades_topic,
 };
@@ -64,7 +64,7 @@ pub use self::frame::{
     Item, ItemBody, LiveFrame, LogCursor, LogFrame, Offer, Refusal, SnapshotReason, Speed,
     TickerFrame, TickerView, age_ms, log_topics,
 };
-pub use self::rollback::{Defined, MarketLeft, Reorganisation};
+pub use self::rollback::{Defined, MarketLeft, Rollback};
 pub use self::topics::{TopicName, item};
 
 /// How often a state is taken until its book and its offer are of one moment. Between the two
@@ -117,7 +117,7 @@ struct Market {
 
 struct MarketState {
     definition: Arc<MarketDefinition>,
-    numbering: Numbering,
+    epochs: EpochHistory,
     book: Book,
     /// Of the last event, at its source.
     event_time: Option<Micros>,
@@ -208,8 +208,8 @@ impl Live {
     }
 
     /// How positions of a topic are numbered now, by the log's name of it.
-    pub fn numbering(&self, topic: &str) -> Numbering {
-        self.topics.lock().numbering(topic)
+    pub fn epochs(&self, topic: &str) -> EpochHistory {
+        self.topics.lock().epochs(topic)
     }
 
     /// For who reads the log beside its writer.
@@ -271,10 +271,10 @@ impl Live {
 
     fn define_at(&self, definition: Arc<MarketDefinition>, sequence: u64, touched: &mut Touched) {
         let id = definition.market.clone();
-        let numbering = self.numbering(&market_scope(&id));
+        let epochs = self.epochs(&market_scope(&id));
         // First, so that a market that can be asked for has an offer to state.
-        self.offers.lock().define(&definition, &numbering);
-        self.tickers.lock().define(&definition, &numbering);
+        self.offers.lock().define(&definition, &epochs);
+        self.tickers.lock().define(&definition, &epochs);
         if let Some(market) = self.known(&id) {
             market.gone.store(false, Ordering::Release);
             market.candles.lock().define(&definition);
@@ -288,11 +288,11 @@ impl Live {
                 state.restate(SnapshotReason::EpochChange, touched);
             }
         } else {
-            let candles = Mutex::new(CandleBoard::new(definition.clone(), numbering.clone()));
+            let candles = Mutex::new(CandleBoard::new(definition.clone(), epochs.clone()));
             let state = MarketState {
                 definition,
                 book: self.empty_book(0),
-                numbering,
+                epochs,
                 event_time: None,
                 checksum: OnceCell::new(),
                 defined_at: sequence,
@@ -355,7 +355,7 @@ impl Live {
         for _ in 0..MOST_LOOKS {
             let (epoch, book, event_time) = {
                 let state = own.state.lock();
-                (state.numbering.epoch(), state.book.state(journal), state.event_time)
+                (state.epochs.epoch(), state.book.state(journal), state.event_time)
             };
             let offer = self.offers.lock().get(market);
             let prices = |(bid, ask): (Option<Level>, Option<Level>)| {
@@ -370,7 +370,7 @@ impl Live {
             }
         }
         let state = own.state.lock();
-        let (epoch, book) = (state.numbering.epoch(), state.book.state(journal));
+        let (epoch, book) = (state.epochs.epoch(), state.book.state(journal));
         Some(StateTaken { epoch, event_time: state.event_time, offer: None, book })
     }
 
@@ -645,7 +645,7 @@ impl MarketState {
         Now {
             head: BookHead {
                 definition: self.definition.clone(),
-                epoch: self.numbering.epoch(),
+                epoch: self.epochs.epoch(),
                 sequence: self.book.sequence(),
                 depth: 0,
                 checksum,
@@ -654,7 +654,7 @@ impl MarketState {
                 slowed_to: None,
             },
             book: &self.book,
-            numbering: &self.numbering,
+            epochs: &self.epochs,
             restated: self.restated,
             state: live.feed_state(),
             snapshot_encodings: &live.snapshot_encodings,

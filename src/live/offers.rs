@@ -13,7 +13,7 @@ use super::follower::Touched;
 use super::frame::{Encode, FeedState, LiveFrame, Offer, SnapshotReason};
 use crate::market::bbo::BestBidOffer;
 use crate::market::book::Level;
-use crate::market::epochs::{Numbering, Undoing};
+use crate::market::epochs::{EpochChange, EpochHistory};
 use crate::market::event::{MarketDefinition, MarketId, Micros};
 
 pub(super) struct Offers {
@@ -27,7 +27,7 @@ pub(super) struct Offers {
 #[derive(Clone)]
 pub(super) struct Own {
     definition: Arc<MarketDefinition>,
-    numbering: Numbering,
+    epochs: EpochHistory,
     bbo: BestBidOffer,
     /// Counts them.
     changes: u64,
@@ -90,7 +90,7 @@ impl Own {
     ) -> LiveFrame {
         LiveFrame::Offer(Offer {
             definition: self.definition.clone(),
-            epoch: self.numbering.epoch(),
+            epoch: self.epochs.epoch(),
             sequence: self.bbo.sequence,
             previous: previous.ok().map(|(sequence, _)| sequence),
             merged_events: previous.ok().map_or(0, |(_, changes)| changes),
@@ -108,7 +108,7 @@ impl Own {
         Followed {
             quiet_beats: 0,
             stated: Stated::default(),
-            epoch: self.numbering.epoch(),
+            epoch: self.epochs.epoch(),
             sequence: self.bbo.sequence,
             changes: self.changes,
             state,
@@ -127,10 +127,10 @@ impl Offers {
     }
 
     /// Defines a market, numbered so, or redefines it.
-    pub(super) fn define(&mut self, definition: &Arc<MarketDefinition>, numbering: &Numbering) {
+    pub(super) fn define(&mut self, definition: &Arc<MarketDefinition>, epochs: &EpochHistory) {
         let own = self.markets.entry(definition.market.clone()).or_insert_with(|| Own {
             definition: definition.clone(),
-            numbering: numbering.clone(),
+            epochs: epochs.clone(),
             bbo: BestBidOffer::default(),
             changes: 0,
             raw: BTreeSet::new(),
@@ -185,23 +185,23 @@ impl Offers {
     /// A market that was read from the log stands at least where its epoch began.
     pub(super) fn stand(&mut self, market: &str) {
         let Some(own) = self.markets.get_mut(market) else { return };
-        own.bbo.sequence = own.bbo.sequence.max(own.numbering.since());
+        own.bbo.sequence = own.bbo.sequence.max(own.epochs.since());
         self.sequence = self.sequence.max(own.bbo.sequence);
     }
 
     /// Takes what is left of a market after a rollback: every follower is stated it.
-    pub(super) fn reorganise(
+    pub(super) fn roll_back(
         &mut self,
         market: &MarketId,
-        undoing: Undoing,
+        change: EpochChange,
         offer: BestBidOffer,
         touched: &mut Touched,
     ) {
         let Some(own) = self.markets.get_mut(market) else { return };
-        if own.numbering.since() >= undoing.at {
+        if own.epochs.since() >= change.at {
             return;
         }
-        own.numbering.undo(undoing);
+        own.epochs.begin(change);
         own.bbo = offer;
         touched.extend(&own.raw);
         self.stand(market);
@@ -225,7 +225,7 @@ impl Offers {
             let Some(known) = self.markets.get(market) else { continue };
             if followed.changes != known.changes
                 || followed.state != self.state
-                || followed.epoch != known.numbering.epoch()
+                || followed.epoch != known.epochs.epoch()
             {
                 due.push((known.bbo.sequence, market));
             }
@@ -301,7 +301,7 @@ impl Offers {
 
     /// The same for who lagged: an offer is the whole state, so nothing has to be merged.
     pub(super) fn catch_up(&mut self, stream: &ResponseStream, seen: u64, now: Micros) -> Start {
-        self.state_all(stream, now, |own| SnapshotReason::of_lag(seen, &own.numbering))
+        self.state_all(stream, now, |own| SnapshotReason::of_lag(seen, &own.epochs))
     }
 
     fn state_all(
@@ -330,9 +330,9 @@ impl OfferStream {
     /// Pushes a market's offer: after what was pushed of it, or stated where an epoch began.
     fn push(&mut self, market: &MarketId, known: &Own, state: FeedState, now: Micros) {
         let Some(followed) = self.markets.get_mut(market) else { return };
-        let previous = match followed.epoch == known.numbering.epoch() {
+        let previous = match followed.epoch == known.epochs.epoch() {
             true => Ok((followed.sequence, known.changes - followed.changes)),
-            false => Err(SnapshotReason::of_epoch(&known.numbering)),
+            false => Err(SnapshotReason::of_epoch(&known.epochs)),
         };
         *followed = known.followed(state);
         let bytes = (self.encode)(known.frame(state, previous, now));

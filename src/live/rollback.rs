@@ -8,14 +8,14 @@ use std::sync::atomic::Ordering;
 use super::follower::Touched;
 use super::{Live, OfferMark, RestoreError, SnapshotReason};
 use crate::market::bbo::BestBidOffer;
-use crate::market::epochs::{Undoing, market_scope};
+use crate::market::epochs::{EpochChange, market_scope};
 use crate::market::event::{MarketDefinition, MarketId, Micros};
 use crate::market::ticker::LastTrade;
 use crate::store::{self, MarketCandles};
 
 /// What is left once blocks were undone, or events of a source are lost.
 #[derive(Debug)]
-pub struct Reorganisation {
+pub struct Rollback {
     /// Sequence of the event that says so.
     pub at: u64,
     /// Of blocks, not of a gap.
@@ -57,10 +57,10 @@ pub enum Defined {
 
 impl Live {
     /// Takes over which topics began new epochs, as the log tells. Before anything else is read.
-    pub fn restore_undoings(&self, known: &[(Box<str>, Undoing)]) {
+    pub fn restore_epochs(&self, known: &[(Box<str>, EpochChange)]) {
         let mut topics = self.topics.lock();
-        for (scope, undoing) in known {
-            topics.renumber(scope, *undoing);
+        for (scope, change) in known {
+            topics.renumber(scope, *change);
         }
     }
 
@@ -75,7 +75,7 @@ impl Live {
         for market in self.all() {
             let id = {
                 let mut state = market.state.lock();
-                let since = state.numbering.since();
+                let since = state.epochs.since();
                 state.book.stand_at(since);
                 state.definition.market.clone()
             };
@@ -89,16 +89,16 @@ impl Live {
     ///
     /// # Errors
     /// When a book is not readable: it is left empty then, and a restart reads it from the log.
-    pub fn reorganise(&self, left: &Reorganisation) -> Result<(), RestoreError> {
+    pub fn roll_back(&self, left: &Rollback) -> Result<(), RestoreError> {
         let mut touched = Touched::new();
-        let done = self.take_reorganisation(left, &mut touched);
+        let done = self.take_rollback(left, &mut touched);
         self.advance_all(&touched);
         done
     }
 
-    pub(super) fn take_reorganisation(
+    pub(super) fn take_rollback(
         &self,
-        left: &Reorganisation,
+        left: &Rollback,
         touched: &mut Touched,
     ) -> Result<(), RestoreError> {
         let count = if left.of_blocks { &self.reorganisations } else { &self.gaps };
@@ -106,25 +106,25 @@ impl Live {
         self.events_undone.fetch_add(left.undone, Ordering::Relaxed);
         let mut done = Ok(());
         for (scope, first) in &left.scopes {
-            let undoing = Undoing { at: left.at, first: *first };
+            let change = EpochChange { at: left.at, first: *first };
             let market = left.markets.iter().find(|one| market_scope(&one.market) == *scope);
             if let Some(market) = market {
-                done = done.and(self.reorganise_market(market, undoing, touched));
+                done = done.and(self.roll_back_market(market, change, touched));
             }
         }
-        let undoings = left
+        let changes = left
             .scopes
             .iter()
-            .map(|(scope, first)| (&**scope, Undoing { at: left.at, first: *first }));
-        self.topics.lock().reorganise(undoings, &left.topics);
+            .map(|(scope, first)| (&**scope, EpochChange { at: left.at, first: *first }));
+        self.topics.lock().roll_back(changes, &left.topics);
         self.reached.to(left.at);
         done
     }
 
-    fn reorganise_market(
+    fn roll_back_market(
         &self,
         left: &MarketLeft,
-        undoing: Undoing,
+        change: EpochChange,
         touched: &mut Touched,
     ) -> Result<(), RestoreError> {
         let Some(market) = self.known(&left.market) else {
@@ -134,13 +134,13 @@ impl Live {
             }
             return Err(RestoreError::UnknownMarket(left.market.to_string()));
         };
-        if market.state.lock().numbering.since() >= undoing.at {
+        if market.state.lock().epochs.since() >= change.at {
             // Copied later.
             return Ok(());
         }
         match &left.defined {
             Defined::AsBefore => {}
-            Defined::So(definition) => self.define_at(definition.clone(), undoing.at, touched),
+            Defined::So(definition) => self.define_at(definition.clone(), change.at, touched),
             Defined::Not => market.gone.store(true, Ordering::Release),
         }
         let read = left.book.as_deref().map(|state| self.read_checkpoint(state)).transpose();
@@ -157,9 +157,9 @@ impl Live {
                     Some(OfferMark { sequence: 0, event_time: None })
                 }
             };
-            state.numbering.undo(undoing);
-            state.book.begin_anew(undoing.at);
-            let reason = SnapshotReason::of_epoch(&state.numbering);
+            state.epochs.begin(change);
+            state.book.begin_anew(change.at);
+            let reason = SnapshotReason::of_epoch(&state.epochs);
             state.restate(reason, touched);
             (state.book.best(), rebuilt)
         };
@@ -168,13 +168,13 @@ impl Live {
         let OfferMark { sequence, event_time } = rebuilt.unwrap_or(known);
         let offer = BestBidOffer { bid: best.0, ask: best.1, sequence, event_time };
         let moment = self.moment();
-        self.offers.lock().reorganise(&left.market, undoing, offer, touched);
+        self.offers.lock().roll_back(&left.market, change, offer, touched);
         let mut candles = market.candles.lock();
-        candles.reorganise(undoing, &left.candles, left.event_time, &moment, touched);
+        candles.roll_back(change, &left.candles, left.event_time, &moment, touched);
         drop(candles);
         let trades = (left.last, left.event_time);
         let mut tickers = self.tickers.lock();
-        tickers.reorganise(undoing, &offer, &left.candles, trades, moment.now, touched);
+        tickers.roll_back(change, &offer, &left.candles, trades, moment.now, touched);
         Ok(read.map(drop)?)
     }
 }

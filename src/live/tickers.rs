@@ -16,7 +16,7 @@ use super::offers::Stated;
 use crate::market::bbo::BestBidOffer;
 use crate::market::book::Level;
 use crate::market::candles::Candle;
-use crate::market::epochs::{Numbering, Standing, Undoing};
+use crate::market::epochs::{CursorEpoch, EpochChange, EpochHistory};
 use crate::market::event::{Applied, MarketDefinition, MarketId, Micros};
 use crate::market::ticker::{LastTrade, Ticker};
 use crate::store::MarketCandles;
@@ -32,7 +32,7 @@ pub(super) struct Tickers {
 #[derive(Clone)]
 pub(super) struct Own {
     definition: Arc<MarketDefinition>,
-    numbering: Numbering,
+    epochs: EpochHistory,
     ticker: Ticker,
     /// Counts the events that changed it, and the times that the clock did.
     events: u64,
@@ -94,7 +94,7 @@ impl Own {
     fn frame(&self, told: Told) -> LiveFrame {
         LiveFrame::Ticker(Box::new(TickerFrame {
             definition: self.definition.clone(),
-            epoch: self.numbering.epoch(),
+            epoch: self.epochs.epoch(),
             sequence: self.ticker.sequence,
             previous: told.previous,
             merged_events: told.merged_events,
@@ -111,7 +111,7 @@ impl Own {
         Followed {
             quiet_beats: 0,
             stated: Stated::default(),
-            epoch: self.numbering.epoch(),
+            epoch: self.epochs.epoch(),
             sequence: self.ticker.sequence,
             events: self.events,
             rolls: self.rolls,
@@ -137,10 +137,10 @@ impl Tickers {
     }
 
     /// Defines a market, numbered so, or redefines it.
-    pub(super) fn define(&mut self, definition: &Arc<MarketDefinition>, numbering: &Numbering) {
+    pub(super) fn define(&mut self, definition: &Arc<MarketDefinition>, epochs: &EpochHistory) {
         let own = self.markets.entry(definition.market.clone()).or_insert_with(|| Own {
             definition: definition.clone(),
-            numbering: numbering.clone(),
+            epochs: epochs.clone(),
             ticker: Ticker::default(),
             events: 0,
             rolls: 0,
@@ -248,15 +248,15 @@ impl Tickers {
     /// A market that was read from the log stands at least where its epoch began.
     pub(super) fn stand(&mut self, market: &str) {
         let Some(own) = self.markets.get_mut(market) else { return };
-        own.ticker.sequence = own.ticker.sequence.max(own.numbering.since());
+        own.ticker.sequence = own.ticker.sequence.max(own.epochs.since());
         self.sequence = self.sequence.max(own.ticker.sequence);
     }
 
     /// Takes what is left of a market once blocks were undone, and tells everyone anew: the top of
     /// its book, its trades as [`Tickers::restore`] does.
-    pub(super) fn reorganise(
+    pub(super) fn roll_back(
         &mut self,
-        undoing: Undoing,
+        change: EpochChange,
         offer: &BestBidOffer,
         known: &MarketCandles,
         (last, event_time): (Option<LastTrade>, Option<Micros>),
@@ -264,10 +264,10 @@ impl Tickers {
         touched: &mut Touched,
     ) {
         let Some(own) = self.markets.get_mut(&known.market) else { return };
-        if own.numbering.since() >= undoing.at {
+        if own.epochs.since() >= change.at {
             return;
         }
-        own.numbering.undo(undoing);
+        own.epochs.begin(change);
         own.changed(touched);
         own.ticker = Ticker::default();
         (own.ticker.bid, own.ticker.ask) = (offer.bid, offer.ask);
@@ -299,7 +299,7 @@ impl Tickers {
             let Some(known) = self.markets.get(market) else { continue };
             if followed.is_behind(known)
                 || followed.state != self.state
-                || followed.epoch != known.numbering.epoch()
+                || followed.epoch != known.epochs.epoch()
             {
                 due.push((known.ticker.sequence, market));
             }
@@ -386,11 +386,11 @@ impl Tickers {
             let Some((_, at)) = resumed.as_ref().filter(|(resumed, _)| resumed == market) else {
                 return Err(SnapshotReason::Initial);
             };
-            match own.numbering.standing(at) {
-                Standing::Now if at.sequence <= own.ticker.sequence => Ok(at.sequence),
-                Standing::Earlier { .. } => Err(SnapshotReason::of_epoch(&own.numbering)),
+            match own.epochs.cursor_epoch(at) {
+                CursorEpoch::Current if at.sequence <= own.ticker.sequence => Ok(at.sequence),
+                CursorEpoch::Superseded { .. } => Err(SnapshotReason::of_epoch(&own.epochs)),
                 // A sequence of the same epoch that the log has not reached: it lost its end.
-                Standing::Now | Standing::Unknown => Err(SnapshotReason::EpochChange),
+                CursorEpoch::Current | CursorEpoch::Unknown => Err(SnapshotReason::EpochChange),
             }
         })
     }
@@ -398,7 +398,7 @@ impl Tickers {
     /// States each ticker for who lagged: it is the whole state, so nothing has to be merged.
     pub(super) fn catch_up(&mut self, stream: &ResponseStream, seen: u64, now: Micros) -> Start {
         self.advance(stream.id(), now);
-        self.state_all(stream, now, |_, own| Err(SnapshotReason::of_lag(seen, &own.numbering)))
+        self.state_all(stream, now, |_, own| Err(SnapshotReason::of_lag(seen, &own.epochs)))
     }
 
     /// Each ticker as it is, behind what a reader saw of it or anew for a reason.
@@ -439,11 +439,11 @@ impl TickerStream {
     /// nothing changed, only that it lives.
     fn push(&mut self, market: &MarketId, known: &Own, state: FeedState, now: Micros) {
         let Some(followed) = self.markets.get_mut(market) else { return };
-        let same_epoch = followed.epoch == known.numbering.epoch();
+        let same_epoch = followed.epoch == known.epochs.epoch();
         let told = Told {
             previous: same_epoch.then_some(followed.sequence),
             merged_events: if same_epoch { known.events - followed.events } else { 0 },
-            reason: (!same_epoch).then(|| SnapshotReason::of_epoch(&known.numbering)),
+            reason: (!same_epoch).then(|| SnapshotReason::of_epoch(&known.epochs)),
             whole: followed.is_behind(known),
             state,
             now,

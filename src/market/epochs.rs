@@ -8,72 +8,72 @@ use spreadly_subscriptions::{Epoch, Position};
 
 /// Undoings of a topic that are remembered: a client that comes back from an epoch before those is
 /// told to begin anew. At a reorganisation an hour this reaches two days and a half back.
-pub const MOST_UNDOINGS: usize = 64;
+pub const MOST_EPOCH_CHANGES: usize = 64;
 
-/// What an undoing means to a topic; a gap undoes nothing.
+/// What an change means to a topic; a gap undoes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Undoing {
-    /// Sequence of the event that undid the blocks.
+pub struct EpochChange {
+    /// Sequence of the event that removed_events the blocks.
     pub at: u64,
-    /// The first event that it undid: all before it is still valid. After a gap that is all before
+    /// The first event that it removed_events: all before it is still valid. After a gap that is all before
     /// `at`.
     pub first: u64,
 }
 
-impl Undoing {
+impl EpochChange {
     /// Something of the topic was told that does not stand any more.
-    pub fn undid(&self) -> bool {
+    pub fn removed_events(&self) -> bool {
         self.first < self.at
     }
 }
 
-/// Where a client's position is in the numbering as it is now.
+/// Where a client's position is in the history as it is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum CursorEpoch {
     /// In today's epoch.
-    Now,
+    Current,
     /// In an earlier one: what it was told up to and without `undone` still stands.
-    Earlier { undone: u64 },
+    Superseded { undone: u64 },
     /// In no epoch that is remembered.
     Unknown,
 }
 
 /// See the module's text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Numbering {
+pub struct EpochHistory {
     log: Epoch,
-    /// Oldest first, at most [`MOST_UNDOINGS`].
-    undoings: VecDeque<Undoing>,
+    /// Oldest first, at most [`MOST_EPOCH_CHANGES`].
+    changes: VecDeque<EpochChange>,
     /// Older ones are forgotten: no position of the log's first epoch is known any more.
     forgot: bool,
 }
 
-impl Numbering {
+impl EpochHistory {
     /// Of a topic of which nothing was undone yet.
     pub fn new(log: Epoch) -> Self {
-        Self { log, undoings: VecDeque::new(), forgot: false }
+        Self { log, changes: VecDeque::new(), forgot: false }
     }
 
     /// Of several topics that one subscription follows: it begins a new epoch with each of them.
     pub fn union<'a>(log: Epoch, all: impl Iterator<Item = &'a Self>) -> Self {
         let mut union = Self::new(log);
-        let mut undoings = Vec::new();
+        let mut changes = Vec::new();
         for one in all {
             union.forgot |= one.forgot;
-            undoings.extend(one.undoings.iter().copied());
+            changes.extend(one.changes.iter().copied());
         }
-        // Of one event that undid something in several, the earliest counts.
-        undoings.sort_unstable();
-        undoings.dedup_by_key(|undoing| undoing.at);
-        undoings.into_iter().for_each(|undoing| union.undo(undoing));
+        // Of one event that removed_events something in several, the earliest counts.
+        changes.sort_unstable();
+        changes.dedup_by_key(|change| change.at);
+        changes.into_iter().for_each(|change| union.begin(change));
         union
     }
 
-    /// Takes an undoing, later than those before.
-    pub fn undo(&mut self, undoing: Undoing) {
-        self.undoings.push_back(undoing);
-        if self.undoings.len() > MOST_UNDOINGS {
-            self.undoings.pop_front();
+    /// Takes an change, later than those before.
+    pub fn begin(&mut self, change: EpochChange) {
+        self.changes.push_back(change);
+        if self.changes.len() > MOST_EPOCH_CHANGES {
+            self.changes.pop_front();
             self.forgot = true;
         }
     }
@@ -85,31 +85,31 @@ impl Numbering {
 
     /// Sequence of the event that began this epoch; 0 where it is the log's own.
     pub fn since(&self) -> u64 {
-        self.undoings.back().map_or(0, |undoing| undoing.at)
+        self.changes.back().map_or(0, |change| change.at)
     }
 
     /// Whether something was undone when this epoch began.
-    pub fn undid(&self) -> bool {
-        self.undoings.back().is_some_and(Undoing::undid)
+    pub fn removed_events(&self) -> bool {
+        self.changes.back().is_some_and(EpochChange::removed_events)
     }
 
     /// Where a position stands that a client brought.
-    pub fn standing(&self, position: &Position) -> Standing {
+    pub fn cursor_epoch(&self, position: &Position) -> CursorEpoch {
         if position.epoch == self.epoch() {
-            return Standing::Now;
+            return CursorEpoch::Current;
         }
         let first = (!self.forgot).then_some(0);
-        let began = self.undoings.iter().map(|undoing| undoing.at);
-        // The epoch before each undoing, with those from it on.
+        let began = self.changes.iter().map(|change| change.at);
+        // The epoch before each change, with those from it on.
         let earlier = first
             .into_iter()
             .chain(began)
             .enumerate()
             .find(|(_, at)| self.log.renewed_at(*at) == position.epoch);
-        let Some((place, _)) = earlier else { return Standing::Unknown };
+        let Some((place, _)) = earlier else { return CursorEpoch::Unknown };
         let place = place + usize::from(self.forgot);
-        let undone = self.undoings.iter().skip(place).map(|undoing| undoing.first).min();
-        undone.map_or(Standing::Unknown, |undone| Standing::Earlier { undone })
+        let undone = self.changes.iter().skip(place).map(|change| change.first).min();
+        undone.map_or(CursorEpoch::Unknown, |undone| CursorEpoch::Superseded { undone })
     }
 }
 
@@ -140,53 +140,56 @@ mod tests {
     #[test]
     fn each_undoing_begins_an_epoch_that_follows_from_the_log_alone() {
         let log = Epoch(7);
-        let mut numbering = Numbering::new(log);
-        assert_eq!((numbering.epoch(), numbering.since()), (log, 0));
-        numbering.undo(Undoing { at: 20, first: 15 });
-        let one = numbering.epoch();
-        numbering.undo(Undoing { at: 40, first: 12 });
-        let two = numbering.epoch();
+        let mut history = EpochHistory::new(log);
+        assert_eq!((history.epoch(), history.since()), (log, 0));
+        history.begin(EpochChange { at: 20, first: 15 });
+        let one = history.epoch();
+        history.begin(EpochChange { at: 40, first: 12 });
+        let two = history.epoch();
         assert!(log != one && one != two && log != two);
-        let mut again = Numbering::new(log);
-        again.undo(Undoing { at: 20, first: 15 });
-        again.undo(Undoing { at: 40, first: 12 });
+        let mut again = EpochHistory::new(log);
+        again.begin(EpochChange { at: 20, first: 15 });
+        again.begin(EpochChange { at: 40, first: 12 });
         assert_eq!(again.epoch(), two);
         assert_ne!(Epoch(8).renewed_at(40), two);
-        assert_eq!(numbering.standing(&at(two, 99)), Standing::Now);
-        assert_eq!(numbering.standing(&at(one, 30)), Standing::Earlier { undone: 12 });
-        assert_eq!(numbering.standing(&at(log, 30)), Standing::Earlier { undone: 12 });
-        numbering.undo(Undoing { at: 60, first: 50 });
-        assert_eq!(numbering.standing(&at(two, 55)), Standing::Earlier { undone: 50 });
-        assert_eq!(numbering.standing(&at(one, 55)), Standing::Earlier { undone: 12 });
-        assert_eq!(numbering.standing(&at(Epoch(9), 55)), Standing::Unknown);
+        assert_eq!(history.cursor_epoch(&at(two, 99)), CursorEpoch::Current);
+        assert_eq!(history.cursor_epoch(&at(one, 30)), CursorEpoch::Superseded { undone: 12 });
+        assert_eq!(history.cursor_epoch(&at(log, 30)), CursorEpoch::Superseded { undone: 12 });
+        history.begin(EpochChange { at: 60, first: 50 });
+        assert_eq!(history.cursor_epoch(&at(two, 55)), CursorEpoch::Superseded { undone: 50 });
+        assert_eq!(history.cursor_epoch(&at(one, 55)), CursorEpoch::Superseded { undone: 12 });
+        assert_eq!(history.cursor_epoch(&at(Epoch(9), 55)), CursorEpoch::Unknown);
     }
 
     #[test]
     fn an_undoing_too_many_is_remembered_at_the_cost_of_the_oldest_epoch() {
         let log = Epoch(7);
-        let mut numbering = Numbering::new(log);
-        let undoing = |number: u64| Undoing { at: number * 10, first: number * 10 - 5 };
-        (1..=MOST_UNDOINGS as u64).for_each(|number| numbering.undo(undoing(number)));
-        assert_eq!(numbering.standing(&at(log, 3)), Standing::Earlier { undone: 5 });
-        numbering.undo(undoing(MOST_UNDOINGS as u64 + 1));
-        assert_eq!(numbering.standing(&at(log, 3)), Standing::Unknown);
-        // Nor is the one that the forgotten undoing began.
-        assert_eq!(numbering.standing(&at(log.renewed_at(10), 3)), Standing::Unknown);
+        let mut history = EpochHistory::new(log);
+        let change = |number: u64| EpochChange { at: number * 10, first: number * 10 - 5 };
+        (1..=MOST_EPOCH_CHANGES as u64).for_each(|number| history.begin(change(number)));
+        assert_eq!(history.cursor_epoch(&at(log, 3)), CursorEpoch::Superseded { undone: 5 });
+        history.begin(change(MOST_EPOCH_CHANGES as u64 + 1));
+        assert_eq!(history.cursor_epoch(&at(log, 3)), CursorEpoch::Unknown);
+        // Nor is the one that the forgotten change began.
+        assert_eq!(history.cursor_epoch(&at(log.renewed_at(10), 3)), CursorEpoch::Unknown);
         let second = log.renewed_at(20);
-        assert_eq!(numbering.standing(&at(second, 22)), Standing::Earlier { undone: 25 });
+        assert_eq!(history.cursor_epoch(&at(second, 22)), CursorEpoch::Superseded { undone: 25 });
     }
 
     #[test]
     fn a_subscription_to_several_topics_begins_an_epoch_with_each() {
         let log = Epoch(7);
-        let (mut one, mut two) = (Numbering::new(log), Numbering::new(log));
-        one.undo(Undoing { at: 20, first: 15 });
-        two.undo(Undoing { at: 20, first: 11 });
-        two.undo(Undoing { at: 30, first: 25 });
-        let union = Numbering::union(log, [&one, &two].into_iter());
+        let (mut one, mut two) = (EpochHistory::new(log), EpochHistory::new(log));
+        one.begin(EpochChange { at: 20, first: 15 });
+        two.begin(EpochChange { at: 20, first: 11 });
+        two.begin(EpochChange { at: 30, first: 25 });
+        let union = EpochHistory::union(log, [&one, &two].into_iter());
         assert_eq!(union.epoch(), two.epoch());
-        assert_eq!(union.standing(&at(log, 30)), Standing::Earlier { undone: 11 });
-        assert_eq!(union.standing(&at(one.epoch(), 30)), Standing::Earlier { undone: 25 });
+        assert_eq!(union.cursor_epoch(&at(log, 30)), CursorEpoch::Superseded { undone: 11 });
+        assert_eq!(
+            union.cursor_epoch(&at(one.epoch(), 30)),
+            CursorEpoch::Superseded { undone: 25 }
+        );
     }
 
     #[test]

@@ -5,4 +5,4 @@ mod replay;
 mod warm_start;
 
 pub use self::replay::{Recovered, newest_trades, recover, recover_live, standing};
-pub use self::warm_start::{States, Warm};
+pub use self::warm_start::{CachedStates, WarmStart};

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::{States, Warm};
+use super::{CachedStates, WarmStart};
 use crate::live::Live;
 use crate::live::checkpoint::{ORDERS, book_market, put_back};
 use crate::market::admission::{Admission, BookMode};
@@ -39,10 +39,10 @@ pub struct Recovered {
 pub fn recover_live(
     store: &mut Store,
     live: &Arc<Live>,
-    warm: Option<Warm>,
+    warm: Option<WarmStart>,
 ) -> Result<(Admission, Recovered), StoreError> {
     // First, as they say how all that is read is numbered.
-    live.restore_undoings(&store.undoings()?);
+    live.restore_epochs(&store.epoch_changes()?);
     let states = warm.as_ref().map(|warm| warm.states(store, live)).transpose()?;
     let mut admission = Admission::default();
     let mut recovered = recover(
@@ -81,7 +81,7 @@ pub fn recover(
     admission: &mut Admission,
     apply: &mut dyn FnMut(&[Applied]),
     restore: &mut dyn FnMut(&str, u64, &[u8]) -> bool,
-    states: States,
+    states: CachedStates,
 ) -> Result<Recovered, StoreError> {
     let mut recovered = Recovered::default();
     let topics = store.topics()?;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::cache::Recall;
-use crate::cache::{CacheMeters, Found, Kept};
+use crate::cache::SnapshotLookup;
+use crate::cache::{CacheMeters, CachedState, Found};
 use crate::live::Live;
 use crate::live::checkpoint::book_market;
 use crate::market::epochs::market_scope;
@@ -15,14 +15,14 @@ use crate::market::event::MarketId;
 use crate::store::{Checkpoint, Store, StoreError};
 
 /// Where a start may get states from, beside the log.
-pub struct Warm {
-    pub recall: Recall,
+pub struct WarmStart {
+    pub lookup: SnapshotLookup,
     pub meters: Arc<CacheMeters>,
 }
 
 /// Why a state is left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
-enum Doubt {
+enum RejectReason {
     #[error("it is not what a hub wrote")]
     Unreadable,
     #[error("it is of another epoch: from before blocks were undone, or of another log")]
@@ -34,29 +34,29 @@ enum Doubt {
 }
 
 /// By the topic of the events that follow each.
-pub type States = HashMap<Box<str>, Checkpoint>;
+pub type CachedStates = HashMap<Box<str>, Checkpoint>;
 
-impl Warm {
+impl WarmStart {
     /// Asks the cache for all books of the log.
-    pub(super) fn states(&self, store: &Store, live: &Live) -> Result<States, StoreError> {
+    pub(super) fn states(&self, store: &Store, live: &Live) -> Result<CachedStates, StoreError> {
         let topics: HashMap<Box<str>, u64> =
             store.topics()?.into_iter().map(|topic| (topic.name, topic.last)).collect();
         let markets = topics.keys().filter_map(|topic| book_market(topic)).map(MarketId::from);
-        let mut states = States::new();
-        let mut doubts: BTreeMap<Doubt, (u64, String)> = BTreeMap::new();
-        for (market, found) in self.recall.states(markets.collect()) {
+        let mut states = CachedStates::new();
+        let mut rejected: BTreeMap<RejectReason, (u64, String)> = BTreeMap::new();
+        for (market, found) in self.lookup.states(markets.collect()) {
             let checked = match found {
                 Found::Nothing => continue,
-                Found::Unreadable => Err(Doubt::Unreadable),
-                Found::Kept(kept) => check(kept, &market, &topics, store, live)?,
+                Found::Unreadable => Err(RejectReason::Unreadable),
+                Found::State(kept) => check(kept, &market, &topics, store, live)?,
             };
             match checked {
                 Ok(state) => drop(states.insert(state.topic.clone(), state)),
-                Err(doubt) => doubts.entry(doubt).or_insert((0, market)).0 += 1,
+                Err(reason) => rejected.entry(reason).or_insert((0, market)).0 += 1,
             }
         }
-        for (doubt, (count, market)) in doubts {
-            tracing::warn!(count, market, "states in the cache are not used: {doubt}");
+        for (reason, (count, market)) in rejected {
+            tracing::warn!(count, market, "states in the cache are not used: {reason}");
             self.meters.refused.fetch_add(count, std::sync::atomic::Ordering::Relaxed);
         }
         Ok(states)
@@ -64,31 +64,31 @@ impl Warm {
 }
 
 fn check(
-    kept: Kept,
+    kept: CachedState,
     market: &str,
     topics: &HashMap<Box<str>, u64>,
     store: &Store,
     live: &Live,
-) -> Result<Result<Checkpoint, Doubt>, StoreError> {
-    let Kept { epoch, sequence, topic, state, .. } = kept;
-    let numbering = live.numbering(&market_scope(market));
+) -> Result<Result<Checkpoint, RejectReason>, StoreError> {
+    let CachedState { epoch, sequence, topic, state, .. } = kept;
+    let epochs = live.epochs(&market_scope(market));
     // Made of the log's own epoch, so it tells logs apart as well.
-    if epoch != numbering.epoch() {
-        return Ok(Err(Doubt::OtherEpoch));
+    if epoch != epochs.epoch() {
+        return Ok(Err(RejectReason::OtherEpoch));
     }
     let Some(last) = topics.get(&*topic).filter(|_| book_market(&topic) == Some(market)) else {
-        return Ok(Err(Doubt::Unknown));
+        return Ok(Err(RejectReason::Unknown));
     };
     let checkpoint = Checkpoint { topic: topic.as_str().into(), sequence, state: state.to_vec() };
     // A market that no event moved since its epoch began stands there.
-    if sequence == numbering.since() {
+    if sequence == epochs.since() {
         return Ok(Ok(checkpoint));
     }
     if sequence > *last {
-        return Ok(Err(Doubt::Ahead));
+        return Ok(Err(RejectReason::Ahead));
     }
     // A power cut may have taken its event, and others came behind it under later numbers.
     let event = store.read_topic(&topic, sequence.saturating_sub(1), 1)?;
     let there = event.first().is_some_and(|event| event.sequence == sequence);
-    Ok(if there { Ok(checkpoint) } else { Err(Doubt::Unknown) })
+    Ok(if there { Ok(checkpoint) } else { Err(RejectReason::Unknown) })
 }

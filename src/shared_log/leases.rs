@@ -12,7 +12,7 @@ use deadpool_postgres::{Object, Transaction};
 use thiserror::Error;
 use tokio_postgres::Row;
 
-use crate::ingest::handle::{self, Claimed};
+use crate::ingest::handle::{self, Lease};
 use crate::store::{FeedPosition, FileProgress, Progress};
 
 /// How long a reader of a partition is taken for alive that says nothing. With the second between
@@ -54,7 +54,7 @@ const PUT_POSITION: &str = "
     WHERE feed = $1";
 
 #[derive(Debug, Error)]
-pub(super) enum SourcesError {
+pub(super) enum LeaseError {
     #[error("{0}")]
     Postgres(#[from] tokio_postgres::Error),
     #[error("the table spreadly_files can't be read: {0}")]
@@ -64,14 +64,14 @@ pub(super) enum SourcesError {
 }
 
 /// This hub among the readers.
-pub(super) struct Sources {
+pub(super) struct Leases {
     /// This process.
     reader: i64,
     /// Its machine, as the folders of others may have the same names.
     host: String,
 }
 
-impl Sources {
+impl Leases {
     pub(super) fn new(host: String) -> Self {
         Self { reader: rand::random(), host }
     }
@@ -81,7 +81,7 @@ impl Sources {
         &self,
         transaction: &Transaction<'_>,
         progress: &[Progress],
-    ) -> Result<(), SourcesError> {
+    ) -> Result<(), LeaseError> {
         // In one order, so that two hubs never wait for one another.
         let sources: BTreeSet<String> = progress
             .iter()
@@ -93,7 +93,7 @@ impl Sources {
         let hold = transaction.prepare_cached(HOLD).await?;
         for source in sources {
             if transaction.query_opt(&hold, &[&source, &self.reader]).await?.is_none() {
-                return Err(SourcesError::TakenOver(source));
+                return Err(LeaseError::TakenOver(source));
             }
         }
         Ok(())
@@ -103,7 +103,7 @@ impl Sources {
         &self,
         transaction: &Transaction<'_>,
         one: &Progress,
-    ) -> Result<(), SourcesError> {
+    ) -> Result<(), LeaseError> {
         match one {
             Progress::Position(FeedPosition { feed, epoch, position, mark }) => {
                 let put = transaction.prepare_cached(PUT_POSITION).await?;
@@ -131,7 +131,7 @@ impl Sources {
         &self,
         connection: &mut Object,
         feed: &str,
-    ) -> Result<Vec<FileProgress>, SourcesError> {
+    ) -> Result<Vec<FileProgress>, LeaseError> {
         let folder = self.folder(feed);
         let transaction = connection.transaction().await?;
         let take = transaction.prepare_cached(TAKE_OVER).await?;
@@ -139,20 +139,20 @@ impl Sources {
         let files = transaction.prepare_cached(FILES).await?;
         let rows = transaction.query(&files, &[&folder]).await?;
         transaction.commit().await?;
-        let file = |row: &Row| -> Result<FileProgress, SourcesError> {
+        let file = |row: &Row| -> Result<FileProgress, LeaseError> {
             let file = serde_json::from_str(row.try_get(0)?)?;
             Ok(FileProgress { feed: feed.into(), ..file })
         };
         rows.iter().map(file).collect()
     }
 
-    /// See [`door::Door::claim`]. Each statement by itself: a hub that is stopped in between holds
+    /// See [`IngestHandle::claim`](handle::IngestHandle::claim). Each statement by itself: a hub that is stopped in between holds
     /// nothing.
     pub(super) async fn claim(
         &self,
         connection: &Object,
         feeds: &[Box<str>],
-    ) -> Result<Vec<Claimed>, SourcesError> {
+    ) -> Result<Vec<Lease>, LeaseError> {
         let make = connection.prepare_cached(MAKE).await?;
         connection.execute(&make, &[&feeds, &self.reader]).await?;
         let claim = connection.prepare_cached(CLAIM).await?;
@@ -162,19 +162,19 @@ impl Sources {
         let one = |feed: &str, row: &Row| {
             let whole = |place| {
                 let number: Option<i64> = row.try_get(place)?;
-                Ok::<_, SourcesError>(number.map(i64::cast_unsigned))
+                Ok::<_, LeaseError>(number.map(i64::cast_unsigned))
             };
             let (known, mark) = (whole(1)?.zip(whole(2)?), whole(3)?);
             let feed = feed.into();
             let position =
                 known.map(|(epoch, position)| FeedPosition { feed, epoch, position, mark });
-            Ok(Claimed { ours: row.try_get::<_, Option<bool>>(0)?.unwrap_or(false), position })
+            Ok(Lease { ours: row.try_get::<_, Option<bool>>(0)?.unwrap_or(false), position })
         };
         feeds.iter().zip(&rows).map(|(feed, row)| one(feed, row)).collect()
     }
 
     /// Lets others go on at once with what this hub has claimed.
-    pub(super) async fn release(&self, connection: &Object) -> Result<(), SourcesError> {
+    pub(super) async fn release(&self, connection: &Object) -> Result<(), LeaseError> {
         let release = connection.prepare_cached(RELEASE).await?;
         connection.execute(&release, &[&self.reader]).await?;
         Ok(())

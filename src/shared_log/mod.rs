@@ -8,6 +8,6 @@ mod waiters;
 mod writer;
 
 pub use self::leases::LEASE;
-pub use self::ownership_guard::Border;
-pub use self::reader::{Shared, numbering, shared};
-pub use self::writer::{Entry, EntryConfig, Requests, door};
+pub use self::ownership_guard::OwnershipGuard;
+pub use self::reader::{Reader, numbering, open};
+pub use self::writer::{Requests, Writer, WriterConfig, handle};

@@ -14,13 +14,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// See the module's text.
 #[derive(Clone)]
-pub struct Border {
+pub struct OwnershipGuard {
     pub ownership: Arc<Ownership>,
     /// Knows of which market an order is, as far as this hub has read the log.
     pub replica: Arc<LogReaders>,
 }
 
-impl Border {
+impl OwnershipGuard {
     /// Why an event of another source than Kafka may not enter.
     pub(super) async fn refusal(&self, event: &Event<'_>) -> Option<Refusal> {
         let market = self.market_of(event).await;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use super::waiters::Awaited;
-use super::writer::{Entry, EntryConfig};
+use super::waiters::Waiters;
+use super::writer::{Writer, WriterConfig};
 use crate::ingest::feed_status::{FeedStatuses, Place};
 use crate::ingest::handle::Ack;
 use crate::postgres::{Numbering, Outbox, OutboxError, PostgresConfig};
@@ -13,15 +13,15 @@ use crate::store::FeedPosition;
 
 /// Where the table is the log itself, and the hub's store its replica: each row has the number
 /// there that it has here.
-pub struct Shared {
-    awaited: Arc<Awaited>,
+pub struct Reader {
+    waiters: Arc<Waiters>,
     /// Of the replica.
     epoch: u64,
     /// The replica is not of this log any more: begin anew.
     replaced: CancellationToken,
 }
 
-impl Shared {
+impl Reader {
     /// Whether the replica is of this numbering, as far as the position.
     pub fn has(&self, numbering: &Numbering, position: u64) -> bool {
         numbering.has(self.epoch, position)
@@ -34,26 +34,26 @@ impl Shared {
 
     /// Where a line was at its source; `None` if nobody waits for it.
     pub fn place(&self, origin: u64, line: usize) -> Option<Place> {
-        self.awaited.place(origin, line)
+        self.waiters.place(origin, line)
     }
 
     /// So many lines came back.
     pub fn settle(&self, origin: u64, lines: usize, ack: Ack) {
-        self.awaited.settle(origin, lines, ack);
+        self.waiters.settle(origin, lines, ack);
     }
 }
 
 /// The reader of the shared log and what writes into it. `replaced` ends when the table is another
 /// one than the replica's.
-pub fn shared(
-    config: EntryConfig,
+pub fn open(
+    config: WriterConfig,
     statuses: FeedStatuses,
     epoch: u64,
     replaced: CancellationToken,
-) -> Result<(Shared, Entry), OutboxError> {
-    let awaited = Arc::new(Awaited::default());
-    let entry = Entry::new(config, awaited.clone(), statuses)?;
-    Ok((Shared { awaited, epoch, replaced }, entry))
+) -> Result<(Reader, Writer), OutboxError> {
+    let waiters = Arc::new(Waiters::default());
+    let writer = Writer::new(config, waiters.clone(), statuses)?;
+    Ok((Reader { waiters, epoch, replaced }, writer))
 }
 
 /// How the table is numbered, to who keeps a replica of it. Where the replica is ahead of the

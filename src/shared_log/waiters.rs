@@ -12,7 +12,7 @@ use crate::ingest::handle::Ack;
 
 /// Insertions that are waited for, by their origin. As many as there are requests under way.
 #[derive(Default)]
-pub(super) struct Awaited(Mutex<HashMap<u64, Pending>>);
+pub(super) struct Waiters(Mutex<HashMap<u64, Pending>>);
 
 struct Pending {
     /// Of each line, where it stood at its source.
@@ -25,12 +25,12 @@ struct Pending {
 
 /// Waits for the lines of one insertion; who drops it does not care any more.
 pub(super) struct Waiting {
-    awaited: Arc<Awaited>,
+    waiters: Arc<Waiters>,
     pub(super) origin: u64,
     answer: oneshot::Receiver<Ack>,
 }
 
-impl Awaited {
+impl Waiters {
     /// From now on its lines are looked out for; there is at least one.
     pub(super) fn expect(self: &Arc<Self>, places: Vec<Place>) -> Waiting {
         let (done, answer) = oneshot::channel();
@@ -38,7 +38,7 @@ impl Awaited {
         let origin = rand::random::<u64>() >> 1;
         let pending = Pending { left: places.len(), places, ack: Ack::default(), done };
         self.0.lock().insert(origin, pending);
-        Waiting { awaited: self.clone(), origin, answer }
+        Waiting { waiters: self.clone(), origin, answer }
     }
 
     /// Where a line stood at its source; `None` if nobody waits for it.
@@ -74,7 +74,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        self.awaited.0.lock().remove(&self.origin);
+        self.waiters.0.lock().remove(&self.origin);
     }
 }
 
@@ -87,23 +87,23 @@ mod tests {
 
     #[test]
     fn an_insertion_is_settled_once_its_last_line_is_back() {
-        let awaited = Arc::new(Awaited::default());
+        let waiters = Arc::new(Waiters::default());
         let place = |number| Place { source: "a".into(), at: At::Line { number, byte: 0 } };
-        let mut waiting = awaited.expect(vec![place(1), place(2), place(3)]);
+        let mut waiting = waiters.expect(vec![place(1), place(2), place(3)]);
         let origin = waiting.origin;
-        assert_eq!(awaited.place(origin, 1), Some(place(2)));
-        assert_eq!((awaited.place(origin, 3), awaited.place(origin ^ 1, 0)), (None, None));
+        assert_eq!(waiters.place(origin, 1), Some(place(2)));
+        assert_eq!((waiters.place(origin, 3), waiters.place(origin ^ 1, 0)), (None, None));
         let ack = |accepted, last| Ack { accepted, last_sequence: last, ..Ack::default() };
-        awaited.settle(origin, 2, ack(1, Some(7)));
+        waiters.settle(origin, 2, ack(1, Some(7)));
         assert_eq!(waiting.settled().now_or_never(), None);
-        awaited.settle(origin, 1, ack(0, None));
+        waiters.settle(origin, 1, ack(0, None));
         assert_eq!(waiting.settled().now_or_never(), Some(ack(1, Some(7))));
     }
 
     #[test]
     fn who_gives_up_leaves_nothing_behind() {
-        let awaited = Arc::new(Awaited::default());
-        drop(awaited.expect(vec![Place { source: "a".into(), at: At::Nowhere }]));
-        assert!(awaited.0.lock().is_empty());
+        let waiters = Arc::new(Waiters::default());
+        drop(waiters.expect(vec![Place { source: "a".into(), at: At::Nowhere }]));
+        assert!(waiters.0.lock().is_empty());
     }
 }

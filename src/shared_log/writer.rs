@@ -1,8 +1,8 @@
-//! The door to the shared log: what the feeds of this hub and its clients bring is inserted into
+//! How events enter the shared log: what the feeds of this hub and its clients bring is inserted into
 //! the table `events`, together with how far each feed is read. The hub's own reader brings it back
 //! with everyone's rows, in the one order that all hubs see, and then the answer is given.
 //!
-//! A feed's lines are tried until they are in, as at any door. A mutation is tried once a
+//! A feed's lines are tried until they are in, as with a log of its own. A mutation is tried once a
 //! connection is free and is refused where none is: its client can ask again.
 
 use std::rc::Rc;
@@ -19,18 +19,20 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio_postgres::NoTls;
 use tokio_util::sync::CancellationToken;
 
-use super::leases::{Sources, SourcesError};
-use super::ownership_guard::Border;
-use super::waiters::Awaited;
+use super::leases::{LeaseError, Leases};
+use super::ownership_guard::OwnershipGuard;
+use super::waiters::Waiters;
 use crate::ingest::backoff;
 use crate::ingest::feed_status::{Cause, FeedId, FeedStatuses};
-use crate::ingest::handle::{self, Ack, Answer, Batch, Door, DoorError, Incoming, Request};
+use crate::ingest::handle::{
+    self, Ack, Answer, Batch, Incoming, IngestError, IngestHandle, Request,
+};
 use crate::market::event::{self, Refusal};
 use crate::postgres::PostgresConfig;
 use crate::postgres::{self, OutboxError};
 use crate::store::Progress;
 
-/// Requests that are under way at once: twice what waits at a door, and each has at most a batch.
+/// Requests that are under way at once: twice what waits at a handle, and each has at most a batch.
 const MOST_UNDER_WAY: usize = 512;
 
 /// Lines in order, or none of them where a commit of unknown outcome has brought them already.
@@ -44,7 +46,7 @@ const INSERT: &str = "
     ORDER BY place";
 
 #[derive(Clone)]
-pub struct EntryConfig {
+pub struct WriterConfig {
     pub postgres: PostgresConfig,
     /// Connections beside the reader's.
     pub connections: usize,
@@ -53,11 +55,11 @@ pub struct EntryConfig {
     /// Which machine this is: its folders are others than those of the same name elsewhere.
     pub host: String,
     /// Absent: every feed may bring anything.
-    pub border: Option<Border>,
+    pub ownership_guard: Option<OwnershipGuard>,
 }
 
 #[derive(Debug, Error)]
-enum EntryError {
+enum WriterError {
     #[error(
         "all connections (store.connections) were busy for {} ms (store.connection_wait_ms)",
         .0.as_millis()
@@ -72,46 +74,46 @@ enum EntryError {
     #[error("{0}")]
     Unsure(#[from] OutboxError),
     #[error("{0}")]
-    Source(SourcesError),
+    Lease(LeaseError),
 }
 
-impl From<tokio_postgres::Error> for EntryError {
+impl From<tokio_postgres::Error> for WriterError {
     fn from(error: tokio_postgres::Error) -> Self {
         Self::Unsure(error.into())
     }
 }
 
-impl From<SourcesError> for EntryError {
-    fn from(error: SourcesError) -> Self {
+impl From<LeaseError> for WriterError {
+    fn from(error: LeaseError) -> Self {
         match error {
-            SourcesError::Postgres(error) => error.into(),
-            other => Self::Source(other),
+            LeaseError::Postgres(error) => error.into(),
+            other => Self::Lease(other),
         }
     }
 }
 
-/// What was asked at the door of [`Entry`].
+/// What was asked of [`Writer`].
 pub struct Requests(mpsc::Receiver<Request>);
 
-/// The door that [`Entry::run`] answers at.
-pub fn door() -> (Door, Requests) {
-    let (door, requests) = Door::open();
-    (door, Requests(requests))
+/// The handle whose requests [`Writer::run`] answers.
+pub fn handle() -> (IngestHandle, Requests) {
+    let (ingest, requests) = IngestHandle::open();
+    (ingest, Requests(requests))
 }
 
 /// See the module's text.
-pub struct Entry {
-    config: EntryConfig,
+pub struct Writer {
+    config: WriterConfig,
     pool: Pool,
-    awaited: Arc<Awaited>,
+    waiters: Arc<Waiters>,
     statuses: FeedStatuses,
-    sources: Sources,
+    leases: Leases,
 }
 
-impl Entry {
+impl Writer {
     pub(super) fn new(
-        config: EntryConfig,
-        awaited: Arc<Awaited>,
+        config: WriterConfig,
+        waiters: Arc<Waiters>,
         statuses: FeedStatuses,
     ) -> Result<Self, OutboxError> {
         let deadline = config.postgres.deadline;
@@ -131,12 +133,11 @@ impl Entry {
             }))
             .runtime(Runtime::Tokio1)
             .build()?;
-        let sources = Sources::new(config.host.clone());
-        Ok(Self { config, pool, awaited, statuses, sources })
+        let leases = Leases::new(config.host.clone());
+        Ok(Self { config, pool, waiters, statuses, leases })
     }
 
-    /// Answers until the door is closed on its other side, or until told to stop. Wants a thread of
-    /// its own: it reads and checks each line.
+    /// Answers until the last handle is dropped, or until `stop`. Wants a thread of its own: it reads and checks each line.
     pub async fn run(self, Requests(mut requests): Requests, stop: CancellationToken) {
         let own = Rc::new(self);
         let leaving = own.clone();
@@ -154,11 +155,11 @@ impl Entry {
                 });
             }
         };
-        // Whoever waits is told that the door is closed.
+        // Requests that still wait are answered with `Closed`.
         LocalSet::new().run_until(stop.run_until_cancelled(taking)).await;
         let wait = leaving.config.connection_wait;
         let release =
-            async |connection: &mut Object| Ok(leaving.sources.release(connection).await?);
+            async |connection: &mut Object| Ok(leaving.leases.release(connection).await?);
         if let Err(error) = leaving.with_connection(wait, release).await {
             tracing::debug!(%error, "other hubs go on only once they have waited for this one");
         }
@@ -176,32 +177,33 @@ impl Entry {
             }
             Request::Files { feed, done } => {
                 let files = async |connection: &mut Object| {
-                    Ok(self.sources.files(connection, &feed).await?)
+                    Ok(self.leases.files(connection, &feed).await?)
                 };
                 self.give(done, self.with_connection(deadline, files).await);
             }
             Request::Claim { feeds, done } => {
                 let claim = async |connection: &mut Object| {
-                    Ok(self.sources.claim(connection, &feeds).await?)
+                    Ok(self.leases.claim(connection, &feeds).await?)
                 };
                 self.give(done, self.with_connection(deadline, claim).await);
             }
         }
     }
 
-    fn give<T>(&self, done: Answer<T>, answer: Result<T, EntryError>) {
+    fn give<T>(&self, done: Answer<T>, answer: Result<T, WriterError>) {
         // A feed that is gone doesn't miss it.
-        drop(done.send(answer.map_err(|error| DoorError::Unreachable(error.to_string()))));
+        drop(done.send(answer.map_err(|error| IngestError::Unreachable(error.to_string()))));
     }
 
     /// Inserts a batch and waits until this hub has it too.
-    async fn deliver(&self, batch: Batch) -> Result<Ack, DoorError> {
+    async fn deliver(&self, batch: Batch) -> Result<Ack, IngestError> {
         let Batch { feed, lines, progress } = batch;
         let mut refused = Ack::default();
         let (mut bodies, mut places) = (Vec::new(), Vec::new());
-        let border = self.config.border.as_ref().filter(|_| !self.statuses.is_kafka(feed));
+        let ownership_guard =
+            self.config.ownership_guard.as_ref().filter(|_| !self.statuses.is_kafka(feed));
         for Incoming { place, line, .. } in lines {
-            match readable(line, border).await {
+            match readable(line, ownership_guard).await {
                 Ok(body) => {
                     bodies.push(body);
                     places.push(place);
@@ -212,7 +214,7 @@ impl Entry {
         let insertion = Insertion { bodies, progress };
         let mut ack = Ack::default();
         if !insertion.bodies.is_empty() {
-            let mut waiting = self.awaited.expect(places);
+            let mut waiting = self.waiters.expect(places);
             self.enter(feed, waiting.origin, &insertion).await?;
             ack = waiting.settled().await;
         } else if !insertion.progress.is_empty() {
@@ -232,17 +234,17 @@ impl Entry {
         feed: Option<FeedId>,
         origin: u64,
         insertion: &Insertion,
-    ) -> Result<(), DoorError> {
+    ) -> Result<(), IngestError> {
         let mut backoff = backoff();
         let mut halted = false;
         let mut sure = true;
         while let Err(error) = self.write(feed, origin, insertion).await {
-            let taken_over = matches!(error, EntryError::Source(SourcesError::TakenOver(_)));
+            let taken_over = matches!(error, WriterError::Lease(LeaseError::TakenOver(_)));
             if taken_over && insertion.is_of_partitions() {
                 if let Some(feed) = feed.filter(|_| halted) {
                     self.statuses.clear(feed, Cause::SharedLog);
                 }
-                return Err(DoorError::TakenOver);
+                return Err(IngestError::TakenOver);
             }
             if taken_over {
                 tracing::error!(%error, "the feed has ended");
@@ -250,10 +252,10 @@ impl Entry {
                 tracing::warn!(%error, "the shared log takes nothing: trying until it does");
             }
             halted = true;
-            sure &= !matches!(error, EntryError::Unsure(_));
+            sure &= !matches!(error, WriterError::Unsure(_));
             match feed {
                 Some(feed) => self.statuses.halt(feed, Cause::SharedLog, &error.to_string()),
-                None if sure => return Err(DoorError::Unreachable(error.to_string())),
+                None if sure => return Err(IngestError::Unreachable(error.to_string())),
                 None => {}
             }
             if taken_over {
@@ -273,7 +275,7 @@ impl Entry {
         feed: Option<FeedId>,
         origin: u64,
         insertion: &Insertion,
-    ) -> Result<(), EntryError> {
+    ) -> Result<(), WriterError> {
         let Insertion { bodies, progress } = insertion;
         let origin = origin.cast_signed();
         let wait = match feed {
@@ -287,13 +289,13 @@ impl Entry {
                 return Ok(());
             }
             let transaction = connection.transaction().await?;
-            self.sources.hold(&transaction, progress).await?;
+            self.leases.hold(&transaction, progress).await?;
             if !bodies.is_empty() {
                 let insert = transaction.prepare_cached(INSERT).await?;
                 transaction.execute(&insert, &[&origin, bodies]).await?;
             }
             for one in progress {
-                self.sources.put(&transaction, one).await?;
+                self.leases.put(&transaction, one).await?;
             }
             Ok(transaction.commit().await?)
         })
@@ -305,18 +307,18 @@ impl Entry {
     async fn with_connection<T>(
         &self,
         wait: Duration,
-        act: impl AsyncFnOnce(&mut Object) -> Result<T, EntryError>,
-    ) -> Result<T, EntryError> {
+        act: impl AsyncFnOnce(&mut Object) -> Result<T, WriterError>,
+    ) -> Result<T, WriterError> {
         let deadline = self.config.postgres.deadline;
         let timeouts = Timeouts { wait: Some(wait), ..self.pool.timeouts() };
         let mut connection = match self.pool.timeout_get(&timeouts).await {
             Ok(connection) => connection,
-            Err(PoolError::Timeout(TimeoutType::Wait)) => return Err(EntryError::Busy(wait)),
+            Err(PoolError::Timeout(TimeoutType::Wait)) => return Err(WriterError::Busy(wait)),
             Err(PoolError::Timeout(_)) => {
-                return Err(EntryError::Unreachable(OutboxError::Late(deadline)));
+                return Err(WriterError::Unreachable(OutboxError::Late(deadline)));
             }
-            Err(PoolError::Backend(error)) => return Err(EntryError::Unreachable(error.into())),
-            Err(error) => return Err(EntryError::Pool(error)),
+            Err(PoolError::Backend(error)) => return Err(WriterError::Unreachable(error.into())),
+            Err(error) => return Err(WriterError::Pool(error)),
         };
         let acted = tokio::time::timeout(deadline, act(&mut connection)).await;
         let acted = acted.unwrap_or(Err(OutboxError::Late(deadline).into()));
@@ -343,12 +345,12 @@ impl Insertion {
 /// A line as the table takes it. What no hub would take is refused where it came from.
 async fn readable(
     line: Result<Vec<u8>, Refusal>,
-    border: Option<&Border>,
+    ownership_guard: Option<&OwnershipGuard>,
 ) -> Result<Box<str>, Refusal> {
     let line = line?;
     let event = event::parse(&line)?;
-    if let Some(border) = border
-        && let Some(refusal) = border.refusal(&event).await
+    if let Some(ownership_guard) = ownership_guard
+        && let Some(refusal) = ownership_guard.refusal(&event).await
     {
         return Err(refusal);
     }

@@ -38,7 +38,7 @@ pub use self::fault::StoreError;
 use self::mark::Mark;
 pub use self::reader::{LogReader, OrderQuery, Span, StoredOrder};
 pub use self::readers::{LogReaders, MOST_READERS, ReadError};
-pub use self::rollback::Reverting;
+pub use self::rollback::RollbackTransaction;
 use self::runs::Tail;
 use self::wal::Checkpointer;
 use crate::market::candles::Candle;
@@ -49,7 +49,7 @@ use crate::market::event::Micros;
 const RESERVED_AT_ONCE: u64 = 10_000;
 
 /// Checkpoints kept of a topic. A start needs two; blocks that are undone are replayed from the
-/// newest before them, so with the door's 2,000 events between two this many spare the whole log
+/// newest before them, so with the sequencer's 2,000 events between two this many spare the whole log
 /// to a reorganisation of the last 30,000 events of a book.
 const MOST_CHECKPOINTS: usize = 16;
 

@@ -1,7 +1,7 @@
 //! Taking blocks back: what stood in them leaves the log in the same transaction as the event that
 //! undoes them, together with all that followed from it. What left is kept in a table of its own,
 //! for people: nothing reads it, and its ids are free again. What an event means, and so what has
-//! to go along, is decided by who holds a [`Reverting`].
+//! to go along, is decided by who holds a [`RollbackTransaction`].
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use super::runs::{self, Tail};
 use super::{
     Checkpoint, MarketCandles, NewEvent, NewTrade, Progress, Store, Stored, Topic, transact,
 };
-use crate::market::epochs::{MOST_UNDOINGS, Undoing};
+use crate::market::epochs::{EpochChange, MOST_EPOCH_CHANGES};
 use crate::market::event::{MarketId, Micros};
 
 /// The open transaction of an event that undoes blocks.
-pub struct Reverting<'a> {
+pub struct RollbackTransaction<'a> {
     connection: &'a Connection,
     path: &'a Path,
     /// Of the event.
@@ -42,12 +42,12 @@ impl Store {
     /// Writes an event that undoes blocks, its feed's progress and what `work` does, in one
     /// transaction: all of it or, on an error, nothing. `None` where its id was known: then `work`
     /// is not called.
-    pub fn revert<T>(
+    pub fn roll_back<T>(
         &mut self,
         event: &NewEvent,
         progress: &[Progress],
         now: Micros,
-        work: impl FnOnce(&Reverting<'_>) -> Result<T, StoreError>,
+        work: impl FnOnce(&RollbackTransaction<'_>) -> Result<T, StoreError>,
     ) -> Result<Option<(u64, T)>, StoreError> {
         let moves = self.begin_append(std::slice::from_ref(event), progress)?;
         let path = &self.path;
@@ -57,8 +57,8 @@ impl Store {
             let appended = Self::write_events(connection, last, std::slice::from_ref(event), now)?;
             Self::write_progress(connection, moves, progress)?;
             let Some(Some(sequence)) = appended.sequences.first().copied() else { return Ok(None) };
-            let reverting = Reverting { connection, path, sequence };
-            let done = work(&reverting).map_err(Failed::Store)?;
+            let transaction = RollbackTransaction { connection, path, sequence };
+            let done = work(&transaction).map_err(Failed::Store)?;
             Ok(Some((sequence, done)))
         };
         let written = match transact(&self.connection, write) {
@@ -76,13 +76,13 @@ impl Store {
     }
 
     /// Every undoing that is remembered, by scope and oldest first.
-    pub fn undoings(&self) -> Result<Vec<(Box<str>, Undoing)>, StoreError> {
+    pub fn epoch_changes(&self) -> Result<Vec<(Box<str>, EpochChange)>, StoreError> {
         let read = |connection: &Connection| -> rusqlite::Result<Vec<_>> {
             connection
                 .prepare("SELECT scope, at, first FROM undoings ORDER BY scope, at")?
                 .query_map([], |row| {
                     let whole = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
-                    Ok((row.get(0)?, Undoing { at: whole(1)?, first: whole(2)? }))
+                    Ok((row.get(0)?, EpochChange { at: whole(1)?, first: whole(2)? }))
                 })?
                 .collect()
         };
@@ -90,7 +90,7 @@ impl Store {
     }
 }
 
-impl Reverting<'_> {
+impl RollbackTransaction<'_> {
     /// Standing events of blocks from this height on, at most `most`: those that are undone are
     /// no longer among them.
     pub fn from_height(&self, height: u64, most: usize) -> Result<Vec<Stored>, StoreError> {
@@ -242,7 +242,7 @@ impl Reverting<'_> {
                     "DELETE FROM undoings WHERE scope = ?1 AND at NOT IN (
                          SELECT at FROM undoings WHERE scope = ?1 ORDER BY at DESC LIMIT ?2)",
                 )?
-                .execute(params![scope, reader::count(MOST_UNDOINGS + 1)])
+                .execute(params![scope, reader::count(MOST_EPOCH_CHANGES + 1)])
         };
         write().at(self.path)?;
         Ok(())

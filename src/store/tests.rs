@@ -221,7 +221,7 @@ fn a_topic_is_read_from_its_runs_and_the_tail_as_if_it_were_alone_whatever_is_un
                     let gone: Vec<_> = model.0.split_off(from);
                     let (gone, left): (Vec<_>, Vec<_>) =
                         gone.into_iter().partition(|_| random.random_bool(0.5));
-                    let undone = store.revert(&event("blocks", None, "r"), &[], 0, |log| {
+                    let undone = store.roll_back(&event("blocks", None, "r"), &[], 0, |log| {
                         gone.iter().try_for_each(|(sequence, _)| log.undo(*sequence, &[]))
                     });
                     model.0.extend(left);
@@ -286,7 +286,7 @@ fn each_event_of_a_large_batch_has_the_number_of_its_place_also_behind_a_gap() {
         assert_eq!(read, expected.into_iter().zip(bodies).collect::<Vec<_>>());
         // The newest row leaves; its number does not come again.
         let newest = store.last();
-        let undone = store.revert(&event("blocks", None, "r"), &[], 0, |log| {
+        let undone = store.roll_back(&event("blocks", None, "r"), &[], 0, |log| {
             log.undo(newest, &[])?;
             log.undo(log.sequence, &[])
         });

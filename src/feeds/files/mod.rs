@@ -47,7 +47,7 @@ use self::doorbell::{Doorbell, Ring};
 use self::folder::{Folder, Turn};
 use self::stream::identity;
 use crate::ingest::feed_status::{Cause, FeedId, FeedStatuses};
-use crate::ingest::handle::{Batch, Door, DoorError};
+use crate::ingest::handle::{Batch, IngestError, IngestHandle};
 use crate::store::Progress;
 
 /// How often a watched folder is compared as a whole, in case a ring was lost. 30,000 files cost
@@ -72,23 +72,23 @@ pub struct FilesConfig {
     pub poll_interval: Duration,
 }
 
-/// Runs until told to stop, or until the door is closed. Reads files in place, so it wants a thread
+/// Runs until `shutdown`, or until the log is closed. Reads files in place, so it wants a thread
 /// of its own: handing each read to another thread and back cost more than the read itself.
 pub async fn run(
     config: FilesConfig,
-    door: Door,
+    ingest: IngestHandle,
     statuses: FeedStatuses,
     feed: FeedId,
     shutdown: CancellationToken,
 ) {
-    shutdown.run_until_cancelled(Files::new(config, door, statuses.clone(), feed).follow()).await;
+    shutdown.run_until_cancelled(Files::new(config, ingest, statuses.clone(), feed).follow()).await;
     statuses.shutting_down(feed);
 }
 
 struct Files {
     config: FilesConfig,
     name: String,
-    door: Door,
+    ingest: IngestHandle,
     statuses: FeedStatuses,
     feed: FeedId,
     bell: Doorbell,
@@ -140,18 +140,23 @@ struct Step {
 }
 
 impl Files {
-    fn new(config: FilesConfig, door: Door, statuses: FeedStatuses, feed: FeedId) -> Self {
+    fn new(
+        config: FilesConfig,
+        ingest: IngestHandle,
+        statuses: FeedStatuses,
+        feed: FeedId,
+    ) -> Self {
         let name = config.path.to_string_lossy().into_owned();
-        Self { config, name, door, statuses, feed, bell: Doorbell::default() }
+        Self { config, name, ingest, statuses, feed, bell: Doorbell::default() }
     }
 
-    /// Ends when the door is closed.
+    /// Ends when the log is closed.
     async fn follow(self) {
         let mut backoff = crate::ingest::backoff();
         let progress = loop {
-            match self.door.file_progress(&self.name).await {
+            match self.ingest.file_progress(&self.name).await {
                 Ok(progress) => break progress,
-                Err(DoorError::Closed) => return,
+                Err(IngestError::Closed) => return,
                 Err(error) => {
                     self.statuses.halt(self.feed, Cause::Source, &error.to_string());
                     tokio::time::sleep(backoff.wait()).await;
@@ -176,7 +181,7 @@ impl Files {
                 Left::Nothing => {}
                 Left::Closed => return,
                 Left::Batch(batch) => {
-                    if self.door.deliver(batch).await.is_err() {
+                    if self.ingest.deliver(batch).await.is_err() {
                         return;
                     }
                 }
@@ -200,7 +205,7 @@ impl Files {
                     if scan { Instant::now() + wait } else { next_scan.min(Instant::now() + wait) };
             }
             if let Some(batch) = batch(step.turn, self.feed)
-                && self.door.write(batch).await.is_err()
+                && self.ingest.write(batch).await.is_err()
             {
                 return;
             }
@@ -280,18 +285,18 @@ impl Files {
         }
     }
 
-    /// What the watch does with a ring. It holds neither the door nor what is read: its thread ends
+    /// What the watch does with a ring. It holds neither the handle nor what is read: its thread ends
     /// some time after the feed.
     fn answering(&self, reading: &Arc<Mutex<Reading>>) -> impl Fn() -> bool + Send + 'static {
         let (reading, bell, feed) = (Arc::downgrade(reading), self.bell.clone(), self.feed);
-        let door = self.door.downgrade();
+        let ingest = self.ingest.downgrade();
         move || {
             let Some(reading) = reading.upgrade() else { return true };
             // The feed has it and sees the ring before it sleeps. Waited for, it could wait for
             // this thread itself, which takes new watches.
             let Some(mut reading) = reading.try_lock() else { return false };
-            let Some(door) = door.upgrade() else { return true };
-            reading.answer(&bell, &door, feed)
+            let Some(ingest) = ingest.upgrade() else { return true };
+            reading.answer(&bell, &ingest, feed)
         }
     }
 }
@@ -317,12 +322,12 @@ impl Reading {
 
     /// Brings what rang into the log, on the thread of the watch; whether nothing is left for the
     /// feed, which otherwise has to be woken.
-    fn answer(&mut self, bell: &Doorbell, door: &Door, feed: FeedId) -> bool {
+    fn answer(&mut self, bell: &Doorbell, ingest: &IngestHandle, feed: FeedId) -> bool {
         if !self.asleep || self.delivered.elapsed() < LULL {
             return false;
         }
         self.asleep = match bell.take() {
-            Ring::Names(names) => self.folder.touch_all(&names) && self.read_on(door, feed),
+            Ring::Names(names) => self.folder.touch_all(&names) && self.read_on(ingest, feed),
             Ring::Scan => {
                 self.folder.want_scan();
                 false
@@ -332,9 +337,9 @@ impl Reading {
     }
 
     /// Whether all of it is in the log.
-    fn read_on(&mut self, door: &Door, feed: FeedId) -> bool {
+    fn read_on(&mut self, ingest: &IngestHandle, feed: FeedId) -> bool {
         let Some(batch) = batch(self.folder.turn(), feed) else { return !self.folder.has_news() };
-        self.left = match door.try_write(batch) {
+        self.left = match ingest.try_write(batch) {
             Ok(Ok(_)) => Left::Nothing,
             Ok(Err(_)) => Left::Closed,
             Err(batch) => Left::Batch(batch),

@@ -438,7 +438,7 @@ fn storm(seed: u64) -> (u32, [u32; 8]) {
     (crashes, kinds)
 }
 
-/// The feed as it runs, with the door behind it.
+/// The feed as it runs, with the sequencer after it.
 struct Running {
     home: TempDir,
     hub: Hub,
@@ -459,8 +459,13 @@ impl Running {
             poll_interval: Duration::from_millis(5),
         };
         let stop = CancellationToken::new();
-        let task =
-            tokio::spawn(run(config, hub.door.clone(), hub.board.clone(), hub.feed, stop.clone()));
+        let task = tokio::spawn(run(
+            config,
+            hub.ingest.clone(),
+            hub.board.clone(),
+            hub.feed,
+            stop.clone(),
+        ));
         Self { home, hub, stop, task }
     }
 
@@ -622,7 +627,7 @@ fn an_unreadable_file_halts_the_feed_names_itself_and_others_flow() {
     });
 }
 
-/// A feed that sleeps, with a door behind which nobody writes at once.
+/// A feed that sleeps, with a sequencer that does not write at once.
 fn asleep(bench: &mut Bench) -> Reading {
     let folder = Folder::new(&bench.home.path().join("feeds"), "feeds", vec![]);
     let mut reading = Reading::new(std::mem::replace(&mut bench.folder, folder));
@@ -644,13 +649,13 @@ fn the_watch_writes_what_rang_while_the_feed_sleeps_and_leaves_the_rest_to_it() 
 
     bench.append("a.ndjson", &message(2));
     ring("a.ndjson");
-    assert!(reading.answer(&bell, &hub.door, hub.feed));
+    assert!(reading.answer(&bell, &hub.ingest, hub.feed));
     assert_eq!(hub.board.get(hub.feed).unwrap().events_total, 1);
     assert!(matches!(reading.wake(), Left::Nothing));
 
     // Awake: the feed takes the ring itself.
     ring("a.ndjson");
-    assert!(!reading.answer(&bell, &hub.door, hub.feed));
+    assert!(!reading.answer(&bell, &hub.ingest, hub.feed));
     assert_eq!(bell.take(), Ring::Names(["a.ndjson".into()].into()));
 
     // A file that left its name wants the whole folder compared.
@@ -658,7 +663,7 @@ fn the_watch_writes_what_rang_while_the_feed_sleeps_and_leaves_the_rest_to_it() 
     reading.delivered -= LULL;
     fs::rename(bench.path("a.ndjson"), bench.path("b.ndjson")).unwrap();
     ring("a.ndjson");
-    assert!(!reading.answer(&bell, &hub.door, hub.feed));
+    assert!(!reading.answer(&bell, &hub.ingest, hub.feed));
     assert!(!reading.asleep && reading.folder.is_busy());
     assert_eq!(hub.stop().sequences, [1]);
 }
@@ -666,19 +671,19 @@ fn the_watch_writes_what_rang_while_the_feed_sleeps_and_leaves_the_rest_to_it() 
 #[test]
 fn what_the_watch_read_and_could_not_write_is_the_feeds() {
     let mut bench = Bench::new();
-    let (door, _asked) = Door::open();
+    let (ingest, _asked) = IngestHandle::open();
     let bell = Doorbell::default();
     let mut reading = asleep(&mut bench);
     drop(reading.folder.look(Ring::Scan));
     bench.append("a.ndjson", &message(1));
     bell.ring_by_hand("a.ndjson");
     let feed = FeedStatuses::new().register("test", crate::ingest::feed_status::FeedKind::Files);
-    assert!(!reading.answer(&bell, &door, feed));
+    assert!(!reading.answer(&bell, &ingest, feed));
     // Further rings wait for the feed.
     reading.delivered -= LULL;
     bench.append("a.ndjson", &message(2));
     bell.ring_by_hand("a.ndjson");
-    assert!(!reading.answer(&bell, &door, feed));
+    assert!(!reading.answer(&bell, &ingest, feed));
     let Left::Batch(left) = reading.wake() else { panic!("it was read") };
     assert_eq!(left.lines.len(), 1);
     assert_eq!(bell.take(), Ring::Names(["a.ndjson".into()].into()));

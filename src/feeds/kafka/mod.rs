@@ -28,7 +28,7 @@ use self::partitions::{Gap, Met, Partitions, PartitionsError};
 pub use self::producer::{LONGEST_WRITE, Outgoing, ProduceError, Producer};
 use super::session::{self, Remote};
 use crate::ingest::feed_status::{At, FeedId, FeedStatuses, Place};
-use crate::ingest::handle::{self, Door, Incoming};
+use crate::ingest::handle::{self, Incoming, IngestHandle};
 use crate::market::event::{MOST_LINE_BYTES, Refusal, renumbers, time_text};
 
 /// Records of a batch, and bytes of their values but for the last one's.
@@ -55,16 +55,16 @@ pub struct KafkaConfig {
 
 type Cut = session::Cut<PartitionsError>;
 
-/// Runs until told to stop, or until the door is closed. Wants a thread of its own: looking after
+/// Runs until `shutdown`, or until the log is closed. Wants a thread of its own: looking after
 /// brokers that do not answer holds it up.
 pub async fn run(
     config: KafkaConfig,
-    door: Door,
+    ingest: IngestHandle,
     statuses: FeedStatuses,
     feed: FeedId,
     shutdown: CancellationToken,
 ) {
-    let remote = Remote { door, statuses: statuses.clone(), feed, source: "Kafka" };
+    let remote = Remote { ingest, statuses: statuses.clone(), feed, source: "Kafka" };
     let own = Feed { config, remote, notes: RefCell::default() };
     let following = own.remote.follow(async |healthy: &mut bool| own.session(healthy).await);
     shutdown.run_until_cancelled(following).await;

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use super::KafkaConfig;
 use super::brokers::{self, Consumer};
-use crate::ingest::handle::Claimed;
+use crate::ingest::handle::Lease;
 use crate::store::FeedPosition;
 
 /// Far more often than a topic is ever made anew, far less than two clusters' epochs are apart.
@@ -170,7 +170,7 @@ impl Partitions {
     pub(super) fn begin(
         &mut self,
         place: usize,
-        claimed: &Claimed,
+        claimed: &Lease,
         consumer: &Consumer,
     ) -> Result<Option<Gap>, PartitionsError> {
         let (low, high) = self.watermarks(place, consumer)?;
@@ -212,7 +212,7 @@ impl Partitions {
     }
 
     /// Looks how far other hubs are; whether the same partitions are this hub's as before.
-    pub(super) fn look_elsewhere(&mut self, claimed: &[Claimed]) -> bool {
+    pub(super) fn look_elsewhere(&mut self, claimed: &[Lease]) -> bool {
         for (own, claimed) in self.all.iter_mut().zip(claimed) {
             if own.ours != claimed.ours {
                 return false;
@@ -343,7 +343,7 @@ impl Partition {
     }
 
     /// Whether its end is reached is for its reader to say.
-    fn goes_on_elsewhere(&mut self, claimed: &Claimed, otherwise: u64) {
+    fn goes_on_elsewhere(&mut self, claimed: &Lease, otherwise: u64) {
         self.next = claimed.position.as_ref().map_or(otherwise, |known| known.position);
         self.end = self.end.max(self.next);
         self.read = true;

@@ -21,7 +21,7 @@ use super::KafkaConfig;
 use super::brokers::{self, Connections};
 use crate::ingest::feed_status::{FeedKind, FeedStatuses};
 use crate::ingest::handle::Ack;
-use crate::ingest::waiters::{Awaited, MOST_AWAITED, Outcomes};
+use crate::ingest::waiters::{MOST_WAITERS, Waiters, Waiting};
 use crate::market::event;
 use crate::market::ownership::Ownership;
 use crate::store::LogReaders;
@@ -52,7 +52,7 @@ pub enum ProduceError {
     #[error("Kafka is not reached")]
     Away,
     /// Nothing was written.
-    #[error("{MOST_AWAITED} records or {MOST_KIB} KiB of them are under way")]
+    #[error("{MOST_WAITERS} records or {MOST_KIB} KiB of them are under way")]
     Full,
     /// Nothing was written, and it would be the same again.
     #[error("Kafka does not take it: {0}")]
@@ -68,7 +68,7 @@ pub struct Producer {
     /// A topic of Kafka.
     to: String,
     ownership: Arc<Ownership>,
-    outcomes: Arc<Outcomes>,
+    waiters: Arc<Waiters>,
     statuses: FeedStatuses,
     /// Of the hub's log.
     readers: Arc<LogReaders>,
@@ -84,19 +84,19 @@ impl Producer {
         config: &KafkaConfig,
         to: String,
         ownership: Arc<Ownership>,
-        outcomes: Arc<Outcomes>,
+        waiters: Arc<Waiters>,
         statuses: FeedStatuses,
         readers: Arc<LogReaders>,
         tracker: TaskTracker,
     ) -> Self {
         let (client, failing) = (Mutex::default(), AtomicBool::new(false));
         let config = settings(config);
-        Self { config, to, ownership, outcomes, statuses, readers, tracker, client, failing }
+        Self { config, to, ownership, waiters, statuses, readers, tracker, client, failing }
     }
 
     /// The line as a record, if it is of what Kafka owns; otherwise the line.
     pub fn outgoing(&self, line: String) -> Result<Outgoing, String> {
-        // What can't be read is refused at the door.
+        // What can't be read is refused by the sequencer.
         let Ok(event) = event::parse(line.as_bytes()) else { return Err(line) };
         let Some(owned) = self.ownership.of(&event, |_| None) else { return Err(line) };
         let key = owned.key().to_owned();
@@ -125,7 +125,7 @@ impl Producer {
     }
 
     async fn produce(&self, records: &[Outgoing]) -> Result<Ack, ProduceError> {
-        let expect = |one: &Outgoing| self.outcomes.expect(&one.id, &one.line);
+        let expect = |one: &Outgoing| self.waiters.expect(&one.id, &one.line);
         let awaited: Option<Vec<_>> = records.iter().map(expect).collect();
         let awaited = awaited.ok_or(ProduceError::Full)?;
         let deliveries = self.hand_over(records)?;
@@ -213,14 +213,14 @@ fn settings(config: &KafkaConfig) -> ClientConfig {
         .set("enable.idempotence", "true")
         .set("acks", "all")
         .set("message.timeout.ms", DELIVERY_TIMEOUT.as_millis().to_string())
-        .set("queue.buffering.max.messages", MOST_AWAITED.to_string())
+        .set("queue.buffering.max.messages", MOST_WAITERS.to_string())
         .set("queue.buffering.max.kbytes", MOST_KIB.to_string())
         // A client waits for each: what comes meanwhile leaves together anyway.
         .set("linger.ms", "0");
     client
 }
 
-async fn settled(awaited: Vec<Awaited>) -> Ack {
+async fn settled(awaited: Vec<Waiting>) -> Ack {
     let mut all = Ack::default();
     for mut one in awaited {
         all.add(one.outcome().await);
@@ -287,10 +287,10 @@ mod tests {
             settings,
         };
         let ownership = Arc::new(Ownership::new(&["news".to_owned()], &[]));
-        let (outcomes, statuses) = (Arc::default(), FeedStatuses::new());
+        let (waiters, statuses) = (Arc::default(), FeedStatuses::new());
         let to = "events".to_owned();
         let readers = LogReaders::new(Path::new("nowhere.db"), 1);
-        Producer::new(&config, to, ownership, outcomes, statuses, readers, TaskTracker::new())
+        Producer::new(&config, to, ownership, waiters, statuses, readers, TaskTracker::new())
     }
 
     #[test]
@@ -327,7 +327,7 @@ mod tests {
         let line = r#"{"kind":"message","topic":"news","data":1}"#;
         let producer = unreachable();
         let record = producer.outgoing(line.to_owned()).unwrap();
-        assert_eq!(taken(&producer, &record), MOST_AWAITED);
+        assert_eq!(taken(&producer, &record), MOST_WAITERS);
         let producer = unreachable();
         let large = format!("\"{}\"", "x".repeat(256 * 1024));
         let record = producer.outgoing(line.replace('1', &large)).unwrap();
@@ -342,7 +342,7 @@ mod tests {
         let record = producer.outgoing(line).unwrap();
         let written = tokio::time::timeout(LONGEST_WRITE, producer.write(&[record])).await;
         assert!(matches!(written, Ok(Err(ProduceError::Unsure(_)))), "{written:?}");
-        assert!(producer.outcomes.is_empty(), "who has given up leaves nothing behind");
+        assert!(producer.waiters.is_empty(), "who has given up leaves nothing behind");
     }
 
     /// No real broker can be made to say what ends a producer: it would be a bug of either.

@@ -1,9 +1,9 @@
 //! Markets that nobody trades on, for `spreadly dev`: orders come, go and are filled, in bursts and
 //! quiet spells, around a price that returns to where it began. Seeded, pure, and written as the
-//! same lines that every other feed brings, so that it goes through the same door. No clock, no
+//! same lines that every other feed brings, so that it is submitted in the same way. No clock, no
 //! task.
 
-mod standing;
+mod resting_orders;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,11 +11,11 @@ use std::fmt::Write as _;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
-use self::standing::Standing;
+use self::resting_orders::RestingOrders;
 use crate::market::event::{Micros, Side, time_text};
 use crate::market::fixed;
 
-pub use self::standing::ACCOUNT;
+pub use self::resting_orders::ACCOUNT;
 
 /// What `spreadly dev` was asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct SimulatorConfig {
 
 /// 1,000 books of 2 × [`DEEPEST`] levels are some 10 MB.
 pub const MOST_MARKETS: u32 = 1_000;
-/// What one task can write through the door without becoming a load test of the store alone.
+/// What one task can submit without becoming a load test of the store alone.
 pub const MOST_RATE: u32 = 100_000;
 
 /// Levels a side at the start, and the fewest and the most there ever are.
@@ -121,7 +121,7 @@ const LISTED: [Listed; 4] = [
 ];
 
 /// Most orders that a run leaves behind.
-pub const MOST_STANDING: usize = 2 * DEEPEST * MOST_MARKETS as usize;
+pub const MOST_RESTING: usize = 2 * DEEPEST * MOST_MARKETS as usize;
 
 /// The tempo that moves at each draw of a burst.
 const FASTEST: u64 = 6;
@@ -185,7 +185,7 @@ struct Market {
     /// Price -> size.
     bids: BTreeMap<u64, u64>,
     asks: BTreeMap<u64, u64>,
-    orders: Option<Standing>,
+    orders: Option<RestingOrders>,
 }
 
 /// What one step does.
@@ -216,7 +216,8 @@ impl Simulator {
     pub fn initial_lines(&mut self, now: Micros, earlier: &[String]) -> Vec<String> {
         self.started = now;
         let (time, run) = (time_text(now), self.run());
-        let mut lines: Vec<_> = earlier.iter().map(|id| standing::canceled(id, &time)).collect();
+        let mut lines: Vec<_> =
+            earlier.iter().map(|id| resting_orders::canceled(id, &time)).collect();
         for market in &mut self.markets {
             lines.push(market.definition(&time));
             let book = Changes {
@@ -301,7 +302,7 @@ impl Market {
             touch: listed.start,
             bids: BTreeMap::new(),
             asks: BTreeMap::new(),
-            orders: listed.by_orders.then(Standing::default),
+            orders: listed.by_orders.then(RestingOrders::default),
         };
         for distance in 0..INITIAL as u64 {
             market.bids.insert(listed.start - distance, size(listed.typical_size, random));

@@ -96,7 +96,7 @@ async fn page(
 ) -> Result<(Vec<Item>, PageInfo, impl Fn(u64) -> Cursor + use<>)> {
     let live = live(ctx)?.clone();
     let topic = asked.topic;
-    let list = List::new(&topic, live.numbering(&topic));
+    let list = List::new(&topic, live.epochs(&topic));
     let first = paging::checked_first(asked.first)?;
     let after = asked.after.map(|after| list.behind(&after)).transpose()?;
     let (from, to) = (asked.from.map(|time| time.0), asked.to.map(|time| time.0));

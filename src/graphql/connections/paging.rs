@@ -9,7 +9,7 @@ use spreadly_subscriptions::{Epoch, Position};
 use crate::graphql::errors::{fault, limit_exceeded};
 use crate::graphql::types::scalars::Cursor;
 use crate::live::{LogCursor, log_topics};
-use crate::market::epochs::{Numbering, Standing};
+use crate::market::epochs::{CursorEpoch, EpochHistory};
 
 /// Nodes in a page: what a client can take in at once.
 const MOST_PER_PAGE: usize = 1_000;
@@ -40,18 +40,18 @@ pub fn checked_first(first: Option<i32>) -> Result<usize> {
 /// A topic as a list: what its cursors are.
 pub struct List {
     topics: u64,
-    numbering: Numbering,
+    epochs: EpochHistory,
 }
 
 impl List {
     /// To be made before the list is read: what is undone meanwhile then counts as seen.
-    pub fn new(topic: &Arc<str>, numbering: Numbering) -> Self {
-        Self { topics: log_topics(std::slice::from_ref(topic)), numbering }
+    pub fn new(topic: &Arc<str>, epochs: EpochHistory) -> Self {
+        Self { topics: log_topics(std::slice::from_ref(topic)), epochs }
     }
 
-    /// Which numbering its positions are of.
+    /// Of its positions.
     pub fn epoch(&self) -> Epoch {
-        self.numbering.epoch()
+        self.epochs.epoch()
     }
 
     /// The cursor of a place in it.
@@ -64,21 +64,21 @@ impl List {
     ///
     /// # Errors
     /// `RESYNC_REQUIRED` where something up to there was undone, with the place up to which it
-    /// stands; or where the position is of no numbering that is known.
+    /// stands; or where the epoch of the position is unknown.
     pub fn behind(&self, after: &Cursor) -> Result<u64> {
         let requested = LogCursor::decode(&after.0, self.topics)
             .map_err(|error| fault("BAD_REQUEST", &error.to_string()))?
             .position;
-        let (message, floor) = match self.numbering.standing(&requested) {
-            Standing::Now => return Ok(requested.sequence),
-            Standing::Earlier { undone } if requested.sequence < undone => {
+        let (message, floor) = match self.epochs.cursor_epoch(&requested) {
+            CursorEpoch::Current => return Ok(requested.sequence),
+            CursorEpoch::Superseded { undone } if requested.sequence < undone => {
                 return Ok(requested.sequence);
             }
-            Standing::Earlier { undone } => (
+            CursorEpoch::Superseded { undone } => (
                 "blocks were removed: discard what is after `floor`, and list from there",
                 undone - 1,
             ),
-            Standing::Unknown => ("the epoch is new: list from the start", 0),
+            CursorEpoch::Unknown => ("the epoch is new: list from the start", 0),
         };
         let position = |position: Position| {
             let Position { epoch, sequence } = position;

@@ -12,7 +12,7 @@ use async_graphql_value::{ConstValue, Value};
 use parking_lot::Mutex;
 
 use super::cost::{self, Tokens};
-use super::document_cache::Generations;
+use super::document_cache::DocumentCache;
 use crate::graphql::errors::Refused;
 use crate::graphql::limits::QueryLimits;
 
@@ -23,11 +23,11 @@ const MOST_DOCUMENTS: usize = 1_024;
 const MOST_CACHED_BYTES: usize = 16 * 1_024;
 
 /// Parsed documents by their text.
-pub struct Documents(Mutex<Generations<Box<str>, Arc<ExecutableDocument>>>);
+pub struct Documents(Mutex<DocumentCache<Box<str>, Arc<ExecutableDocument>>>);
 
 impl Default for Documents {
     fn default() -> Self {
-        Self(Mutex::new(Generations::new(MOST_DOCUMENTS)))
+        Self(Mutex::new(DocumentCache::new(MOST_DOCUMENTS)))
     }
 }
 

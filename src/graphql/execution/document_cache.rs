@@ -6,14 +6,14 @@ use std::hash::Hash;
 
 /// Two generations of half the entries each: when the young one is full it becomes the old one, and
 /// what is asked for in the old one moves over. No clock, no list to keep in order.
-pub struct Generations<K, V> {
+pub struct DocumentCache<K, V> {
     young: HashMap<K, V>,
     old: HashMap<K, V>,
     /// Entries of one generation.
     half: usize,
 }
 
-impl<K: Eq + Hash, V: Clone> Generations<K, V> {
+impl<K: Eq + Hash, V: Clone> DocumentCache<K, V> {
     pub fn new(most: usize) -> Self {
         Self { young: HashMap::new(), old: HashMap::new(), half: most / 2 }
     }
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn what_is_asked_for_stays_and_the_table_is_bounded() {
-        let mut table: Generations<String, u64> = Generations::new(100);
+        let mut table: DocumentCache<String, u64> = DocumentCache::new(100);
         table.keep("always".to_owned(), 7);
         for number in 0..1_000 {
             table.keep(number.to_string(), number);

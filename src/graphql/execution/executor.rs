@@ -25,7 +25,7 @@ use crate::graphql::context::{Caller, ReadPlace};
 use crate::graphql::errors::{self, Refused};
 use crate::graphql::identity::Principal;
 use crate::graphql::limits::QueryLimits;
-use crate::graphql::mutation::port::Writer;
+use crate::graphql::mutation::port::MutationPort;
 use crate::graphql::mutation::publish::Mutations;
 use crate::graphql::query::{HubView, Query};
 use crate::graphql::subscription::{SourceSpec, Subscription};
@@ -56,7 +56,7 @@ impl GraphqlExecutor {
         pool: Arc<Pool>,
         hub: HubView,
         limits: QueryLimits,
-        writer: Writer,
+        writer: MutationPort,
         everyone: Principal,
     ) -> Self {
         let mut builder = Schema::build(Query, Mutations::default(), Subscription)

@@ -49,7 +49,7 @@ fn executor_of(
     }
     let streams = Streams::new(StreamLimits::default(), Arc::new(Meters::default()));
     let hub = HubView { started: 1_699_999_990_000_000, sockets, operations: Box::new(|| 5) };
-    let writer = Writer::new(|_| async { Err(WriteError::Closed) });
+    let writer = MutationPort::new(|_| async { Err(WriteError::Closed) });
     let encoders = Arc::new(Encoders::new(live, 0, 0));
     let (streams, pool) = (Arc::new(streams), Pool::start(1).unwrap());
     GraphqlExecutor::new(encoders, streams, pool, hub, limits, writer, Principal::default())

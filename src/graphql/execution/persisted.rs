@@ -9,7 +9,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use spreadly_subscriptions::{PERSISTED, Request};
 
-use super::document_cache::Generations;
+use super::document_cache::DocumentCache;
 use crate::graphql::errors::Refused;
 
 /// Documents kept. Each has at most `query_bytes` (32 KiB), so all have at most 32 MiB.
@@ -20,11 +20,11 @@ const NOT_FOUND: (&str, &str) = ("PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNot
 
 pub type Hash = [u8; 32];
 
-pub struct Persisted(Mutex<Generations<Hash, Arc<str>>>);
+pub struct Persisted(Mutex<DocumentCache<Hash, Arc<str>>>);
 
 impl Default for Persisted {
     fn default() -> Self {
-        Self(Mutex::new(Generations::new(MOST_PERSISTED)))
+        Self(Mutex::new(DocumentCache::new(MOST_PERSISTED)))
     }
 }
 

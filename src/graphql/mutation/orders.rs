@@ -8,7 +8,7 @@ use async_graphql::{
 };
 use serde_json::{Map, Value, json};
 
-use super::port::{WriteError, Writer, Written};
+use super::port::{MutationPort, WriteError, Written};
 use crate::budgets::Work;
 use crate::graphql::connections::paging::List;
 use crate::graphql::context::admit;
@@ -37,7 +37,7 @@ const _: () =
 
 /// What can be done about orders.
 #[derive(Default)]
-pub struct Placing;
+pub struct OrderMutations;
 
 /// An order to place.
 #[derive(InputObject)]
@@ -114,7 +114,7 @@ pub struct CancelAllOrdersPayload {
 
 /// What can be done about orders.
 #[Object]
-impl Placing {
+impl OrderMutations {
     /// Places an order for the signed-in account. The hub checks it against the rules of its
     /// market.
     async fn place_order(
@@ -312,7 +312,7 @@ fn known_market(ctx: &Context<'_>, market: &str) -> Result<Arc<event::MarketDefi
 
 async fn write(ctx: &Context<'_>, lines: Vec<String>) -> Result<Written> {
     admit(ctx, Work::Write, lines.len())?;
-    state::<Writer>(ctx)?.write(lines).await.map_err(WriteError::told)
+    state::<MutationPort>(ctx)?.write(lines).await.map_err(WriteError::told)
 }
 
 /// Epoch and cursor of an event of an account's orders.
@@ -323,7 +323,7 @@ fn position(ctx: &Context<'_>, account: &str, sequence: u64) -> Result<(ID, Curs
 
 fn list(ctx: &Context<'_>, account: &str) -> Result<List> {
     let topic = orders_topic(None, Some(account));
-    Ok(List::new(&topic, live(ctx)?.numbering(&topic)))
+    Ok(List::new(&topic, live(ctx)?.epochs(&topic)))
 }
 
 fn broken(error: RuleBroken) -> Error {

@@ -1,4 +1,4 @@
-//! How mutations reach the log: through the same door as every feed, handed in by whoever owns it,
+//! How mutations reach the log: through the same handle as every feed, which the hub fills in,
 //! as this part and the feeds do not know each other.
 
 use std::sync::Arc;
@@ -60,9 +60,9 @@ type Write = dyn Fn(Vec<String>) -> Writing + Send + Sync;
 
 /// The handle that mutations are given.
 #[derive(Clone)]
-pub struct Writer(Arc<Write>);
+pub struct MutationPort(Arc<Write>);
 
-impl Writer {
+impl MutationPort {
     pub fn new<F>(write: impl Fn(Vec<String>) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<Written, WriteError>> + Send + 'static,

@@ -4,8 +4,8 @@
 use async_graphql::{Context, ID, MergedObject, Object, Result, SimpleObject};
 use serde_json::json;
 
-use super::orders::Placing;
-use super::port::{WriteError, Writer};
+use super::orders::OrderMutations;
+use super::port::{MutationPort, WriteError};
 use crate::budgets::Work;
 use crate::graphql::connections::paging::List;
 use crate::graphql::context::admit;
@@ -33,7 +33,7 @@ pub struct PublishPayload {
 /// Writes.
 #[derive(Default, MergedObject)]
 #[graphql(name = "Mutation")]
-pub struct Mutations(Publishing, Placing);
+pub struct Mutations(Publishing, OrderMutations);
 
 /// What can be published.
 #[derive(Default)]
@@ -72,7 +72,8 @@ impl Publishing {
         if !live(ctx)?.knows_topic(&log_topic) {
             admit(ctx, Work::Topic, 1)?;
         }
-        let written = state::<Writer>(ctx)?.write(vec![line]).await.map_err(WriteError::told)?;
+        let written =
+            state::<MutationPort>(ctx)?.write(vec![line]).await.map_err(WriteError::told)?;
         let (sequence, duplicate) = match (written.sequence, written.refusal, id) {
             (Some(sequence), ..) => (sequence, false),
             (None, Some(refusal), _) => {
@@ -83,7 +84,7 @@ impl Publishing {
             }
             (None, None, None) => return Err(internal("an event without an id was known")),
         };
-        let list = List::new(&log_topic, live(ctx)?.numbering(&log_topic));
+        let list = List::new(&log_topic, live(ctx)?.epochs(&log_topic));
         Ok(PublishPayload {
             topic,
             epoch: ID(list.epoch().to_string()),

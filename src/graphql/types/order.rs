@@ -16,7 +16,7 @@ use crate::graphql::execution::offload;
 use crate::graphql::identity::{Principal, own};
 use crate::graphql::query::{live, read};
 use crate::live::{self, Item, ItemBody, LogFrame};
-use crate::market::epochs::Numbering;
+use crate::market::epochs::EpochHistory;
 use crate::market::event::{self, Micros};
 use crate::market::fixed::Fixed;
 use crate::market::orders::{self, OrderChange};
@@ -394,7 +394,7 @@ pub async fn page(
     let account = filter.account.map(|account| own(ctx, &account)).transpose()?;
     let first = paging::checked_first(first)?;
     // Of the log itself: an order that was undone is missing from the list, and moves no other.
-    let list = paging::List::new(&LIST.into(), Numbering::new(live(ctx)?.epoch()));
+    let list = paging::List::new(&LIST.into(), EpochHistory::new(live(ctx)?.epoch()));
     let behind = after.map(|after| list.behind(&after)).transpose()?;
     let query = OrderQuery {
         market: filter.market.map(|market| market.0.into()),

@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cache::OrderBooks;
 use crate::ingest::feed_status::{At, FeedStatuses, Place};
-use crate::ingest::handle::{Ack, Batch, Door, Incoming};
-use crate::ingest::projection::LiveSide;
+use crate::ingest::handle::{Ack, Batch, Incoming, IngestHandle};
+use crate::ingest::projection::LiveProjection;
 use crate::ingest::sequencer::{self, SequencerConfig};
 use crate::live::Encoders;
 use crate::live::Live;
@@ -31,7 +31,7 @@ const CHECKPOINT_EVENTS: u64 = 7;
 struct Hub {
     folder: TempDir,
     live: std::sync::Arc<Live>,
-    door: Option<Door>,
+    ingest: Option<IngestHandle>,
     thread: Option<JoinHandle<()>>,
     runtime: tokio::runtime::Runtime,
 }
@@ -40,15 +40,15 @@ impl Hub {
     fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let (live, door, thread) = Self::open(folder.path());
-        Self { folder, live, door: Some(door), thread: Some(thread), runtime }
+        let (live, ingest, thread) = Self::open(folder.path());
+        Self { folder, live, ingest: Some(ingest), thread: Some(thread), runtime }
     }
 
     fn path(folder: &Path) -> PathBuf {
         folder.join("log.db")
     }
 
-    fn open(folder: &Path) -> (std::sync::Arc<Live>, Door, JoinHandle<()>) {
+    fn open(folder: &Path) -> (std::sync::Arc<Live>, IngestHandle, JoinHandle<()>) {
         let path = Self::path(folder);
         let mut store = Store::open(&path).unwrap();
         let log = LogReaders::new(&path, 2);
@@ -57,22 +57,23 @@ impl Hub {
         let config = SequencerConfig {
             checkpoint_events: CHECKPOINT_EVENTS,
             ownership: None,
-            outcomes: Default::default(),
+            waiters: Default::default(),
             shutdown: CancellationToken::new(),
         };
         let encoders = std::sync::Arc::new(Encoders::new(live.clone(), 0, 0));
-        let side = LiveSide::of(&encoders, &OrderBooks::default());
+        let side = LiveProjection::new(encoders, OrderBooks::default());
         let statuses = FeedStatuses::new();
-        let (door, thread) =
-            sequencer::start(store, admission, recovered, statuses, side, config).unwrap();
-        (live, door, thread)
+        let (ingest, thread) =
+            sequencer::start(store, admission, recovered, statuses, Box::new(side), config)
+                .unwrap();
+        (live, ingest, thread)
     }
 
     fn restart(&mut self) {
-        self.door = None;
+        self.ingest = None;
         self.thread.take().unwrap().join().unwrap();
-        let (live, door, thread) = Self::open(self.folder.path());
-        (self.live, self.door, self.thread) = (live, Some(door), Some(thread));
+        let (live, ingest, thread) = Self::open(self.folder.path());
+        (self.live, self.ingest, self.thread) = (live, Some(ingest), Some(thread));
     }
 
     fn send(&self, line: &str) -> Ack {
@@ -80,7 +81,7 @@ impl Hub {
         let lines =
             vec![Incoming { place, line: Ok(line.to_owned().into_bytes()), numbered: None }];
         let batch = Batch { feed: None, lines, progress: Vec::new() };
-        self.runtime.block_on(self.door.as_ref().unwrap().deliver(batch)).unwrap()
+        self.runtime.block_on(self.ingest.as_ref().unwrap().deliver(batch)).unwrap()
     }
 
     fn take(&self, line: &str) -> u64 {
@@ -137,7 +138,7 @@ impl Hub {
             (market.to_owned(), (book.epoch.to_string(), book.sequence))
         });
         let topics = ["trades:L-U", "orders:O-U", "orders@one", "message:t"];
-        let topics = topics.map(|topic| self.live.numbering(topic).epoch().to_string());
+        let topics = topics.map(|topic| self.live.epochs(topic).epoch().to_string());
         json!({"markets": markets.collect::<BTreeMap<_, _>>(), "topics": topics})
     }
 }

@@ -13,9 +13,10 @@ use rand::{Rng, SeedableRng};
 
 use super::*;
 use crate::ingest::feed_status::{At, FeedKind, FeedState, Place};
+use crate::ingest::projection::MakeAside;
+use crate::live::Rollback;
 use crate::market::event::Side;
-use crate::recovery::States;
-use crate::recovery::recover;
+use crate::recovery::{CachedStates, recover};
 
 /// A plain copy of the books, to compare with.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -63,15 +64,41 @@ impl Model {
     }
 }
 
+/// A projection that tests look into.
+struct ModelProjection(Arc<Mutex<Model>>);
+
+impl Projection for ModelProjection {
+    fn apply(&mut self, events: Vec<Applied>) -> Vec<Applied> {
+        self.0.lock().apply(&events);
+        events
+    }
+
+    fn checkpoint(&mut self, market: &str) -> Option<(u64, Vec<u8>)> {
+        let model = self.0.lock();
+        let (sequence, book) = model.books.get(market)?;
+        Some((*sequence, serde_json::to_vec(book).unwrap()))
+    }
+
+    fn aside(&self) -> MakeAside {
+        unreachable!("no blocks are undone here")
+    }
+
+    fn roll_back(&mut self, _: &Arc<Rollback>) {
+        unreachable!("no blocks are undone here")
+    }
+
+    fn keep(&mut self, _: &Admission, _: &MarketId) {}
+}
+
 pub(crate) struct Hub {
-    pub(crate) door: Door,
+    pub(crate) ingest: IngestHandle,
     pub(crate) thread: JoinHandle<()>,
     pub(crate) board: FeedStatuses,
     pub(crate) feed: FeedId,
     pub(crate) model: Arc<Mutex<Model>>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) replayed: u64,
-    outcomes: Arc<Outcomes>,
+    waiters: Arc<Waiters>,
     disk: Arc<std::sync::atomic::AtomicI64>,
 }
 
@@ -98,43 +125,29 @@ impl Hub {
                 model.lock().books.insert(market.into(), (sequence, book));
                 true
             },
-            States::new(),
+            CachedStates::new(),
         )
         .unwrap();
         let replayed = recovered.replayed;
         let board = FeedStatuses::new();
         let feed = board.register("test", FeedKind::Files);
         let shutdown = CancellationToken::new();
-        let (applies, saves) = (Arc::clone(&model), Arc::clone(&model));
-        let live = LiveSide {
-            apply: Box::new(move |events| {
-                applies.lock().apply(&events);
-                events
-            }),
-            checkpoint: Box::new(move |market| {
-                let model = saves.lock();
-                let (sequence, book) = model.books.get(market)?;
-                Some((*sequence, serde_json::to_vec(book).unwrap()))
-            }),
-            aside: Arc::new(|| unreachable!("no blocks are undone here")),
-            reorganise: Box::new(|_| unreachable!("no blocks are undone here")),
-            keep: Box::new(|_, _| {}),
-        };
-        let outcomes: Arc<Outcomes> = Arc::default();
-        let told = outcomes.clone();
+        let live = Box::new(ModelProjection(Arc::clone(&model)));
+        let waiters: Arc<Waiters> = Arc::default();
+        let told = waiters.clone();
         let config = SequencerConfig {
             checkpoint_events,
             ownership,
-            outcomes: told,
+            waiters: told,
             shutdown: shutdown.clone(),
         };
-        let (door, thread) =
+        let (ingest, thread) =
             super::start(store, admission, recovered, board.clone(), live, config).unwrap();
-        Self { door, thread, board, feed, model, shutdown, replayed, outcomes, disk }
+        Self { ingest, thread, board, feed, model, shutdown, replayed, waiters, disk }
     }
 
     pub(crate) fn stop(self) -> Model {
-        drop(self.door);
+        drop(self.ingest);
         self.thread.join().unwrap();
         std::mem::take(&mut *self.model.lock())
     }
@@ -153,7 +166,7 @@ impl Hub {
     }
 
     async fn send(&self, lines: &[String]) -> Ack {
-        self.door.deliver(self.batch(lines)).await.unwrap()
+        self.ingest.deliver(self.batch(lines)).await.unwrap()
     }
 
     pub(crate) async fn until(&self, state: FeedState) {
@@ -232,8 +245,8 @@ async fn a_full_disk_halts_every_feed_and_nothing_is_lost_when_it_has_room() {
     hub.disk.store(1, SeqCst);
     let lines: Vec<_> = (1..=500).map(message).collect();
     let delivery = tokio::spawn({
-        let (door, batch) = (hub.door.clone(), hub.batch(&lines));
-        async move { door.deliver(batch).await }
+        let (ingest, batch) = (hub.ingest.clone(), hub.batch(&lines));
+        async move { ingest.deliver(batch).await }
     });
     hub.until(FeedState::Halted).await;
     let status = hub.board.get(other).unwrap();
@@ -287,8 +300,8 @@ async fn a_truly_full_disk_halts_and_passes_too() {
     }
     let lines: Vec<_> = (1..=500).map(message).collect();
     let delivery = tokio::spawn({
-        let (door, batch) = (hub.door.clone(), hub.batch(&lines));
-        async move { door.deliver(batch).await }
+        let (ingest, batch) = (hub.ingest.clone(), hub.batch(&lines));
+        async move { ingest.deliver(batch).await }
     });
     hub.until(FeedState::Halted).await;
     fs::remove_file(&ballast).unwrap();
@@ -305,12 +318,12 @@ async fn a_shutdown_while_halted_takes_nothing_and_claims_nothing() {
     hub.disk.store(1, SeqCst);
     let lines: Vec<_> = (1..=500).map(message).collect();
     let delivery = tokio::spawn({
-        let (door, batch) = (hub.door.clone(), hub.batch(&lines));
-        async move { door.deliver(batch).await }
+        let (ingest, batch) = (hub.ingest.clone(), hub.batch(&lines));
+        async move { ingest.deliver(batch).await }
     });
     hub.until(FeedState::Halted).await;
     hub.shutdown.cancel();
-    assert!(matches!(delivery.await.unwrap(), Err(DoorError::Closed)));
+    assert!(matches!(delivery.await.unwrap(), Err(IngestError::Closed)));
     assert_eq!(hub.stop().sequences, Vec::<u64>::new());
     assert_eq!(Store::open(&path(&folder)).unwrap().read_from(0, 1_000).unwrap(), []);
 }
@@ -320,10 +333,10 @@ async fn who_brings_a_batch_may_write_it_but_not_what_begins_epochs() {
     let folder = tempfile::tempdir().unwrap();
     let hub = Hub::start(&path(&folder), 1_000);
     let undo = hub.batch(&[r#"{"kind":"block.reverted","height":7}"#.into()]);
-    let returned = hub.door.try_write(undo).unwrap_err();
+    let returned = hub.ingest.try_write(undo).unwrap_err();
     assert_eq!(returned.lines.len(), 1);
     let lines = [message(1), "{".into(), message(1)];
-    let ack = hub.door.try_write(hub.batch(&lines)).unwrap().unwrap();
+    let ack = hub.ingest.try_write(hub.batch(&lines)).unwrap().unwrap();
     assert_eq!((ack.accepted, ack.known, ack.refused), (1, 1, 1));
     // Both ways lead into one order.
     assert_eq!(hub.send(&[message(2)]).await.last_sequence, Some(2));
@@ -331,7 +344,7 @@ async fn who_brings_a_batch_may_write_it_but_not_what_begins_epochs() {
     let mut batch = hub.batch(&[message(3)]);
     let idle = async {
         loop {
-            match hub.door.try_write(batch) {
+            match hub.ingest.try_write(batch) {
                 Ok(ack) => break ack.unwrap(),
                 Err(returned) => batch = returned,
             }
@@ -350,12 +363,13 @@ async fn while_one_writes_others_are_given_their_batch_back_and_a_shutdown_ends_
     let folder = tempfile::tempdir().unwrap();
     let hub = Hub::start(&path(&folder), 1_000);
     hub.disk.store(1, SeqCst);
-    let (door, batch) = (hub.door.clone(), hub.batch(&(1..=500).map(message).collect::<Vec<_>>()));
-    let writing = tokio::task::spawn_blocking(move || door.try_write(batch));
+    let (ingest, batch) =
+        (hub.ingest.clone(), hub.batch(&(1..=500).map(message).collect::<Vec<_>>()));
+    let writing = tokio::task::spawn_blocking(move || ingest.try_write(batch));
     hub.until(FeedState::Halted).await;
-    assert!(hub.door.try_write(hub.batch(&[message(0)])).is_err());
+    assert!(hub.ingest.try_write(hub.batch(&[message(0)])).is_err());
     hub.shutdown.cancel();
-    assert!(matches!(writing.await.unwrap(), Ok(Err(DoorError::Closed))));
+    assert!(matches!(writing.await.unwrap(), Ok(Err(IngestError::Closed))));
     assert_eq!(hub.stop().sequences, Vec::<u64>::new());
 }
 
@@ -366,13 +380,13 @@ async fn a_mutation_that_was_given_up_while_it_waited_is_not_written_later() {
     hub.disk.store(1, SeqCst);
     let lines: Vec<_> = (1..=500).map(message).collect();
     let halting = tokio::spawn({
-        let (door, batch) = (hub.door.clone(), hub.batch(&lines));
-        async move { door.deliver(batch).await }
+        let (ingest, batch) = (hub.ingest.clone(), hub.batch(&lines));
+        async move { ingest.deliver(batch).await }
     });
     hub.until(FeedState::Halted).await;
     let mutation = |number| Batch { feed: None, ..hub.batch(&[message(number)]) };
-    let mut given_up = Box::pin(hub.door.deliver(mutation(9_000)));
-    let mut kept = Box::pin(hub.door.deliver(mutation(9_001)));
+    let mut given_up = Box::pin(hub.ingest.deliver(mutation(9_000)));
+    let mut kept = Box::pin(hub.ingest.deliver(mutation(9_001)));
     for waiting in [&mut given_up, &mut kept] {
         assert!(futures_util::poll!(waiting).is_pending());
     }
@@ -587,11 +601,11 @@ async fn what_kafka_owns_is_taken_from_its_feed_and_refused_from_any_other() {
     let message = r#"{"kind":"message","topic":"t","data":1}"#.to_owned();
     let beginning = [market("O-P", "ACTIVE", "d"), placed(1, 5, 3), message.clone()];
     for other in others {
-        let ack = hub.door.deliver(hub.batch_of(other, &beginning)).await.unwrap();
+        let ack = hub.ingest.deliver(hub.batch_of(other, &beginning)).await.unwrap();
         assert_eq!((ack.accepted, ack.refused), (0, 3), "{other:?}");
         assert_eq!(ack.last_refusal.unwrap().reason, Refusal::TopicOfKafka("t".into()));
     }
-    let ack = hub.door.deliver(hub.batch_of(Some(kafka), &beginning)).await.unwrap();
+    let ack = hub.ingest.deliver(hub.batch_of(Some(kafka), &beginning)).await.unwrap();
     assert_eq!((ack.accepted, ack.refused), (3, 0), "{:?}", ack.last_refusal);
     // Whose market the log alone knows.
     assert!(!filled(1, 1).contains("O-P"));
@@ -610,7 +624,7 @@ async fn whoever_waits_for_an_event_is_told_what_became_of_it() {
     hub.send(&[market("O-P", "ACTIVE", "d")]).await;
     let message =
         |topic: &str| format!(r#"{{"kind":"message","id":"m","topic":"{topic}","data":1}}"#);
-    let expect = |id: &str, line: &str| hub.outcomes.expect(id, line).unwrap();
+    let expect = |id: &str, line: &str| hub.waiters.expect(id, line).unwrap();
     let mut order = expect("p1", &placed(1, 5, 3));
     let mut published = expect("m", &message("t"));
     let mut late = expect("m", &message("u"));

@@ -16,7 +16,7 @@ use self::idle::Idle;
 use self::stream::{At, Numbered, TopicStream};
 use super::follower::Touched;
 use super::frame::{Encode, FeedState, Item};
-use crate::market::epochs::{Numbering, Undoing, scope_of};
+use crate::market::epochs::{EpochChange, EpochHistory, scope_of};
 use crate::market::event::Micros;
 use crate::store;
 
@@ -60,7 +60,7 @@ pub(super) struct Topics {
     topics: HashMap<TopicName, Topic>,
     idle: Idle,
     /// Of the scopes of which something was undone.
-    numberings: HashMap<String, Numbering>,
+    epochs: HashMap<String, EpochHistory>,
     /// The newest event that undid something, as far as is known here.
     undone_at: u64,
     streams: BTreeMap<u64, TopicStream>,
@@ -130,16 +130,16 @@ impl Topics {
             state: FeedState::Live,
             topics: HashMap::new(),
             idle: Idle::default(),
-            numberings: HashMap::new(),
+            epochs: HashMap::new(),
             undone_at: 0,
             streams: BTreeMap::new(),
         }
     }
 
     /// How a topic is numbered now.
-    pub(super) fn numbering(&self, topic: &str) -> Numbering {
-        let known = self.numberings.get(&scope_of(topic));
-        known.cloned().unwrap_or_else(|| Numbering::new(self.epoch))
+    pub(super) fn epochs(&self, topic: &str) -> EpochHistory {
+        let known = self.epochs.get(&scope_of(topic));
+        known.cloned().unwrap_or_else(|| EpochHistory::new(self.epoch))
     }
 
     /// The ends of some topics, to be followed elsewhere, and how their scopes are numbered.
@@ -147,7 +147,7 @@ impl Topics {
         let end = |name: &TopicName| {
             let (last, time) = stands(&self.topics, name);
             let is_forgotten = self.is_forgotten(name);
-            End { name: name.clone(), last, time, is_forgotten, numbering: self.numbering(name) }
+            End { name: name.clone(), last, time, is_forgotten, epochs: self.epochs(name) }
         };
         Ends { ends: names.iter().map(end).collect(), undone_at: self.undone_at }
     }
@@ -156,7 +156,7 @@ impl Topics {
     /// or, with `again`, of all.
     pub(super) fn adopt(&mut self, copy: Ends, again: bool) {
         for end in copy.ends {
-            self.numberings.insert(scope_of(&end.name), end.numbering);
+            self.epochs.insert(scope_of(&end.name), end.epochs);
             let topic = self.topics.entry(end.name).or_default();
             if topic.followers == 0 || again {
                 topic.forget_recent();
@@ -172,7 +172,7 @@ impl Topics {
     /// Takes over how all scopes are numbered elsewhere.
     pub(super) fn adopt_numberings(&mut self, other: &Self) {
         self.is_copy = true;
-        self.numberings = other.numberings.clone();
+        self.epochs = other.epochs.clone();
         self.undone_at = other.undone_at;
     }
 
@@ -193,33 +193,33 @@ impl Topics {
     }
 
     fn numbered(&self, names: &[TopicName]) -> Numbered {
-        let own: Vec<_> = names.iter().map(|name| self.numbering(name)).collect();
-        let together = Numbering::union(self.epoch, own.iter());
-        Numbered { together, epochs: own.iter().map(Numbering::epoch).collect() }
+        let own: Vec<_> = names.iter().map(|name| self.epochs(name)).collect();
+        let together = EpochHistory::union(self.epoch, own.iter());
+        Numbered { together, epochs: own.iter().map(EpochHistory::epoch).collect() }
     }
 
     /// Takes over that a scope began a new epoch.
-    pub(super) fn renumber(&mut self, scope: &str, undoing: Undoing) {
-        self.undone_at = self.undone_at.max(undoing.at);
-        let known = self.numberings.entry(scope.to_owned());
-        let known = known.or_insert_with(|| Numbering::new(self.epoch));
-        if known.since() < undoing.at {
-            known.undo(undoing);
+    pub(super) fn renumber(&mut self, scope: &str, change: EpochChange) {
+        self.undone_at = self.undone_at.max(change.at);
+        let known = self.epochs.entry(scope.to_owned());
+        let known = known.or_insert_with(|| EpochHistory::new(self.epoch));
+        if known.since() < change.at {
+            known.begin(change);
         }
     }
 
     /// Blocks were undone: where the topics stand that lost events, and what it means to scopes.
     /// Whoever follows one of these goes back to what stands.
-    pub(super) fn reorganise<'a>(
+    pub(super) fn roll_back<'a>(
         &mut self,
-        undoings: impl Iterator<Item = (&'a str, Undoing)>,
+        changes: impl Iterator<Item = (&'a str, EpochChange)>,
         left: &[(store::Topic, Option<Micros>)],
     ) {
         let mut scopes = BTreeSet::new();
         let mut at = 0;
-        for (scope, undoing) in undoings {
-            at = at.max(undoing.at);
-            self.renumber(scope, undoing);
+        for (scope, change) in changes {
+            at = at.max(change.at);
+            self.renumber(scope, change);
             scopes.insert(scope);
         }
         for (known, event_time) in left {
@@ -238,7 +238,7 @@ impl Topics {
         for stream in streams.values_mut() {
             let names = stream.names().clone();
             if names.iter().any(|name| scopes.contains(&*scope_of(name))) {
-                stream.reorganise(self.numbered(&names), self.last_of(&names));
+                stream.roll_back(self.numbered(&names), self.last_of(&names));
             }
         }
         self.streams = streams;
@@ -458,7 +458,7 @@ impl Topics {
         }
     }
 
-    /// Makes frames by what was read from the log when `undone_at` was its newest undoing; `None`
+    /// Makes frames by what was read from the log when `undone_at` was its newest change; `None`
     /// if that is not what is known here, if the stream is gone or was numbered anew meanwhile.
     fn told<T>(
         &mut self,
@@ -502,7 +502,7 @@ struct End {
     last: u64,
     time: Option<Micros>,
     is_forgotten: bool,
-    numbering: Numbering,
+    epochs: EpochHistory,
 }
 
 /// Sequence and time of a topic's last event.

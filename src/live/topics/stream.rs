@@ -17,7 +17,7 @@ use crate::live::book_stream::{QUIET_BEATS, bad_cursor};
 use crate::live::frame::{
     Encode, FeedState, Item, LiveFrame, LogCursor, LogFrame, SnapshotReason, log_topics,
 };
-use crate::market::epochs::{MOST_UNDOINGS, Numbering, Standing};
+use crate::market::epochs::{CursorEpoch, EpochHistory, MOST_EPOCH_CHANGES};
 use crate::market::event::Micros;
 
 /// Events of a frame, which is encoded under the topics' lock: below a millisecond.
@@ -38,7 +38,7 @@ pub(super) struct At {
 /// How a stream's positions are numbered.
 pub(super) struct Numbered {
     /// Its cursors, which stand for all of its topics.
-    pub(super) together: Numbering,
+    pub(super) together: EpochHistory,
     /// Of each topic, in the order of the names.
     pub(super) epochs: Box<[Epoch]>,
 }
@@ -252,13 +252,13 @@ impl TopicStream {
             Ok(cursor) => cursor.position,
             Err(fault) => return Place::Here(Start::Refused(bad_cursor(fault))),
         };
-        match self.numbered.together.standing(&requested) {
-            Standing::Now if requested.sequence <= self.last => {}
-            Standing::Earlier { undone } => {
+        match self.numbered.together.cursor_epoch(&requested) {
+            CursorEpoch::Current if requested.sequence <= self.last => {}
+            CursorEpoch::Superseded { undone } => {
                 return self.back(requested.sequence.min(undone - 1), stands, at);
             }
             // A sequence of the same epoch that the log has not reached: the log lost its end.
-            Standing::Now | Standing::Unknown => {
+            CursorEpoch::Current | CursorEpoch::Unknown => {
                 let epoch = self.numbered.together.epoch();
                 return Place::Here(Start::Refused(resync_required(requested, epoch)));
             }
@@ -284,7 +284,7 @@ impl TopicStream {
     ) -> Place {
         let place = self.bases.partition_point(|(base, _)| *base <= seen);
         let Some((base, _)) = place.checked_sub(1).map(|place| self.bases[place]) else {
-            // From before more undoings than are remembered.
+            // From before more changes than are remembered.
             return Place::Here(Start::TooSlow);
         };
         let sequence = seen - base;
@@ -340,18 +340,18 @@ impl TopicStream {
 
     /// Blocks were undone. Whatever stands in the ring is of the earlier numbering, so every reader
     /// is sent to ask where it goes on.
-    pub(super) fn reorganise(&mut self, numbered: Numbered, last: u64) {
+    pub(super) fn roll_back(&mut self, numbered: Numbered, last: u64) {
         let before = self.numbered.together.epoch();
         self.numbered = numbered;
-        let undone = match self.numbered.together.standing(&Position { epoch: before, sequence: 0 })
-        {
-            Standing::Earlier { undone } => undone,
-            // Its epoch did not change.
-            Standing::Now | Standing::Unknown => return,
-        };
+        let undone =
+            match self.numbered.together.cursor_epoch(&Position { epoch: before, sequence: 0 }) {
+                CursorEpoch::Superseded { undone } => undone,
+                // Its epoch did not change.
+                CursorEpoch::Current | CursorEpoch::Unknown => return,
+            };
         let base = self.number(self.last) + 1;
         self.bases.push_back((base, undone));
-        if self.bases.len() > MOST_UNDOINGS {
+        if self.bases.len() > MOST_EPOCH_CHANGES {
             self.bases.pop_front();
         }
         self.last = last;

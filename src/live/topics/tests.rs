@@ -10,7 +10,7 @@ use spreadly_subscriptions::{Cursor, Frame, Meters, OperationKey, StreamLimits, 
 
 use super::*;
 use crate::live::frame::{LiveFrame, LogCursor, log_topics};
-use crate::live::{Live, Reorganisation};
+use crate::live::{Live, Rollback};
 use crate::market::admission::Admission;
 use crate::market::event::{Applied, message_topic, parse, trades_topic};
 use crate::store::{LogReaders, NewEvent, Store};
@@ -82,7 +82,7 @@ impl Hub {
         }
         let reverted =
             NewEvent { topic: "blocks".into(), body: "{}".into(), ..NewEvent::default() };
-        let left = self.store.revert(&reverted, &[], 1, |log| {
+        let left = self.store.roll_back(&reverted, &[], 1, |log| {
             undone.iter().try_for_each(|(_, sequence)| log.undo(*sequence, &[]))?;
             let (mut scopes, mut topics) = (Vec::new(), Vec::new());
             for (market, first) in &first {
@@ -93,9 +93,9 @@ impl Hub {
                 topics.push((store::Topic { name: (&*topic).into(), last }, None));
             }
             let (at, undone, markets) = (log.sequence, undone.len() as u64, Vec::new());
-            Ok(Reorganisation { at, of_blocks: true, undone, scopes, markets, topics })
+            Ok(Rollback { at, of_blocks: true, undone, scopes, markets, topics })
         });
-        self.live.reorganise(&left.unwrap().unwrap().1).unwrap();
+        self.live.roll_back(&left.unwrap().unwrap().1).unwrap();
     }
 
     fn open(&self, markets: &[usize]) -> Arc<ResponseStream> {

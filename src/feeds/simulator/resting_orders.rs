@@ -11,7 +11,7 @@ pub const ACCOUNT: &str = "simulator";
 
 /// What stands, by price.
 #[derive(Default)]
-pub(super) struct Standing {
+pub(super) struct RestingOrders {
     bids: BTreeMap<u64, Order>,
     asks: BTreeMap<u64, Order>,
     placed: u64,
@@ -22,7 +22,7 @@ struct Order {
     left: u64,
 }
 
-impl Standing {
+impl RestingOrders {
     /// The step's events: fills with their trades, then cancels, then new orders, so that the book
     /// is never crossed in between. `run` tells the orders of this run from those of earlier ones.
     pub(super) fn follow(
