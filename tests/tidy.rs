@@ -96,6 +96,75 @@ fn lines_are_no_wider_than_a_hundred_columns() {
     assert_ratchet("lines above 100 columns", &wide.values().sum(), &206);
 }
 
+/// The rooms of `src/`. A room imports only rooms that come later in this list, so there is no
+/// circle between rooms.
+const IMPORTS_GO_DOWN: [&str; 20] = [
+    "cli",
+    "hub",
+    "telemetry",
+    "http",
+    "graphql",
+    "feeds",
+    "shared_log",
+    "ingest",
+    "recovery",
+    "cache",
+    "live",
+    "store",
+    "postgres",
+    "budgets",
+    "config",
+    "market",
+    "pool",
+    "descriptors",
+    "signals",
+    "backoff",
+];
+/// Rooms that meet in a third one and never import each other, in either direction.
+const APART: [(&str, &str); 3] = [("graphql", "feeds"), ("http", "graphql"), ("http", "feeds")];
+
+/// What a line of code imports of the crate, by room.
+fn imports(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .flat_map(|line| line.split("crate::").skip(1))
+        .map(|path| {
+            let end = path.find(|letter: char| !(letter.is_alphanumeric() || letter == '_'));
+            &path[..end.unwrap_or(path.len())]
+        })
+}
+
+/// Why one room must not import the other, if so.
+fn against_the_order(from: &str, to: &str) -> Option<String> {
+    let place = |room: &str| IMPORTS_GO_DOWN.iter().position(|known| *known == room);
+    let (Some(above), Some(below)) = (place(from), place(to)) else {
+        return Some(format!("{from} imports {to}: add both to the list of rooms"));
+    };
+    let apart = APART.iter().any(|(one, two)| [(from, to), (to, from)].contains(&(*one, *two)));
+    (above > below || apart).then(|| format!("{from} imports {to}"))
+}
+
+#[test]
+fn rooms_import_each_other_only_downward() {
+    assert_eq!(imports("use crate::hub::run;\n// crate::no\nf(crate::cli::X)").count(), 2);
+    assert_eq!(against_the_order("hub", "market"), None);
+    assert_eq!(against_the_order("market", "market"), None);
+    assert!(against_the_order("market", "hub").is_some());
+    assert!(against_the_order("graphql", "feeds").is_some());
+    assert!(against_the_order("hub", "attic").is_some());
+    let sources = files(&["rs"]);
+    let hub = sources.iter().filter_map(|file| Some((file.path.strip_prefix("src/")?, file)));
+    let mut rooms = BTreeSet::new();
+    let mut wrong = BTreeSet::new();
+    for (path, file) in hub.filter(|(path, _)| !["lib.rs", "main.rs"].contains(path)) {
+        let room = path.split('/').next().unwrap_or(path).trim_end_matches(".rs");
+        rooms.insert(room);
+        wrong.extend(imports(&file.text).filter_map(|to| against_the_order(room, to)));
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert_eq!(rooms, BTreeSet::from(IMPORTS_GO_DOWN));
+}
+
 /// Lines before the first module of tests.
 fn lines_before_tests(text: &str) -> usize {
     let lines: Vec<_> = text.lines().collect();
