@@ -9,7 +9,7 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use spreadly_subscriptions::dialect::GRAPHQL_WS;
-use spreadly_subscriptions::protocol::GRAPHQL_TRANSPORT_WS;
+use spreadly_subscriptions::message::GRAPHQL_TRANSPORT_WS;
 use spreadly_subscriptions::{CloseCode, Dialect, Executor, Opening};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 

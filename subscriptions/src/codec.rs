@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::error::{CapacityError, Error};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-use crate::protocol::CloseCode;
+use crate::message::CloseCode;
 
 /// What tungstenite keeps per connection; it grows to the largest message and no further.
 const CODEC_BUFFER_BYTES: usize = 256;

@@ -7,7 +7,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::protocol::{self, ClientMessage};
+use crate::message::{self, ClientMessage};
 
 /// Name of the older subprotocol in `Sec-WebSocket-Protocol`.
 pub const GRAPHQL_WS: &str = "graphql-ws";
@@ -25,9 +25,9 @@ pub enum Dialect {
 impl Dialect {
     /// Reads one message. The error is the reason of the 4400.
     pub(crate) fn parse(self, text: &str) -> Result<ClientMessage, &'static str> {
-        let (kind, message) = protocol::object(text)?;
+        let (kind, message) = message::object(text)?;
         match self {
-            Self::TransportWs => protocol::parse(&kind, message),
+            Self::TransportWs => message::parse(&kind, message),
             Self::LegacyWs => parse_legacy(&kind, message),
         }
     }
@@ -43,13 +43,13 @@ impl Dialect {
     /// An operation ends with these errors, a JSON array. `id` is JSON already.
     pub(crate) fn error(self, id: &str, errors: &[u8]) -> Vec<u8> {
         match self {
-            Self::TransportWs => protocol::error(id, errors),
+            Self::TransportWs => message::error(id, errors),
             // There an error's payload is one object; its client looks for more in `errors`.
             Self::LegacyWs => {
                 let all: Value = serde_json::from_slice(errors).unwrap_or_default();
                 let message = all[0]["message"].as_str().unwrap_or("refused");
                 let payload = json!({"message": message, "errors": all});
-                protocol::error(id, payload.to_string().as_bytes())
+                message::error(id, payload.to_string().as_bytes())
             }
         }
     }
@@ -58,7 +58,7 @@ impl Dialect {
     pub(crate) fn ended(self, id: &str) -> Option<Vec<u8>> {
         match self {
             Self::TransportWs => None,
-            Self::LegacyWs => Some(protocol::complete(id)),
+            Self::LegacyWs => Some(message::complete(id)),
         }
     }
 
@@ -80,9 +80,9 @@ fn parse_legacy(
     mut message: Map<String, Value>,
 ) -> Result<ClientMessage, &'static str> {
     match kind {
-        "connection_init" => protocol::init(message),
-        "start" => protocol::subscribe(message),
-        "stop" => Ok(ClientMessage::Complete { id: protocol::id_of(&mut message)? }),
+        "connection_init" => message::init(message),
+        "start" => message::subscribe(message),
+        "stop" => Ok(ClientMessage::Complete { id: message::id_of(&mut message)? }),
         "connection_terminate" => Ok(ClientMessage::Terminate),
         _ => Err("Message has an unknown 'type'"),
     }

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 
 use crate::rounds::Priority;
-use crate::stream::ResponseStream;
+use crate::streams::ResponseStream;
 
 /// A GraphQL request, as it stands in a `subscribe` payload or an HTTP body.
 #[derive(Clone, Debug, Default)]
@@ -86,7 +86,7 @@ pub struct SingleResult {
 /// An operation's place among the readers of streams, as its maker counts them: dropped when the
 /// operation ends.
 pub trait StreamPlace: Send {
-    /// The operation is about to wait for its source ([`crate::stream::Start::Later`]), which
+    /// The operation is about to wait for its source ([`crate::streams::Start::Later`]), which
     /// mostly reads a page of the log for it. Returns how long it has to wait for its turn, if at
     /// all.
     fn turn(&self) -> Option<Duration>;

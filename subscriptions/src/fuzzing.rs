@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::dialect::Dialect;
 use crate::limits::Limits;
-use crate::protocol::ClientMessage;
+use crate::message::ClientMessage;
 use crate::session::{Decision, OperationRef, Session};
 
 /// Small, so that a short input reaches them.

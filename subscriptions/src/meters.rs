@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::protocol::CloseCode;
+use crate::message::CloseCode;
 
 /// One number that many threads add to.
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::dialect::Dialect;
 use crate::executor::Request;
 use crate::limits::Limits;
-use crate::protocol::{self, ClientMessage, CloseCode};
+use crate::message::{self, ClientMessage, CloseCode};
 
 /// What the owner of the socket has to do now.
 #[derive(Debug)]
@@ -117,7 +117,7 @@ impl Session {
             Err(reason) => return close(CloseCode::InvalidMessage, reason),
         };
         match message {
-            ClientMessage::Ping(payload) => Decision::Reply(protocol::pong(payload)),
+            ClientMessage::Ping(payload) => Decision::Reply(message::pong(payload)),
             ClientMessage::Pong => Decision::Nothing,
             ClientMessage::Init(payload) => match self.phase {
                 Phase::Fresh => {
@@ -165,7 +165,7 @@ impl Session {
     /// The credentials were good: returns the ack to send.
     pub(crate) fn accept(&mut self) -> &'static [u8] {
         self.phase = Phase::Acknowledged;
-        protocol::ACK
+        message::ACK
     }
 
     /// The operation streams from now on, no longer counted as being worked out: returns the id
@@ -187,7 +187,7 @@ impl Session {
     /// none if it is gone already.
     pub(crate) fn settle(&mut self, operation: OperationRef) -> Option<(Rc<str>, Vec<u8>)> {
         let id = self.forget(operation)?;
-        let complete = protocol::complete(&id);
+        let complete = message::complete(&id);
         Some((id, complete))
     }
 

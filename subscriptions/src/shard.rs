@@ -24,11 +24,11 @@ use crate::limits::{
     WRITES_PER_YIELD,
 };
 use crate::meters::Meters;
-use crate::protocol::{CloseCode, Contiguous, PREFIX_BYTES, next_prefix};
-use crate::reader::{Bell, Reader};
+use crate::message::{CloseCode, Contiguous, PREFIX_BYTES, next_prefix};
+use crate::sse_reader::{Bell, Reader};
 use crate::ring::Frame;
 use crate::rounds::{Rounds, Ticket};
-use crate::stream::{Doorbell, Listener, ResponseStream, Streams};
+use crate::streams::{Doorbell, Listener, ResponseStream, Streams};
 use crate::worker::{Turn, Worker};
 
 /// One read takes at most this much from a socket; shared by all sockets of the shard.

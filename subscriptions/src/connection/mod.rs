@@ -25,12 +25,12 @@ use crate::limits::{
     READS_PER_TURN, REFUSALS_AT_ONCE, REFUSALS_PER_SWEEP, REPLY_BACKLOG_BYTES, SILENT_INTERVALS,
     START_DEADLINE, TIME_PER_TURN, UNFINISHED_MESSAGE, UNHEARD_BYTES,
 };
-use crate::protocol::{self, CloseCode};
+use crate::message::{self, CloseCode};
 use crate::ring::Frame;
 use crate::rounds::Ticket;
 use crate::session::{Decision, OperationRef, Session};
 use crate::shard::{Opening, Rank, Seat, Shard};
-use crate::stream::{ResponseStream, Start};
+use crate::streams::{ResponseStream, Start};
 
 /// What carries a connection.
 pub trait Socket: AsyncRead + AsyncWrite + Unpin + 'static {
@@ -395,28 +395,28 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         self.charge(text.len(), shard);
         match self.session.receive(text, &shard.limits, shard.now()) {
             Decision::Nothing => {}
-            Decision::Reply(message) => protocol::text_frame(&message, &mut self.replies),
+            Decision::Reply(message) => message::text_frame(&message, &mut self.replies),
             Decision::Refuse(message) => {
-                protocol::text_frame(&message, &mut self.replies);
+                message::text_frame(&message, &mut self.replies);
                 self.count_refusals(1);
             }
             Decision::Close { code, reason } => self.close(code, &reason, shard),
             Decision::End { operation, answer } => {
                 self.stop(operation.slot, shard);
                 if let Some(answer) = answer {
-                    protocol::text_frame(&answer, &mut self.replies);
+                    message::text_frame(&answer, &mut self.replies);
                 }
             }
             Decision::Judge(payload) => match shard.executor.init(payload.as_ref(), &self.client) {
                 Ok(principal) => {
                     self.principal = Some(principal);
                     self.codec.allow(shard.limits.message_bytes);
-                    protocol::text_frame(self.session.accept(), &mut self.replies);
+                    message::text_frame(self.session.accept(), &mut self.replies);
                     self.keep_alive();
                 }
                 Err(refused) => {
                     if let Some(message) = self.session.dialect().rejection(&refused.reason) {
-                        protocol::text_frame(&message, &mut self.replies);
+                        message::text_frame(&message, &mut self.replies);
                     }
                     self.close(CloseCode::Forbidden, &refused.reason, shard);
                 }
@@ -441,7 +441,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
     /// Says that we live, to a client that doesn't see a WebSocket's own pings.
     fn keep_alive(&mut self) {
         if let Some(message) = self.session.dialect().keep_alive() {
-            protocol::text_frame(message, &mut self.replies);
+            message::text_frame(message, &mut self.replies);
         }
     }
 
@@ -502,7 +502,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
     fn refuse(&mut self, operation: OperationRef, errors: &[u8]) {
         self.count_refusals(1);
         if let Some(message) = self.session.refuse(operation, errors) {
-            protocol::text_frame(&message, &mut self.replies);
+            message::text_frame(&message, &mut self.replies);
         }
     }
 
@@ -520,7 +520,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         self.work[operation.slot as usize] = None;
         self.clear = false;
         self.count_refusals(1);
-        protocol::text_frame(&message, &mut self.replies);
+        message::text_frame(&message, &mut self.replies);
         self.wake();
     }
 
@@ -532,10 +532,10 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         self.work[operation.slot as usize] = None;
         self.clear = false;
         let dialect = self.session.dialect();
-        protocol::next_prefix(dialect, id.as_bytes(), result.len() + 1, &mut self.replies);
+        message::next_prefix(dialect, id.as_bytes(), result.len() + 1, &mut self.replies);
         self.replies.extend_from_slice(result);
         self.replies.push(b'}');
-        protocol::text_frame(&complete, &mut self.replies);
+        message::text_frame(&complete, &mut self.replies);
         self.wake();
     }
 
@@ -562,7 +562,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         for slot in 0..self.work.len() {
             self.stop(slot as u32, shard);
         }
-        protocol::close_frame(code, reason, &mut self.replies);
+        message::close_frame(code, reason, &mut self.replies);
         self.closing = Some(shard.now() + CLOSE_LINGER);
     }
 
@@ -624,7 +624,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             self.close(CloseCode::ProtocolError, "A message did not end within 10 s", shard);
         } else if passed(self.pinged, limits.ping_interval) {
             self.pinged = now;
-            self.replies.extend_from_slice(protocol::PING_FRAME);
+            self.replies.extend_from_slice(message::PING_FRAME);
             if self.principal.is_some() {
                 self.keep_alive();
             }

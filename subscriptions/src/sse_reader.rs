@@ -14,7 +14,7 @@ use crate::executor::{Executor, StreamPlace};
 use crate::limits::{FRAMES_PER_WRITE, START_DEADLINE};
 use crate::ring::Frame;
 use crate::shard::{Seat, Shard};
-use crate::stream::{ResponseStream, Start};
+use crate::streams::{ResponseStream, Start};
 
 /// How the shard tells a reader something: that its stream has news, or when to end.
 #[derive(Default)]
