@@ -1,5 +1,5 @@
-//! A token bucket of processor time that may go into debt. The cost of work is known only when it is
-//! done. So work is admitted while the bucket is above zero, and pays its full cost afterwards.
+//! A token bucket of processor time that may go into debt. The cost of work is known only
+//! afterwards. So work is admitted while the bucket is above zero, and then pays its full cost.
 
 use std::time::Duration;
 

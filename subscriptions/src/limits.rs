@@ -23,7 +23,7 @@ pub struct Limits {
     pub init_timeout: Duration,
     /// How long bytes may wait without one of them leaving; then the hub closes with 1013.
     pub writer_stall: Duration,
-    /// Between two pings of ours. A peer that is silent for [`SILENT_INTERVALS`] of these is dropped.
+    /// Between two pings of ours. Silent peers are dropped after [`SILENT_INTERVALS`].
     pub ping_interval: Duration,
 }
 
@@ -53,8 +53,8 @@ pub const CLOSE_REASON_BYTES: usize = 123;
 /// that we stop reading from it.
 pub(crate) const REPLY_BACKLOG_BYTES: usize = 64 << 10;
 
-/// Frames that leave in one `writev`. 32 frames are 64 slices, well below the kernel's 1,024. Beyond
-/// 16 frames the cost per message hardly falls.
+/// Frames that leave in one `writev`. 32 frames are 64 slices, well below the kernel's 1,024.
+/// Beyond 16 frames the cost per message hardly falls.
 pub(crate) const FRAMES_PER_WRITE: usize = 32;
 
 /// Largest frame that is copied after its prefix and leaves in a plain write. A copy of 450 bytes
@@ -93,8 +93,8 @@ pub(crate) const BYTES_OF_A_REFUSAL: usize = 1 << 10;
 /// How often the deadlines of sockets are checked.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Ping intervals without a byte from the peer after which it counts as silent. One ping may be late
-/// by chance, two are not.
+/// Ping intervals without a byte from the peer after which it counts as silent. One ping may be
+/// late by chance, two are not.
 pub const SILENT_INTERVALS: u32 = 2;
 
 /// If so many bytes left since the last read, the peer counts as slow instead of silent: our ping

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
-use crate::limits::TIME_PER_ROUND;
+use crate::limits::{TIME_PER_ROUND, TIME_PER_TURN};
 
 /// The most connections that are admitted after one fan-out.
 const MOST_AT_ONCE: usize = 1_024;
@@ -54,6 +54,20 @@ impl WaitingLine {
 
     fn pop(&mut self) -> Option<Queued> {
         self.returned.pop_front().or_else(|| self.queue.pop_front())
+    }
+}
+
+/// The time that one turn of a connection may take: a source may encode a snapshot in it, and a
+/// request may have to be parsed.
+pub(crate) struct TurnTimer(std::time::Instant);
+
+impl TurnTimer {
+    pub(crate) fn start() -> Self {
+        Self(std::time::Instant::now())
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.elapsed() >= TIME_PER_TURN
     }
 }
 

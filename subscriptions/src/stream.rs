@@ -1,0 +1,249 @@
+//! A response stream: the results of one operation key, resolved once and encoded once for all
+//! operations with that key. And its [`Source`], which makes the results.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::memory::{Memory, STREAM_BYTES};
+use crate::meters::Meters;
+use crate::pace::Pace;
+use crate::readership::Readership;
+use crate::resume::Resume;
+use crate::ring::{Frame, Ring};
+use crate::signal::Listener;
+
+/// Where a response stream gets its frames: the hub's state of a topic. May lock its own state, and
+/// must not wait for anything else: an answer that takes time is [`Resume::Throttled`] or
+/// [`Resume::Pending`].
+///
+/// What makes joining free of gaps: the implementor pushes into a stream only while it holds the
+/// lock under which `join` and `catch_up` read the state and [`ResponseStream::next_index`].
+pub trait Source: Send + Sync {
+    /// Called once, before the first reader joins: push all later events into this stream.
+    fn attach(&self, stream: &Arc<ResponseStream>);
+
+    /// Where a new operation starts; `after` is the cursor that its client sent.
+    fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Resume;
+
+    /// Brings a reader up to date that has seen everything up to `seen`. It either needs frames
+    /// that the ring no longer holds, or has been sent a whole page.
+    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Resume;
+
+    /// The last operation ended and no other came: forget the stream.
+    fn detach(&self, stream: &ResponseStream);
+}
+
+/// See the module's text. Always in an `Arc`: connections, the table and the source share it.
+pub struct ResponseStream {
+    id: u64,
+    source: Box<dyn Source>,
+    ring: Mutex<Ring>,
+    listeners: Mutex<Vec<Arc<Listener>>>,
+    readers: Readers,
+    /// Bytes that the source keeps for later readers.
+    cached: AtomicUsize,
+    /// The pace of the stream if it is slower than its clients asked for.
+    slowed_to: AtomicU8,
+    memory: Arc<Memory>,
+    meters: Arc<Meters>,
+}
+
+struct Readers {
+    count: AtomicUsize,
+    /// The owner of the operation that opened the stream.
+    owner: u64,
+    /// Operations of other owners have read it as well.
+    shared: AtomicBool,
+    /// When the last one left, or when the stream was opened.
+    idle_since: Mutex<Instant>,
+}
+
+impl ResponseStream {
+    /// A stream with its first reader, an operation of `owner`.
+    pub(crate) fn new(
+        id: u64,
+        source: Box<dyn Source>,
+        ring_bytes: usize,
+        owner: u64,
+        memory: Arc<Memory>,
+        meters: Arc<Meters>,
+    ) -> Self {
+        memory.change(0, STREAM_BYTES);
+        Self {
+            id,
+            source,
+            ring: Mutex::new(Ring::new(ring_bytes)),
+            listeners: Mutex::default(),
+            readers: Readers {
+                count: AtomicUsize::new(1),
+                owner,
+                shared: AtomicBool::new(false),
+                idle_since: Mutex::new(Instant::now()),
+            },
+            cached: AtomicUsize::new(0),
+            slowed_to: AtomicU8::new(0),
+            memory,
+            meters,
+        }
+    }
+
+    /// Unique in this process: distinguishes a stream from an earlier one of the same key.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Appends a frame and wakes the shards. Never waits; costs the same for any number of readers.
+    pub fn push(&self, frame: Frame) {
+        {
+            let mut ring = self.ring.lock();
+            let before = ring.bytes();
+            ring.push(frame);
+            if self.memory.used() > self.memory.budget() && self.readers() < 2 {
+                // Without waiting for the next `Streams::resize_rings`.
+                let half = ring.bytes() / 2;
+                ring.limit(half);
+            }
+            self.memory.change(before, ring.bytes());
+        }
+        self.meters.frames_published.add(1);
+        for listener in self.listeners.lock().iter() {
+            listener.ring();
+        }
+    }
+
+    /// The pace of this stream while it can't keep the one that its clients asked for.
+    pub fn slowed_to(&self) -> Option<Pace> {
+        let index = usize::from(self.slowed_to.load(Ordering::Relaxed));
+        Pace::MERGING.get(index.checked_sub(1)?).copied()
+    }
+
+    /// Sets a pace that is slower than its clients asked for; `None` for the one they asked for.
+    pub fn set_slowed_to(&self, pace: Option<Pace>) {
+        let index = pace.and_then(Pace::merging_index);
+        self.slowed_to.store(index.map_or(0, |index| index as u8 + 1), Ordering::Relaxed);
+    }
+
+    /// Counts what the source keeps for later readers, in bytes.
+    pub fn set_cached(&self, bytes: usize) {
+        self.memory.change(self.cached.swap(bytes, Ordering::Relaxed), bytes);
+    }
+
+    /// Whether there is memory for a frame that later readers may want.
+    pub fn may_cache(&self) -> bool {
+        self.memory.excess() == 0
+    }
+
+    /// Drops what was pushed, as it is no longer valid: every reader asks [`Source::catch_up`]
+    /// where it goes on.
+    pub fn invalidate(&self) {
+        {
+            let mut ring = self.ring.lock();
+            let before = ring.bytes();
+            ring.invalidate();
+            self.memory.change(before, ring.bytes());
+        }
+        for listener in self.listeners.lock().iter() {
+            listener.ring();
+        }
+    }
+
+    /// Index in the ring that the next pushed frame will get.
+    pub fn next_index(&self) -> u64 {
+        self.ring.lock().next()
+    }
+
+    /// Where in the ring a reader goes on that has seen everything up to `sequence`.
+    pub fn index_after(&self, sequence: u64) -> Option<u64> {
+        self.ring.lock().index_after(sequence)
+    }
+
+    /// Bytes of the frames from `index` on; `None` if the ring no longer holds all of them.
+    pub fn backlog_bytes(&self, index: u64) -> Option<usize> {
+        self.ring.lock().bytes_from(index)
+    }
+
+    /// Appends at most `most` frames from `index` on; false if some were already dropped.
+    pub fn read(&self, index: u64, most: usize, into: &mut Vec<Frame>) -> bool {
+        match self.ring.lock().from(index, most) {
+            Some(frames) => {
+                into.extend(frames.cloned());
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// What makes the frames of this stream.
+    pub fn source(&self) -> &dyn Source {
+        &*self.source
+    }
+
+    pub(crate) fn add_listener(&self, listener: Arc<Listener>) {
+        self.listeners.lock().push(listener);
+    }
+
+    pub(crate) fn remove_listener(&self, listener: &Arc<Listener>) {
+        self.listeners.lock().retain(|one| !Arc::ptr_eq(one, listener));
+    }
+
+    /// Operations that read here now.
+    pub fn readers(&self) -> usize {
+        self.readers.count.load(Ordering::Acquire)
+    }
+
+    /// The owner of the operation that opened the stream.
+    pub fn owner(&self) -> u64 {
+        self.readers.owner
+    }
+
+    /// How many readers it has, and whether of several owners.
+    pub fn readership(&self) -> Readership {
+        Readership { readers: self.readers(), shared: self.is_shared() }
+    }
+
+    pub(crate) fn is_shared(&self) -> bool {
+        self.readers.shared.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more reader. True if the stream is shared from now on and was not before.
+    pub(crate) fn add_reader(&self, owner: u64) -> bool {
+        self.readers.count.fetch_add(1, Ordering::AcqRel);
+        owner != self.readers.owner && !self.readers.shared.swap(true, Ordering::Relaxed)
+    }
+
+    /// Counts one reader less.
+    pub(crate) fn release(&self) {
+        // The time first: a thread that sees no readers must see since when.
+        *self.readers.idle_since.lock() = Instant::now();
+        self.readers.count.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// How long it has had no reader; `None` if it has one.
+    pub(crate) fn idle_for(&self, now: Instant) -> Option<Duration> {
+        let idle = self.readers() == 0;
+        idle.then(|| now.saturating_duration_since(*self.readers.idle_since.lock()))
+    }
+
+    /// Sets how many bytes the ring may hold.
+    pub(crate) fn limit_ring(&self, most_bytes: usize) {
+        let mut ring = self.ring.lock();
+        let before = ring.bytes();
+        ring.limit(most_bytes);
+        self.memory.change(before, ring.bytes());
+    }
+
+    pub(crate) fn ring_bytes(&self) -> usize {
+        self.ring.lock().bytes()
+    }
+}
+
+impl Drop for ResponseStream {
+    fn drop(&mut self) {
+        let held = self.ring.get_mut().bytes() + *self.cached.get_mut() + STREAM_BYTES;
+        self.memory.change(held, 0);
+    }
+}
