@@ -21,15 +21,15 @@ const MOST_LINES: usize = 450;
 
 /// Words that plain English has no need of, and how often each is used today.
 const WORDS: [(&str, usize); 9] = [
-    ("told", 918),
-    ("tell", 72),
-    ("tells", 69),
-    ("anew", 112),
-    ("whoever", 79),
-    ("behind", 346),
-    ("stands", 199),
-    ("stood", 39),
-    ("deaf", 5),
+    ("told", 907),
+    ("tell", 69),
+    ("tells", 61),
+    ("anew", 111),
+    ("whoever", 70),
+    ("behind", 295),
+    ("stands", 186),
+    ("stood", 38),
+    ("deaf", 0),
 ];
 
 /// A text file of the repository: its path from the top, and what it says.
@@ -93,7 +93,7 @@ fn lines_are_no_wider_than_a_hundred_columns() {
         .map(|(lines, path)| (path, lines))
         .collect();
     println!("{wide:#?}");
-    assert_ratchet("lines above 100 columns", &wide.values().sum(), &206);
+    assert_ratchet("lines above 100 columns", &wide.values().sum(), &205);
 }
 
 /// The rooms of `src/`. A room imports only rooms that come later in this list, so there is no
@@ -181,7 +181,7 @@ fn files_have_no_more_than_450_lines_before_their_tests() {
         .collect();
     let beyond: usize = long.values().map(|lines| lines - MOST_LINES).sum();
     println!("{long:#?}");
-    assert_ratchet("long files, and their lines beyond 450", &(long.len(), beyond), &(18, 3169));
+    assert_ratchet("long files, and their lines beyond 450", &(long.len(), beyond), &(14, 1974));
 }
 
 #[test]

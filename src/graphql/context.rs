@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_graphql::{Context, Result};
-use spreadly_subscriptions::StreamPlace;
+use spreadly_subscriptions::StreamPermit;
 
 use super::errors::{rate_limited, state};
 use super::identity::Principal;
@@ -34,8 +34,8 @@ pub(super) struct ReadPlace {
     pub _counted: CountedPlace,
 }
 
-impl StreamPlace for ReadPlace {
-    fn turn(&self) -> Option<Duration> {
+impl StreamPermit for ReadPlace {
+    fn throttle(&self) -> Option<Duration> {
         self.account.turn(Work::Page)
     }
 }

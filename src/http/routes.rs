@@ -350,8 +350,8 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
                 Err(errors) => self.refused(accepts, &errors, resumed).await,
             },
             (Execution::Refused(errors), _) => self.refused(accepts, &errors, resumed).await,
-            (Execution::Stream { stream, after, place: read }, Some(place)) => {
-                let reader = self.shard.read(stream, after, read);
+            (Execution::Stream { stream, after, permit }, Some(place)) => {
+                let reader = self.shard.read(stream, after, permit);
                 let (cut, delivery) = (caller.cut.clone(), caller.delivery.clone());
                 let pace = self.config.pace;
                 let events = sse::start(reader, pace, cut, place, delivery, resumed);
@@ -359,7 +359,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             }
             (Execution::Stream { stream, .. }, None) => {
                 debug_assert!(false, "the kind of a request is what its execution is");
-                self.shard.give_back(&stream);
+                self.shard.release(&stream);
                 bad_request("a subscription is a text/event-stream")
             }
         })

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use spreadly_subscriptions::{Executor, Limits, Meters, Shard, Streams};
+use spreadly_subscriptions::{Executor, Limits, Meters, Shard};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::LocalSet;
@@ -33,7 +33,6 @@ const DRAIN_MARGIN: Duration = Duration::from_secs(15);
 /// What a shard needs to serve.
 pub struct Parts<E> {
     pub executor: Arc<E>,
-    pub streams: Arc<Streams>,
     pub encoders: Arc<Encoders>,
     pub limits: Limits,
     pub meters: Arc<Meters>,
@@ -47,7 +46,6 @@ impl<E> Clone for Parts<E> {
     fn clone(&self) -> Self {
         Self {
             executor: self.executor.clone(),
-            streams: self.streams.clone(),
             encoders: self.encoders.clone(),
             limits: self.limits.clone(),
             meters: self.meters.clone(),
@@ -151,7 +149,7 @@ async fn serve<E: Executor<Client = Arc<ClientAccount>>>(
     mut accepted: mpsc::Receiver<Accepted>,
     mut drained: watch::Receiver<Option<Duration>>,
 ) {
-    let shard = Shard::new(parts.executor.clone(), parts.streams, parts.limits, parts.meters);
+    let shard = Shard::new(parts.executor.clone(), parts.limits, parts.meters);
     let http = Rc::new(Http {
         config: parts.http,
         accounts: parts.accounts,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::{Body, Frame as Piece};
 use hyper::header::HeaderMap;
-use spreadly_subscriptions::{End, Executor, Frame, Reader};
+use spreadly_subscriptions::{Executor, Frame, SseReader, StreamEnd};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 
@@ -124,7 +124,7 @@ pub fn last_event_id(headers: &HeaderMap) -> Option<String> {
 
 /// Begins a stream, in a task that ends with it. `cut` is rung if the client takes nothing.
 pub fn start<E: Executor>(
-    reader: Reader<TcpStream, E>,
+    reader: SseReader<TcpStream, E>,
     pace: Pace,
     cut: Arc<Notify>,
     place: Place,
@@ -150,7 +150,7 @@ struct Sender {
 }
 
 impl Sender {
-    async fn follow<E: Executor>(&self, mut reader: Reader<TcpStream, E>) -> Option<()> {
+    async fn follow<E: Executor>(&self, mut reader: SseReader<TcpStream, E>) -> Option<()> {
         self.send(Bytes::from_static(COMMENT)).await?;
         loop {
             let read = {
@@ -171,14 +171,14 @@ impl Sender {
                         self.event(frame).await?;
                     }
                 }
-                Err(End::Refused(errors)) => {
+                Err(StreamEnd::Refused(errors)) => {
                     return self.send(refusal(&errors, self.resumed.get())).await;
                 }
-                Err(End::TooSlow) => {
+                Err(StreamEnd::TooSlow) => {
                     let comment = ": too slow: the hub no longer has what was missed, resume\n\n";
                     return self.send(Bytes::from_static(comment.as_bytes())).await;
                 }
-                Err(End::Draining) => {
+                Err(StreamEnd::Draining) => {
                     let told = ": the hub restarts: come back and resume\n\n";
                     return self.send(Bytes::from_static(told.as_bytes())).await;
                 }

@@ -8,8 +8,7 @@ use hyper::body::Incoming;
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use spreadly_subscriptions::dialect::GRAPHQL_WS;
-use spreadly_subscriptions::protocol::GRAPHQL_TRANSPORT_WS;
+use spreadly_subscriptions::dialect::{GRAPHQL_TRANSPORT_WS, GRAPHQL_WS};
 use spreadly_subscriptions::{CloseCode, Dialect, Executor, Opening};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -47,7 +46,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
                 .into_iter()
                 .find(|(name, _)| offers(headers, name));
         let opening = match agreed {
-            Some((_, dialect)) => Opening::Speak(dialect),
+            Some((_, dialect)) => Opening::Accept(dialect),
             None => Opening::Refuse {
                 code: CloseCode::NoSubprotocol,
                 reason: "Subprotocol not acceptable: offer graphql-transport-ws",

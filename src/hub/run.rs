@@ -183,7 +183,6 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
         threads,
         &Parts {
             executor,
-            streams: streams.clone(),
             encoders: encoders.clone(),
             limits: socket_limits(&config),
             meters,

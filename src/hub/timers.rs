@@ -45,8 +45,8 @@ pub fn start(
 async fn sweep(streams: Arc<Streams>, stop: CancellationToken) {
     while stop.run_until_cancelled(tokio::time::sleep(SWEEP)).await.is_some() {
         let now = Instant::now();
-        for some in streams.unread(now).chunks(FORGOTTEN_AT_ONCE) {
-            streams.forget_unread(some, now);
+        for some in streams.idle(now).chunks(FORGOTTEN_AT_ONCE) {
+            streams.forget_idle(some, now);
             if stop.run_until_cancelled(tokio::time::sleep(SWEEP_PAUSE)).await.is_none() {
                 return;
             }

@@ -377,7 +377,7 @@ impl BookStream {
     fn place_behind(&self, sequence: u64) -> Option<u64> {
         match sequence == self.last {
             true => Some(self.stream.next_index()),
-            false => self.stream.behind(sequence),
+            false => self.stream.index_after(sequence),
         }
     }
 

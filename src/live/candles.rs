@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use spreadly_subscriptions::{Cursor, Epoch, Frame, ResponseStream, Start};
+use spreadly_subscriptions::{Cursor, Epoch, Frame, ResponseStream, Resume};
 
 use super::book_stream::{QUIET_BEATS, bad_cursor};
 use super::follower::Touched;
@@ -308,17 +308,17 @@ impl CandleBoard {
         stream: &ResponseStream,
         after: Option<&str>,
         moment: &Moment,
-    ) -> Start {
+    ) -> Resume {
         // What follows in the ring follows what is stated.
         self.advance(stream.id(), moment);
         let Some(after) = after else {
             return self.start(stream, None, SnapshotReason::Initial, moment);
         };
-        let Some(own) = self.streams.get(&stream.id()) else { return Start::TooSlow };
+        let Some(own) = self.streams.get(&stream.id()) else { return Resume::TooSlow };
         let topic = candles_topic(&self.definition.market, own.interval);
         let position = match Cursor::decode(after).and_then(|cursor| cursor.only(topic)) {
             Ok(position) => position,
-            Err(fault) => return Start::Refused(bad_cursor(fault)),
+            Err(fault) => return Resume::Refused(bad_cursor(fault)),
         };
         let (seen, otherwise) = match self.epochs.cursor_epoch(&position) {
             CursorEpoch::Current if position.sequence <= self.sequence => {
@@ -336,7 +336,7 @@ impl CandleBoard {
         stream: &ResponseStream,
         seen: u64,
         moment: &Moment,
-    ) -> Start {
+    ) -> Resume {
         self.advance(stream.id(), moment);
         let otherwise = SnapshotReason::of_lag(seen, &self.epochs);
         self.start(stream, Some(seen), otherwise, moment)
@@ -359,8 +359,8 @@ impl CandleBoard {
         seen: Option<u64>,
         otherwise: SnapshotReason,
         moment: &Moment,
-    ) -> Start {
-        let Some(mut own) = self.streams.remove(&stream.id()) else { return Start::TooSlow };
+    ) -> Resume {
+        let Some(mut own) = self.streams.remove(&stream.id()) else { return Resume::TooSlow };
         let missed = seen.and_then(|seen| Some((seen, self.missed(own.interval, seen, moment)?)));
         let (seen, reason) = match &missed {
             Some((seen, _)) => (*seen, None),
@@ -387,7 +387,7 @@ impl CandleBoard {
         };
         let next = own.stream.next_index();
         self.streams.insert(stream.id(), own);
-        Start::Frames { frames: vec![frame], next }
+        Resume::Frames { frames: vec![frame], next }
     }
 }
 

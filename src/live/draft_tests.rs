@@ -43,7 +43,7 @@ impl Long {
         Self { live, stream, history, pool, line, encoders, _streams: streams }
     }
 
-    fn join(&self, after: Option<u64>) -> BoxFuture<'static, Start> {
+    fn join(&self, after: Option<u64>) -> BoxFuture<'static, Resume> {
         let after = after.map(|sequence| cursor(10, EPOCH, sequence));
         soon(self.stream.source().join(&self.stream, after.as_deref()))
     }
@@ -88,9 +88,9 @@ impl Long {
     }
 }
 
-fn soon(start: Start) -> BoxFuture<'static, Start> {
+fn soon(start: Resume) -> BoxFuture<'static, Resume> {
     match start {
-        Start::Soon(answer) => answer,
+        Resume::Pending(answer) => answer,
         other => panic!("{other:?}"),
     }
 }
@@ -122,7 +122,7 @@ fn what_is_pushed_while_a_snapshot_is_encoded_follows_it() {
         if !long.stream.read(client.next, usize::MAX, &mut frames) {
             let source = long.stream.source();
             let start = match source.catch_up(&long.stream, 50) {
-                Start::Soon(answer) => block_on(answer),
+                Resume::Pending(answer) => block_on(answer),
                 start => start,
             };
             client.start(start, &long.history);
@@ -155,7 +155,7 @@ fn a_crowd_that_joins_while_a_snapshot_is_encoded_shares_it_also_when_one_leaves
     let tails: Vec<_> = starts
         .iter()
         .map(|start| match start {
-            Start::Frames { frames, .. } => frames[0].tail.as_ptr(),
+            Resume::Frames { frames, .. } => frames[0].tail.as_ptr(),
             other => panic!("{other:?}"),
         })
         .collect();
@@ -182,9 +182,9 @@ fn a_frame_that_nobody_waits_for_any_more_is_not_encoded() {
     block_on(async { long.pool.enter(&long.line).await.unwrap().run(|| ()).await.map(drop) })
         .unwrap();
     assert_eq!(long.encoders.load(Ordering::Relaxed), 0);
-    assert!(matches!(block_on(long.join(None)), Start::Frames { .. }));
+    assert!(matches!(block_on(long.join(None)), Resume::Frames { .. }));
     // It is kept for the next one, as nothing followed it.
-    assert!(matches!(long.stream.source().join(&long.stream, None), Start::Frames { .. }));
+    assert!(matches!(long.stream.source().join(&long.stream, None), Resume::Frames { .. }));
     assert_eq!(long.encoders.load(Ordering::Relaxed), 1);
 }
 
@@ -196,7 +196,7 @@ fn nothing_is_copied_before_the_pool_has_a_place() {
     assert!((&mut answer).now_or_never().is_none());
     assert_eq!((long.pool.queued(), long.encodings()), (0, 0));
     drop(places);
-    assert!(matches!(block_on(answer), Start::Frames { .. }));
+    assert!(matches!(block_on(answer), Resume::Frames { .. }));
     assert_eq!(long.encodings(), 1);
 }
 
@@ -231,5 +231,5 @@ fn what_several_addresses_read_waits_in_no_line_of_its_opener() {
     };
     let shared = long._streams.open(key, 2, || panic!("it is open")).unwrap();
     assert_eq!(shared.id(), long.stream.id());
-    assert!(matches!(block_on(long.join(None)), Start::Frames { .. }));
+    assert!(matches!(block_on(long.join(None)), Resume::Frames { .. }));
 }

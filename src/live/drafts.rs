@@ -11,7 +11,7 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
-use spreadly_subscriptions::{Frame, ResponseStream, Start};
+use spreadly_subscriptions::{Frame, ResponseStream, Resume};
 
 use super::book_stream::{BookStream, Now};
 use super::frame::{Encode, LiveFrame, SnapshotReason};
@@ -49,7 +49,7 @@ pub(super) enum Wanted {
     },
 }
 
-/// What a reader is given: a [`Start`] that many can have.
+/// What a reader is given: a [`Resume`] that many can have.
 #[derive(Clone, Debug)]
 pub(super) enum Reply {
     Ring { seen: u64, next: u64 },
@@ -58,7 +58,7 @@ pub(super) enum Reply {
     TooSlow,
 }
 
-impl From<Reply> for Start {
+impl From<Reply> for Resume {
     fn from(reply: Reply) -> Self {
         match reply {
             Reply::Ring { seen, next } => Self::Ring { seen, next },
@@ -78,11 +78,11 @@ pub(super) enum Answer {
     Later(Drafting),
 }
 
-impl From<Answer> for Start {
+impl From<Answer> for Resume {
     fn from(answer: Answer) -> Self {
         match answer {
             Answer::Now(reply) => reply.into(),
-            Answer::Later(drafting) => Self::Soon(drafting.map(Self::from).boxed()),
+            Answer::Later(drafting) => Self::Pending(drafting.map(Self::from).boxed()),
         }
     }
 }
@@ -152,7 +152,7 @@ pub(super) async fn make(
     wanted: Wanted,
 ) -> Reply {
     let Some((id, is_shared)) =
-        stream.upgrade().map(|stream| (stream.id(), stream.audience().shared))
+        stream.upgrade().map(|stream| (stream.id(), stream.readership().shared))
     else {
         return Reply::TooSlow;
     };

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use foldhash::{HashMap, HashSet};
 use parking_lot::Mutex;
-use spreadly_subscriptions::{Repaced, Turn, Worker};
+use spreadly_subscriptions::{PaceChange, Turn, Worker};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -89,7 +89,7 @@ struct Rounds {
     /// Merged streams whose time has come.
     due: Vec<u64>,
     /// Streams that are still to be given the pace that the schedule has for them.
-    repaced: VecDeque<Repaced>,
+    repaced: VecDeque<PaceChange>,
 }
 
 /// Streams that events touched and that are not in the schedule yet, each once.
@@ -250,7 +250,7 @@ impl EncodeWorker {
     fn is_blocked(&self, for_a_moment: bool, now: Instant) -> bool {
         let schedule = self.live.schedule.lock();
         let unmarked = self.unmarked.lock();
-        let awaited = schedule.awaited() + unmarked.queue.len();
+        let awaited = schedule.blocking() + unmarked.queue.len();
         let mut unpushed = self.unpushed.lock();
         if awaited == 0 {
             unpushed.clear();
@@ -265,7 +265,7 @@ impl EncodeWorker {
             (inbox.next_name().cloned(), inbox.events())
         };
         let Some(last) = next.and_then(|next| unpushed.get_mut(&next)) else { return false };
-        let awaits = |id: &u64| schedule.awaits(*id) || unmarked.ids.contains(id);
+        let awaits = |id: &u64| schedule.is_blocking(*id) || unmarked.ids.contains(id);
         while last.streams.pop_if(|id| !awaits(id)).is_some() {}
         let sharing = if awaited <= FEW_STREAMS { 1 } else { events.max(1) };
         let waited = (now - last.at) * u32::try_from(sharing).unwrap_or(u32::MAX);
@@ -316,7 +316,7 @@ impl EncodeWorker {
         let followers = self.live.followers.lock();
         let mut schedule = self.live.schedule.lock();
         for id in touched {
-            let audience = followers.get(id).map(|follower| follower.stream().audience());
+            let audience = followers.get(id).map(|follower| follower.stream().readership());
             if let Some(audience) = audience.filter(|audience| audience.readers > 0) {
                 schedule.ready(*id, audience);
             }
@@ -461,8 +461,8 @@ impl Worker for EncodeWorker {
             return Turn::Again;
         }
         let beat = rounds.next_beat;
-        let look = self.live.schedule.lock().next_look();
-        Turn::Done { look: Some(look.map_or(beat, |look| look.min(beat))) }
+        let look = self.live.schedule.lock().next_due();
+        Turn::Done { wake_at: Some(look.map_or(beat, |look| look.min(beat))) }
     }
 }
 

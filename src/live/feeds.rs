@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use spreadly_subscriptions::{Frame, ResponseStream, Start};
+use spreadly_subscriptions::{Frame, ResponseStream, Resume};
 
 use super::book_stream::QUIET_BEATS;
 use super::follower::Touched;
@@ -93,9 +93,9 @@ impl FeedBoard {
     }
 
     /// States all feeds, for those that join and those that lagged.
-    pub(super) fn join(&mut self, stream: &ResponseStream) -> Start {
+    pub(super) fn join(&mut self, stream: &ResponseStream) -> Resume {
         self.advance(stream.id());
-        let Some(own) = self.streams.get_mut(&stream.id()) else { return Start::TooSlow };
+        let Some(own) = self.streams.get_mut(&stream.id()) else { return Resume::TooSlow };
         let (encode, sequence) = (&mut own.encode, own.sequence);
         let stated = own.stated.get_or_insert_with(|| {
             let frame = |view: &FeedView| {
@@ -105,8 +105,8 @@ impl FeedBoard {
         });
         let next = own.stream.next_index();
         match stated.is_empty() {
-            true => Start::Ring { seen: sequence, next },
-            false => Start::Frames { frames: stated.clone(), next },
+            true => Resume::Ring { seen: sequence, next },
+            false => Resume::Frames { frames: stated.clone(), next },
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use foldhash::{HashMap, HashMapExt as _};
-use spreadly_subscriptions::{Epoch, Frame, ResponseStream, Start};
+use spreadly_subscriptions::{Epoch, Frame, ResponseStream, Resume};
 
 use super::book_stream::QUIET_BEATS;
 use super::follower::Touched;
@@ -295,12 +295,12 @@ impl Offers {
     }
 
     /// States the current offer of each market, for who joins.
-    pub(super) fn join(&mut self, stream: &ResponseStream, now: Micros) -> Start {
+    pub(super) fn join(&mut self, stream: &ResponseStream, now: Micros) -> Resume {
         self.state_all(stream, now, |_| SnapshotReason::Initial)
     }
 
     /// The same for who lagged: an offer is the whole state, so nothing has to be merged.
-    pub(super) fn catch_up(&mut self, stream: &ResponseStream, seen: u64, now: Micros) -> Start {
+    pub(super) fn catch_up(&mut self, stream: &ResponseStream, seen: u64, now: Micros) -> Resume {
         self.state_all(stream, now, |own| SnapshotReason::of_lag(seen, &own.epochs))
     }
 
@@ -309,10 +309,10 @@ impl Offers {
         stream: &ResponseStream,
         now: Micros,
         reason: impl Fn(&Own) -> SnapshotReason,
-    ) -> Start {
+    ) -> Resume {
         // What follows in the ring follows what is stated.
         self.advance(stream.id(), now);
-        let Some(own) = self.streams.get_mut(&stream.id()) else { return Start::TooSlow };
+        let Some(own) = self.streams.get_mut(&stream.id()) else { return Resume::TooSlow };
         let (sequence, encode, state) = (own.last, &mut own.encode, self.state);
         let mut frames = Vec::with_capacity(own.markets.len());
         for (market, followed) in &mut own.markets {
@@ -322,7 +322,7 @@ impl Offers {
             // Encoded at an earlier place of the ring perhaps, when another market changed since.
             frames.push(Frame { previous: sequence, sequence, tail });
         }
-        Start::Frames { frames, next: own.stream.next_index() }
+        Resume::Frames { frames, next: own.stream.next_index() }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use spreadly_subscriptions::{ResponseStream, Source, Start};
+use spreadly_subscriptions::{ResponseStream, Resume, Source};
 
 use super::book_stream::{BookStream, Now};
 use super::drafts::{Answer, DraftSource, LongFrames};
@@ -124,10 +124,10 @@ impl BookSource {
         &self,
         stream: &ResponseStream,
         act: impl FnOnce(&mut BookStream, &Now<'_>) -> Answer,
-    ) -> Start {
-        let Some(market) = self.market.get() else { return Start::TooSlow };
+    ) -> Resume {
+        let Some(market) = self.market.get() else { return Resume::TooSlow };
         let mut state = market.state.lock();
-        state.with(&self.live, stream.id(), act).map_or(Start::TooSlow, Start::from)
+        state.with(&self.live, stream.id(), act).map_or(Resume::TooSlow, Resume::from)
     }
 }
 
@@ -152,14 +152,14 @@ impl Source for BookSource {
         });
     }
 
-    fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Start {
+    fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Resume {
         match self.market.get().is_none_or(|market| market.is_gone()) {
-            true => Start::Refused(gone()),
+            true => Resume::Refused(gone()),
             false => self.with_stream(stream, |own, now| own.join(now, after)),
         }
     }
 
-    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Start {
+    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Resume {
         self.with_stream(stream, |own, now| own.catch_up(now, seen))
     }
 
@@ -199,11 +199,11 @@ impl Source for OfferSource {
         });
     }
 
-    fn join(&self, stream: &ResponseStream, _after: Option<&str>) -> Start {
+    fn join(&self, stream: &ResponseStream, _after: Option<&str>) -> Resume {
         self.live.offers.lock().join(stream, self.live.now())
     }
 
-    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Start {
+    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Resume {
         self.live.offers.lock().catch_up(stream, seen, self.live.now())
     }
 
@@ -228,14 +228,14 @@ impl Source for TopicSource {
         });
     }
 
-    fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Start {
+    fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Resume {
         let (id, after) = (stream.id(), after.map(str::to_owned));
         Replay::Joining.start(&self.live, id, &self.names, move |live| {
             live.topics.lock().join(id, after.as_deref(), live.now())
         })
     }
 
-    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Start {
+    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Resume {
         let id = stream.id();
         Replay::CatchingUp.start(&self.live, id, &self.names, move |live| {
             live.topics.lock().catch_up(id, seen, live.now())
@@ -266,17 +266,17 @@ impl Source for CandleSource {
         });
     }
 
-    fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Start {
+    fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Resume {
         match self.market.get().filter(|market| !market.is_gone()) {
             Some(market) => market.candles.lock().join(stream, after, &self.live.moment()),
-            None => Start::Refused(gone()),
+            None => Resume::Refused(gone()),
         }
     }
 
-    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Start {
+    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Resume {
         match self.market.get() {
             Some(market) => market.candles.lock().catch_up(stream, seen, &self.live.moment()),
-            None => Start::TooSlow,
+            None => Resume::TooSlow,
         }
     }
 
@@ -305,11 +305,11 @@ impl Source for TickerSource {
         });
     }
 
-    fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Start {
+    fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Resume {
         self.live.tickers.lock().join(stream, after, self.live.now())
     }
 
-    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Start {
+    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Resume {
         self.live.tickers.lock().catch_up(stream, seen, self.live.now())
     }
 
@@ -333,11 +333,11 @@ impl Source for FeedSource {
         });
     }
 
-    fn join(&self, stream: &ResponseStream, _after: Option<&str>) -> Start {
+    fn join(&self, stream: &ResponseStream, _after: Option<&str>) -> Resume {
         self.live.feeds.lock().join(stream)
     }
 
-    fn catch_up(&self, stream: &ResponseStream, _seen: u64) -> Start {
+    fn catch_up(&self, stream: &ResponseStream, _seen: u64) -> Resume {
         self.live.feeds.lock().join(stream)
     }
 

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use spreadly_subscriptions::{
-    Cursor, Frame, Meters, OperationKey, Position, ResponseStream, Start, StreamLimits, Streams,
+    Cursor, Frame, Meters, OperationKey, Position, ResponseStream, Resume, StreamLimits, Streams,
 };
 
 use super::frame::book_topic;
@@ -222,13 +222,13 @@ impl Client {
         client
     }
 
-    fn start(&mut self, start: Start, history: &History) {
+    fn start(&mut self, start: Resume, history: &History) {
         match start {
-            Start::Ring { seen, next } => {
+            Resume::Ring { seen, next } => {
                 assert_eq!(Some(seen), self.seen);
                 self.next = next;
             }
-            Start::Frames { frames, next } => {
+            Resume::Frames { frames, next } => {
                 frames.iter().for_each(|frame| self.take(frame, history));
                 self.next = next;
             }
@@ -414,7 +414,7 @@ fn a_joiner_is_given_an_earlier_snapshot_with_at_most_32_frames_behind_it() {
     live.apply(&[change(51, &wide)]);
     let stream = open_book(&live, &streams, 500, Speed::Raw);
     let encodings_after_joining = || {
-        assert!(matches!(stream.source().join(&stream, None), Start::Frames { .. }));
+        assert!(matches!(stream.source().join(&stream, None), Resume::Frames { .. }));
         live.snapshot_encodings.load(Ordering::Relaxed)
     };
     assert_eq!(encodings_after_joining(), 1);
@@ -461,7 +461,7 @@ fn a_crowd_that_lags_at_the_same_place_shares_one_merge() {
     let stream = open_book(&live, &streams, 10, Speed::Raw);
     let tails: Vec<_> = (0..3)
         .map(|_| match stream.source().catch_up(&stream, 20) {
-            Start::Frames { frames, .. } => frames[0].tail.as_ptr(),
+            Resume::Frames { frames, .. } => frames[0].tail.as_ptr(),
             other => panic!("{other:?}"),
         })
         .collect();
@@ -471,10 +471,10 @@ fn a_crowd_that_lags_at_the_same_place_shares_one_merge() {
 
 fn reason(stream: &Arc<ResponseStream>, after: &str) -> String {
     match stream.source().join(stream, Some(after)) {
-        Start::Frames { frames, .. } => {
+        Resume::Frames { frames, .. } => {
             parsed(&frames[0])["rest"]["reason"].as_str().unwrap_or("none").to_owned()
         }
-        Start::Refused(errors) => {
+        Resume::Refused(errors) => {
             let errors: Value = serde_json::from_slice(&errors).unwrap();
             errors[0]["extensions"]["code"].as_str().unwrap().to_owned()
         }
@@ -541,7 +541,7 @@ fn a_restored_offer_stands_since_the_event_that_put_it_there() {
         let stream = open(&streams, "offers".into(), || {
             restored.offer_source(vec![MARKET.into()], Box::new(plain))
         });
-        let Start::Frames { frames, next } = stream.source().join(&stream, None) else { panic!() };
+        let Resume::Frames { frames, next } = stream.source().join(&stream, None) else { panic!() };
         assert_eq!(parsed(&frames[0])["sequence"], since);
         restored.apply(&[change(8, &[(Side::Buy, 10, 2)])]);
         let mut frames = Vec::new();
@@ -600,11 +600,11 @@ fn a_stale_feed_is_told_to_everyone_at_once_and_to_who_comes_later() {
     live.set_feed_state(FeedState::Stale);
     assert_eq!(stream.next_index(), 1);
     client.drain(&history);
-    let Start::Frames { frames, .. } = stream.source().join(&stream, None) else { panic!() };
+    let Resume::Frames { frames, .. } = stream.source().join(&stream, None) else { panic!() };
     assert_eq!(frames.len(), 2);
     assert_eq!(parsed(&frames[1])["rest"]["state"], "STALE");
     live.set_feed_state(FeedState::Live);
-    let Start::Frames { frames, .. } = stream.source().join(&stream, None) else { panic!() };
+    let Resume::Frames { frames, .. } = stream.source().join(&stream, None) else { panic!() };
     assert_eq!(frames.len(), 1);
 }
 
@@ -633,7 +633,7 @@ fn offers_are_stated_on_joining_and_then_chained_by_market() {
     });
     live.apply(&[change(3, &[(Side::Buy, 10, 1)]), change(4, &[(Side::Buy, 9, 1)])]);
     live.apply(&[change(6, &[(Side::Sell, 12, 1)])]);
-    let Start::Frames { frames, next } = stream.source().join(&stream, None) else { panic!() };
+    let Resume::Frames { frames, next } = stream.source().join(&stream, None) else { panic!() };
     assert_eq!(next, 2, "the event at 4 changed no best price");
     let told: Vec<_> = frames.iter().map(parsed).collect();
     assert_eq!((&told[0]["market"], &told[0]["bid"]), (&json!("A-B"), &Value::Null));
@@ -670,11 +670,11 @@ fn feeds_are_all_told_on_joining_and_then_when_they_change() {
         lag: None,
     };
     let stream = open(&streams, "feeds".into(), || live.feed_source(Box::new(plain)));
-    assert!(matches!(stream.source().join(&stream, None), Start::Ring { next: 0, .. }));
+    assert!(matches!(stream.source().join(&stream, None), Resume::Ring { next: 0, .. }));
     live.set_feeds(vec![view("a", FeedState::Live, 1), view("b", FeedState::Live, 1)]);
     live.set_feeds(vec![view("a", FeedState::Live, 2), view("b", FeedState::Stale, 1)]);
     assert_eq!(stream.next_index(), 3, "counts alone are no news");
-    let Start::Frames { frames, .. } = stream.source().join(&stream, None) else { panic!() };
+    let Resume::Frames { frames, .. } = stream.source().join(&stream, None) else { panic!() };
     assert_eq!(frames.len(), 2);
     (0..4).for_each(|_| live.heartbeat());
     assert_eq!(stream.next_index(), 5);
@@ -722,7 +722,7 @@ fn a_stream_that_was_swept_is_forgotten() {
     let stream = open_book(&live, &streams, 2, Speed::Raw);
     streams.release(&stream);
     let later = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
-    streams.forget_unread(&streams.unread(later), later);
+    streams.forget_idle(&streams.idle(later), later);
     live.apply(&[change(51, &[(Side::Buy, 9, 1_000)])]);
     assert_eq!(stream.next_index(), 0);
     assert_eq!(Arc::strong_count(&stream), 1);
@@ -801,7 +801,7 @@ fn joined(stream: &Arc<ResponseStream>, after: Option<u64>) -> Vec<Value> {
     let topic = frame::candles_topic(MARKET, Interval::M1);
     let after = after.map(|after| Cursor::single(0, topic, position(after)).encode());
     match stream.source().join(stream, after.as_deref()) {
-        Start::Frames { frames, next } => {
+        Resume::Frames { frames, next } => {
             assert_eq!(next, stream.next_index());
             told(&frames)
         }
@@ -867,8 +867,8 @@ fn a_cursor_that_can_not_be_followed_states_the_candles_anew_and_says_why() {
     let oldest = 2 * (5_000 - 4_096);
     assert_eq!((reason(oldest), reason(oldest - 2)), (Value::Null, json!("ResumeTooOld")));
     let other = cursor(0, EPOCH, 10);
-    assert!(matches!(stream.source().join(&stream, Some(&other)), Start::Refused(_)));
-    let Start::Frames { frames, .. } = stream.source().catch_up(&stream, 3) else { panic!() };
+    assert!(matches!(stream.source().join(&stream, Some(&other)), Resume::Refused(_)));
+    let Resume::Frames { frames, .. } = stream.source().catch_up(&stream, 3) else { panic!() };
     assert_eq!(told(&frames)[0][2], "Lagged");
 }
 
@@ -878,7 +878,7 @@ fn a_candle_is_encoded_once_for_all_who_join_at_the_same_place() {
     hub.trade(5, 20, 7);
     let stream = hub.open(&streams);
     let join = || match stream.source().join(&stream, None) {
-        Start::Frames { frames, .. } => frames[0].tail.as_ptr(),
+        Resume::Frames { frames, .. } => frames[0].tail.as_ptr(),
         _ => panic!("frames"),
     };
     assert_eq!(join(), join());

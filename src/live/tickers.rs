@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt as _};
-use spreadly_subscriptions::{Cursor, CursorError, Epoch, Frame, Position, ResponseStream, Start};
+use spreadly_subscriptions::{Cursor, CursorError, Epoch, Frame, Position, ResponseStream, Resume};
 
 use super::book_stream::{QUIET_BEATS, bad_cursor};
 use super::follower::Touched;
@@ -374,13 +374,13 @@ impl Tickers {
         stream: &ResponseStream,
         after: Option<&str>,
         now: Micros,
-    ) -> Start {
+    ) -> Resume {
         // What follows in the ring follows what is stated.
         self.advance(stream.id(), now);
-        let Some(own) = self.streams.get(&stream.id()) else { return Start::TooSlow };
+        let Some(own) = self.streams.get(&stream.id()) else { return Resume::TooSlow };
         let resumed = match after.map(|after| place(after, &own.markets)).transpose() {
             Ok(resumed) => resumed,
-            Err(fault) => return Start::Refused(bad_cursor(fault)),
+            Err(fault) => return Resume::Refused(bad_cursor(fault)),
         };
         self.state_all(stream, now, |market, own| {
             let Some((_, at)) = resumed.as_ref().filter(|(resumed, _)| resumed == market) else {
@@ -396,7 +396,7 @@ impl Tickers {
     }
 
     /// States each ticker for who lagged: it is the whole state, so nothing has to be merged.
-    pub(super) fn catch_up(&mut self, stream: &ResponseStream, seen: u64, now: Micros) -> Start {
+    pub(super) fn catch_up(&mut self, stream: &ResponseStream, seen: u64, now: Micros) -> Resume {
         self.advance(stream.id(), now);
         self.state_all(stream, now, |_, own| Err(SnapshotReason::of_lag(seen, &own.epochs)))
     }
@@ -407,8 +407,8 @@ impl Tickers {
         stream: &ResponseStream,
         now: Micros,
         previous: impl Fn(&MarketId, &Own) -> Result<u64, SnapshotReason>,
-    ) -> Start {
-        let Some(own) = self.streams.get_mut(&stream.id()) else { return Start::TooSlow };
+    ) -> Resume {
+        let Some(own) = self.streams.get_mut(&stream.id()) else { return Resume::TooSlow };
         let (sequence, encode, state) = (own.last, &mut own.encode, self.state);
         let mut frames = Vec::with_capacity(own.markets.len());
         for (market, followed) in &mut own.markets {
@@ -428,8 +428,8 @@ impl Tickers {
             frames.push(Frame { previous: sequence, sequence, tail });
         }
         match frames.is_empty() {
-            true => Start::Ring { seen: own.last, next: own.stream.next_index() },
-            false => Start::Frames { frames, next: own.stream.next_index() },
+            true => Resume::Ring { seen: own.last, next: own.stream.next_index() },
+            false => Resume::Frames { frames, next: own.stream.next_index() },
         }
     }
 }

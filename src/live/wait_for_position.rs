@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use spreadly_subscriptions::{Cursor, Epoch, ResponseStream, Source, Start};
+use spreadly_subscriptions::{Cursor, Epoch, ResponseStream, Resume, Source};
 use tokio::time::Instant;
 
 use super::Live;
@@ -79,33 +79,33 @@ impl Source for Reaching {
         self.own.attach(stream);
     }
 
-    fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Start {
+    fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Resume {
         let ahead = after.and_then(furthest).filter(|(_, at)| self.live.is_behind(*at));
         let (Some((epoch, sequence)), Some(after)) = (ahead, after) else {
             return self.own.join(stream, after);
         };
         let (live, own, after) = (self.live.clone(), self.own.clone(), after.to_owned());
         let stream = self.stream.get().cloned().unwrap_or_default();
-        Start::Later(Box::pin(async move {
+        Resume::Throttled(Box::pin(async move {
             let until = Instant::now() + PATIENCE;
             while live.is_behind(sequence) && Instant::now() < until {
                 tokio::time::sleep(BETWEEN_LOOKS).await;
             }
             // Of another epoch it may be of a log that is gone, and is answered as such.
             if live.is_behind(sequence) && epoch == live.epoch() {
-                return Start::TooSlow;
+                return Resume::TooSlow;
             }
-            let Some(stream) = stream.upgrade() else { return Start::TooSlow };
+            let Some(stream) = stream.upgrade() else { return Resume::TooSlow };
             let start = own.join(&stream, Some(&after));
             drop(stream);
             match start {
-                Start::Later(later) | Start::Soon(later) => later.await,
+                Resume::Throttled(later) | Resume::Pending(later) => later.await,
                 start => start,
             }
         }))
     }
 
-    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Start {
+    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Resume {
         self.own.catch_up(stream, seen)
     }
 

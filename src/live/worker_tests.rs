@@ -75,7 +75,7 @@ impl Storm {
             let gone = self.followed.swap_remove(gone);
             self.streams.release(&gone.client.stream);
             let later = Instant::now() + std::time::Duration::from_secs(3_600);
-            self.streams.forget_unread(&self.streams.unread(later), later);
+            self.streams.forget_idle(&self.streams.idle(later), later);
         }
     }
 
@@ -151,7 +151,7 @@ fn many_streams_that_events_touch_are_scheduled_in_portions_and_each_once() {
     }
     // Some were merged, to a second at most.
     let patience = Instant::now() + std::time::Duration::from_secs(20);
-    while !alone.iter().all(|stream| stream.behind(99) == Some(stream.next_index())) {
+    while !alone.iter().all(|stream| stream.index_after(99) == Some(stream.next_index())) {
         assert!(Instant::now() < patience, "some never push");
         let _turn = worker.turn();
     }
@@ -167,7 +167,7 @@ fn an_event_does_not_wait_for_streams_of_other_markets() {
         let stream = open(&streams, format!("{market} {key}"), || {
             live.book_source(market, 10, Speed::Raw, Box::new(plain), None).unwrap()
         });
-        assert!(matches!(stream.source().join(&stream, None), Start::Frames { .. }));
+        assert!(matches!(stream.source().join(&stream, None), Resume::Frames { .. }));
         stream
     };
     let many: Vec<_> = (0..1_000).map(|key| opened(key, MARKET)).collect();
@@ -263,7 +263,7 @@ fn offers_tickers_candles_and_topics_are_merged_without_a_break_in_their_chains(
         live.ticker_source(vec![MARKET.into()], Box::new(plain))
     });
     for stream in [&offers, &tickers] {
-        assert!(matches!(stream.source().join(stream, None), Start::Frames { .. }));
+        assert!(matches!(stream.source().join(stream, None), Resume::Frames { .. }));
         let follower = live.follower(stream.id()).unwrap();
         live.set_pace(&follower, spreadly_subscriptions::Pace::S1);
     }

@@ -1,5 +1,5 @@
-//! A token bucket of processor time that may go into debt: what work costs is known only when it is
-//! done, so it is admitted while the bucket is above zero, and pays whatever it cost.
+//! A token bucket of processor time that may go into debt. The cost of work is known only
+//! afterwards. So work is admitted while the bucket is above zero, and then pays its full cost.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 pub struct Flow {
     /// Microseconds of processor time a second.
     pub rate: u32,
-    /// Microseconds of processor time that can be saved up.
+    /// Microseconds of processor time that it holds at most.
     pub burst: u32,
 }
 
@@ -43,13 +43,13 @@ impl Bucket {
         }
     }
 
-    /// Takes a cost whatever it holds.
+    /// Takes a cost, also if that makes a debt.
     pub fn spend(&mut self, nanos: u64, flow: Flow, now: Instant) {
         self.fill(flow, now);
         self.nanos = self.nanos.saturating_sub(i64::try_from(nanos).unwrap_or(i64::MAX));
     }
 
-    /// How long until it is above zero; `None` if it is.
+    /// Time until it is above zero; `None` if it is.
     pub fn wait(&mut self, flow: Flow, now: Instant) -> Option<Duration> {
         self.fill(flow, now);
         if self.nanos > 0 {
@@ -60,13 +60,13 @@ impl Bucket {
         Some(Duration::from_millis(millis))
     }
 
-    /// Nothing was spent, or all of it has come back.
+    /// Nothing was spent, or all of it was refilled.
     pub fn is_full(&mut self, flow: Flow, now: Instant) -> bool {
         self.fill(flow, now);
         self.nanos >= flow.full()
     }
 
-    /// What it lacks to be full.
+    /// How much it is below full.
     pub fn spent_nanos(&mut self, flow: Flow, now: Instant) -> u64 {
         self.fill(flow, now);
         flow.full().saturating_sub(self.nanos).max(0).unsigned_abs()
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn looking_often_loses_no_time() {
+    fn frequent_checks_lose_no_time() {
         let start = Instant::now();
         let flow = Flow { rate: 1, burst: 1_000 };
         let mut bucket = Bucket::new(flow, start);

@@ -1,6 +1,6 @@
-//! WebSocket framing on the way in: bytes of a socket to messages. tungstenite's own state machine
-//! does it, over memory instead of a socket, so that one large read buffer serves a whole shard
-//! and an idle connection keeps only the few hundred bytes of an unfinished frame.
+//! WebSocket frames of clients: bytes of a socket to messages. tungstenite's state machine decodes
+//! them from memory instead of a socket. So one large read buffer serves a whole shard, and an idle
+//! connection keeps only the few hundred bytes of an unfinished frame.
 
 use std::io::{self, Read, Write};
 
@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::error::{CapacityError, Error};
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig, WebSocketContext};
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
-use crate::protocol::CloseCode;
+use crate::close::{self, CloseCode};
 
 /// What tungstenite keeps per connection; it grows to the largest message and no further.
 const CODEC_BUFFER_BYTES: usize = 256;
@@ -17,14 +17,14 @@ const CODEC_BUFFER_BYTES: usize = 256;
 pub(crate) enum Received {
     Text(Utf8Bytes),
     Binary,
-    /// A ping (answered already) or a pong: the peer lives.
-    Sign,
-    /// The peer closes, or answered our close.
+    /// A ping (answered already) or a pong: the peer is alive.
+    PingOrPong,
+    /// The peer closes, or has answered our close.
     Close,
 }
 
-/// What the peer did wrong: close with this.
-pub(crate) struct Fault {
+/// The peer broke the protocol: close with this.
+pub(crate) struct CodecError {
     pub(crate) code: CloseCode,
     pub(crate) reason: String,
 }
@@ -46,47 +46,49 @@ impl Codec {
         Self { context, unfinished_since: None }
     }
 
-    pub(crate) fn allow(&mut self, most_message_bytes: usize) {
+    pub(crate) fn set_message_limit(&mut self, most_message_bytes: usize) {
         self.context.set_config(|config| {
             config.max_message_size = Some(most_message_bytes);
             config.max_frame_size = Some(most_message_bytes);
         });
     }
 
-    /// The next message in `input`, none when it is used up. Pongs and the answer to a close are
+    /// The next message in `input`, `None` when it is used up. Pongs and the answer to a close are
     /// appended to `replies`.
     pub(crate) fn next(
         &mut self,
         input: &mut &[u8],
         replies: &mut Vec<u8>,
-    ) -> Result<Option<Received>, Fault> {
-        let fault = |code, reason: String| Err(Fault { code, reason });
-        match self.context.read(&mut Memory { input, replies }) {
+    ) -> Result<Option<Received>, CodecError> {
+        let error = |code, reason: String| Err(CodecError { code, reason });
+        match self.context.read(&mut MemoryStream { input, replies }) {
             Ok(Message::Text(text)) => Ok(Some(Received::Text(text))),
             Ok(Message::Binary(_)) => Ok(Some(Received::Binary)),
-            Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => Ok(Some(Received::Sign)),
+            Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {
+                Ok(Some(Received::PingOrPong))
+            }
             Ok(Message::Close(_)) | Err(Error::ConnectionClosed | Error::AlreadyClosed) => {
                 // The answer is queued inside tungstenite until the next flush.
-                let _closed = self.context.flush(&mut Memory { input, replies });
+                let _closed = self.context.flush(&mut MemoryStream { input, replies });
                 Ok(Some(Received::Close))
             }
             Err(Error::Io(_)) => Ok(None),
             Err(Error::Capacity(CapacityError::MessageTooLong { max_size, .. })) => {
-                fault(CloseCode::TooLarge, format!("message_bytes: the limit is {max_size}"))
+                error(CloseCode::TooLarge, close::message_too_large(max_size))
             }
-            Err(Error::Utf8(_)) => fault(CloseCode::InvalidText, "text is not UTF-8".to_owned()),
-            Err(other) => fault(CloseCode::ProtocolError, other.to_string()),
+            Err(Error::Utf8(_)) => error(CloseCode::InvalidText, close::INVALID_TEXT.to_owned()),
+            Err(other) => error(CloseCode::ProtocolError, other.to_string()),
         }
     }
 }
 
-/// A "socket" whose bytes were read already and whose writes are collected.
-struct Memory<'a, 'b> {
+/// In place of a socket: its bytes were read already, and its writes are collected.
+struct MemoryStream<'a, 'b> {
     input: &'a mut &'b [u8],
     replies: &'a mut Vec<u8>,
 }
 
-impl Read for Memory<'_, '_> {
+impl Read for MemoryStream<'_, '_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         if self.input.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -95,7 +97,7 @@ impl Read for Memory<'_, '_> {
     }
 }
 
-impl Write for Memory<'_, '_> {
+impl Write for MemoryStream<'_, '_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.replies.extend_from_slice(bytes);
         Ok(bytes.len())

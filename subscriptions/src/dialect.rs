@@ -1,13 +1,16 @@
-//! The two subprotocols that a socket may speak, and all that differs between them: how messages
+//! The two subprotocols that a socket may use, and all that differs between them: how messages
 //! are read and what ours are called. One session serves both.
 //!
 //! `graphql-ws` is the older one, of the npm library `subscriptions-transport-ws` and its protocol
-//! document (apollographql/subscriptions-transport-ws, PROTOCOL.md), which is no longer kept up.
-//! Its clients are in use, so it is spoken; new ones should not choose it.
+//! document (apollographql/subscriptions-transport-ws, PROTOCOL.md), which is no longer maintained.
+//! Clients of it are still in use, so the hub supports it. New clients should not choose it.
 
 use serde_json::{Map, Value, json};
 
-use crate::protocol::{self, ClientMessage};
+use crate::message::{self, ClientMessage};
+
+/// Name of the preferred subprotocol in `Sec-WebSocket-Protocol`.
+pub const GRAPHQL_TRANSPORT_WS: &str = "graphql-transport-ws";
 
 /// Name of the older subprotocol in `Sec-WebSocket-Protocol`.
 pub const GRAPHQL_WS: &str = "graphql-ws";
@@ -25,14 +28,14 @@ pub enum Dialect {
 impl Dialect {
     /// Reads one message. The error is the reason of the 4400.
     pub(crate) fn parse(self, text: &str) -> Result<ClientMessage, &'static str> {
-        let (kind, message) = protocol::object(text)?;
+        let (kind, fields) = message::object(text)?;
         match self {
-            Self::TransportWs => protocol::parse(&kind, message),
-            Self::LegacyWs => parse_legacy(&kind, message),
+            Self::TransportWs => message::parse(&kind, fields),
+            Self::LegacyWs => parse_legacy(&kind, fields),
         }
     }
 
-    /// What stands between an operation's id and its result.
+    /// The text between an operation's id and its result.
     pub(crate) fn after_id(self) -> &'static [u8] {
         match self {
             Self::TransportWs => br#","type":"next","payload":"#,
@@ -43,46 +46,43 @@ impl Dialect {
     /// An operation ends with these errors, a JSON array. `id` is JSON already.
     pub(crate) fn error(self, id: &str, errors: &[u8]) -> Vec<u8> {
         match self {
-            Self::TransportWs => protocol::error(id, errors),
-            // There an error's payload is one object; its client looks for more in `errors`.
+            Self::TransportWs => message::error(id, errors),
+            // An error's payload is one object there. All errors are in its `errors`.
             Self::LegacyWs => {
                 let all: Value = serde_json::from_slice(errors).unwrap_or_default();
-                let message = all[0]["message"].as_str().unwrap_or("refused");
-                let payload = json!({"message": message, "errors": all});
-                protocol::error(id, payload.to_string().as_bytes())
+                let first = all[0]["message"].as_str().unwrap_or("refused");
+                let payload = json!({"message": first, "errors": all});
+                message::error(id, payload.to_string().as_bytes())
             }
         }
     }
 
-    /// What answers the client's wish to end an operation that was alive.
+    /// The answer to a client that ends an operation which was alive.
     pub(crate) fn ended(self, id: &str) -> Option<Vec<u8>> {
         match self {
             Self::TransportWs => None,
-            Self::LegacyWs => Some(protocol::complete(id)),
+            Self::LegacyWs => Some(message::complete(id)),
         }
     }
 
-    /// What is sent before the close that refuses a client.
+    /// The message before the close that refuses a client.
     pub(crate) fn rejection(self, reason: &str) -> Option<Vec<u8>> {
         let message = || json!({"type": "connection_error", "payload": {"message": reason}});
         (self == Self::LegacyWs).then(|| message().to_string().into_bytes())
     }
 
-    /// What its clients expect to hear at once behind the ack and ever again: one that hears
-    /// nothing for its time-out takes the hub for dead, and doesn't see a WebSocket's own pings.
+    /// The message that its clients expect at once after the ack, and then at each interval.
+    /// Without it they time out, as they don't see a WebSocket's own pings.
     pub(crate) fn keep_alive(self) -> Option<&'static [u8]> {
         (self == Self::LegacyWs).then_some(br#"{"type":"ka"}"#.as_slice())
     }
 }
 
-fn parse_legacy(
-    kind: &str,
-    mut message: Map<String, Value>,
-) -> Result<ClientMessage, &'static str> {
+fn parse_legacy(kind: &str, mut fields: Map<String, Value>) -> Result<ClientMessage, &'static str> {
     match kind {
-        "connection_init" => protocol::init(message),
-        "start" => protocol::subscribe(message),
-        "stop" => Ok(ClientMessage::Complete { id: protocol::id_of(&mut message)? }),
+        "connection_init" => message::init(fields),
+        "start" => message::subscribe(fields),
+        "stop" => Ok(ClientMessage::Complete { id: message::id_of(&mut fields)? }),
         "connection_terminate" => Ok(ClientMessage::Terminate),
         _ => Err("Message has an unknown 'type'"),
     }
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_subprotocol_knows_its_own_words_only() {
+    fn each_subprotocol_accepts_its_own_message_types_only() {
         let subscribe = |kind| format!(r#"{{"type":"{kind}","id":"1","payload":{{"query":""}}}}"#);
         for (dialect, own, foreign) in [
             (Dialect::TransportWs, "subscribe", "start"),

@@ -1,4 +1,4 @@
-//! The seam to whoever knows what an operation means: the hub's GraphQL execution.
+//! The trait that the hub's GraphQL execution implements: what a request becomes.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,68 +7,21 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
 
+use crate::request::{OperationKind, Request};
 use crate::rounds::Priority;
 use crate::stream::ResponseStream;
 
-/// A GraphQL request, as it stands in a `subscribe` payload or an HTTP body.
-#[derive(Clone, Debug, Default)]
-pub struct Request {
-    /// Empty where `extensions.persistedQuery` names a document by its hash.
-    pub query: String,
-    pub operation_name: Option<String>,
-    pub variables: Option<Map<String, Value>>,
-    pub extensions: Option<Map<String, Value>>,
-}
-
-impl Request {
-    /// Reads the fields of a request; others are ignored, and null is as good as absent where a
-    /// field is optional. The error says which field is not what it should be.
-    pub fn from_fields(mut fields: Map<String, Value>) -> Result<Self, &'static str> {
-        let object = |value| match value {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::Object(map)) => Ok(Some(map)),
-            Some(_) => Err("'variables' and 'extensions' must be objects"),
-        };
-        let query = fields.remove("query");
-        let operation_name = match fields.remove("operationName") {
-            None | Some(Value::Null) => None,
-            Some(Value::String(name)) => Some(name),
-            Some(_) => return Err("'operationName' must be a string"),
-        };
-        let variables = object(fields.remove("variables"))?;
-        let extensions = object(fields.remove("extensions"))?;
-        let is_persisted = || extensions.as_ref().is_some_and(|all| all.contains_key(PERSISTED));
-        let query = match query {
-            Some(Value::String(query)) => query,
-            None if is_persisted() => String::new(),
-            _ => return Err("a 'query' that is a string is missing"),
-        };
-        Ok(Self { query, operation_name, variables, extensions })
-    }
-}
-
-/// The extension that names a document by its hash instead of bringing it.
-pub const PERSISTED: &str = "persistedQuery";
-
-/// What a request asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OperationKind {
-    Query,
-    Mutation,
-    Subscription,
-}
-
-/// What becomes of a request.
+/// What a request becomes.
 pub enum Execution {
-    /// A subscription: join this stream behind `after`, or from now on. `place` is dropped when the
-    /// operation ends.
+    /// A subscription: join this stream after the cursor `after`, or from now on. `permit` is
+    /// dropped when the operation ends.
     Stream {
         stream: Arc<ResponseStream>,
         after: Option<String>,
-        place: Option<Box<dyn StreamPlace>>,
+        permit: Option<Box<dyn StreamPermit>>,
     },
-    /// A query or mutation: one result, or the errors of [`Execution::Refused`] where these are
-    /// known late. Dropping the future ends the work.
+    /// A query or mutation: one result, or the errors of [`Execution::Refused`] if it is refused
+    /// while it runs. Dropping the future ends the work.
     Single(BoxFuture<'static, Result<SingleResult, Bytes>>),
     /// Refused before it ran (syntax, validation, limits): a JSON array of GraphQL errors.
     Refused(Bytes),
@@ -83,13 +36,12 @@ pub struct SingleResult {
     pub has_errors: bool,
 }
 
-/// An operation's place among the readers of streams, as its maker counts them: dropped when the
-/// operation ends.
-pub trait StreamPlace: Send {
-    /// The operation is about to wait for its source ([`crate::stream::Start::Later`]), which
-    /// mostly reads a page of the log for it. Returns how long it has to wait for its turn, if at
-    /// all.
-    fn turn(&self) -> Option<Duration>;
+/// An operation's permit to read a stream, as the executor counts them. Dropped when the operation
+/// ends.
+pub trait StreamPermit: Send {
+    /// Called before the operation waits for [`crate::resume::Resume::Throttled`], which mostly
+    /// reads a page of the log for it. Returns how long its client has to wait first, if at all.
+    fn throttle(&self) -> Option<Duration>;
 }
 
 /// Why `connection_init` was not accepted; the socket is closed with 4403 and this reason.
@@ -104,25 +56,25 @@ pub struct InitRefused {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Budget {
     Within,
-    /// The client has spent more than it may: further messages wait.
+    /// The client has spent more than its budget: further messages wait.
     Exceeded,
 }
 
-/// Implemented by the hub once; the engine's tests have a small one of their own.
+/// Implemented once by the hub, and once by the engine's tests.
 pub trait Executor: Send + Sync + 'static {
-    /// Who the client proved to be.
+    /// The authenticated identity of a client.
     type Principal: Clone + Send + Sync + 'static;
 
-    /// Where a connection comes from, as known when it was accepted: who pays for its work.
+    /// Where a connection comes from, known when it is accepted: the account that pays for it.
     type Client: Clone + 'static;
 
-    /// Charges a client for a message of so many bytes, whatever it says.
+    /// Charges a client for a message of any type, with so many bytes.
     fn charge_message(&self, client: &Self::Client, bytes: usize) -> Budget;
 
-    /// Whether a client's connections wait for those of others, as it has caused much work lately.
+    /// `Low` for a client that caused much work lately: its connections wait for those of others.
     fn priority(&self, client: &Self::Client) -> Priority;
 
-    /// Judges the payload of `connection_init` (or an HTTP request's credentials). Called once for
+    /// Checks the payload of `connection_init` (or an HTTP request's credentials). Called once for
     /// each socket.
     fn init(
         &self,
@@ -130,11 +82,11 @@ pub trait Executor: Send + Sync + 'static {
         client: &Self::Client,
     ) -> Result<Self::Principal, InitRefused>;
 
-    /// What a request asks for, for transports that don't carry everything; runs nothing. `None`
-    /// where it can't be told: executing it tells why.
+    /// The kind of a request, for transports that don't support every kind. Runs nothing. `None`
+    /// if the request is invalid: [`Executor::execute`] then says why.
     fn kind(&self, request: &Request, principal: &Self::Principal) -> Option<OperationKind>;
 
-    /// Decides what a request is. Must not wait: whatever takes time belongs into the future of
-    /// [`Execution::Single`].
+    /// Decides what a request becomes. Must not wait: work that takes time belongs into the future
+    /// of [`Execution::Single`].
     fn execute(&self, request: Request, principal: &Self::Principal) -> Execution;
 }

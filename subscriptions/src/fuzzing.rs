@@ -1,6 +1,6 @@
-//! A session under a client and an owner that do anything in any order, checked against a model of
-//! what is alive. Driven by the fuzzer in `fuzz/` and, so that each test run does some of it, by a
-//! property test. Not part of the engine.
+//! A session whose client and connection do anything in any order, checked against a model of
+//! which operations are alive. The fuzzer in `fuzz/` and a property test run it. Not part of the
+//! engine.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use crate::dialect::Dialect;
 use crate::limits::Limits;
-use crate::protocol::ClientMessage;
+use crate::message::ClientMessage;
 use crate::session::{Decision, OperationRef, Session};
 
 /// Small, so that a short input reaches them.
@@ -23,8 +23,8 @@ fn limits() -> Limits {
     }
 }
 
-/// Runs what the bytes say; the first one's highest bit chooses the dialect. Panics where the
-/// session breaks its word.
+/// Runs the steps that the bytes encode; the highest bit of the first byte chooses the dialect.
+/// Panics if the session breaks a rule.
 pub fn fuzz_session(data: &[u8]) {
     let legacy = data.first().is_some_and(|first| first & 0x80 != 0);
     let mut run = Run::new(if legacy { Dialect::LegacyWs } else { Dialect::TransportWs });
@@ -39,26 +39,26 @@ struct Run {
     session: Session,
     limits: Limits,
     now: Instant,
-    judging: bool,
-    /// By the client's id: which operation is alive under it, and whether it is being worked out.
+    authenticating: bool,
+    /// By the client's id: the operation that is alive, and whether it is pending.
     alive: HashMap<String, (OperationRef, bool)>,
-    /// Every operation there ever was, dead ones too: results come late.
-    begun: Vec<OperationRef>,
+    /// Every operation there ever was, ended ones too: results come late.
+    executed: Vec<OperationRef>,
 }
 
 impl Run {
     fn new(dialect: Dialect) -> Self {
         let (limits, now) = (limits(), Instant::now());
         let mut session = Session::new(&limits, now);
-        session.speak(dialect);
-        let (judging, alive, begun) = (false, HashMap::new(), Vec::new());
-        Self { session, limits, now, judging, alive, begun }
+        session.set_dialect(dialect);
+        let (authenticating, alive, executed) = (false, HashMap::new(), Vec::new());
+        Self { session, limits, now, authenticating, alive, executed }
     }
 
-    /// One step and what it takes of the bytes behind it.
+    /// Runs one step with its arguments from `tail`, and returns the bytes after those.
     fn step<'a>(&mut self, step: u8, tail: &'a [u8]) -> &'a [u8] {
-        let (argument, behind) = match tail {
-            [argument, behind @ ..] => (*argument, behind),
+        let (argument, rest) = match tail {
+            [argument, rest @ ..] => (*argument, rest),
             [] => (0, tail),
         };
         // Some ids need escapes in JSON.
@@ -69,44 +69,44 @@ impl Run {
         };
         match step % 10 {
             0 => {
-                let (text, behind) = behind.split_at(behind.len().min(usize::from(argument)));
+                let (text, rest) = rest.split_at(rest.len().min(usize::from(argument)));
                 self.receive(&String::from_utf8_lossy(text));
-                return behind;
+                return rest;
             }
             1 => self.receive(r#"{"type":"connection_init"}"#),
             2 | 3 => self.receive(&format!(
                 r#"{{"type":"{begin}","id":"{id}","payload":{{"query":"{{x}}"}}}}"#
             )),
             4 => self.receive(&format!(r#"{{"type":"{end}","id":"{id}"}}"#)),
-            5 if self.judging => {
-                self.judging = false;
+            5 if self.authenticating => {
+                self.authenticating = false;
                 self.session.accept();
             }
             5 => {}
-            6 => self.end(argument, |session, operation| session.settle(operation).is_some()),
+            6 => self.end(argument, |session, operation| session.finish(operation).is_some()),
             7 => {
                 self.end(argument, |session, operation| session.refuse(operation, b"[]").is_some())
             }
-            8 => self.streams(argument),
+            8 => self.start_streaming(argument),
             _ => self.now += Duration::from_millis(u64::from(argument) * 10),
         }
-        behind
+        rest
     }
 
     fn receive(&mut self, text: &str) {
         let decision = self.session.receive(text, &self.limits, self.now);
         let message = self.session.dialect().parse(text);
         match decision {
-            Decision::Begin { operation, .. } => {
+            Decision::Execute { operation, .. } => {
                 let Ok(ClientMessage::Subscribe { id, .. }) = message else {
-                    panic!("began without a subscribe: {text}");
+                    panic!("executed without a subscribe: {text}");
                 };
-                assert!(!self.begun.contains(&operation), "an operation's name is used once");
-                self.begun.push(operation);
+                assert!(!self.executed.contains(&operation), "an `OperationRef` is used once");
+                self.executed.push(operation);
                 let before = self.alive.insert(id.to_string(), (operation, true));
                 assert!(before.is_none(), "{id} was alive");
             }
-            Decision::End { operation, answer } => {
+            Decision::Stop { operation, answer } => {
                 assert_eq!(answer.is_some(), self.session.dialect() == Dialect::LegacyWs);
                 let Ok(ClientMessage::Complete { id }) = message else {
                     panic!("ended without a complete: {text}");
@@ -114,14 +114,14 @@ impl Run {
                 let ended = self.alive.remove(&*id).map(|(operation, _)| operation);
                 assert_eq!(ended, Some(operation));
             }
-            Decision::Judge(_) => {
-                assert!(matches!(message, Ok(ClientMessage::Init(_))) && self.begun.is_empty());
-                self.judging = true;
+            Decision::Authenticate(_) => {
+                assert!(matches!(message, Ok(ClientMessage::Init(_))) && self.executed.is_empty());
+                self.authenticating = true;
             }
             Decision::Reply(reply) | Decision::Refuse(reply) => {
                 assert!(serde_json::from_slice::<serde_json::Value>(&reply).is_ok());
             }
-            // The owner of a socket would end here; that a session stands more is worth knowing.
+            // A connection would end here. That a session takes further messages is worth knowing.
             Decision::Close { .. } => {}
             Decision::Nothing => {
                 if let Ok(ClientMessage::Complete { id }) = message {
@@ -132,13 +132,13 @@ impl Run {
     }
 
     fn some(&self, argument: u8) -> Option<OperationRef> {
-        self.begun
+        self.executed
             .len()
-            .checked_sub(1 + usize::from(argument) % self.begun.len().max(1))
-            .map(|place| self.begun[place])
+            .checked_sub(1 + usize::from(argument) % self.executed.len().max(1))
+            .map(|index| self.executed[index])
     }
 
-    /// A result arrives, for an operation that may be long gone.
+    /// A result arrives, for an operation that may have ended long ago.
     fn end(&mut self, argument: u8, act: impl FnOnce(&mut Session, OperationRef) -> bool) {
         let Some(operation) = self.some(argument) else { return };
         let before = self.alive.len();
@@ -146,14 +146,14 @@ impl Run {
         assert_eq!(act(&mut self.session, operation), self.alive.len() < before);
     }
 
-    fn streams(&mut self, argument: u8) {
+    fn start_streaming(&mut self, argument: u8) {
         let Some(operation) = self.some(argument) else { return };
         let alive = self.alive.iter_mut().find(|(_, (one, _))| *one == operation);
         let expected = alive.map(|(id, (_, pending))| {
             *pending = false;
             serde_json::Value::from(id.as_str()).to_string()
         });
-        assert_eq!(self.session.streams(operation).as_deref(), expected.as_deref());
+        assert_eq!(self.session.start_streaming(operation).as_deref(), expected.as_deref());
     }
 
     fn check(&self) {
@@ -170,7 +170,7 @@ mod tests {
 
     use super::*;
 
-    /// So that neither a limit nor a late result was only never met.
+    /// Proves that the steps can reach what the other tests rely on.
     #[test]
     fn the_steps_reach_every_limit_and_late_results() {
         let mut run = Run::new(Dialect::TransportWs);
@@ -180,17 +180,17 @@ mod tests {
                 rest = run.step(*step, tail);
                 run.check();
             }
-            (run.alive.len(), run.begun.len())
+            (run.alive.len(), run.executed.len())
         };
-        assert_eq!(go(&[1, 0, 5, 0, 2, 0, 2, 1, 2, 2, 2, 3]), (3, 3), "three are worked out");
+        assert_eq!(go(&[1, 0, 5, 0, 2, 0, 2, 1, 2, 2, 2, 3]), (3, 3), "three are pending");
         assert_eq!(go(&[8, 0, 8, 1, 8, 2, 2, 3, 2, 4, 8, 0, 8, 1, 2, 5]), (5, 5), "five are alive");
         assert_eq!(go(&[4, 0, 6, 4, 2, 0, 7, 5]), (5, 6), "late results revive nothing");
-        assert_eq!(go(&[7, 0, 6, 0, 2, 0, 2, 5]), (5, 7), "a place that was given back");
+        assert_eq!(go(&[7, 0, 6, 0, 2, 0, 2, 5]), (5, 7), "a slot that was free again");
     }
 
     proptest! {
         #[test]
-        fn a_session_keeps_its_word_whatever_is_done_in_whatever_order(
+        fn a_session_keeps_its_rules_for_any_steps_in_any_order(
             legacy in any::<bool>(),
             steps in prop::collection::vec((0u8..10, any::<u8>(), ".{0,8}"), 0..200),
         ) {

@@ -1,4 +1,4 @@
-//! What makes two operations the same work: document, variables and audience.
+//! The key by which operations share a response stream: document, variables and audience.
 
 /// Operations with equal keys share one response stream. Built from the text itself rather than
 /// from a hash, so that no two different operations can ever meet.
@@ -9,7 +9,7 @@ pub struct OperationKey {
     pub operation_name: Option<String>,
     /// The variables as JSON with sorted keys, without the one that `after` is bound to.
     pub variables: String,
-    /// Who may see the results: empty where everyone gets the same ones.
+    /// Who may see the results: empty if all clients get the same ones.
     pub audience: String,
     /// Whether each result carries `extensions.cursor`, as the encoded bytes then differ.
     pub cursor_extension: bool,

@@ -1,47 +1,65 @@
 //! The engine: shared response streams, the sessions that ask for them and the connections that
-//! carry them. It knows no market, no schema and no database; those meet it in two traits,
-//! [`Executor`] (what an operation means) and [`Source`] (what stands behind a stream).
+//! carry them. It knows no market, no schema and no database. Those are connected by two traits:
+//! [`Executor`] (what an operation means) and [`Source`] (what makes the frames of a stream).
 
+mod batch;
 pub mod bucket;
+mod close;
 mod codec;
 mod connection;
+mod context;
 pub mod dialect;
-pub mod executor;
+mod executor;
+mod fanout;
+mod framing;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
-pub mod key;
+mod key;
 pub mod limits;
-pub mod memory;
-pub mod meters;
+mod memory;
+mod message;
+mod meters;
 mod owners;
-pub mod position;
-pub mod protocol;
-pub mod reader;
-pub mod ring;
+mod pace;
+mod position;
+mod readership;
+mod request;
+mod resume;
+mod ring;
 mod rounds;
-pub mod schedule;
+mod schedule;
 mod session;
-pub mod shard;
-pub mod stream;
-pub mod worker;
+mod shard;
+mod signal;
+mod socket;
+mod sse_reader;
+mod stream;
+mod stream_cursor;
+mod streams;
+mod subscribers;
+mod worker;
 
-pub use connection::{Guard, Socket};
+pub use batch::Rank;
+pub use close::CloseCode;
+pub use connection::Guard;
 pub use dialect::Dialect;
-pub use executor::{
-    Budget, Execution, Executor, InitRefused, OperationKind, PERSISTED, Request, SingleResult,
-    StreamPlace,
-};
+pub use executor::{Budget, Execution, Executor, InitRefused, SingleResult, StreamPermit};
 pub use key::OperationKey;
 pub use limits::Limits;
 pub use memory::Memory;
-pub use meters::Meters;
+pub use meters::{Meter, Meters};
 pub use owners::EXEMPT;
+pub use pace::Pace;
 pub use position::{Cursor, CursorError, Epoch, Position, topic_hash};
-pub use protocol::CloseCode;
-pub use reader::{End, Reader};
+pub use readership::Readership;
+pub use request::{OperationKind, PERSISTED, Request};
+pub use resume::Resume;
 pub use ring::Frame;
 pub use rounds::Priority;
-pub use schedule::{Audience, Pace, Repaced, Schedule};
-pub use shard::{Opening, Rank, Shard};
-pub use stream::{OpenError, ResponseStream, Source, Start, StreamLimits, Streams};
+pub use schedule::{PaceChange, Schedule};
+pub use shard::{Opening, Shard};
+pub use socket::Socket;
+pub use sse_reader::{SseReader, StreamEnd};
+pub use stream::{ResponseStream, Source};
+pub use streams::{OpenError, StreamLimits, Streams};
 pub use worker::{Turn, Worker};

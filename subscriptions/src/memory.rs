@@ -1,10 +1,10 @@
 //! The memory of all response streams together: what their rings and caches hold, against one
-//! budget. A ring counts its own bytes. The table of streams decides which rings give way.
+//! budget. A ring counts its own bytes. The table of streams decides which rings are shrunk.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What a stream costs beside its ring and its cached frames: the parsed document, the library's
-/// state that resolves it, and its places in the tables. An estimate from the sizes of these parts.
+/// What a stream costs beside its ring and its cached frames: the parsed document, the state of the
+/// GraphQL library, and the entries in the tables. An estimate from the sizes of these parts.
 pub const STREAM_BYTES: usize = 24 << 10;
 
 /// See the module's text.
@@ -29,8 +29,8 @@ impl Memory {
         self.budget
     }
 
-    /// Of what is over three quarters of the budget: then rings give way, so that the rest is there
-    /// for what is pushed until they have.
+    /// Bytes beyond three quarters of the budget. Rings are shrunk then already, so that the last
+    /// quarter is free for pushes until they are.
     pub fn excess(&self) -> usize {
         self.used().saturating_sub(self.budget - self.budget / 4)
     }
@@ -40,7 +40,7 @@ impl Memory {
         self.used() < self.budget / 2
     }
 
-    /// Counts that bytes which were `before` are `now`.
+    /// Counts a part that had `before` bytes and has `now` bytes.
     pub(crate) fn change(&self, before: usize, now: usize) {
         if now >= before {
             self.used.fetch_add(now - before, Ordering::Relaxed);

@@ -1,10 +1,10 @@
-//! What the engine counts. Plain atomics: written on hot paths, read by the admin port.
+//! The counters of the engine. Plain atomics: written on hot paths, read by the admin port.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::protocol::CloseCode;
+use crate::close::CloseCode;
 
-/// One number that many threads add to.
+/// A number that many threads add to.
 #[derive(Debug, Default)]
 pub struct Meter(AtomicU64);
 
@@ -25,9 +25,9 @@ impl Meter {
 /// Counters since the start, and gauges where the text says "now".
 #[derive(Debug, Default)]
 pub struct Meters {
-    /// WebSockets and readers of their own (event streams) open now.
+    /// WebSockets and event streams open now.
     pub sockets_open: Meter,
-    /// The same, ever opened.
+    /// WebSockets and event streams that were ever opened.
     pub sockets_opened: Meter,
     /// Operations that read a stream now.
     pub readers_open: Meter,
@@ -41,27 +41,27 @@ pub struct Meters {
     pub frames_delivered: Meter,
     /// Bytes written to WebSockets.
     pub bytes_sent: Meter,
-    /// Vectored writes of frames; `frames_delivered` over this is how many leave together.
+    /// Writes of frames; `frames_delivered` divided by this is how many frames leave in one write.
     pub writes: Meter,
-    /// Readers that the ring no longer served and that got a merged delta or a snapshot.
+    /// How often a reader needed frames that the ring no longer held, and asked the source.
     pub catch_ups: Meter,
-    /// Pages of a log that readers were given, on coming back or behind the ring.
+    /// Pages of a log that readers were sent, as they had reconnected or the ring held too little.
     pub replayed_pages: Meter,
-    /// Times that a ring was made smaller, as all rings together held too much.
+    /// How often a ring was shrunk, as all rings together held too much.
     pub rings_shrunk: Meter,
-    /// Peers dropped because nothing was heard for two ping intervals.
+    /// Peers dropped because they were silent for two ping intervals.
     pub dropped_silent: Meter,
     closes: [Meter; CloseCode::ALL.len()],
 }
 
 impl Meters {
     pub(crate) fn closed(&self, code: CloseCode) {
-        if let Some(place) = CloseCode::ALL.iter().position(|one| *one == code) {
-            self.closes[place].add(1);
+        if let Some(index) = CloseCode::ALL.iter().position(|one| *one == code) {
+            self.closes[index].add(1);
         }
     }
 
-    /// How often we closed with each code.
+    /// How often connections were closed with each code.
     pub fn closes(&self) -> impl Iterator<Item = (CloseCode, u64)> {
         CloseCode::ALL.into_iter().zip(self.closes.iter().map(Meter::get))
     }

@@ -1,11 +1,11 @@
-//! Places in a topic's ordered stream, and the opaque cursor a client keeps of them.
+//! Positions in a topic's ordered events, and the opaque cursor of them that a client keeps.
 
 use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-/// Which numbering a sequence belongs to. A new epoch means that the numbering began anew.
+/// Which numbering a sequence belongs to. A new epoch means that the numbering was restarted.
 /// Shown to clients as 16 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Epoch(pub u64);
@@ -18,7 +18,7 @@ impl fmt::Display for Epoch {
 
 impl Epoch {
     /// The epoch that an event of this sequence began in a log of this epoch; 0 is the log's own.
-    /// Follows from the two alone, so it is the same for whoever reads the log.
+    /// Computed from the two alone, so it is the same for every reader of the log.
     pub fn renewed_at(self, sequence: u64) -> Self {
         if sequence == 0 {
             return self;
@@ -31,7 +31,7 @@ impl Epoch {
     }
 }
 
-/// One place in one topic: sequences rise within an epoch but need not be dense.
+/// A position in one topic: sequences rise within an epoch but need not be dense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Position {
     pub epoch: Epoch,
@@ -41,14 +41,14 @@ pub struct Position {
 /// A position on each topic of a subscription, as the client gets it: opaque, base64url.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor {
-    /// What the client's copy looks like beyond its position (a book's depth): a resume under
-    /// another shape can't continue with deltas.
+    /// The form of the client's copy (a book's depth): a resume with another shape can't continue
+    /// with deltas.
     pub shape: u32,
     /// A stable 64 bit hash of the topic's name, with the position on it.
     pub positions: Vec<(u64, Position)>,
 }
 
-/// Why a text is no cursor of ours.
+/// Why a text is not a valid cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CursorError {
     #[error("the cursor is not one of this server's: pass one from a frame, unchanged")]
@@ -57,9 +57,9 @@ pub enum CursorError {
     OtherTopic,
 }
 
-/// First byte of every cursor, so that a later format can be told apart.
+/// First byte of every cursor, so that a later format can be recognised.
 const VERSION: u8 = 1;
-/// More topics than any subscription may name (CONTRACT: markets a subscription 100).
+/// More topics than a subscription may have (100 markets).
 const MOST_POSITIONS: usize = 128;
 const HEADER_BYTES: usize = 5;
 const POSITION_BYTES: usize = 24;
@@ -113,7 +113,7 @@ impl Cursor {
     }
 }
 
-/// FNV-1a: stable over builds and machines, as cursors outlive both.
+/// FNV-1a: the same in all builds and on all machines, as clients keep cursors across both.
 pub fn topic_hash(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cursor_for_another_topic_is_told_so() {
+    fn a_cursor_of_another_topic_is_refused_as_such() {
         let position = Position { epoch: Epoch(7), sequence: 9 };
         let cursor = Cursor::single(25, topic_hash("book:A"), position);
         assert_eq!(cursor.only(topic_hash("book:A")), Ok(position));
@@ -136,7 +136,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_encoded_decodes_to_itself(shape: u32, all in prop::collection::vec((any::<u64>(), any::<u64>(), any::<u64>()), 1..100)) {
+        fn an_encoded_cursor_decodes_to_itself(
+            shape: u32,
+            all in prop::collection::vec((any::<u64>(), any::<u64>(), any::<u64>()), 1..100),
+        ) {
             let positions = all.into_iter()
                 .map(|(topic, epoch, sequence)| (topic, Position { epoch: Epoch(epoch), sequence }))
                 .collect();

@@ -1,15 +1,15 @@
-//! The last frames of one response stream, encoded once, kept by bytes. A reader is an index into
-//! it, so a reader that stalls costs a number and nothing else.
+//! The last frames of one response stream, encoded once and bounded by bytes. A reader is an index
+//! into the ring, so a reader that stalls costs a number.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-/// One encoded result, shared by everyone who is sent it.
+/// One encoded result, shared by all readers.
 #[derive(Clone, Debug)]
 pub struct Frame {
     /// The sequence a reader must have seen before this frame; equal to `sequence` where the frame
-    /// tells of no event (a heartbeat).
+    /// carries no event (a heartbeat).
     pub previous: u64,
     /// The sequence a reader has seen after this frame.
     pub sequence: u64,
@@ -25,7 +25,7 @@ impl Frame {
         Self { previous, sequence, tail: Bytes::from(result) }
     }
 
-    /// The result by itself, shared.
+    /// The result without that brace, shared.
     pub fn result(&self) -> Bytes {
         self.tail.slice(..self.tail.len() - 1)
     }
@@ -54,20 +54,20 @@ impl Ring {
         self.first + self.frames.len() as u64
     }
 
-    /// Bytes that the frames take.
+    /// Bytes of the frames, with their overhead.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// From now on it holds as many bytes at most; the oldest frames leave.
+    /// Sets how many bytes it may hold; drops the oldest frames beyond that.
     pub(crate) fn limit(&mut self, most_bytes: usize) {
         self.most_bytes = most_bytes;
         self.trim();
         self.frames.shrink_to(self.frames.len() * 2);
     }
 
-    /// Puts a frame after the others; the oldest leave when there are too many bytes. The newest
-    /// always stays, however large it is.
+    /// Appends a frame; drops the oldest ones if there are too many bytes. The newest one always
+    /// stays, however large it is.
     pub(crate) fn push(&mut self, frame: Frame) {
         self.bytes += frame.tail.len() + FRAME_OVERHEAD_BYTES;
         self.frames.push_back(frame);
@@ -83,8 +83,8 @@ impl Ring {
         }
     }
 
-    /// Drops every frame, and one place that no reader can have read.
-    pub(crate) fn cut(&mut self) {
+    /// Drops every frame, and skips one index, so that every reader finds frames missing.
+    pub(crate) fn invalidate(&mut self) {
         self.first = self.next() + 1;
         self.frames.clear();
         self.bytes = 0;
@@ -96,15 +96,15 @@ impl Ring {
         Some(self.frames.iter().skip(skip).take(most))
     }
 
-    /// The index at which a reader that saw everything up to `sequence` goes on: the frame there,
-    /// if any, has `sequence` as its previous one.
-    pub(crate) fn behind(&self, sequence: u64) -> Option<u64> {
-        let place = self.frames.partition_point(|frame| frame.sequence <= sequence);
-        let fits = match self.frames.get(place) {
+    /// The index at which a reader goes on that has seen everything up to `sequence`: the frame
+    /// there, if any, has `sequence` as its previous one.
+    pub(crate) fn index_after(&self, sequence: u64) -> Option<u64> {
+        let offset = self.frames.partition_point(|frame| frame.sequence <= sequence);
+        let fits = match self.frames.get(offset) {
             Some(following) => following.previous == sequence,
             None => self.frames.back().is_some_and(|last| last.sequence == sequence),
         };
-        fits.then_some(self.first + place as u64)
+        fits.then_some(self.first + offset as u64)
     }
 
     /// Bytes of the frames from `index` on; `None` if some of them were already dropped.
@@ -122,28 +122,28 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_goes_on_behind_the_sequence_it_saw() {
+    fn a_reader_goes_on_after_the_sequence_it_has_seen() {
         let mut ring = Ring::new(1 << 20);
         for (previous, sequence) in [(2, 5), (5, 5), (5, 9), (9, 12)] {
             ring.push(frame(previous, sequence));
         }
-        assert_eq!(ring.behind(2), Some(0));
-        assert_eq!(ring.behind(5), Some(2), "the heartbeat at 5 is not owed again");
-        assert_eq!(ring.behind(9), Some(3));
-        assert_eq!(ring.behind(12), Some(4));
+        assert_eq!(ring.index_after(2), Some(0));
+        assert_eq!(ring.index_after(5), Some(2), "the heartbeat at 5 is not sent again");
+        assert_eq!(ring.index_after(9), Some(3));
+        assert_eq!(ring.index_after(12), Some(4));
         for unknown in [0, 1, 3, 7, 13] {
-            assert_eq!(ring.behind(unknown), None, "{unknown} is no boundary here");
+            assert_eq!(ring.index_after(unknown), None, "{unknown} is no boundary here");
         }
     }
 
     #[test]
-    fn a_ring_that_was_cut_is_behind_nobody() {
+    fn after_an_invalidation_every_reader_finds_frames_missing() {
         let mut ring = Ring::new(1 << 20);
         ring.push(frame(0, 1));
         let next = ring.next();
-        ring.cut();
-        assert!(ring.from(next, 1).is_none(), "also not behind who had read it all");
-        assert_eq!((ring.behind(1), ring.next(), ring.bytes), (None, next + 1, 0));
+        ring.invalidate();
+        assert!(ring.from(next, 1).is_none(), "also for a reader that had read all");
+        assert_eq!((ring.index_after(1), ring.next(), ring.bytes), (None, next + 1, 0));
         ring.push(frame(1, 2));
         assert_eq!(ring.from(next + 1, 9).map(Iterator::count), Some(1));
     }

@@ -1,6 +1,6 @@
-//! What the connections of a shard may take of its time between two fan-outs. Beyond it they queue
-//! and are admitted in turn, only so many after each fan-out as have time: to wake all of a crowd
-//! that came back at once costs more each time than the few of them that get their turn.
+//! How much time the connections of a shard may take between two fan-outs. Beyond that they queue.
+//! After each fan-out only as many are admitted as there is time for: waking a whole crowd that
+//! reconnected at once would cost more than the few turns that fit.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -8,14 +8,14 @@ use std::rc::Rc;
 use std::task::Waker;
 use std::time::Duration;
 
-use crate::limits::TIME_PER_ROUND;
+use crate::limits::{TIME_PER_ROUND, TIME_PER_TURN};
 
-/// Connections that are admitted after one fan-out at most.
+/// The most connections that are admitted after one fan-out.
 const MOST_AT_ONCE: usize = 1_024;
-/// One in so many admissions goes to the low priority first, so that it never starves.
+/// One in so many admissions prefers the low priority, so that it never starves.
 const LOW_EVERY: u32 = 4;
 
-/// Which connections have their turns first, where there is not enough time for all.
+/// Which connections have their turns first if there is not enough time for all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Priority {
     #[default]
@@ -23,30 +23,31 @@ pub enum Priority {
     Low,
 }
 
-/// Where a connection stands.
+/// The state of a connection's ticket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Standing {
+enum TicketState {
     #[default]
     Free,
     Queued,
     Admitted,
 }
 
-type Queued = (Waker, Rc<Cell<Standing>>);
+type Queued = (Waker, Rc<Cell<TicketState>>);
 
-/// A connection's own; its place in the queue is gone when this is dropped.
+/// Each connection has one. A queued connection leaves the queue when its ticket is dropped.
 #[derive(Debug, Default)]
-pub(crate) struct Ticket(Rc<Cell<Standing>>);
+pub(crate) struct Ticket(Rc<Cell<TicketState>>);
 
 /// The connections of one priority that wait.
 #[derive(Debug, Default)]
-struct Line {
+struct WaitingLine {
     queue: VecDeque<Queued>,
-    /// Those that were admitted in vain, as others took all the time: they come before the queue.
+    /// Those that were admitted but got no turn, as others took all the time. They come before the
+    /// queue.
     returned: VecDeque<Queued>,
 }
 
-impl Line {
+impl WaitingLine {
     fn is_empty(&self) -> bool {
         self.queue.is_empty() && self.returned.is_empty()
     }
@@ -56,16 +57,31 @@ impl Line {
     }
 }
 
+/// The time that one turn of a connection may take: a source may encode a snapshot in it, and a
+/// request may have to be parsed.
+pub(crate) struct TurnTimer(std::time::Instant);
+
+impl TurnTimer {
+    pub(crate) fn start() -> Self {
+        Self(std::time::Instant::now())
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.0.elapsed() >= TIME_PER_TURN
+    }
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub(crate) struct Rounds {
-    /// Since the last fan-out.
+    /// Time that turns took since the last fan-out.
     spent: Cell<Duration>,
     /// By [`Priority`].
-    lines: RefCell<[Line; 2]>,
+    lines: RefCell<[WaitingLine; 2]>,
     admissions: Cell<u32>,
+    /// Connections that are admitted after one fan-out.
     at_once: Cell<usize>,
-    /// Nobody waits any more.
+    /// All are admitted at once from now on.
     has_ended: Cell<bool>,
 }
 
@@ -82,23 +98,23 @@ impl Default for Rounds {
 }
 
 impl Rounds {
-    /// Whether a connection has its turn now; otherwise `waker` is woken when it has.
+    /// Whether a connection has its turn now. Otherwise `waker` is woken when it may ask again.
     pub(crate) fn admits(&self, ticket: &Ticket, priority: Priority, waker: &Waker) -> bool {
         let has_time = self.spent.get() < TIME_PER_ROUND;
         let mut lines = self.lines.borrow_mut();
-        let place = priority as usize;
-        let is_first = lines[..=place].iter().all(Line::is_empty);
+        let index = priority as usize;
+        let is_first = lines[..=index].iter().all(WaitingLine::is_empty);
         let line = match ticket.0.get() {
             _ if self.has_ended.get() => return true,
-            Standing::Queued => return false,
-            Standing::Admitted if !has_time => &mut lines[place].returned,
-            Standing::Free if !has_time || !is_first => &mut lines[place].queue,
-            Standing::Free | Standing::Admitted => {
-                ticket.0.set(Standing::Free);
+            TicketState::Queued => return false,
+            TicketState::Admitted if !has_time => &mut lines[index].returned,
+            TicketState::Free if !has_time || !is_first => &mut lines[index].queue,
+            TicketState::Free | TicketState::Admitted => {
+                ticket.0.set(TicketState::Free);
                 return true;
             }
         };
-        ticket.0.set(Standing::Queued);
+        ticket.0.set(TicketState::Queued);
         line.push_back((waker.clone(), ticket.0.clone()));
         false
     }
@@ -108,7 +124,7 @@ impl Rounds {
         self.spent.set(self.spent.get() + took);
     }
 
-    /// Begins the round after a fan-out, and wakes those who are admitted. Whether there are any.
+    /// Begins the round after a fan-out, and wakes the connections that it admits. False if none.
     pub(crate) fn begin(&self) -> bool {
         let at_once = match self.spent.take() {
             spent if spent > TIME_PER_ROUND => self.at_once.get() / 2,
@@ -119,11 +135,11 @@ impl Rounds {
         let mut lines = self.lines.borrow_mut();
         let mut admitted = 0;
         while admitted < self.at_once.get()
-            && let Some((waker, standing)) = self.next(&mut lines)
+            && let Some((waker, state)) = self.next(&mut lines)
         {
-            // One that is gone has no ticket.
-            if Rc::strong_count(&standing) > 1 {
-                standing.set(Standing::Admitted);
+            // A connection that has ended has dropped its ticket.
+            if Rc::strong_count(&state) > 1 {
+                state.set(TicketState::Admitted);
                 waker.wake();
                 admitted += 1;
             }
@@ -131,7 +147,7 @@ impl Rounds {
         admitted > 0
     }
 
-    fn next(&self, lines: &mut [Line; 2]) -> Option<Queued> {
+    fn next(&self, lines: &mut [WaitingLine; 2]) -> Option<Queued> {
         let number = self.admissions.get().wrapping_add(1);
         self.admissions.set(number);
         let [high, low] = lines;
@@ -141,7 +157,7 @@ impl Rounds {
         }
     }
 
-    /// Lets all have their turns from now on.
+    /// Admits all at once from now on.
     pub(crate) fn end(&self) {
         self.has_ended.set(true);
         for line in &mut *self.lines.borrow_mut() {
@@ -179,7 +195,7 @@ mod tests {
     /// Gives each admitted connection its turn, and returns how many there were.
     fn round(rounds: &Rounds, tickets: &[Ticket], waker: &Waker) -> usize {
         let admitted = |ticket: &&Ticket| {
-            ticket.0.get() == Standing::Admitted && admits(rounds, ticket, waker)
+            ticket.0.get() == TicketState::Admitted && admits(rounds, ticket, waker)
         };
         tickets.iter().filter(admitted).inspect(|_| rounds.spend(TURN)).count()
     }
@@ -195,12 +211,14 @@ mod tests {
         assert!(!tickets.iter().any(|ticket| admits(&rounds, ticket, &waker)));
         let (mut done, mut number) = (0, 0);
         while rounds.begin() {
-            if tickets.last().is_some_and(|last| last.0.get() == Standing::Queued) {
+            if tickets.last().is_some_and(|last| last.0.get() == TicketState::Queued) {
                 let late = Ticket::default();
-                assert!(!admits(&rounds, &late, &waker), "it goes after the crowd");
+                assert!(!admits(&rounds, &late, &waker), "it waits for its turn after the crowd");
             }
             let admitted = round(&rounds, &tickets[done..], &waker);
-            assert!(tickets[done..][admitted..].iter().all(|one| one.0.get() == Standing::Queued));
+            assert!(
+                tickets[done..][admitted..].iter().all(|one| one.0.get() == TicketState::Queued)
+            );
             done += admitted;
             number += 1;
             let most = TIME_PER_ROUND.as_micros().div_ceil(TURN.as_micros()) as usize;
@@ -214,7 +232,7 @@ mod tests {
         assert!((CROWD..CROWD * 3 / 2).contains(&woken), "woken {woken} times");
         let fewest = CROWD * TURN.as_micros() as usize / TIME_PER_ROUND.as_micros() as usize;
         assert!(number <= fewest * 2, "{number} rounds");
-        // Those that came late are gone, and take nobody's turn.
+        // The late ones have ended, and take no turn.
         rounds.spend(TIME_PER_ROUND);
         let last = Ticket::default();
         assert!(!admits(&rounds, &last, &waker));
@@ -234,7 +252,7 @@ mod tests {
         assert!(rounds.begin());
         assert!(admits(&rounds, &first, &waker));
         rounds.spend(TIME_PER_ROUND);
-        assert_eq!(second.0.get(), Standing::Admitted);
+        assert_eq!(second.0.get(), TicketState::Admitted);
         assert!(!admits(&rounds, &second, &waker), "the first one took all the time");
         assert!(rounds.begin() && admits(&rounds, &second, &waker));
     }
@@ -258,7 +276,7 @@ mod tests {
             let next = Ticket::default();
             assert!(!admits(&rounds, &next, &waker));
             rounds.begin();
-            let is_admitted = |ticket: &&Ticket| ticket.0.get() == Standing::Admitted;
+            let is_admitted = |ticket: &&Ticket| ticket.0.get() == TicketState::Admitted;
             let mut of_low = low.iter().filter(is_admitted);
             served += of_low
                 .by_ref()
@@ -269,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn after_the_end_all_have_their_turns() {
+    fn after_the_end_all_are_admitted() {
         let (rounds, count) = (Rounds::default(), Arc::<Count>::default());
         let (waker, ticket) = (Waker::from(count.clone()), Ticket::default());
         rounds.spend(TIME_PER_ROUND);

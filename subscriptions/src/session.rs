@@ -1,5 +1,5 @@
-//! One client's protocol state: a message goes in, a decision comes out. No clock (the time is
-//! handed in), no socket, no task; whoever owns the socket carries the decisions out.
+//! One client's protocol state: a message goes in, a decision comes out. No clock (the caller
+//! passes the time), no socket, no task. The connection carries the decisions out.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -7,12 +7,13 @@ use std::rc::Rc;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
+use crate::close::{self, CloseCode};
 use crate::dialect::Dialect;
-use crate::executor::Request;
 use crate::limits::Limits;
-use crate::protocol::{self, ClientMessage, CloseCode};
+use crate::message::{self, ClientMessage};
+use crate::request::Request;
 
-/// What the owner of the socket has to do now.
+/// What the connection has to do now.
 #[derive(Debug)]
 pub(crate) enum Decision {
     Nothing,
@@ -20,15 +21,16 @@ pub(crate) enum Decision {
     Reply(Vec<u8>),
     /// Send this error: an operation was refused by a limit of the socket.
     Refuse(Vec<u8>),
-    /// Judge the credentials, then call [`Session::accept`] or close with 4403.
-    Judge(Option<Map<String, Value>>),
-    /// Execute, then call [`Session::refuse`], [`Session::settle`] or stream.
-    Begin {
+    /// Check the credentials, then call [`Session::accept`] or close with 4403.
+    Authenticate(Option<Map<String, Value>>),
+    /// Execute the request, then call [`Session::refuse`], [`Session::finish`] or
+    /// [`Session::start_streaming`].
+    Execute {
         operation: OperationRef,
         request: Request,
     },
-    /// The client wants no more of this operation: stop it, and say what its dialect wants said.
-    End {
+    /// The client ended this operation: stop it, and send the answer if its dialect has one.
+    Stop {
         operation: OperationRef,
         answer: Option<Vec<u8>>,
     },
@@ -38,8 +40,8 @@ pub(crate) enum Decision {
     },
 }
 
-/// An operation of a session. The generation tells a new operation from a dead one whose slot or
-/// id it got.
+/// An operation of a session. The generation distinguishes it from earlier operations in the same
+/// slot or with the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct OperationRef {
     pub(crate) slot: u32,
@@ -48,21 +50,21 @@ pub(crate) struct OperationRef {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// Nobody said `connection_init` yet.
-    Fresh,
-    /// `connection_init` is being judged.
-    Judging,
+    /// No `connection_init` came yet.
+    AwaitingInit,
+    /// The credentials of `connection_init` are being checked.
+    Authenticating,
     Acknowledged,
 }
 
 struct Operation {
-    /// The id as JSON with its quotes, as it is spliced into every message.
+    /// The id as JSON with its quotes, as every message repeats it.
     id: Rc<str>,
-    /// Its result is still being worked out.
+    /// It has neither a result nor a stream yet.
     pending: bool,
 }
 
-/// A slot outlives its operations, so that the generation can rise.
+/// A slot is kept after its operation ends, so that the generation can rise.
 struct Slot {
     generation: u32,
     operation: Option<Operation>,
@@ -82,7 +84,7 @@ impl Session {
     pub(crate) fn new(limits: &Limits, now: Instant) -> Self {
         Self {
             dialect: Dialect::default(),
-            phase: Phase::Fresh,
+            phase: Phase::AwaitingInit,
             slots: Vec::new(),
             free: Vec::new(),
             by_id: HashMap::new(),
@@ -91,8 +93,8 @@ impl Session {
         }
     }
 
-    /// Before the first message: what the upgrade agreed on.
-    pub(crate) fn speak(&mut self, dialect: Dialect) {
+    /// Called before the first message, with the subprotocol that the upgrade agreed on.
+    pub(crate) fn set_dialect(&mut self, dialect: Dialect) {
         self.dialect = dialect;
     }
 
@@ -100,8 +102,8 @@ impl Session {
         self.dialect
     }
 
-    pub(crate) fn is_fresh(&self) -> bool {
-        self.phase == Phase::Fresh
+    pub(crate) fn awaits_init(&self) -> bool {
+        self.phase == Phase::AwaitingInit
     }
 
     /// Operations alive.
@@ -117,26 +119,27 @@ impl Session {
             Err(reason) => return close(CloseCode::InvalidMessage, reason),
         };
         match message {
-            ClientMessage::Ping(payload) => Decision::Reply(protocol::pong(payload)),
+            ClientMessage::Ping(payload) => Decision::Reply(message::pong(payload)),
             ClientMessage::Pong => Decision::Nothing,
             ClientMessage::Init(payload) => match self.phase {
-                Phase::Fresh => {
-                    self.phase = Phase::Judging;
-                    Decision::Judge(payload)
+                Phase::AwaitingInit => {
+                    self.phase = Phase::Authenticating;
+                    Decision::Authenticate(payload)
                 }
-                _ => close(CloseCode::TooManyInits, "Too many initialisation requests"),
+                _ => close(CloseCode::TooManyInits, close::TOO_MANY_INITS),
             },
             ClientMessage::Complete { id } => match self.by_id.get(&*json_id(&id)) {
                 Some(&slot) => {
                     let operation = self.reference(slot);
-                    let gone = self.forget(operation);
-                    Decision::End { operation, answer: gone.and_then(|id| self.dialect.ended(&id)) }
+                    let removed = self.remove(operation);
+                    let answer = removed.and_then(|id| self.dialect.ended(&id));
+                    Decision::Stop { operation, answer }
                 }
                 None => Decision::Nothing,
             },
             ClientMessage::Terminate => close(CloseCode::Done, ""),
             ClientMessage::Subscribe { .. } if self.phase != Phase::Acknowledged => {
-                close(CloseCode::Unauthorized, "Unauthorized")
+                close(CloseCode::Unauthorized, close::UNAUTHORIZED)
             }
             ClientMessage::Subscribe { id, request } => self.subscribe(&id, request, limits, now),
         }
@@ -145,8 +148,7 @@ impl Session {
     fn subscribe(&mut self, id: &str, request: Request, limits: &Limits, now: Instant) -> Decision {
         let id: Rc<str> = json_id(id).into();
         if self.by_id.contains_key(&id) {
-            let reason = format!("Subscriber for {id} already exists");
-            return Decision::Close { code: CloseCode::IdInUse, reason };
+            return close(CloseCode::IdInUse, &close::id_in_use(&id));
         }
         let refusal = if self.by_id.len() >= limits.operations_per_socket {
             limit_error("operations_per_socket", limits.operations_per_socket, self.by_id.len())
@@ -156,38 +158,39 @@ impl Session {
         } else if let Err(retry_after_ms) = self.bucket.take(limits, now) {
             rate_error(limits.subscribe_rate, retry_after_ms)
         } else {
-            let operation = self.remember(id);
-            return Decision::Begin { operation, request };
+            let operation = self.insert(id);
+            return Decision::Execute { operation, request };
         };
         Decision::Refuse(self.dialect.error(&id, refusal.to_string().as_bytes()))
     }
 
-    /// The credentials were good: returns the ack to send.
+    /// The credentials are valid. Returns the ack to send.
     pub(crate) fn accept(&mut self) -> &'static [u8] {
         self.phase = Phase::Acknowledged;
-        protocol::ACK
+        message::ACK
     }
 
-    /// The operation streams from now on, no longer counted as being worked out: returns the id
-    /// to send its results under, none if it is gone already.
-    pub(crate) fn streams(&mut self, operation: OperationRef) -> Option<Rc<str>> {
+    /// The operation reads a stream from now on and is no longer pending. Returns the id for its
+    /// results, `None` if the operation has ended already.
+    pub(crate) fn start_streaming(&mut self, operation: OperationRef) -> Option<Rc<str>> {
         let alive = self.alive_mut(operation)?;
         let (was_pending, id) = (std::mem::take(&mut alive.pending), alive.id.clone());
         self.pending -= usize::from(was_pending);
         Some(id)
     }
 
-    /// The operation ends with errors: returns the message to send, none if it is gone already.
+    /// The operation ends with errors. Returns the message to send, `None` if the operation has
+    /// ended already.
     pub(crate) fn refuse(&mut self, operation: OperationRef, errors: &[u8]) -> Option<Vec<u8>> {
-        let id = self.forget(operation)?;
+        let id = self.remove(operation)?;
         Some(self.dialect.error(&id, errors))
     }
 
-    /// The operation has had its only result: returns the id to send it under and the `complete`,
-    /// none if it is gone already.
-    pub(crate) fn settle(&mut self, operation: OperationRef) -> Option<(Rc<str>, Vec<u8>)> {
-        let id = self.forget(operation)?;
-        let complete = protocol::complete(&id);
+    /// The operation ends with its only result. Returns the id for the result and the `complete`
+    /// message, `None` if the operation has ended already.
+    pub(crate) fn finish(&mut self, operation: OperationRef) -> Option<(Rc<str>, Vec<u8>)> {
+        let id = self.remove(operation)?;
+        let complete = message::complete(&id);
         Some((id, complete))
     }
 
@@ -203,7 +206,7 @@ impl Session {
         OperationRef { slot, generation: self.slots[slot as usize].generation }
     }
 
-    fn remember(&mut self, id: Rc<str>) -> OperationRef {
+    fn insert(&mut self, id: Rc<str>) -> OperationRef {
         let operation = Operation { id: id.clone(), pending: true };
         self.pending += 1;
         let slot = match self.free.pop() {
@@ -220,18 +223,18 @@ impl Session {
         self.reference(slot)
     }
 
-    /// Checks and removes in one: whoever gets the id is the one that ended the operation.
-    fn forget(&mut self, operation: OperationRef) -> Option<Rc<str>> {
+    /// Checks and removes in one step: the caller that gets the id is the one that ended it.
+    fn remove(&mut self, operation: OperationRef) -> Option<Rc<str>> {
         self.alive_mut(operation)?;
         let slot = &mut self.slots[operation.slot as usize];
-        let gone = slot.operation.take()?;
+        let removed = slot.operation.take()?;
         slot.generation = slot.generation.wrapping_add(1);
-        if gone.pending {
+        if removed.pending {
             self.pending -= 1;
         }
         self.free.push(operation.slot);
-        self.by_id.remove(&gone.id);
-        Some(gone.id)
+        self.by_id.remove(&removed.id);
+        Some(removed.id)
     }
 }
 
@@ -262,7 +265,7 @@ fn rate_error(rate: u32, retry_after_ms: u64) -> Value {
     }])
 }
 
-/// Counts in thousandths of a token, so that a millisecond at 1/s is worth a whole unit.
+/// Counts in thousandths of a token, so that one millisecond at 1/s adds a whole unit.
 struct TokenBucket {
     thousandths: u64,
     filled: Instant,
@@ -275,7 +278,7 @@ impl TokenBucket {
         Self { thousandths: u64::from(limits.subscribe_burst) * TOKEN, filled: now }
     }
 
-    /// The error is the milliseconds until a token is there.
+    /// The error is the time until the next token, in milliseconds.
     fn take(&mut self, limits: &Limits, now: Instant) -> Result<(), u64> {
         let rate = u64::from(limits.subscribe_rate.max(1));
         let full = u64::from(limits.subscribe_burst) * TOKEN;
@@ -303,7 +306,7 @@ mod tests {
         let mut session = Session::new(limits, now);
         assert!(matches!(
             session.receive(r#"{"type":"connection_init"}"#, limits, now),
-            Decision::Judge(None)
+            Decision::Authenticate(None)
         ));
         session.accept();
         (session, now)
@@ -316,8 +319,8 @@ mod tests {
 
     fn begun(decision: Decision) -> OperationRef {
         match decision {
-            Decision::Begin { operation, .. } => operation,
-            other => panic!("expected Begin, got {other:?}"),
+            Decision::Execute { operation, .. } => operation,
+            other => panic!("expected Execute, got {other:?}"),
         }
     }
 
@@ -327,27 +330,27 @@ mod tests {
         let (mut session, now) = acknowledged(&limits);
         let first = begun(session.receive(&subscribe("a"), &limits, now));
         let ended = session.receive(r#"{"type":"complete","id":"a"}"#, &limits, now);
-        assert!(matches!(ended, Decision::End { operation, answer: None } if operation == first));
+        assert!(matches!(ended, Decision::Stop { operation, answer: None } if operation == first));
         let second = begun(session.receive(&subscribe("a"), &limits, now));
         assert_ne!(first, second);
-        assert!(session.settle(first).is_none());
+        assert!(session.finish(first).is_none());
         assert!(session.refuse(first, b"[]").is_none());
         assert_eq!(session.len(), 1);
-        assert!(session.streams(first).is_none());
-        assert_eq!(session.streams(second).as_deref(), Some("\"a\""));
+        assert!(session.start_streaming(first).is_none());
+        assert_eq!(session.start_streaming(second).as_deref(), Some("\"a\""));
     }
 
     #[test]
-    fn a_doubled_id_closes_also_while_the_first_is_being_worked_out() {
+    fn a_second_subscribe_with_an_id_in_use_closes_also_while_the_first_is_pending() {
         let limits = Limits::default();
         let (mut session, now) = acknowledged(&limits);
         begun(session.receive(&subscribe("a"), &limits, now));
-        let doubled = session.receive(&subscribe("a"), &limits, now);
-        assert!(matches!(doubled, Decision::Close { code: CloseCode::IdInUse, .. }));
+        let second = session.receive(&subscribe("a"), &limits, now);
+        assert!(matches!(second, Decision::Close { code: CloseCode::IdInUse, .. }));
     }
 
     #[test]
-    fn the_operation_limit_answers_by_name_and_the_session_lives() {
+    fn the_operation_limit_is_named_in_the_error_and_the_session_goes_on() {
         let limits = Limits { operations_per_socket: 2, ..Limits::default() };
         let (mut session, now) = acknowledged(&limits);
         let first = begun(session.receive(&subscribe("1"), &limits, now));
@@ -359,7 +362,7 @@ mod tests {
         assert_eq!(reply["payload"][0]["extensions"]["name"], "operations_per_socket");
         assert_eq!(reply["payload"][0]["extensions"]["limit"], 2);
         assert_eq!(reply["payload"][0]["extensions"]["current"], 2);
-        session.settle(first);
+        session.finish(first);
         begun(session.receive(&subscribe("3"), &limits, now));
     }
 
@@ -369,8 +372,8 @@ mod tests {
         let (mut session, now) = acknowledged(&limits);
         let first = begun(session.receive(&subscribe("1"), &limits, now));
         assert!(matches!(session.receive(&subscribe("2"), &limits, now), Decision::Refuse(_)));
-        assert!(session.streams(first).is_some());
-        assert!(session.streams(first).is_some());
+        assert!(session.start_streaming(first).is_some());
+        assert!(session.start_streaming(first).is_some());
         begun(session.receive(&subscribe("2"), &limits, now));
     }
 
@@ -390,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn order_of_init_and_subscribe_is_kept() {
+    fn a_subscribe_before_the_init_and_a_second_init_close_the_session() {
         let limits = Limits::default();
         let now = Instant::now();
         let mut session = Session::new(&limits, now);

@@ -1,5 +1,5 @@
-//! What a shard works on between its sockets: a worker resolves and encodes the streams that live
-//! on the shard, and pushes the results into their rings.
+//! What a shard does between the turns of its sockets: a worker resolves and encodes the streams
+//! that live on the shard, and pushes the results into their rings.
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -9,11 +9,11 @@ use tokio::time::Instant;
 pub enum Turn {
     /// There is more to do at once; the sockets have their turn first.
     Again,
-    /// There is nothing to do until the worker is woken, or until `look`.
-    Done { look: Option<Instant> },
+    /// There is nothing to do until the worker is woken, or until `wake_at`.
+    Done { wake_at: Option<Instant> },
 }
 
-/// See the module's text. Its turns are taken on one thread; it is woken from any.
+/// See the module's text. Its turns run on one thread; any thread may wake it.
 pub trait Worker: Send + Sync {
     /// Notified when there is something to do.
     fn wake(&self) -> &Notify;

@@ -11,10 +11,10 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use spreadly_subscriptions::{
     Budget, Execution, Executor, Frame, InitRefused, Meters, OperationKey, OperationKind, Priority,
-    Request, ResponseStream, SingleResult, Source, Start, StreamLimits, Streams,
+    Request, ResponseStream, Resume, SingleResult, Source, StreamLimits, Streams,
 };
 
-/// How many changes the board can tell of; older readers get a snapshot.
+/// How many changes the board remembers; a reader that needs older ones gets a snapshot.
 const JOURNAL: usize = 400;
 
 #[derive(Default)]
@@ -26,7 +26,7 @@ struct State {
     /// Every event as it was pushed.
     kept: Vec<Frame>,
     streams: Vec<(Kind, Arc<ResponseStream>)>,
-    /// The last one encoded, with where in the ring its readers go on, by stream.
+    /// The last one that was encoded, with the index at which its readers go on, by stream.
     snapshot: HashMap<u64, (Frame, u64)>,
 }
 
@@ -53,9 +53,9 @@ pub struct Board {
     pub merged: AtomicU64,
     pub too_slow: AtomicU64,
     pub pages: AtomicU64,
-    /// Pages that never come: what is kept can't be read.
+    /// Pages never come, as what is kept can't be read.
     pub stuck: AtomicBool,
-    /// Snapshots are made elsewhere, which takes a while.
+    /// Snapshots are made on another thread, which takes a while.
     pub elsewhere: AtomicBool,
 }
 
@@ -78,11 +78,11 @@ impl Board {
         }
     }
 
-    /// What was pushed does not hold any more, though here the same would be told again.
-    pub fn cut(&self) {
+    /// Invalidates what was pushed, though this board would push the same again.
+    pub fn invalidate(&self) {
         let mut state = self.state.lock();
         state.snapshot.clear();
-        state.streams.iter().for_each(|(_, stream)| stream.cut());
+        state.streams.iter().for_each(|(_, stream)| stream.invalidate());
     }
 
     pub fn heartbeat(&self) {
@@ -98,12 +98,12 @@ impl Board {
         (state.sequence, state.fields.clone())
     }
 
-    fn snapshot(&self, state: &mut State, stream: &ResponseStream, reason: &str) -> Start {
+    fn snapshot(&self, state: &mut State, stream: &ResponseStream, reason: &str) -> Resume {
         if reason == "INITIAL"
             && let Some((frame, next)) = state.snapshot.get(&stream.id())
             && stream.backlog_bytes(*next).is_some()
         {
-            return Start::Frames { frames: vec![frame.clone()], next: *next };
+            return Resume::Frames { frames: vec![frame.clone()], next: *next };
         }
         self.snapshots_encoded.fetch_add(1, Ordering::Relaxed);
         let fields: Vec<_> = state.fields.iter().collect();
@@ -116,28 +116,28 @@ impl Board {
         }
         let next = stream.next_index();
         if !self.elsewhere.load(Ordering::Relaxed) {
-            return Start::Frames { frames: vec![frame], next };
+            return Resume::Frames { frames: vec![frame], next };
         }
-        Start::Soon(Box::pin(async move {
+        Resume::Pending(Box::pin(async move {
             tokio::time::sleep(PAGE_TAKES).await;
-            Start::Frames { frames: vec![frame], next }
+            Resume::Frames { frames: vec![frame], next }
         }))
     }
 
-    /// Behind `seen`: from the ring, else a page of what is kept, which is read without the lock.
-    fn replay(self: &Arc<Self>, stream: &ResponseStream, seen: u64) -> Start {
+    /// What follows `seen`: from the ring, else a page of what is kept, read without the lock.
+    fn replay(self: &Arc<Self>, stream: &ResponseStream, seen: u64) -> Resume {
         let state = self.state.lock();
         let until = state.sequence;
-        let place = match seen == until {
+        let index = match seen == until {
             true => Some(stream.next_index()),
-            false => stream.behind(seen),
+            false => stream.index_after(seen),
         };
-        if let Some(next) = place {
-            return Start::Ring { seen, next };
+        if let Some(next) = index {
+            return Resume::Ring { seen, next };
         }
         drop(state);
         let board = self.clone();
-        Start::Later(Box::pin(async move {
+        Resume::Throttled(Box::pin(async move {
             tokio::time::sleep(PAGE_TAKES).await;
             if board.stuck.load(Ordering::Relaxed) {
                 std::future::pending::<()>().await;
@@ -145,14 +145,14 @@ impl Board {
             board.pages.fetch_add(1, Ordering::Relaxed);
             let state = board.state.lock();
             let first = state.kept.partition_point(|frame| frame.sequence <= seen);
-            let behind = state.kept[first..].iter().take_while(|frame| frame.sequence <= until);
-            Start::Page(behind.take(PAGE).cloned().collect())
+            let following = state.kept[first..].iter().take_while(|frame| frame.sequence <= until);
+            Resume::Page(following.take(PAGE).cloned().collect())
         }))
     }
 
-    fn since(&self, state: &State, seen: u64, stream: &ResponseStream) -> Option<Start> {
+    fn since(&self, state: &State, seen: u64, stream: &ResponseStream) -> Option<Resume> {
         if seen == state.sequence {
-            return Some(Start::Ring { seen, next: stream.next_index() });
+            return Some(Resume::Ring { seen, next: stream.next_index() });
         }
         let floor = state.journal.front().map_or(0, |(sequence, _)| *sequence);
         if seen < floor {
@@ -163,7 +163,7 @@ impl Board {
         let touched: BTreeMap<u64, u64> =
             later.map(|(_, field)| (*field, state.fields[field])).collect();
         let frame = delta(seen, state.sequence, touched, count, 0);
-        Some(Start::Frames { frames: vec![frame], next: stream.next_index() })
+        Some(Resume::Frames { frames: vec![frame], next: stream.next_index() })
     }
 }
 
@@ -192,16 +192,16 @@ impl Source for BoardSource {
         self.board.state.lock().streams.push((self.kind, stream.clone()));
     }
 
-    fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Start {
+    fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Resume {
         if let (Kind::Kept, Some(Ok(seen))) = (self.kind, after.map(str::parse)) {
             return self.board.replay(stream, seen);
         }
         let mut state = self.board.state.lock();
         match after.map(str::parse) {
             None => self.board.snapshot(&mut state, stream, "INITIAL"),
-            Some(Err(_)) => Start::Refused(Bytes::from_static(b"[{\"message\":\"bad cursor\"}]")),
-            Some(Ok(seen)) => match stream.behind(seen) {
-                Some(next) => Start::Ring { seen, next },
+            Some(Err(_)) => Resume::Refused(Bytes::from_static(b"[{\"message\":\"bad cursor\"}]")),
+            Some(Ok(seen)) => match stream.index_after(seen) {
+                Some(next) => Resume::Ring { seen, next },
                 None => match self.board.since(&state, seen, stream) {
                     Some(start) => start,
                     None => self.board.snapshot(&mut state, stream, "RESUME_TOO_OLD"),
@@ -210,12 +210,12 @@ impl Source for BoardSource {
         }
     }
 
-    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Start {
+    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Resume {
         match self.kind {
             Kind::Fields => {}
             Kind::Log => {
                 self.board.too_slow.fetch_add(1, Ordering::Relaxed);
-                return Start::TooSlow;
+                return Resume::TooSlow;
             }
             Kind::Kept => return self.board.replay(stream, seen),
         }
@@ -240,8 +240,8 @@ impl Source for BoardSource {
 }
 
 /// Queries: `fields`, `log`, `kept` (subscriptions), `ask` (one result), `slow` (the same, which
-/// takes a while to begin), `late` (refused after a while), `never` (a result that does not come);
-/// all else is refused. Variable `after` is the cursor, `own` makes the key unshared.
+/// takes a while to begin), `late` (refused after a while), `never` (a result that does not come).
+/// All others are refused. Variable `after` is the cursor, `own` makes the key unshared.
 pub struct BoardExecutor {
     pub board: Arc<Board>,
     pub streams: Arc<Streams>,
@@ -294,7 +294,7 @@ impl Executor for BoardExecutor {
             "kept" => Kind::Kept,
             "ask" | "slow" => {
                 if request.query == "slow" {
-                    // Longer than a socket's turn, whatever the clock of the test says.
+                    // Longer than a socket's turn, by the clock of the system, not of the test.
                     std::thread::sleep(Duration::from_millis(2));
                 }
                 let answer = json!({"data": {"ask": self.board.fields().0}}).to_string();
@@ -321,7 +321,7 @@ impl Executor for BoardExecutor {
         };
         let source = BoardSource { board: self.board.clone(), kind };
         match self.streams.open(key, 0, || Ok(Box::new(source) as Box<dyn Source>)) {
-            Ok(stream) => Execution::Stream { stream, after, place: None },
+            Ok(stream) => Execution::Stream { stream, after, permit: None },
             Err(_) => Execution::Refused(Bytes::from_static(b"[{\"message\":\"full\"}]")),
         }
     }

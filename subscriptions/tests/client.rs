@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
-/// What came from the server.
+/// What the server sent.
 #[derive(Debug, PartialEq)]
 pub enum Heard {
     Message(Value),
@@ -71,7 +71,7 @@ impl Client {
         self.rest(first).await
     }
 
-    /// The first byte of a message; none at the end. May be given up without losing anything.
+    /// The first byte of a message; `None` at the end. Cancelling it loses nothing.
     pub async fn first(&mut self) -> Option<u8> {
         self.pipe.read_u8().await.ok()
     }

@@ -1,4 +1,4 @@
-//! The engine over in-memory pipes with paused time: what a client may trust, one fact a test.
+//! The engine over in-memory pipes with paused time: what a client may rely on, one fact a test.
 
 #![expect(clippy::unwrap_used, reason = "a test's panic is its failure")]
 
@@ -34,8 +34,8 @@ struct Hub {
 impl Hub {
     fn start(limits: Limits, streams: StreamLimits) -> Self {
         let (executor, meters) = BoardExecutor::new(streams);
-        let table = executor.streams.clone();
-        let shard = Shard::new(executor.clone(), table, limits, meters.clone());
+
+        let shard = Shard::new(executor.clone(), limits, meters.clone());
         tokio::task::spawn_local(shard.clone().run(None));
         Self { shard, board: executor.board.clone(), executor, meters }
     }
@@ -51,25 +51,25 @@ impl Hub {
 
     fn connect_ranked(&self, rank: Rank, dialect: Dialect, window: usize) -> Client {
         let (ours, theirs) = tokio::io::duplex(window);
-        self.shard.adopt(ours, Opening::Speak(dialect), &[], (), rank, None);
+        self.shard.adopt(ours, Opening::Accept(dialect), &[], (), rank, None);
         Client::new(theirs)
     }
 
-    /// Nobody is left: everything that was counted in was counted out.
+    /// Waits until all clients have left: every count is back at zero.
     async fn is_clean(&self) {
         while self.meters.sockets_open.get() > 0 {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        assert_eq!(self.meters.readers_open.get(), 0, "readers left behind");
+        assert_eq!(self.meters.readers_open.get(), 0, "readers were leaked");
         let later = tokio::time::Instant::now() + Duration::from_secs(3600);
         let streams = &self.executor.streams;
-        streams.forget_unread(&streams.unread(later), later);
-        assert!(self.executor.streams.is_empty(), "streams left behind");
+        streams.forget_idle(&streams.idle(later), later);
+        assert!(self.executor.streams.is_empty(), "streams were leaked");
         assert_eq!(self.meters.streams_open.get(), 0);
     }
 }
 
-/// Runs a test on one thread with the clock paused: it jumps when everybody waits.
+/// Runs a test on one thread with the clock paused: it jumps when all tasks wait.
 fn paused(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()

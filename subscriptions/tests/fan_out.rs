@@ -18,7 +18,7 @@ async fn order(fields: usize) -> Vec<Rank> {
     let hub = Hub::start(Limits::default(), StreamLimits::default());
     let seen = Rc::new(RefCell::new(Vec::new()));
     let mut tasks = Vec::new();
-    // Those that are written to last subscribe first.
+    // The sockets of the last rank subscribe first.
     for number in 0..2 * SOCKETS {
         let rank = if number < SOCKETS { Rank::Last } else { Rank::First };
         let mut client = hub.connect_ranked(rank, Dialect::TransportWs, 64 << 10);
@@ -45,8 +45,8 @@ async fn order(fields: usize) -> Vec<Rank> {
     Rc::try_unwrap(seen).unwrap().into_inner()
 }
 
-/// So many that writing to all of them takes far longer than the fan-out goes on without a look at
-/// new events.
+/// So many that writing to all of them takes far longer than the time slice after which the fan-out
+/// checks for new events.
 const CROWD: usize = 10_000;
 
 #[test]

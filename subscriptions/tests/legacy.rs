@@ -1,4 +1,4 @@
-//! The older subprotocol `graphql-ws`, at the engine: its words over the same session.
+//! The older subprotocol `graphql-ws`, at the engine: its messages over the same session.
 
 use serde_json::{Value, json};
 use spreadly_subscriptions::{Dialect, Limits, StreamLimits};
@@ -92,7 +92,7 @@ fn a_refused_operation_is_one_error_object_and_the_socket_lives() {
 }
 
 #[test]
-fn a_refused_client_is_told_by_message_and_by_code() {
+fn a_refused_client_gets_a_message_and_a_close_code() {
     paused(async {
         let hub = hub();
         let mut client = hub.connect_as(Dialect::LegacyWs, 1 << 16);

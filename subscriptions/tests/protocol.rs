@@ -1,4 +1,4 @@
-//! graphql-transport-ws as CONTRACT section 7 has it, at the engine.
+//! The subprotocol `graphql-transport-ws`, at the engine.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -38,9 +38,9 @@ fn every_fault_has_its_code_and_a_close_frame_arrives() {
             4403,
         ),
         ("second init", vec![init.clone(), init.clone()], 4429),
-        ("doubled id in one segment", vec![[init.clone(), fields(), fields()].concat()], 4409),
+        ("id in use, in one segment", vec![[init.clone(), fields(), fields()].concat()], 4409),
         (
-            "doubled id of a pending query",
+            "id of a pending query",
             vec![init.clone(), text(&subscribe("a", "never", json!({}))), fields()],
             4409,
         ),
@@ -131,7 +131,7 @@ fn a_client_that_is_refused_on_and_on_is_read_less_often() {
             );
             answers.push(begin.elapsed().as_millis() / 250);
         }
-        // 256 at once, then 16 at each look at the deadlines.
+        // 256 at once, then 16 at each check of the deadlines.
         let at_once = answers.iter().filter(|at| **at == answers[0]).count();
         assert_eq!(at_once, 256, "{answers:?}");
         assert_eq!(answers[299] - answers[0], 3, "{answers:?}");
@@ -158,9 +158,9 @@ fn a_client_that_has_exceeded_its_budget_is_read_less_often_by_what_it_sends() {
             client.say(&json!({"type": "ping"})).await;
             let Heard::Message(answer) = client.hear().await else { panic!("no answer") };
             assert_eq!(answer["type"], "pong");
-            // Four of them at once, then 16 KiB at each look at the deadlines.
-            let looks = begin.elapsed().as_millis() / 250;
-            assert_eq!(looks >= 4 * 65 / 16, !within, "{looks}");
+            // Four of them at once, then 16 KiB at each check of the deadlines.
+            let checks = begin.elapsed().as_millis() / 250;
+            assert_eq!(checks >= 4 * 65 / 16, !within, "{checks}");
         }
         drop(client);
         hub.is_clean().await;
@@ -188,7 +188,7 @@ fn messages_of_one_segment_are_all_handled_though_the_first_takes_a_whole_turn()
         }
         heard.sort_unstable();
         assert_eq!(heard, ["complete", "complete", "next", "next", "pong"]);
-        // Nothing is left that would count as a message which does not end.
+        // No bytes are left that would count as an unfinished message.
         tokio::time::sleep(Duration::from_secs(15)).await;
         client.say(&json!({"type": "ping"})).await;
         assert_eq!(client.hear().await, Heard::Message(json!({"type": "pong"})));

@@ -1,4 +1,4 @@
-//! Readers that are no WebSockets: what an event stream is made of.
+//! Readers that are no WebSockets, as event streams use them.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use spreadly_subscriptions::{
-    End, Execution, Executor as _, Limits, Reader, Request, StreamLimits, StreamPlace,
+    Execution, Executor as _, Limits, Request, SseReader, StreamEnd, StreamLimits, StreamPermit,
 };
 use tokio::io::DuplexStream;
 
@@ -14,16 +14,16 @@ use super::board::BoardExecutor;
 use super::client::{Follower, Heard, frame, subscribe};
 use super::{Hub, paused};
 
-fn read(hub: &Hub, query: &str, after: Option<&str>) -> Reader<DuplexStream, BoardExecutor> {
+fn read(hub: &Hub, query: &str, after: Option<&str>) -> SseReader<DuplexStream, BoardExecutor> {
     let fields = json!({"query": query, "variables": {"after": after}});
     let request = Request::from_fields(fields.as_object().unwrap().clone()).unwrap();
     match hub.executor.execute(request, &()) {
-        Execution::Stream { stream, after, place } => hub.shard.read(stream, after, place),
+        Execution::Stream { stream, after, permit } => hub.shard.read(stream, after, permit),
         _ => panic!("{query} is a subscription"),
     }
 }
 
-async fn follow(reader: &mut Reader<DuplexStream, BoardExecutor>, copy: &mut Follower, to: u64) {
+async fn follow(reader: &mut SseReader<DuplexStream, BoardExecutor>, copy: &mut Follower, to: u64) {
     while copy.seen != Some(to) {
         for frame in reader.frames().await.unwrap() {
             let result: Value = serde_json::from_slice(&frame.result()).unwrap();
@@ -64,8 +64,8 @@ fn a_reader_follows_sleeps_and_resumes_without_a_break_and_leaves_nothing() {
 #[test]
 fn a_reader_waits_for_its_turn_before_its_source_reads_the_log() {
     struct Late;
-    impl StreamPlace for Late {
-        fn turn(&self) -> Option<Duration> {
+    impl StreamPermit for Late {
+        fn throttle(&self) -> Option<Duration> {
             Some(Duration::from_secs(7))
         }
     }
@@ -87,18 +87,18 @@ fn a_reader_waits_for_its_turn_before_its_source_reads_the_log() {
 }
 
 #[test]
-fn a_reader_is_told_that_it_is_too_slow_refused_or_drained() {
+fn a_reader_ends_with_its_reason_refused_too_slow_or_draining() {
     paused(async {
         let streams = StreamLimits { ring_bytes: 1 << 10, ..StreamLimits::default() };
         let hub = Hub::start(Limits::default(), streams);
         let mut refused = read(&hub, "fields", Some("nonsense"));
-        assert!(matches!(refused.frames().await, Err(End::Refused(_))));
+        assert!(matches!(refused.frames().await, Err(StreamEnd::Refused(_))));
         let mut slow = read(&hub, "log", None);
         assert!(slow.frames().await.is_ok());
         for value in 0..100 {
             hub.board.set(1, value, 100);
         }
-        assert!(matches!(slow.frames().await, Err(End::TooSlow)));
+        assert!(matches!(slow.frames().await, Err(StreamEnd::TooSlow)));
         drop((refused, slow));
 
         let mut readers = [read(&hub, "fields", None), read(&hub, "fields", None)];
@@ -108,11 +108,11 @@ fn a_reader_is_told_that_it_is_too_slow_refused_or_drained() {
         let begin = tokio::time::Instant::now();
         hub.shard.drain(Duration::from_secs(10));
         for (reader, seconds) in readers.iter_mut().zip([0, 5]) {
-            assert!(matches!(reader.frames().await, Err(End::Draining)));
+            assert!(matches!(reader.frames().await, Err(StreamEnd::Draining)));
             assert_eq!(begin.elapsed().as_secs(), seconds);
         }
         let mut late = read(&hub, "fields", None);
-        assert!(matches!(late.frames().await, Err(End::Draining)));
+        assert!(matches!(late.frames().await, Err(StreamEnd::Draining)));
     });
 }
 

@@ -1,5 +1,5 @@
-//! Readers of what may not be merged, behind the ring: page by page from where reading takes a
-//! while, and what happens when the operation ends in between.
+//! Readers of a stream that may not be merged, when the ring no longer reaches back: they get
+//! pages, and reading a page takes a while. And what happens when the operation ends meanwhile.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -25,7 +25,7 @@ async fn message(client: &mut Client) -> Value {
     }
 }
 
-/// Takes results until the copy stands at the board's last event; each of them one event.
+/// Takes results, each with one event, until the copy has the board's last event.
 async fn follow(hub: &Hub, client: &mut Client, follower: &mut Follower) {
     while follower.seen != Some(hub.board.fields().0) {
         let message = message(client).await;
@@ -37,7 +37,7 @@ async fn follow(hub: &Hub, client: &mut Client, follower: &mut Follower) {
 }
 
 #[test]
-fn whoever_comes_back_late_is_given_every_event_page_by_page() {
+fn a_client_that_comes_back_late_gets_every_event_page_by_page() {
     paused(async {
         let hub = shallow();
         for value in 0..100 {
@@ -50,7 +50,7 @@ fn whoever_comes_back_late_is_given_every_event_page_by_page() {
         follow(&hub, &mut late, &mut follower).await;
         let pages = 100 / PAGE as u64;
         assert_eq!(hub.meters.replayed_pages.get(), pages);
-        // From the ring again: the seam is whole.
+        // From the ring again, without a gap.
         hub.board.set(1, 1, 0);
         follow(&hub, &mut late, &mut follower).await;
         assert_eq!(hub.meters.replayed_pages.get(), pages);
@@ -58,7 +58,7 @@ fn whoever_comes_back_late_is_given_every_event_page_by_page() {
 }
 
 #[test]
-fn a_slow_reader_behind_the_ring_is_given_every_event_while_more_come() {
+fn a_slow_reader_that_the_ring_overtook_gets_every_event_while_more_come() {
     paused(async {
         let hub = shallow();
         let mut client = hub.connect(1 << 10);
@@ -76,12 +76,12 @@ fn a_slow_reader_behind_the_ring_is_given_every_event_while_more_come() {
         }
         follow(&hub, &mut client, &mut follower).await;
         assert_eq!((follower.snapshots, follower.merged), (1, 0));
-        assert!(hub.meters.replayed_pages.get() > 0, "it never fell behind");
+        assert!(hub.meters.replayed_pages.get() > 0, "the ring never overtook it");
     });
 }
 
 #[test]
-fn every_reader_of_a_stream_that_was_cut_asks_where_it_goes_on() {
+fn every_reader_of_an_invalidated_stream_asks_where_it_goes_on() {
     paused(async {
         let hub = Hub::start(Limits::default(), StreamLimits::default());
         let mut clients = [(); 3].map(|()| (hub.connect(1 << 20), Follower::default()));
@@ -95,9 +95,9 @@ fn every_reader_of_a_stream_that_was_cut_asks_where_it_goes_on() {
             follow(&hub, client, follower).await;
         }
         assert_eq!(hub.meters.catch_ups.get(), 0);
-        // Two cuts before anyone looks are as good as one; what comes behind them is in the ring.
-        hub.board.cut();
-        hub.board.cut();
+        // Two invalidations in a row are as good as one. What is pushed after them is in the ring.
+        hub.board.invalidate();
+        hub.board.invalidate();
         hub.board.set(2, 2, 0);
         for (client, follower) in &mut clients {
             follow(&hub, client, follower).await;
@@ -123,7 +123,7 @@ fn an_answer_that_comes_after_complete_is_not_given_to_the_next_of_that_id() {
         assert_eq!(first["payload"]["data"]["snapshot"], hub.board.fields().0);
         tokio::time::sleep(PAGE_TAKES * 3).await;
         client.say(&json!({"type": "ping"})).await;
-        assert_eq!(message(&mut client).await["type"], "pong", "nothing of the one before");
+        assert_eq!(message(&mut client).await["type"], "pong", "nothing of the earlier operation");
         assert_eq!(hub.board.pages.load(Ordering::Relaxed), 0, "it was not even read");
         drop(client);
         hub.is_clean().await;
@@ -131,7 +131,7 @@ fn an_answer_that_comes_after_complete_is_not_given_to_the_next_of_that_id() {
 }
 
 #[test]
-fn a_socket_that_goes_while_the_log_is_read_leaves_nothing_behind() {
+fn a_socket_that_closes_while_the_log_is_read_leaks_nothing() {
     paused(async {
         let hub = shallow();
         for value in 0..100 {

@@ -1,5 +1,5 @@
 //! Seeded storms: thousands of clients that join, stall, reuse ids, resume and vanish, with the
-//! clock paused. Whatever they do, each chain is whole and everyone ends equal to the board.
+//! clock paused. Each chain is always whole, and every client ends equal to the board.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -35,11 +35,12 @@ const STORM: Duration = Duration::from_secs(60);
 const CLIENTS: u64 = 2_000;
 /// Ids are few, so that they are reused.
 const IDS: [&str; 3] = ["a", "b", "\"quoted\""];
-/// Of what is kept and never merged, so that a predecessor's last words hold the same.
+/// Id of operations whose events are kept and never merged: late frames of an earlier operation
+/// with this id have the same content.
 const KEPT: &str = "kept";
 
 #[test]
-fn whatever_clients_do_every_chain_is_whole() {
+fn every_chain_is_whole_in_a_storm_of_clients() {
     for seed in [1, 7, 20_261_123] {
         println!("seed {seed}");
         paused(storm(seed));
@@ -69,7 +70,7 @@ async fn storm(seed: u64) {
             hub.board.heartbeat();
         }
         if random.random_bool(0.02) {
-            hub.board.cut();
+            hub.board.invalidate();
         }
         tokio::time::sleep(Duration::from_millis(random.random_range(1..500))).await;
     }
@@ -79,11 +80,11 @@ async fn storm(seed: u64) {
     let Ok(hub) = Rc::try_unwrap(hub) else { panic!("a client still holds the hub") };
     hub.is_clean().await;
     for happened in [&tally.stalls, &tally.reuses, &tally.vanishings, &tally.resumes] {
-        assert!(happened.get() > 100, "a storm without weather: {tally:?}");
+        assert!(happened.get() > 100, "the storm tested nothing: {tally:?}");
     }
     let board = &hub.board;
-    for rung in [&board.merged, &board.lagged, &board.too_slow, &board.pages] {
-        assert!(rung.load(std::sync::atomic::Ordering::Relaxed) > 0, "a rung nobody stood on");
+    for path in [&board.merged, &board.lagged, &board.too_slow, &board.pages] {
+        assert!(path.load(std::sync::atomic::Ordering::Relaxed) > 0, "a path that no client took");
     }
     assert!(tally.too_slow.get() > 0, "{tally:?}");
     assert!(tally.replayed.get() > 100, "{tally:?}");
@@ -95,7 +96,7 @@ struct Held {
     follower: Follower,
     query: &'static str,
     id: &'static str,
-    /// Until its first frame, what comes under this id may be its predecessor's.
+    /// It got no frame yet: frames with its id may be of an earlier operation.
     fresh: bool,
 }
 
@@ -105,7 +106,7 @@ impl Default for Held {
     }
 }
 
-/// Lives until the storm ends: connects, does as it pleases, comes back with its last position.
+/// Until the storm ends: connects, does random things, and comes back with its last position.
 async fn client(hub: Rc<Hub>, tally: Rc<Tally>, random: SmallRng, end: Instant) {
     let random = RefCell::new(random);
     let roll = |most: u64| random.borrow_mut().random_range(0..most);
@@ -139,8 +140,7 @@ async fn client(hub: Rc<Hub>, tally: Rc<Tally>, random: SmallRng, end: Instant) 
                 8 => open = client.say(&json!({"type": "ping"})).await,
                 _ => {
                     let patience = Duration::from_millis(roll(2_000));
-                    // A whole message or nothing: cutting a read in two would lose bytes, so the
-                    // client waits for the first one and then reads on.
+                    // A cancelled read would lose bytes: only the first byte has a time-out.
                     match tokio::time::timeout(patience, client.first()).await {
                         Ok(first) => open = take(&mut client, first, &mut held, &tally).await,
                         Err(_) => continue,
@@ -152,16 +152,16 @@ async fn client(hub: Rc<Hub>, tally: Rc<Tally>, random: SmallRng, end: Instant) 
         let mut resumable = |id| held.remove(id).filter(|one| one.query != "log" && !one.fresh);
         kept = resumable(KEPT).or_else(|| resumable("a"));
     }
-    come_home(&hub, kept.unwrap_or_default(), &tally).await;
+    come_back(&hub, kept.unwrap_or_default(), &tally).await;
 }
 
 /// After the storm: comes back once more with the last position, and must end equal to the board.
-async fn come_home(hub: &Hub, held: Held, tally: &Tally) {
+async fn come_back(hub: &Hub, held: Held, tally: &Tally) {
     let Held { mut follower, query, .. } = held;
     let mut client = hub.connect(1 << 12);
     client.init().await;
     let after = follower.seen.map(|seen| seen.to_string());
-    client.say(&subscribe("home", query, json!({"after": after}))).await;
+    client.say(&subscribe("last", query, json!({"after": after}))).await;
     let (sequence, fields) = hub.board.fields();
     while follower.seen != Some(sequence) {
         match client.hear().await {
@@ -173,7 +173,8 @@ async fn come_home(hub: &Hub, held: Held, tally: &Tally) {
     count(&tally.ended_equal);
 }
 
-/// Subscribes under this id, completing what runs under it. False when the connection is over.
+/// Completes the operation with this id, if any, and subscribes again. False if the connection has
+/// ended.
 async fn begin(
     client: &mut Client,
     held: &mut HashMap<&'static str, Held>,
@@ -189,13 +190,13 @@ async fn begin(
             return false;
         }
     }
-    // A few keys of their own: streams that open and close.
+    // A few keys that are not shared: streams that open and close.
     let own = if roll(10) == 0 { roll(5) } else { 99 };
     held.insert(id, Held { follower: Follower::default(), query, id, fresh: true });
     client.say(&subscribe(id, query, json!({"own": own}))).await
 }
 
-/// Takes in one message whose first byte came. False when the connection is over.
+/// Reads one message whose first byte came. False if the connection has ended.
 async fn take(
     client: &mut Client,
     first: Option<u8>,
@@ -209,9 +210,7 @@ async fn take(
             }
             assert_eq!(message["type"], "next", "{message}");
             let id = message["id"].as_str().unwrap();
-            let Some(held) = held.get_mut(id) else {
-                panic!("a result under {id}, which never ran")
-            };
+            let Some(held) = held.get_mut(id) else { panic!("a result for {id}, which never ran") };
             let data = &message["payload"]["data"];
             if held.fresh && data.get("snapshot").is_none() {
                 return true; // Sent before our `complete` was read.
@@ -220,7 +219,10 @@ async fn take(
             held.follower.take(data).unwrap();
             if id == KEPT {
                 let lagged = data["reason"] == "LAGGED";
-                assert!(!lagged && held.follower.merged == 0, "what is kept is never left out");
+                assert!(
+                    !lagged && held.follower.merged == 0,
+                    "events that are kept are never skipped"
+                );
             }
             true
         }

@@ -1,5 +1,5 @@
-//! A client that is slow but moving, over paused time: its path is full of our frames, so it sees
-//! our pings late. It is not silent.
+//! A client that reads slowly, over paused time: its path is full of our frames, so it gets our
+//! pings late. It is not silent.
 
 use std::time::Duration;
 
@@ -59,13 +59,13 @@ async fn read_slowly(client: &mut Client, pause: Duration) -> (Follower, Duratio
 #[test]
 fn a_client_that_is_slow_but_moving_is_merged_and_not_dropped_as_silent() {
     paused(async {
-        // Its path is full within half a minute, and each ping waits behind 200 KB.
+        // Its path is full within half a minute, and each ping waits for 200 KB to be read.
         let hub = busy();
         let mut client = joined(&hub, 200 << 10).await;
         let (copy, longest) = read_slowly(&mut client, EVERY * 10).await;
-        assert!(longest > Duration::from_secs(50), "it answered in time: nothing is proven");
+        assert!(longest > Duration::from_secs(50), "it answered in time, so this proves nothing");
         assert_eq!((hub.meters.dropped_silent.get(), copy.snapshots), (0, 1));
-        assert!(copy.merged > 0, "it kept up: nothing is proven");
+        assert!(copy.merged > 0, "it kept up, so this proves nothing");
     });
 }
 
@@ -75,7 +75,7 @@ fn a_slow_client_whose_path_never_fills_is_not_dropped_as_silent() {
         let hub = busy();
         let mut client = joined(&hub, 64 << 20).await;
         let (copy, longest) = read_slowly(&mut client, EVERY * 3).await;
-        assert!(longest > Duration::from_secs(50), "it answered in time: nothing is proven");
+        assert!(longest > Duration::from_secs(50), "it answered in time, so this proves nothing");
         assert_eq!((hub.meters.dropped_silent.get(), copy.snapshots), (0, 1));
     });
 }

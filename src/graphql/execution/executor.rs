@@ -217,7 +217,7 @@ impl GraphqlExecutor {
         match opened {
             Ok(stream) => {
                 let place = ReadPlace { account: account.clone(), _counted: place };
-                Ok(Execution::Stream { stream, after, place: Some(Box::new(place)) })
+                Ok(Execution::Stream { stream, after, permit: Some(Box::new(place)) })
             }
             Err(OpenError::Refused(errors)) => Ok(Execution::Refused(errors)),
             Err(OpenError::TooMany { limit }) => Err(Refused::limit("streams", limit, limit)),

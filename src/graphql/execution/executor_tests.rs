@@ -1,7 +1,7 @@
 //! Requests as clients send them, up to the bytes they get.
 
 use serde_json::json;
-use spreadly_subscriptions::{Epoch, Frame, Meters, ResponseStream, Start, StreamLimits};
+use spreadly_subscriptions::{Epoch, Frame, Meters, ResponseStream, Resume, StreamLimits};
 
 use super::*;
 use crate::budgets::{AccountLimits, Accounts, HubShare};
@@ -128,7 +128,7 @@ fn parsed(frame: &Frame) -> Value {
 
 fn first(stream: &Arc<ResponseStream>) -> Value {
     match stream.source().join(stream, None) {
-        Start::Frames { frames, .. } => parsed(&frames[0]),
+        Resume::Frames { frames, .. } => parsed(&frames[0]),
         other => panic!("{other:?}"),
     }
 }
@@ -471,13 +471,13 @@ fn offers_and_feeds_are_followed_too() {
     let query = "subscription{bestBidOffer(markets:[\"ERG-USD\",\"A-B\",\"A-B\"]){market bid{price}
         prevSequence state lastEventAgeMs}}";
     let (offers, _) = stream(execute(&executor, query, Value::Null));
-    let Start::Frames { frames, .. } = offers.source().join(&offers, None) else { panic!() };
+    let Resume::Frames { frames, .. } = offers.source().join(&offers, None) else { panic!() };
     assert_eq!(frames.len(), 2);
     let offer = json!({ "market": "A-B", "bid": null, "prevSequence": null, "state": "LIVE",
         "lastEventAgeMs": 0 });
     assert_eq!(parsed(&frames[0]), json!({ "data": { "bestBidOffer": offer } }));
     let (feeds, _) = stream(execute(&executor, "subscription{feedStatus{name}}", Value::Null));
-    assert!(matches!(feeds.source().join(&feeds, None), Start::Ring { .. }));
+    assert!(matches!(feeds.source().join(&feeds, None), Resume::Ring { .. }));
 }
 
 #[test]
@@ -681,13 +681,13 @@ async fn a_deep_snapshot_is_encoded_on_the_pool_by_the_document_of_its_stream() 
         let start = stream.source().join(&stream, None);
         (stream, start)
     };
-    let (_here, Start::Frames { frames, .. }) = join(500, Value::Null) else { panic!("late") };
+    let (_here, Resume::Frames { frames, .. }) = join(500, Value::Null) else { panic!("late") };
     let here = parsed(&frames[0]);
     assert_eq!(pool_jobs(&executor), 0);
-    let (_there, Start::Soon(answer)) = join(3_000, json!({ "cursor": true })) else {
+    let (_there, Resume::Pending(answer)) = join(3_000, json!({ "cursor": true })) else {
         panic!("at once")
     };
-    let Start::Frames { frames, .. } = answer.await else { panic!("no frames") };
+    let Resume::Frames { frames, .. } = answer.await else { panic!("no frames") };
     let there = parsed(&frames[0]);
     assert_eq!(pool_jobs(&executor), 1);
     let book = |result: &Value, field: &str| result["data"]["book"][field].clone();

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt as _};
-use spreadly_subscriptions::{Epoch, ResponseStream, Start};
+use spreadly_subscriptions::{Epoch, ResponseStream, Resume};
 
 use self::idle::Idle;
 use self::stream::{At, Numbered, TopicStream};
@@ -29,7 +29,7 @@ pub type TopicName = Arc<str>;
 /// Where a reader goes on.
 pub(super) enum Place {
     /// Known from memory.
-    Here(Start),
+    Here(Resume),
     /// Only the log has what follows.
     Log(Reach),
     /// Only the log knows where this topic stands: it is to be asked, see [`Topics::recall`].
@@ -433,7 +433,7 @@ impl Topics {
         self.advance(stream, now);
         let at = At { state: self.state, now };
         let Some(own) = self.streams.get_mut(&stream) else {
-            return Place::Here(Start::TooSlow);
+            return Place::Here(Resume::TooSlow);
         };
         let forgotten = own
             .names()
@@ -454,7 +454,7 @@ impl Topics {
         let at = At { state: self.state, now };
         match self.streams.get_mut(&stream) {
             Some(own) => own.catch_up(seen, |name| stands(&self.topics, name), &at),
-            None => Place::Here(Start::TooSlow),
+            None => Place::Here(Resume::TooSlow),
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::json;
-use spreadly_subscriptions::{Frame, Start};
+use spreadly_subscriptions::{Frame, Resume};
 
 use super::stream::{At, TopicStream, frames_of};
 use super::{Place, Reach, TopicName};
@@ -47,13 +47,13 @@ impl Replay {
         stream: u64,
         names: &Arc<[TopicName]>,
         ask: impl Fn(&Live) -> Place + Send + 'static,
-    ) -> Start {
+    ) -> Resume {
         let mut place = match ask(live) {
             Place::Here(start) => return start,
             place => place,
         };
         let (live, names) = (live.clone(), names.clone());
-        Start::Later(Box::pin(async move {
+        Resume::Throttled(Box::pin(async move {
             for _ in 0..MOST_TRIES {
                 let reach = match place {
                     Place::Here(start) => return start,
@@ -72,7 +72,7 @@ impl Replay {
                 let (reading, names) = (live.clone(), names.clone());
                 let read = move |log: &LogReader| page(&reading, log, stream, &names, reach);
                 match live.log.clone().soon(PATIENCE, read).await {
-                    Ok(frames) if !frames.is_empty() => return Start::Page(frames),
+                    Ok(frames) if !frames.is_empty() => return Resume::Page(frames),
                     Ok(_) => {}
                     Err(error) => return self.failed(&error),
                 }
@@ -80,11 +80,11 @@ impl Replay {
                 tokio::time::sleep(BETWEEN_TRIES).await;
                 place = ask(&live);
             }
-            Start::TooSlow
+            Resume::TooSlow
         }))
     }
 
-    fn failed(self, error: &ReadError) -> Start {
+    fn failed(self, error: &ReadError) -> Resume {
         match error {
             ReadError::Busy(_) => tracing::debug!(%error, "a replay had to be put off"),
             ReadError::Store(_) | ReadError::Broken(_) => {
@@ -92,13 +92,13 @@ impl Replay {
             }
         }
         match self {
-            Self::CatchingUp => Start::TooSlow,
+            Self::CatchingUp => Resume::TooSlow,
             Self::Joining => {
                 let errors = json!([{
                     "message": "the log can't be read now: subscribe again with the same cursor",
                     "extensions": { "code": "UNAVAILABLE" },
                 }]);
-                Start::Refused(Bytes::from(errors.to_string()))
+                Resume::Refused(Bytes::from(errors.to_string()))
             }
         }
     }

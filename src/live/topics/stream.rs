@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use serde_json::json;
-use spreadly_subscriptions::{Epoch, Frame, Position, ResponseStream, Start};
+use spreadly_subscriptions::{Epoch, Frame, Position, ResponseStream, Resume};
 
 use super::{Place, Reach, TopicName};
 use crate::live::book_stream::{QUIET_BEATS, bad_cursor};
@@ -168,7 +168,7 @@ impl TopicStream {
     pub(super) fn skip_to(&mut self, last: u64) {
         self.last = last;
         self.forget_stands();
-        self.stream.cut();
+        self.stream.invalidate();
     }
 
     /// The last event that was pushed.
@@ -227,7 +227,7 @@ impl TopicStream {
     }
 
     /// Now: where each topic stands, then what is pushed.
-    pub(super) fn begin(&mut self, stands: impl Fn(&TopicName) -> Stand, at: &At) -> Start {
+    pub(super) fn begin(&mut self, stands: impl Fn(&TopicName) -> Stand, at: &At) -> Resume {
         let names = self.names.clone();
         let mut frames = Vec::with_capacity(names.len());
         for (place, name) in names.iter().enumerate() {
@@ -238,7 +238,7 @@ impl TopicStream {
             }
             frames.extend(self.quiet[place].stated.clone());
         }
-        Start::Frames { frames, next: self.stream.next_index() }
+        Resume::Frames { frames, next: self.stream.next_index() }
     }
 
     /// Behind a client's cursor. One who is up to date is told at once where the feed is not live.
@@ -250,7 +250,7 @@ impl TopicStream {
     ) -> Place {
         let requested = match LogCursor::decode(after, self.topics) {
             Ok(cursor) => cursor.position,
-            Err(fault) => return Place::Here(Start::Refused(bad_cursor(fault))),
+            Err(fault) => return Place::Here(Resume::Refused(bad_cursor(fault))),
         };
         match self.numbered.together.cursor_epoch(&requested) {
             CursorEpoch::Current if requested.sequence <= self.last => {}
@@ -260,7 +260,7 @@ impl TopicStream {
             // A sequence of the same epoch that the log has not reached: the log lost its end.
             CursorEpoch::Current | CursorEpoch::Unknown => {
                 let epoch = self.numbered.together.epoch();
-                return Place::Here(Start::Refused(resync_required(requested, epoch)));
+                return Place::Here(Resume::Refused(resync_required(requested, epoch)));
             }
         }
         if requested.sequence == self.last && at.state != FeedState::Live {
@@ -270,7 +270,7 @@ impl TopicStream {
                 self.standing(place, Ok(stand.0), stand, self.last, at)
             };
             let frames = names.iter().enumerate().map(notice).collect();
-            return Place::Here(Start::Frames { frames, next: self.stream.next_index() });
+            return Place::Here(Resume::Frames { frames, next: self.stream.next_index() });
         }
         self.behind(requested.sequence)
     }
@@ -285,7 +285,7 @@ impl TopicStream {
         let place = self.bases.partition_point(|(base, _)| *base <= seen);
         let Some((base, _)) = place.checked_sub(1).map(|place| self.bases[place]) else {
             // From before more changes than are remembered.
-            return Place::Here(Start::TooSlow);
+            return Place::Here(Resume::TooSlow);
         };
         let sequence = seen - base;
         match self.bases.iter().skip(place).map(|(_, undone)| *undone).min() {
@@ -317,7 +317,7 @@ impl TopicStream {
                 frames
             }
         };
-        Place::Here(Start::Frames { frames, next: self.stream.next_index() })
+        Place::Here(Resume::Frames { frames, next: self.stream.next_index() })
     }
 
     /// Goes on behind `seen`: from the ring, or from the log. The ring of a new stream is empty and
@@ -326,10 +326,10 @@ impl TopicStream {
         let number = self.number(seen);
         let next = match seen == self.last {
             true => Some(self.stream.next_index()),
-            false => self.stream.behind(number),
+            false => self.stream.index_after(number),
         };
         match next {
-            Some(next) => Place::Here(Start::Ring { seen: number, next }),
+            Some(next) => Place::Here(Resume::Ring { seen: number, next }),
             // The log may hold more already; that was not pushed yet and will be.
             None => {
                 let (until, base) = (self.last, self.base());
@@ -357,7 +357,7 @@ impl TopicStream {
         self.last = last;
         self.pages.clear();
         self.forget_stands();
-        self.stream.cut();
+        self.stream.invalidate();
     }
 
     pub(super) fn page(&self, reach: &Reach) -> Option<Vec<Frame>> {

@@ -194,26 +194,26 @@ impl Client {
 
     /// What a connection does with a start, to the end of the ring. `between` runs while the log is
     /// read and before what was read is used.
-    fn go_on(&mut self, stream: &ResponseStream, mut start: Start, between: &mut dyn FnMut()) {
+    fn go_on(&mut self, stream: &ResponseStream, mut start: Resume, between: &mut dyn FnMut()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         loop {
             start = match start {
-                Start::Later(answer) => {
+                Resume::Throttled(answer) => {
                     let answer = runtime.block_on(answer);
                     between();
                     answer
                 }
-                Start::Page(frames) => {
+                Resume::Page(frames) => {
                     frames.iter().for_each(|frame| self.take(frame));
                     self.pages += 1;
                     stream.source().catch_up(stream, self.seen)
                 }
-                Start::Frames { frames, next } => {
+                Resume::Frames { frames, next } => {
                     frames.iter().for_each(|frame| self.take(frame));
                     self.next = next;
                     break;
                 }
-                Start::Ring { seen, next } => {
+                Resume::Ring { seen, next } => {
                     (self.seen, self.next) = (seen, next);
                     break;
                 }
@@ -236,13 +236,13 @@ impl Client {
     }
 
     fn read_on(&mut self, stream: &ResponseStream) {
-        self.go_on(stream, Start::Ring { seen: self.seen, next: self.next }, &mut || {});
+        self.go_on(stream, Resume::Ring { seen: self.seen, next: self.next }, &mut || {});
     }
 }
 
-fn refusal(start: Start) -> Value {
+fn refusal(start: Resume) -> Value {
     match start {
-        Start::Refused(errors) => serde_json::from_slice::<Value>(&errors).unwrap()[0].clone(),
+        Resume::Refused(errors) => serde_json::from_slice::<Value>(&errors).unwrap()[0].clone(),
         other => panic!("{other:?}"),
     }
 }
@@ -398,7 +398,7 @@ fn quiet_topics_beat_and_a_change_of_state_is_told_at_once() {
     let mut client =
         Client { cursor: beats[1]["cursor"].as_str().map(str::to_owned), ..Client::default() };
     let start = stream.source().join(&stream, client.cursor.as_deref());
-    let Start::Frames { frames, .. } = &start else { panic!("{start:?}") };
+    let Resume::Frames { frames, .. } = &start else { panic!("{start:?}") };
     assert_eq!(frames.len(), 2);
     client.go_on(&stream, start, &mut || {});
     hub.live.set_feed_state(FeedState::Live);
@@ -557,7 +557,7 @@ fn what_was_read_before_blocks_were_undone_is_not_told_behind_them() {
     let topics = log_topics(&[trades_topic("A-B")]);
     let position = spreadly_subscriptions::Position { epoch: hub.store.epoch(), sequence: 0 };
     let cursor = LogCursor { topics, position }.encode();
-    let Start::Later(reading) = stream.source().join(&stream, Some(&cursor)) else { panic!() };
+    let Resume::Throttled(reading) = stream.source().join(&stream, Some(&cursor)) else { panic!() };
     hub.undo(&[(0, all[1])]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let mut client = Client::default();
@@ -643,7 +643,7 @@ fn a_merged_stream_of_a_topic_loses_nothing() {
     for (events, expected) in [(MOST_RECENT, 1), (MOST_RECENT + 1, 0)] {
         let mut hub = Hub::new(1 << 20);
         let stream = hub.open(&[0]);
-        assert!(matches!(stream.source().join(&stream, None), Start::Frames { .. }));
+        assert!(matches!(stream.source().join(&stream, None), Resume::Frames { .. }));
         let follower = hub.live.follower(stream.id()).unwrap();
         hub.live.set_pace(&follower, spreadly_subscriptions::Pace::S1);
         let sent: Vec<_> = (0..events).map(|size| hub.trade(0, size as u64 + 1)).collect();
@@ -652,7 +652,7 @@ fn a_merged_stream_of_a_topic_loses_nothing() {
         let mut frames = Vec::new();
         if expected == 0 {
             assert!(!stream.read(0, 9, &mut frames), "its readers ask where they go on");
-            assert!(matches!(stream.source().catch_up(&stream, 0), Start::Later(_)));
+            assert!(matches!(stream.source().catch_up(&stream, 0), Resume::Throttled(_)));
             continue;
         }
         assert!(stream.read(0, 9, &mut frames));

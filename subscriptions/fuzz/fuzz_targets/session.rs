@@ -1,4 +1,4 @@
-//! Any bytes as what a client and the owner of its socket do; see `fuzzing` in the engine.
+//! Any bytes as steps of a client and its connection; see `fuzzing` in the engine.
 
 #![no_main]
 

@@ -1,0 +1,105 @@
+//! Why we close a WebSocket: the codes, and the reasons as a client reads them.
+
+use std::time::Duration;
+
+use crate::limits::PONG_INTERVALS;
+
+/// Codes we close with. Part of the contract: stock clients decide by them whether to come back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseCode {
+    /// 1000: the client ended its session.
+    Done,
+    /// 1002: broken WebSocket framing.
+    ProtocolError,
+    /// 1007: text that is not UTF-8.
+    InvalidText,
+    /// 1009: message larger than the limit.
+    TooLarge,
+    /// 1012: the hub shuts down; come back.
+    Restarting,
+    /// 1013: too slow, or a limit that may pass; come back.
+    TryAgainLater,
+    /// 4400
+    InvalidMessage,
+    /// 4401: subscribe before the ack.
+    Unauthorized,
+    /// 4403: refused or expired.
+    Forbidden,
+    /// 4406: no common subprotocol.
+    NoSubprotocol,
+    /// 4408: no `connection_init` in time.
+    InitTimeout,
+    /// 4409: an operation with this id is alive.
+    IdInUse,
+    /// 4429: second `connection_init`.
+    TooManyInits,
+}
+
+impl CloseCode {
+    pub const ALL: [Self; 13] = [
+        Self::Done,
+        Self::ProtocolError,
+        Self::InvalidText,
+        Self::TooLarge,
+        Self::Restarting,
+        Self::TryAgainLater,
+        Self::InvalidMessage,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::NoSubprotocol,
+        Self::InitTimeout,
+        Self::IdInUse,
+        Self::TooManyInits,
+    ];
+
+    pub fn number(self) -> u16 {
+        match self {
+            Self::Done => 1000,
+            Self::ProtocolError => 1002,
+            Self::InvalidText => 1007,
+            Self::TooLarge => 1009,
+            Self::Restarting => 1012,
+            Self::TryAgainLater => 1013,
+            Self::InvalidMessage => 4400,
+            Self::Unauthorized => 4401,
+            Self::Forbidden => 4403,
+            Self::NoSubprotocol => 4406,
+            Self::InitTimeout => 4408,
+            Self::IdInUse => 4409,
+            Self::TooManyInits => 4429,
+        }
+    }
+}
+
+// Reasons: at most `CLOSE_REASON_BYTES`. Those of a malformed message are in `message`.
+
+pub(crate) const BINARY_MESSAGE: &str = "Binary messages are not used";
+pub(crate) const INVALID_TEXT: &str = "text is not UTF-8";
+pub(crate) const UNFINISHED_MESSAGE: &str = "A message did not end within 10 s";
+pub(crate) const UNAUTHORIZED: &str = "Unauthorized";
+pub(crate) const INIT_TIMEOUT: &str = "Connection initialisation timeout";
+pub(crate) const TOO_MANY_INITS: &str = "Too many initialisation requests";
+pub(crate) const RESTARTING: &str = "The hub restarts: come back";
+pub(crate) const FRAMES_GONE: &str =
+    "Too slow: the hub no longer has what was missed, resume or restart";
+
+pub(crate) fn message_too_large(limit: usize) -> String {
+    format!("message_bytes: the limit is {limit}")
+}
+
+/// `id` is JSON already, with its quotes.
+pub(crate) fn id_in_use(id: &str) -> String {
+    format!("Subscriber for {id} already exists")
+}
+
+pub(crate) fn pings_unanswered(ping_interval: Duration) -> String {
+    format!(
+        "Too slow: no answer to a ping for {} ms ({PONG_INTERVALS} ping_interval_ms)",
+        (ping_interval * PONG_INTERVALS).as_millis()
+    )
+}
+
+pub(crate) fn writer_stalled(writer_stall: Duration) -> String {
+    let millis = writer_stall.as_millis();
+    format!("Too slow: nothing could be sent for {millis} ms (writer_stall_ms)")
+}
