@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// Folders and files of the repository's top level that hold what people write.
 const ROOMS: [&str; 7] =
     ["src", "subscriptions", "config", "loadtest", "tests", "graphiql", "docs"];
-const DOCUMENTS: [&str; 4] = ["README.md", "ARCHITECTURE.md", "PROTOCOL.md", "CHANGELOG.md"];
+const DOCUMENTS: [&str; 3] = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"];
 /// Folders that hold what tools write.
 const NOT_OURS: [&str; 4] = ["node_modules", "target", "corpus", "artifacts"];
 const SOURCES: [&str; 7] = ["rs", "py", "mjs", "sh", "sql", "toml", "graphql"];
