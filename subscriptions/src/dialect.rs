@@ -2,7 +2,7 @@
 //! are read and what ours are called. One session serves both.
 //!
 //! `graphql-ws` is the older one, of the npm library `subscriptions-transport-ws` and its protocol
-//! document of apollographql/subscriptions-transport-ws, which is no longer kept up.
+//! document in apollographql/subscriptions-transport-ws, which is no longer kept up.
 //! Its clients are in use, so it is spoken; new ones should not choose it.
 
 use serde_json::{Map, Value, json};
