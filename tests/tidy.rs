@@ -8,9 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Folders and files of the repository's top level that hold what people write.
-const ROOMS: [&str; 7] =
-    ["src", "subscriptions", "config", "loadtest", "tests", "graphiql", "docs"];
-const DOCUMENTS: [&str; 4] = ["README.md", "ARCHITECTURE.md", "PROTOCOL.md", "CHANGELOG.md"];
+const ROOMS: [&str; 8] =
+    [".github", "src", "subscriptions", "config", "loadtest", "tests", "graphiql", "docs"];
+const DOCUMENTS: [&str; 5] =
+    ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"];
 /// Folders that hold what tools write.
 const NOT_OURS: [&str; 4] = ["node_modules", "target", "corpus", "artifacts"];
 const SOURCES: [&str; 7] = ["rs", "py", "mjs", "sh", "sql", "toml", "graphql"];
@@ -18,6 +19,11 @@ const SOURCES: [&str; 7] = ["rs", "py", "mjs", "sh", "sql", "toml", "graphql"];
 const MOST_COLUMNS: usize = 100;
 /// Lines of a file before its tests.
 const MOST_LINES: usize = 450;
+/// Words of a sentence in a document.
+const MOST_WORDS: usize = 25;
+/// Bytes of the map of the code, and lines of the first page: longer ones are not read.
+const MOST_MAP_BYTES: usize = 12 * 1024;
+const MOST_README_LINES: usize = 120;
 
 /// Words that plain English has no need of, and how often each is used today.
 const WORDS: [(&str, usize); 9] = [
@@ -232,7 +238,9 @@ fn tests_that_documents_name_exist() {
         })
         .collect();
     let is_test = |name: &str| {
-        name.matches('_').count() >= 4
+        let metric = name.starts_with("spreadly_");
+        !metric
+            && name.matches('_').count() >= 4
             && name.chars().all(|letter| {
                 letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_'
             })
@@ -245,29 +253,234 @@ fn tests_that_documents_name_exist() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
-#[test]
-fn links_and_documents_that_are_named_are_there() {
-    let mut missing = Vec::new();
-    for document in documents() {
-        for target in document.text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
-            if target.contains("://") || target.starts_with("mailto:") {
-                continue;
+/// The text of a document, with "code" for what is quoted as code.
+fn prose(text: &str) -> String {
+    let mut prose = String::new();
+    let (mut fenced, mut quoted) = (false, false);
+    for line in text.lines() {
+        if line.trim_start().starts_with("```") {
+            fenced = !fenced;
+        } else if !fenced {
+            quoted &= !line.is_empty();
+            for (at, part) in line.split('`').enumerate() {
+                quoted ^= at > 0;
+                prose.push_str(if quoted { "code" } else { part });
             }
-            let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
-            let folder = document.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        }
+        prose.push('\n');
+    }
+    prose
+}
+
+/// Where the links of a document lead to: those in the text and those that are defined by a name.
+fn links(text: &str) -> Vec<String> {
+    let text = prose(text);
+    let inline = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+    let defined = text.lines().filter(|line| line.starts_with('['));
+    let defined = defined.filter_map(|line| line.split_once("]: ").map(|(_, target)| target));
+    let local = |target: &&str| !target.contains("://") && !target.starts_with("mailto:");
+    inline.chain(defined).filter(local).map(str::to_owned).collect()
+}
+
+/// A path that is written in a file, from the top.
+fn resolved(file: &str, path: &str) -> String {
+    let mut parts: Vec<_> = file.split('/').collect();
+    parts.pop();
+    for part in path.split('/') {
+        match part {
+            ".." => drop(parts.pop()),
+            "." => {}
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+#[test]
+fn links_lead_to_pages_parts_and_files_that_are_there() {
+    let mut missing = Vec::new();
+    let mut checked = 0;
+    for document in documents() {
+        for target in links(&document.text) {
+            let (path, anchor) = target.split_once('#').unwrap_or((&target, ""));
             let path = match path {
                 "" => document.path.clone(),
-                path => format!("{folder}/{path}"),
+                path => resolved(&document.path, path),
             };
-            let path = path.trim_start_matches('/');
-            match fs::read_to_string(top().join(path)) {
-                Ok(text) if anchor.is_empty() || anchors(&text).contains(anchor) => {}
-                Ok(_) => missing.push(format!("{}: {target}", document.path)),
-                Err(_) if top().join(path).is_dir() => {}
-                Err(_) => missing.push(format!("{}: {target}", document.path)),
+            let there = match fs::read_to_string(top().join(&path)) {
+                Ok(text) => anchor.is_empty() || anchors(&text).contains(anchor),
+                Err(_) => top().join(&path).is_dir(),
+            };
+            // What the book has not got is a dead link in it.
+            let leaves_the_book = document.path.starts_with("docs/") && !path.starts_with("docs/");
+            if !there || leaves_the_book {
+                missing.push(format!("{}: {target}", document.path));
+            }
+            checked += 1;
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+    assert!(checked > 150, "{checked}");
+}
+
+#[test]
+fn each_reference_of_a_document_is_defined() {
+    let mut missing = Vec::new();
+    for document in documents() {
+        // A page that includes another one defines the references of that one.
+        let included = includes(&document).into_iter().map(|path| {
+            let text = fs::read_to_string(top().join(path)).unwrap();
+            text.split("<!-- ANCHOR_END").next().unwrap().to_owned()
+        });
+        let text: String = [document.text.clone()].into_iter().chain(included).collect();
+        let text = prose(&text);
+        let defined: BTreeSet<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix('[')?.split_once("]: ").map(|(name, _)| name))
+            .collect();
+        let is_record = |name: &str| name.len() == 4 && name.parse::<u32>().is_ok();
+        let mut used: BTreeSet<_> =
+            text.split("][").skip(1).filter_map(|rest| rest.split(']').next()).collect();
+        used.extend(
+            text.split('[')
+                .filter_map(|rest| rest.split_once(']'))
+                .filter(|(name, rest)| is_record(name) && !rest.starts_with('('))
+                .map(|(name, _)| name),
+        );
+        let missing_here = used.difference(&defined);
+        missing.extend(missing_here.map(|name| format!("{}: [{name}]", document.path)));
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+/// Which files a page of the book includes.
+fn includes(document: &File) -> Vec<String> {
+    let included = document.text.split("{{#include ").skip(1);
+    let path = |rest: &str| rest.split([':', '}']).next().unwrap().to_owned();
+    included.map(|rest| resolved(&document.path, &path(rest))).collect()
+}
+
+#[test]
+fn the_book_has_every_page_and_what_its_pages_include() {
+    let contents = fs::read_to_string(top().join("docs/SUMMARY.md")).unwrap();
+    let listed: BTreeSet<_> =
+        links(&contents).iter().map(|target| format!("docs/{target}")).collect();
+    let index = fs::read_to_string(top().join("docs/internals/decisions/index.md")).unwrap();
+    let records = links(&index);
+    let records = records.iter().map(|target| format!("docs/internals/decisions/{target}"));
+    let listed: BTreeSet<_> = listed.into_iter().chain(records).collect();
+    let pages: BTreeSet<_> = documents()
+        .into_iter()
+        .map(|document| document.path)
+        .filter(|path| path.starts_with("docs/") && path != "docs/SUMMARY.md")
+        .collect();
+    assert_eq!(pages, listed);
+    for document in documents() {
+        for path in includes(&document) {
+            assert!(top().join(&path).is_file(), "{} includes {path}", document.path);
+        }
+    }
+}
+
+/// The numbers of rules of the protocol that a text names.
+fn rules(text: &str) -> impl Iterator<Item = u32> {
+    text.match_indices("P-").filter_map(|(at, _)| {
+        let digits = text[at + 2..].split(|letter: char| !letter.is_ascii_digit()).next()?;
+        let in_a_word = text[..at].ends_with(char::is_alphanumeric);
+        digits.parse().ok().filter(|_| !in_a_word)
+    })
+}
+
+#[test]
+fn each_rule_of_the_protocol_has_a_number_of_its_own_and_those_that_are_cited_exist() {
+    let protocol = fs::read_to_string(top().join("docs/reference/protocol.md")).unwrap();
+    let beginnings = protocol.lines().filter_map(|line| line.strip_prefix("**P-"));
+    let numbers: Vec<u32> = beginnings
+        .map(|rest| rest.split_once(".** ").expect("a rule after its number").0.parse().unwrap())
+        .collect();
+    let own: BTreeSet<_> = numbers.iter().copied().collect();
+    assert_eq!(own.len(), numbers.len(), "a number is given twice");
+    assert!(own.len() > 200, "{}", own.len());
+    for file in files(&[&SOURCES[..], &["md"]].concat()) {
+        for number in rules(&file.text) {
+            assert!(own.contains(&number), "{} cites P-{number}", file.path);
+        }
+    }
+}
+
+/// The sentences of a document: what is between full stops, colons and semicolons, in one
+/// paragraph, list item or cell.
+fn sentences(text: &str) -> Vec<String> {
+    let mut blocks = vec![String::new()];
+    for line in prose(text).lines().map(str::trim) {
+        let item = line.starts_with("- ")
+            || line.split_once(". ").is_some_and(|(number, _)| {
+                !number.is_empty() && number.chars().all(|digit| digit.is_ascii_digit())
+            });
+        if line.is_empty() || item || line.starts_with(['#', '|']) {
+            blocks.push(String::new());
+        }
+        if line.starts_with('|') {
+            blocks.extend(line.split(" | ").map(str::to_owned));
+            blocks.push(String::new());
+        } else if let Some(block) = blocks.last_mut() {
+            // The number of a rule and the target of a link are not read aloud.
+            let line = line
+                .strip_prefix("**P-")
+                .and_then(|rest| rest.split_once(' '))
+                .map_or(line, |(_, rest)| rest);
+            let words = line.split("](").enumerate().map(|(at, part)| match at {
+                0 => part,
+                _ => part.split_once(')').map_or("", |(_, rest)| rest),
+            });
+            block.extend(words.chain([" "]));
+        }
+    }
+    let ends =
+        |word: &str| word.trim_end_matches(['*', '"', ')']).ends_with(['.', ':', ';', '?', '!']);
+    let mut sentences = vec![];
+    for block in blocks {
+        let mut sentence = vec![];
+        for word in block.split_whitespace() {
+            if word.contains(char::is_alphanumeric) {
+                sentence.push(word);
+            }
+            if ends(word) {
+                sentences.push(std::mem::take(&mut sentence).join(" "));
+            }
+        }
+        sentences.push(sentence.join(" "));
+    }
+    sentences
+}
+
+#[test]
+fn sentences_of_documents_have_no_more_than_25_words() {
+    let mut long = vec![];
+    let mut read = 0;
+    for document in documents() {
+        for sentence in sentences(&document.text) {
+            read += 1;
+            if sentence.split(' ').count() > MOST_WORDS {
+                long.push(format!("{}: {sentence}", document.path));
             }
         }
     }
+    assert!(long.is_empty(), "{long:#?}");
+    assert!(read > 1_000, "{read}");
+}
+
+#[test]
+fn the_map_of_the_code_and_the_first_page_are_short() {
+    let map = fs::read_to_string(top().join("ARCHITECTURE.md")).unwrap();
+    assert!(map.len() <= MOST_MAP_BYTES, "{}", map.len());
+    let readme = fs::read_to_string(top().join("README.md")).unwrap();
+    assert!(readme.lines().count() <= MOST_README_LINES, "{}", readme.lines().count());
+}
+
+#[test]
+fn documents_that_files_name_are_there() {
+    let mut missing = Vec::new();
     for file in files(&[&SOURCES[..], &["md"]].concat()) {
         for word in
             file.text.split(|letter: char| !(letter.is_alphanumeric() || "._-/".contains(letter)))

@@ -162,7 +162,7 @@ pub enum Outcome {
     Refused(Code),
 }
 
-/// The codes of errors that have a status of their own; see PROTOCOL.md.
+/// The codes of errors that have a status of their own; see docs/reference/protocol.md.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Code {
     BadRequest,

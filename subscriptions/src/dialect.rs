@@ -2,7 +2,7 @@
 //! are read and what ours are called. One session serves both.
 //!
 //! `graphql-ws` is the older one, of the npm library `subscriptions-transport-ws` and its protocol
-//! document (apollographql/subscriptions-transport-ws, PROTOCOL.md), which is no longer maintained.
+//! document in apollographql/subscriptions-transport-ws, which is no longer maintained.
 //! Clients of it are still in use, so the hub supports it. New clients should not choose it.
 
 use serde_json::{Map, Value, json};

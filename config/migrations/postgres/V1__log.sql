@@ -14,7 +14,7 @@ END $$;
 CREATE TABLE events (
     -- The order of rows of one writer. It is not the order of commits: see spreadly_runs.
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    -- One event as PROTOCOL.md has it.
+    -- One event as docs/reference/protocol.md has it.
     payload json NOT NULL,
     inserted_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- Of a hub's rows: which insertion, and which line of it.
