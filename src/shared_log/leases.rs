@@ -146,8 +146,8 @@ impl Leases {
         rows.iter().map(file).collect()
     }
 
-    /// See [`IngestHandle::claim`](handle::IngestHandle::claim). Each statement by itself: a hub that is stopped in between holds
-    /// nothing.
+    /// See [`handle::IngestHandle::claim`]. Each statement by itself: a hub that is stopped in
+    /// between holds nothing.
     pub(super) async fn claim(
         &self,
         connection: &Object,

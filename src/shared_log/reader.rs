@@ -28,7 +28,7 @@ impl Reader {
     }
 
     /// The table is another one, or has lost its end.
-    pub fn is_replaced(&self) {
+    pub fn set_replaced(&self) {
         self.replaced.cancel();
     }
 
