@@ -21,13 +21,13 @@ const MOST_LINES: usize = 450;
 
 /// Words that plain English has no need of, and how often each is used today.
 const WORDS: [(&str, usize); 9] = [
-    ("told", 918),
-    ("tell", 72),
-    ("tells", 69),
-    ("anew", 112),
-    ("whoever", 79),
-    ("behind", 346),
-    ("stands", 199),
+    ("told", 899),
+    ("tell", 70),
+    ("tells", 66),
+    ("anew", 109),
+    ("whoever", 72),
+    ("behind", 341),
+    ("stands", 193),
     ("stood", 39),
     ("deaf", 5),
 ];
@@ -181,7 +181,7 @@ fn files_have_no_more_than_450_lines_before_their_tests() {
         .collect();
     let beyond: usize = long.values().map(|lines| lines - MOST_LINES).sum();
     println!("{long:#?}");
-    assert_ratchet("long files, and their lines beyond 450", &(long.len(), beyond), &(18, 3169));
+    assert_ratchet("long files, and their lines beyond 450", &(long.len(), beyond), &(14, 2720));
 }
 
 #[test]

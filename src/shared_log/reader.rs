@@ -17,7 +17,7 @@ pub struct Reader {
     waiters: Arc<Waiters>,
     /// Of the replica.
     epoch: u64,
-    /// The replica is not of this log any more: begin anew.
+    /// Cancelled when the replica is not of this log any more.
     replaced: CancellationToken,
 }
 
