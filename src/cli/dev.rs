@@ -11,7 +11,7 @@ use crate::feeds::simulator::{MOST_MARKETS, MOST_RATE, SimulatorConfig};
 pub(super) struct Dev {
     #[command(flatten)]
     serve: Serve,
-    /// How many markets move; each fourth, RSN-ERG the first, is told order by order and takes
+    /// How many markets move; each fourth, RSN-ERG the first, is sent order by order and takes
     /// orders of `placeOrder`
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST_MARKETS)))]
     markets: u32,

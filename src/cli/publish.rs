@@ -11,11 +11,11 @@ Examples:
   spreadly publish news '{\"headline\": \"hello\"}'
   spreadly publish --id 2026-11-24/1 news '\"the same id again counts once\"'
   spreadly subscribe 'subscription { events(topic: \"news\") { events { data } } }'
-      tells it to whoever listens
+      shows it to each client that follows the topic
 
-Prints the hub's answer as a line of JSON: epoch, sequence and cursor of the event, which is in the log
-then. It has one try: where no answer came, nobody can tell whether it took effect, so give it an --id
-and publish it again.
+Prints the hub's answer as a line of JSON: epoch, sequence and cursor of the event, which is then
+in the log. It has one try. Without an answer it is unknown whether it took effect, so give it an
+--id and publish it again.
 
 Exit codes: 0 published; 1 refused, or no answer; 2 a fault in the arguments.";
 

@@ -1,5 +1,5 @@
 //! Feeds: what reads the outside world and hands events to [`crate::ingest`]. A feed is a function
-//! that runs until it is told to stop.
+//! that runs until its hub stops.
 
 pub mod files;
 pub mod kafka;

@@ -1,7 +1,6 @@
-//! The table `events` of a database as a feed. Writers insert rows in transactions
-//! of their own; the hub numbers the rows that are committed and reads them by number. How far it
-//! is read is in the log, in the transaction that wrote what it brought, so each row counts
-//! once whatever is killed in between.
+//! The table `events` of a database as a feed. Writers insert rows in transactions of their own.
+//! The hub numbers the committed rows and reads them by number. The position is written to the log
+//! in the transaction that writes the events, so each row counts once, whatever is killed.
 //!
 //! A row that commits late gets a late number: it is never stepped over, and nobody waits for it.
 
@@ -104,7 +103,7 @@ impl Feed {
                 "the table `events` is not the one that this hub's replica is of, or has lost its \
                  end: the hub begins anew"
             );
-            shared.is_replaced();
+            shared.set_replaced();
             return Err(Cut::Closed);
         }
         let Some(FeedPosition { epoch, position, .. }) = known else { return Ok(0) };

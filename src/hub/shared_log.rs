@@ -31,8 +31,8 @@ pub(super) struct SharedLog {
 }
 
 impl SharedLog {
-    /// Gives the handle of the shared log too, which feeds and mutations use. `replaced` ends
-    /// once the log is another one than the replica's, which is of `epoch`.
+    /// Gives the handle of the shared log too, which feeds and mutations use. `replaced` ends once
+    /// the log is another one than the replica's, which is of `epoch`.
     pub(super) fn new(
         shared: &SharedLogConfig,
         log: &PostgresFeedConfig,

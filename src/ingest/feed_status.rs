@@ -1,5 +1,5 @@
-//! How each feed does, for operators and clients: the one board that feeds and the sequencer write and
-//! the API reads.
+//! How each feed does, for operators and clients: feeds and the sequencer write it, the API reads
+//! it.
 
 use std::collections::BTreeMap;
 use std::fmt;

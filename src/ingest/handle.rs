@@ -30,7 +30,7 @@ pub struct Incoming {
 /// (see [`crate::market::event::renumbers`]) comes by itself.
 #[derive(Debug)]
 pub struct Batch {
-    /// `None`: a mutation, whose refusal is told to who asked for it.
+    /// `None`: a mutation, whose client gets the refusal as its answer.
     pub feed: Option<FeedId>,
     pub lines: Vec<Incoming>,
     pub progress: Vec<Progress>,
@@ -70,7 +70,7 @@ pub enum IngestError {
 pub struct Lease {
     /// This hub is.
     pub ours: bool,
-    /// How far it is in the log, whoever read it.
+    /// How far it is in the log, by any reader.
     pub position: Option<FeedPosition>,
 }
 
@@ -249,8 +249,8 @@ pub(crate) fn json(value: &impl Serialize) -> Box<str> {
     serde_json::to_string(value).unwrap_or_default().into()
 }
 
-/// The line as it is kept: without a byte order mark and without spaces around it, so that whoever
-/// reads the log reads plain JSON.
+/// The line as it is kept: without a byte order mark and without spaces around it, so that every
+/// reader of the log gets plain JSON.
 pub(crate) fn body(line: Vec<u8>) -> Box<str> {
     // Parsed before, so it is UTF-8 and nothing is replaced.
     let text = String::from_utf8(line)

@@ -2,9 +2,9 @@
 //! takes what waits in the queue (group commit), admits it, writes it in one transaction, hands it
 //! to the live state and only then answers the feeds.
 //!
-//! It has a thread, which serves the queue. A feed with a single batch may do the same
-//! work on its own thread while the sequencer is idle ([`IngestHandle::try_write`]): a lock lets one thread
-//! at a time in.
+//! It has a thread, which serves the queue. A feed with a single batch may do the same work on its
+//! own thread while the sequencer is idle ([`IngestHandle::try_write`]): a lock lets one thread in
+//! at a time.
 //!
 //! A log that can't be written halts every feed with its reason; the same group is tried again
 //! until it is in. Feeds wait for their answer meanwhile, so nothing piles up and nothing is lost:

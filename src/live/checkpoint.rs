@@ -23,7 +23,7 @@ struct WithOrders<T> {
     market: T,
 }
 
-/// A market's checkpoint as the store keeps it, and the topic of the events behind it.
+/// A market's checkpoint as the store keeps it, and the topic of the events after it.
 pub fn checkpoint(admission: &Admission, market: &str, state: Vec<u8>) -> (String, Vec<u8>) {
     if admission.mode(market) != Some(BookMode::Orders) {
         return (levels_topic(market), state);

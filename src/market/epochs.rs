@@ -1,40 +1,39 @@
-//! How the positions of a topic are numbered once blocks of the chain were undone, or events of a
-//! source are lost: each time the topics that are touched begin a new epoch, made of the log's own
-//! and of the event that says so, so it is the same after every restart. Knows no stream, no store.
+//! The epochs of a topic. A rollback, or a gap in a source, begins a new epoch of each topic that it
+//! touches. An epoch is made of the log's own and of the event that began it, so it is the same after
+//! every restart. Knows no stream, no store.
 
 use std::collections::VecDeque;
 
 use spreadly_subscriptions::{Epoch, Position};
 
-/// Undoings of a topic that are remembered: a client that comes back from an epoch before those is
-/// told to begin anew. At a reorganisation an hour this reaches two days and a half back.
+/// Epoch changes of a topic that are remembered. A client with a cursor of an older epoch starts
+/// again. At a reorganisation an hour this reaches two days and a half back.
 pub const MOST_EPOCH_CHANGES: usize = 64;
 
-/// What an change means to a topic; a gap undoes nothing.
+/// What began a new epoch of a topic: a rollback, or a gap, which removes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EpochChange {
-    /// Sequence of the event that removed_events the blocks.
+    /// Sequence of the event that reports it.
     pub at: u64,
-    /// The first event that it removed_events: all before it is still valid. After a gap that is all before
-    /// `at`.
+    /// The first event that it removed: all before it is still valid. After a gap it is `at`.
     pub first: u64,
 }
 
 impl EpochChange {
-    /// Something of the topic was told that does not stand any more.
+    /// Events of the topic that were published are not valid any more.
     pub fn removed_events(&self) -> bool {
         self.first < self.at
     }
 }
 
-/// Where a client's position is in the history as it is now.
+/// Of which epoch a client's cursor is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CursorEpoch {
-    /// In today's epoch.
+    /// Of the current epoch.
     Current,
-    /// In an earlier one: what it was told up to and without `undone` still stands.
+    /// Of an earlier one: events before `undone` are still valid.
     Superseded { undone: u64 },
-    /// In no epoch that is remembered.
+    /// Of no epoch that is remembered.
     Unknown,
 }
 
@@ -49,7 +48,7 @@ pub struct EpochHistory {
 }
 
 impl EpochHistory {
-    /// Of a topic of which nothing was undone yet.
+    /// Of a topic that is still in the log's own epoch.
     pub fn new(log: Epoch) -> Self {
         Self { log, changes: VecDeque::new(), forgot: false }
     }
@@ -62,14 +61,14 @@ impl EpochHistory {
             union.forgot |= one.forgot;
             changes.extend(one.changes.iter().copied());
         }
-        // Of one event that removed_events something in several, the earliest counts.
+        // Of one event that changed several, the earliest removed event counts.
         changes.sort_unstable();
         changes.dedup_by_key(|change| change.at);
         changes.into_iter().for_each(|change| union.begin(change));
         union
     }
 
-    /// Takes an change, later than those before.
+    /// Begins an epoch, later than those before.
     pub fn begin(&mut self, change: EpochChange) {
         self.changes.push_back(change);
         if self.changes.len() > MOST_EPOCH_CHANGES {
@@ -78,7 +77,7 @@ impl EpochHistory {
         }
     }
 
-    /// As it is now.
+    /// The current epoch.
     pub fn epoch(&self) -> Epoch {
         self.log.renewed_at(self.since())
     }
@@ -88,12 +87,12 @@ impl EpochHistory {
         self.changes.back().map_or(0, |change| change.at)
     }
 
-    /// Whether something was undone when this epoch began.
+    /// Whether events were removed when this epoch began.
     pub fn removed_events(&self) -> bool {
         self.changes.back().is_some_and(EpochChange::removed_events)
     }
 
-    /// Where a position stands that a client brought.
+    /// Of which epoch a client's position is.
     pub fn cursor_epoch(&self, position: &Position) -> CursorEpoch {
         if position.epoch == self.epoch() {
             return CursorEpoch::Current;

@@ -1,13 +1,12 @@
-//! Which of the states that the cache keeps a start may go on from: only one that the log itself
-//! bears witness to. Whatever is doubted is left, and its market is read from the log.
+//! From which cached states a start may go on: only from those that the log confirms. The market
+//! of any other state is read from the log.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::cache::SnapshotLookup;
-use crate::cache::{CacheMeters, CachedState, Found};
+use crate::cache::{CacheMeters, CachedState, Found, SnapshotLookup};
 use crate::live::Live;
 use crate::live::checkpoint::book_market;
 use crate::market::epochs::market_scope;
@@ -20,7 +19,7 @@ pub struct WarmStart {
     pub meters: Arc<CacheMeters>,
 }
 
-/// Why a state is left.
+/// Why a state is not used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Error)]
 enum RejectReason {
     #[error("it is not what a hub wrote")]

@@ -16,10 +16,10 @@ use crate::ingest::handle::{self, Lease};
 use crate::store::{FeedPosition, FileProgress, Progress};
 
 /// How long a reader of a partition is taken for alive that says nothing. With the second between
-/// two looks of the others it stays below the 5 s within which a topic has to be told of as STALE.
+/// two looks of the others it stays below the 5 s within which a topic has to be reported as STALE.
 pub const LEASE: Duration = Duration::from_secs(3);
 
-/// Waits for whoever writes for it.
+/// Waits for the current writer.
 const TAKE_OVER: &str = "
     INSERT INTO spreadly_sources (feed, reader) VALUES ($1, $2)
     ON CONFLICT (feed) DO UPDATE SET reader = EXCLUDED.reader";
@@ -146,8 +146,8 @@ impl Leases {
         rows.iter().map(file).collect()
     }
 
-    /// See [`IngestHandle::claim`](handle::IngestHandle::claim). Each statement by itself: a hub that is stopped in between holds
-    /// nothing.
+    /// See [`handle::IngestHandle::claim`]. Each statement by itself: a hub that is stopped in
+    /// between holds nothing.
     pub(super) async fn claim(
         &self,
         connection: &Object,

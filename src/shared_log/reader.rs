@@ -17,7 +17,7 @@ pub struct Reader {
     waiters: Arc<Waiters>,
     /// Of the replica.
     epoch: u64,
-    /// The replica is not of this log any more: begin anew.
+    /// Cancelled when the replica is not of this log any more.
     replaced: CancellationToken,
 }
 
@@ -28,7 +28,7 @@ impl Reader {
     }
 
     /// The table is another one, or has lost its end.
-    pub fn is_replaced(&self) {
+    pub fn set_replaced(&self) {
         self.replaced.cancel();
     }
 

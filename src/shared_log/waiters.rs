@@ -55,7 +55,7 @@ impl Waiters {
         if pending.left == 0
             && let Some(Pending { ack, done, .. }) = all.remove(&origin)
         {
-            // Who has just given up is not told.
+            // One that has just given up gets nothing.
             drop(done.send(ack));
         }
     }

@@ -1,5 +1,5 @@
-//! How events enter the shared log: what the feeds of this hub and its clients bring is inserted into
-//! the table `events`, together with how far each feed is read. The hub's own reader brings it back
+//! How events enter the shared log. What this hub's feeds and clients bring is inserted into the
+//! table `events`, together with how far each feed is read. The hub's own reader brings it back
 //! with everyone's rows, in the one order that all hubs see, and then the answer is given.
 //!
 //! A feed's lines are tried until they are in, as with a log of its own. A mutation is tried once a
@@ -137,7 +137,8 @@ impl Writer {
         Ok(Self { config, pool, waiters, statuses, leases })
     }
 
-    /// Answers until the last handle is dropped, or until `stop`. Wants a thread of its own: it reads and checks each line.
+    /// Answers until the last handle is dropped, or until `stop`. Wants a thread of its own: it
+    /// reads and checks each line.
     pub async fn run(self, Requests(mut requests): Requests, stop: CancellationToken) {
         let own = Rc::new(self);
         let leaving = own.clone();

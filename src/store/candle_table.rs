@@ -3,7 +3,7 @@
 //! no trades again, and a query of any interval reads only the rows it tells. All of it follows
 //! from the log and can be made anew, see [`Store::rebuild_candles`]; it has a version of its own.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use ethnum::U256;
@@ -20,11 +20,9 @@ use crate::market::ticker;
 use crate::market::trade::Trade;
 
 /// Of the table below, apart from the log's format: another one is dropped and made anew.
-const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 1;
 /// Candles of a transaction held in memory before they are written: some 2 MiB.
 const HELD: usize = 8_192;
-/// Events read at once while candles are made anew.
-const PAGE: usize = 1_024;
 /// Candles of each interval that a restart puts back into memory; what was touched before those is
 /// too old to resume from.
 const RESTORED_CANDLES: usize = 128;
@@ -140,7 +138,7 @@ impl<'a> Writing<'a> {
     }
 
     /// The candle of each interval that `which` takes, as the trade leaves it.
-    fn take(
+    pub(super) fn take(
         &mut self,
         tick: &Tick,
         trade: &Trade,
@@ -212,39 +210,12 @@ impl<'a> Writing<'a> {
     }
 }
 
-fn tick(sequence: u64, new: &NewTrade, received: Micros) -> Tick {
+pub(super) fn tick(sequence: u64, new: &NewTrade, received: Micros) -> Tick {
     let Trade { price, size, .. } = *new.trade;
     Tick { sequence, time: new.time.unwrap_or(received), price, size }
 }
 
 impl Store {
-    /// Whether candles have to be made from the log before they are true: the store is new, or was
-    /// written by a release that had none or others.
-    pub fn candles_are_missing(&self) -> bool {
-        self.candles_missing
-    }
-
-    /// Says that every market's candles are there.
-    pub fn candles_are_whole(&mut self) -> Result<(), StoreError> {
-        self.connection
-            .execute("INSERT OR REPLACE INTO derived VALUES ('candles', ?1)", params![VERSION])
-            .at(&self.path)?;
-        self.candles_missing = false;
-        Ok(())
-    }
-
-    /// Makes a market's candles anew from the log, all of them or, on an error, none: see
-    /// [`rebuild`].
-    pub fn rebuild_candles(
-        &mut self,
-        market: &str,
-        from: u64,
-        standing: &mut dyn FnMut(&Stored) -> Option<NewTrade>,
-    ) -> Result<(), StoreError> {
-        let work = |connection: &Connection| rebuild(connection, market, from, standing);
-        transact(&self.connection, work).at(&self.path)
-    }
-
     /// What a hub that starts needs of a market's candles, and all it needs: no trade is replayed.
     pub fn market_candles(
         &self,
@@ -260,42 +231,6 @@ impl LogReader {
     pub fn candles(&self, market: &str, span: &CandleSpan) -> Result<Vec<Candle>, StoreError> {
         between(&self.connection, market, span).at(&self.path)
     }
-}
-
-/// Makes a market's candles anew from the log, as far as events from the sequence `from` on have
-/// touched them: after a reorganisation of the chain, from the first event that it undid.
-/// `standing` reads a trade and says `None` of one that does not count. Costs the market's trades
-/// since the oldest bucket that is touched began. Whoever shows candles has to take them from
-/// [`market_candles`] then.
-pub(super) fn rebuild(
-    connection: &Connection,
-    market: &str,
-    from: u64,
-    standing: &mut dyn FnMut(&Stored) -> Option<NewTrade>,
-) -> rusqlite::Result<()> {
-    let (touched, begin) = touched(connection, market, from)?;
-    connection
-        .prepare_cached(
-            "DELETE FROM candles WHERE market = ?1 AND sequence >= ?2
-                 AND minutes IN (1, 5, 15, 30, 60, 240, 1440)",
-        )?
-        .execute(params![market, from.cast_signed()])?;
-    let (topic, mut after) = (trades_topic(market), begin.saturating_sub(1));
-    let mut writing = Writing::new(connection);
-    loop {
-        let page = reader::read_topic(connection, &topic, after, PAGE)?;
-        let Some(last) = page.last() else { break };
-        after = last.sequence;
-        for stored in &page {
-            let Some(new) = standing(stored) else { continue };
-            let tick = tick(stored.sequence, &new, stored.received);
-            writing.take(&tick, &new.trade, |interval| {
-                stored.sequence >= from
-                    || touched.contains(&(interval.minutes(), interval.bucket(tick.time)))
-            })?;
-        }
-    }
-    writing.write()
 }
 
 fn between(
@@ -352,26 +287,6 @@ fn one(
         ))?
         .query_row(params![market, interval.minutes(), start], candle)
         .optional()
-}
-
-/// Buckets that events from this one on have touched, and the first event that is in any of them.
-fn touched(
-    connection: &Connection,
-    market: &str,
-    from: u64,
-) -> rusqlite::Result<(HashSet<(u32, Micros)>, u64)> {
-    let mut all = HashSet::new();
-    let mut begin = from;
-    let mut rows = connection.prepare_cached(
-        "SELECT minutes, start, first_sequence FROM candles WHERE market = ?1 AND sequence >= ?2
-             AND minutes IN (1, 5, 15, 30, 60, 240, 1440)",
-    )?;
-    let mut rows = rows.query(params![market, from.cast_signed()])?;
-    while let Some(row) = rows.next()? {
-        all.insert((row.get(0)?, row.get(1)?));
-        begin = begin.min(row.get::<_, i64>(2)?.cast_unsigned());
-    }
-    Ok((all, begin))
 }
 
 pub(super) fn market_candles(

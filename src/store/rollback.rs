@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use super::candle_table;
 use super::fault::{At, StoreError};
 use super::reader::{self, Span};
+use super::rebuild;
 use super::runs::{self, Tail};
 use super::{
     Checkpoint, MarketCandles, NewEvent, NewTrade, Progress, Store, Stored, Topic, transact,
@@ -248,14 +249,14 @@ impl RollbackTransaction<'_> {
         Ok(())
     }
 
-    /// See [`candles::rebuild`].
+    /// See [`rebuild::rebuild`].
     pub fn rebuild_candles(
         &self,
         market: &str,
         from: u64,
         standing: &mut dyn FnMut(&Stored) -> Option<NewTrade>,
     ) -> Result<(), StoreError> {
-        candle_table::rebuild(self.connection, market, from, standing).at(self.path)
+        rebuild::rebuild(self.connection, market, from, standing).at(self.path)
     }
 
     /// See [`Store::market_candles`].

@@ -1,11 +1,14 @@
 //! The log over commits, kills and faults of its disk.
 
 use std::fs;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use super::checkpoint::MOST_CHECKPOINTS;
+use super::log::{RESERVED_AT_ONCE, ROWS};
 use super::*;
 
 fn event(topic: &str, id: Option<&str>, body: &str) -> NewEvent {

@@ -33,7 +33,7 @@ pub struct Subscribe {
     /// A JSON object
     #[arg(long, value_name = "JSON", default_value = "{}", value_parser = variables)]
     variables: Map<String, Value>,
-    /// Begin behind this position instead of anew
+    /// Begin after this position instead of with a snapshot
     #[arg(long, value_name = "CURSOR")]
     after: Option<String>,
     /// End after so many results

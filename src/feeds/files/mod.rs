@@ -285,8 +285,8 @@ impl Files {
         }
     }
 
-    /// What the watch does with a ring. It holds neither the handle nor what is read: its thread ends
-    /// some time after the feed.
+    /// What the watch does with a ring. It holds neither the handle nor what is read, as its thread
+    /// ends some time after the feed.
     fn answering(&self, reading: &Arc<Mutex<Reading>>) -> impl Fn() -> bool + Send + 'static {
         let (reading, bell, feed) = (Arc::downgrade(reading), self.bell.clone(), self.feed);
         let ingest = self.ingest.downgrade();

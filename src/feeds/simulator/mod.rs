@@ -1,7 +1,6 @@
 //! Markets that nobody trades on, for `spreadly dev`: orders come, go and are filled, in bursts and
 //! quiet spells, around a price that returns to where it began. Seeded, pure, and written as the
-//! same lines that every other feed brings, so that it is submitted in the same way. No clock, no
-//! task.
+//! same lines that every other feed brings, so that it goes the same way. No clock, no task.
 
 mod resting_orders;
 

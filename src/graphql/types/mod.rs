@@ -7,5 +7,8 @@ pub mod feed;
 pub mod head;
 pub mod hub;
 pub mod market;
+pub mod offer;
 pub mod order;
 pub mod scalars;
+pub mod ticker;
+pub mod trade;
