@@ -28,7 +28,9 @@ bench: rust ## How near we are to the machine's limit, measured in the same run
 	python3 loadtest/bench/many_operations.py "$(CARGO_TARGET_DIR)/release/spreadly"
 	python3 loadtest/bench/stopped_reader.py "$(CARGO_TARGET_DIR)/release/spreadly" \
 		"$(CARGO_TARGET_DIR)/release/spreadly-storm"
-	python3 loadtest/bench/single_events.py "$(CARGO_TARGET_DIR)/release/spreadly"
+	cargo build --release --locked --package spreadly --example single_event_limit
+	python3 loadtest/bench/single_events.py "$(CARGO_TARGET_DIR)/release/spreadly" \
+		--limit "$(CARGO_TARGET_DIR)/release/examples/single_event_limit"
 	python3 loadtest/bench/postgres_outbox.py "$(CARGO_TARGET_DIR)/release/spreadly"
 	python3 loadtest/bench/cache_faults.py "$(CARGO_TARGET_DIR)/release/spreadly"
 

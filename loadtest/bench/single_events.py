@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What a hub pays for events that come one by one, in turns with another hub where one is given.
 
-    single_events.py HUB [BASE] [--rates R ...] [--events N] [--rounds N]
+    single_events.py HUB [BASE] [--limit LIMIT] [--rates R ...] [--events N] [--rounds N]
 
 Each event is one line that is appended to a file in the watched folder, at an even rate. There are two passes
 for each rate, each with a hub of its own:
@@ -13,8 +13,11 @@ Each hub is first given more than its write-ahead log holds before a checkpoint.
 commits write over pages that are in memory, as in a hub that has run for a while; at first each commit makes
 the file longer, which costs a virtual machine twice as much as the commit.
 
-Figures are medians of the rounds. Between machines, and between runs on a busy one, only the ratio of the hubs
-means anything. It needs Linux (schedstat) and the standard library alone.
+LIMIT is a program that does no more than it must (`single_event_limit.rs`); its cost is measured in turns with
+the hub's.
+
+Figures are medians of the rounds. Between machines, and between runs on a busy one, only the ratios mean
+anything. It needs Linux (schedstat) and the standard library alone.
 """
 
 import argparse
@@ -90,6 +93,21 @@ class Hub:
         self.folder.cleanup()
 
 
+class Limit(Hub):
+    """The same for the program that does no more than it must: a file, and processor time."""
+
+    def __init__(self, program):
+        self.folder = tempfile.TemporaryDirectory()
+        words = [program, self.folder.name]
+        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout.readline() == "ready\n"
+        self.file = open(pathlib.Path(self.folder.name) / "a.ndjson", "ab", buffering=0)
+        # As much as a hub is given first.
+        for _ in range(WARM_EVENTS):
+            self.say({"kind": "message", "topic": "warm", "data": "x" * WARM_BYTES})
+        time.sleep(1)
+
+
 def evenly(rate, events):
     """The number of each event, when it is its time."""
     began = time.monotonic()
@@ -98,8 +116,8 @@ def evenly(rate, events):
         yield number
 
 
-def cost(program, rate, events):
-    hub = Hub(program)
+def cost(start, program, rate, events):
+    hub = start(program)
     try:
         began, before = time.monotonic(), hub.processor()
         time.sleep(IDLE_SECONDS)
@@ -141,6 +159,7 @@ def main():
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("hub", type=os.path.abspath)
     options.add_argument("base", type=os.path.abspath, nargs="?")
+    options.add_argument("--limit", type=os.path.abspath)
     options.add_argument("--rates", type=float, nargs="+", default=[50, 100, 200])
     options.add_argument("--events", type=int, default=600)
     options.add_argument("--rounds", type=int, default=3)
@@ -150,8 +169,10 @@ def main():
         costs, waits = collections.defaultdict(list), collections.defaultdict(list)
         for _ in range(options.rounds):
             for name, program in hubs.items():
-                costs[name].append(cost(program, rate, options.events))
+                costs[name].append(cost(Hub, program, rate, options.events))
                 waits[name].append(latency(program, rate, options.events))
+            if options.limit:
+                costs["limit"].append(cost(Limit, options.limit, rate, options.events))
         totals = {}
         for name in hubs:
             threads = {thread: statistics.median(one.get(thread, 0) for one in costs[name]) for thread in costs[name][0]}
@@ -161,6 +182,9 @@ def main():
             print(f"{rate:4.0f}/s {name:4}  {totals[name]:4.0f} us an event ({listed})   latency p50 {middle:.0f} us, p99 {late:.0f} us", flush=True)
         if options.base:
             print(f"{rate:4.0f}/s ratio {totals['hub'] / totals['base']:.2f}", flush=True)
+        if options.limit:
+            limit = statistics.median(sum(one.values()) for one in costs["limit"])
+            print(f"{rate:4.0f}/s limit {limit:4.0f} us an event, ratio {totals['hub'] / limit:.2f}", flush=True)
 
 
 if __name__ == "__main__":
