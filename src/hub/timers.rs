@@ -13,10 +13,11 @@ use crate::ingest::feed_status::{self, FeedId, FeedStatus, FeedStatuses};
 use crate::live::{Encoders, FeedState, FeedView, Refusal};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
-const SWEEP: Duration = Duration::from_secs(5);
-/// Streams that are forgotten at once, and the pause between two such steps: to free their frames
-/// takes time, and other tasks of the runtime wait meanwhile.
-const FORGOTTEN_AT_ONCE: usize = 4;
+const SWEEP: Duration = Duration::from_secs(1);
+/// Streams that are forgotten at once, and the pause between two such steps. Freeing their frames
+/// takes some 10 us each, and other tasks of the runtime wait meanwhile. With both, 10,000 streams
+/// are forgotten within 5 s.
+const FORGOTTEN_AT_ONCE: usize = 8;
 const SWEEP_PAUSE: Duration = Duration::from_millis(2);
 /// How often rings are looked at: what may be encoded in between is well below a quarter of the
 /// smallest useful budget.
@@ -43,14 +44,10 @@ pub fn start(
 
 /// Forgets the streams that nobody reads any more.
 async fn sweep(streams: Arc<Streams>, stop: CancellationToken) {
-    while stop.run_until_cancelled(tokio::time::sleep(SWEEP)).await.is_some() {
-        let now = Instant::now();
-        for some in streams.idle(now).chunks(FORGOTTEN_AT_ONCE) {
-            streams.forget_idle(some, now);
-            if stop.run_until_cancelled(tokio::time::sleep(SWEEP_PAUSE)).await.is_none() {
-                return;
-            }
-        }
+    let mut pause = SWEEP;
+    while stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_some() {
+        let others = streams.forget_idle(FORGOTTEN_AT_ONCE, Instant::now());
+        pause = if others { SWEEP_PAUSE } else { SWEEP };
     }
 }
 

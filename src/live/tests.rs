@@ -722,7 +722,7 @@ fn a_stream_that_was_swept_is_forgotten() {
     let stream = open_book(&live, &streams, 2, Speed::Raw);
     streams.release(&stream);
     let later = tokio::time::Instant::now() + std::time::Duration::from_secs(60);
-    streams.forget_idle(&streams.idle(later), later);
+    streams.forget_idle(usize::MAX, later);
     live.apply(&[change(51, &[(Side::Buy, 9, 1_000)])]);
     assert_eq!(stream.next_index(), 0);
     assert_eq!(Arc::strong_count(&stream), 1);

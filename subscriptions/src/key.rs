@@ -2,7 +2,7 @@
 
 /// Operations with equal keys share one response stream. Built from the text itself rather than
 /// from a hash, so that no two different operations can ever meet.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct OperationKey {
     /// The document with any literal `after` argument taken out.
     pub document: String,

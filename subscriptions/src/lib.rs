@@ -14,6 +14,7 @@ mod fanout;
 mod framing;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod idle_streams;
 mod key;
 pub mod limits;
 mod memory;

@@ -206,7 +206,7 @@ impl<S: Socket, E: Executor> Shard<S, E> {
     }
 
     /// Releases a stream that an execution opened and nobody will read.
-    pub fn release(&self, stream: &ResponseStream) {
+    pub fn release(&self, stream: &Arc<ResponseStream>) {
         stream.release();
     }
 

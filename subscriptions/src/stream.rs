@@ -8,6 +8,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::idle_streams::IdleStreams;
+use crate::key::OperationKey;
 use crate::memory::{Memory, STREAM_BYTES};
 use crate::meters::Meters;
 use crate::pace::Pace;
@@ -40,6 +42,7 @@ pub trait Source: Send + Sync {
 /// See the module's text. Always in an `Arc`: connections, the table and the source share it.
 pub struct ResponseStream {
     id: u64,
+    key: Arc<OperationKey>,
     source: Box<dyn Source>,
     ring: Mutex<Ring>,
     listeners: Mutex<Vec<Arc<Listener>>>,
@@ -48,8 +51,15 @@ pub struct ResponseStream {
     cached: AtomicUsize,
     /// The pace of the stream if it is slower than its clients asked for.
     slowed_to: AtomicU8,
-    memory: Arc<Memory>,
-    meters: Arc<Meters>,
+    context: StreamContext,
+}
+
+/// What all streams of a table share.
+#[derive(Clone)]
+pub(crate) struct StreamContext {
+    pub memory: Arc<Memory>,
+    pub idle: Arc<IdleStreams>,
+    pub meters: Arc<Meters>,
 }
 
 struct Readers {
@@ -60,21 +70,24 @@ struct Readers {
     shared: AtomicBool,
     /// When the last one left, or when the stream was opened.
     idle_since: Mutex<Instant>,
+    /// It is in the list of idle streams. It may have readers again since.
+    in_idle_list: AtomicBool,
 }
 
 impl ResponseStream {
     /// A stream with its first reader, an operation of `owner`.
     pub(crate) fn new(
         id: u64,
+        key: Arc<OperationKey>,
         source: Box<dyn Source>,
         ring_bytes: usize,
         owner: u64,
-        memory: Arc<Memory>,
-        meters: Arc<Meters>,
+        context: StreamContext,
     ) -> Self {
-        memory.change(0, STREAM_BYTES);
+        context.memory.change(0, STREAM_BYTES);
         Self {
             id,
+            key,
             source,
             ring: Mutex::new(Ring::new(ring_bytes)),
             listeners: Mutex::default(),
@@ -83,11 +96,11 @@ impl ResponseStream {
                 owner,
                 shared: AtomicBool::new(false),
                 idle_since: Mutex::new(Instant::now()),
+                in_idle_list: AtomicBool::new(false),
             },
             cached: AtomicUsize::new(0),
             slowed_to: AtomicU8::new(0),
-            memory,
-            meters,
+            context,
         }
     }
 
@@ -96,20 +109,25 @@ impl ResponseStream {
         self.id
     }
 
+    /// The key of the operations that read it.
+    pub(crate) fn key(&self) -> &Arc<OperationKey> {
+        &self.key
+    }
+
     /// Appends a frame and wakes the shards. Never waits; costs the same for any number of readers.
     pub fn push(&self, frame: Frame) {
         {
             let mut ring = self.ring.lock();
             let before = ring.bytes();
             ring.push(frame);
-            if self.memory.used() > self.memory.budget() && self.readers() < 2 {
+            if self.context.memory.used() > self.context.memory.budget() && self.readers() < 2 {
                 // Without waiting for the next `Streams::resize_rings`.
                 let half = ring.bytes() / 2;
                 ring.limit(half);
             }
-            self.memory.change(before, ring.bytes());
+            self.context.memory.change(before, ring.bytes());
         }
-        self.meters.frames_published.add(1);
+        self.context.meters.frames_published.add(1);
         for listener in self.listeners.lock().iter() {
             listener.ring();
         }
@@ -129,12 +147,12 @@ impl ResponseStream {
 
     /// Counts what the source keeps for later readers, in bytes.
     pub fn set_cached(&self, bytes: usize) {
-        self.memory.change(self.cached.swap(bytes, Ordering::Relaxed), bytes);
+        self.context.memory.change(self.cached.swap(bytes, Ordering::Relaxed), bytes);
     }
 
     /// Whether there is memory for a frame that later readers may want.
     pub fn may_cache(&self) -> bool {
-        self.memory.excess() == 0
+        self.context.memory.excess() == 0
     }
 
     /// Drops what was pushed, as it is no longer valid: every reader asks [`Source::catch_up`]
@@ -144,7 +162,7 @@ impl ResponseStream {
             let mut ring = self.ring.lock();
             let before = ring.bytes();
             ring.invalidate();
-            self.memory.change(before, ring.bytes());
+            self.context.memory.change(before, ring.bytes());
         }
         for listener in self.listeners.lock().iter() {
             listener.ring();
@@ -216,10 +234,25 @@ impl ResponseStream {
     }
 
     /// Counts one reader less.
-    pub(crate) fn release(&self) {
+    pub(crate) fn release(self: &Arc<Self>) {
+        let now = Instant::now();
         // The time first: a thread that sees no readers must see since when.
-        *self.readers.idle_since.lock() = Instant::now();
-        self.readers.count.fetch_sub(1, Ordering::AcqRel);
+        *self.readers.idle_since.lock() = now;
+        if self.readers.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.enter_idle_list(now);
+        }
+    }
+
+    /// Puts it into the list of idle streams, unless it is there.
+    pub(crate) fn enter_idle_list(self: &Arc<Self>, since: Instant) {
+        if !self.readers.in_idle_list.swap(true, Ordering::AcqRel) {
+            self.context.idle.add(self, since);
+        }
+    }
+
+    /// It was taken from the list of idle streams.
+    pub(crate) fn leave_idle_list(&self) {
+        self.readers.in_idle_list.store(false, Ordering::Release);
     }
 
     /// How long it has had no reader; `None` if it has one.
@@ -233,7 +266,7 @@ impl ResponseStream {
         let mut ring = self.ring.lock();
         let before = ring.bytes();
         ring.limit(most_bytes);
-        self.memory.change(before, ring.bytes());
+        self.context.memory.change(before, ring.bytes());
     }
 
     pub(crate) fn ring_bytes(&self) -> usize {
@@ -244,6 +277,6 @@ impl ResponseStream {
 impl Drop for ResponseStream {
     fn drop(&mut self) {
         let held = self.ring.get_mut().bytes() + *self.cached.get_mut() + STREAM_BYTES;
-        self.memory.change(held, 0);
+        self.context.memory.change(held, 0);
     }
 }

@@ -180,7 +180,7 @@ mod tests {
 
     use super::*;
     use crate::memory::Memory;
-    use crate::stream::Source;
+    use crate::stream::{Source, StreamContext};
 
     /// A source with prepared answers. It notes what it is asked.
     #[derive(Clone, Default)]
@@ -227,7 +227,10 @@ mod tests {
             script.answers.lock().extend(answers);
             let memory = Arc::new(Memory::new(1 << 20));
             let source = Box::new(script.clone());
-            let stream = ResponseStream::new(1, source, 1 << 10, 1, memory, meters.clone());
+            let idle = Arc::default();
+            let context = StreamContext { memory, idle, meters: meters.clone() };
+            let key = Arc::default();
+            let stream = ResponseStream::new(1, key, source, 1 << 10, 1, context);
             let cursor = StreamCursor::new(after.map(str::to_owned));
             let progress = Progress::default();
             Self { stream, script, meters, cursor, progress, frames: Vec::new() }

@@ -1,7 +1,6 @@
 //! The table of open response streams, by operation key: opens them, shares them, and forgets those
 //! that nobody reads.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,10 +10,11 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use tokio::time::Instant;
 
+use crate::idle_streams::Linger;
 use crate::key::OperationKey;
 use crate::memory::{Memory, STREAM_BYTES};
 use crate::meters::Meters;
-use crate::stream::{ResponseStream, Source};
+use crate::stream::{ResponseStream, Source, StreamContext};
 
 /// Bounds of the table and of the memory of its streams.
 #[derive(Clone, Copy, Debug)]
@@ -61,24 +61,24 @@ pub enum OpenError {
 
 /// How long a stream without readers is kept that no second owner ever read: its one client resumes
 /// from the source's own history, and no other client needs the ring.
-const LINGER_ALONE: Duration = Duration::from_secs(5);
+const LINGER_ALONE: Duration = Duration::from_secs(2);
 /// What the ring of such a stream holds at most. All streams of one address with full rings would
 /// be 4 GiB.
 const RING_BYTES_ALONE: usize = 128 << 10;
 /// A ring that is shrunk keeps as much, so that a reader which lags a little is still served.
 const LEAST_RING_BYTES: usize = 8 << 10;
-/// Streams without readers that are closed at once when there are too many streams.
-const EVICTED_AT_ONCE: usize = 1_000;
+/// Streams without readers that are closed at once when there are too many streams. Whoever opens
+/// one closes them, so they are few.
+const EVICTED_AT_ONCE: usize = 8;
 
 /// The open response streams by operation key.
 pub struct Streams {
-    table: DashMap<OperationKey, Arc<ResponseStream>>,
+    table: DashMap<Arc<OperationKey>, Arc<ResponseStream>>,
     next_id: AtomicU64,
     limits: StreamLimits,
-    memory: Arc<Memory>,
     /// Some rings are limited to less than their usual size.
     some_shrunk: AtomicBool,
-    meters: Arc<Meters>,
+    context: StreamContext,
 }
 
 impl Streams {
@@ -88,9 +88,8 @@ impl Streams {
             table: DashMap::new(),
             next_id: AtomicU64::new(1),
             limits,
-            memory,
             some_shrunk: AtomicBool::new(false),
-            meters,
+            context: StreamContext { memory, idle: Arc::default(), meters },
         }
     }
 
@@ -104,10 +103,11 @@ impl Streams {
         build: impl FnOnce() -> Result<Box<dyn Source>, Bytes>,
     ) -> Result<Arc<ResponseStream>, OpenError> {
         if self.table.len() >= self.limits.most_streams {
-            self.evict(EVICTED_AT_ONCE);
+            self.evict();
         }
         let count = self.table.len();
-        let entry = match self.table.entry(key) {
+        let key = Arc::new(key);
+        let entry = match self.table.entry(key.clone()) {
             Entry::Occupied(entry) => {
                 if entry.get().add_reader(owner) {
                     entry.get().limit_ring(self.limits.ring_of(true));
@@ -119,88 +119,81 @@ impl Streams {
         if count >= self.limits.most_streams {
             return Err(OpenError::TooMany { limit: self.limits.most_streams });
         }
-        let (limit, used) = (self.memory.budget(), self.memory.used());
+        let (limit, used) = (self.context.memory.budget(), self.context.memory.used());
         if used + STREAM_BYTES > limit {
             return Err(OpenError::NoMemory { limit, used });
         }
         let source = build().map_err(OpenError::Refused)?;
         let stream = Arc::new(ResponseStream::new(
             self.next_id.fetch_add(1, Ordering::Relaxed),
+            key,
             source,
             self.limits.ring_of(false),
             owner,
-            self.memory.clone(),
-            self.meters.clone(),
+            self.context.clone(),
         ));
         stream.source().attach(&stream);
-        self.meters.streams_open.add(1);
+        self.context.meters.streams_open.add(1);
         entry.insert(stream.clone());
         Ok(stream)
     }
 
     /// Ends the reader that [`Streams::open`] counted.
-    pub fn release(&self, stream: &ResponseStream) {
+    pub fn release(&self, stream: &Arc<ResponseStream>) {
         stream.release();
     }
 
-    /// The keys of streams that had no reader for longer than the linger time.
-    pub fn idle(&self, now: Instant) -> Vec<OperationKey> {
-        let idle = self.table.iter().filter(|entry| self.is_idle(entry.value(), now));
-        idle.map(|entry| entry.key().clone()).collect()
+    /// Forgets streams that had no reader for their linger time, among the `most` that are idle for
+    /// longest. Says whether others are due. Each takes some 10 us and frees up to `ring_bytes`, so
+    /// the caller forgets a crowd of them in several steps.
+    pub fn forget_idle(&self, most: usize, now: Instant) -> bool {
+        let linger = self.linger();
+        let (due, others) = self.context.idle.take_due(linger, most, now);
+        due.iter().for_each(|stream| self.forget(stream, linger, now));
+        others
     }
 
-    /// Forgets those of these streams that still have no reader. Each takes some 10 us and frees up
-    /// to `ring_bytes`, so the caller forgets a crowd of them in several steps.
-    pub fn forget_idle(&self, keys: &[OperationKey], now: Instant) {
-        for key in keys {
-            // A reader joins under the lock that is held here.
-            let removed = self.table.remove_if(key, |_, stream| self.is_idle(stream, now));
-            if let Some((_, stream)) = removed {
-                self.close(&stream);
-            }
+    fn linger(&self) -> Linger {
+        let shared = self.limits.linger;
+        Linger { shared, alone: shared.min(LINGER_ALONE) }
+    }
+
+    /// Forgets a stream that was taken from the list of idle streams, if it had no reader for its
+    /// linger time. If it had one since, it enters the list again.
+    fn forget(&self, stream: &Arc<ResponseStream>, linger: Linger, now: Instant) {
+        let lingered = |stream: &ResponseStream| {
+            stream.idle_for(now).is_some_and(|idle| idle >= linger.of(stream.is_shared()))
+        };
+        // A reader joins under the lock that is held here.
+        let removed = self
+            .table
+            .remove_if(stream.key(), |_, found| Arc::ptr_eq(found, stream) && lingered(found));
+        if removed.is_some() {
+            self.close(stream);
+        } else if let Some(idle) = stream.idle_for(now) {
+            stream.enter_idle_list(now - idle);
         }
     }
 
-    fn is_idle(&self, stream: &ResponseStream, now: Instant) -> bool {
-        let linger = match stream.is_shared() {
-            true => self.limits.linger,
-            false => self.limits.linger.min(LINGER_ALONE),
-        };
-        stream.idle_for(now).is_some_and(|idle| idle >= linger)
-    }
-
     fn close(&self, stream: &ResponseStream) {
-        self.meters.streams_open.subtract(1);
+        self.context.meters.streams_open.subtract(1);
         stream.source().detach(stream);
     }
 
-    /// Makes room for a new stream: closes the streams that had no reader for longest.
-    fn evict(&self, most: usize) {
+    /// Makes room for new streams: closes some that had no reader for longest.
+    fn evict(&self) {
+        let at_once = Linger { shared: Duration::ZERO, alone: Duration::ZERO };
         let now = Instant::now();
-        let mut idle: Vec<_> = self
-            .table
-            .iter()
-            .filter_map(|entry| entry.idle_for(now).map(|idle| (idle, entry.id())))
-            .collect();
-        idle.sort_unstable_by(|one, other| other.cmp(one));
-        let evicted: HashSet<_> = idle.into_iter().take(most).map(|(_, id)| id).collect();
-        let mut closed = Vec::new();
-        self.table.retain(|_, stream| {
-            let closes = evicted.contains(&stream.id()) && stream.readers() == 0;
-            if closes {
-                closed.push(stream.clone());
-            }
-            !closes
-        });
-        closed.iter().for_each(|stream| self.close(stream));
+        let oldest = self.context.idle.take_oldest(EVICTED_AT_ONCE);
+        oldest.iter().for_each(|stream| self.forget(stream, at_once, now));
     }
 
     /// If too much memory is in use, shrinks rings: first of streams without readers, the longest
     /// idle ones first, then of those with the fewest readers. With enough free memory, rings may
     /// grow again.
     pub fn resize_rings(&self, now: Instant) {
-        let mut excess = self.memory.excess();
-        let grows = self.memory.is_plenty() && self.some_shrunk.load(Ordering::Relaxed);
+        let mut excess = self.context.memory.excess();
+        let grows = self.context.memory.is_plenty() && self.some_shrunk.load(Ordering::Relaxed);
         if excess == 0 && !grows {
             return;
         }
@@ -223,14 +216,14 @@ impl Streams {
             let before = stream.ring_bytes();
             let kept = if stream.readers() == 0 { 0 } else { LEAST_RING_BYTES };
             stream.limit_ring(kept);
-            self.meters.rings_shrunk.add(u64::from(before > kept));
+            self.context.meters.rings_shrunk.add(u64::from(before > kept));
             excess = excess.saturating_sub(before.saturating_sub(kept));
         }
     }
 
     /// The memory of all streams.
     pub fn memory(&self) -> &Memory {
-        &self.memory
+        &self.context.memory
     }
 
     /// Streams open now.
@@ -321,7 +314,7 @@ mod tests {
         }
         drop(all);
         let later = Instant::now() + Duration::from_secs(3_600);
-        streams.forget_idle(&streams.idle(later), later);
+        streams.forget_idle(usize::MAX, later);
         assert_eq!(streams.len(), 5);
         assert!(streams.memory().is_plenty());
         streams.resize_rings(Instant::now());
@@ -367,15 +360,37 @@ mod tests {
             streams.release(stream);
         }
         let now = Instant::now();
-        assert_eq!(streams.idle(now).len(), 0);
-        let idle = streams.idle(now + LINGER_ALONE);
-        streams.forget_idle(&idle, now);
-        assert_eq!((streams.len(), idle.len()), (2, 1), "not before its time");
-        streams.forget_idle(&idle, now + LINGER_ALONE);
+        assert!(!streams.forget_idle(usize::MAX, now));
+        assert_eq!(streams.len(), 2, "not before its time");
+        assert!(!streams.forget_idle(usize::MAX, now + LINGER_ALONE));
         assert_eq!(streams.len(), 1);
         let later = now + StreamLimits::default().linger;
-        streams.forget_idle(&streams.idle(later), later);
-        assert_eq!((streams.len(), streams.meters.streams_open.get()), (0, 0));
+        streams.forget_idle(usize::MAX, later);
+        assert_eq!((streams.len(), streams.context.meters.streams_open.get()), (0, 0));
+    }
+
+    #[test]
+    fn idle_streams_are_listed_once_and_forgotten_in_portions() {
+        let streams = streams(StreamLimits::default());
+        let all: Vec<_> = (0..10).map(|number| open(&streams, number, 1)).collect();
+        for _ in 0..100 {
+            all.iter().for_each(|stream| streams.release(stream));
+            (0..10).for_each(|number| drop(open(&streams, number, 1)));
+        }
+        assert_eq!(streams.context.idle.len(), 10, "each once, however often it was left");
+        let later = Instant::now() + LINGER_ALONE;
+        assert!(!streams.forget_idle(usize::MAX, later));
+        assert_eq!((streams.len(), streams.context.idle.len()), (10, 0), "all have readers");
+        all.iter().for_each(|stream| streams.release(stream));
+        let later = Instant::now() + LINGER_ALONE;
+        assert!(streams.forget_idle(4, later));
+        assert_eq!(streams.len(), 6);
+        drop(open(&streams, 9, 1));
+        assert!(!streams.forget_idle(usize::MAX, later));
+        assert_eq!(streams.len(), 1, "the one that has a reader again");
+        streams.release(&all[9]);
+        streams.forget_idle(usize::MAX, Instant::now() + LINGER_ALONE);
+        assert_eq!((streams.len(), streams.context.idle.len()), (0, 0));
     }
 
     #[test]
