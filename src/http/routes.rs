@@ -17,7 +17,9 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use spreadly_subscriptions::{Execution, Executor, OperationKind, Shard, SingleResult};
+use spreadly_subscriptions::{
+    Credentials, Execution, Executor, Grant, OperationKind, Shard, SingleResult,
+};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -29,7 +31,7 @@ use super::response::{
     RATE_LIMITED_DELAY, Reply, bad_request, error_body, event_stream, limit_exceeded, no_content,
     not_allowed, rate_limited, refusal, reply, too_many,
 };
-use super::sse::{self, Back, Pace};
+use super::sse::{self, Back, Pace, Terms};
 use super::stall_limit::StallLimited;
 use super::upgrade::wants_websocket;
 use super::waiting_connections::WaitingPlace;
@@ -307,9 +309,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             let body = error_body("BAD_REQUEST", &fault.to_string());
             Box::new(self.response(media, fault.outcome(), body))
         })?;
-        let principal = self.executor.init(None, &account).map_err(|refused| {
-            Box::new(refusal(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", &refused.reason))
-        })?;
+        let Grant { principal, expires_at } = self.authenticate(&headers, &account).await?;
         let (mut place, mut resumed) = (None, false);
         match self.executor.kind(&request, &principal) {
             // A GET is what a link or an image of any page can cause.
@@ -354,7 +354,8 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
                 let reader = self.shard.read(stream, after, permit);
                 let (cut, delivery) = (caller.cut.clone(), caller.delivery.clone());
                 let pace = self.config.pace;
-                let events = sse::start(reader, pace, cut, place, delivery, resumed);
+                let terms = Terms { pace, expires_at, resumed };
+                let events = sse::start(reader, terms, cut, place, delivery);
                 event_stream(Either::Right(events))
             }
             (Execution::Stream { stream, .. }, None) => {
@@ -363,6 +364,30 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
                 bad_request("a subscription is a text/event-stream")
             }
         })
+    }
+
+    /// What the credentials of a request prove, or the answer that they are refused.
+    async fn authenticate(
+        &self,
+        headers: &HeaderMap,
+        account: &Arc<ClientAccount>,
+    ) -> Result<Grant<E::Principal>, Box<Reply>> {
+        let refused =
+            |reason: &str| Box::new(refusal(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", reason));
+        let header = match headers.get(header::AUTHORIZATION).map(HeaderValue::to_str) {
+            Some(Ok(value)) => Some(value.to_owned()),
+            Some(Err(_)) => return Err(refused("the header Authorization is not plain text")),
+            None => None,
+        };
+        let checked = self.executor.authenticate(Credentials::Header(header), account);
+        match tokio::time::timeout(self.config.body_timeout, checked).await {
+            Ok(checked) => checked.map_err(|error| refused(&error.reason)),
+            Err(_) => Err(Box::new(refusal(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "UNAVAILABLE",
+                "the credentials could not be checked in time: try again",
+            ))),
+        }
     }
 
     /// The result of a query or mutation.

@@ -15,6 +15,7 @@ use hyper::header::HeaderMap;
 use spreadly_subscriptions::{Executor, Frame, SseReader, StreamEnd};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 use super::delivery::Delivery;
 use super::negotiation::Code;
@@ -67,6 +68,16 @@ pub struct Pace {
     pub comment_interval: Duration,
     /// Without a byte taken for this long the connection is cut.
     pub stall: Duration,
+}
+
+/// On which terms a client reads a stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    pub pace: Pace,
+    /// When its credentials are no longer valid.
+    pub expires_at: Option<Instant>,
+    /// It comes back with the id of an event.
+    pub resumed: bool,
 }
 
 /// What a client that opens its URL again after the last event brings as its id.
@@ -125,17 +136,27 @@ pub fn last_event_id(headers: &HeaderMap) -> Option<String> {
 /// Begins a stream, in a task that ends with it. `cut` is rung if the client takes nothing.
 pub fn start<E: Executor>(
     reader: SseReader<TcpStream, E>,
-    pace: Pace,
+    terms: Terms,
     cut: Arc<Notify>,
     place: Place,
     delivery: Arc<Delivery>,
-    resumed: bool,
 ) -> Events {
     let (sender, receiver) = mpsc::channel(1);
     tokio::task::spawn_local(async move {
+        let Terms { pace, expires_at, resumed } = terms;
         let sender = Sender { sender, pace, cut, resumed: Cell::new(resumed) };
         // None: the client is gone, or was cut.
-        let _done = sender.follow(reader).await;
+        let followed = sender.follow(reader);
+        let _done = match expires_at {
+            None => followed.await,
+            Some(when) => match tokio::time::timeout_at(when, followed).await {
+                Ok(done) => done,
+                Err(_) => {
+                    let comment = ": the sign-in has expired: sign in again and resume\n\n";
+                    sender.send(Bytes::from_static(comment.as_bytes())).await
+                }
+            },
+        };
         drop(place);
     });
     Events { receiver, delivery }

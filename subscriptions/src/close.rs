@@ -78,6 +78,7 @@ pub(crate) const INVALID_TEXT: &str = "text is not UTF-8";
 pub(crate) const UNFINISHED_MESSAGE: &str = "A message did not end within 10 s";
 pub(crate) const UNAUTHORIZED: &str = "Unauthorized";
 pub(crate) const INIT_TIMEOUT: &str = "Connection initialisation timeout";
+pub(crate) const EXPIRED: &str = "The sign-in has expired: sign in again";
 pub(crate) const TOO_MANY_INITS: &str = "Too many initialisation requests";
 pub(crate) const RESTARTING: &str = "The hub restarts: come back";
 pub(crate) const FRAMES_GONE: &str =

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use crate::request::{OperationKind, Request};
 use crate::rounds::Priority;
@@ -44,7 +45,24 @@ pub trait StreamPermit: Send {
     fn throttle(&self) -> Option<Duration>;
 }
 
-/// Why `connection_init` was not accepted; the socket is closed with 4403 and this reason.
+/// What a client sends to prove who it is.
+#[derive(Clone, Debug)]
+pub enum Credentials {
+    /// The payload of `connection_init`.
+    Init(Option<Map<String, Value>>),
+    /// The value of the header `Authorization` of an HTTP request, if it has one.
+    Header(Option<String>),
+}
+
+/// What a client proved.
+#[derive(Clone, Debug)]
+pub struct Grant<P> {
+    pub principal: P,
+    /// When it is no longer valid: then the socket is closed with 4403, and an event stream ends.
+    pub expires_at: Option<Instant>,
+}
+
+/// Why credentials were not accepted; the socket is closed with 4403 and this reason.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct InitRefused {
@@ -74,13 +92,13 @@ pub trait Executor: Send + Sync + 'static {
     /// `Low` for a client that caused much work lately: its connections wait for those of others.
     fn priority(&self, client: &Self::Client) -> Priority;
 
-    /// Checks the payload of `connection_init` (or an HTTP request's credentials). Called once for
-    /// each socket.
-    fn init(
+    /// Checks a client's credentials. Called once for each socket, and for each HTTP request. A
+    /// socket reads nothing more until the answer is there; `init_timeout` limits that time.
+    fn authenticate(
         &self,
-        payload: Option<&Map<String, Value>>,
+        credentials: Credentials,
         client: &Self::Client,
-    ) -> Result<Self::Principal, InitRefused>;
+    ) -> BoxFuture<'static, Result<Grant<Self::Principal>, InitRefused>>;
 
     /// The kind of a request, for transports that don't support every kind. Runs nothing. `None`
     /// if the request is invalid: [`Executor::execute`] then says why.

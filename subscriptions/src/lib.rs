@@ -44,7 +44,9 @@ pub use batch::Rank;
 pub use close::CloseCode;
 pub use connection::Guard;
 pub use dialect::Dialect;
-pub use executor::{Budget, Execution, Executor, InitRefused, SingleResult, StreamPermit};
+pub use executor::{
+    Budget, Credentials, Execution, Executor, Grant, InitRefused, SingleResult, StreamPermit,
+};
 pub use key::OperationKey;
 pub use limits::Limits;
 pub use memory::Memory;

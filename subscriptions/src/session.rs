@@ -102,8 +102,9 @@ impl Session {
         self.dialect
     }
 
-    pub(crate) fn awaits_init(&self) -> bool {
-        self.phase == Phase::AwaitingInit
+    /// The client has not proved yet who it is.
+    pub(crate) fn awaits_ack(&self) -> bool {
+        self.phase != Phase::Acknowledged
     }
 
     /// Operations alive.

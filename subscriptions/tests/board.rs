@@ -7,12 +7,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use spreadly_subscriptions::{
-    Budget, Execution, Executor, Frame, InitRefused, Meters, OperationKey, OperationKind, Priority,
-    Request, ResponseStream, Resume, SingleResult, Source, StreamLimits, Streams,
+    Budget, Credentials, Execution, Executor, Frame, Grant, InitRefused, Meters, OperationKey,
+    OperationKind, Priority, Request, ResponseStream, Resume, SingleResult, Source, StreamLimits,
+    Streams,
 };
+use tokio::time::Instant;
 
 /// How many changes the board remembers; a reader that needs older ones gets a snapshot.
 const JOURNAL: usize = 400;
@@ -272,11 +276,29 @@ impl Executor for BoardExecutor {
         Priority::High
     }
 
-    fn init(&self, payload: Option<&Map<String, Value>>, (): &()) -> Result<(), InitRefused> {
-        match payload.and_then(|payload| payload.get("refuse")) {
-            Some(_) => Err(InitRefused { reason: "Forbidden".to_owned() }),
-            None => Ok(()),
+    fn authenticate(
+        &self,
+        credentials: Credentials,
+        (): &(),
+    ) -> BoxFuture<'static, Result<Grant<()>, InitRefused>> {
+        let Credentials::Init(payload) = credentials else { panic!("{credentials:?}") };
+        let payload = payload.unwrap_or_default();
+        let millis = |name| payload.get(name).and_then(Value::as_u64).map(Duration::from_millis);
+        let (delay, lifetime) = (millis("delayMs"), millis("lifetimeMs"));
+        let refused = payload.contains_key("refuse");
+        async move {
+            if let Some(delay) = delay {
+                tokio::time::sleep(delay).await;
+            }
+            if refused {
+                return Err(InitRefused { reason: "Forbidden".to_owned() });
+            }
+            Ok(Grant {
+                principal: (),
+                expires_at: lifetime.map(|lifetime| Instant::now() + lifetime),
+            })
         }
+        .boxed()
     }
 
     fn kind(&self, request: &Request, (): &()) -> Option<OperationKind> {

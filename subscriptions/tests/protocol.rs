@@ -332,3 +332,63 @@ fn draining_closes_everyone_with_1012_spread_over_time() {
         hub.is_clean().await;
     });
 }
+
+fn init(payload: serde_json::Value) -> serde_json::Value {
+    json!({"type": "connection_init", "payload": payload})
+}
+
+#[test]
+fn credentials_that_take_time_to_check_hold_back_what_was_sent_with_them() {
+    for sent_at_once in [true, false] {
+        paused(async {
+            let hub = hub();
+            let mut client = hub.connect(1 << 16);
+            let messages = [init(json!({"delayMs": 500})), subscribe("a", "fields", json!({}))];
+            if sent_at_once {
+                client.send(&messages.each_ref().map(text).concat()).await;
+            } else {
+                for message in &messages {
+                    client.say(message).await;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+            let begin = tokio::time::Instant::now();
+            assert_eq!(client.hear().await, Heard::Message(json!({"type": "connection_ack"})));
+            assert!(begin.elapsed() >= Duration::from_millis(300));
+            assert_eq!(data(&mut client, "a").await["reason"], "INITIAL");
+        });
+    }
+}
+
+#[test]
+fn credentials_that_are_not_checked_in_time_or_refused_late_close_the_socket() {
+    paused(async {
+        let hub = hub();
+        for (payload, code) in
+            [(json!({"delayMs": 60_000}), 4408), (json!({"delayMs": 500, "refuse": 1}), 4403)]
+        {
+            let mut client = hub.connect(1 << 16);
+            client.say(&init(payload)).await;
+            let heard = client.hear().await;
+            assert!(matches!(heard, Heard::Close(found, _) if found == code), "{heard:?}");
+        }
+    });
+}
+
+#[test]
+fn a_socket_is_closed_when_its_credentials_expire() {
+    paused(async {
+        let hub = hub();
+        let mut client = hub.connect(1 << 16);
+        client.say(&init(json!({"lifetimeMs": 3_000}))).await;
+        assert_eq!(client.hear().await, Heard::Message(json!({"type": "connection_ack"})));
+        client.say(&subscribe("a", "fields", json!({}))).await;
+        assert_eq!(data(&mut client, "a").await["reason"], "INITIAL");
+        let begin = tokio::time::Instant::now();
+        let heard = client.hear().await;
+        assert!(matches!(&heard, Heard::Close(4403, reason) if reason.contains("sign in again")));
+        assert!(begin.elapsed() <= Duration::from_millis(3_500));
+        drop(client);
+        hub.is_clean().await;
+    });
+}

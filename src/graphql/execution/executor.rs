@@ -8,11 +8,11 @@ use std::sync::Arc;
 use async_graphql::{Response, Schema};
 use async_graphql_parser::types::{ExecutableDocument, Field, OperationType};
 use bytes::Bytes;
-use futures_util::future::{FutureExt, ready};
+use futures_util::future::{BoxFuture, FutureExt, ready};
 use serde_json::{Map, Value};
 use spreadly_subscriptions::{
-    Budget, Execution, Executor, InitRefused, OpenError, OperationKey, OperationKind, Priority,
-    Request, SingleResult, Source, Streams,
+    Budget, Credentials, Execution, Executor, Grant, InitRefused, OpenError, OperationKey,
+    OperationKind, Priority, Request, SingleResult, Source, Streams,
 };
 
 use super::cost::{self, Weight};
@@ -275,12 +275,13 @@ impl Executor for GraphqlExecutor {
         client.priority()
     }
 
-    fn init(
+    fn authenticate(
         &self,
-        _payload: Option<&Map<String, Value>>,
+        _credentials: Credentials,
         client: &Arc<ClientAccount>,
-    ) -> Result<Caller, InitRefused> {
-        Ok(Caller::new(self.everyone.clone(), client.clone()))
+    ) -> BoxFuture<'static, Result<Grant<Caller>, InitRefused>> {
+        let principal = Caller::new(self.everyone.clone(), client.clone());
+        ready(Ok(Grant { principal, expires_at: None })).boxed()
     }
 
     fn kind(&self, request: &Request, caller: &Caller) -> Option<OperationKind> {

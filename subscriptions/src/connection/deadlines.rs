@@ -40,8 +40,10 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             self.close(CloseCode::TryAgainLater, &reason, context);
         } else if self.drain_at.is_some_and(|when| now >= when) {
             self.close(CloseCode::Restarting, close::RESTARTING, context);
-        } else if self.session.awaits_init() && passed(self.opened, limits.init_timeout) {
+        } else if self.session.awaits_ack() && passed(self.opened, limits.init_timeout) {
             self.close(CloseCode::InitTimeout, close::INIT_TIMEOUT, context);
+        } else if self.expires_at.is_some_and(|when| now >= when) {
+            self.close(CloseCode::Forbidden, close::EXPIRED, context);
         } else if self.stalled_since.is_some_and(|since| passed(since, limits.writer_stall)) {
             let reason = close::writer_stalled(limits.writer_stall);
             self.close(CloseCode::TryAgainLater, &reason, context);

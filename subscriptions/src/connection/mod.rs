@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 
+use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 
 use self::partial::Partial;
@@ -25,7 +26,7 @@ use crate::close::CloseCode;
 use crate::codec::Codec;
 use crate::context::ShardContext;
 use crate::dialect::Dialect;
-use crate::executor::Executor;
+use crate::executor::{Executor, Grant, InitRefused};
 use crate::framing;
 use crate::limits::{CLOSE_LINGER, REFUSALS_AT_ONCE};
 use crate::rounds::{Ticket, TurnTimer};
@@ -34,6 +35,8 @@ use crate::socket::Socket;
 
 /// A value of the caller that is dropped with the connection, such as a count of sockets.
 pub type Guard = Box<dyn std::any::Any>;
+
+type Authentication<E> = BoxFuture<'static, Result<Grant<<E as Executor>::Principal>, InitRefused>>;
 
 /// A connection as its task, its shard's fan-out and its pending queries share it.
 pub(crate) type SharedConnection<S, E> = Rc<RefCell<Connection<S, E>>>;
@@ -75,6 +78,10 @@ pub(crate) struct Connection<S, E: Executor> {
     codec: Codec,
     session: Session,
     principal: Option<E::Principal>,
+    /// The check of the client's credentials. Nothing is read meanwhile.
+    authenticating: Option<Authentication<E>>,
+    /// When the principal is no longer valid.
+    expires_at: Option<Instant>,
     opened: Instant,
     /// When something was last read.
     heard: Instant,
@@ -109,6 +116,8 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 codec: Codec::new(context.limits.message_bytes_before_ack),
                 session: Session::new(&context.limits, now),
                 principal: None,
+                authenticating: None,
+                expires_at: None,
                 replies: Vec::new(),
                 replies_sent: 0,
                 unhandled: None,
@@ -187,6 +196,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             return;
         }
         context.meters.closed(code);
+        self.authenticating = None;
         self.stop_all(context);
         framing::close_frame(code, reason, &mut self.replies);
         self.closing = Some(context.now() + CLOSE_LINGER);
@@ -198,6 +208,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             self.dead = true;
             return;
         }
+        self.authenticating = None;
         self.stop_all(context);
         self.closing = Some(context.now());
     }

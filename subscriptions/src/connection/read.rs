@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tokio::io::ReadBuf;
 
@@ -10,7 +10,7 @@ use super::Connection;
 use crate::close::{self, CloseCode};
 use crate::codec::Received;
 use crate::context::ShardContext;
-use crate::executor::{Budget, Executor};
+use crate::executor::{Budget, Credentials, Executor, Grant};
 use crate::framing;
 use crate::limits::{BYTES_OF_A_REFUSAL, READS_PER_TURN, REPLY_BACKLOG_BYTES};
 use crate::rounds::TurnTimer;
@@ -26,6 +26,10 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         let turn = TurnTimer::start();
         let mut buffer = context.read_buffer.borrow_mut();
         for _ in 0..READS_PER_TURN {
+            self.authenticate(cx, context);
+            if self.authenticating.is_some() {
+                return Ok(());
+            }
             if self.dead || self.replies.len() > REPLY_BACKLOG_BYTES || self.refusals_left <= 0 {
                 // The flush that makes room wakes this task, or the sweep.
                 return Ok(());
@@ -70,7 +74,8 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         let mut messages = 0;
         let has_new_bytes = !input.is_empty();
         loop {
-            if messages > 0 && (turn.is_over() || self.refusals_left <= 0) {
+            let pauses = turn.is_over() || self.refusals_left <= 0;
+            if (messages > 0 && pauses) || self.authenticating.is_some() {
                 self.unhandled = Some(input.to_vec());
                 break;
             }
@@ -125,19 +130,13 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 }
             }
             Decision::Authenticate(payload) => {
-                match context.executor.init(payload.as_ref(), &self.client) {
-                    Ok(principal) => {
-                        self.principal = Some(principal);
-                        self.codec.set_message_limit(context.limits.message_bytes);
-                        framing::text_frame(self.session.accept(), &mut self.replies);
-                        self.keep_alive();
-                    }
-                    Err(refused) => {
-                        if let Some(message) = self.session.dialect().rejection(&refused.reason) {
-                            framing::text_frame(&message, &mut self.replies);
-                        }
-                        self.close(CloseCode::Forbidden, &refused.reason, context);
-                    }
+                let credentials = Credentials::Init(payload);
+                let check = context.executor.authenticate(credentials, &self.client);
+                self.authenticating = Some(check);
+                // What is known at once is answered at once.
+                self.authenticate(&mut Context::from_waker(Waker::noop()), context);
+                if self.authenticating.is_some() {
+                    self.wake();
                 }
             }
             Decision::Execute { operation, request } => {
@@ -146,6 +145,28 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 };
                 let execution = context.executor.execute(request, principal);
                 self.start(operation, execution, context);
+            }
+        }
+    }
+
+    /// Goes on with the check of the client's credentials, if one is under way.
+    fn authenticate(&mut self, cx: &mut Context<'_>, context: &ShardContext<Self, E>) {
+        let Some(check) = &mut self.authenticating else { return };
+        let Poll::Ready(checked) = check.as_mut().poll(cx) else { return };
+        self.authenticating = None;
+        match checked {
+            Ok(Grant { principal, expires_at }) => {
+                self.principal = Some(principal);
+                self.expires_at = expires_at;
+                self.codec.set_message_limit(context.limits.message_bytes);
+                framing::text_frame(self.session.accept(), &mut self.replies);
+                self.keep_alive();
+            }
+            Err(refused) => {
+                if let Some(message) = self.session.dialect().rejection(&refused.reason) {
+                    framing::text_frame(&message, &mut self.replies);
+                }
+                self.close(CloseCode::Forbidden, &refused.reason, context);
             }
         }
     }
