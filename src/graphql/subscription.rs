@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use async_graphql::{Context, ID, Result, Subscription as GraphqlSubscription};
+use async_graphql_parser::types::Field;
 use futures_util::future::ready;
 use futures_util::stream::{BoxStream, Stream, StreamExt, poll_fn};
 use parking_lot::Mutex;
 
 use super::errors::{checked_depth, checked_topic, fault, limit_exceeded, state};
-use super::identity::own;
+use super::identity::{Audience, own};
 use super::limits::QueryLimits;
 use super::query::live;
 use super::types::book::{BookDelta, BookFrame, BookHeartbeat, BookSnapshot};
@@ -50,6 +51,39 @@ pub enum SourceSpec {
     /// Topics of the log, told event by event.
     Topics(Vec<TopicName>),
     FeedStatus,
+}
+
+/// Who shares the stream of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stated {
+    Everyone,
+    /// Everyone, unless this argument is given: then the account alone.
+    EveryoneWithout(&'static str),
+}
+
+/// What each field states. The resolver of a field that everyone shares must not ask who the client
+/// is: then the hub sends an error instead of the result.
+const AUDIENCES: [(&str, Stated); 8] = [
+    ("orderBook", Stated::Everyone),
+    ("bestBidOffer", Stated::Everyone),
+    ("trades", Stated::Everyone),
+    ("candles", Stated::Everyone),
+    ("tickers", Stated::Everyone),
+    ("events", Stated::Everyone),
+    ("orders", Stated::EveryoneWithout("account")),
+    ("feedStatus", Stated::Everyone),
+];
+
+/// The audience of a root field; private to the account if the field states none.
+pub fn audience(field: &Field) -> Audience {
+    let name = field.name.node.as_str();
+    match AUDIENCES.iter().find(|(known, _)| *known == name) {
+        Some((_, Stated::Everyone)) => Audience::Everyone,
+        Some((_, Stated::EveryoneWithout(argument))) if field.get_argument(argument).is_none() => {
+            Audience::Everyone
+        }
+        Some((_, Stated::EveryoneWithout(_))) | None => Audience::Account,
+    }
 }
 
 /// Between one response stream and the resolver that runs for it.
@@ -312,4 +346,37 @@ fn known_markets(ctx: &Context<'_>, markets: &[ID]) -> Result<Vec<MarketId>> {
     known.sort_unstable();
     known.dedup();
     Ok(known)
+}
+
+#[cfg(test)]
+mod tests {
+    use async_graphql_parser::parse_schema;
+    use async_graphql_parser::types::{TypeKind, TypeSystemDefinition};
+
+    use super::*;
+
+    #[test]
+    fn each_subscription_of_the_schema_states_its_audience() {
+        let schema = parse_schema(crate::graphql::sdl()).unwrap();
+        let mut fields = Vec::new();
+        for definition in schema.definitions {
+            let TypeSystemDefinition::Type(definition) = definition else { continue };
+            if definition.node.name.node == "Subscription"
+                && let TypeKind::Object(object) = definition.node.kind
+            {
+                fields.extend(object.fields.into_iter().map(|field| field.node));
+            }
+        }
+        for (name, stated) in AUDIENCES {
+            let field = fields.iter().find(|field| field.name.node == name);
+            let field = field.unwrap_or_else(|| panic!("{name} is no field of Subscription"));
+            if let Stated::EveryoneWithout(argument) = stated {
+                let known = field.arguments.iter().any(|known| known.node.name.node == argument);
+                assert!(known, "{argument} is no argument of {name}");
+            }
+        }
+        fields.retain(|field| !AUDIENCES.iter().any(|(name, _)| field.name.node == *name));
+        let missing: Vec<_> = fields.iter().map(|field| field.name.node.as_str()).collect();
+        assert!(missing.is_empty(), "these state no audience, so they are private: {missing:?}");
+    }
 }

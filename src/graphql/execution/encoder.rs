@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use super::document;
 use super::executor::HubSchema;
 use crate::graphql::errors::{self, Refused};
-use crate::graphql::identity::Principal;
+use crate::graphql::identity::{Audience, Identity, Principal};
 use crate::graphql::subscription::{Slot, SourceSpec};
 use crate::live::{Encode, LiveFrame};
 
@@ -26,6 +26,7 @@ pub struct StreamRequest {
     pub name: Option<String>,
     pub variables: Map<String, Value>,
     pub principal: Principal,
+    pub audience: Audience,
     pub with_cursor: bool,
 }
 
@@ -35,7 +36,8 @@ impl StreamRequest {
         let (name, variables) = (self.name.clone(), self.variables.clone());
         let request = prepared(self.text.clone(), name, variables, document);
         let slot = Arc::new(Slot::default());
-        let request = request.data(self.principal.clone()).data(slot.clone());
+        let identity = Arc::new(Identity::new(self.principal.clone()));
+        let request = request.data(identity.clone()).data(slot.clone());
         let mut results = self.schema.execute_stream(request);
         match results.next().now_or_never() {
             Some(Some(response)) => return Err(Refused::from_response(response)),
@@ -48,8 +50,13 @@ impl StreamRequest {
         let spec = slot.take_spec();
         debug_assert!(spec.is_some(), "a resolver that runs names its source");
         let spec = spec.ok_or_else(|| Refused::internal("a subscription named no source"))?;
-        let with_cursor = self.with_cursor;
-        Ok((spec, Encoder { slot, results: Some(results), with_cursor }))
+        let shared = (self.audience == Audience::Everyone).then_some(identity);
+        let encoder =
+            Encoder { slot, results: Some(results), with_cursor: self.with_cursor, shared };
+        match encoder.reveals() {
+            true => Err(Refused::internal(REVEALS)),
+            false => Ok((spec, encoder)),
+        }
     }
 
     /// Another encoder, for a thread that does not own the stream. Parses again, as a stream keeps
@@ -70,9 +77,19 @@ pub struct Encoder {
     /// None after a panic: such a stream can't be polled again.
     pub results: Option<BoxStream<'static, Response>>,
     pub with_cursor: bool,
+    /// If everyone shares the stream: whether a resolver asked who its client is.
+    pub shared: Option<Arc<Identity>>,
 }
 
+/// A fault of ours, which must not become a leak.
+const REVEALS: &str = "a subscription that everyone shares depends on who its client is";
+
 impl Encoder {
+    /// Whether everyone would get results that depend on one client.
+    fn reveals(&self) -> bool {
+        self.shared.as_ref().is_some_and(|identity| identity.was_asked())
+    }
+
     pub fn encode(&mut self, frame: LiveFrame) -> Vec<u8> {
         let cursor = if self.with_cursor { frame.cursor() } else { None };
         self.slot.put(frame);
@@ -83,6 +100,7 @@ impl Encoder {
         let polled = catch_unwind(AssertUnwindSafe(|| results.next().now_or_never().flatten()));
         debug_assert!(!matches!(polled, Ok(None)), "a frame's resolvers waited for something");
         match polled {
+            Ok(Some(_)) if self.reveals() => errors::internal_result(REVEALS),
             Ok(Some(response)) => errors::encode(response, cursor),
             Ok(None) => errors::internal_result("a frame's resolvers waited for something"),
             Err(panic) => {

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use async_graphql::{Response, Schema};
-use async_graphql_parser::types::{ExecutableDocument, Field, OperationType};
+use async_graphql_parser::types::{ExecutableDocument, OperationType};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use serde_json::{Map, Value};
@@ -23,12 +23,12 @@ use super::persisted::Persisted;
 use crate::budgets::{ClientAccount, Work};
 use crate::graphql::context::{Caller, ReadPlace};
 use crate::graphql::errors::{self, Refused};
-use crate::graphql::identity::Principal;
+use crate::graphql::identity::{Identity, Principal};
 use crate::graphql::limits::QueryLimits;
 use crate::graphql::mutation::port::MutationPort;
 use crate::graphql::mutation::publish::Mutations;
 use crate::graphql::query::{HubView, Query};
-use crate::graphql::subscription::{SourceSpec, Subscription};
+use crate::graphql::subscription::{self, SourceSpec, Subscription};
 use crate::live::{Encode, Encoders, LongFrames};
 use crate::pool::{MOST_INLINE_NANOS, Pool};
 
@@ -123,7 +123,8 @@ impl GraphqlExecutor {
             false => Arc::<Stage>::default(),
         };
         let prepared = prepared(request.query, name, variables, document.clone());
-        let prepared = prepared.data(principal).data(account.clone()).data(stage.clone());
+        let identity = Arc::new(Identity::new(principal));
+        let prepared = prepared.data(identity).data(account.clone()).data(stage.clone());
         let (schema, payer) = (self.schema.clone(), account.clone());
         let mut running = unwinding(async move {
             let response = schema.execute(prepared).await;
@@ -183,11 +184,12 @@ impl GraphqlExecutor {
             }
         }
         let resumed = extensions.get("after").cloned().map(text_or_null).transpose()?.flatten();
+        let audience = subscription::audience(&field.node);
         let key = OperationKey {
             document: document::normalised(&request.query, cut),
             operation_name: name,
             variables: canonical(&variables),
-            audience: audience(&field.node, principal),
+            audience: audience.key(principal, *owner),
             cursor_extension: extensions.get("cursor") == Some(&Value::Bool(true)),
         };
         let with_cursor = key.cursor_extension;
@@ -206,7 +208,8 @@ impl GraphqlExecutor {
             spend(account, weight);
             variables.extend(neutral.map(|name| (name, Value::String(String::new()))));
             let (schema, principal) = (self.schema.clone(), principal.clone());
-            let request = StreamRequest { schema, text, name, variables, principal, with_cursor };
+            let request =
+                StreamRequest { schema, text, name, variables, principal, audience, with_cursor };
             let price = (weight.level_nanos(), &**account);
             self.build(request, document, price).map_err(Refused::into_bytes)
         });
@@ -331,14 +334,6 @@ fn unwinding(running: impl Future<Output = Outcome> + Send + 'static) -> Running
             Err(panic) => Err(Refused::internal(&said(&*panic)).into_bytes()),
         })
         .boxed()
-}
-
-/// Who else may share a stream: everyone, unless it tells what is only an account's.
-fn audience(field: &Field, principal: &Principal) -> String {
-    match field.get_argument("account") {
-        Some(_) => principal.account.as_deref().unwrap_or_default().to_owned(),
-        None => String::new(),
-    }
 }
 
 /// A cursor as it stands in variables or extensions.

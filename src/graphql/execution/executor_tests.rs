@@ -7,6 +7,7 @@ use super::*;
 use crate::budgets::{AccountLimits, Accounts, HubShare};
 use crate::graphql::WriteError;
 use crate::graphql::execution::encoder::Encoder;
+use crate::graphql::identity::Audience;
 use crate::live::Live;
 use crate::live::LiveFrame;
 use crate::market::event::{Applied, Effect, LevelChange, MarketDefinition, MarketStatus, Side};
@@ -517,7 +518,8 @@ async fn a_resolver_that_panics_after_it_waited_is_an_error_too() {
 #[test]
 fn a_panic_within_a_subscription_is_the_error_of_each_frame_from_then_on() {
     let results = Box::pin(futures_util::stream::poll_fn(|_| panic!("out of order")));
-    let mut encoder = Encoder { slot: Arc::default(), results: Some(results), with_cursor: false };
+    let mut encoder =
+        Encoder { slot: Arc::default(), results: Some(results), with_cursor: false, shared: None };
     let view = crate::live::FeedView {
         name: "f".to_owned(),
         kind: "files".to_owned(),
@@ -697,4 +699,75 @@ async fn a_deep_snapshot_is_encoded_on_the_pool_by_the_document_of_its_stream() 
     let bids = bids.as_array().unwrap();
     assert_eq!((bids.len(), &bids[..500]), (3_000, &book(&here, "bids").as_array().unwrap()[..]));
     assert!(there["extensions"]["cursor"].is_string());
+}
+
+const ORDERS: &str = "subscription($account: ID) { orders(account: $account) { sequence } }";
+
+fn caller_of(account: Option<&str>) -> Caller {
+    let caller = caller();
+    Caller { principal: Principal { account: account.map(Into::into) }, ..caller }
+}
+
+#[test]
+fn what_is_private_is_shared_by_operations_of_one_account_alone() {
+    let executor = executor();
+    let open = |account: Option<&str>, query: &str, named: &str| {
+        let request = request(query, json!({"account": named}), Value::Null);
+        stream(executor.execute(request, &caller_of(account))).0.id()
+    };
+    let of_market = r#"subscription { orders(market: "A-B") { sequence } }"#;
+    let shared = open(Some("alice"), of_market, "");
+    assert_eq!(open(Some("bob"), of_market, ""), shared);
+    assert_eq!(open(None, of_market, ""), shared);
+    let alice = open(Some("alice"), ORDERS, "alice");
+    assert_eq!(open(Some("alice"), ORDERS, "alice"), alice);
+    assert_ne!(open(Some("bob"), ORDERS, "bob"), alice);
+    for (account, code) in [(Some("bob"), "FORBIDDEN"), (None, "UNAUTHENTICATED")] {
+        let request = request(ORDERS, json!({"account": "alice"}), Value::Null);
+        assert_eq!(refusal(executor.execute(request, &caller_of(account)))["code"], code);
+    }
+}
+
+#[test]
+fn a_field_without_an_audience_is_private_also_to_clients_without_an_account() {
+    let private = |account: Option<&str>, owner| {
+        Audience::Account.key(&Principal { account: account.map(Into::into) }, owner)
+    };
+    let everyone = Audience::Everyone.key(&Principal::default(), 1);
+    let keys = [
+        private(Some("alice"), 1),
+        private(Some("bob"), 1),
+        private(Some("1"), 1),
+        private(None, 1),
+        private(None, 2),
+        everyone,
+    ];
+    let distinct: std::collections::HashSet<_> = keys.iter().collect();
+    assert_eq!(distinct.len(), keys.len(), "{keys:?}");
+    let document =
+        async_graphql_parser::parse_query("subscription { positions { size } }").unwrap();
+    let operation = document::operation(&document, None).unwrap();
+    let field = document::root_field(&document, operation).unwrap();
+    assert_eq!(subscription::audience(&field.node), Audience::Account);
+}
+
+#[test]
+fn a_stream_that_everyone_shares_is_refused_if_a_resolver_asks_who_its_client_is() {
+    let executor = executor();
+    let variables = json!({"account": "alice"});
+    let build = |audience| {
+        let request = StreamRequest {
+            schema: executor.schema.clone(),
+            text: ORDERS.to_owned(),
+            name: None,
+            variables: variables.as_object().unwrap().clone(),
+            principal: Principal { account: Some("alice".into()) },
+            audience,
+            with_cursor: false,
+        };
+        request.encoder(async_graphql_parser::parse_query(ORDERS).unwrap()).map(drop)
+    };
+    assert!(build(Audience::Account).is_ok());
+    let errors = build(Audience::Everyone).unwrap_err().into_bytes();
+    assert!(String::from_utf8_lossy(&errors).contains("INTERNAL"), "{errors:?}");
 }

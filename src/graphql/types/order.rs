@@ -11,9 +11,8 @@ use super::scalars::{Cursor, DateTime, Decimal, UInt64};
 use crate::budgets::Work;
 use crate::graphql::connections::paging::{self, PageInfo};
 use crate::graphql::context::charge;
-use crate::graphql::errors::state;
 use crate::graphql::execution::offload;
-use crate::graphql::identity::{Principal, own};
+use crate::graphql::identity::{acts_for, own};
 use crate::graphql::query::{live, read};
 use crate::live::{self, Item, ItemBody, LogFrame};
 use crate::market::epochs::EpochHistory;
@@ -436,7 +435,7 @@ pub async fn find(ctx: &Context<'_>, id: String) -> Result<Option<Order>> {
 
 fn node(ctx: &Context<'_>, stored: &StoredOrder) -> Result<Order> {
     let order = stored_order(stored)?;
-    let own = state::<Principal>(ctx)?.is(order.account.as_deref());
+    let own = acts_for(ctx, order.account.as_deref())?;
     Ok(Order::new(order, own))
 }
 
