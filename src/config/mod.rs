@@ -1,15 +1,15 @@
 //! The checked configuration: what every part of the hub is handed. Nothing here reads a file or
-//! knows how a value was written; `written` collects what was said, `lower` turns it into these
+//! knows how a value was written; `source` collects what was said, `table` turns it into these
 //! types or into faults.
 //!
 //! Flags beat `SPREADLY__SECTION__KEY` variables, which beat the file, which beats the defaults.
 
 mod fault;
-mod lower;
+mod reference;
 mod network;
 mod origins;
-mod printed;
-mod written;
+mod source;
+mod table;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -430,19 +430,19 @@ impl Config {
         flags: Overrides,
     ) -> Result<Self, Vec<ConfigFault>> {
         let mut faults = Vec::new();
-        let mut written = written::Written::default();
+        let mut written = source::Written::default();
         if let Some(path) = file {
             written.add_file(path, &mut faults);
         }
         written.add_env(env, &mut faults);
         written.add_flags(flags, &mut faults);
-        let config = lower::lower(written, &mut faults);
+        let config = table::lower(written, &mut faults);
         if faults.is_empty() { Ok(config) } else { Err(faults) }
     }
 
     /// The effective configuration as a file that reads back to the same. Secrets are left out.
     pub fn to_toml(&self) -> String {
-        printed::to_toml(self)
+        reference::to_toml(self)
     }
 }
 

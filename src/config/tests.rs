@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use super::written::LATER;
+use super::source::LATER;
 use super::*;
 
 const DEFAULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/spreadly.toml");
@@ -46,7 +46,7 @@ fn the_documented_file_is_the_default_and_names_every_key() {
             named.insert(format!("{section}.{name}"));
         }
     }
-    let all = printed::settings(&Config::default()).into_iter().map(|(key, _)| key).chain(LATER);
+    let all = reference::settings(&Config::default()).into_iter().map(|(key, _)| key).chain(LATER);
     let missing: Vec<_> = all.filter(|key| !named.contains(*key)).collect();
     assert_eq!(missing, Vec::<&str>::new());
 }
@@ -244,8 +244,8 @@ fn a_password_of_the_cache_is_shown_nowhere() {
 #[test]
 fn every_key_changes_its_own_setting_and_is_printed_back() {
     let changed = load(CHANGED, &[], Overrides::default()).unwrap();
-    let default = printed::settings(&Config::default());
-    for (default, changed) in default.iter().zip(printed::settings(&changed)) {
+    let default = reference::settings(&Config::default());
+    for (default, changed) in default.iter().zip(reference::settings(&changed)) {
         assert_eq!(default.0, changed.0);
         assert_ne!(default.1, changed.1, "{}", default.0);
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use super::written::{Value, Written, may_hold_a_secret};
+use super::source::{Value, Written, may_hold_a_secret};
 use super::{
     AdminConfig, CacheConfig, Config, ConfigFault, FeedsConfig, FilesFeedConfig, FilesMode,
     HttpStatus, IdentityConfig, KafkaFeedConfig, KafkaOwnedConfig, Limits, LogConfig, LogFormat,

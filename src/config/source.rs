@@ -10,7 +10,7 @@ use std::path::Path;
 use serde_spanned::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, ConfigFault, Overrides, WrittenIn, printed};
+use super::{Config, ConfigFault, Overrides, WrittenIn, reference};
 
 /// Keys of later versions: known by name, so that whoever sets one is told that it does nothing
 /// yet. Those that end in a dot stand for all keys below.
@@ -87,7 +87,7 @@ pub(super) struct Written {
 
 impl Default for Written {
     fn default() -> Self {
-        let known = printed::settings(&Config::default()).into_iter().map(|(key, _)| key).collect();
+        let known = reference::settings(&Config::default()).into_iter().map(|(key, _)| key).collect();
         Self { known, entries: BTreeMap::new() }
     }
 }

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::lower::{
+use super::table::{
     CACHE_DEADLINE, CACHE_INTERVAL, KAFKA_DEADLINE, POSTGRES_DEADLINE, POSTGRES_POLL, REPLICA,
 };
 use super::{Config, FilesMode, HttpStatus, KafkaFeedConfig, LogFormat, Synchronous};
