@@ -5,9 +5,9 @@
 //! Flags beat `SPREADLY__SECTION__KEY` variables, which beat the file, which beats the defaults.
 
 mod fault;
-mod reference;
 mod network;
 mod origins;
+mod reference;
 mod source;
 mod table;
 
@@ -308,7 +308,7 @@ pub struct Limits {
     pub message_bytes: usize,
     pub message_bytes_before_ack: usize,
     pub operations_per_socket: usize,
-    pub pending_subscribes_per_socket: usize,
+    pub pending_operations_per_socket: usize,
     /// Subscribes a second.
     pub subscribe_rate: u32,
     pub subscribe_burst: u32,
@@ -342,7 +342,7 @@ pub struct Limits {
     /// Levels a side that a client may ask for.
     pub book_depth: usize,
     pub writer_stall: Duration,
-    pub ring_bytes_per_topic: usize,
+    pub ring_bytes_per_stream: usize,
     /// How long a response stream outlives its last reader.
     pub stream_linger: Duration,
     /// Response streams of the whole hub.
@@ -358,7 +358,7 @@ impl Default for Limits {
             message_bytes: 256 * 1024,
             message_bytes_before_ack: 16 * 1024,
             operations_per_socket: 256,
-            pending_subscribes_per_socket: 32,
+            pending_operations_per_socket: 32,
             subscribe_rate: 50,
             subscribe_burst: 300,
             sockets_per_address: 100,
@@ -381,7 +381,7 @@ impl Default for Limits {
             markets_per_subscription: 100,
             book_depth: 5_000,
             writer_stall: Duration::from_secs(10),
-            ring_bytes_per_topic: 1024 * 1024,
+            ring_bytes_per_stream: 1024 * 1024,
             stream_linger: Duration::from_secs(30),
             streams: 100_000,
             memory_bytes: 0,

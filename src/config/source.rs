@@ -87,7 +87,8 @@ pub(super) struct Written {
 
 impl Default for Written {
     fn default() -> Self {
-        let known = reference::settings(&Config::default()).into_iter().map(|(key, _)| key).collect();
+        let known =
+            reference::settings(&Config::default()).into_iter().map(|(key, _)| key).collect();
         Self { known, entries: BTreeMap::new() }
     }
 }

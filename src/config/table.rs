@@ -363,9 +363,9 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
             d.operations_per_socket,
             1..=100_000,
         ),
-        pending_subscribes_per_socket: reader.size(
-            "limits.pending_subscribes_per_socket",
-            d.pending_subscribes_per_socket,
+        pending_operations_per_socket: reader.size(
+            "limits.pending_operations_per_socket",
+            d.pending_operations_per_socket,
             1..=100_000,
         ),
         subscribe_rate: reader.count("limits.subscribe_rate", d.subscribe_rate, 1..=1_000_000),
@@ -435,9 +435,9 @@ fn limits(reader: &mut Reader<'_>) -> Limits {
         book_depth: reader.size("limits.book_depth", d.book_depth, 10..=1_000_000),
         writer_stall: reader.millis("limits.writer_stall_ms", d.writer_stall, 100..=HOUR_MS),
         // A ring that holds no whole frame would lag everybody all the time.
-        ring_bytes_per_topic: reader.size(
-            "limits.ring_bytes_per_topic",
-            d.ring_bytes_per_topic,
+        ring_bytes_per_stream: reader.size(
+            "limits.ring_bytes_per_stream",
+            d.ring_bytes_per_stream,
             64 * KIB..=1024 * MIB,
         ),
         stream_linger: reader.millis("limits.stream_linger_ms", d.stream_linger, 0..=HOUR_MS),
@@ -518,7 +518,7 @@ fn limits_together(limits: &Limits, reader: &mut Reader<'_>) {
     };
     let before_ack = ("limits.message_bytes_before_ack", limits.message_bytes_before_ack);
     at_most(before_ack, ("limits.message_bytes", limits.message_bytes));
-    let pending = ("limits.pending_subscribes_per_socket", limits.pending_subscribes_per_socket);
+    let pending = ("limits.pending_operations_per_socket", limits.pending_operations_per_socket);
     at_most(pending, operations);
 }
 

@@ -77,7 +77,7 @@ cache.interval_ms = 102
 limits.message_bytes = 20_001
 limits.message_bytes_before_ack = 20_000
 limits.operations_per_socket = 9
-limits.pending_subscribes_per_socket = 8
+limits.pending_operations_per_socket = 8
 limits.subscribe_rate = 7
 limits.subscribe_burst = 11
 limits.sockets_per_address = 6
@@ -101,7 +101,7 @@ limits.query_level_fields = 1_000
 limits.markets_per_subscription = 2
 limits.book_depth = 10
 limits.writer_stall_ms = 102
-limits.ring_bytes_per_topic = 70_000
+limits.ring_bytes_per_stream = 70_000
 limits.stream_linger_ms = 103
 limits.streams = 10
 limits.memory_bytes = 104
@@ -415,7 +415,7 @@ fn values_that_do_not_go_together_are_faults() {
              of limits.markets_per_subscription, which is 100",
             "default: limits.message_bytes_before_ack: given 16384, but it may not exceed \
              limits.message_bytes, which is 2000",
-            "default: limits.pending_subscribes_per_socket: given 32, but it may not exceed \
+            "default: limits.pending_operations_per_socket: given 32, but it may not exceed \
              limits.operations_per_socket, which is 5",
             "FILE:3: admin.listen: given \"127.0.0.1:4000\", but it must differ from \
              server.listen",
