@@ -1,177 +1,149 @@
-//! Every setting under its key, in the order in which a reader looks for it. This list is also
-//! what makes a key known: one that is not here can't be set.
+//! The table as text: the configuration in force, the file with every key at its default, and the
+//! reference page.
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
-use super::table::{
-    CACHE_DEADLINE, CACHE_INTERVAL, KAFKA_DEADLINE, POSTGRES_DEADLINE, POSTGRES_POLL, REPLICA,
-};
-use super::{Config, FilesMode, HttpStatus, KafkaFeedConfig, LogFormat, Synchronous};
+use super::source::{self, LATER};
+use super::table::Row;
+use super::value::Value;
 
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Setting {
-    Text(String),
-    Whole(u64),
-    Flag(bool),
-    List(Vec<String>),
-}
+/// Columns of a comment.
+const WIDTH: usize = 100;
 
-/// Settings of librdkafka that are printed; of others nothing is known, so they may hold a secret.
-const SHOWN_KAFKA: [&str; 4] =
-    ["security.protocol", "sasl.mechanism", "ssl.ca.location", "client.rack"];
+const FILE_HEAD: &str = "\
+# Every key of Spreadly's hub at its default: a hub without a file runs exactly this. Keep the lines
+# that you change and drop the rest. `make reference` writes this file from src/config/sections.
+#
+#   spreadly serve --config spreadly.toml        spreadly check-config spreadly.toml
+#
+# Flags beat environment variables, which beat the file, which beats these defaults. A variable is
+# named after its key: server.listen is SPREADLY__SERVER__LISTEN. It has a list as \"a, b\".
+# Relative paths start at the working directory.
+";
 
-pub(super) fn settings(config: &Config) -> Vec<(&'static str, Setting)> {
-    let Config { server, admin, store, cache, feeds, identity, limits, log } = config;
-    let (files, postgres, kafka) = (&feeds.files, feeds.postgres.as_ref(), feeds.kafka.as_ref());
-    let (log_url, replica) = match (&store.shared, postgres) {
-        (Some(_), Some(log)) => (log.shown(), store.path.display().to_string()),
-        _ => (format!("sqlite:{}", store.path.display()), REPLICA.to_owned()),
-    };
-    let shared = store.shared.clone().unwrap_or_default();
-    let owned = kafka.and_then(|kafka| kafka.owned.clone()).unwrap_or_default();
-    let networks = server.trusted_proxies.iter().map(ToString::to_string).collect();
-    let synchronous = match store.synchronous {
-        Synchronous::Normal => "normal",
-        Synchronous::Full => "full",
-    };
-    let http_status = match server.http_status {
-        HttpStatus::Audited => "audited",
-        HttpStatus::Draft => "draft",
-    };
-    let mode = match files.mode {
-        FilesMode::Watch => "watch",
-        FilesMode::Poll => "poll",
-    };
-    let format = match log.format {
-        LogFormat::Text => "text",
-        LogFormat::Json => "json",
-    };
-    vec![
-        ("server.listen", text(server.listen)),
-        ("server.origins", Setting::List(server.origins.listed().to_vec())),
-        ("server.trusted_proxies", Setting::List(networks)),
-        ("server.shards", size(server.shards)),
-        ("server.ping_interval_ms", millis(server.ping_interval)),
-        ("server.drain_ms", millis(server.drain)),
-        ("server.send_buffer_bytes", size(server.send_buffer_bytes)),
-        ("server.header_timeout_ms", millis(server.header_timeout)),
-        ("server.header_bytes", size(server.header_bytes)),
-        ("server.body_timeout_ms", millis(server.body_timeout)),
-        ("server.http_status", text(http_status)),
-        ("admin.listen", text(admin.listen)),
-        ("store.url", text(log_url)),
-        ("store.replica", text(replica)),
-        ("store.synchronous", text(synchronous)),
-        ("store.connections", size(shared.connections)),
-        ("store.connection_wait_ms", millis(shared.connection_wait)),
-        ("store.host", text(&shared.host)),
-        ("cache.url", text(cache.as_ref().map(|one| one.shown()).unwrap_or_default())),
-        ("cache.deadline_ms", millis(cache.as_ref().map_or(CACHE_DEADLINE, |one| one.deadline))),
-        ("cache.interval_ms", millis(cache.as_ref().map_or(CACHE_INTERVAL, |one| one.interval))),
-        ("feeds.files.path", text(files.path.display())),
-        ("feeds.files.mode", text(mode)),
-        ("feeds.files.poll_interval_ms", millis(files.poll_interval)),
-        ("feeds.files.stale_after_ms", millis(files.stale_after.unwrap_or_default())),
-        ("feeds.postgres.url", text(postgres.map(|one| one.shown()).unwrap_or_default())),
-        (
-            "feeds.postgres.poll_interval_ms",
-            millis(postgres.map_or(POSTGRES_POLL, |one| one.poll_interval)),
-        ),
-        (
-            "feeds.postgres.deadline_ms",
-            millis(postgres.map_or(POSTGRES_DEADLINE, |one| one.deadline)),
-        ),
-        ("feeds.kafka.brokers", text(kafka.map(|one| one.brokers.clone()).unwrap_or_default())),
-        (
-            "feeds.kafka.topics",
-            Setting::List(kafka.map(|one| one.topics.clone()).unwrap_or_default()),
-        ),
-        ("feeds.kafka.own_topics", Setting::List(owned.topics)),
-        ("feeds.kafka.own_markets", Setting::List(owned.markets)),
-        ("feeds.kafka.produce_to", text(owned.produce_to)),
-        ("feeds.kafka.deadline_ms", millis(kafka.map_or(KAFKA_DEADLINE, |one| one.deadline))),
-        ("feeds.kafka.settings", Setting::List(kafka.map(shown_settings).unwrap_or_default())),
-        (
-            "identity.development_account",
-            text(identity.development_account.as_deref().unwrap_or_default()),
-        ),
-        ("limits.message_bytes", size(limits.message_bytes)),
-        ("limits.message_bytes_before_ack", size(limits.message_bytes_before_ack)),
-        ("limits.operations_per_socket", size(limits.operations_per_socket)),
-        ("limits.pending_operations_per_socket", size(limits.pending_operations_per_socket)),
-        ("limits.subscribe_rate", Setting::Whole(u64::from(limits.subscribe_rate))),
-        ("limits.subscribe_burst", Setting::Whole(u64::from(limits.subscribe_burst))),
-        ("limits.sockets_per_address", size(limits.sockets_per_address)),
-        ("limits.connections_per_address", size(limits.connections_per_address)),
-        ("limits.streams_per_socket", size(limits.streams_per_socket)),
-        ("limits.streams_per_address", size(limits.streams_per_address)),
-        ("limits.log_readers_per_address", size(limits.log_readers_per_address)),
-        ("limits.reply_bytes_per_address", size(limits.reply_bytes_per_address)),
-        ("limits.cost_rate", Setting::Whole(u64::from(limits.cost_rate))),
-        ("limits.cost_burst", Setting::Whole(u64::from(limits.cost_burst))),
-        ("limits.stream_cost_rate", Setting::Whole(u64::from(limits.stream_cost_rate))),
-        ("limits.reserved_descriptors", size(limits.reserved_descriptors)),
-        ("limits.exempt_loopback", Setting::Flag(limits.exempt_loopback)),
-        ("limits.init_timeout_ms", millis(limits.init_timeout)),
-        ("limits.query_depth", size(limits.query_depth)),
-        ("limits.query_complexity", size(limits.query_complexity)),
-        ("limits.query_aliases", size(limits.query_aliases)),
-        ("limits.query_tokens", size(limits.query_tokens)),
-        ("limits.query_level_fields", size(limits.query_level_fields)),
-        ("limits.markets_per_subscription", size(limits.markets_per_subscription)),
-        ("limits.book_depth", size(limits.book_depth)),
-        ("limits.writer_stall_ms", millis(limits.writer_stall)),
-        ("limits.ring_bytes_per_stream", size(limits.ring_bytes_per_stream)),
-        ("limits.stream_linger_ms", millis(limits.stream_linger)),
-        ("limits.streams", size(limits.streams)),
-        ("limits.memory_bytes", size(limits.memory_bytes)),
-        ("limits.journal_touches_per_market", size(limits.journal_touches_per_market)),
-        ("log.format", text(format)),
-        ("log.filter", text(&log.filter)),
-    ]
-}
+const FILE_TAIL: &str = "
+# Keys of later versions. Setting one is an error, so that nothing is ignored in silence:
+#
+";
 
-/// Those that can't be a secret.
-fn shown_settings(kafka: &KafkaFeedConfig) -> Vec<String> {
-    let shown = kafka.settings.iter().filter(|(key, _)| SHOWN_KAFKA.contains(&&**key));
-    shown.map(|(key, value)| format!("{key}={value}")).collect()
-}
+const PAGE_HEAD: &str = "\
+<!-- `make reference` writes this page from src/config/sections. -->
 
-fn text(value: impl ToString) -> Setting {
-    Setting::Text(value.to_string())
-}
+# Configuration
 
-fn size(value: usize) -> Setting {
-    Setting::Whole(value as u64)
-}
+[Run and configure a hub](../how-to/run.md) says where a value comes from. `config/spreadly.toml` has
+every key at its default; `spreadly config` prints the same file.
 
-fn millis(value: Duration) -> Setting {
-    // Durations come from a key in milliseconds with a range, so they fit.
-    Setting::Whole(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
-}
+- A variable is named after its key: `server.listen` is `SPREADLY__SERVER__LISTEN`. A list is written
+  as `a, b`.
+- A key that may hold a password is marked with *secret*. The variable with the suffix `_FILE` names
+  a file that has its value, for example `SPREADLY__STORE__URL_FILE`.
+- Relative paths start at the working directory.
+";
 
-pub(super) fn to_toml(config: &Config) -> String {
+/// The configuration in force, as a file that reads back to the same. Passwords are left out.
+pub(super) fn effective(rows: &[Row]) -> String {
     let mut out = String::new();
-    let mut current = "";
-    for (key, setting) in settings(config) {
-        let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
-        if section != current {
-            let gap = if current.is_empty() { "" } else { "\n" };
-            let _ = writeln!(out, "{gap}[{section}]");
-            current = section;
+    for (section, rows) in sections(rows) {
+        let gap = if out.is_empty() { "" } else { "\n" };
+        let _ = writeln!(out, "{gap}[{section}]");
+        for row in rows {
+            let _ = writeln!(out, "{}", line(row, &row.value));
         }
-        let value = match setting {
-            Setting::Text(text) => toml::Value::String(text),
-            Setting::Whole(number) => {
-                toml::Value::Integer(i64::try_from(number).unwrap_or(i64::MAX))
-            }
-            Setting::Flag(flag) => toml::Value::Boolean(flag),
-            Setting::List(all) => {
-                toml::Value::Array(all.into_iter().map(toml::Value::String).collect())
-            }
-        };
-        let _ = writeln!(out, "{name} = {value}");
     }
+    out
+}
+
+/// A file with every key at its default, with what is known of it.
+pub(super) fn documented(rows: &[Row]) -> String {
+    let mut out = FILE_HEAD.to_owned();
+    for (section, rows) in sections(rows) {
+        let _ = write!(out, "\n[{section}]");
+        for row in rows {
+            let _ = write!(out, "\n{}", comment(&[row.does, row.notes].join(" ")));
+            if row.is_secret {
+                let variable = source::variable(row.name);
+                let text = format!(
+                    "It may hold a password: set it by the variable {variable}, or let \
+                     {variable}_FILE name a file that has it."
+                );
+                out.push_str(&comment(&text));
+            }
+            let takes = ["Takes ", &row.range, " ", row.unit].concat();
+            out.push_str(&comment(&format!("{}. {}", takes.trim_end(), row.reason)));
+            let _ = writeln!(out, "{}", line(row, &row.default));
+        }
+    }
+    out.push_str(FILE_TAIL);
+    for later in LATER {
+        let _ = match later.strip_suffix('.') {
+            Some(section) => writeln!(out, "#   other keys of [{section}]"),
+            None => writeln!(out, "#   {later}"),
+        };
+    }
+    out
+}
+
+/// The reference page.
+pub(super) fn page(rows: &[Row]) -> String {
+    let mut out = PAGE_HEAD.to_owned();
+    for (section, rows) in sections(rows) {
+        let _ = write!(
+            out,
+            "\n## {section}\n\n| key | default | unit | takes | what it does |\n\
+             |---|---|---|---|---|\n"
+        );
+        for row in rows {
+            let Row { name, unit, range, reason, does, .. } = row;
+            let default = row.default.to_toml();
+            let takes =
+                if reason.is_empty() { range.clone() } else { format!("{range}. {reason}") };
+            let secret = if row.is_secret { " *secret*" } else { "" };
+            let _ = writeln!(out, "| `{name}`{secret} | `{default}` | {unit} | {takes} | {does} |");
+        }
+        let mut gap = "\n";
+        for row in rows.iter().filter(|row| !row.notes.is_empty()) {
+            let _ =
+                write!(out, "{gap}{}", wrapped(&format!("- `{}`: {}", row.name, row.notes), "  "));
+            gap = "";
+        }
+    }
+    out
+}
+
+/// The rows of each section, in order.
+fn sections(rows: &[Row]) -> impl Iterator<Item = (&'static str, &[Row])> {
+    let section = |row: &Row| row.name.rsplit_once('.').map_or("", |(section, _)| section);
+    rows.chunk_by(move |one, next| section(one) == section(next))
+        .map(move |rows| (section(&rows[0]), rows))
+}
+
+fn line(row: &Row, value: &Value) -> String {
+    let name = row.name.rsplit_once('.').map_or(row.name, |(_, name)| name);
+    format!("{name} = {}", value.to_toml())
+}
+
+fn comment(text: &str) -> String {
+    wrapped(&format!("# {text}"), "# ")
+}
+
+/// In lines, of which those after the first begin with `indent`.
+fn wrapped(text: &str, indent: &str) -> String {
+    let mut out = String::new();
+    let mut columns = 0;
+    for word in text.split_whitespace() {
+        let length = word.chars().count();
+        if columns > 0 && columns + 1 + length > WIDTH {
+            out.push('\n');
+            out.push_str(indent);
+            columns = indent.len();
+        } else if columns > 0 {
+            out.push(' ');
+            columns += 1;
+        }
+        out.push_str(word);
+        columns += length;
+    }
+    out.push('\n');
     out
 }
