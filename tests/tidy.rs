@@ -21,14 +21,14 @@ const MOST_LINES: usize = 450;
 
 /// Words that plain English has no need of, and how often each is used today.
 const WORDS: [(&str, usize); 9] = [
-    ("told", 918),
+    ("told", 871),
     ("tell", 72),
-    ("tells", 69),
-    ("anew", 112),
-    ("whoever", 79),
-    ("behind", 346),
-    ("stands", 199),
-    ("stood", 39),
+    ("tells", 66),
+    ("anew", 111),
+    ("whoever", 78),
+    ("behind", 343),
+    ("stands", 195),
+    ("stood", 37),
     ("deaf", 5),
 ];
 
@@ -112,7 +112,7 @@ fn files_have_no_more_than_450_lines_before_their_tests() {
         .collect();
     let beyond: usize = long.values().map(|lines| lines - MOST_LINES).sum();
     println!("{long:#?}");
-    assert_ratchet("long files, and their lines beyond 450", &(long.len(), beyond), &(18, 3169));
+    assert_ratchet("long files, and their lines beyond 450", &(long.len(), beyond), &(16, 2914));
 }
 
 #[test]
