@@ -6,10 +6,10 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/spreadly
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak setup rust graphiql fmt clippy benches deny docs unit bench schema clean fuzz
+.PHONY: help run test soak setup rust graphiql fmt clippy benches deny docs unit bench reference schema clean fuzz
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: rust graphiql ## Build for speed and run `spreadly dev`: a simulated market on 127.0.0.1:4000
 	cargo build --release --locked --package spreadly
@@ -34,7 +34,13 @@ bench: rust ## How near we are to the machine's limit, measured in the same run
 	python3 loadtest/bench/postgres_outbox.py "$(CARGO_TARGET_DIR)/release/spreadly"
 	python3 loadtest/bench/cache_faults.py "$(CARGO_TARGET_DIR)/release/spreadly"
 
-schema: rust ## Write config/schema.graphql anew
+reference: rust ## Write config/spreadly.toml and docs/reference/configuration.md from the keys' table
+	cargo run --quiet --locked --package spreadly -- config > "$(CACHE)/spreadly.toml"
+	cargo run --quiet --locked --package spreadly -- config --reference > "$(CACHE)/configuration.md"
+	cp "$(CACHE)/spreadly.toml" config/spreadly.toml
+	cp "$(CACHE)/configuration.md" docs/reference/configuration.md
+
+schema: rust ## Write config/schema.graphql again
 	cargo run --quiet --locked --package spreadly -- schema > "$(CACHE)/schema.graphql"
 	cp "$(CACHE)/schema.graphql" config/schema.graphql
 

@@ -404,7 +404,7 @@ async fn a_reader_that_sleeps_is_told_merged_candles_and_holds_what_the_query_sa
     // Fewer than the hub remembers of a market, so that all of them can be merged.
     const TRADES: u64 = 4_000;
     let hub = knowing(&[
-        "limits.ring_bytes_per_topic=65536",
+        "limits.ring_bytes_per_stream=65536",
         "server.send_buffer_bytes=65536",
         "limits.writer_stall_ms=60000",
     ])

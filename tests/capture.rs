@@ -23,7 +23,7 @@ const RECORDED_MARKETS: usize = 10;
 const GENERATED_UPDATES: usize = 4_000;
 /// Above all that the recording makes of one market, so that no reader lags: merging for a slow
 /// reader is right, but then not every update is proven.
-const WIDE_RINGS: &str = "limits.ring_bytes_per_topic=16777216";
+const WIDE_RINGS: &str = "limits.ring_bytes_per_stream=16777216";
 
 /// Events of one feed and the checksum that must hold after each delta.
 struct Recording {

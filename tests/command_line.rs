@@ -1,5 +1,6 @@
 //! What the program says to a shell: exit codes, and which stream it says it on.
 
+use std::path::Path;
 use std::process::{Command, Output};
 
 fn spreadly(arguments: &[&str]) -> Output {
@@ -62,5 +63,20 @@ fn the_committed_schema_is_what_the_program_prints() {
     let printed = String::from_utf8(output.stdout).unwrap();
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config/schema.graphql");
     let committed = std::fs::read_to_string(path).unwrap();
-    assert_eq!(printed, committed, "write it anew: spreadly schema > config/schema.graphql");
+    assert_eq!(printed, committed, "make schema writes it");
+}
+
+#[test]
+fn the_committed_reference_and_the_documented_file_are_what_the_program_prints() {
+    for (arguments, path) in [
+        (&["config", "--reference"][..], "docs/reference/configuration.md"),
+        (&["config"], "config/spreadly.toml"),
+    ] {
+        let output = spreadly(arguments);
+        assert_eq!(output.status.code(), Some(0));
+        let printed = String::from_utf8(output.stdout).unwrap();
+        let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+        let committed = std::fs::read_to_string(committed).unwrap();
+        assert_eq!(printed, committed, "make reference writes {path}");
+    }
 }

@@ -83,7 +83,7 @@ async fn a_client_resumes_behind_its_cursor_after_the_hub_was_killed() {
 #[tokio::test]
 async fn a_cursor_older_than_the_journal_is_answered_by_a_snapshot_that_says_so() {
     let mut hub = Hub::start_with(&[
-        "limits.ring_bytes_per_topic=65536",
+        "limits.ring_bytes_per_stream=65536",
         "limits.journal_touches_per_market=100",
         "limits.stream_linger_ms=0",
     ]);

@@ -74,7 +74,7 @@ async fn a_subscribe_beyond_the_rate_is_told_when_to_try_again() {
         "limits.subscribe_rate=1",
         "limits.subscribe_burst=3",
         "limits.operations_per_socket=3",
-        "limits.pending_subscribes_per_socket=3",
+        "limits.pending_operations_per_socket=3",
     ]);
     let mut socket = Client::connected(hub.address()).await;
     for id in ["1", "2", "3"] {

@@ -372,7 +372,7 @@ async fn a_websocket_ping_is_answered_with_its_payload() {
 #[tokio::test]
 async fn a_subscribe_beyond_the_operations_of_a_socket_is_told_the_limit() {
     let hub =
-        hub_with(&["limits.operations_per_socket=2", "limits.pending_subscribes_per_socket=2"])
+        hub_with(&["limits.operations_per_socket=2", "limits.pending_operations_per_socket=2"])
             .await;
     let mut client = Client::connected(hub.address()).await;
     for id in ["1", "2"] {

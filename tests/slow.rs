@@ -34,7 +34,7 @@ async fn play(hub: &Hub, reader: &mut Client, copy: &mut Follower) {
 async fn a_reader_that_sleeps_has_the_book_again_and_the_one_beside_it_missed_nothing() {
     // A ring and a kernel's buffer that are soon full; stalls are forgiven.
     let hub = Hub::start_with(&[
-        "limits.ring_bytes_per_topic=65536",
+        "limits.ring_bytes_per_stream=65536",
         "server.send_buffer_bytes=65536",
         "limits.writer_stall_ms=60000",
     ]);
@@ -71,7 +71,7 @@ async fn a_reader_that_sleeps_has_the_book_again_and_the_one_beside_it_missed_no
 #[tokio::test]
 async fn a_reader_that_takes_nothing_for_too_long_is_closed_and_the_one_beside_it_missed_nothing() {
     let hub = Hub::start_with(&[
-        "limits.ring_bytes_per_topic=65536",
+        "limits.ring_bytes_per_stream=65536",
         "server.send_buffer_bytes=65536",
         "limits.writer_stall_ms=500",
     ]);

@@ -256,7 +256,7 @@ async fn trades_and_events_go_on_behind_a_cursor_whenever_the_hub_is_killed() {
 #[tokio::test]
 async fn a_reader_of_trades_that_sleeps_is_given_every_one_and_the_one_beside_it_too() {
     let settings = [
-        "limits.ring_bytes_per_topic=65536",
+        "limits.ring_bytes_per_stream=65536",
         "server.send_buffer_bytes=65536",
         "limits.writer_stall_ms=60000",
     ];

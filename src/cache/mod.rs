@@ -16,6 +16,7 @@ use fred::interfaces::{ClientLike, HashesInterface, LuaInterface};
 use fred::types::config::Config;
 use fred::types::{Builder, ConnectHandle, Value};
 use futures_util::stream::{self, StreamExt as _};
+use secrecy::{ExposeSecret as _, SecretString};
 use thiserror::Error;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -39,8 +40,8 @@ const MOST_REDIRECTIONS: u32 = 3;
 /// Where the cache is.
 #[derive(Clone)]
 pub struct CacheConfig {
-    /// As fred takes it. It may hold a password.
-    pub url: String,
+    /// As fred takes it.
+    pub url: SecretString,
     /// Of each question, connecting included.
     pub deadline: Duration,
 }
@@ -99,7 +100,7 @@ impl Cache {
     /// # Errors
     /// When fred can't read the URL.
     pub fn new(config: CacheConfig) -> Result<Self, CacheError> {
-        let redis = Config::from_url(&config.url)?;
+        let redis = Config::from_url(config.url.expose_secret())?;
         let backoff = Backoff::between(FIRST_WAIT, LONGEST_WAIT);
         Ok(Self { config, redis, link: None, backoff, rests_until: Instant::now() })
     }

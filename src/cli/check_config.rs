@@ -16,9 +16,9 @@ pub(super) struct CheckConfig {
 
 impl CheckConfig {
     pub(super) fn run(self) -> ExitCode {
-        match Config::load(Some(&self.file), environment(), Overrides::default()) {
-            Ok(config) => {
-                print!("{}", config.to_toml());
+        match Config::effective(Some(&self.file), environment(), Overrides::default()) {
+            Ok(effective) => {
+                print!("{effective}");
                 ExitCode::SUCCESS
             }
             Err(faults) => refuse(&faults),

@@ -17,7 +17,7 @@ use self::dev::Dev;
 use self::publish::Publish;
 use self::serve::Serve;
 use self::subscribe::{ClientError, Endpoint, Subscribe};
-use crate::graphql;
+use crate::{config, graphql};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,12 +26,12 @@ Examples:
   spreadly serve --config spreadly.toml --set limits.sockets_per_address=500
   SPREADLY__LOG__FORMAT=json spreadly serve       every key has a variable
   spreadly check-config spreadly.toml             every fault at once; else what would run
+  spreadly config > spreadly.toml                 every key at its default, with its meaning
   spreadly schema > schema.graphql
   spreadly subscribe 'subscription { feedStatus { name state } }'
   spreadly publish news '{\"headline\": \"hello\"}'
 
 Flags beat SPREADLY__SECTION__KEY variables, which beat the file, which beats the defaults.
-config/spreadly.toml has every key with its unit and reason.
 Exit codes: 0 stopped as asked, 1 could not run, 2 a fault in the arguments or the configuration.";
 
 /// Where `spreadly serve` listens by itself.
@@ -56,6 +56,12 @@ enum Command {
     ///
     /// Prints every fault with its key and exits with 2, or prints the effective configuration.
     CheckConfig(CheckConfig),
+    /// Print a configuration file with every key at its default, its unit, range and meaning
+    Config {
+        /// Print the same as a page in Markdown
+        #[arg(long)]
+        reference: bool,
+    },
     /// Print the GraphQL schema
     Schema,
     /// Follow a GraphQL subscription, or run a query, and print each result as a line of JSON
@@ -79,6 +85,11 @@ pub fn run() -> ExitCode {
         Command::Serve(serve) => serve.run(None),
         Command::Dev(dev) => dev.run(),
         Command::CheckConfig(check) => check.run(),
+        Command::Config { reference } => {
+            let text = if reference { config::reference_page() } else { config::documented_file() };
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
         Command::Schema => {
             print!("{}", graphql::sdl());
             ExitCode::SUCCESS

@@ -1,5 +1,5 @@
-//! One thing that is wrong with a configuration, told so that it can be put right without
-//! looking anything up: where it was written, under which key, what stood there, what may.
+//! One fault of a configuration, with what an operator needs to put it right: where the value was
+//! written, under which key, what was given, and what is taken.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -38,9 +38,9 @@ pub struct ConfigFault {
     /// As in the file, `section.key`; empty when the fault is the file's as a whole.
     pub key: String,
     pub written_in: WrittenIn,
-    /// What stood there.
+    /// What was given.
     pub given: Option<String>,
-    /// What is wrong, and what may stand there; a clause that goes on after "key: ".
+    /// What is wrong, and what is taken; a clause that goes on after "key: ".
     pub problem: String,
 }
 

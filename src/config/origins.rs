@@ -13,13 +13,6 @@ pub struct Origins {
     loopback: bool,
 }
 
-/// That of the default address, which is loopback.
-impl Default for Origins {
-    fn default() -> Self {
-        Self { listed: Vec::new(), loopback: true }
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OriginsError {
     #[error("must begin with http:// or https://, or be \"*\"")]
@@ -52,11 +45,6 @@ impl Origins {
             _ if authority.contains(['/', '?', '#', '@']) => Err(OriginsError::HasPath),
             _ => Ok(without_default_port(&lower).to_owned()),
         }
-    }
-
-    /// The entries, as compared.
-    pub(super) fn listed(&self) -> &[String] {
-        &self.listed
     }
 
     /// Whether a request with these two headers is let in.

@@ -1,22 +1,41 @@
-//! What a configuration may say, and how it is told what it may not.
+//! What a configuration may say, and which faults the rest is.
 
-use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use super::written::LATER;
+use secrecy::ExposeSecret as _;
+
 use super::*;
 
 const DEFAULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/spreadly.toml");
 
-fn load(toml: &str, env: &[(&str, &str)], flags: Overrides) -> Result<Config, Vec<String>> {
+fn read(
+    toml: &str,
+    env: &[(&str, &str)],
+    flags: Overrides,
+) -> Result<(Config, Vec<Row>), Vec<String>> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(toml.as_bytes()).unwrap();
     let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    Config::load(Some(file.path()), env, flags).map_err(|faults| {
+    super::load(Some(file.path()), env, flags).map_err(|faults| {
         let path = file.path().display().to_string();
         faults.iter().map(|fault| fault.to_string().replace(&path, "FILE")).collect()
     })
+}
+
+fn load(toml: &str, env: &[(&str, &str)], flags: Overrides) -> Result<Config, Vec<String>> {
+    read(toml, env, flags).map(|(config, _)| config)
+}
+
+fn defaults() -> Config {
+    load("", &[], Overrides::default()).unwrap()
+}
+
+/// All texts in which a configuration appears.
+fn shown(toml: &str) -> [String; 2] {
+    let (config, rows) = read(toml, &[], Overrides::default()).unwrap();
+    [reference::effective(&rows), format!("{config:?}")]
 }
 
 fn faults(toml: &str, env: &[(&str, &str)]) -> Vec<String> {
@@ -24,31 +43,23 @@ fn faults(toml: &str, env: &[(&str, &str)]) -> Vec<String> {
 }
 
 #[test]
-fn nothing_written_is_the_default() {
-    let config = Config::load(None, std::iter::empty(), Overrides::default());
-    assert_eq!(config, Ok(Config::default()));
+fn the_documented_file_is_the_default() {
+    let text = std::fs::read_to_string(DEFAULTS).unwrap();
+    assert_eq!(text, documented_file(), "make reference writes it");
+    let (config, rows) = read(&text, &[], Overrides::default()).unwrap();
+    assert_eq!((config, rows), (defaults(), default_rows()));
 }
 
 #[test]
-fn the_documented_file_is_the_default_and_names_every_key() {
-    let config = Config::load(Some(Path::new(DEFAULTS)), std::iter::empty(), Overrides::default());
-    assert_eq!(config, Ok(Config::default()));
-
-    let text = std::fs::read_to_string(DEFAULTS).unwrap();
-    let mut section = String::new();
-    let mut named = BTreeSet::new();
-    for line in text.lines() {
-        let line = line.trim_start_matches(['#', ' ']);
-        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-            section = name.to_owned();
-            named.insert(format!("{section}."));
-        } else if let Some((name, _)) = line.split_once(" = ") {
-            named.insert(format!("{section}.{name}"));
-        }
+fn each_row_says_what_an_operator_asks() {
+    for row in default_rows() {
+        let Row { name, range, does, notes, reason, unit, .. } = &row;
+        assert!(!range.is_empty(), "{name}");
+        assert!(does.ends_with('.') && (notes.is_empty() || notes.ends_with('.')), "{name}");
+        assert!(reason.is_empty() || reason.ends_with('.'), "{name}");
+        let is_number = matches!(row.default, value::Value::Whole(_));
+        assert_eq!(is_number, !unit.is_empty(), "{name}: {unit}");
     }
-    let all = printed::settings(&Config::default()).into_iter().map(|(key, _)| key).chain(LATER);
-    let missing: Vec<_> = all.filter(|key| !named.contains(*key)).collect();
-    assert_eq!(missing, Vec::<&str>::new());
 }
 
 /// Every key at a value that is not its default.
@@ -77,7 +88,7 @@ cache.interval_ms = 102
 limits.message_bytes = 20_001
 limits.message_bytes_before_ack = 20_000
 limits.operations_per_socket = 9
-limits.pending_subscribes_per_socket = 8
+limits.pending_operations_per_socket = 8
 limits.subscribe_rate = 7
 limits.subscribe_burst = 11
 limits.sockets_per_address = 6
@@ -101,7 +112,7 @@ limits.query_level_fields = 1_000
 limits.markets_per_subscription = 2
 limits.book_depth = 10
 limits.writer_stall_ms = 102
-limits.ring_bytes_per_topic = 70_000
+limits.ring_bytes_per_stream = 70_000
 limits.stream_linger_ms = 103
 limits.streams = 10
 limits.memory_bytes = 104
@@ -135,15 +146,19 @@ feeds.kafka.settings = ["sasl.mechanism=PLAIN", "sasl.password=hunter2"]"#;
     let config = load(written, &[], Overrides::default()).unwrap();
     let kafka = config.feeds.kafka.as_ref().unwrap();
     assert_eq!(kafka.topics, ["one", "two"]);
-    assert_eq!(kafka.settings[1], ("sasl.password".to_owned(), "hunter2".to_owned()));
-    for shown in [config.to_toml(), format!("{config:?}")] {
+    let KafkaSetting { name, value } = &kafka.settings[1];
+    assert_eq!((&**name, value.expose_secret()), ("sasl.password", "hunter2"));
+    for shown in shown(written) {
         assert!(shown.contains("sasl.mechanism") && !shown.contains("hunter2"), "{shown}");
     }
     for ours in ["group.id=x", "enable.auto.commit=true", "no setting"] {
-        let told = faults(&format!("feeds.kafka.settings = [\"a=hunter2\", {ours:?}]"), &[]);
-        assert_eq!(told.len(), 1, "{told:?}");
-        assert!(!told[0].contains("hunter2"), "{told:?}");
+        let found = faults(&format!("feeds.kafka.settings = [\"a=hunter2\", {ours:?}]"), &[]);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(!found[0].contains("hunter2"), "{found:?}");
     }
+    let variable = ("SPREADLY__FEEDS__KAFKA__SETTINGS", "sasl.password=hunter2:x, group.id=y");
+    let fault = faults("", &[variable]);
+    assert!(fault.len() == 1 && !fault[0].contains("hunter2"), "{fault:?}");
     assert_eq!(
         faults("feeds.kafka.brokers = \"b:1\"", &[]),
         ["default: feeds.kafka.topics: it names none, but feeds.kafka.brokers is set: say what \
@@ -163,7 +178,7 @@ fn what_kafka_owns_is_written_to_a_topic_that_is_read() {
         produce_to: "two".to_owned(),
     };
     assert_eq!(owned, Some(expected));
-    let told = [
+    let found = [
         (
             format!("{read}{both}feeds.kafka.produce_to = \"three\""),
             "FILE:5: feeds.kafka.produce_to: given \"three\", but it must be one of \
@@ -185,11 +200,11 @@ fn what_kafka_owns_is_written_to_a_topic_that_is_read() {
         ),
         (
             format!("{fine}\nfeeds.kafka.own_markets = [\"A/B\"]").replacen(both, "", 1),
-            "FILE:4: feeds.kafka.own_markets: given [\"A/B\"], but \"A/B\" must be 1 to 64 of A-Z a-z \
-             0-9 . _ - and begin with a letter or digit, or be \"*\" for all",
+            "FILE:4: feeds.kafka.own_markets: given [\"A/B\"], but \"A/B\" must be 1 to 64 of A-Z \
+             a-z 0-9 . _ - and begin with a letter or digit, or be \"*\" for all",
         ),
     ];
-    for (written, fault) in told {
+    for (written, fault) in found {
         assert_eq!(faults(&written, &[])[0], fault);
     }
 }
@@ -197,10 +212,11 @@ fn what_kafka_owns_is_written_to_a_topic_that_is_read() {
 #[test]
 fn a_password_of_the_database_is_shown_nowhere() {
     let secret = "postgres://hub:hunter2@db/exchange";
-    let config = load(&format!("feeds.postgres.url = {secret:?}"), &[], Overrides::default());
-    let config = config.unwrap();
-    assert_eq!(config.feeds.postgres.as_ref().unwrap().url, secret);
-    for shown in [config.to_toml(), format!("{config:?}")] {
+    let written = format!("feeds.postgres.url = {secret:?}");
+    let config = load(&written, &[], Overrides::default()).unwrap();
+    let url = config.feeds.postgres.unwrap().url;
+    assert_eq!(url.secret().expose_secret(), secret);
+    for shown in shown(&written) {
         assert!(shown.contains("postgres://hub@db/exchange"), "{shown}");
         assert!(!shown.contains("hunter2"), "{shown}");
     }
@@ -210,9 +226,12 @@ fn a_password_of_the_database_is_shown_nowhere() {
         "postgres://u:hunter2@h/d?sslmode=require",
     ];
     for url in faulty {
-        let told = faults(&format!("feeds.postgres.url = {url:?}"), &[]);
-        assert_eq!(told.len(), 1);
-        assert!(told[0].contains("feeds.postgres.url") && !told[0].contains("hunter2"), "{told:?}");
+        let found = faults(&format!("feeds.postgres.url = {url:?}"), &[]);
+        assert_eq!(found.len(), 1);
+        assert!(
+            found[0].contains("feeds.postgres.url") && !found[0].contains("hunter2"),
+            "{found:?}"
+        );
     }
 }
 
@@ -222,9 +241,10 @@ fn a_password_of_the_cache_is_shown_nowhere() {
                   &sentinelUsername=spy&sentinelPassword=hunter3";
     let shown =
         "redis-sentinel://hub@one:1/3?sentinelServiceName=main&node=two:2&sentinelUsername=spy";
-    let config = load(&format!("cache.url = {secret:?}"), &[], Overrides::default()).unwrap();
-    assert_eq!(config.cache.as_ref().unwrap().url, secret);
-    for text in [config.to_toml(), format!("{config:?}")] {
+    let written = format!("cache.url = {secret:?}");
+    let config = load(&written, &[], Overrides::default()).unwrap();
+    assert_eq!(config.cache.unwrap().url.secret().expose_secret(), secret);
+    for text in super::tests::shown(&written) {
         assert!(text.contains(shown) && !text.contains("hunter"), "{text}");
     }
     let faulty = [
@@ -235,25 +255,24 @@ fn a_password_of_the_cache_is_shown_nowhere() {
         "redis-sentinel://u:hunter2@h:1",
     ];
     for url in faulty {
-        let told = faults(&format!("cache.url = {url:?}"), &[]);
-        assert_eq!(told.len(), 1);
-        assert!(told[0].contains("cache.url") && !told[0].contains("hunter2"), "{told:?}");
+        let found = faults(&format!("cache.url = {url:?}"), &[]);
+        assert_eq!(found.len(), 1);
+        assert!(found[0].contains("cache.url") && !found[0].contains("hunter2"), "{found:?}");
     }
 }
 
 #[test]
 fn every_key_changes_its_own_setting_and_is_printed_back() {
-    let changed = load(CHANGED, &[], Overrides::default()).unwrap();
-    let default = printed::settings(&Config::default());
-    for (default, changed) in default.iter().zip(printed::settings(&changed)) {
-        assert_eq!(default.0, changed.0);
-        assert_ne!(default.1, changed.1, "{}", default.0);
+    let (config, rows) = read(CHANGED, &[], Overrides::default()).unwrap();
+    let default = default_rows();
+    for (default, changed) in default.iter().zip(&rows) {
+        assert_eq!(default.name, changed.name);
+        assert_ne!(default.value, changed.value, "{}", default.name);
     }
-    assert_eq!(load(&changed.to_toml(), &[], Overrides::default()), Ok(changed));
-    assert_eq!(
-        load(&Config::default().to_toml(), &[], Overrides::default()),
-        Ok(Config::default())
-    );
+    let printed = reference::effective(&rows);
+    assert_eq!(read(&printed, &[], Overrides::default()), Ok((config, rows)));
+    let printed = reference::effective(&default);
+    assert_eq!(read(&printed, &[], Overrides::default()), Ok((defaults(), default)));
 }
 
 #[test]
@@ -288,7 +307,7 @@ fn a_variable_holds_a_list_with_commas_or_as_the_file_writes_it() {
 }
 
 #[test]
-fn all_faults_are_told_at_once_with_their_lines() {
+fn all_faults_are_reported_at_once_with_their_lines() {
     let toml = r#"
 [server]
 listen = "localhost"
@@ -332,7 +351,7 @@ fn a_right_name_in_the_wrong_section_is_led_to_its_own() {
 }
 
 #[test]
-fn a_faulty_value_is_told_although_a_stronger_one_hides_it() {
+fn a_faulty_value_is_reported_although_a_stronger_one_hides_it() {
     let env = [("SPREADLY__SERVER__SHARDS", "2")];
     assert_eq!(
         faults("server.shards = 5000", &env),
@@ -358,10 +377,12 @@ fn a_shared_log_is_read_by_the_feed_of_its_database_and_by_no_other() {
     let log = "store.url = \"postgres://user:hunter2@db/spreadly\"";
     let config = load(log, &[], Overrides::default()).unwrap();
     assert_eq!(config.store.path, PathBuf::from("data/replica.db"));
-    assert_eq!(config.store.shared, Some(SharedLogConfig::default()));
+    let connection_wait = Duration::from_millis(250);
+    let shared = SharedLogConfig { connections: 8, connection_wait, host: String::new() };
+    assert_eq!(config.store.shared, Some(shared));
     let url = "postgres://user:hunter2@db/spreadly";
-    assert_eq!(config.feeds.postgres.as_ref().unwrap().url, url);
-    assert!(!format!("{config:?}{}", config.to_toml()).contains("hunter2"));
+    assert_eq!(config.feeds.postgres.as_ref().unwrap().url, SecretUrl::new(url));
+    assert!(!shown(log).concat().contains("hunter2"));
     let same = format!("{log}\nfeeds.postgres.url = {url:?}");
     assert_eq!(load(&same, &[], Overrides::default()).unwrap(), config);
     let other = format!("{log}\nfeeds.postgres.url = \"postgres://u:hunter2@other/spreadly\"");
@@ -376,9 +397,12 @@ fn a_shared_log_is_read_by_the_feed_of_its_database_and_by_no_other() {
 
 #[test]
 fn a_secret_is_never_repeated() {
-    let told = faults("store.url = \"postgres://user:hunter2@db:port/spreadly\"", &[]);
-    assert_eq!(told.len(), 1);
-    assert!(told[0].starts_with("FILE:1: store.url: ") && !told[0].contains("hunter2"), "{told:?}");
+    let found = faults("store.url = \"postgres://user:hunter2@db:port/spreadly\"", &[]);
+    assert_eq!(found.len(), 1);
+    assert!(
+        found[0].starts_with("FILE:1: store.url: ") && !found[0].contains("hunter2"),
+        "{found:?}"
+    );
 }
 
 #[test]
@@ -415,7 +439,7 @@ fn values_that_do_not_go_together_are_faults() {
              of limits.markets_per_subscription, which is 100",
             "default: limits.message_bytes_before_ack: given 16384, but it may not exceed \
              limits.message_bytes, which is 2000",
-            "default: limits.pending_subscribes_per_socket: given 32, but it may not exceed \
+            "default: limits.pending_operations_per_socket: given 32, but it may not exceed \
              limits.operations_per_socket, which is 5",
             "FILE:3: admin.listen: given \"127.0.0.1:4000\", but it must differ from \
              server.listen",
@@ -434,10 +458,8 @@ fn values_that_do_not_go_together_are_faults() {
     // The deepest book may be asked for with all of its fields.
     assert_eq!(
         faults("limits.book_depth = 8334", &[]),
-        [
-            "default: limits.query_level_fields: given 100000, but it may not be below 100008: 12 for \
-          each of limits.book_depth, which is 8334"
-        ]
+        ["default: limits.query_level_fields: given 100000, but it may not be below 100008: 12 \
+             for each of limits.book_depth, which is 8334"]
     );
     assert!(load("limits.book_depth = 8333", &[], Overrides::default()).is_ok());
     let free = "server.listen = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\"";
@@ -445,19 +467,19 @@ fn values_that_do_not_go_together_are_faults() {
 }
 
 #[test]
-fn a_file_that_is_no_toml_is_told_with_its_line() {
-    let told = faults("server.shards = 1\nserver.shards = 2\n[limits\n", &[]);
-    assert_eq!(told.len(), 2, "{told:#?}");
-    assert!(told[0].starts_with("FILE:3: unclosed table"), "{told:#?}");
-    assert_eq!(told[1], "FILE:2: duplicate key");
+fn a_file_that_is_no_toml_is_reported_with_its_line() {
+    let found = faults("server.shards = 1\nserver.shards = 2\n[limits\n", &[]);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(found[0].starts_with("FILE:3: unclosed table"), "{found:#?}");
+    assert_eq!(found[1], "FILE:2: duplicate key");
 }
 
 #[test]
 fn a_file_that_can_not_be_read_is_a_fault() {
     let missing = Path::new("no/such/file.toml");
-    let told = Config::load(Some(missing), std::iter::empty(), Overrides::default()).unwrap_err();
-    assert_eq!(told.len(), 1);
-    assert!(told[0].to_string().starts_with("no/such/file.toml: can't be read: "), "{told:?}");
+    let found = Config::load(Some(missing), std::iter::empty(), Overrides::default()).unwrap_err();
+    assert_eq!(found.len(), 1);
+    assert!(found[0].to_string().starts_with("no/such/file.toml: can't be read: "), "{found:?}");
 }
 
 #[test]

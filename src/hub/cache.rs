@@ -20,7 +20,7 @@ pub(super) fn start(
     tracker: &TaskTracker,
     stop: &CancellationToken,
 ) -> io::Result<(WarmStart, OrderBooks)> {
-    let config = CacheConfig { url: written.url.clone(), deadline: written.deadline };
+    let config = CacheConfig { url: written.url.secret().clone(), deadline: written.deadline };
     // Its URL was checked with the rest of the configuration.
     let cache = Cache::new(config).map_err(io::Error::other)?;
     let (writer, lookup, taken) =

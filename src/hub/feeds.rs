@@ -129,5 +129,6 @@ impl Feeds {
 /// What reads and writes Kafka is told of it.
 pub(super) fn kafka_config(written: &KafkaFeedConfig) -> KafkaConfig {
     let KafkaFeedConfig { brokers, topics, deadline, settings, .. } = written.clone();
+    let settings = settings.into_iter().map(|setting| (setting.name, setting.value)).collect();
     KafkaConfig { brokers, topics, deadline, settings }
 }

@@ -372,7 +372,7 @@ fn readiness(
 
 fn stream_limits(limits: &Limits) -> StreamLimits {
     StreamLimits {
-        ring_bytes: limits.ring_bytes_per_topic,
+        ring_bytes: limits.ring_bytes_per_stream,
         linger: limits.stream_linger,
         most_streams: limits.streams,
         memory_bytes: match limits.memory_bytes {
@@ -388,7 +388,7 @@ fn socket_limits(config: &Config) -> spreadly_subscriptions::Limits {
         message_bytes: limits.message_bytes,
         message_bytes_before_ack: limits.message_bytes_before_ack,
         operations_per_socket: limits.operations_per_socket,
-        pending_subscribes_per_socket: limits.pending_subscribes_per_socket,
+        pending_operations_per_socket: limits.pending_operations_per_socket,
         subscribe_rate: limits.subscribe_rate,
         subscribe_burst: limits.subscribe_burst,
         init_timeout: limits.init_timeout,

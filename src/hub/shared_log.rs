@@ -59,7 +59,7 @@ impl SharedLog {
 
 pub(super) fn postgres(written: PostgresFeedConfig) -> PostgresConfig {
     let PostgresFeedConfig { url, poll_interval, deadline } = written;
-    PostgresConfig { url, poll_interval, deadline }
+    PostgresConfig { url: url.secret().clone(), poll_interval, deadline }
 }
 
 /// Opens the replica. Where the database does not answer and there is a replica, with what that

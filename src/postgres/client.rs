@@ -4,6 +4,7 @@ use std::error::Error as _;
 use std::future::Future;
 use std::time::Duration;
 
+use secrecy::ExposeSecret as _;
 use thiserror::Error;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
@@ -68,7 +69,7 @@ impl Drop for Driver {
 /// How every connection to it is made.
 pub fn settings(config: &PostgresConfig) -> Result<tokio_postgres::Config, tokio_postgres::Error> {
     let deadline = config.deadline;
-    let mut settings: tokio_postgres::Config = config.url.parse()?;
+    let mut settings: tokio_postgres::Config = config.url.expose_secret().parse()?;
     settings.application_name("spreadly").connect_timeout(deadline).tcp_user_timeout(deadline);
     Ok(settings)
 }

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use secrecy::SecretString;
+
 #[derive(Clone)]
 pub struct PostgresConfig {
-    /// May hold a password.
-    pub url: String,
+    pub url: SecretString,
     /// Between two looks where nothing rang.
     pub poll_interval: Duration,
     /// For any answer.

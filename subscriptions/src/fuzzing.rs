@@ -16,7 +16,7 @@ use crate::session::{Decision, OperationRef, Session};
 fn limits() -> Limits {
     Limits {
         operations_per_socket: 5,
-        pending_subscribes_per_socket: 3,
+        pending_operations_per_socket: 3,
         subscribe_rate: 10,
         subscribe_burst: 8,
         ..Limits::default()
@@ -160,7 +160,7 @@ impl Run {
         assert_eq!(self.session.len(), self.alive.len());
         assert!(self.alive.len() <= self.limits.operations_per_socket);
         let pending = self.alive.values().filter(|(_, pending)| *pending).count();
-        assert!(pending <= self.limits.pending_subscribes_per_socket);
+        assert!(pending <= self.limits.pending_operations_per_socket);
     }
 }
 

@@ -12,8 +12,8 @@ pub struct Limits {
     pub message_bytes_before_ack: usize,
     /// Operations alive on one socket.
     pub operations_per_socket: usize,
-    /// Of these, operations that have neither a result nor a stream yet.
-    pub pending_subscribes_per_socket: usize,
+    /// Of these, queries and mutations without a result and subscriptions that have not begun.
+    pub pending_operations_per_socket: usize,
     /// `subscribe` messages a second, on average.
     pub subscribe_rate: u32,
     /// `subscribe` messages at once. At least `operations_per_socket`: after a reconnect a client
@@ -33,7 +33,7 @@ impl Default for Limits {
             message_bytes: 256 << 10,
             message_bytes_before_ack: 16 << 10,
             operations_per_socket: 256,
-            pending_subscribes_per_socket: 32,
+            pending_operations_per_socket: 32,
             subscribe_rate: 50,
             subscribe_burst: 300,
             init_timeout: Duration::from_secs(5),

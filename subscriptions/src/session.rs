@@ -153,9 +153,9 @@ impl Session {
         }
         let refusal = if self.by_id.len() >= limits.operations_per_socket {
             limit_error("operations_per_socket", limits.operations_per_socket, self.by_id.len())
-        } else if self.pending >= limits.pending_subscribes_per_socket {
-            let limit = limits.pending_subscribes_per_socket;
-            limit_error("pending_subscribes_per_socket", limit, self.pending)
+        } else if self.pending >= limits.pending_operations_per_socket {
+            let limit = limits.pending_operations_per_socket;
+            limit_error("pending_operations_per_socket", limit, self.pending)
         } else if let Err(retry_after_ms) = self.bucket.take(limits, now) {
             rate_error(limits.subscribe_rate, retry_after_ms)
         } else {
@@ -369,7 +369,7 @@ mod tests {
 
     #[test]
     fn the_pending_limit_counts_only_what_is_being_worked_out() {
-        let limits = Limits { pending_subscribes_per_socket: 1, ..Limits::default() };
+        let limits = Limits { pending_operations_per_socket: 1, ..Limits::default() };
         let (mut session, now) = acknowledged(&limits);
         let first = begun(session.receive(&subscribe("1"), &limits, now));
         assert!(matches!(session.receive(&subscribe("2"), &limits, now), Decision::Refuse(_)));

@@ -11,6 +11,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{ConsumerContext, StreamConsumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use secrecy::ExposeSecret as _;
 
 use super::KafkaConfig;
 
@@ -59,7 +60,7 @@ impl ConsumerContext for Connections {}
 pub(super) fn client(config: &KafkaConfig) -> ClientConfig {
     let mut client = ClientConfig::new();
     for (key, value) in &config.settings {
-        client.set(key, value);
+        client.set(key, value.expose_secret());
     }
     client
         .set("bootstrap.servers", &config.brokers)

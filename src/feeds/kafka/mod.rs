@@ -20,6 +20,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use rdkafka::Message as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
+use secrecy::SecretString;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -49,8 +50,8 @@ pub struct KafkaConfig {
     pub topics: Vec<String>,
     /// For any answer.
     pub deadline: Duration,
-    /// Passed on to librdkafka: TLS, SASL and whatever else it takes. May hold a password.
-    pub settings: Vec<(String, String)>,
+    /// Passed on to librdkafka: TLS, SASL and whatever else it takes. A value may be a password.
+    pub settings: Vec<(String, SecretString)>,
 }
 
 type Cut = session::Cut<PartitionsError>;

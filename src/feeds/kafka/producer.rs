@@ -284,7 +284,7 @@ mod tests {
             brokers: "127.0.0.1:1".to_owned(),
             topics: vec!["events".to_owned()],
             deadline: Duration::from_secs(3),
-            settings,
+            settings: settings.into_iter().map(|(name, value)| (name, value.into())).collect(),
         };
         let ownership = Arc::new(Ownership::new(&["news".to_owned()], &[]));
         let (waiters, statuses) = (Arc::default(), FeedStatuses::new());

@@ -1,8 +1,8 @@
-//! What was written, before anything is checked: each known key with every value some source
-//! gives it, weakest source first. Unknown keys are refused here, where their line is known.
+//! What was written, before anything is checked: each known key with every value that a source
+//! gives it, weakest source first. The sources are a file, variables (or the files that they name)
+//! and flags. Unknown keys are refused here, where their line is known.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
@@ -10,89 +10,45 @@ use std::path::Path;
 use serde_spanned::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, ConfigFault, Overrides, WrittenIn, printed};
+use super::table::Row;
+use super::value::Value;
+use super::{ConfigFault, Overrides, WrittenIn};
 
-/// Keys of later versions: known by name, so that whoever sets one is told that it does nothing
-/// yet. Those that end in a dot stand for all keys below.
+/// Keys of later versions: known by name, so that setting one is a fault that says so. One that
+/// ends in a dot means all keys below.
 pub(super) const LATER: [&str; 2] = ["archive.url", "identity."];
 
 const ENV_PREFIX: &str = "SPREADLY__";
 /// A configuration is a few KiB; a file that is larger is another file.
 const MOST_FILE_BYTES: u64 = 1024 * 1024;
 
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
-    Text(String),
-    Whole(i64),
-    Flag(bool),
-    List(Vec<Value>),
-    /// A TOML value that no key takes: its type.
-    Other(String),
-    /// From a variable or a flag, where everything is text: the key decides what it is.
-    Untyped(String),
-}
-
-impl fmt::Display for Value {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Text(text) | Self::Untyped(text) => write!(f, "{text:?}"),
-            Self::Whole(number) => write!(f, "{number}"),
-            Self::Flag(flag) => write!(f, "{flag}"),
-            Self::List(all) => {
-                let all: Vec<_> = all.iter().map(ToString::to_string).collect();
-                write!(f, "[{}]", all.join(", "))
-            }
-            Self::Other(kind) => write!(f, "a {kind}"),
-        }
-    }
-}
-
-impl Value {
-    fn from_toml(value: &DeValue<'_>) -> Self {
-        match value {
-            DeValue::String(text) => Self::Text(text.to_string()),
-            DeValue::Boolean(flag) => Self::Flag(*flag),
-            DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
-                .map_or_else(|_| Self::Other("number beyond 64 bits".to_owned()), Self::Whole),
-            DeValue::Array(all) => {
-                Self::List(all.iter().map(|one| Self::from_toml(one.get_ref())).collect())
-            }
-            other => Self::Other(other.type_str().to_owned()),
-        }
-    }
-
-    /// A list from a variable: `["a", "b"]` as in the file, or `a, b`.
-    pub(super) fn list_from_text(text: &str) -> Self {
-        if text.trim_start().starts_with('[')
-            && let Ok(parsed) = DeValue::parse(text.trim())
-        {
-            return Self::from_toml(parsed.get_ref());
-        }
-        let all = text.split(',').map(str::trim).filter(|one| !one.is_empty());
-        Self::List(all.map(|one| Self::Text(one.to_owned())).collect())
-    }
-}
-
 pub(super) struct Entry {
     pub value: Value,
     pub written_in: WrittenIn,
 }
 
-pub(super) struct Written {
-    known: Vec<&'static str>,
-    /// Weakest first. All are kept, since a value that is overridden must be right too: it is
-    /// what runs the day the variable is gone.
+/// What a source has to know of a key.
+struct Known {
+    name: &'static str,
+    /// A variable with the suffix `_FILE` may name a file that has its value.
+    is_secret: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Source {
+    known: Vec<Known>,
+    /// Weakest first. All are kept: a value that is overridden must be right too, as it runs on
+    /// the day on which the variable is gone.
     entries: BTreeMap<String, Vec<Entry>>,
 }
 
-impl Default for Written {
-    fn default() -> Self {
-        let known = printed::settings(&Config::default()).into_iter().map(|(key, _)| key).collect();
-        Self { known, entries: BTreeMap::new() }
+impl Source {
+    /// Takes the keys of these rows.
+    pub(super) fn of(rows: &[Row]) -> Self {
+        let known = |row: &Row| Known { name: row.name, is_secret: row.is_secret };
+        Self { known: rows.iter().map(known).collect(), entries: BTreeMap::new() }
     }
-}
 
-impl Written {
     pub(super) fn take(&mut self, key: &str) -> Vec<Entry> {
         self.entries.remove(key).unwrap_or_default()
     }
@@ -143,7 +99,7 @@ impl Written {
                 _ => format!("{section}.{}", name.get_ref()),
             };
             match value.get_ref() {
-                DeValue::Table(inner) if !self.known.contains(&key.as_str()) => {
+                DeValue::Table(inner) if self.known(&key).is_none() => {
                     if inner.is_empty() && !self.is_section(&key) {
                         self.add(key, Value::Other("section".to_owned()), at(name.span()), faults);
                     } else {
@@ -173,7 +129,7 @@ impl Written {
                 continue;
             };
             let plain = name.strip_suffix("_FILE").filter(|plain| ours.contains_key(*plain));
-            let problem = if !may_hold_a_secret(bare) {
+            let problem = if !self.may_be_secret(bare) {
                 "is no secret: set it directly, without _FILE".to_owned()
             } else if let Some(plain) = plain {
                 format!("is also given by {plain}: keep one of the two")
@@ -215,7 +171,7 @@ impl Written {
         written_in: WrittenIn,
         faults: &mut Vec<ConfigFault>,
     ) {
-        if self.known.contains(&key.as_str()) {
+        if self.known(&key).is_some() {
             self.entries.entry(key).or_default().push(Entry { value, written_in });
             return;
         }
@@ -229,15 +185,25 @@ impl Written {
         faults.push(ConfigFault { key, written_in, given: None, problem });
     }
 
+    fn known(&self, key: &str) -> Option<&Known> {
+        self.known.iter().find(|known| known.name == key)
+    }
+
     fn is_known(&self, key: &str) -> bool {
-        self.known.contains(&key) || is_later(key)
+        self.known(key).is_some() || is_later(key)
+    }
+
+    /// Of keys of later versions nothing is known yet.
+    fn may_be_secret(&self, key: &str) -> bool {
+        self.known(key).is_none_or(|known| known.is_secret)
+    }
+
+    fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.known.iter().map(|known| known.name).chain(LATER)
     }
 
     fn is_section(&self, key: &str) -> bool {
-        self.known
-            .iter()
-            .chain(&LATER)
-            .any(|known| known.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+        self.names().any(|known| known.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
     }
 
     /// By the edits of section and name; a right name in the wrong section is near, however
@@ -258,21 +224,18 @@ impl Written {
                 of_name + of_section
             }
         };
-        let later = LATER.into_iter().filter(|known| !known.ends_with('.'));
-        let all = self.known.iter().copied().chain(later);
+        let all = self.names().filter(|known| !known.ends_with('.'));
         all.min_by_key(|known| (edits(known), *known)).unwrap_or_default()
     }
 }
 
-fn is_later(key: &str) -> bool {
-    LATER.iter().any(|later| key == *later || (later.ends_with('.') && key.starts_with(later)))
+/// The variable that has a key's value.
+pub(super) fn variable(key: &str) -> String {
+    format!("{ENV_PREFIX}{}", key.to_ascii_uppercase().replace('.', "__"))
 }
 
-/// Whether what stands under a key is kept out of every message, and may come from a file.
-pub(super) fn may_hold_a_secret(key: &str) -> bool {
-    key.ends_with(".url")
-        || key == "feeds.kafka.settings"
-        || key.starts_with("identity.") && key != "identity.development_account"
+fn is_later(key: &str) -> bool {
+    LATER.iter().any(|later| key == *later || (later.ends_with('.') && key.starts_with(later)))
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
