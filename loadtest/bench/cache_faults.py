@@ -33,8 +33,19 @@ class Redis:
         self.start()
 
     def start(self):
-        words = [shutil.which("redis-server") or sys.exit("redis-server is missing"), "--port", str(self.port),
-                 "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", self.folder]
+        words = [
+            shutil.which("redis-server") or sys.exit("redis-server is missing"),
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+            "--dir",
+            self.folder,
+        ]
         self.process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
 
     def become(self, name):
@@ -53,7 +64,10 @@ class Hub:
         words = ["--set", "server.ping_interval_ms=3600000", "--set", f"cache.url={cache or ''}"]
         self.process = subprocess.Popen(
             [binary, "serve", "--config", base.config(self.folder.name), *words],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=self.folder.name)
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=self.folder.name,
+        )
         address = json.loads(self.process.stdout.readline())["listening"]
         definition, snapshot = base.market("HOT")
         snapshot["bids"] = [[f"{10_000 - level}.0", "1"] for level in range(LEVELS)]
@@ -63,7 +77,9 @@ class Hub:
         deadline = time.monotonic() + 30
         while True:
             self.client = base.Client(address)
-            query = "subscription { orderBook(market: \"HOT\") { ... on BookDelta { bids { size } } } }"
+            query = (
+                'subscription { orderBook(market: "HOT") { ... on BookDelta { bids { size } } } }'
+            )
             self.client.say({"type": "subscribe", "id": "1", "payload": {"query": query}})
             if b'"next"' in self.client.hear():
                 break
@@ -74,12 +90,16 @@ class Hub:
     def latencies(self, seconds, rate):
         """Of each line in seconds, from before it is written until its size was read back."""
         taken, start = [], time.perf_counter()
-        with open(os.path.join(self.folder.name, "feeds", "hot.ndjson"), "a", encoding="utf-8") as file:
+        with open(
+            os.path.join(self.folder.name, "feeds", "hot.ndjson"), "a", encoding="utf-8"
+        ) as file:
             for turn in range(int(seconds * rate)):
                 time.sleep(max(0.0, start + turn / rate - time.perf_counter()))
                 self.number += 1
                 size = f"{2 + self.number}.000"
-                line = json.dumps({"kind": "book.delta", "market": "HOT", "bids": [["10000.0", size]], "asks": []})
+                line = json.dumps(
+                    {"kind": "book.delta", "market": "HOT", "bids": [["10000.0", size]], "asks": []}
+                )
                 began = time.perf_counter()
                 file.write(line + "\n")
                 file.flush()
@@ -95,7 +115,9 @@ class Hub:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("hub", help="the hub's program, a release build")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4)
@@ -123,8 +145,11 @@ def main():
         told = percentiles[49] * 1e6, percentiles[98] * 1e6
         limits = limits or told
         ratios = [one / limit for one, limit in zip(told, limits)]
-        print(f"{name:>8}: {len(taken[name])} pushes, p50 {told[0]:7.0f} us, p99 {told[1]:7.0f} us, "
-              f"ratio {ratios[0]:.2f} and {ratios[1]:.2f}", flush=True)
+        print(
+            f"{name:>8}: {len(taken[name])} pushes, p50 {told[0]:7.0f} us, p99 {told[1]:7.0f} us, "
+            f"ratio {ratios[0]:.2f} and {ratios[1]:.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -42,8 +42,7 @@ class Broker:
             sys.exit(f"{jars} is missing: run `make setup`")
         self.jars, self.limit, self.port, control = f"{jars}/*", limit, free_port(), free_port()
         settings = pathlib.Path(folder) / "server.properties"
-        settings.write_text(
-            f"""process.roles=broker,controller
+        settings.write_text(f"""process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{control}
 listeners=PLAINTEXT://127.0.0.1:{self.port},CONTROLLER://127.0.0.1:{control}
@@ -53,19 +52,33 @@ log.dirs={folder}/data
 offsets.topic.replication.factor=1
 num.partitions={PARTITIONS}
 auto.create.topics.enable=true
-"""
-        )
-        made = ["java", "-cp", self.jars, "kafka.tools.StorageTool", "format", "-t", uuid.uuid4().hex[:22], "-c", str(settings)]
+""")
+        made = [
+            "java",
+            "-cp",
+            self.jars,
+            "kafka.tools.StorageTool",
+            "format",
+            "-t",
+            uuid.uuid4().hex[:22],
+            "-c",
+            str(settings),
+        ]
         subprocess.run(made, check=True, stdout=subprocess.DEVNULL)
         log = open(f"{folder}/log", "w")
         self.process = subprocess.Popen(
-            ["java", "-Xmx512m", "-cp", self.jars, "kafka.Kafka", str(settings)], cwd=folder, stdout=log, stderr=log
+            ["java", "-Xmx512m", "-cp", self.jars, "kafka.Kafka", str(settings)],
+            cwd=folder,
+            stdout=log,
+            stderr=log,
         )
         self.brokers = f"127.0.0.1:{self.port}"
         deadline = time.time() + 60
         while True:
             # Asking for a topic makes it.
-            done = subprocess.run([limit, "produce", self.brokers, "warm", "1", "0"], capture_output=True)
+            done = subprocess.run(
+                [limit, "produce", self.brokers, "warm", "1", "0"], capture_output=True
+            )
             if done.returncode == 0:
                 return
             if time.time() > deadline:
@@ -73,11 +86,20 @@ auto.create.topics.enable=true
             time.sleep(0.5)
 
     def make(self, topic):
-        while subprocess.run([self.limit, "produce", self.brokers, topic, "0", "0"], capture_output=True).returncode != 0:
+        while (
+            subprocess.run(
+                [self.limit, "produce", self.brokers, topic, "0", "0"], capture_output=True
+            ).returncode
+            != 0
+        ):
             time.sleep(0.2)
 
     def produce(self, topic, records, rate):
-        return subprocess.Popen([self.limit, "produce", self.brokers, topic, str(records), str(rate)], stdout=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            [self.limit, "produce", self.brokers, topic, str(records), str(rate)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
 
     def stop(self):
         self.process.kill()
@@ -90,7 +112,16 @@ class Hub:
         feeds = pathlib.Path(self.folder.name) / "feeds"
         feeds.mkdir()
         defined = [
-            json.dumps({"kind": "market", "market": f"M{n}-USD", "base": f"M{n}", "quote": "USD", "priceDecimals": 1, "sizeDecimals": 8})
+            json.dumps(
+                {
+                    "kind": "market",
+                    "market": f"M{n}-USD",
+                    "base": f"M{n}",
+                    "quote": "USD",
+                    "priceDecimals": 1,
+                    "sizeDecimals": 8,
+                }
+            )
             for n in range(MARKETS)
         ]
         (feeds / "markets.ndjson").write_text("\n".join(defined) + "\n")
@@ -100,10 +131,21 @@ class Hub:
         while self.metric("events_total", "files") < MARKETS:
             time.sleep(0.02)
         self.stop_process()
-        self.words += ["--set", f"feeds.kafka.brokers={brokers}", "--set", f"feeds.kafka.topics={topic}"]
+        self.words += [
+            "--set",
+            f"feeds.kafka.brokers={brokers}",
+            "--set",
+            f"feeds.kafka.topics={topic}",
+        ]
 
     def start(self):
-        self.process = subprocess.Popen(self.words, cwd=self.folder.name, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.process = subprocess.Popen(
+            self.words,
+            cwd=self.folder.name,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         said = json.loads(self.process.stdout.readline())
         self.url, self.admin = f"ws://{said['listening']}/graphql", said["admin"]
 
@@ -112,7 +154,11 @@ class Hub:
         with socket.create_connection((host, int(port))) as page:
             page.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
             text = b"".join(iter(lambda: page.recv(65536), b"")).decode()
-        lines = [line for line in text.splitlines() if line.startswith(f'spreadly_feed_{name}{{feed="{feed}"}}')]
+        lines = [
+            line
+            for line in text.splitlines()
+            if line.startswith(f'spreadly_feed_{name}{{feed="{feed}"}}')
+        ]
         return int(lines[0].split()[-1]) if lines else 0
 
     def processor(self):
@@ -142,7 +188,12 @@ def drain(options, broker):
     broker.produce("full", options.records, 0).wait()
     ratios = []
     for _ in range(options.rounds):
-        done = subprocess.run([options.limit, "consume", broker.brokers, "full", str(options.records)], check=True, capture_output=True, text=True)
+        done = subprocess.run(
+            [options.limit, "consume", broker.brokers, "full", str(options.records)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         _, bare = (float(word) for word in done.stdout.split())
         hub = Hub(options.hub, broker.brokers, "full")
         began = time.time()
@@ -153,7 +204,10 @@ def drain(options, broker):
         hub.stop()
         ratios.append(spent / bare)
         per = 1e6 / options.records
-        print(f"drain  hub {spent * per:6.2f} us a record, {options.records / seconds:8.0f}/s   limit {bare * per:6.2f} us   ratio {spent / bare:5.2f}", flush=True)
+        print(
+            f"drain  hub {spent * per:6.2f} us a record, {options.records / seconds:8.0f}/s   limit {bare * per:6.2f} us   ratio {spent / bare:5.2f}",
+            flush=True,
+        )
     print(f"drain  ratio {statistics.median(ratios):.2f} (median of {len(ratios)})")
 
 
@@ -161,11 +215,15 @@ def live(options, broker):
     best = 0
     for rate in RATES:
         # A producer that is late says nothing of the hub.
-        verdicts = (live_at(options, broker, rate, f"live{rate}-{number}") for number in range(TRIES))
+        verdicts = (
+            live_at(options, broker, rate, f"live{rate}-{number}") for number in range(TRIES)
+        )
         if next((verdict for verdict in verdicts if verdict != LATE), LATE) != KEEPS_UP:
             break
         best = rate
-    print(f"live   keeps up at {best} events/s with 200 subscribers of {MARKETS} markets, on the cores it shares with the broker and the subscribers")
+    print(
+        f"live   keeps up at {best} events/s with 200 subscribers of {MARKETS} markets, on the cores it shares with the broker and the subscribers"
+    )
 
 
 def live_at(options, broker, rate, topic):
@@ -174,8 +232,20 @@ def live_at(options, broker, rate, topic):
     hub.start()
     markets = [word for n in range(MARKETS) for word in ("--market", f"M{n}-USD")]
     storm = subprocess.Popen(
-        [options.storm, "run", "--url", hub.url, "--connections", "200", "--duration", str(options.seconds), "--json", *markets],
-        stdout=subprocess.PIPE, text=True,
+        [
+            options.storm,
+            "run",
+            "--url",
+            hub.url,
+            "--connections",
+            "200",
+            "--duration",
+            str(options.seconds),
+            "--json",
+            *markets,
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     time.sleep(1.5)
     records = int(rate * (options.seconds - 2))
@@ -186,13 +256,18 @@ def live_at(options, broker, rate, topic):
     if verdict == KEEPS_UP and took >= 1.1 * records / rate:
         verdict = LATE
     told = json.loads(storm.communicate()[0])
-    print(f"live   {rate:6}/s  produced in {took:.1f} s  in the log {hub.metric('events_total') / records:.1%}  {verdict}  storm: {json.dumps(told)[:300]}", flush=True)
+    print(
+        f"live   {rate:6}/s  produced in {took:.1f} s  in the log {hub.metric('events_total') / records:.1%}  {verdict}  storm: {json.dumps(told)[:300]}",
+        flush=True,
+    )
     hub.stop()
     return verdict
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ["hub", "limit", "storm"]:
         options.add_argument(name, type=os.path.abspath)
     options.add_argument("--records", type=int, default=300_000)

@@ -51,8 +51,17 @@ def market(name):
     levels = [[f"{100 + level}.0", "1"] for level in range(10)]
     bids = [[f"{99 - level}.0", "1"] for level in range(10)]
     return [
-        {"kind": "market", "market": name, "base": "A", "quote": "B", "priceDecimals": 1,
-         "sizeDecimals": 3, "tickSize": "0.1", "lotSize": "0.001", "status": "ACTIVE"},
+        {
+            "kind": "market",
+            "market": name,
+            "base": "A",
+            "quote": "B",
+            "priceDecimals": 1,
+            "sizeDecimals": 3,
+            "tickSize": "0.1",
+            "lotSize": "0.001",
+            "status": "ACTIVE",
+        },
         {"kind": "book.snapshot", "market": name, "bids": bids, "asks": levels},
     ]
 
@@ -69,10 +78,13 @@ class Client:
         self.socket = socket.create_connection((host, int(port)))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         key = base64.b64encode(os.urandom(16)).decode()
-        self.socket.sendall((
-            f"GET /graphql HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\n"
-            f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Protocol: graphql-transport-ws\r\n\r\n").encode())
+        self.socket.sendall(
+            (
+                f"GET /graphql HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\n"
+                f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
+                "Sec-WebSocket-Protocol: graphql-transport-ws\r\n\r\n"
+            ).encode()
+        )
         self.buffer = b""
         while b"\r\n\r\n" not in self.buffer:
             self.buffer += self.socket.recv(65536)
@@ -86,8 +98,11 @@ class Client:
         frames = b""
         for message in messages:
             text = json.dumps(message).encode()
-            size = struct.pack(">BBH", 0x81, 0xFE, len(text)) if len(text) > 125 else \
-                struct.pack(">BB", 0x81, 0x80 | len(text))
+            size = (
+                struct.pack(">BBH", 0x81, 0xFE, len(text))
+                if len(text) > 125
+                else struct.pack(">BB", 0x81, 0x80 | len(text))
+            )
             frames += size + b"\0\0\0\0" + text
         self.socket.sendall(frames)
 
@@ -96,7 +111,7 @@ class Client:
         while True:
             start, length = self.header()
             while start is None or len(self.buffer) < start + length:
-                self.buffer = self.buffer[self.at:]
+                self.buffer = self.buffer[self.at :]
                 self.at = 0
                 more = self.socket.recv(1 << 18)
                 assert more, "the hub closed the socket"
@@ -104,7 +119,7 @@ class Client:
                 start, length = self.header()
             first, self.at = self.buffer[self.at], start + length
             if first == 0x81:
-                return self.buffer[start:start + length]
+                return self.buffer[start : start + length]
 
     def header(self):
         """Where the next frame's payload starts and how long it is; None before its header came."""
@@ -119,8 +134,10 @@ class Client:
         return self.at + 2, short
 
     def subscribe(self, ids, name):
-        query = ("subscription { orderBook(market: \"%s\") { __typename sequence "
-                 "... on BookDelta { prevSequence mergedEvents bids { price size } } } }" % name)
+        query = (
+            'subscription { orderBook(market: "%s") { __typename sequence '
+            "... on BookDelta { prevSequence mergedEvents bids { price size } } } }" % name
+        )
         self.say(*({"type": "subscribe", "id": one, "payload": {"query": query}} for one in ids))
         for _ in ids:
             assert b"BookSnapshot" in self.hear()
@@ -142,8 +159,12 @@ def resident(pid):
 
 def main(hub):
     with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen([hub, "serve", "--config", config(folder)],
-                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=folder)
+        process = subprocess.Popen(
+            [hub, "serve", "--config", config(folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=folder,
+        )
         try:
             address = json.loads(process.stdout.readline())["listening"]
             append(folder, "a.ndjson", market("QUIET") + market("HOT"))
@@ -174,15 +195,25 @@ def measure(pid, address, folder):
                 for batch in range(50):
                     client.subscribe([f"idle-{batch}-{one}" for one in range(100)], "QUIET")
             client.subscribe(["hot"], "HOT")
-            events = [{"kind": "book.delta", "market": "HOT", "asks": [],
-                       "bids": [[f"{99 - one % 10}.0", f"{1 + one % 97 + number}"]]}
-                      for one in range(EVENTS)]
+            events = [
+                {
+                    "kind": "book.delta",
+                    "market": "HOT",
+                    "asks": [],
+                    "bids": [[f"{99 - one % 10}.0", f"{1 + one % 97 + number}"]],
+                }
+                for one in range(EVENTS)
+            ]
             append(folder, f"{kind}-{number}.ndjson", events)
             rates[kind].append(EVENTS / client.drain(EVENTS))
             client.socket.close()
     alone, beside = (statistics.median(rates[kind]) for kind in ("alone", "beside"))
-    return {"bytes_per_subscription": round(bytes_each), "hot_alone": round(alone),
-            "hot_beside_idle": round(beside), "ratio": round(beside / alone, 3)}
+    return {
+        "bytes_per_subscription": round(bytes_each),
+        "hot_alone": round(alone),
+        "hot_beside_idle": round(beside),
+        "ratio": round(beside / alone, 3),
+    }
 
 
 if __name__ == "__main__":

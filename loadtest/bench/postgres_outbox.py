@@ -38,7 +38,11 @@ PAYLOAD = json.dumps({"kind": "message", "topic": "bench", "data": "x" * 200})
 
 def binary(name):
     found = sorted(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"))
-    return found[-1] if found else shutil.which(name) or sys.exit(f"{name} is missing: install postgresql")
+    return (
+        found[-1]
+        if found
+        else shutil.which(name) or sys.exit(f"{name} is missing: install postgresql")
+    )
 
 
 def as_its_user(*words):
@@ -52,21 +56,44 @@ class Server:
         if os.getuid() == 0:
             shutil.chown(folder, "postgres")
         quiet = {"check": True, "stdout": subprocess.DEVNULL, "cwd": "/"}
-        subprocess.run(as_its_user(binary("initdb"), "-D", f"{folder}/data", "-A", "trust", "-U", "spreadly"), **quiet)
+        subprocess.run(
+            as_its_user(binary("initdb"), "-D", f"{folder}/data", "-A", "trust", "-U", "spreadly"),
+            **quiet,
+        )
         options = f"-p {self.port} -k {folder} -c listen_addresses=127.0.0.1"
         subprocess.run(
-            as_its_user(binary("pg_ctl"), "-D", f"{folder}/data", "-w", "-o", options, "-l", f"{folder}/log", "start"),
+            as_its_user(
+                binary("pg_ctl"),
+                "-D",
+                f"{folder}/data",
+                "-w",
+                "-o",
+                options,
+                "-l",
+                f"{folder}/log",
+                "start",
+            ),
             **quiet,
         )
         self.url = f"postgres://spreadly@127.0.0.1:{self.port}/postgres"
 
     def sql(self, text):
-        done = subprocess.run([binary("psql"), "-qAtX", "-v", "ON_ERROR_STOP=1", self.url, "-c", text], check=True, text=True, capture_output=True)
+        done = subprocess.run(
+            [binary("psql"), "-qAtX", "-v", "ON_ERROR_STOP=1", self.url, "-c", text],
+            check=True,
+            text=True,
+            capture_output=True,
+        )
         return done.stdout.strip()
 
     def session(self, text):
         """A connection that did this and stays."""
-        held = subprocess.Popen([binary("psql"), "-qAtX", self.url], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        held = subprocess.Popen(
+            [binary("psql"), "-qAtX", self.url],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         held.stdin.write(text + "; SELECT 'there';\n")
         held.stdin.flush()
         while held.stdout.readline().strip() != "there":
@@ -78,27 +105,66 @@ class Server:
         script.write_text(statement + ";\n")
         script.chmod(0o644)
         done = subprocess.run(
-            [binary("pgbench"), "-n", "-M", "prepared", "-c", str(WRITERS), "-j", "2", "-T", str(seconds), "-f", str(script), self.url],
-            check=True, text=True, capture_output=True,
+            [
+                binary("pgbench"),
+                "-n",
+                "-M",
+                "prepared",
+                "-c",
+                str(WRITERS),
+                "-j",
+                "2",
+                "-T",
+                str(seconds),
+                "-f",
+                str(script),
+                self.url,
+            ],
+            check=True,
+            text=True,
+            capture_output=True,
         )
         line = next(line for line in done.stdout.splitlines() if line.startswith("tps"))
         return float(line.split()[2])
 
     def processor(self):
         """Seconds taken by the server: its backends that ended count as its own."""
-        postmaster = int(pathlib.Path(self.folder, "data/postmaster.pid").read_text().splitlines()[0])
-        children = subprocess.run(["pgrep", "-P", str(postmaster)], text=True, capture_output=True).stdout.split()
+        postmaster = int(
+            pathlib.Path(self.folder, "data/postmaster.pid").read_text().splitlines()[0]
+        )
+        children = subprocess.run(
+            ["pgrep", "-P", str(postmaster)], text=True, capture_output=True
+        ).stdout.split()
         return processor.seconds(postmaster, ended=True) + sum(map(processor.seconds, children))
 
     def stop(self):
-        subprocess.run(as_its_user(binary("pg_ctl"), "-D", f"{self.folder}/data", "-m", "immediate", "stop"), stdout=subprocess.DEVNULL, cwd="/")
+        subprocess.run(
+            as_its_user(binary("pg_ctl"), "-D", f"{self.folder}/data", "-m", "immediate", "stop"),
+            stdout=subprocess.DEVNULL,
+            cwd="/",
+        )
 
 
 class Hub:
     def __init__(self, program, url):
         self.folder = tempfile.TemporaryDirectory()
-        words = [program, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--set", f"feeds.postgres.url={url}"]
-        self.process = subprocess.Popen(words, cwd=self.folder.name, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        words = [
+            program,
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+            "--set",
+            f"feeds.postgres.url={url}",
+        ]
+        self.process = subprocess.Popen(
+            words,
+            cwd=self.folder.name,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         self.admin = json.loads(self.process.stdout.readline())["admin"]
 
     def processor(self):
@@ -110,7 +176,11 @@ class Hub:
         with socket.create_connection((host, int(port))) as page:
             page.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
             text = b"".join(iter(lambda: page.recv(65536), b"")).decode()
-        line = next(line for line in text.splitlines() if line.startswith('spreadly_feed_events_total{feed="postgres"}'))
+        line = next(
+            line
+            for line in text.splitlines()
+            if line.startswith('spreadly_feed_events_total{feed="postgres"}')
+        )
         return int(line.split()[-1])
 
     def stop(self):
@@ -120,7 +190,9 @@ class Hub:
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("hub")
     options.add_argument("--rounds", type=int, default=5)
     options.add_argument("--seconds", type=int, default=5)
@@ -138,15 +210,17 @@ def measure(server, options):
     # Makes the tables, and has to be gone where nobody is to read them.
     hub = Hub(os.path.abspath(options.hub), server.url)
     deadline = time.time() + 10
-    while server.sql("SELECT to_regprocedure('spreadly_take(integer, bigint, boolean)') IS NOT NULL") != "t" and time.time() < deadline:
+    while (
+        server.sql("SELECT to_regprocedure('spreadly_take(integer, bigint, boolean)') IS NOT NULL")
+        != "t"
+        and time.time() < deadline
+    ):
         time.sleep(0.05)
     hub.stop()
     columns = "(id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, payload json NOT NULL, inserted_at timestamptz NOT NULL DEFAULT clock_timestamp())"
-    server.sql(
-        f"""CREATE TABLE plain {columns}; CREATE TABLE notifying {columns};
+    server.sql(f"""CREATE TABLE plain {columns}; CREATE TABLE notifying {columns};
         CREATE FUNCTION ring() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_notify('bell', ''); RETURN NULL; END $$;
-        CREATE TRIGGER ring AFTER INSERT ON notifying FOR EACH STATEMENT EXECUTE FUNCTION ring()"""
-    )
+        CREATE TRIGGER ring AFTER INSERT ON notifying FOR EACH STATEMENT EXECUTE FUNCTION ring()""")
     insert = lambda table: f"INSERT INTO {table} (payload) VALUES ('{PAYLOAD}')"
     # The machine's speed drifts: each is compared with the limit just before and just after it.
     rates, ratios, costs = (collections.defaultdict(list) for _ in range(3))
@@ -187,7 +261,9 @@ def measure(server, options):
         listener.wait()
     costs = {name: [statistics.median(part) for part in zip(*costs[name])] for name in costs}
     total = lambda name: 1 + sum(costs[name])
-    print(f"{'':10} {'commits/s':>10} {'of plain':>9}   from {'to':>5} {'server':>8} {'hub':>6} {'plain / all':>12}")
+    print(
+        f"{'':10} {'commits/s':>10} {'of plain':>9}   from {'to':>5} {'server':>8} {'hub':>6} {'plain / all':>12}"
+    )
     for name in ["plain", *ratios]:
         told = ratios.get(name, [1])
         server, hub = costs[name]

@@ -46,7 +46,13 @@ class Hub:
         feeds = pathlib.Path(self.folder.name) / "feeds"
         feeds.mkdir()
         words = [program, "serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]
-        self.process = subprocess.Popen(words, cwd=self.folder.name, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        self.process = subprocess.Popen(
+            words,
+            cwd=self.folder.name,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
         said = json.loads(self.process.stdout.readline())
         self.address, self.admin = said["listening"], said["admin"]
         warm = json.dumps({"kind": "message", "topic": "warm", "data": "x" * WARM_BYTES}) + "\n"
@@ -55,8 +61,20 @@ class Hub:
             time.sleep(0.1)
         self.file = open(feeds / "a.ndjson", "ab", buffering=0)
         self.say(
-            {"kind": "market", "market": "A-B", "base": "A", "quote": "B", "priceDecimals": 1, "sizeDecimals": 0},
-            {"kind": "book.snapshot", "market": "A-B", "bids": [["1.0", "1"]], "asks": [["2.0", "1"]]},
+            {
+                "kind": "market",
+                "market": "A-B",
+                "base": "A",
+                "quote": "B",
+                "priceDecimals": 1,
+                "sizeDecimals": 0,
+            },
+            {
+                "kind": "book.snapshot",
+                "market": "A-B",
+                "bids": [["1.0", "1"]],
+                "asks": [["2.0", "1"]],
+            },
         )
         time.sleep(1)
 
@@ -66,14 +84,23 @@ class Hub:
             page.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
             text = b"".join(iter(lambda: page.recv(65536), b"")).decode()
         name = 'spreadly_feed_events_total{feed="files"} '
-        return sum(int(line.removeprefix(name)) for line in text.splitlines() if line.startswith(name))
+        return sum(
+            int(line.removeprefix(name)) for line in text.splitlines() if line.startswith(name)
+        )
 
     def say(self, *events):
         self.file.write("".join(json.dumps(event) + "\n" for event in events).encode())
 
     def tick(self, number):
         # No size twice in a row, so that each event changes the book.
-        self.say({"kind": "book.delta", "market": "A-B", "bids": [["1.0", str(2 + number % 1000)]], "asks": []})
+        self.say(
+            {
+                "kind": "book.delta",
+                "market": "A-B",
+                "bids": [["1.0", str(2 + number % 1000)]],
+                "asks": [],
+            }
+        )
 
     def processor(self):
         """Microseconds by name of thread."""
@@ -99,7 +126,9 @@ class Limit(Hub):
     def __init__(self, program):
         self.folder = tempfile.TemporaryDirectory()
         words = [program, self.folder.name]
-        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         assert self.process.stdout.readline() == "ready\n"
         self.file = open(pathlib.Path(self.folder.name) / "a.ndjson", "ab", buffering=0)
         # As much as a hub is given first.
@@ -129,9 +158,12 @@ def cost(start, program, rate, events):
         # The last one may be under way.
         time.sleep(0.2)
         seconds, after = time.monotonic() - began, hub.processor()
-        names = {"main" if name == pathlib.Path(program).name[:15] else name: name for name in after}
+        names = {
+            "main" if name == pathlib.Path(program).name[:15] else name: name for name in after
+        }
         return {
-            shown: (after[name] - before[name] - idle[name] / idle_seconds * seconds) / events for shown, name in names.items()
+            shown: (after[name] - before[name] - idle[name] / idle_seconds * seconds) / events
+            for shown, name in names.items()
         }
     finally:
         hub.stop()
@@ -156,7 +188,9 @@ def latency(program, rate, events):
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("hub", type=os.path.abspath)
     options.add_argument("base", type=os.path.abspath, nargs="?")
     options.add_argument("--limit", type=os.path.abspath)
@@ -175,16 +209,29 @@ def main():
                 costs["limit"].append(cost(Limit, options.limit, rate, options.events))
         totals = {}
         for name in hubs:
-            threads = {thread: statistics.median(one.get(thread, 0) for one in costs[name]) for thread in costs[name][0]}
+            threads = {
+                thread: statistics.median(one.get(thread, 0) for one in costs[name])
+                for thread in costs[name][0]
+            }
             totals[name] = statistics.median(sum(one.values()) for one in costs[name])
             middle, late = (statistics.median(column) for column in zip(*waits[name]))
-            listed = ", ".join(f"{thread} {micros:.0f}" for thread, micros in threads.items() if micros > LISTED_MICROS)
-            print(f"{rate:4.0f}/s {name:4}  {totals[name]:4.0f} us an event ({listed})   latency p50 {middle:.0f} us, p99 {late:.0f} us", flush=True)
+            listed = ", ".join(
+                f"{thread} {micros:.0f}"
+                for thread, micros in threads.items()
+                if micros > LISTED_MICROS
+            )
+            print(
+                f"{rate:4.0f}/s {name:4}  {totals[name]:4.0f} us an event ({listed})   latency p50 {middle:.0f} us, p99 {late:.0f} us",
+                flush=True,
+            )
         if options.base:
             print(f"{rate:4.0f}/s ratio {totals['hub'] / totals['base']:.2f}", flush=True)
         if options.limit:
             limit = statistics.median(sum(one.values()) for one in costs["limit"])
-            print(f"{rate:4.0f}/s limit {limit:4.0f} us an event, ratio {totals['hub'] / limit:.2f}", flush=True)
+            print(
+                f"{rate:4.0f}/s limit {limit:4.0f} us an event, ratio {totals['hub'] / limit:.2f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

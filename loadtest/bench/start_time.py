@@ -35,8 +35,17 @@ def lines(events, markets):
     """Definitions, then each market in turn: of its 20 events 18 are deltas, one a trade, one a message."""
     clock = "2026-01-02T%02d:%02d:%02d.%06dZ"
     for market in range(markets):
-        yield {"kind": "market", "market": f"M{market}-USD", "base": f"M{market}", "quote": "USD",
-               "priceDecimals": 2, "sizeDecimals": 2, "tickSize": "0.01", "lotSize": "0.01", "status": "ACTIVE"}
+        yield {
+            "kind": "market",
+            "market": f"M{market}-USD",
+            "base": f"M{market}",
+            "quote": "USD",
+            "priceDecimals": 2,
+            "sizeDecimals": 2,
+            "tickSize": "0.01",
+            "lotSize": "0.01",
+            "status": "ACTIVE",
+        }
     for number in range(events - markets):
         market = f"M{number % markets}-USD"
         turn = number // markets
@@ -45,25 +54,43 @@ def lines(events, markets):
         if turn % 20 == 19:
             yield {"kind": "message", "topic": "news", "data": number, "time": at}
         elif turn % 10 == 9:
-            yield {"kind": "trade", "market": market, "id": str(number), "price": "100.00", "size": "1.00",
-                   "takerSide": "BUY", "time": at}
+            yield {
+                "kind": "trade",
+                "market": market,
+                "id": str(number),
+                "price": "100.00",
+                "size": "1.00",
+                "takerSide": "BUY",
+                "time": at,
+            }
         else:
             level = turn % 200
-            yield {"kind": "book.delta", "market": market, "bids": [[f"{90 + level / 100:.2f}", f"{1 + turn % 7}.00"]],
-                   "asks": [[f"{110 + level / 100:.2f}", f"{1 + turn % 5}.00"]], "time": at}
+            yield {
+                "kind": "book.delta",
+                "market": market,
+                "bids": [[f"{90 + level / 100:.2f}", f"{1 + turn % 7}.00"]],
+                "asks": [[f"{110 + level / 100:.2f}", f"{1 + turn % 5}.00"]],
+                "time": at,
+            }
 
 
 class Hub:
     def __init__(self, binary, folder, cache):
         self.port, self.admin = free_port(), free_port()
-        settings = {"store.url": f"sqlite:{folder}/spreadly.db", "feeds.files.path": f"{folder}/feeds",
-                    "server.listen": f"127.0.0.1:{self.port}", "admin.listen": f"127.0.0.1:{self.admin}",
-                    "cache.url": cache}
+        settings = {
+            "store.url": f"sqlite:{folder}/spreadly.db",
+            "feeds.files.path": f"{folder}/feeds",
+            "server.listen": f"127.0.0.1:{self.port}",
+            "admin.listen": f"127.0.0.1:{self.admin}",
+            "cache.url": cache,
+        }
         words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
         began = time.perf_counter()
         self.log = pathlib.Path(folder, "log")
         with open(self.log, "w", encoding="utf-8") as log:
-            self.process = subprocess.Popen([binary, "serve", *words], cwd=folder, stdout=subprocess.DEVNULL, stderr=log)
+            self.process = subprocess.Popen(
+                [binary, "serve", *words], cwd=folder, stdout=subprocess.DEVNULL, stderr=log
+            )
         while not self.ready():
             if self.process.poll() is not None or time.perf_counter() - began > PATIENCE_S:
                 sys.exit("the hub did not become ready")
@@ -72,7 +99,9 @@ class Hub:
 
     def ready(self):
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/readyz", timeout=5) as answer:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.admin}/readyz", timeout=5
+            ) as answer:
                 return answer.status == 200
         except OSError:
             return False
@@ -82,8 +111,9 @@ class Hub:
 
     def events(self):
         body = json.dumps({"query": "{ feeds { eventsTotal refusedTotal } }"}).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/graphql", body,
-                                         {"content-type": "application/json"})
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/graphql", body, {"content-type": "application/json"}
+        )
         with urllib.request.urlopen(request, timeout=30) as answer:
             feed = json.load(answer)["data"]["feeds"][0]
         if feed["refusedTotal"] != "0":
@@ -93,15 +123,25 @@ class Hub:
     def kept(self, cache, markets):
         """Whether the cache has every market's newest state."""
         port = cache.rsplit(":", 1)[1]
-        asked = "{ " + " ".join(f'm{one}: orderBook(market: "M{one}-USD") {{ sequence }}' for one in range(markets)) + " }"
+        asked = (
+            "{ "
+            + " ".join(
+                f'm{one}: orderBook(market: "M{one}-USD") {{ sequence }}' for one in range(markets)
+            )
+            + " }"
+        )
         body = json.dumps({"query": asked}).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/graphql", body,
-                                         {"content-type": "application/json"})
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/graphql", body, {"content-type": "application/json"}
+        )
         with urllib.request.urlopen(request, timeout=30) as answer:
             books = json.load(answer)["data"]
         for one in range(markets):
             words = ["redis-cli", "-p", port, "hget", f"spreadly:{{M{one}-USD}}:state", "sequence"]
-            if subprocess.run(words, capture_output=True, text=True).stdout.strip() != books[f"m{one}"]["sequence"]:
+            if (
+                subprocess.run(words, capture_output=True, text=True).stdout.strip()
+                != books[f"m{one}"]["sequence"]
+            ):
                 return False
         return True
 
@@ -138,10 +178,15 @@ def measure(binary, events, markets, starts, cache):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("hub", help="the hub's program, a release build")
-    parser.add_argument("--events", default="100000,5000000",
-                        help="of each log, the limit first: enough that each market has two checkpoints, which a start goes on from")
+    parser.add_argument(
+        "--events",
+        default="100000,5000000",
+        help="of each log, the limit first: enough that each market has two checkpoints, which a start goes on from",
+    )
     parser.add_argument("--markets", type=int, default=20)
     parser.add_argument("--starts", type=int, default=5)
     parser.add_argument("--redis", action="store_true", help="with a cache")
@@ -150,18 +195,32 @@ def main():
     cache = ""
     if asked.redis:
         port = free_port()
-        redis = subprocess.Popen([shutil.which("redis-server") or sys.exit("redis-server is missing"), "--port", str(port),
-                                  "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"], stdout=subprocess.DEVNULL)
+        redis = subprocess.Popen(
+            [
+                shutil.which("redis-server") or sys.exit("redis-server is missing"),
+                "--port",
+                str(port),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ],
+            stdout=subprocess.DEVNULL,
+        )
         atexit.register(redis.kill)
         cache = f"redis://127.0.0.1:{port}"
     for events in map(int, asked.events.split(",")):
         took, replayed, filled, size = measure(binary, events, asked.markets, asked.starts, cache)
         median = statistics.median(took)
         first = first or median
-        print(f"{events:>10} events, {size / 1e6:8.1f} MB, filled in {filled:6.1f} s: ready after "
-              f"{median:.3f} s (of {asked.starts}: {min(took):.3f} to {max(took):.3f}), {replayed} replayed, "
-              f"ratio {median / first:.2f}",
-              flush=True)
+        print(
+            f"{events:>10} events, {size / 1e6:8.1f} MB, filled in {filled:6.1f} s: ready after "
+            f"{median:.3f} s (of {asked.starts}: {min(took):.3f} to {max(took):.3f}), {replayed} replayed, "
+            f"ratio {median / first:.2f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -22,10 +22,12 @@ import many_operations as base
 DEPTH = 200
 RATE = 200
 STOP_SECONDS = 10
-QUERY = ("subscription { orderBook(market: \"HOT\", depth: %d) { __typename sequence "
-         "... on BookSnapshot { reason bids { price size } asks { price size } } "
-         "... on BookDelta { prevSequence mergedEvents bids { price size } asks { price size } } "
-         "} }" % DEPTH)
+QUERY = (
+    'subscription { orderBook(market: "HOT", depth: %d) { __typename sequence '
+    "... on BookSnapshot { reason bids { price size } asks { price size } } "
+    "... on BookDelta { prevSequence mergedEvents bids { price size } asks { price size } } "
+    "} }" % DEPTH
+)
 
 
 class Reader(base.Client):
@@ -63,16 +65,35 @@ def write(folder, stop):
             time.sleep(max(0.0, start + number / RATE - time.monotonic()))
             # Wide deltas, so that the sockets' buffers are full long before the ten seconds are
             # over.
-            levels = [[f"{99 - one % 50}.{one // 50}", f"{1 + (number + one) % 97}"]
-                      for one in range(number % 7, 200, 2)]
-            file.write(json.dumps({"kind": "book.delta", "market": "HOT", "bids": levels,
-                                   "asks": []}) + "\n")
+            levels = [
+                [f"{99 - one % 50}.{one // 50}", f"{1 + (number + one) % 97}"]
+                for one in range(number % 7, 200, 2)
+            ]
+            file.write(
+                json.dumps({"kind": "book.delta", "market": "HOT", "bids": levels, "asks": []})
+                + "\n"
+            )
 
 
 def p99(storm, address):
-    done = subprocess.run([storm, "run", "--url", f"ws://{address}/graphql", "--connections", "200",
-                           "--market", "HOT", "--duration", str(STOP_SECONDS - 5), "--json"],
-                          capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [
+            storm,
+            "run",
+            "--url",
+            f"ws://{address}/graphql",
+            "--connections",
+            "200",
+            "--market",
+            "HOT",
+            "--duration",
+            str(STOP_SECONDS - 5),
+            "--json",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     return int(re.search(r'"p99[A-Za-z]*":\s*(\d+)', done.stdout).group(1))
 
 
@@ -80,8 +101,10 @@ def ask(address, query):
     body = json.dumps({"query": query}).encode()
     host, port = address.rsplit(":", 1)
     with socket.create_connection((host, int(port))) as http:
-        http.sendall(b"POST /graphql HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
-                     b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        http.sendall(
+            b"POST /graphql HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
         answer = b""
         while more := http.recv(65536):
             answer += more
@@ -90,8 +113,12 @@ def ask(address, query):
 
 def main(hub, storm):
     with tempfile.TemporaryDirectory() as folder:
-        process = subprocess.Popen([hub, "serve", "--config", base.config(folder)],
-                                   stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=folder)
+        process = subprocess.Popen(
+            [hub, "serve", "--config", base.config(folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=folder,
+        )
         stop = threading.Event()
         try:
             address = json.loads(process.stdout.readline())["listening"]
@@ -112,14 +139,28 @@ def main(hub, storm):
             reader.kinds = {}
             reader.take()
             time.sleep(0.5)
-            now = ask(address, "{ orderBook(market: \"HOT\", depth: %d) { sequence "
-                      "bids { price size } asks { price size } } }" % DEPTH)["orderBook"]
+            now = ask(
+                address,
+                '{ orderBook(market: "HOT", depth: %d) { sequence '
+                "bids { price size } asks { price size } } }" % DEPTH,
+            )["orderBook"]
             while reader.sequence != now["sequence"]:
                 reader.take()
-            theirs = {(side, one["price"]): one["size"] for side in ("bids", "asks") for one in now[side]}
-            print(json.dumps({"frames_after_the_stop": reader.kinds, "equal": reader.book == theirs,
-                              "resident_kib_before": before // 1024, "resident_kib_after": after // 1024,
-                              "others_p99_us_without": without, "others_p99_us_beside": beside}))
+            theirs = {
+                (side, one["price"]): one["size"] for side in ("bids", "asks") for one in now[side]
+            }
+            print(
+                json.dumps(
+                    {
+                        "frames_after_the_stop": reader.kinds,
+                        "equal": reader.book == theirs,
+                        "resident_kib_before": before // 1024,
+                        "resident_kib_after": after // 1024,
+                        "others_p99_us_without": without,
+                        "others_p99_us_beside": beside,
+                    }
+                )
+            )
         finally:
             stop.set()
             process.terminate()
