@@ -3,21 +3,21 @@
 
     single_events.py HUB [BASE] [--limit LIMIT] [--rates R ...] [--events N] [--rounds N]
 
-Each event is one line that is appended to a file in the watched folder, at an even rate. There are two passes
-for each rate, each with a hub of its own:
+Each event is one line that is appended to a file in the watched folder, at an even rate. There are
+two passes for each rate, each with a hub of its own:
 
-cost     without subscribers: processor time an event, in all and by thread, less what an idle hub takes
-latency  with one subscriber of the book: from before the line is written until its frame is read, p50 and p99
+cost     without subscribers: processor time an event, in all and by thread, less an idle hub's
+latency  with one subscriber of the book: from before the line is written until its frame is read
 
-Each hub is first given more than its write-ahead log holds before a checkpoint. From then on
-commits write over pages that are in memory, as in a hub that has run for a while; at first each commit makes
+Each hub is first given more than its write-ahead log holds before a checkpoint. From then on,
+commits write over pages in memory, as in a hub that has run for a while. At first each commit makes
 the file longer, which costs a virtual machine twice as much as the commit.
 
-LIMIT is a program that does no more than it must (`single_event_limit.rs`); its cost is measured in turns with
-the hub's.
+LIMIT is a program that does no more than it must (`single_event_limit.rs`). Its cost is measured in
+turns with the hub's.
 
-Figures are medians of the rounds. Between machines, and between runs on a busy one, only the ratios mean
-anything. It needs Linux (schedstat) and the standard library alone.
+Figures are medians of the rounds. Between machines, and between runs on a busy one, only the ratios
+mean anything. It needs Linux (schedstat) and the standard library alone.
 """
 
 import argparse
@@ -37,7 +37,10 @@ IDLE_SECONDS = 3
 # A checkpoint is due at 4,000 pages of 4 KiB.
 WARM_EVENTS, WARM_BYTES = 2_000, 10_000
 LISTED_MICROS = 0.5
-QUERY = 'subscription { orderBook(market: "A-B", depth: 1, speed: RAW) { ... on BookDelta { bids { size } } } }'
+QUERY = (
+    'subscription { orderBook(market: "A-B", depth: 1, speed: RAW) '
+    "{ ... on BookDelta { bids { size } } } }"
+)
 
 
 class Hub:
@@ -221,7 +224,8 @@ def main():
                 if micros > LISTED_MICROS
             )
             print(
-                f"{rate:4.0f}/s {name:4}  {totals[name]:4.0f} us an event ({listed})   latency p50 {middle:.0f} us, p99 {late:.0f} us",
+                f"{rate:4.0f}/s {name:4}  {totals[name]:4.0f} us an event ({listed})   "
+                f"latency p50 {middle:.0f} us, p99 {late:.0f} us",
                 flush=True,
             )
         if options.base:
