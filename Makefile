@@ -53,7 +53,7 @@ setup: rust ## Install the stock clients, cargo-deny, mdBook and the servers tha
 	@tests/setup/book.sh
 
 graphiql: ## Bring GraphiQL from npm into the cache, for the hub to embed
-	@graphiql/build.sh
+	@web/graphiql/build.sh
 
 fmt:
 	cargo fmt --all --check

@@ -1,4 +1,4 @@
-//! Embeds GraphiQL, if `make` has brought it into the cache (graphiql/build.sh). Without it the hub
+//! Embeds GraphiQL, if `make` has brought it into the cache (web/graphiql/build.sh). Without it the hub
 //! builds all the same, and its page says what is missing.
 
 use std::collections::hash_map::DefaultHasher;
@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Where graphiql/build.sh puts it.
+/// Where web/graphiql/build.sh puts it.
 fn bundle() -> Option<PathBuf> {
     let cache = env::var_os("XDG_CACHE_HOME")
         .map(PathBuf::from)

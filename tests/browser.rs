@@ -16,7 +16,7 @@ fn get(hub: &Hub, path: &str, header: &str) -> Answer {
 /// The page, from a hub that has it.
 fn graphiql(hub: &Hub) -> Answer {
     let page = get(hub, "/graphiql", "Accept: text/html");
-    assert_eq!(page.status, 200, "run graphiql/build.sh, then build again\n{}", page.body);
+    assert_eq!(page.status, 200, "run web/graphiql/build.sh, then build again\n{}", page.body);
     page
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// Folders and files of the repository's top level that hold what people write.
 const ROOMS: [&str; 8] =
-    [".github", "src", "subscriptions", "config", "loadtest", "tests", "graphiql", "docs"];
+    [".github", "src", "subscriptions", "config", "loadtest", "tests", "web", "docs"];
 const DOCUMENTS: [&str; 5] =
     ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"];
 /// Folders that hold what tools write.

@@ -27,7 +27,7 @@ const MISSING: &str = "<!doctype html>
 <h1>GraphiQL is not in this build</h1>
 <p>It is fetched from npm when the hub is built, and this one was built without it.
 <p>Install Node 20 or newer with npm, then build by <code>make run</code>, or by
-<code>graphiql/build.sh</code> and <code>cargo build</code>.
+<code>web/graphiql/build.sh</code> and <code>cargo build</code>.
 <p>The API is there all the same: POST to <code>/graphql</code>, open a WebSocket at
 <code>/graphql</code>, or type
 <pre>spreadly subscribe --pretty '{ markets { id } }'</pre>
@@ -148,7 +148,7 @@ mod tests {
         let page = missing();
         assert_eq!(page.status(), StatusCode::NOT_FOUND);
         assert_eq!(page.headers()[header::CONTENT_TYPE], "text/html; charset=utf-8");
-        assert!(MISSING.contains("graphiql/build.sh"), "{MISSING}");
+        assert!(MISSING.contains("web/graphiql/build.sh"), "{MISSING}");
     }
 
     #[test]

@@ -31,4 +31,4 @@ npm ci --ignore-scripts --loglevel=error >&2 || without "npm can't fetch it"
 node build.mjs dist
 echo "$want" >stamp
 # Cargo watches what a build has read; a folder that was not there it could not.
-touch "$here/../build.rs"
+touch "$here/../../build.rs"
