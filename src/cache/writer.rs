@@ -21,11 +21,13 @@ use super::{Cache, CacheError, CacheMeters, CachedState, Found, Recent};
 use crate::live::checkpoint::{levels_topic, with_orders};
 use crate::live::{Live, StateTaken, TickerView};
 use crate::market::admission::{Admission, BookMode};
-use crate::market::book::Level;
-use crate::market::epochs::market_scope;
-use crate::market::event::{MarketId, time_text, trades_topic};
+use crate::market::definition::MarketId;
 use crate::market::fixed::{self, Fixed};
-use crate::market::orders::orders_topic;
+use crate::market::levels::Level;
+use crate::market::time::time_text;
+use crate::market::topic::market_scope;
+use crate::market::topic::orders_topic;
+use crate::market::topic::trades_topic;
 use crate::store::{LogReader, Stored};
 
 /// Events of a book's journal that are kept with it, and touches of levels. A client that resumes

@@ -18,7 +18,8 @@ use super::{
     Network, Origins, PostgresFeedConfig, ServerConfig, SharedLogConfig, StoreConfig, Synchronous,
     WrittenIn,
 };
-use crate::market::event::{check_market, check_topic};
+use crate::market::definition::check_market;
+use crate::market::event::check_topic;
 use crate::market::ownership::ALL;
 
 const KIB: usize = 1024;

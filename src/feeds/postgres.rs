@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::session::{self, Remote};
 use crate::ingest::feed_status::{At, FeedId, FeedStatuses, Place};
 use crate::ingest::handle::{Incoming, IngestHandle};
-use crate::market::event::renumbers;
+use crate::market::event::begins_epochs;
 use crate::postgres::{Numbering, Outbox, OutboxError, PostgresConfig, Row, Sleep};
 use crate::shared_log::Reader;
 use crate::store::{FeedPosition, Numbered};
@@ -130,7 +130,7 @@ impl Feed {
         for row in rows {
             let awaited = self.awaited(&row);
             let origin = awaited.as_ref().map(|(origin, _)| *origin);
-            let alone = row.line.as_deref().is_ok_and(renumbers);
+            let alone = row.line.as_deref().is_ok_and(begins_epochs);
             let place = match awaited {
                 Some((_, place)) => place,
                 None => Place { source: self.place.clone(), at: At::Row(row.id) },

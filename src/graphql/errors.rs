@@ -9,7 +9,8 @@ use bytes::Bytes;
 use super::limits::{DEFAULT_DEPTH, QueryLimits};
 use crate::budgets::RateLimited;
 use crate::live::TopicName;
-use crate::market::event::{check_topic, message_topic};
+use crate::market::event::check_topic;
+use crate::market::topic::message_topic;
 use crate::pool::give_way;
 
 /// Most errors in one reply. More help nobody, and an attacker's document could cause thousands.

@@ -20,7 +20,8 @@ use super::types::scalars::{Cursor, DateTime, UInt64};
 use super::types::ticker::Ticker;
 use crate::budgets::{ClientAccount, Work};
 use crate::live::Live;
-use crate::market::event::{Micros, trades_topic};
+use crate::market::time::Micros;
+use crate::market::topic::trades_topic;
 use crate::store::{LogReader, ReadError, StoreError};
 
 /// How long a mutation waits for its turn at the log.

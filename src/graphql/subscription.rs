@@ -26,8 +26,9 @@ use super::types::ticker::TickerFrame;
 use super::types::trade::TradeFrame;
 use crate::live::{LiveFrame, Speed, TopicName};
 use crate::market::candles;
-use crate::market::event::{MarketId, trades_topic};
-use crate::market::orders::orders_topic;
+use crate::market::definition::MarketId;
+use crate::market::topic::orders_topic;
+use crate::market::topic::trades_topic;
 
 /// What a subscription's arguments ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]

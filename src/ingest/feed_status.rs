@@ -8,7 +8,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::market::event::{Micros, Refusal};
+use crate::market::refusal::Refusal;
+use crate::market::time::Micros;
 
 /// As clients see it (CONTRACT section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,12 +12,14 @@ use super::projection::MakeAside;
 use crate::live::checkpoint::put_back;
 use crate::live::{Defined, Live, MarketLeft, Rollback};
 use crate::market::admission::{Admission, BookMode};
-use crate::market::epochs::scope_of;
-use crate::market::event::{
-    Applied, BLOCKS, Body, Effect, MarketDefinition, MarketId, Micros, market_topic, parse,
-    trades_topic,
-};
-use crate::market::orders::{OrderUpdate, orders_topic};
+use crate::market::definition::{MarketDefinition, MarketId};
+use crate::market::effect::{Applied, Effect};
+use crate::market::event::{Body, parse};
+use crate::market::orders::OrderUpdate;
+use crate::market::time::Micros;
+use crate::market::topic::orders_topic;
+use crate::market::topic::scope_of;
+use crate::market::topic::{BLOCKS, market_topic, trades_topic};
 use crate::recovery;
 use crate::store::{NewTrade, RollbackTransaction, StoreError, Stored, Topic};
 

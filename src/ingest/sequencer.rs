@@ -31,11 +31,13 @@ use super::rollback;
 use super::waiters::{Waiters, Watched};
 use crate::live::checkpoint::checkpoint;
 use crate::market::admission::{Admission, Admitted};
-use crate::market::event::{
-    self, Applied, Body, Effect, Event, MarketId, Micros, OrderEvent, PlacedOrder, Refusal,
-};
+use crate::market::definition::MarketId;
+use crate::market::effect::{Applied, Effect};
+use crate::market::event::{self, Body, Event, OrderEvent, PlacedOrder};
 use crate::market::orders::Order;
 use crate::market::ownership::Ownership;
+use crate::market::refusal::Refusal;
+use crate::market::time::Micros;
 use crate::recovery::Recovered;
 use crate::store::{
     Appended, NewEvent, NewTrade, OrderRecord, Progress, RollbackTransaction, Store, StoreError,
@@ -542,7 +544,7 @@ impl Sequencer {
 
 /// Whether a batch is an event that begins new epochs.
 fn begins_epochs(batch: &Batch) -> bool {
-    matches!(&batch.lines[..], [Incoming { line: Ok(line), .. }] if event::renumbers(line))
+    matches!(&batch.lines[..], [Incoming { line: Ok(line), .. }] if event::begins_epochs(line))
 }
 
 /// What queries read of the order that an event changed.

@@ -15,7 +15,7 @@ use super::frame::{
 };
 use crate::market::book::{Book, Changes};
 use crate::market::epochs::{CursorEpoch, EpochHistory};
-use crate::market::event::Side;
+use crate::market::levels::Side;
 
 /// Beats of one second after which a quiet stream says that it lives. The contract wants at most
 /// 5 s between frames; a push may come just after a beat, so 4 leaves a second for a late timer.
@@ -260,7 +260,7 @@ impl BookStream {
     fn settle(&self, now: &Now<'_>, wanted: Wanted) -> Wanted {
         match wanted {
             Wanted::After { seen, resumes }
-                if self.place_behind(seen).is_none() && !now.book.stood_at(seen) =>
+                if self.place_behind(seen).is_none() && !now.book.has_sequence(seen) =>
             {
                 Wanted::Snapshot(match resumes {
                     true => SnapshotReason::ResumeTooOld,

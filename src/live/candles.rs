@@ -11,8 +11,10 @@ use super::book_stream::{QUIET_BEATS, bad_cursor};
 use super::follower::Touched;
 use super::frame::{CandleFrame, Encode, FeedState, LiveFrame, SnapshotReason, candles_topic};
 use crate::market::candles::{Candle, Interval, SERIES_KEPT, Series};
+use crate::market::definition::MarketDefinition;
+use crate::market::effect::Applied;
 use crate::market::epochs::{CursorEpoch, EpochChange, EpochHistory};
-use crate::market::event::{Applied, MarketDefinition, Micros};
+use crate::market::time::Micros;
 use crate::store::MarketCandles;
 
 /// Trades of a market that a client can resume behind: 32 KiB, and at ten trades a second some

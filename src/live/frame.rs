@@ -6,13 +6,15 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use spreadly_subscriptions::{Cursor, CursorError, Epoch, Position, ResponseStream, topic_hash};
 
-use crate::market::book::Level;
 use crate::market::candles::{Candle, Interval};
+use crate::market::definition::MarketDefinition;
 use crate::market::epochs::EpochHistory;
-use crate::market::event::{MarketDefinition, Message, Micros};
+use crate::market::event::Message;
 use crate::market::ladder::TopLevels;
+use crate::market::levels::Level;
 use crate::market::orders::OrderUpdate;
 use crate::market::ticker::{Day, LastTrade};
+use crate::market::time::Micros;
 use crate::market::trade::Trade;
 
 /// How often an `orderBook` stream pushes.

@@ -46,14 +46,18 @@ use self::tickers::Tickers;
 use self::topics::Topics;
 use self::wait_for_position::Reached;
 use crate::market::bbo::BestBidOffer;
-use crate::market::book::{Book, BookState, CheckpointError, Level};
+use crate::market::book::{Book, BookState, CheckpointError};
 use crate::market::checksum;
-use crate::market::epochs::{EpochHistory, market_scope};
-use crate::market::event::{
-    Applied, Effect, LevelChange, MarketDefinition, MarketId, Micros, message_topic, trades_topic,
-};
-use crate::market::orders::orders_topic;
+use crate::market::definition::{MarketDefinition, MarketId};
+use crate::market::effect::{Applied, Effect};
+use crate::market::epochs::EpochHistory;
+use crate::market::levels::Level;
+use crate::market::levels::LevelChange;
 use crate::market::ticker::LastTrade;
+use crate::market::time::Micros;
+use crate::market::topic::market_scope;
+use crate::market::topic::orders_topic;
+use crate::market::topic::{message_topic, trades_topic};
 use crate::market::trade::Trade;
 use crate::store::{self, LogReaders};
 
@@ -398,7 +402,7 @@ impl Live {
 
     /// Events of a market's book behind this sequence, as far as its journal reaches.
     pub fn events_behind(&self, market: &str, sequence: u64) -> usize {
-        self.market(market).map_or(0, |own| own.state.lock().book.events_behind(sequence))
+        self.market(market).map_or(0, |own| own.state.lock().book.events_after(sequence))
     }
 
     /// Takes events that are in the log, in the log's order, from one thread, and brings the

@@ -14,11 +14,13 @@ use super::frame::{
 };
 use super::offers::Stated;
 use crate::market::bbo::BestBidOffer;
-use crate::market::book::Level;
 use crate::market::candles::Candle;
+use crate::market::definition::{MarketDefinition, MarketId};
+use crate::market::effect::Applied;
 use crate::market::epochs::{CursorEpoch, EpochChange, EpochHistory};
-use crate::market::event::{Applied, MarketDefinition, MarketId, Micros};
+use crate::market::levels::Level;
 use crate::market::ticker::{LastTrade, Ticker};
+use crate::market::time::Micros;
 use crate::store::MarketCandles;
 
 pub(super) struct Tickers {

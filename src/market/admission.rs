@@ -6,12 +6,16 @@ use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet, HashSetExt as _};
 
-use super::event::{
-    BLOCKS, Body, Effect, Event, LevelChange, MarketDefinition, MarketId, Micros, OrderEvent,
-    Refusal, Side, WrittenLevel, market_topic, message_topic, trades_topic,
-};
+use super::definition::{MarketDefinition, MarketId};
+use super::effect::Effect;
+use super::event::{Body, Event, OrderEvent, WrittenLevel};
 use super::fixed::{self, Fixed};
-use super::orders::{Changed, Orders, orders_topic};
+use super::levels::{LevelChange, Side};
+use super::orders::{Changed, Orders};
+use super::refusal::Refusal;
+use super::time::Micros;
+use super::topic::orders_topic;
+use super::topic::{BLOCKS, market_topic, message_topic, trades_topic};
 use super::trade::{Trade, TradeError, WrittenTrade};
 
 /// Most markets of a hub: each costs its book, its rings and a label in the metrics.

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use ethnum::U256;
 use serde::{Deserialize, Serialize};
 
-use super::event::Micros;
 use super::fixed::Fixed;
+use super::time::Micros;
 
 /// How long after a bucket's end trades may come before it is called closed: what a block explorer
 /// or a venue is usually late by. One that comes later still enters its bucket.

@@ -112,22 +112,6 @@ impl EpochHistory {
     }
 }
 
-/// What begins a new epoch together: all topics of a market, otherwise a topic by itself. By the
-/// log's names: `market:` before a market's id, or the topic.
-pub fn scope_of(topic: &str) -> String {
-    let market = ["book:", "orders:", "trades:", "market:"]
-        .into_iter()
-        .find_map(|kind| topic.strip_prefix(kind))
-        // An account's orders in a market; no market's id has an `@` in it.
-        .map(|rest| rest.split_once('@').map_or(rest, |(market, _)| market));
-    market.map_or_else(|| topic.to_owned(), market_scope)
-}
-
-/// The scope of a market's topics.
-pub fn market_scope(market: &str) -> String {
-    format!("market:{market}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,15 +173,5 @@ mod tests {
             union.cursor_epoch(&at(one.epoch(), 30)),
             CursorEpoch::Superseded { undone: 25 }
         );
-    }
-
-    #[test]
-    fn topics_of_a_market_are_one_scope() {
-        for topic in ["book:A-B", "trades:A-B", "orders:A-B", "orders:A-B@9g", "market:A-B"] {
-            assert_eq!(scope_of(topic), "market:A-B");
-        }
-        for topic in ["orders@9g", "message:trades:A-B", "message:news", "blocks"] {
-            assert_eq!(scope_of(topic), topic);
-        }
     }
 }

@@ -5,7 +5,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::event::{Body, Event, MarketId, OrderEvent, Refusal};
+use super::definition::MarketId;
+use super::event::{Body, Event, OrderEvent};
+use super::refusal::Refusal;
 
 /// Stands for every name.
 pub const ALL: &str = "*";

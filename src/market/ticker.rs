@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 
 use ethnum::U256;
 
-use super::book::Level;
 use super::candles::{Candle, Interval, vwap};
-use super::event::{Micros, Side};
 use super::fixed::Fixed;
+use super::levels::Level;
+use super::levels::Side;
+use super::time::Micros;
 
 /// Minutes that "24 hours" stands for: the one the clock is in and those before it.
 pub const DAY_MINUTES: i64 = 1_440;

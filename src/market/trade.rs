@@ -2,8 +2,9 @@
 
 use thiserror::Error;
 
-use super::event::{MarketDefinition, MarketId, Side};
+use super::definition::{MarketDefinition, MarketId};
 use super::fixed::{self, Fixed, FixedError, MOST_DECIMALS};
+use super::levels::Side;
 
 /// A `trade` event, not yet at its market's precision.
 #[derive(Clone, Debug, PartialEq, Eq)]

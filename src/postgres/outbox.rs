@@ -12,7 +12,9 @@ use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
 use super::PostgresConfig;
 use super::client::{Driver, OutboxError, migrate, session, settings, within};
-use crate::market::event::{MOST_LINE_BYTES, Micros, Refusal};
+use crate::market::event::MOST_LINE_BYTES;
+use crate::market::refusal::Refusal;
+use crate::market::time::Micros;
 
 /// Rows numbered and read at once. The table `spreadly_runs` takes no longer run either.
 const BATCH_ROWS: i32 = 1_024;

@@ -10,8 +10,11 @@ use super::{CachedStates, WarmStart};
 use crate::live::Live;
 use crate::live::checkpoint::{ORDERS, book_market, put_back};
 use crate::market::admission::{Admission, BookMode};
-use crate::market::event::{Applied, Body, MarketDefinition, MarketId, Micros, parse};
+use crate::market::definition::{MarketDefinition, MarketId};
+use crate::market::effect::Applied;
+use crate::market::event::{Body, parse};
 use crate::market::ticker::LastTrade;
+use crate::market::time::Micros;
 use crate::market::trade::Trade;
 use crate::store::{Checkpoint, MarketCandles, NewTrade, Store, StoreError, Stored, Topic};
 

@@ -9,8 +9,8 @@ use thiserror::Error;
 use crate::cache::{CacheMeters, CachedState, Found, SnapshotLookup};
 use crate::live::Live;
 use crate::live::checkpoint::book_market;
-use crate::market::epochs::market_scope;
-use crate::market::event::MarketId;
+use crate::market::definition::MarketId;
+use crate::market::topic::market_scope;
 use crate::store::{Checkpoint, Store, StoreError};
 
 /// Where a start may get states from, beside the log.

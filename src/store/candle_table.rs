@@ -14,9 +14,11 @@ use super::fault::{At, StoreError};
 use super::reader::{self, LogReader};
 use super::{Store, Stored, runs, transact};
 use crate::market::candles::{Candle, Interval, Tick, filled, format_wide};
-use crate::market::event::{MarketId, Micros, trades_topic};
+use crate::market::definition::MarketId;
 use crate::market::fixed;
 use crate::market::ticker;
+use crate::market::time::Micros;
+use crate::market::topic::trades_topic;
 use crate::market::trade::Trade;
 
 /// Of the table below, apart from the log's format: another one is dropped and made anew.

@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::runs::Tail;
 use super::{Store, Synchronous, reader, runs, schema, transact};
 use crate::market::candles::Candle;
-use crate::market::event::Micros;
+use crate::market::time::Micros;
 
 /// Sequences reserved at once. Each block costs an fsync, some 10 ms on a slow disk, and an unclean
 /// stop skips at most as many numbers.

@@ -8,7 +8,8 @@ use super::candle_table::{NewTrade, VERSION, Writing, tick};
 use super::fault::{At, StoreError};
 use super::log::Stored;
 use super::{Store, reader, transact};
-use crate::market::event::{Micros, trades_topic};
+use crate::market::time::Micros;
+use crate::market::topic::trades_topic;
 
 /// Events read at once while candles are made anew.
 const PAGE: usize = 1_024;

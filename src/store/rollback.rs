@@ -16,8 +16,9 @@ use super::runs::{self, Tail};
 use super::{
     Checkpoint, MarketCandles, NewEvent, NewTrade, Progress, Store, Stored, Topic, transact,
 };
+use crate::market::definition::MarketId;
 use crate::market::epochs::{EpochChange, MOST_EPOCH_CHANGES};
-use crate::market::event::{MarketId, Micros};
+use crate::market::time::Micros;
 
 /// The open transaction of an event that undoes blocks.
 pub struct RollbackTransaction<'a> {

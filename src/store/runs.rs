@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::reader::bound;
 use super::{Topic, transact};
-use crate::market::event::Micros;
+use crate::market::time::Micros;
 
 /// Events of the tail from which on it is written, with the next commit. Reading a topic looks at
 /// all of them, some 0.1 us each; the more there are, the more each page takes that is written.

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use crate::ingest::feed_status::{At, Place};
 use crate::ingest::handle::Incoming;
-use crate::market::event::{MOST_LINE_BYTES, Refusal, renumbers};
+use crate::market::event::{MOST_LINE_BYTES, begins_epochs};
+use crate::market::refusal::Refusal;
 use crate::store::{FileProgress, Fingerprint};
 
 /// Read at a time: large enough that a 10 GB file costs few calls, small enough that others get
@@ -41,7 +42,7 @@ pub(super) struct Lines {
 impl Lines {
     /// Whether a line may come along.
     fn admits(&mut self, line: &[u8]) -> bool {
-        let alone = renumbers(line);
+        let alone = begins_epochs(line);
         let admitted = !self.closed && (self.all.is_empty() || !alone);
         self.closed |= alone;
         admitted

@@ -16,7 +16,8 @@ use super::*;
 use crate::ingest::feed_status::{FeedState, FeedStatus};
 use crate::ingest::handle::Incoming;
 use crate::ingest::sequencer::tests::Hub;
-use crate::market::event::{MOST_LINE_BYTES, Refusal};
+use crate::market::event::MOST_LINE_BYTES;
+use crate::market::refusal::Refusal;
 use crate::store::{NewEvent, Progress, Store};
 
 /// A folder, its log and no thread: what the feed does, one step at a time.

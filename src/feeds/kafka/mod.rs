@@ -29,7 +29,9 @@ pub use self::producer::{LONGEST_WRITE, Outgoing, ProduceError, Producer};
 use super::session::{self, Remote};
 use crate::ingest::feed_status::{At, FeedId, FeedStatuses, Place};
 use crate::ingest::handle::{self, Incoming, IngestHandle};
-use crate::market::event::{MOST_LINE_BYTES, Refusal, renumbers, time_text};
+use crate::market::event::{MOST_LINE_BYTES, begins_epochs};
+use crate::market::refusal::Refusal;
+use crate::market::time::time_text;
 
 /// Records of a batch, and bytes of their values but for the last one's.
 const BATCH_RECORDS: usize = 1_024;
@@ -284,7 +286,7 @@ impl Feed {
                 return Err(Cut::Again);
             }
         }
-        if !record.line.as_deref().is_ok_and(renumbers) {
+        if !record.line.as_deref().is_ok_and(begins_epochs) {
             records.add(record, partitions);
             return Ok(());
         }

@@ -11,8 +11,9 @@ use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use self::resting_orders::RestingOrders;
-use crate::market::event::{Micros, Side, time_text};
 use crate::market::fixed;
+use crate::market::levels::Side;
+use crate::market::time::{Micros, time_text};
 
 pub use self::resting_orders::ACCOUNT;
 

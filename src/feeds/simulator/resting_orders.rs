@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{Changes, Market, Trade};
-use crate::market::event::Side;
+use crate::market::levels::Side;
 
 /// Whose orders they are.
 pub const ACCOUNT: &str = "simulator";

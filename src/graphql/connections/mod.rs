@@ -191,7 +191,7 @@ impl Search {
 
 #[cfg(test)]
 mod tests {
-    use crate::market::event::trades_topic;
+    use crate::market::topic::trades_topic;
     use crate::store::{NewEvent, Store};
 
     use super::*;
@@ -208,7 +208,7 @@ mod tests {
         let events: Vec<_> = (1..=events)
             .map(|number| {
                 let market = if number.is_multiple_of(2) { "A-B" } else { "C-D" };
-                let time = crate::market::event::time_text(number as i64);
+                let time = crate::market::time::time_text(number as i64);
                 let body = format!(
                     r#"{{"kind":"trade","market":"{market}","price":"1","size":"1","time":"{time}"}}"#
                 );

@@ -8,7 +8,8 @@ use super::feed::FeedState;
 use super::head::{BookSpeed, SnapshotReason};
 use super::scalars::{Cursor, DateTime, Json, UInt64};
 use crate::live::{self, Item, ItemBody, LogFrame};
-use crate::market::event::{Message, Micros};
+use crate::market::event::Message;
+use crate::market::time::Micros;
 
 /// An event of a generic topic.
 #[derive(Clone)]

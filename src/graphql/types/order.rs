@@ -17,9 +17,11 @@ use crate::graphql::identity::{Principal, own};
 use crate::graphql::query::{live, read};
 use crate::live::{self, Item, ItemBody, LogFrame};
 use crate::market::epochs::EpochHistory;
-use crate::market::event::{self, Micros};
+use crate::market::event;
 use crate::market::fixed::Fixed;
+use crate::market::levels;
 use crate::market::orders::{self, OrderChange};
+use crate::market::time::Micros;
 use crate::store::{OrderQuery, StoredOrder};
 
 /// The cursors' name of the list of all orders: positions are of the events that placed them.
@@ -399,7 +401,7 @@ pub async fn page(
     let query = OrderQuery {
         market: filter.market.map(|market| market.0.into()),
         account,
-        side: filter.side.map(|side| event::Side::from(side).name()),
+        side: filter.side.map(|side| levels::Side::from(side).name()),
         status: filter.status.map(|status| orders::OrderStatus::from(status).name()),
         open: filter.open,
         after: behind.unwrap_or(0),

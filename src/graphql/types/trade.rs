@@ -9,7 +9,7 @@ use super::head::{BookSpeed, SnapshotReason};
 use super::market::Side;
 use super::scalars::{Cursor, DateTime, Decimal, UInt64};
 use crate::live::{self, Item, ItemBody, LogFrame};
-use crate::market::event::Micros;
+use crate::market::time::Micros;
 use crate::market::trade;
 
 /// A trade.

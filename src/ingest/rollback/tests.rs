@@ -18,7 +18,7 @@ use crate::ingest::sequencer::{self, SequencerConfig};
 use crate::live::Encoders;
 use crate::live::Live;
 use crate::market::candles::Interval;
-use crate::market::event::time_text;
+use crate::market::time::time_text;
 use crate::recovery;
 use crate::store::{CandleSpan, LogReader, LogReaders, OrderQuery, Span, Store};
 

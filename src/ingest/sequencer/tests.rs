@@ -15,7 +15,7 @@ use super::*;
 use crate::ingest::feed_status::{At, FeedKind, FeedState, Place};
 use crate::ingest::projection::MakeAside;
 use crate::live::Rollback;
-use crate::market::event::Side;
+use crate::market::levels::Side;
 use crate::recovery::{CachedStates, recover};
 
 /// A plain copy of the books, to compare with.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::TopicName;
-use crate::market::event::MESSAGE;
+use crate::market::topic::MESSAGE;
 
 /// Generic topics remembered without a follower, of some 200 bytes each.
 const MOST_IDLE: usize = 100_000;

@@ -16,8 +16,9 @@ use self::idle::Idle;
 use self::stream::{At, Numbered, TopicStream};
 use super::follower::Touched;
 use super::frame::{Encode, FeedState, Item};
-use crate::market::epochs::{EpochChange, EpochHistory, scope_of};
-use crate::market::event::Micros;
+use crate::market::epochs::{EpochChange, EpochHistory};
+use crate::market::time::Micros;
+use crate::market::topic::scope_of;
 use crate::store;
 
 pub(super) use self::replay::Replay;

@@ -18,7 +18,7 @@ use crate::live::frame::{
     Encode, FeedState, Item, LiveFrame, LogCursor, LogFrame, SnapshotReason, log_topics,
 };
 use crate::market::epochs::{CursorEpoch, EpochHistory, MOST_EPOCH_CHANGES};
-use crate::market::event::Micros;
+use crate::market::time::Micros;
 
 /// Events of a frame, which is encoded under the topics' lock: below a millisecond.
 pub(super) const FRAME_EVENTS: usize = 64;

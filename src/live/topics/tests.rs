@@ -12,7 +12,9 @@ use super::*;
 use crate::live::frame::{LiveFrame, LogCursor, log_topics};
 use crate::live::{Live, Rollback};
 use crate::market::admission::Admission;
-use crate::market::event::{Applied, message_topic, parse, trades_topic};
+use crate::market::effect::Applied;
+use crate::market::event::parse;
+use crate::market::topic::{message_topic, trades_topic};
 use crate::store::{LogReaders, NewEvent, Store};
 
 const MARKETS: [&str; 3] = ["A-B", "C-D", "E-F"];
@@ -408,7 +410,7 @@ fn quiet_topics_beat_and_a_change_of_state_is_told_at_once() {
 #[test]
 fn nothing_is_kept_of_topics_that_nobody_published_to() {
     let hub = Hub::new(1 << 20);
-    let names = |number: u32| vec![crate::market::event::message_topic(&format!("t{number}"))];
+    let names = |number: u32| vec![crate::market::topic::message_topic(&format!("t{number}"))];
     let mut streams = Vec::new();
     for number in 0..100 {
         let key = OperationKey {

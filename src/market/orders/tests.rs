@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::super::event::{Body, MarketStatus, parse};
+use super::super::definition::MarketStatus;
+use super::super::event::{Body, parse};
 use super::*;
 
 fn definition() -> MarketDefinition {
