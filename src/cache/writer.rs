@@ -18,16 +18,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::lookup::{Question, SnapshotLookup};
 use super::{Cache, CacheError, CacheMeters, CachedState, Found, Recent};
-use crate::live::checkpoint::{levels_topic, with_orders};
+use crate::live::checkpoint::with_orders;
 use crate::live::{Live, StateTaken, TickerView};
 use crate::market::admission::{Admission, BookMode};
 use crate::market::definition::MarketId;
 use crate::market::fixed::{self, Fixed};
 use crate::market::levels::Level;
 use crate::market::time::time_text;
-use crate::market::topic::market_scope;
-use crate::market::topic::orders_topic;
-use crate::market::topic::trades_topic;
+use crate::market::topic::Topic;
+use crate::market::topic::Topic;
+use crate::market::topic::Topic;
 use crate::store::{LogReader, Stored};
 
 /// Events of a book's journal that are kept with it, and touches of levels. A client that resumes
@@ -182,7 +182,7 @@ impl Writer {
     }
 
     async fn keep_state(&mut self, market: &MarketId, stands: u64) {
-        let by_orders = self.live.last_of(&orders_topic(Some(market), None)) > 0;
+        let by_orders = self.live.last_of(&Topic::orders_of(market).name()) > 0;
         let (epoch, sequence, topic, state) = if by_orders {
             let Some(OrderBook { orders, state }) = self.waiting.get(market) else { return };
             let (topic, bytes) = with_orders(market, orders, &state.to_bytes());
@@ -192,7 +192,7 @@ impl Writer {
                 return;
             }
             let Some(state) = self.live.state(market, KEPT_JOURNAL) else { return };
-            (state.epoch, state.sequence(), levels_topic(market), state.to_bytes())
+            (state.epoch, state.sequence(), Topic::Book(market).to_string(), state.to_bytes())
         };
         let log = self.live.epoch();
         let kept = CachedState { log, epoch, sequence, topic, state: Bytes::from(state) };
@@ -204,7 +204,7 @@ impl Writer {
     }
 
     async fn keep_recent(&mut self, market: &MarketId) {
-        let topic = trades_topic(market);
+        let topic = Topic::Trades(market).name();
         let sequence = self.live.last_of(&topic).max(self.live.last_of_ticker(market));
         if sequence == 0 || self.recents.get(market) == Some(&sequence) {
             return;
@@ -216,7 +216,7 @@ impl Writer {
         let Ok(trades) = self.live.log().clone().now(newest).await else { return };
         let recent = Recent {
             log: self.live.epoch(),
-            epoch: self.live.epochs(&market_scope(market)).epoch(),
+            epoch: self.live.epochs(&Topic::Market(market).to_string()).epoch(),
             sequence,
             ticker: ticker_json(&ticker),
             trades: trades_json(trades.iter().filter(|trade| trade.sequence <= sequence)),

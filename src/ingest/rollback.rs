@@ -17,11 +17,11 @@ use crate::market::effect::{Applied, Effect};
 use crate::market::event::{Body, parse};
 use crate::market::orders::OrderUpdate;
 use crate::market::time::Micros;
-use crate::market::topic::orders_topic;
+use crate::market::topic::Topic;
+use crate::market::topic::Topic;
 use crate::market::topic::scope_of;
-use crate::market::topic::{BLOCKS, market_topic, trades_topic};
 use crate::recovery;
-use crate::store::{NewTrade, RollbackTransaction, StoreError, Stored, Topic};
+use crate::store::{NewTrade, RollbackTransaction, StoreError, Stored, TopicPosition};
 
 /// Events read at once.
 const PAGE: usize = 512;
@@ -143,7 +143,7 @@ impl<'a> Work<'a> {
     }
 
     fn lost(&mut self, topic: &Arc<str>, sequence: u64) {
-        if **topic == *BLOCKS {
+        if Topic::parse(topic) == Some(Topic::Blocks) {
             return; // Nobody follows it.
         }
         let first = self.first.entry(topic.clone()).or_insert(sequence);
@@ -173,7 +173,7 @@ impl<'a> Work<'a> {
     fn markets(&self) -> Vec<MarketId> {
         self.scopes()
             .keys()
-            .filter_map(|scope| scope.strip_prefix("market:"))
+            .filter_map(|scope| Topic::parse(scope)?.market())
             .map(Arc::from)
             .collect()
     }
@@ -187,9 +187,9 @@ impl<'a> Work<'a> {
         aside: &MakeAside,
     ) -> Result<(MarketLeft, MarketAdmission), StoreError> {
         let (defined, definition) = self.definition(market, admission)?;
-        let redefined = self.first.get(&*market_topic(market)).copied();
-        let levels: Arc<str> = format!("book:{market}").into();
-        let (orders, trades) = (orders_topic(Some(market), None), trades_topic(market));
+        let redefined = self.first.get(&*Topic::Market(market).name()).copied();
+        let levels = Topic::Book(market).name();
+        let (orders, trades) = (Topic::orders_of(market).name(), Topic::Trades(market).name());
         let mode = admission.mode(market);
         let book = match mode {
             Some(BookMode::Orders) => &orders,
@@ -233,7 +233,7 @@ impl<'a> Work<'a> {
         market: &MarketId,
         admission: &Admission,
     ) -> Result<(Defined, Option<Arc<MarketDefinition>>), StoreError> {
-        let topic = market_topic(market);
+        let topic = Topic::Market(market).name();
         if !self.first.contains_key(&topic) {
             return Ok((Defined::AsBefore, admission.definition(market).cloned()));
         }
@@ -269,16 +269,16 @@ impl<'a> Work<'a> {
     }
 
     /// Where the touched topics stand whose events are told one by one.
-    fn topics(&self) -> Result<Vec<(Topic, Option<Micros>)>, StoreError> {
+    fn topics(&self) -> Result<Vec<(TopicPosition, Option<Micros>)>, StoreError> {
         let mut left = Vec::new();
         for topic in self.first.keys() {
-            if topic.starts_with("book:") || topic.starts_with("market:") {
+            if let Some(Topic::Book(_) | Topic::Market(_)) = Topic::parse(topic) {
                 continue;
             }
             let newest = self.log.newest(topic)?;
             let last = newest.as_ref().map_or(0, |stored| stored.sequence);
             let time = newest.and_then(|stored| parse(stored.body.as_bytes()).ok()?.time);
-            left.push((Topic { name: (&**topic).into(), last }, time));
+            left.push((TopicPosition { name: (&**topic).into(), last }, time));
         }
         Ok(left)
     }

@@ -55,9 +55,9 @@ use crate::market::levels::Level;
 use crate::market::levels::LevelChange;
 use crate::market::ticker::LastTrade;
 use crate::market::time::Micros;
-use crate::market::topic::market_scope;
-use crate::market::topic::orders_topic;
-use crate::market::topic::{message_topic, trades_topic};
+use crate::market::topic::Topic;
+use crate::market::topic::Topic;
+use crate::market::topic::Topic;
 use crate::market::trade::Trade;
 use crate::store::{self, LogReaders};
 
@@ -275,7 +275,7 @@ impl Live {
 
     fn define_at(&self, definition: Arc<MarketDefinition>, sequence: u64, touched: &mut Touched) {
         let id = definition.market.clone();
-        let epochs = self.epochs(&market_scope(&id));
+        let epochs = self.epochs(&Topic::Market(&id).to_string());
         // First, so that a market that can be asked for has an offer to state.
         self.offers.lock().define(&definition, &epochs);
         self.tickers.lock().define(&definition, &epochs);
@@ -430,19 +430,19 @@ impl Live {
             Effect::Order { update, levels } => {
                 let order = &update.order;
                 self.change(event, &order.market, levels, false, touched);
-                let own = orders_topic(Some(&order.market), None);
+                let own = Topic::orders_of(&order.market).name();
                 for topic in order.account_topics().iter().chain([&own]) {
                     self.publish(topic, event, ItemBody::Order(update.clone()), touched);
                 }
             }
             Effect::Trade(trade) => {
                 let body = ItemBody::Trade(trade.clone());
-                self.publish(&trades_topic(&trade.market), event, body, touched);
+                self.publish(&Topic::Trades(&trade.market).name(), event, body, touched);
                 self.trade(event, trade, touched);
             }
             Effect::Message(message) => {
                 let body = ItemBody::Message(message.clone());
-                self.publish(&message_topic(&message.topic), event, body, touched);
+                self.publish(&Topic::Message(&message.topic).name(), event, body, touched);
             }
             Effect::None => {}
         }
@@ -479,7 +479,7 @@ impl Live {
 
     /// Takes over where topics of the log stand, and when their last events were at their source,
     /// where that is known. Before the first event.
-    pub fn restore_topics(&self, known: Vec<(store::Topic, Option<Micros>)>) {
+    pub fn restore_topics(&self, known: Vec<(store::TopicPosition, Option<Micros>)>) {
         let mut topics = self.topics.lock();
         for (topic, time) in known {
             topics.restore(topic, time);

@@ -12,7 +12,7 @@ use crate::market::definition::{MarketDefinition, MarketId};
 use crate::market::epochs::EpochChange;
 use crate::market::ticker::LastTrade;
 use crate::market::time::Micros;
-use crate::market::topic::market_scope;
+use crate::market::topic::Topic;
 use crate::store::{self, MarketCandles};
 
 /// What is left once blocks were undone, or events of a source are lost.
@@ -30,7 +30,7 @@ pub struct Rollback {
     /// Every market among the scopes.
     pub markets: Vec<MarketLeft>,
     /// Log topics that are touched: where they stand, and when their last event was at its source.
-    pub topics: Vec<(store::Topic, Option<Micros>)>,
+    pub topics: Vec<(store::TopicPosition, Option<Micros>)>,
 }
 
 /// What is left of a market.
@@ -109,7 +109,8 @@ impl Live {
         let mut done = Ok(());
         for (scope, first) in &left.scopes {
             let change = EpochChange { at: left.at, first: *first };
-            let market = left.markets.iter().find(|one| market_scope(&one.market) == *scope);
+            let market = Topic::parse(scope).and_then(Topic::market);
+            let market = left.markets.iter().find(|one| Some(&*one.market) == market);
             if let Some(market) = market {
                 done = done.and(self.roll_back_market(market, change, touched));
             }

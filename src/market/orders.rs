@@ -14,7 +14,7 @@ use super::fixed::{self, Fixed};
 use super::levels::{LevelChange, Side};
 use super::refusal::Refusal;
 use super::time::Micros;
-use super::topic::orders_topic;
+use super::topic::Topic;
 
 /// Most orders open at once in all markets: at some 500 bytes each they are half a GiB.
 pub const MOST_OPEN_ORDERS: usize = 1_000_000;
@@ -87,7 +87,9 @@ impl Order {
     /// The log's names of the topics that tell of it beside its market's: those of its account.
     pub fn account_topics(&self) -> Vec<Arc<str>> {
         let Some(account) = &self.account else { return Vec::new() };
-        vec![orders_topic(None, Some(account)), orders_topic(Some(&self.market), Some(account))]
+        [None, Some(&*self.market)]
+            .map(|market| Topic::Orders { market, account: Some(account) }.name())
+            .into()
     }
 
     /// Whether it counts in the book.

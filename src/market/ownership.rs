@@ -60,7 +60,7 @@ impl Ownership {
             Body::BookSnapshot { market, .. } | Body::BookDelta { market, .. } => market,
             Body::Trade(trade) => &trade.market,
             // Of the chain or of a whole source, which is nobody's.
-            Body::Reverted { .. } | Body::Logged { .. } | Body::Gap { .. } => return None,
+            Body::Reverted { .. } | Body::BlockApplied | Body::Gap { .. } => return None,
         };
         self.markets.has(market).then(|| Owned::Market(market.into()))
     }

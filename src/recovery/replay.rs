@@ -8,15 +8,16 @@ use std::sync::atomic::Ordering;
 
 use super::{CachedStates, WarmStart};
 use crate::live::Live;
-use crate::live::checkpoint::{ORDERS, book_market, put_back};
+use crate::live::checkpoint::{book_market, put_back};
 use crate::market::admission::{Admission, BookMode};
 use crate::market::definition::{MarketDefinition, MarketId};
 use crate::market::effect::Applied;
 use crate::market::event::{Body, parse};
 use crate::market::ticker::LastTrade;
 use crate::market::time::Micros;
+use crate::market::topic::Topic;
 use crate::market::trade::Trade;
-use crate::store::{Checkpoint, MarketCandles, NewTrade, Store, StoreError, Stored, Topic};
+use crate::store::{Checkpoint, MarketCandles, NewTrade, Store, StoreError, Stored, TopicPosition};
 
 /// Events handed to the state at once.
 const BATCH: usize = 256;
@@ -32,7 +33,7 @@ pub struct Recovered {
     pub since_checkpoint: foldhash::HashMap<MarketId, u64>,
     /// Where the topics stand whose events are told one by one, and when their last event was at
     /// its source, where that was read.
-    pub topics: Vec<(Topic, Option<Micros>)>,
+    pub topics: Vec<(TopicPosition, Option<Micros>)>,
     /// Topics of books that went on from the cache's state.
     pub warm: Vec<Box<str>>,
 }
@@ -89,7 +90,9 @@ pub fn recover(
     let mut recovered = Recovered::default();
     let topics = store.topics()?;
     let mut definitions = Vec::new();
-    for topic in topics.iter().filter(|topic| topic.name.starts_with("market:")) {
+    for topic in
+        topics.iter().filter(|topic| matches!(Topic::parse(&topic.name), Some(Topic::Market(_))))
+    {
         definitions.extend(store.latest(&topic.name)?);
     }
     definitions.sort_by_key(|stored| stored.sequence);
@@ -100,23 +103,27 @@ pub fn recover(
         apply(&batch);
     }
     for topic in &topics {
-        if let Some(market) = topic.name.strip_prefix("book:") {
-            admission.settle(market, BookMode::Levels);
-        } else if let Some(market) = topic.name.strip_prefix(ORDERS) {
-            admission.settle(market, BookMode::Orders);
-            recovered.topics.push((topic.clone(), None));
-        } else if let Some(market) = topic.name.strip_prefix("trades:") {
-            admission.settle_trades(market);
-            // For how long ago the last trade was; a generic topic tells that from its next event.
-            let latest = store.latest(&topic.name)?;
-            let time = latest.and_then(|stored| parse(stored.body.as_bytes()).ok()?.time);
-            recovered.topics.push((topic.clone(), time));
-        } else if topic.name.starts_with("message:") {
-            recovered.topics.push((topic.clone(), None));
+        match Topic::parse(&topic.name) {
+            Some(Topic::Book(market)) => admission.settle(market, BookMode::Levels),
+            Some(Topic::Orders { market: Some(market), .. }) => {
+                admission.settle(market, BookMode::Orders);
+                recovered.topics.push((topic.clone(), None));
+            }
+            Some(Topic::Trades(market)) => {
+                admission.settle_trades(market);
+                // For the age of the last trade. A generic topic knows that from its next event.
+                let latest = store.latest(&topic.name)?;
+                let time = latest.and_then(|stored| parse(stored.body.as_bytes()).ok()?.time);
+                recovered.topics.push((topic.clone(), time));
+            }
+            Some(Topic::Message(_)) => recovered.topics.push((topic.clone(), None)),
+            _ => {}
         }
     }
     for topic in store.further_topics()? {
-        if let Some(account) = topic.name.strip_prefix("orders@") {
+        if let Some(Topic::Orders { market: None, account: Some(account) }) =
+            Topic::parse(&topic.name)
+        {
             admission.settle_account(account);
         }
         recovered.topics.push((topic, None));
@@ -168,8 +175,11 @@ fn recover_candles(
     live: &Live,
 ) -> Result<(), StoreError> {
     let topics = store.topics()?;
-    let markets = topics.iter().filter_map(|topic| topic.name.strip_prefix("trades:"));
-    let markets: Vec<MarketId> = markets.map(MarketId::from).collect();
+    let traded = |topic: &TopicPosition| match Topic::parse(&topic.name) {
+        Some(Topic::Trades(market)) => Some(MarketId::from(market)),
+        _ => None,
+    };
+    let markets: Vec<MarketId> = topics.iter().filter_map(traded).collect();
     if store.candles_are_missing() {
         for market in &markets {
             let definition = admission.definition(market).cloned();

@@ -10,7 +10,7 @@ use crate::cache::{CacheMeters, CachedState, Found, SnapshotLookup};
 use crate::live::Live;
 use crate::live::checkpoint::book_market;
 use crate::market::definition::MarketId;
-use crate::market::topic::market_scope;
+use crate::market::topic::Topic;
 use crate::store::{Checkpoint, Store, StoreError};
 
 /// Where a start may get states from, beside the log.
@@ -70,7 +70,7 @@ fn check(
     live: &Live,
 ) -> Result<Result<Checkpoint, RejectReason>, StoreError> {
     let CachedState { epoch, sequence, topic, state, .. } = kept;
-    let epochs = live.epochs(&market_scope(market));
+    let epochs = live.epochs(&Topic::Market(market).to_string());
     // Made of the log's own epoch, so it tells logs apart as well.
     if epoch != epochs.epoch() {
         return Ok(Err(RejectReason::OtherEpoch));

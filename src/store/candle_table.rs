@@ -18,7 +18,7 @@ use crate::market::definition::MarketId;
 use crate::market::fixed;
 use crate::market::ticker;
 use crate::market::time::Micros;
-use crate::market::topic::trades_topic;
+use crate::market::topic::Topic;
 use crate::market::trade::Trade;
 
 /// Of the table below, apart from the log's format: another one is dropped and made anew.
@@ -326,7 +326,7 @@ pub(super) fn market_candles(
         .query_map(params![market, ticker::first_minute(now), 2 * ticker::DAY_MINUTES], candle)?
         .map(|row| row.map(|candle| (candle.start, candle)))
         .collect::<rusqlite::Result<_>>()?;
-    let topic = trades_topic(market);
+    let topic = Topic::Trades(market).name();
     let mut trades = runs::descending(connection, &topic, u64::MAX, RESTORED_TRADES)?;
     trades.reverse();
     let event = |sequence: u64| {
@@ -409,7 +409,7 @@ mod tests {
 
     fn append(store: &mut Store, trades: &[NewTrade]) -> Vec<u64> {
         let event = |new: &NewTrade| NewEvent {
-            topic: trades_topic("A-B"),
+            topic: Topic::Trades("A-B").name(),
             // What the tests' `standing` reads back.
             body: format!("{} {} {}", new.time.unwrap(), new.trade.price, new.trade.size).into(),
             trade: Some(new.clone()),
@@ -501,7 +501,7 @@ mod tests {
         store.disk.store(1, std::sync::atomic::Ordering::SeqCst);
         let body = "x".repeat(1 << 20);
         let event = NewEvent {
-            topic: trades_topic("A-B"),
+            topic: Topic::Trades("A-B").name(),
             body: body.into(),
             trade: Some(trade(1, 200, 5)),
             ..NewEvent::default()

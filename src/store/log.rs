@@ -84,7 +84,7 @@ pub struct Stored {
 
 /// A topic that has events.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Topic {
+pub struct TopicPosition {
     pub name: Box<str>,
     /// Of its newest event.
     pub last: u64,
@@ -289,12 +289,12 @@ impl Store {
     }
 
     /// Every topic that has events, by name.
-    pub fn topics(&self) -> Result<Vec<Topic>, StoreError> {
+    pub fn topics(&self) -> Result<Vec<TopicPosition>, StoreError> {
         runs::topics(&self.connection).at(&self.path)
     }
 
     /// Every topic that events of other topics are told in too, by name.
-    pub fn further_topics(&self) -> Result<Vec<Topic>, StoreError> {
+    pub fn further_topics(&self) -> Result<Vec<TopicPosition>, StoreError> {
         reader::topics(&self.connection, "event_topics", "sequence").at(&self.path)
     }
 }

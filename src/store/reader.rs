@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::fault::{At, StoreError};
-use super::{Stored, Topic, runs, schema};
+use super::{Stored, TopicPosition, runs, schema};
 
 /// A read-only connection of its own: reads while the writer writes, and never blocks it.
 #[derive(Debug)]
@@ -286,7 +286,7 @@ pub(super) fn topics(
     connection: &Connection,
     table: &'static str,
     number: &'static str,
-) -> rusqlite::Result<Vec<Topic>> {
+) -> rusqlite::Result<Vec<TopicPosition>> {
     connection
         .prepare(&format!(
             "WITH RECURSIVE names (name) AS (
@@ -298,7 +298,7 @@ pub(super) fn topics(
              WHERE name IS NOT NULL",
         ))?
         .query_map([], |row| {
-            Ok(Topic { name: row.get(0)?, last: row.get::<_, i64>(1)?.cast_unsigned() })
+            Ok(TopicPosition { name: row.get(0)?, last: row.get::<_, i64>(1)?.cast_unsigned() })
         })?
         .collect()
 }

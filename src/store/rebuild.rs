@@ -9,7 +9,7 @@ use super::fault::{At, StoreError};
 use super::log::Stored;
 use super::{Store, reader, transact};
 use crate::market::time::Micros;
-use crate::market::topic::trades_topic;
+use crate::market::topic::Topic;
 
 /// Events read at once while candles are made anew.
 const PAGE: usize = 1_024;
@@ -61,7 +61,7 @@ pub(super) fn rebuild(
                  AND minutes IN (1, 5, 15, 30, 60, 240, 1440)",
         )?
         .execute(params![market, from.cast_signed()])?;
-    let (topic, mut after) = (trades_topic(market), begin.saturating_sub(1));
+    let (topic, mut after) = (Topic::Trades(market).name(), begin.saturating_sub(1));
     let mut writing = Writing::new(connection);
     loop {
         let page = reader::read_topic(connection, &topic, after, PAGE)?;

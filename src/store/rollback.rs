@@ -14,7 +14,7 @@ use super::reader::{self, Span};
 use super::rebuild;
 use super::runs::{self, Tail};
 use super::{
-    Checkpoint, MarketCandles, NewEvent, NewTrade, Progress, Store, Stored, Topic, transact,
+    Checkpoint, MarketCandles, NewEvent, NewTrade, Progress, Store, Stored, TopicPosition, transact,
 };
 use crate::market::definition::MarketId;
 use crate::market::epochs::{EpochChange, MOST_EPOCH_CHANGES};
@@ -223,7 +223,7 @@ impl RollbackTransaction<'_> {
     }
 
     /// Every topic that has events, or is told of those of others.
-    pub fn topics(&self) -> Result<Vec<Topic>, StoreError> {
+    pub fn topics(&self) -> Result<Vec<TopicPosition>, StoreError> {
         let read = || -> rusqlite::Result<_> {
             let mut topics = runs::topics(self.connection)?;
             topics.extend(reader::topics(self.connection, "event_topics", "sequence")?);

@@ -12,7 +12,7 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::reader::bound;
-use super::{Topic, transact};
+use super::{TopicPosition, transact};
 use crate::market::time::Micros;
 
 /// Events of the tail from which on it is written, with the next commit. Reading a topic looks at
@@ -203,7 +203,7 @@ pub(super) fn descending(
 }
 
 /// Every topic that has events, by name.
-pub(super) fn topics(connection: &Connection) -> rusqlite::Result<Vec<Topic>> {
+pub(super) fn topics(connection: &Connection) -> rusqlite::Result<Vec<TopicPosition>> {
     at_once(connection, || {
         let known = super::reader::topics(connection, "runs", "last")?;
         let mut all: BTreeMap<Box<str>, u64> =
@@ -215,7 +215,7 @@ pub(super) fn topics(connection: &Connection) -> rusqlite::Result<Vec<Topic>> {
             }
             true
         })?;
-        Ok(all.into_iter().map(|(name, last)| Topic { name, last }).collect())
+        Ok(all.into_iter().map(|(name, last)| TopicPosition { name, last }).collect())
     })
 }
 

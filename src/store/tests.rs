@@ -65,7 +65,8 @@ fn what_was_appended_is_there_after_reopening_in_the_same_epoch() {
     assert_eq!(store.read_topic("a", u64::MAX, 10).unwrap(), []);
     assert_eq!(store.file_progress("feeds").unwrap(), [progress(1, 9)]);
     assert_eq!(store.file_progress("other").unwrap(), []);
-    let topics = [Topic { name: "a".into(), last: 3 }, Topic { name: "b".into(), last: 2 }];
+    let topics =
+        [TopicPosition { name: "a".into(), last: 3 }, TopicPosition { name: "b".into(), last: 2 }];
     assert_eq!(store.topics().unwrap(), topics);
     assert_eq!(store.latest("a").unwrap().unwrap().sequence, 3);
     assert_eq!(store.latest("none").unwrap(), None);
@@ -169,7 +170,7 @@ impl Model {
         topics.sort_unstable();
         let topics = topics.iter().filter_map(|name| {
             let last = self.of(&[name], 0, u64::MAX).pop()?;
-            Some(Topic { name: (**name).into(), last })
+            Some(TopicPosition { name: (**name).into(), last })
         });
         assert_eq!(store.topics().unwrap(), topics.collect::<Vec<_>>());
     }

@@ -191,13 +191,13 @@ impl Search {
 
 #[cfg(test)]
 mod tests {
-    use crate::market::topic::trades_topic;
+    use crate::market::topic::Topic;
     use crate::store::{NewEvent, Store};
 
     use super::*;
 
     fn search(after: u64, first: usize, read_at_once: usize) -> Search {
-        Search { topic: trades_topic("A-B"), after, first, read_at_once }
+        Search { topic: Topic::Trades("A-B").name(), after, first, read_at_once }
     }
 
     /// Trades of two markets in turn, at a time that is their number in the log.
@@ -212,7 +212,7 @@ mod tests {
                 let body = format!(
                     r#"{{"kind":"trade","market":"{market}","price":"1","size":"1","time":"{time}"}}"#
                 );
-                let topic = trades_topic(market);
+                let topic = Topic::Trades(market).name();
                 NewEvent { topic, body: body.into(), ..NewEvent::default() }
             })
             .collect();

@@ -25,7 +25,7 @@ use crate::market::orders;
 use crate::market::refusal::Refusal;
 use crate::market::rules::{self, RuleBroken, Wish};
 use crate::market::time::{Micros, time_text};
-use crate::market::topic::orders_topic;
+use crate::market::topic::Topic;
 use crate::store::OrderQuery;
 
 /// Longest `clientId`, in bytes: with the account's it makes the id of an event.
@@ -327,7 +327,7 @@ fn position(ctx: &Context<'_>, account: &str, sequence: u64) -> Result<(ID, Curs
 }
 
 fn list(ctx: &Context<'_>, account: &str) -> Result<List> {
-    let topic = orders_topic(None, Some(account));
+    let topic = Topic::Orders { market: None, account: Some(account) }.name();
     Ok(List::new(&topic, live(ctx)?.epochs(&topic)))
 }
 

@@ -22,6 +22,7 @@ use crate::market::fixed::Fixed;
 use crate::market::levels;
 use crate::market::orders::{self, OrderChange};
 use crate::market::time::Micros;
+use crate::market::topic::Topic;
 use crate::store::{OrderQuery, StoredOrder};
 
 /// The cursors' name of the list of all orders: positions are of the events that placed them.
@@ -340,14 +341,12 @@ fn update_of(item: &Item, own: bool) -> Option<OrderUpdate> {
     Some(OrderUpdate { sequence, time, update, own })
 }
 
-/// Market and account of a topic of orders, see [`orders::orders_topic`].
+/// Market and account of a topic of orders.
 fn topic_parts(topic: &str) -> (Option<&str>, Option<&str>) {
-    let rest = topic.strip_prefix("orders").unwrap_or_default();
-    let (market, account) = match rest.split_once('@') {
-        Some((market, account)) => (market, Some(account)),
-        None => (rest, None),
-    };
-    (market.strip_prefix(':'), account)
+    match Topic::parse(topic) {
+        Some(Topic::Orders { market, account }) => (market, account),
+        _ => (None, None),
+    }
 }
 
 /// Which orders to list. All conditions must hold.

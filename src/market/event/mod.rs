@@ -104,10 +104,8 @@ pub enum Body<'a> {
     Gap {
         source: Box<str>,
     },
-    /// A known kind that goes into the log and touches no state yet; the topic it belongs to.
-    Logged {
-        topic: Box<str>,
-    },
+    /// A block joined the chain. It goes into the log and changes no state.
+    BlockApplied,
 }
 
 /// What happens to a single order. Prices and sizes as written; ids are checked by form only.

@@ -13,7 +13,6 @@ use crate::market::definition::{MarketDefinition, MarketId, MarketStatus, check_
 use crate::market::fixed::{self, MOST_DECIMALS};
 use crate::market::refusal::Refusal;
 use crate::market::time::Micros;
-use crate::market::topic::BLOCKS;
 use crate::market::trade::WrittenTrade;
 
 /// How much of a foreign text a reason repeats, in characters.
@@ -190,7 +189,7 @@ fn read_fields(text: &str) -> Result<Event<'_>, Refusal> {
         "block.applied" => {
             height(&fields)?.ok_or(Refusal::Missing("height"))?;
             identifier(fields.block, "block")?.ok_or(Refusal::Missing("block"))?;
-            Body::Logged { topic: BLOCKS.into() }
+            Body::BlockApplied
         }
         "block.reverted" => {
             Body::Reverted { height: height(&fields)?.ok_or(Refusal::Missing("height"))? }

@@ -5,16 +5,15 @@ use proptest::prelude::*;
 use super::super::Liquidity;
 use super::*;
 use crate::market::levels::Side;
-use crate::market::topic::{message_topic, trades_topic};
+use crate::market::topic::Topic;
 
 const TIME: &str = "2026-01-31T12:00:00.000001Z";
 
 fn logged(line: &str) -> String {
     match parse(line.as_bytes()).unwrap().body {
-        Body::Logged { topic } => topic.into(),
-        Body::Trade(trade) => trades_topic(&trade.market).to_string(),
-        Body::Message(message) => message_topic(&message.topic).to_string(),
-        Body::Reverted { .. } | Body::Gap { .. } => BLOCKS.to_owned(),
+        Body::Trade(trade) => Topic::Trades(&trade.market).to_string(),
+        Body::Message(message) => Topic::Message(&message.topic).to_string(),
+        Body::BlockApplied | Body::Reverted { .. } | Body::Gap { .. } => Topic::Blocks.to_string(),
         other => panic!("{other:?}"),
     }
 }
