@@ -14,7 +14,7 @@ use super::frame::{
     Speed, book_topic, shape,
 };
 use crate::market::book::{Book, Changes};
-use crate::market::epochs::{CursorEpoch, EpochHistory};
+use crate::market::epochs::{EpochHistory, ResumeFrom};
 use crate::market::levels::Side;
 
 /// Beats of one second after which a quiet stream says that it lives. The contract wants at most
@@ -207,17 +207,13 @@ impl BookStream {
             Ok(decoded) => decoded,
             Err(fault) => return Answer::Now(Reply::Refused(bad_cursor(fault))),
         };
-        let wanted = match now.epochs.cursor_epoch(&position) {
-            CursorEpoch::Superseded { .. } => snapshot(SnapshotReason::of_epoch(now.epochs)),
-            // A sequence of the same epoch that the log has not reached: the log lost its end.
-            CursorEpoch::Current if position.sequence > now.book.sequence() => {
-                snapshot(SnapshotReason::EpochChange)
-            }
-            CursorEpoch::Unknown => snapshot(SnapshotReason::EpochChange),
-            CursorEpoch::Current if depth != shape(self.depth) => {
+        let wanted = match now.epochs.resume(&position, now.book.sequence()) {
+            ResumeFrom::RolledBack { .. } => snapshot(SnapshotReason::of_epoch(now.epochs)),
+            ResumeFrom::Start => snapshot(SnapshotReason::EpochChange),
+            ResumeFrom::After(_) if depth != shape(self.depth) => {
                 snapshot(SnapshotReason::ResumeTooOld)
             }
-            CursorEpoch::Current => Wanted::After { seen: position.sequence, resumes: true },
+            ResumeFrom::After(seen) => Wanted::After { seen, resumes: true },
         };
         self.answer(now, wanted)
     }

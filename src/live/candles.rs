@@ -13,7 +13,7 @@ use super::frame::{CandleFrame, Encode, FeedState, LiveFrame, SnapshotReason, ca
 use crate::market::candles::{Candle, Interval, SERIES_KEPT, Series};
 use crate::market::definition::MarketDefinition;
 use crate::market::effect::Applied;
-use crate::market::epochs::{CursorEpoch, EpochChange, EpochHistory};
+use crate::market::epochs::{EpochChange, EpochHistory, ResumeFrom};
 use crate::market::time::Micros;
 use crate::store::MarketCandles;
 
@@ -322,13 +322,10 @@ impl CandleBoard {
             Ok(position) => position,
             Err(fault) => return Resume::Refused(bad_cursor(fault)),
         };
-        let (seen, otherwise) = match self.epochs.cursor_epoch(&position) {
-            CursorEpoch::Current if position.sequence <= self.sequence => {
-                (Some(position.sequence), SnapshotReason::ResumeTooOld)
-            }
-            CursorEpoch::Superseded { .. } => (None, SnapshotReason::of_epoch(&self.epochs)),
-            // A sequence of the same epoch that the log has not reached: the log lost its end.
-            CursorEpoch::Current | CursorEpoch::Unknown => (None, SnapshotReason::EpochChange),
+        let (seen, otherwise) = match self.epochs.resume(&position, self.sequence) {
+            ResumeFrom::After(seen) => (Some(seen), SnapshotReason::ResumeTooOld),
+            ResumeFrom::RolledBack { .. } => (None, SnapshotReason::of_epoch(&self.epochs)),
+            ResumeFrom::Start => (None, SnapshotReason::EpochChange),
         };
         self.start(stream, seen, otherwise, moment)
     }
