@@ -28,7 +28,6 @@ use crate::live::{LiveFrame, Speed, TopicName};
 use crate::market::candles;
 use crate::market::definition::MarketId;
 use crate::market::topic::Topic;
-use crate::market::topic::Topic;
 
 /// What a subscription's arguments ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]

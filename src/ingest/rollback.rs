@@ -1,8 +1,7 @@
-//! What is left of the log once blocks are undone, or where events of a source are lost. An event
-//! that stood in one of them goes, and so does an event that can't be without it (the cancellation
-//! of an order whose placing is undone): what stays is what a hub has that never saw those blocks.
-//! All of it is worked out within the transaction of the event that undoes them; whoever holds
-//! state takes it over after the commit.
+//! Rollback of blocks, and gaps in a source. The events of a removed block leave the log, and so do
+//! the events that depend on them, such as the cancellation of an order whose placing is removed.
+//! After it the state equals that of a hub that never received those blocks. All of it is computed
+//! in the transaction of the event that reports the rollback, and applied after the commit.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -17,20 +16,18 @@ use crate::market::effect::{Applied, Effect};
 use crate::market::event::{Body, parse};
 use crate::market::orders::OrderUpdate;
 use crate::market::time::Micros;
-use crate::market::topic::Topic;
-use crate::market::topic::Topic;
-use crate::market::topic::scope_of;
+use crate::market::topic::{Topic, scope_of};
 use crate::recovery;
 use crate::store::{NewTrade, RollbackTransaction, StoreError, Stored, TopicPosition};
 
 /// Events read at once.
 const PAGE: usize = 512;
 
-/// What whoever holds state takes over.
+/// What a rollback leaves, for the holders of state to apply.
 pub(super) struct Left {
     pub(super) rollback: Rollback,
     admitted: Vec<MarketAdmission>,
-    /// Events that stood in no block, but could not be without those that did.
+    /// Events of no removed block that depended on those of one.
     pub(super) fallen: u64,
 }
 
@@ -90,9 +87,9 @@ pub(super) fn remove_blocks(
     Ok(Left { rollback: work.end(true, markets)?, admitted, fallen })
 }
 
-/// Events of a source are lost that nobody can tell any more. Of which topics they were is not
-/// known either: all of the log begin new epochs, and nothing else of them changes.
-pub(super) fn begin_anew(
+/// Events of a source are lost. Their topics are not known, so every topic of the log begins a new
+/// epoch, and nothing else of them changes.
+pub(super) fn begin_epochs(
     log: &RollbackTransaction<'_>,
     now: Micros,
     admission: &Admission,
@@ -150,7 +147,7 @@ impl<'a> Work<'a> {
         *first = sequence.min(*first);
     }
 
-    /// Remembers the new epochs, and gives what is to be told.
+    /// Stores the new epochs, and returns what is to be published.
     fn end(self, of_blocks: bool, markets: Vec<MarketLeft>) -> Result<Rollback, StoreError> {
         let scopes: Vec<_> = self.scopes().into_iter().collect();
         for (scope, first) in &scopes {
@@ -195,7 +192,7 @@ impl<'a> Work<'a> {
             Some(BookMode::Orders) => &orders,
             Some(BookMode::Levels) | None => &levels,
         };
-        // From where on its book has to be read anew, and its trades.
+        // From where on its book and its trades have to be read again.
         let from =
             |topic: &Arc<str>| self.first.get(topic).copied().into_iter().chain(redefined).min();
         let (book_from, trades_from) = (from(book), from(&trades));
@@ -268,7 +265,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Where the touched topics stand whose events are told one by one.
+    /// The last events of the touched topics whose events are published one by one.
     fn topics(&self) -> Result<Vec<(TopicPosition, Option<Micros>)>, StoreError> {
         let mut left = Vec::new();
         for topic in self.first.keys() {
@@ -289,7 +286,7 @@ struct Replay<'a> {
     log: &'a RollbackTransaction<'a>,
     market: MarketId,
     topic: Arc<str>,
-    /// What stands before this was admitted as it is.
+    /// All before this was admitted as it is.
     from: u64,
     /// The last event read.
     after: u64,
@@ -364,9 +361,9 @@ impl<'a> Replay<'a> {
         if let Effect::Order { update, .. } = &effect
             && stored.sequence > self.from
         {
-            let told = handle::json(&**update);
-            if stored.update.as_deref() != Some(&*told) {
-                self.log.put_update(stored.sequence, &told)?;
+            let json = handle::json(&**update);
+            if stored.update.as_deref() != Some(&*json) {
+                self.log.put_update(stored.sequence, &json)?;
             }
             self.left.insert(update.order.id.clone(), (**update).clone());
         }

@@ -44,7 +44,7 @@ use crate::store::{
 };
 
 /// Most events of one commit, unless a single batch has more: some 5 ms of work, which is how
-/// long a mutation may stand behind a file that is being read in.
+/// long a mutation may wait for a file that is being read in.
 pub const GROUP_EVENTS: usize = 2_048;
 /// Events of a book between two checkpoints. A restart replays one to two such stretches of each
 /// book, some 5 ms each.
@@ -60,10 +60,10 @@ const LOOK: Duration = Duration::from_millis(20);
 pub struct SequencerConfig {
     /// [`CHECKPOINT_EVENTS`]; fewer in tests.
     pub checkpoint_events: u64,
-    /// What only Kafka's feed may bring. `None`: whoever brings it, as where that is checked before
+    /// What only Kafka's feed may bring. `None`: any feed, as where that is checked before
     /// it enters the log that this one is a replica of.
     pub ownership: Option<Arc<Ownership>>,
-    /// Who is told what became of an event, whoever brings it.
+    /// Who waits for the outcome of an event, whichever feed delivers it.
     pub waiters: Arc<Waiters>,
     /// Ends a wait for a log that can't be written. The thread itself ends with the last
     /// [`IngestHandle`].
@@ -164,7 +164,7 @@ struct Delivery {
     ack: Ack,
 }
 
-/// What the last group left, empty. Its memory is used again: taken anew for each group it would be
+/// What the last group left, empty. Its memory is used again: allocated for each group it would be
 /// given back to the system in between, and every page of it cleared once more.
 #[derive(Default)]
 struct Buffers {
@@ -184,7 +184,7 @@ struct Group {
     /// Those of the events that somebody waits for, by their places, which rise.
     watched: Vec<(usize, Watched)>,
     /// What became of them, and of those that do not get so far.
-    told: Vec<(Watched, Ack)>,
+    outcomes: Vec<(Watched, Ack)>,
     /// Ids of the events in this group, see [`Sequencer::is_known`].
     ids: HashSet<Box<str>>,
     /// Orders that were placed in this group: the log does not know them yet.
@@ -216,7 +216,7 @@ impl Sequencer {
         let mut next = Some(first);
         while let Some(request) = next {
             match request {
-                // Whoever asked for it was told that the hub is too late: nothing of it is written.
+                // The client already received that the hub is too late: nothing of it is written.
                 Request::Deliver { batch, done } if batch.feed.is_none() && done.is_closed() => {
                     drop((batch, done));
                 }
@@ -254,7 +254,7 @@ impl Sequencer {
         let foreign = self.config.ownership.clone().filter(|_| !self.statuses.is_kafka(batch.feed));
         let watching = !self.config.waiters.is_empty();
         group.progress.extend(batch.progress);
-        // Grown step by step a large group would touch several times its memory, all of it anew.
+        // Grown step by step a large group would touch several times its memory, all of it new.
         group.events.reserve(batch.lines.len());
         group.effects.reserve(batch.lines.len());
         group.deliveries.push(Delivery { feed: batch.feed, done, ack: Ack::default() });
@@ -287,7 +287,7 @@ impl Sequencer {
                 && self.is_known(id, group)?
             {
                 group.deliveries[index].ack.known += 1;
-                group.told.extend(watched.map(|own| (own, Ack::of_known())));
+                group.outcomes.extend(watched.map(|own| (own, Ack::of_known())));
                 continue;
             }
             match self.check_order(&event, group)?.and_then(|()| self.admission.admit(&event)) {
@@ -313,7 +313,7 @@ impl Sequencer {
                 }
                 Err(reason) => {
                     let refused = || Ack::of_refused(place.clone(), reason.clone());
-                    group.told.extend(watched.map(|own| (own, refused())));
+                    group.outcomes.extend(watched.map(|own| (own, refused())));
                     group.deliveries[index].ack.refuse(place, reason);
                 }
             }
@@ -328,7 +328,7 @@ impl Sequencer {
     }
 
     /// A definition that is sent again must not undo a newer one, and an order's event must not
-    /// count twice, so these are told apart before they are admitted. With other events the log's
+    /// count twice, so these are looked up before they are admitted. With other events the log's
     /// own check, while writing, is early enough.
     fn is_known(&mut self, id: &str, group: &Group) -> Option<bool> {
         Some(group.ids.contains(id) || self.persist(|store| store.knows(id))?)
@@ -378,7 +378,7 @@ impl Sequencer {
             let written = self.persist(|store| {
                 let work = |log: &RollbackTransaction<'_>| match height {
                     Some(height) => rollback::remove_blocks(log, height, now, &admission, &aside),
-                    None => rollback::begin_anew(log, now, &admission),
+                    None => rollback::begin_epochs(log, now, &admission),
                 };
                 store.roll_back(&new, &progress, now, work)
             });
@@ -420,8 +420,9 @@ impl Sequencer {
             return Some(());
         }
         let now = now();
-        let Group { mut deliveries, mut events, mut effects, progress, watched, mut told, .. } =
-            group;
+        let Group {
+            mut deliveries, mut events, mut effects, progress, watched, mut outcomes, ..
+        } = group;
         let mut appended = if events.is_empty() && progress.is_empty() {
             Appended::default()
         } else {
@@ -437,7 +438,7 @@ impl Sequencer {
             let ack = &mut deliveries[index].ack;
             let Some(sequence) = sequence else {
                 ack.known += 1;
-                told.extend(watched.map(|own| (own, Ack::of_known())));
+                outcomes.extend(watched.map(|own| (own, Ack::of_known())));
                 continue;
             };
             ack.accepted += 1;
@@ -450,7 +451,7 @@ impl Sequencer {
             if let Some(order) = order {
                 ack.order = Some(order.clone());
             }
-            told.extend(watched.map(|own| (own, Ack::of_accepted(sequence, order))));
+            outcomes.extend(watched.map(|own| (own, Ack::of_accepted(sequence, order))));
             if let Some(market) = effect.book() {
                 let since = self.since_checkpoint.entry(market.clone()).or_default();
                 *since += 1;
@@ -465,8 +466,8 @@ impl Sequencer {
         let mut applied = self.live.apply(applied);
         applied.clear();
         self.buffers = Buffers { events, effects, applied };
-        for (watched, ack) in told {
-            self.config.waiters.tell(watched, &ack);
+        for (watched, ack) in outcomes {
+            self.config.waiters.answer(watched, &ack);
         }
         for Delivery { feed, done, ack } in deliveries {
             if let Some(feed) = feed {

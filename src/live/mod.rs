@@ -56,8 +56,6 @@ use crate::market::levels::LevelChange;
 use crate::market::ticker::LastTrade;
 use crate::market::time::Micros;
 use crate::market::topic::Topic;
-use crate::market::topic::Topic;
-use crate::market::topic::Topic;
 use crate::market::trade::Trade;
 use crate::store::{self, LogReaders};
 
@@ -378,8 +376,8 @@ impl Live {
         Some(StateTaken { epoch, event_time: state.event_time, offer: None, book })
     }
 
-    /// Where each market's book stands.
-    pub fn stands(&self) -> Vec<(MarketId, u64)> {
+    /// The last sequence of each market's book.
+    pub fn book_sequences(&self) -> Vec<(MarketId, u64)> {
         let all = self.all();
         let there = all.iter().filter(|market| !market.is_gone());
         there
@@ -401,7 +399,7 @@ impl Live {
     }
 
     /// Events of a market's book behind this sequence, as far as its journal reaches.
-    pub fn events_behind(&self, market: &str, sequence: u64) -> usize {
+    pub fn events_after(&self, market: &str, sequence: u64) -> usize {
         self.market(market).map_or(0, |own| own.state.lock().book.events_after(sequence))
     }
 

@@ -218,12 +218,12 @@ impl Admission {
     }
 }
 
-/// What a price that stands twice on a side means.
+/// What a price that is given twice on a side means.
 #[derive(Clone, Copy, PartialEq)]
 enum Doubled {
     /// In a snapshot: which of them holds can't be known.
     Refused,
-    /// In a delta: sizes are absolute and stand in order.
+    /// In a delta: sizes are absolute and in order.
     LastWins,
 }
 

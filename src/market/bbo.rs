@@ -3,7 +3,7 @@
 use super::levels::Level;
 use super::time::Micros;
 
-/// What stands at the top of a book, since the event that put it there.
+/// The top of a book, since the event that put it there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BestBidOffer {
     pub bid: Option<Level>,

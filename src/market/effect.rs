@@ -25,7 +25,7 @@ pub enum Effect {
     Trade(Arc<Trade>),
     /// Somebody published to a generic topic, [`message_topic`].
     Message(Arc<Message>),
-    /// Stands in the log only.
+    /// It is in the log only.
     None,
 }
 
@@ -40,7 +40,7 @@ impl Effect {
     }
 }
 
-/// An event that stands in the log, with the position the log gave it.
+/// An event that is in the log, with the position the log gave it.
 #[derive(Clone, Debug)]
 pub struct Applied {
     pub sequence: u64,

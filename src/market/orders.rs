@@ -73,7 +73,7 @@ pub struct Order {
     #[serde(with = "units")]
     pub filled: Fixed,
     pub status: OrderStatus,
-    /// Where the rest of it stands on the chain.
+    /// The box on the chain that holds the rest of it.
     pub box_id: Option<Box<str>>,
     pub metadata_cid: Option<Box<str>>,
     pub expires_at: Option<Micros>,
@@ -84,7 +84,7 @@ pub struct Order {
 }
 
 impl Order {
-    /// The log's names of the topics that tell of it beside its market's: those of its account.
+    /// The names of the topics that publish it beside its market's: those of its account.
     pub fn account_topics(&self) -> Vec<Arc<str>> {
         let Some(account) = &self.account else { return Vec::new() };
         [None, Some(&*self.market)]

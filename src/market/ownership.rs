@@ -9,7 +9,7 @@ use super::definition::MarketId;
 use super::event::{Body, Event, OrderEvent};
 use super::refusal::Refusal;
 
-/// Stands for every name.
+/// Means every name.
 pub const ALL: &str = "*";
 
 /// What Kafka owns.
@@ -35,7 +35,7 @@ struct Names {
 }
 
 impl Ownership {
-    /// Names of generic topics and of markets; [`ALL`] stands for every one.
+    /// Names of generic topics and of markets; [`ALL`] means every one.
     pub fn new(topics: &[String], markets: &[String]) -> Self {
         Self { topics: Names::new(topics), markets: Names::new(markets) }
     }

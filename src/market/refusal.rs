@@ -7,7 +7,7 @@ use thiserror::Error;
 use super::definition::MarketId;
 use super::event::{KINDS, MOST_LINE_BYTES, MOST_NESTING};
 
-/// Why an event is refused: what is wrong with it and what to do about it. Where it stood is added
+/// Why an event is refused: what is wrong with it and what to do about it. Its place is added
 /// by the feed that brought it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {

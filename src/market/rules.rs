@@ -31,7 +31,7 @@ pub enum RuleBroken {
 }
 
 impl RuleBroken {
-    /// As a program tells them apart.
+    /// By which a program distinguishes them.
     pub fn rule(&self) -> &'static str {
         match self {
             Self::Status { .. } => "status",

@@ -215,7 +215,8 @@ mod tests {
                 Topic::Ticker(&market),
             ];
             for topic in all {
-                prop_assert_eq!(Topic::parse(&topic.to_string()), Some(topic));
+                let name = topic.to_string();
+                prop_assert_eq!(Topic::parse(&name), Some(topic));
                 prop_assert_eq!(topic.scope().scope(), topic.scope());
             }
         }

@@ -29,7 +29,7 @@ pub struct Trade {
     pub size: Fixed,
     pub price_decimals: u8,
     pub size_decimals: u8,
-    /// Who took what stood in the book; not every source tells.
+    /// The taker's side; not every source publishes it.
     pub taker_side: Option<Side>,
 }
 

@@ -157,12 +157,7 @@ impl Outbox {
 
     /// The rows after a number, of which `newest` was known to be the last. Where there are none,
     /// numbers what was committed since; `busy`: something was, most likely.
-    pub async fn behind(
-        &self,
-        position: u64,
-        newest: u64,
-        busy: bool,
-    ) -> Result<Rows, OutboxError> {
+    pub async fn after(&self, position: u64, newest: u64, busy: bool) -> Result<Rows, OutboxError> {
         if position < newest {
             let found = self.read(position, newest).await?;
             if found.until > position {

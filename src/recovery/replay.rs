@@ -1,5 +1,5 @@
 //! From the log back to the state, before the first feed runs: what markets are, their older
-//! checkpoints, and of each book what stands behind its own.
+//! checkpoints, and the events after each one.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
@@ -29,9 +29,9 @@ const READ_AHEAD: usize = 16_384;
 pub struct Recovered {
     /// Events replayed, definitions included.
     pub replayed: u64,
-    /// Each book's events behind its newest checkpoint.
+    /// Each book's events after its newest checkpoint.
     pub since_checkpoint: foldhash::HashMap<MarketId, u64>,
-    /// Where the topics stand whose events are told one by one, and when their last event was at
+    /// The last events of the topics whose events are published one by one, and their times at
     /// its source, where that was read.
     pub topics: Vec<(TopicPosition, Option<Micros>)>,
     /// Topics of books that went on from the cache's state.
@@ -60,7 +60,7 @@ pub fn recover_live(
         // Events before the cache's state were not replayed, but count towards the next checkpoint.
         let Some(market) = book_market(topic) else { continue };
         let newest = store.newest_checkpoint(topic)?.unwrap_or(0);
-        let since = live.events_behind(market, newest) as u64;
+        let since = live.events_after(market, newest) as u64;
         recovered.since_checkpoint.insert(market.into(), since);
     }
     if let Some(warm) = &warm {
@@ -76,8 +76,8 @@ pub fn recover_live(
 
 /// Brings the state to the end of the log. `restore` gets each market's older checkpoint and says
 /// whether it could read it; where not, that book is replayed from its first event. `apply` gets
-/// every market's newest definition first (it may stand before or behind the checkpoints: decimals
-/// can't change under a book), then the books' events in the log's order. What stands in the log
+/// every market's newest definition first (it may be before or after the checkpoints: decimals
+/// can't change under a book), then the books' events in the log's order. What is in the log
 /// was admitted; an event that this release can't read is an error, never left out in silence.
 /// `states` are gone on from where they are newer than those of the store.
 pub fn recover(
@@ -166,7 +166,7 @@ pub fn recover(
     Ok(recovered)
 }
 
-/// Puts back every market's candles, behind [`recover`]: what the store keeps of them, its latest
+/// Puts back every market's candles, after [`recover`]: what the store keeps of them, its latest
 /// trade and the time of its newest. Where the store has none yet, they are made from the log
 /// first, which costs every trade in it, once.
 fn recover_candles(
@@ -213,7 +213,7 @@ pub fn newest_trades(
 }
 
 /// A trade of the log as candles count it: earlier releases also let in some that do not fit their
-/// market, which no candle can tell of.
+/// market, which no candle can count.
 pub fn standing(stored: &Stored, definition: Option<&MarketDefinition>) -> Option<NewTrade> {
     let event = parse(stored.body.as_bytes()).ok()?;
     let Body::Trade(written) = &event.body else { return None };

@@ -71,7 +71,7 @@ fn check(
 ) -> Result<Result<Checkpoint, RejectReason>, StoreError> {
     let CachedState { epoch, sequence, topic, state, .. } = kept;
     let epochs = live.epochs(&Topic::Market(market).to_string());
-    // Made of the log's own epoch, so it tells logs apart as well.
+    // Made of the log's own epoch, so it distinguishes logs as well.
     if epoch != epochs.epoch() {
         return Ok(Err(RejectReason::OtherEpoch));
     }
@@ -79,14 +79,14 @@ fn check(
         return Ok(Err(RejectReason::Unknown));
     };
     let checkpoint = Checkpoint { topic: topic.as_str().into(), sequence, state: state.to_vec() };
-    // A market that no event moved since its epoch began stands there.
+    // A market without an event since its epoch began has that sequence.
     if sequence == epochs.since() {
         return Ok(Ok(checkpoint));
     }
     if sequence > *last {
         return Ok(Err(RejectReason::Ahead));
     }
-    // A power cut may have taken its event, and others came behind it under later numbers.
+    // A power cut may have taken its event, and others followed it under later numbers.
     let event = store.read_topic(&topic, sequence.saturating_sub(1), 1)?;
     let there = event.first().is_some_and(|event| event.sequence == sequence);
     Ok(if there { Ok(checkpoint) } else { Err(RejectReason::Unknown) })

@@ -11,7 +11,7 @@ use crate::market::ownership::Ownership;
 use crate::market::refusal::Refusal;
 use crate::store::LogReaders;
 
-/// How long a line waits for its turn at the replica, where that has to tell its market.
+/// How long a line waits for its turn at the replica, where that has to find its market.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// See the module's text.

@@ -172,7 +172,7 @@ impl Writer {
         match request {
             Request::Deliver { batch, mut done } => {
                 tokio::select! {
-                    // Whoever asked has given up.
+                    // The client has given up.
                     () = done.closed() => {}
                     answer = self.deliver(batch) => drop(done.send(answer)),
                 }

@@ -40,7 +40,7 @@ impl LogReader {
             .at(&self.path)
     }
 
-    /// Events of one topic behind `sequence`, in order, at most `most`.
+    /// Events of one topic after `sequence`, in order, at most `most`.
     pub fn read_topic(
         &self,
         topic: &str,
@@ -52,7 +52,7 @@ impl LogReader {
 
     /// Events of some topics, over all of them in the log's order. What it costs is bound by the
     /// span's `most` and the number of topics (and the log's tail, see [`runs`]), not by what else
-    /// stands in the log.
+    /// is in the log.
     pub fn read_span(&self, topics: &[Arc<str>], span: &Span) -> Result<Vec<Stored>, StoreError> {
         read_span(&self.connection, topics, span).at(&self.path)
     }
@@ -107,7 +107,7 @@ pub struct OrderQuery {
     pub side: Option<&'static str>,
     pub status: Option<&'static str>,
     pub open: Option<bool>,
-    /// Placed behind this sequence.
+    /// Placed after this sequence.
     pub after: u64,
     pub most: usize,
 }
@@ -121,7 +121,7 @@ pub struct StoredOrder {
     pub state: Box<str>,
 }
 
-/// Only what is asked for stands in the query, so that each has the index that fits.
+/// Only what is asked for is in the query, so that each has the index that fits.
 fn orders(connection: &Connection, query: &OrderQuery) -> rusqlite::Result<Vec<StoredOrder>> {
     let OrderQuery { market, account, side, status, open, after, most } = query;
     let mut text = "SELECT placed, state FROM orders WHERE placed > ?1".to_owned();
@@ -159,7 +159,7 @@ fn stored_order(row: &Row<'_>) -> rusqlite::Result<StoredOrder> {
 /// Which part of the log to read.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
-    /// Behind this sequence.
+    /// After this sequence.
     pub after: u64,
     /// Up to this one.
     pub until: u64,
@@ -197,7 +197,7 @@ pub(super) fn read_span(
     )?;
     let (mut events, mut bytes) = (Vec::new(), 0);
     for (sequence, place) in due {
-        // Under the topic that was asked for: an event may be told in several.
+        // Under the topic that was asked for: an event may be in several.
         let event = row.query_row([bound(sequence)], |row| {
             Ok(Stored { topic: names[place].into(), update: row.get(4)?, ..stored(row)? })
         });

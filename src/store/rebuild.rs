@@ -11,7 +11,7 @@ use super::{Store, reader, transact};
 use crate::market::time::Micros;
 use crate::market::topic::Topic;
 
-/// Events read at once while candles are made anew.
+/// Events read at once while candles are rebuilt.
 const PAGE: usize = 1_024;
 
 impl Store {
@@ -30,7 +30,7 @@ impl Store {
         Ok(())
     }
 
-    /// Makes a market's candles anew from the log, all of them or, on an error, none: see
+    /// Rebuilds a market's candles from the log, all of them or, on an error, none: see
     /// [`rebuild`].
     pub fn rebuild_candles(
         &mut self,
@@ -43,10 +43,10 @@ impl Store {
     }
 }
 
-/// Makes a market's candles anew from the log, as far as events from the sequence `from` on have
+/// Rebuilds a market's candles from the log, as far as events from the sequence `from` on have
 /// touched them: after a reorganisation of the chain, from the first event that it undid.
 /// `standing` reads a trade and says `None` of one that does not count. Costs the market's trades
-/// since the oldest bucket that is touched began. Whoever shows candles has to take them from
+/// since the oldest bucket that is touched began. Who shows candles has to take them from
 /// [`market_candles`] then.
 pub(super) fn rebuild(
     connection: &Connection,

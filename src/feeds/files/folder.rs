@@ -31,7 +31,7 @@ const BATCH_BYTES: usize = 1024 * 1024;
 const RACY: Duration = Duration::from_millis(100);
 /// How many scans a removed file is kept open for its writer's last words, once drained.
 const LAST_WORDS_SCANS: u8 = 2;
-/// Names told in a reason; the rest is a number.
+/// Names in a reason; the rest is a number.
 const MOST_NAMED: usize = 3;
 
 const ENDING: &str = ".ndjson";
@@ -152,7 +152,7 @@ impl Folder {
         !self.due.is_empty() || self.needs_scan || !self.moved.is_empty()
     }
 
-    /// Whether there is more to read, or to tell about the folder.
+    /// Whether there is more to read, or to report about the folder.
     pub(super) fn has_news(&self) -> bool {
         self.is_busy() || self.out_of_descriptors || !self.faults.is_empty()
     }
@@ -162,24 +162,24 @@ impl Folder {
     }
 
     /// Bytes that wait to be read, of whole files' sizes when they were last looked at.
-    pub(super) fn bytes_behind(&self) -> u64 {
-        let behind = |id| {
+    pub(super) fn unread_bytes(&self) -> u64 {
+        let unread = |id| {
             let followed: &Followed = self.streams.get(id)?;
             Some(followed.size.saturating_sub(followed.stream.progress.offset))
         };
-        self.due.iter().filter_map(behind).sum()
+        self.due.iter().filter_map(unread).sum()
     }
 
     /// Why not all of the folder gets in, if so.
     pub(super) fn fault(&self) -> Option<String> {
-        let told = self.faults.iter().map(|(name, reason)| format!("{name}: {reason}"));
-        summary(told, self.faults.len())
+        let all = self.faults.iter().map(|(name, reason)| format!("{name}: {reason}"));
+        summary(all, self.faults.len())
     }
 
     /// What is left alone on purpose, if anything.
     pub(super) fn note(&self) -> Option<String> {
-        let told = self.ignored.iter().map(|(name, reason)| format!("{name} is ignored: {reason}"));
-        summary(told, self.ignored.len())
+        let all = self.ignored.iter().map(|(name, reason)| format!("{name} is ignored: {reason}"));
+        summary(all, self.ignored.len())
     }
 
     /// One named file, without a look at all the others. Whatever is not plainly "the file we know
@@ -343,7 +343,7 @@ impl Folder {
                     self.close(left);
                     self.rebind(left, id);
                     if !continues {
-                        // It had been written anew before it was replaced.
+                        // It had been rewritten before it was replaced.
                         self.change(left, |followed| followed.stream.restart());
                     }
                     self.go_on(left, file, &entry.metadata);
@@ -357,7 +357,7 @@ impl Folder {
                 }
             }
         }
-        // Truncated, or written anew: the same file or name, another stream. The old one's content
+        // Truncated, or rewritten: the same file or name, another stream. The old one's content
         // is gone; but if its file only left the folder, it is drained and may come back.
         // A stream of another name that had this file's number isn't touched: its own file may be
         // the next entry, by name.
@@ -527,7 +527,7 @@ impl Folder {
     }
 
     /// A file that was renamed, removed or replaced since it was looked at is no fault: the next
-    /// look, at once, finds out. Any other error is told until a scan reads the file again.
+    /// look, at once, finds out. Any other error is reported until a scan reads the file again.
     fn fail(&mut self, id: u64, name: &str, error: &io::Error) {
         self.change(id, |followed| followed.seen = None);
         if error.kind() == io::ErrorKind::NotFound {
@@ -632,7 +632,7 @@ impl Folder {
                 self.change(id, |followed| {
                     followed.seen = None;
                     if !followed.alive {
-                        // Written anew and then moved away: nothing else will tell.
+                        // Rewritten and then moved away: nothing else will report it.
                         followed.stream.restart();
                     }
                 });
@@ -671,9 +671,9 @@ fn is_ours(name: &OsStr) -> bool {
     name.as_encoded_bytes().ends_with(ENDING.as_bytes())
 }
 
-fn summary(told: impl Iterator<Item = String>, count: usize) -> Option<String> {
-    let told: Vec<_> = told.take(MOST_NAMED).collect();
-    let more = count - told.len();
+fn summary(all: impl Iterator<Item = String>, count: usize) -> Option<String> {
+    let named: Vec<_> = all.take(MOST_NAMED).collect();
+    let more = count - named.len();
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    (!told.is_empty()).then(|| told.join("; ") + &more)
+    (!named.is_empty()).then(|| named.join("; ") + &more)
 }

@@ -65,7 +65,7 @@ struct Listed {
     typical_size: u64,
     /// How often it moves beside the others.
     tempo: u64,
-    /// Told order by order, so that others' orders have a place in its book; else by levels.
+    /// Published order by order, so that others' orders have a place in its book; else by levels.
     by_orders: bool,
 }
 
@@ -120,7 +120,7 @@ const LISTED: [Listed; 4] = [
     },
 ];
 
-/// Most orders that a run leaves behind.
+/// Most orders that a run leaves open.
 pub const MOST_RESTING: usize = 2 * DEEPEST * MOST_MARKETS as usize;
 
 /// The tempo that moves at each draw of a burst.
@@ -241,7 +241,7 @@ impl Simulator {
         format!("sim-{}", self.started)
     }
 
-    /// One step of one market: a `book.delta` behind the `trade` events that made it, or what
+    /// One step of one market: a `book.delta` after the `trade` events that made it, or what
     /// happened to its orders.
     pub fn next_lines(&mut self, now: Micros) -> Vec<String> {
         let Some(chosen) = self.choose() else { return Vec::new() };
@@ -256,8 +256,8 @@ impl Simulator {
             market.orders = Some(orders);
             return lines;
         }
-        let told = changes.trades.iter().zip(&trades);
-        let mut lines: Vec<_> = told.map(|(trade, id)| market.trade(id, trade, &time)).collect();
+        let trades = changes.trades.iter().zip(&trades);
+        let mut lines: Vec<_> = trades.map(|(trade, id)| market.trade(id, trade, &time)).collect();
         lines.push(market.levels("book.delta", &changes.bids, &changes.asks, &time));
         lines
     }
@@ -342,7 +342,7 @@ impl Market {
         changes
     }
 
-    /// The likelier upwards the lower it stands.
+    /// The likelier upwards the lower it is.
     fn walk(&mut self, random: &mut SmallRng) {
         let start = self.listed.start;
         let range = start / WALK_RANGE;
@@ -355,7 +355,7 @@ impl Market {
         };
     }
 
-    /// Whoever moved the price took all that stood in its way.
+    /// The move took all levels in its way.
     fn fill_crossed(&mut self, changes: &mut Changes) {
         let bids: Vec<_> = self.bids.range(self.touch + 1..).rev().map(both).collect();
         let asks: Vec<_> = self.asks.range(..=self.touch).map(both).collect();
@@ -381,7 +381,7 @@ impl Market {
         self.set(maker, price, standing - size, changes);
     }
 
-    /// Keeps each side between its fewest and its most levels: new ones go behind the last,
+    /// Keeps each side between its fewest and its most levels: new ones go after the last,
     /// the last ones go.
     fn refill(&mut self, random: &mut SmallRng, changes: &mut Changes) {
         for side in [Side::Buy, Side::Sell] {
@@ -509,7 +509,7 @@ mod tests {
         lot: u128,
         bids: BTreeMap<u128, u128>,
         asks: BTreeMap<u128, u128>,
-        /// By id: side, price and what is left, where it is told order by order.
+        /// By id: side, price and what is left, where it is published order by order.
         orders: BTreeMap<String, (bool, u128, u128)>,
         trades: u64,
         lowest: u128,
@@ -532,7 +532,7 @@ mod tests {
             self.lot = self.number(&event["lotSize"], self.decimals.1, 1);
         }
 
-        /// A trade is at the maker's best price and takes no more than stands there.
+        /// A trade is at the maker's best price and takes no more than its size.
         fn trade(&mut self, event: &serde_json::Value) {
             let price = self.number(&event["price"], self.decimals.0, self.tick);
             let size = self.number(&event["size"], self.decimals.1, self.lot);
@@ -582,7 +582,7 @@ mod tests {
             self.highest = self.highest.max(bid);
         }
 
-        /// One order a price, and a fill behind its trade, which has taken the level down already.
+        /// One order a price, and a fill after its trade, which has taken the level down already.
         fn order(&mut self, event: &serde_json::Value) {
             let id = event["order"].as_str().unwrap().to_owned();
             let number = |field: &str, decimals, step| self.number(&event[field], decimals, step);

@@ -134,11 +134,11 @@ impl Hub {
         let shutdown = CancellationToken::new();
         let live = Box::new(ModelProjection(Arc::clone(&model)));
         let waiters: Arc<Waiters> = Arc::default();
-        let told = waiters.clone();
+        let own = waiters.clone();
         let config = SequencerConfig {
             checkpoint_events,
             ownership,
-            waiters: told,
+            waiters: own,
             shutdown: shutdown.clone(),
         };
         let (ingest, thread) =
@@ -618,7 +618,7 @@ async fn what_kafka_owns_is_taken_from_its_feed_and_refused_from_any_other() {
 }
 
 #[tokio::test]
-async fn whoever_waits_for_an_event_is_told_what_became_of_it() {
+async fn a_client_that_waits_for_an_event_receives_its_outcome() {
     let folder = tempfile::tempdir().unwrap();
     let hub = Hub::start(&path(&folder), 1_000);
     hub.send(&[market("O-P", "ACTIVE", "d")]).await;

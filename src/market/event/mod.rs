@@ -33,15 +33,15 @@ pub const MOST_REASON_BYTES: usize = 1_024;
 /// Highest height of a block: the store's numbers are signed.
 pub const MOST_HEIGHT: u64 = i64::MAX as u64;
 /// Deepest nesting of objects and lists: half of what serde_json reads back, so that whatever
-/// stands in the log can be read again inside another document.
+/// is in the log can be read again inside another document.
 pub const MOST_NESTING: usize = 64;
 
 /// What [`parse`] reads, for the refusal of any other kind.
 pub(super) const KINDS: &str = "market, book.snapshot, book.delta, trade, order.placed, order.filled, \
                      order.canceled, block.applied, block.reverted, source.gap, message";
 
-/// A string of the line, where it stands there unless it is written with escapes: most events are
-/// books, and each text of their levels would cost an allocation.
+/// A string of the line, borrowed unless it is written with escapes: most events are books, and
+/// each text of their levels would cost an allocation.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -75,7 +75,7 @@ pub struct Event<'a> {
     /// Makes the event idempotent: the same id from any feed counts once.
     pub id: Option<Box<str>>,
     pub time: Option<Micros>,
-    /// Of the block it stands in, at most [`MOST_HEIGHT`]: undone with it.
+    /// Height of its block, at most [`MOST_HEIGHT`]. A rollback of the block removes the event.
     pub height: Option<u64>,
     pub body: Body<'a>,
 }
@@ -96,7 +96,7 @@ pub enum Body<'a> {
     Order(Box<OrderEvent>),
     Trade(WrittenTrade),
     Message(Message),
-    /// The blocks from this height on are undone, with what stood in them.
+    /// The blocks from this height on are removed, with their events.
     Reverted {
         height: u64,
     },
@@ -150,7 +150,7 @@ pub struct PlacedOrder {
     pub client_id: Option<Box<str>>,
     pub metadata_cid: Option<Box<str>>,
     pub box_id: Option<Box<str>>,
-    /// When the order ends by itself; told, as only the chain's events end an order.
+    /// When the order ends by itself. It is published only: only the chain's events end an order.
     pub expires_at: Option<Micros>,
 }
 

@@ -459,7 +459,7 @@ fn fault(field: &'static str, reason: String) -> Refusal {
     Refusal::Field { field, reason }
 }
 
-/// serde_json's text without its " at line 1 column 9": the place is told once, and by us.
+/// serde_json's text without its " at line 1 column 9": the hub itself adds the place, once.
 fn without_place(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let reason = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason);
