@@ -2,16 +2,17 @@
 //! quiet spells, around a price that returns to where it began. Seeded, pure, and written as the
 //! same lines that every other feed brings, so that it goes the same way. No clock, no task.
 
+mod lines;
+mod listed;
 mod resting_orders;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use self::listed::{LISTED, Listed};
 use self::resting_orders::RestingOrders;
-use crate::market::fixed;
 use crate::market::levels::Side;
 use crate::market::time::{Micros, time_text};
 
@@ -49,76 +50,6 @@ const STEPS_A_FILL: u32 = 5;
 const MOOD_STEPS: std::ops::Range<u64> = 40..400;
 /// A draw that meets only markets at rest takes the last of them.
 const MOST_DRAWS: usize = 16;
-
-/// What makes a market one of its kind. Prices are in ticks and sizes in lots everywhere here but
-/// in what is written.
-struct Listed {
-    base: &'static str,
-    quote: &'static str,
-    price_decimals: u8,
-    size_decimals: u8,
-    /// The step of a price, in units of its last decimal.
-    tick: u64,
-    /// The step of a size, in units of its last decimal.
-    lot: u64,
-    start: u64,
-    typical_size: u64,
-    /// How often it moves beside the others.
-    tempo: u64,
-    /// Published order by order, so that others' orders have a place in its book; else by levels.
-    by_orders: bool,
-}
-
-const LISTED: [Listed; 4] = [
-    Listed {
-        base: "ERG",
-        quote: "USD",
-        price_decimals: 4,
-        size_decimals: 8,
-        tick: 1,
-        lot: 1_000_000,
-        start: 8_500,
-        typical_size: 25_000,
-        tempo: 6,
-        by_orders: false,
-    },
-    Listed {
-        base: "SIGUSD",
-        quote: "ERG",
-        price_decimals: 6,
-        size_decimals: 2,
-        tick: 100,
-        lot: 10,
-        start: 11_800,
-        typical_size: 5_000,
-        tempo: 3,
-        by_orders: false,
-    },
-    Listed {
-        base: "SPF",
-        quote: "ERG",
-        price_decimals: 8,
-        size_decimals: 6,
-        tick: 500,
-        lot: 1_000_000,
-        start: 2_500,
-        typical_size: 4_000,
-        tempo: 1,
-        by_orders: false,
-    },
-    Listed {
-        base: "RSN",
-        quote: "ERG",
-        price_decimals: 6,
-        size_decimals: 3,
-        tick: 10,
-        lot: 1_000,
-        start: 7_200,
-        typical_size: 1_500,
-        tempo: 2,
-        by_orders: true,
-    },
-];
 
 /// Most orders that a run leaves open.
 pub const MOST_RESTING: usize = 2 * DEEPEST * MOST_MARKETS as usize;
@@ -424,64 +355,6 @@ impl Market {
         };
         changed.insert(price, size);
     }
-
-    fn definition(&self, time: &str) -> String {
-        let Self { name, base, listed, .. } = self;
-        let Listed { quote, price_decimals, size_decimals, .. } = listed;
-        let (tick, lot) = (self.price(1), self.size(1));
-        format!(
-            r#"{{"kind":"market","market":"{name}","base":"{base}","quote":"{quote}","priceDecimals":{price_decimals},"sizeDecimals":{size_decimals},"tickSize":"{tick}","lotSize":"{lot}","status":"ACTIVE","time":"{time}"}}"#
-        )
-    }
-
-    fn trade(&self, id: &str, trade: &Trade, time: &str) -> String {
-        let taker = trade.taker.name();
-        let (price, size) = (self.price(trade.price), self.size(trade.size));
-        format!(
-            r#"{{"kind":"trade","market":"{}","id":"{id}","price":"{price}","size":"{size}","takerSide":"{taker}","time":"{time}"}}"#,
-            self.name
-        )
-    }
-
-    fn price(&self, ticks: u64) -> String {
-        fixed::format(u128::from(ticks * self.listed.tick), self.listed.price_decimals)
-    }
-
-    fn size(&self, lots: u64) -> String {
-        fixed::format(u128::from(lots * self.listed.lot), self.listed.size_decimals)
-    }
-
-    fn snapshot(&self, time: &str) -> String {
-        self.levels("book.snapshot", &self.bids, &self.asks, time)
-    }
-
-    /// Best first on both sides, as a person reads a book.
-    fn levels(
-        &self,
-        kind: &str,
-        bids: &BTreeMap<u64, u64>,
-        asks: &BTreeMap<u64, u64>,
-        time: &str,
-    ) -> String {
-        let mut line = format!(r#"{{"kind":"{kind}","market":"{}","bids":["#, self.name);
-        self.write_levels(&mut line, bids.iter().rev());
-        line.push_str(r#"],"asks":["#);
-        self.write_levels(&mut line, asks.iter());
-        let _ = write!(line, r#"],"time":"{time}"}}"#);
-        line
-    }
-
-    fn write_levels<'a>(
-        &self,
-        line: &mut String,
-        levels: impl Iterator<Item = (&'a u64, &'a u64)>,
-    ) {
-        for (place, (price, size)) in levels.enumerate() {
-            let comma = if place == 0 { "" } else { "," };
-            let (price, size) = (self.price(*price), self.size(*size));
-            let _ = write!(line, r#"{comma}["{price}","{size}"]"#);
-        }
-    }
 }
 
 fn both((price, size): (&u64, &u64)) -> (u64, u64) {
@@ -498,6 +371,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::market::fixed;
 
     const NOW: Micros = 1_700_000_000_000_000;
 

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::ingest::feed_status::{At, FeedKind, FeedState, Place};
+use crate::ingest::feed_status::{At, FeedId, FeedKind, FeedState, Place};
 use crate::ingest::projection::MakeAside;
 use crate::live::Rollback;
 use crate::market::levels::Side;
