@@ -1,4 +1,4 @@
-//! What Redis stores: names of keys, fields of hashes, and the fingerprint that detects a value which
+//! What Redis stores: names of keys, fields of hashes, and the fingerprint. It detects a value that
 //! was torn or altered.
 
 use std::fmt::Write as _;

@@ -1,6 +1,6 @@
-//! The epochs of a topic. A rollback, or a gap in a source, begins a new epoch of each topic that it
-//! touches. An epoch is made of the log's own and of the event that began it, so it is the same after
-//! every restart. Knows no stream, no store.
+//! The epochs of a topic, and where a client resumes. A rollback, or a gap in a source, begins a new
+//! epoch of each topic that it touches. An epoch is made of the log's own and of the event that
+//! began it, so it is the same after every restart. Knows no stream, no store.
 
 use std::collections::VecDeque;
 

@@ -1,7 +1,7 @@
-//! The price levels of one side of a book, best first, in blocks that are shared. Taking the best
-//! ones out costs a reference for each block and no copy of a level. So it can be done under a lock
-//! that an event waits for, and the levels are read after the lock is released. The next change of a block that
-//! somebody still has copies that block alone.
+//! The price levels of one side of a book, best first, in shared blocks. Taking the best ones out
+//! costs a reference for each block and no copy of a level. So it can be done under a lock that an
+//! event waits for, and the levels are read after the lock is released. A change of a block that a
+//! reader still has copies that block alone.
 
 use std::sync::Arc;
 

@@ -222,7 +222,9 @@ mod tests {
         }
 
         #[test]
-        fn a_name_that_is_read_is_written_the_same(name in "(orders|book|candles|message|blocks)?[:@]?.{0,12}") {
+        fn a_name_that_is_read_is_written_the_same(
+            name in "(orders|book|candles|message|blocks)?[:@]?.{0,12}",
+        ) {
             if let Some(topic) = Topic::parse(&name) {
                 prop_assert_eq!(topic.to_string(), name);
             }

@@ -19,8 +19,8 @@ const TABLES: &str = include_str!("../../config/migrations/sqlite/V1.sql");
 const APPLICATION: i64 = 0x5370_7264;
 /// How long a writer waits for another process (a backup, a shell) to leave the lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
-/// A hub that was asked to stop may need a moment to be gone, and a program that it has just started
-/// holds the lock until it has become that program.
+/// A hub that was asked to stop may need a moment to end. A program that it has just started holds
+/// the lock until it has become that program.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Statements kept prepared: more than this module has.

@@ -59,7 +59,8 @@ const LULL: Duration = Duration::from_micros(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// The kernel reports changes; where it can't (network file systems, no watches left) it is polled too.
+    /// The kernel reports changes. Where it can't (network file systems, no watches left) the
+    /// folder is polled too.
     Watch,
     Poll,
 }

@@ -86,16 +86,15 @@ impl Book {
         self.floor
     }
 
-    /// Whether this is the sequence of an event of this book, as far as its journal reaches. A power
-    /// cut may have taken the event of a sequence that a client saw; the number is never used
-    /// again.
+    /// Whether an event of this book has this sequence, as far as its journal reaches. A power cut
+    /// may have taken the event of a sequence that a client saw; the number is never used again.
     pub fn has_sequence(&self, sequence: u64) -> bool {
         sequence == self.floor
             || (sequence > self.floor && self.events.binary_search(&sequence).is_ok())
     }
 
-    /// The same levels in an epoch that begins with this event: changes since an earlier one are not
-    /// known any more.
+    /// The same levels in an epoch that begins with this event: changes since an earlier event are
+    /// not known any more.
     pub fn begin_epoch(&mut self, sequence: u64) {
         (self.sequence, self.floor) = (sequence, sequence);
         self.touches.clear();

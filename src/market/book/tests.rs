@@ -111,7 +111,8 @@ proptest! {
         let restored = Book::from_checkpoint(&book.to_checkpoint(), 9).unwrap();
         prop_assert!(restored.bids.iter().eq(book.bids.iter()));
         prop_assert!(restored.asks.iter().eq(book.asks.iter()));
-        prop_assert_eq!((restored.sequence(), restored.floor()), (book.sequence(), book.sequence()));
+        let sequence = book.sequence();
+        prop_assert_eq!((restored.sequence(), restored.floor()), (sequence, sequence));
         prop_assert_eq!(restored.most_touches, 9);
     }
 

@@ -1,6 +1,7 @@
 //! One event as a feed delivers it: well-formed, but not yet checked against its market. The rules
 //! that depend on other events are in [`super::admission`].
 
+mod fields;
 mod parse;
 
 use std::borrow::Cow;
@@ -37,8 +38,9 @@ pub const MOST_HEIGHT: u64 = i64::MAX as u64;
 pub const MOST_NESTING: usize = 64;
 
 /// What [`parse`] reads, for the refusal of any other kind.
-pub(super) const KINDS: &str = "market, book.snapshot, book.delta, trade, order.placed, order.filled, \
-                     order.canceled, block.applied, block.reverted, source.gap, message";
+pub(super) const KINDS: &str = "market, book.snapshot, book.delta, trade, order.placed, \
+                                order.filled, order.canceled, block.applied, block.reverted, \
+                                source.gap, message";
 
 /// A string of the line, borrowed unless it is written with escapes: most events are books, and
 /// each text of their levels would cost an allocation.

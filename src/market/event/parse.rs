@@ -1,107 +1,25 @@
 //! Reads one line into an [`Event`]. A fault names the field and what is wrong with it.
 
-use jiff::Timestamp;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::fields::{
+    Fields, MOST_QUOTED, boxed, checked_identifier, checked_time, decimal, fault, identifier,
+    optional, required, time, without_place,
+};
 use super::{
-    Body, CanceledOrder, Event, FilledOrder, MOST_DATA_BYTES, MOST_HEIGHT, MOST_ID_BYTES,
-    MOST_LINE_BYTES, MOST_NESTING, MOST_REASON_BYTES, MOST_SOURCE_BYTES, MOST_TOPIC_CHARACTERS,
-    Message, OrderEvent, OrderType, PlacedOrder, Text, WrittenLevel,
+    Body, CanceledOrder, Event, FilledOrder, MOST_DATA_BYTES, MOST_HEIGHT, MOST_LINE_BYTES,
+    MOST_NESTING, MOST_REASON_BYTES, MOST_SOURCE_BYTES, MOST_TOPIC_CHARACTERS, Message, OrderEvent,
+    OrderType, PlacedOrder, Text, WrittenLevel,
 };
 use crate::market::definition::{MarketDefinition, MarketId, MarketStatus, check_market};
 use crate::market::fixed::{self, MOST_DECIMALS};
 use crate::market::refusal::Refusal;
-use crate::market::time::Micros;
 use crate::market::trade::WrittenTrade;
 
-/// How much of a foreign text a reason repeats, in characters.
-const MOST_QUOTED: usize = 64;
 /// How much longer `data` can be when it is sent than as it was written: `1e15` becomes
 /// `1000000000000000.0`.
 const MOST_DATA_GROWTH: usize = 4;
-
-/// Every field that some kind knows, not yet read: so a fault can be named by its field, and what
-/// is not asked for costs no more than its syntax check.
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Fields<'a> {
-    #[serde(borrow)]
-    kind: Option<&'a RawValue>,
-    #[serde(borrow)]
-    id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    time: Option<&'a RawValue>,
-    #[serde(borrow)]
-    height: Option<&'a RawValue>,
-    #[serde(borrow)]
-    block: Option<&'a RawValue>,
-    #[serde(borrow)]
-    tx: Option<&'a RawValue>,
-    #[serde(borrow)]
-    market: Option<&'a RawValue>,
-    #[serde(borrow)]
-    base: Option<&'a RawValue>,
-    #[serde(borrow)]
-    quote: Option<&'a RawValue>,
-    #[serde(borrow)]
-    price_decimals: Option<&'a RawValue>,
-    #[serde(borrow)]
-    size_decimals: Option<&'a RawValue>,
-    #[serde(borrow)]
-    tick_size: Option<&'a RawValue>,
-    #[serde(borrow)]
-    lot_size: Option<&'a RawValue>,
-    #[serde(borrow)]
-    min_size: Option<&'a RawValue>,
-    #[serde(borrow)]
-    status: Option<&'a RawValue>,
-    #[serde(borrow)]
-    bids: Option<&'a RawValue>,
-    #[serde(borrow)]
-    asks: Option<&'a RawValue>,
-    #[serde(borrow)]
-    price: Option<&'a RawValue>,
-    #[serde(borrow)]
-    size: Option<&'a RawValue>,
-    #[serde(borrow)]
-    taker_side: Option<&'a RawValue>,
-    #[serde(borrow)]
-    order: Option<&'a RawValue>,
-    #[serde(borrow)]
-    account: Option<&'a RawValue>,
-    #[serde(borrow)]
-    side: Option<&'a RawValue>,
-    #[serde(borrow, rename = "type")]
-    order_type: Option<&'a RawValue>,
-    #[serde(borrow)]
-    client_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    metadata_cid: Option<&'a RawValue>,
-    #[serde(borrow)]
-    box_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    expires_at: Option<&'a RawValue>,
-    #[serde(borrow)]
-    trade: Option<&'a RawValue>,
-    #[serde(borrow)]
-    liquidity: Option<&'a RawValue>,
-    #[serde(borrow)]
-    reason: Option<&'a RawValue>,
-    #[serde(borrow)]
-    source: Option<&'a RawValue>,
-    #[serde(borrow)]
-    topic: Option<&'a RawValue>,
-    /// `null` is data too, hence not read as an absent field.
-    #[serde(borrow, default, deserialize_with = "present")]
-    data: Option<&'a RawValue>,
-}
-
-fn present<'de: 'a, 'a, D: Deserializer<'de>>(from: D) -> Result<Option<&'a RawValue>, D::Error> {
-    <&RawValue>::deserialize(from).map(Some)
-}
-
-type Raw<'a> = Option<&'a RawValue>;
 
 /// A book's line that has these fields only, all of them of their types: nearly all that a hub
 /// reads are, and this reads each byte once. [`Fields`] reads all others, and says what is wrong.
@@ -406,64 +324,6 @@ fn market<'a>(fields: &Fields<'a>) -> Result<Text<'a>, Refusal> {
 fn checked_market(id: Text<'_>) -> Result<Text<'_>, Refusal> {
     check_market(&id).map_err(|reason| fault("market", reason))?;
     Ok(id)
-}
-
-fn identifier<'a>(raw: Raw<'a>, field: &'static str) -> Result<Option<Text<'a>>, Refusal> {
-    optional(raw, field)?.map(|text| checked_identifier(text, field)).transpose()
-}
-
-fn checked_identifier<'a>(text: Text<'a>, field: &'static str) -> Result<Text<'a>, Refusal> {
-    if text.is_empty() || text.len() > MOST_ID_BYTES || text.chars().any(char::is_control) {
-        let reason = format!("must have 1 to {MOST_ID_BYTES} bytes and no control characters");
-        return Err(fault(field, reason));
-    }
-    Ok(text)
-}
-
-fn boxed(raw: Raw<'_>, field: &'static str) -> Result<Option<Box<str>>, Refusal> {
-    Ok(identifier(raw, field)?.map(Text::into_box))
-}
-
-/// A decimal string, as precise as any market may be.
-fn decimal(raw: Raw<'_>, field: &'static str) -> Result<Box<str>, Refusal> {
-    let text: Box<str> = required(raw, field)?;
-    fixed::parse(&text, MOST_DECIMALS).map_err(|error| fault(field, error.to_string()))?;
-    Ok(text)
-}
-
-fn time(raw: Raw<'_>, field: &'static str) -> Result<Option<Micros>, Refusal> {
-    optional(raw, field)?.map(|text: Text<'_>| checked_time(&text, field)).transpose()
-}
-
-fn checked_time(text: &str, field: &'static str) -> Result<Micros, Refusal> {
-    let time: Timestamp = text.parse().map_err(|_| {
-        fault(field, "must be RFC 3339 such as \"2026-01-31T12:00:00.000001Z\"".into())
-    })?;
-    Ok(time.as_microsecond())
-}
-
-fn required<'a, T: Deserialize<'a>>(raw: Raw<'a>, field: &'static str) -> Result<T, Refusal> {
-    optional(raw, field)?.ok_or(Refusal::Missing(field))
-}
-
-fn optional<'a, T: Deserialize<'a>>(
-    raw: Raw<'a>,
-    field: &'static str,
-) -> Result<Option<T>, Refusal> {
-    raw.map(|raw| serde_json::from_str(raw.get()))
-        .transpose()
-        .map_err(|error| fault(field, format!("has another type: {}", without_place(&error))))
-}
-
-fn fault(field: &'static str, reason: String) -> Refusal {
-    Refusal::Field { field, reason }
-}
-
-/// serde_json's text without its " at line 1 column 9": the hub itself adds the place, once.
-fn without_place(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    let reason = text.rsplit_once(" at line ").map_or(text.as_str(), |(reason, _)| reason);
-    reason.chars().take(4 * MOST_QUOTED).collect()
 }
 
 /// Of text that is known to be JSON.

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::Liquidity;
+use super::super::{Liquidity, MOST_ID_BYTES};
 use super::*;
 use crate::market::levels::Side;
 use crate::market::topic::Topic;
@@ -309,16 +309,20 @@ proptest! {
             format!(r#""time":"{TIME}""#),
             r#""id":"7" ,"height": 9"#.to_owned(),
         ];
-        fields.extend(whole.into_iter().zip(right).filter(|(_, there)| *there).map(|(field, _)| field));
+        let there = whole.into_iter().zip(right).filter(|(_, there)| *there);
+        fields.extend(there.map(|(field, _)| field));
         const NAMES: [&str; 9] =
             ["market", "bids", "asks", "time", "id", "height", "block", "tx", "unknown"];
-        fields.extend(wrong.into_iter().map(|(name, value)| format!("\"{}\":{value}", NAMES[name])));
+        let wrong = wrong.into_iter();
+        fields.extend(wrong.map(|(name, value)| format!("\"{}\":{value}", NAMES[name])));
         let line = format!(" {{ {} }} ", fields.join(", "));
         prop_assert_eq!(parse(line.as_bytes()), read_fields(&line));
     }
 
     #[test]
-    fn any_bytes_are_read_or_refused_without_a_panic(line in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn any_bytes_are_read_or_refused_without_a_panic(
+        line in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
         let _ = parse(&line);
     }
 }
