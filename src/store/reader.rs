@@ -31,10 +31,10 @@ impl LogReader {
         Ok(done)
     }
 
-    /// The newest event that undid something of any topic; 0 if none did.
-    pub fn newest_undoing(&self) -> Result<u64, StoreError> {
+    /// The newest event that began an epoch of any topic; 0 if none did.
+    pub fn newest_epoch_change(&self) -> Result<u64, StoreError> {
         self.connection
-            .prepare_cached("SELECT max(at) FROM undoings")
+            .prepare_cached("SELECT max(at) FROM epoch_changes")
             .and_then(|mut statement| statement.query_row([], |row| row.get::<_, Option<i64>>(0)))
             .map(|at| at.map_or(0, i64::cast_unsigned))
             .at(&self.path)

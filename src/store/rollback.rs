@@ -77,11 +77,11 @@ impl Store {
         Ok(written)
     }
 
-    /// Every undoing that is remembered, by scope and oldest first.
+    /// Every epoch change that is remembered, by scope and oldest first.
     pub fn epoch_changes(&self) -> Result<Vec<(Box<str>, EpochChange)>, StoreError> {
         let read = |connection: &Connection| -> rusqlite::Result<Vec<_>> {
             connection
-                .prepare("SELECT scope, at, first FROM undoings ORDER BY scope, at")?
+                .prepare("SELECT scope, at, first FROM epoch_changes ORDER BY scope, at")?
                 .query_map([], |row| {
                     let whole = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
                     Ok((row.get(0)?, EpochChange { at: whole(1)?, first: whole(2)? }))
@@ -236,13 +236,13 @@ impl RollbackTransaction<'_> {
     pub fn renumber(&self, scope: &str, first: u64) -> Result<(), StoreError> {
         let write = || {
             self.connection
-                .prepare_cached("INSERT INTO undoings (scope, at, first) VALUES (?1, ?2, ?3)")?
+                .prepare_cached("INSERT INTO epoch_changes (scope, at, first) VALUES (?1, ?2, ?3)")?
                 .execute(params![scope, reader::bound(self.sequence), reader::bound(first)])?;
             // One more than is remembered shows that there were more.
             self.connection
                 .prepare_cached(
-                    "DELETE FROM undoings WHERE scope = ?1 AND at NOT IN (
-                         SELECT at FROM undoings WHERE scope = ?1 ORDER BY at DESC LIMIT ?2)",
+                    "DELETE FROM epoch_changes WHERE scope = ?1 AND at NOT IN (
+                         SELECT at FROM epoch_changes WHERE scope = ?1 ORDER BY at DESC LIMIT ?2)",
                 )?
                 .execute(params![scope, reader::count(MOST_EPOCH_CHANGES + 1)])
         };

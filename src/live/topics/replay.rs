@@ -124,7 +124,7 @@ fn page(
         topics.told(stream, live.now(), make)
     }
     let Reach { after, until, back, base } = reach;
-    let stream = (stream, base, log.newest_undoing()?);
+    let stream = (stream, base, log.newest_epoch_change()?);
     // Whoever came before in the crowd may have read it.
     match tell(live, stream, |own, _| own.page(&reach)) {
         None => return Ok(Vec::new()),
