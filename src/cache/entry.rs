@@ -1,5 +1,5 @@
-//! What stands in Redis: names of keys, fields of hashes, and the fingerprint by which a value that
-//! was torn or altered is told from a whole one.
+//! What Redis stores: names of keys, fields of hashes, and the fingerprint. It detects a value that
+//! was torn or altered.
 
 use std::fmt::Write as _;
 
@@ -46,7 +46,7 @@ pub struct Recent {
     pub trades: String,
 }
 
-/// What stands there for a market.
+/// What is stored for a market.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     Nothing,

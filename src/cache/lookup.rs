@@ -3,7 +3,7 @@
 use tokio::sync::{mpsc, oneshot};
 
 use super::entry::Found;
-use crate::market::event::MarketId;
+use crate::market::definition::MarketId;
 
 /// What a start asks the cache for: the states of some markets.
 pub(super) struct Question {

@@ -51,7 +51,7 @@ pub struct CacheConfig {
 pub struct CacheMeters {
     /// It answered when it was asked last.
     pub up: AtomicBool,
-    /// Writes that were taken, and those that were not as a later position stood there.
+    /// Writes that were taken, and those that were refused because a later position was stored.
     pub written: AtomicU64,
     pub older: AtomicU64,
     /// Questions that failed.
@@ -74,7 +74,7 @@ pub enum CacheError {
 pub struct Cache {
     config: CacheConfig,
     redis: Config,
-    /// `None` before the first question and after one that failed: the next one connects anew, so
+    /// `None` before the first question and after one that failed: the next one connects again, so
     /// that a master that became a replica is asked no more.
     link: Option<Link>,
     backoff: Backoff,
@@ -110,7 +110,7 @@ impl Cache {
         self.rests_until
     }
 
-    /// Keeps a market's state; `false` where the same or a later position of its log stands there.
+    /// Keeps a market's state; `false` where the same or a later position of its log is stored.
     pub async fn put_state(
         &mut self,
         market: &str,

@@ -18,14 +18,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::lookup::{Question, SnapshotLookup};
 use super::{Cache, CacheError, CacheMeters, CachedState, Found, Recent};
-use crate::live::checkpoint::{levels_topic, with_orders};
+use crate::live::checkpoint::with_orders;
 use crate::live::{Live, StateTaken, TickerView};
 use crate::market::admission::{Admission, BookMode};
-use crate::market::book::Level;
-use crate::market::epochs::market_scope;
-use crate::market::event::{MarketId, time_text, trades_topic};
+use crate::market::definition::MarketId;
 use crate::market::fixed::{self, Fixed};
-use crate::market::orders::orders_topic;
+use crate::market::levels::Level;
+use crate::market::time::time_text;
+use crate::market::topic::Topic;
 use crate::store::{LogReader, Stored};
 
 /// Events of a book's journal that are kept with it, and touches of levels. A client that resumes
@@ -165,9 +165,9 @@ impl Writer {
     async fn look(&mut self) {
         self.turn = Turn::default();
         self.waiting.extend(self.taken.drain());
-        for (market, stands) in self.live.stands() {
+        for (market, sequence) in self.live.book_sequences() {
             sleep_until(self.cache.rests_until()).await;
-            self.keep_state(&market, stands).await;
+            self.keep_state(&market, sequence).await;
             sleep_until(self.cache.rests_until()).await;
             self.keep_recent(&market).await;
         }
@@ -179,18 +179,18 @@ impl Writer {
         }
     }
 
-    async fn keep_state(&mut self, market: &MarketId, stands: u64) {
-        let by_orders = self.live.last_of(&orders_topic(Some(market), None)) > 0;
+    async fn keep_state(&mut self, market: &MarketId, newest: u64) {
+        let by_orders = self.live.last_of(&Topic::orders_of(market).name()) > 0;
         let (epoch, sequence, topic, state) = if by_orders {
             let Some(OrderBook { orders, state }) = self.waiting.get(market) else { return };
             let (topic, bytes) = with_orders(market, orders, &state.to_bytes());
             (state.epoch, state.sequence(), topic, bytes)
         } else {
-            if stands == 0 || self.states.get(market) == Some(&stands) {
+            if newest == 0 || self.states.get(market) == Some(&newest) {
                 return;
             }
             let Some(state) = self.live.state(market, KEPT_JOURNAL) else { return };
-            (state.epoch, state.sequence(), levels_topic(market), state.to_bytes())
+            (state.epoch, state.sequence(), Topic::Book(market).to_string(), state.to_bytes())
         };
         let log = self.live.epoch();
         let kept = CachedState { log, epoch, sequence, topic, state: Bytes::from(state) };
@@ -202,7 +202,7 @@ impl Writer {
     }
 
     async fn keep_recent(&mut self, market: &MarketId) {
-        let topic = trades_topic(market);
+        let topic = Topic::Trades(market).name();
         let sequence = self.live.last_of(&topic).max(self.live.last_of_ticker(market));
         if sequence == 0 || self.recents.get(market) == Some(&sequence) {
             return;
@@ -214,7 +214,7 @@ impl Writer {
         let Ok(trades) = self.live.log().clone().now(newest).await else { return };
         let recent = Recent {
             log: self.live.epoch(),
-            epoch: self.live.epochs(&market_scope(market)).epoch(),
+            epoch: self.live.epochs(&Topic::Market(market).to_string()).epoch(),
             sequence,
             ticker: ticker_json(&ticker),
             trades: trades_json(trades.iter().filter(|trade| trade.sequence <= sequence)),
@@ -225,7 +225,7 @@ impl Writer {
         }
     }
 
-    /// Whether the cache has it now, or something later. An outage is told once, however many
+    /// Whether the cache has it now, or something later. An outage is logged once, however many
     /// markets it concerns.
     fn count(&mut self, written: &Result<bool, CacheError>) -> bool {
         self.meters.count(written.as_ref().copied().ok());
@@ -275,15 +275,15 @@ fn ticker_json(view: &TickerView) -> String {
 /// Each event as it was written, beside its sequence.
 fn trades_json<'a>(trades: impl Iterator<Item = &'a Stored>) -> String {
     #[derive(Serialize)]
-    struct Told<'a> {
+    struct Published<'a> {
         sequence: String,
         event: &'a RawValue,
     }
-    let told: Vec<_> = trades
+    let published: Vec<_> = trades
         .filter_map(|stored| {
             let event = serde_json::from_str(&stored.body).ok()?;
-            Some(Told { sequence: stored.sequence.to_string(), event })
+            Some(Published { sequence: stored.sequence.to_string(), event })
         })
         .collect();
-    serde_json::to_string(&told).unwrap_or_default()
+    serde_json::to_string(&published).unwrap_or_default()
 }

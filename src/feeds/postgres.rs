@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::session::{self, Remote};
 use crate::ingest::feed_status::{At, FeedId, FeedStatuses, Place};
 use crate::ingest::handle::{Incoming, IngestHandle};
-use crate::market::event::renumbers;
+use crate::market::event::begins_epochs;
 use crate::postgres::{Numbering, Outbox, OutboxError, PostgresConfig, Row, Sleep};
 use crate::shared_log::Reader;
 use crate::store::{FeedPosition, Numbered};
@@ -70,18 +70,18 @@ impl Feed {
         let mut rest = Rest::new();
         let mut busy = false;
         loop {
-            let found = outbox.behind(position, newest, busy).await?;
+            let found = outbox.after(position, newest, busy).await?;
             newest = found.newest;
             busy = found.until != position;
             if !busy {
-                self.remote.behind(0);
+                self.remote.set_lag(0);
                 self.remote.caught_up();
                 *healthy = true;
                 rest.wait(&outbox, self.config.poll_interval).await?;
                 continue;
             }
             let lag = newest.saturating_sub(position);
-            self.remote.behind(lag);
+            self.remote.set_lag(lag);
             self.deliver(found.rows, numbering.epoch).await?;
             position = found.until;
             rest.wake(&outbox).await?;
@@ -91,7 +91,7 @@ impl Feed {
         }
     }
 
-    /// Behind which number to read.
+    /// After which number to read.
     async fn begin(&self, numbering: &Numbering) -> Result<u64, Cut> {
         let known = self.remote.position(NAME).await?;
         if let Some(shared) = &self.shared {
@@ -101,7 +101,7 @@ impl Feed {
             }
             tracing::error!(
                 "the table `events` is not the one that this hub's replica is of, or has lost its \
-                 end: the hub begins anew"
+                 end: the hub starts with a new replica"
             );
             shared.set_replaced();
             return Err(Cut::Closed);
@@ -130,7 +130,7 @@ impl Feed {
         for row in rows {
             let awaited = self.awaited(&row);
             let origin = awaited.as_ref().map(|(origin, _)| *origin);
-            let alone = row.line.as_deref().is_ok_and(renumbers);
+            let alone = row.line.as_deref().is_ok_and(begins_epochs);
             let place = match awaited {
                 Some((_, place)) => place,
                 None => Place { source: self.place.clone(), at: At::Row(row.id) },
@@ -219,11 +219,11 @@ impl Rest {
         if !self.asleep && self.since.elapsed() >= QUIET {
             match outbox.sleep().await? {
                 Sleep::Asleep => {
-                    // Whoever did not ring has committed: look once more, and only then wait.
+                    // A writer that did not ring has committed: look once more, and only then wait.
                     self.asleep = true;
                     return Ok(());
                 }
-                // It tells us when it has numbered something.
+                // It notifies us when it has numbered something.
                 Sleep::AnotherSleeps => wait = poll_interval,
                 Sleep::WritersBusy => {}
             }

@@ -44,13 +44,13 @@ impl Remote {
         session: impl AsyncFn(&mut bool) -> Result<Infallible, Cut<E>>,
     ) {
         let mut backoff = crate::ingest::backoff();
-        let mut told = false;
+        let mut logged = false;
         loop {
             let mut healthy = false;
             let Err(cut) = session(&mut healthy).await;
             if healthy {
                 backoff.reset();
-                told = false;
+                logged = false;
             }
             let error = match cut {
                 Cut::Closed => return,
@@ -60,9 +60,9 @@ impl Remote {
                 }
                 Cut::Source(error) => error,
             };
-            if !told {
+            if !logged {
                 tracing::warn!(%error, "disconnected from {}: connecting again", self.source);
-                told = true;
+                logged = true;
             }
             self.cut_off(&error);
             tokio::time::sleep(backoff.wait()).await;
@@ -78,8 +78,8 @@ impl Remote {
         self.statuses.stale(self.feed, None);
     }
 
-    pub(super) fn behind(&self, behind: u64) {
-        self.statuses.behind(self.feed, behind);
+    pub(super) fn set_lag(&self, lag: u64) {
+        self.statuses.set_lag(self.feed, lag);
     }
 
     /// How far the source is in the log, by its name there.

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use super::limits::{DEFAULT_DEPTH, QueryLimits};
 use crate::budgets::RateLimited;
 use crate::live::TopicName;
-use crate::market::event::{check_topic, message_topic};
+use crate::market::event::check_topic;
+use crate::market::topic::Topic;
 use crate::pool::give_way;
 
 /// Most errors in one reply. More help nobody, and an attacker's document could cause thousands.
@@ -71,7 +72,7 @@ pub(super) fn checked_depth(depth: Option<i32>, limits: &QueryLimits) -> Result<
 /// The log's name of a generic topic.
 pub(super) fn checked_topic(name: &str) -> Result<TopicName, Error> {
     match check_topic(name) {
-        Ok(()) => Ok(message_topic(name)),
+        Ok(()) => Ok(Topic::Message(name).name()),
         Err(reason) => Err(fault("VALIDATION_FAILED", &format!("topic {reason}"))),
     }
 }

@@ -20,7 +20,8 @@ use super::types::scalars::{Cursor, DateTime, UInt64};
 use super::types::ticker::Ticker;
 use crate::budgets::{ClientAccount, Work};
 use crate::live::Live;
-use crate::market::event::{Micros, trades_topic};
+use crate::market::time::Micros;
+use crate::market::topic::Topic;
 use crate::store::{LogReader, ReadError, StoreError};
 
 /// How long a mutation waits for its turn at the log.
@@ -123,7 +124,7 @@ impl Query {
         let Some(definition) = live(ctx)?.definition(&market) else {
             return Err(fault("NOT_FOUND", "there is no market of this id"));
         };
-        let topic = trades_topic(&definition.market);
+        let topic = Topic::Trades(&definition.market).name();
         connections::trades(ctx, Asked { topic, first, after, from, to }).await
     }
 

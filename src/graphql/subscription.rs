@@ -27,8 +27,8 @@ use super::types::ticker::TickerFrame;
 use super::types::trade::TradeFrame;
 use crate::live::{LiveFrame, Speed, TopicName};
 use crate::market::candles;
-use crate::market::event::{MarketId, trades_topic};
-use crate::market::orders::orders_topic;
+use crate::market::definition::MarketId;
+use crate::market::topic::Topic;
 
 /// What a subscription's arguments ask for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -252,7 +252,7 @@ impl Subscription {
         // Read from the request before it came here: it must not be part of the stream.
         drop(after);
         let known = known_markets(ctx, &markets)?;
-        let topics = known.iter().map(|market| trades_topic(market)).collect();
+        let topics = known.iter().map(|market| Topic::Trades(market).name()).collect();
         let frames = slot(ctx)?.frames(SourceSpec::Topics(topics)).filter_map(|frame| {
             ready(match frame {
                 LiveFrame::Log(frame) => Some(TradeFrame(frame)),
@@ -300,7 +300,7 @@ impl Subscription {
         if market.is_none() && account.is_none() {
             return Err(fault("VALIDATION_FAILED", "name a market, an account or both"));
         }
-        let topic = orders_topic(market.as_deref(), account.as_deref());
+        let topic = Topic::Orders { market: market.as_deref(), account: account.as_deref() }.name();
         let frames = slot(ctx)?.frames(SourceSpec::Topics(vec![topic])).filter_map(|frame| {
             ready(match frame {
                 LiveFrame::Log(frame) => Some(OrderFrame(frame)),

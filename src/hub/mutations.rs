@@ -111,7 +111,8 @@ mod tests {
     use crate::ingest::sequencer::{self, SequencerConfig};
     use crate::live::Rollback;
     use crate::market::admission::Admission;
-    use crate::market::event::{Applied, MarketId};
+    use crate::market::definition::MarketId;
+    use crate::market::effect::Applied;
     use crate::recovery::Recovered;
     use crate::store::Store;
 

@@ -119,7 +119,7 @@ fn view(feed: FeedStatus) -> FeedView {
             reason: refusal.reason.to_string(),
         }),
         last_event_time: feed.last_event_micros,
-        lag: Some(feed.behind),
+        lag: Some(feed.lag),
     }
 }
 

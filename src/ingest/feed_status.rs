@@ -8,7 +8,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::market::event::{Micros, Refusal};
+use crate::market::refusal::Refusal;
+use crate::market::time::Micros;
 
 /// As clients see it (CONTRACT section 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +36,7 @@ pub enum FeedKind {
     Local,
 }
 
-/// Where an event stood at its source.
+/// The place of an event at its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     /// A file's name, a table, a topic's partition.
@@ -111,7 +112,7 @@ pub struct FeedStatus {
     pub last_event_micros: Option<Micros>,
     /// What the source holds and the log doesn't yet; 0 when it has caught up. Bytes of files, rows
     /// of Postgres, records of Kafka.
-    pub behind: u64,
+    pub lag: u64,
     /// How often it was cut off from its source since the hub started.
     pub cuts_total: u64,
 }
@@ -137,7 +138,7 @@ struct Entry {
     shutting_down: bool,
 }
 
-/// Said once for all such events: a count in it would be told to every client again and again.
+/// Said once for all such events: a count in it would be sent to every client again and again.
 const LOGGED_ONLY: &str = "its block.applied events are only logged: nothing follows from them yet";
 
 /// The board. Clones share it.
@@ -172,7 +173,7 @@ impl FeedStatuses {
             refused_total: 0,
             last_refusal: None,
             last_event_micros: None,
-            behind: 0,
+            lag: 0,
             cuts_total: 0,
         };
         let id = FeedId(u16::try_from(entries.len()).unwrap_or(u16::MAX));
@@ -216,7 +217,7 @@ impl FeedStatuses {
         *self.generation.borrow()
     }
 
-    /// Tells when anything changed; also each commit is a change, so take them at one's own pace.
+    /// Signals each change. Each commit is one too, so take them at your own pace.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.generation.subscribe()
     }
@@ -265,15 +266,15 @@ impl FeedStatuses {
         self.change(feed, |entry| entry.note = note);
     }
 
-    pub fn behind(&self, feed: FeedId, behind: u64) {
-        self.change(feed, |entry| entry.status.behind = behind);
+    pub fn set_lag(&self, feed: FeedId, lag: u64) {
+        self.change(feed, |entry| entry.status.lag = lag);
     }
 
     pub fn shutting_down(&self, feed: FeedId) {
         self.change(feed, |entry| entry.shutting_down = true);
     }
 
-    /// Before their tasks end: who follows them is told while there are still sockets.
+    /// Before their tasks end: clients receive it while there are still sockets.
     pub fn all_shutting_down(&self) {
         self.each(|entry| entry.shutting_down = true);
     }
@@ -371,10 +372,10 @@ mod tests {
         let feed = board.register("files", FeedKind::Files);
         let changes = board.changes();
         let before = board.generation();
-        board.behind(feed, 0);
+        board.set_lag(feed, 0);
         board.clear(feed, Cause::Store);
         assert_eq!(board.generation(), before);
-        board.behind(feed, 9);
+        board.set_lag(feed, 9);
         assert_eq!(board.generation(), before + 1);
         assert!(changes.has_changed().unwrap());
     }
@@ -387,11 +388,11 @@ mod tests {
         board.count(feed, Counts { accepted: 1, ..Counts::default() }, 5);
         assert_eq!(board.get(feed).unwrap().reason.as_deref(), Some("a.txt is no .ndjson"));
         board.count(feed, Counts { accepted: 2, logged_only: 1, ..Counts::default() }, 6);
-        let told = board.get(feed).unwrap();
-        assert_eq!(told.state, FeedState::Live);
-        assert_eq!(told.reason, Some(format!("a.txt is no .ndjson; {LOGGED_ONLY}")));
+        let status = board.get(feed).unwrap();
+        assert_eq!(status.state, FeedState::Live);
+        assert_eq!(status.reason, Some(format!("a.txt is no .ndjson; {LOGGED_ONLY}")));
         board.count(feed, Counts { accepted: 9, logged_only: 9, ..Counts::default() }, 7);
-        assert_eq!(board.get(feed).unwrap().reason, told.reason);
+        assert_eq!(board.get(feed).unwrap().reason, status.reason);
     }
 
     #[test]

@@ -9,8 +9,9 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use super::feed_status::{Counts, FeedId, LastRefusal, Place};
-use crate::market::event::{Micros, Refusal};
 use crate::market::orders::OrderUpdate;
+use crate::market::refusal::Refusal;
+use crate::market::time::Micros;
 use crate::store::{FeedPosition, FileProgress, Numbered, Progress, StoreError};
 
 /// Batches that may wait for the sequencer. Each feed has one at a time; mutations, one event
@@ -27,7 +28,7 @@ pub struct Incoming {
 }
 
 /// What enters the log together, with the feed's progress after it. An event that begins new epochs
-/// (see [`crate::market::event::renumbers`]) comes by itself.
+/// (see [`crate::market::event::begins_epochs`]) comes by itself.
 #[derive(Debug)]
 pub struct Batch {
     /// `None`: a mutation, whose client gets the refusal as its answer.

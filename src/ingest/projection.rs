@@ -6,7 +6,8 @@ use std::sync::Arc;
 use crate::cache::OrderBooks;
 use crate::live::{Encoders, Live, Rollback};
 use crate::market::admission::Admission;
-use crate::market::event::{Applied, MarketId};
+use crate::market::definition::MarketId;
+use crate::market::effect::Applied;
 
 /// Makes a state beside the live one, in which one market is replayed from a checkpoint.
 pub type MakeAside = Box<dyn Fn() -> Live>;

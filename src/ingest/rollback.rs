@@ -1,8 +1,7 @@
-//! What is left of the log once blocks are undone, or where events of a source are lost. An event
-//! that stood in one of them goes, and so does an event that can't be without it (the cancellation
-//! of an order whose placing is undone): what stays is what a hub has that never saw those blocks.
-//! All of it is worked out within the transaction of the event that undoes them; whoever holds
-//! state takes it over after the commit.
+//! Rollback of blocks, and gaps in a source. The events of a removed block leave the log, and so do
+//! the events that depend on them, such as the cancellation of an order whose placing is removed.
+//! After it the state equals that of a hub that never received those blocks. All of it is computed
+//! in the transaction of the event that reports the rollback, and applied after the commit.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -12,23 +11,23 @@ use super::projection::MakeAside;
 use crate::live::checkpoint::put_back;
 use crate::live::{Defined, Live, MarketLeft, Rollback};
 use crate::market::admission::{Admission, BookMode};
-use crate::market::epochs::scope_of;
-use crate::market::event::{
-    Applied, BLOCKS, Body, Effect, MarketDefinition, MarketId, Micros, market_topic, parse,
-    trades_topic,
-};
-use crate::market::orders::{OrderUpdate, orders_topic};
+use crate::market::definition::{MarketDefinition, MarketId};
+use crate::market::effect::{Applied, Effect};
+use crate::market::event::{Body, parse};
+use crate::market::orders::OrderUpdate;
+use crate::market::time::Micros;
+use crate::market::topic::{Topic, scope_of};
 use crate::recovery;
-use crate::store::{NewTrade, RollbackTransaction, StoreError, Stored, Topic};
+use crate::store::{NewTrade, RollbackTransaction, StoreError, Stored, TopicPosition};
 
 /// Events read at once.
 const PAGE: usize = 512;
 
-/// What whoever holds state takes over.
+/// What a rollback leaves, for the holders of state to apply.
 pub(super) struct Left {
     pub(super) rollback: Rollback,
     admitted: Vec<MarketAdmission>,
-    /// Events that stood in no block, but could not be without those that did.
+    /// Events of no removed block that depended on those of one.
     pub(super) fallen: u64,
 }
 
@@ -88,9 +87,9 @@ pub(super) fn remove_blocks(
     Ok(Left { rollback: work.end(true, markets)?, admitted, fallen })
 }
 
-/// Events of a source are lost that nobody can tell any more. Of which topics they were is not
-/// known either: all of the log begin new epochs, and nothing else of them changes.
-pub(super) fn begin_anew(
+/// Events of a source are lost. Their topics are not known, so every topic of the log begins a new
+/// epoch, and nothing else of them changes.
+pub(super) fn begin_epochs(
     log: &RollbackTransaction<'_>,
     now: Micros,
     admission: &Admission,
@@ -141,14 +140,14 @@ impl<'a> Work<'a> {
     }
 
     fn lost(&mut self, topic: &Arc<str>, sequence: u64) {
-        if **topic == *BLOCKS {
+        if Topic::parse(topic) == Some(Topic::Blocks) {
             return; // Nobody follows it.
         }
         let first = self.first.entry(topic.clone()).or_insert(sequence);
         *first = sequence.min(*first);
     }
 
-    /// Remembers the new epochs, and gives what is to be told.
+    /// Stores the new epochs, and returns what is to be published.
     fn end(self, of_blocks: bool, markets: Vec<MarketLeft>) -> Result<Rollback, StoreError> {
         let scopes: Vec<_> = self.scopes().into_iter().collect();
         for (scope, first) in &scopes {
@@ -171,7 +170,7 @@ impl<'a> Work<'a> {
     fn markets(&self) -> Vec<MarketId> {
         self.scopes()
             .keys()
-            .filter_map(|scope| scope.strip_prefix("market:"))
+            .filter_map(|scope| Topic::parse(scope)?.market())
             .map(Arc::from)
             .collect()
     }
@@ -185,15 +184,15 @@ impl<'a> Work<'a> {
         aside: &MakeAside,
     ) -> Result<(MarketLeft, MarketAdmission), StoreError> {
         let (defined, definition) = self.definition(market, admission)?;
-        let redefined = self.first.get(&*market_topic(market)).copied();
-        let levels: Arc<str> = format!("book:{market}").into();
-        let (orders, trades) = (orders_topic(Some(market), None), trades_topic(market));
+        let redefined = self.first.get(&*Topic::Market(market).name()).copied();
+        let levels = Topic::Book(market).name();
+        let (orders, trades) = (Topic::orders_of(market).name(), Topic::Trades(market).name());
         let mode = admission.mode(market);
         let book = match mode {
             Some(BookMode::Orders) => &orders,
             Some(BookMode::Levels) | None => &levels,
         };
-        // From where on its book has to be read anew, and its trades.
+        // From where on its book and its trades have to be read again.
         let from =
             |topic: &Arc<str>| self.first.get(topic).copied().into_iter().chain(redefined).min();
         let (book_from, trades_from) = (from(book), from(&trades));
@@ -231,7 +230,7 @@ impl<'a> Work<'a> {
         market: &MarketId,
         admission: &Admission,
     ) -> Result<(Defined, Option<Arc<MarketDefinition>>), StoreError> {
-        let topic = market_topic(market);
+        let topic = Topic::Market(market).name();
         if !self.first.contains_key(&topic) {
             return Ok((Defined::AsBefore, admission.definition(market).cloned()));
         }
@@ -266,17 +265,17 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Where the touched topics stand whose events are told one by one.
-    fn topics(&self) -> Result<Vec<(Topic, Option<Micros>)>, StoreError> {
+    /// The last events of the touched topics whose events are published one by one.
+    fn topics(&self) -> Result<Vec<(TopicPosition, Option<Micros>)>, StoreError> {
         let mut left = Vec::new();
         for topic in self.first.keys() {
-            if topic.starts_with("book:") || topic.starts_with("market:") {
+            if let Some(Topic::Book(_) | Topic::Market(_)) = Topic::parse(topic) {
                 continue;
             }
             let newest = self.log.newest(topic)?;
             let last = newest.as_ref().map_or(0, |stored| stored.sequence);
             let time = newest.and_then(|stored| parse(stored.body.as_bytes()).ok()?.time);
-            left.push((Topic { name: (&**topic).into(), last }, time));
+            left.push((TopicPosition { name: (&**topic).into(), last }, time));
         }
         Ok(left)
     }
@@ -287,7 +286,7 @@ struct Replay<'a> {
     log: &'a RollbackTransaction<'a>,
     market: MarketId,
     topic: Arc<str>,
-    /// What stands before this was admitted as it is.
+    /// All before this was admitted as it is.
     from: u64,
     /// The last event read.
     after: u64,
@@ -362,9 +361,9 @@ impl<'a> Replay<'a> {
         if let Effect::Order { update, .. } = &effect
             && stored.sequence > self.from
         {
-            let told = handle::json(&**update);
-            if stored.update.as_deref() != Some(&*told) {
-                self.log.put_update(stored.sequence, &told)?;
+            let json = handle::json(&**update);
+            if stored.update.as_deref() != Some(&*json) {
+                self.log.put_update(stored.sequence, &json)?;
             }
             self.left.insert(update.order.id.clone(), (**update).clone());
         }

@@ -19,7 +19,7 @@ pub const MOST_WAITERS: usize = 10_000;
 #[derive(Debug, Default)]
 pub struct Waiters {
     table: Mutex<Table>,
-    /// Tells a line from others under the same id, at 8 bytes a waiter.
+    /// Distinguishes a line from others under the same id, at 8 bytes a waiter.
     lines: RandomState,
 }
 
@@ -84,14 +84,14 @@ impl Waiters {
     }
 
     /// What became of it, as an [`Ack`] of this one event.
-    pub(crate) fn tell(&self, Watched { id, hash }: Watched, ack: &Ack) {
-        // Once the id stands in the log, no other line under it counts. One that was refused says
+    pub(crate) fn answer(&self, Watched { id, hash }: Watched, ack: &Ack) {
+        // Once the id is in the log, no other line under it counts. One that was refused says
         // nothing of others.
         let settled = ack.accepted + ack.known > 0;
-        let told = self.table.lock().take(&id, |one| settled || one.hash == hash);
-        for Waiter { hash: own, done, .. } in told {
+        let answered = self.table.lock().take(&id, |one| settled || one.hash == hash);
+        for Waiter { hash: own, done, .. } in answered {
             let ack = if own == hash { ack.clone() } else { Ack::of_known() };
-            // Who has just given up is not told.
+            // A client that has just given up gets no answer.
             drop(done.send(ack));
         }
     }
@@ -137,12 +137,12 @@ mod tests {
         Ack { accepted: 1, last_sequence: Some(sequence), ..Ack::default() }
     }
 
-    fn tell(waiters: &Waiters, id: &str, line: &str, ack: &Ack) {
-        waiters.tell(waiters.watch(id, line.as_bytes()).unwrap(), ack);
+    fn answer(waiters: &Waiters, id: &str, line: &str, ack: &Ack) {
+        waiters.answer(waiters.watch(id, line.as_bytes()).unwrap(), ack);
     }
 
     #[test]
-    fn one_waiter_too_many_is_told_and_who_gives_up_leaves_its_place() {
+    fn one_waiter_too_many_is_refused_and_one_that_gives_up_frees_its_place() {
         let waiters = Arc::new(Waiters::default());
         let id = |number: usize| (number % 100).to_string();
         let mut all: Vec<_> =
@@ -162,7 +162,7 @@ mod tests {
         let waiters = Arc::new(Waiters::default());
         let mut first = waiters.expect("id", "first").unwrap();
         let mut other = waiters.expect("id", "other").unwrap();
-        tell(&waiters, "id", "first", &accepted(7));
+        answer(&waiters, "id", "first", &accepted(7));
         assert_eq!(first.outcome().now_or_never(), Some(accepted(7)));
         assert_eq!(other.outcome().now_or_never(), Some(Ack::of_known()));
         assert!(waiters.is_empty());
@@ -172,9 +172,9 @@ mod tests {
     fn a_line_of_somebody_else_that_is_refused_says_nothing_of_ones_own() {
         let waiters = Arc::new(Waiters::default());
         let mut own = waiters.expect("id", "own").unwrap();
-        tell(&waiters, "id", "theirs", &Ack { refused: 1, ..Ack::default() });
+        answer(&waiters, "id", "theirs", &Ack { refused: 1, ..Ack::default() });
         assert_eq!(own.outcome().now_or_never(), None);
-        tell(&waiters, "id", "theirs", &Ack::of_known());
+        answer(&waiters, "id", "theirs", &Ack::of_known());
         assert_eq!(own.outcome().now_or_never(), Some(Ack::of_known()));
     }
 }

@@ -14,8 +14,8 @@ use super::frame::{
     Speed, book_topic, shape,
 };
 use crate::market::book::{Book, Changes};
-use crate::market::epochs::{CursorEpoch, EpochHistory};
-use crate::market::event::Side;
+use crate::market::epochs::{EpochHistory, ResumeFrom};
+use crate::market::levels::Side;
 
 /// Beats of one second after which a quiet stream says that it lives. The contract wants at most
 /// 5 s between frames; a push may come just after a beat, so 4 leaves a second for a late timer.
@@ -207,17 +207,13 @@ impl BookStream {
             Ok(decoded) => decoded,
             Err(fault) => return Answer::Now(Reply::Refused(bad_cursor(fault))),
         };
-        let wanted = match now.epochs.cursor_epoch(&position) {
-            CursorEpoch::Superseded { .. } => snapshot(SnapshotReason::of_epoch(now.epochs)),
-            // A sequence of the same epoch that the log has not reached: the log lost its end.
-            CursorEpoch::Current if position.sequence > now.book.sequence() => {
-                snapshot(SnapshotReason::EpochChange)
-            }
-            CursorEpoch::Unknown => snapshot(SnapshotReason::EpochChange),
-            CursorEpoch::Current if depth != shape(self.depth) => {
+        let wanted = match now.epochs.resume(&position, now.book.sequence()) {
+            ResumeFrom::RolledBack { .. } => snapshot(SnapshotReason::of_epoch(now.epochs)),
+            ResumeFrom::Start => snapshot(SnapshotReason::EpochChange),
+            ResumeFrom::After(_) if depth != shape(self.depth) => {
                 snapshot(SnapshotReason::ResumeTooOld)
             }
-            CursorEpoch::Current => Wanted::After { seen: position.sequence, resumes: true },
+            ResumeFrom::After(seen) => Wanted::After { seen, resumes: true },
         };
         self.answer(now, wanted)
     }
@@ -260,7 +256,7 @@ impl BookStream {
     fn settle(&self, now: &Now<'_>, wanted: Wanted) -> Wanted {
         match wanted {
             Wanted::After { seen, resumes }
-                if self.place_behind(seen).is_none() && !now.book.stood_at(seen) =>
+                if self.place_behind(seen).is_none() && !now.book.has_sequence(seen) =>
             {
                 Wanted::Snapshot(match resumes {
                     true => SnapshotReason::ResumeTooOld,

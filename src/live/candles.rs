@@ -11,8 +11,10 @@ use super::book_stream::{QUIET_BEATS, bad_cursor};
 use super::follower::Touched;
 use super::frame::{CandleFrame, Encode, FeedState, LiveFrame, SnapshotReason, candles_topic};
 use crate::market::candles::{Candle, Interval, SERIES_KEPT, Series};
-use crate::market::epochs::{CursorEpoch, EpochChange, EpochHistory};
-use crate::market::event::{Applied, MarketDefinition, Micros};
+use crate::market::definition::MarketDefinition;
+use crate::market::effect::Applied;
+use crate::market::epochs::{EpochChange, EpochHistory, ResumeFrom};
+use crate::market::time::Micros;
 use crate::store::MarketCandles;
 
 /// Trades of a market that a client can resume behind: 32 KiB, and at ten trades a second some
@@ -320,13 +322,10 @@ impl CandleBoard {
             Ok(position) => position,
             Err(fault) => return Resume::Refused(bad_cursor(fault)),
         };
-        let (seen, otherwise) = match self.epochs.cursor_epoch(&position) {
-            CursorEpoch::Current if position.sequence <= self.sequence => {
-                (Some(position.sequence), SnapshotReason::ResumeTooOld)
-            }
-            CursorEpoch::Superseded { .. } => (None, SnapshotReason::of_epoch(&self.epochs)),
-            // A sequence of the same epoch that the log has not reached: the log lost its end.
-            CursorEpoch::Current | CursorEpoch::Unknown => (None, SnapshotReason::EpochChange),
+        let (seen, otherwise) = match self.epochs.resume(&position, self.sequence) {
+            ResumeFrom::After(seen) => (Some(seen), SnapshotReason::ResumeTooOld),
+            ResumeFrom::RolledBack { .. } => (None, SnapshotReason::of_epoch(&self.epochs)),
+            ResumeFrom::Start => (None, SnapshotReason::EpochChange),
         };
         self.start(stream, seen, otherwise, moment)
     }

@@ -5,14 +5,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::market::admission::{Admission, BookMode};
+use crate::market::topic::Topic;
 use crate::store::Checkpoint;
-
-/// Before the market's name: the topic of its orders' events.
-pub const ORDERS: &str = "orders:";
 
 /// The market of a topic whose events make a book.
 pub fn book_market(topic: &str) -> Option<&str> {
-    topic.strip_prefix("book:").or_else(|| topic.strip_prefix(ORDERS))
+    Topic::parse(topic)?.book_market()
 }
 
 /// A checkpoint of a market whose book is summed from orders: the book and the open orders of one
@@ -26,21 +24,16 @@ struct WithOrders<T> {
 /// A market's checkpoint as the store keeps it, and the topic of the events after it.
 pub fn checkpoint(admission: &Admission, market: &str, state: Vec<u8>) -> (String, Vec<u8>) {
     if admission.mode(market) != Some(BookMode::Orders) {
-        return (levels_topic(market), state);
+        return (Topic::Book(market).to_string(), state);
     }
     with_orders(market, &admission.orders().to_checkpoint(market), &state)
-}
-
-/// The topic of a book that comes as price levels.
-pub fn levels_topic(market: &str) -> String {
-    format!("book:{market}")
 }
 
 /// The checkpoint of a market whose book is summed from orders, and the topic of these.
 pub fn with_orders(market: &str, orders: &[u8], state: &[u8]) -> (String, Vec<u8>) {
     let raw = |bytes: &[u8]| serde_json::from_slice::<Box<RawValue>>(bytes).unwrap_or_default();
     let both = WithOrders { orders: raw(orders), market: raw(state) };
-    (format!("{ORDERS}{market}"), serde_json::to_vec(&both).unwrap_or_default())
+    (Topic::orders_of(market).to_string(), serde_json::to_vec(&both).unwrap_or_default())
 }
 
 /// Whether a checkpoint could be read: all of it was put back or, to the eyes of who replays the
@@ -51,7 +44,7 @@ pub fn put_back(
     market: &str,
     checkpoint: &Checkpoint,
 ) -> bool {
-    if !checkpoint.topic.starts_with(ORDERS) {
+    if let Some(Topic::Book(_)) = Topic::parse(&checkpoint.topic) {
         return restore(market, checkpoint.sequence, &checkpoint.state);
     }
     let Ok(both) = serde_json::from_slice::<WithOrders<&RawValue>>(&checkpoint.state) else {

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use super::follower::{Follower, Touched};
 use super::topics::TopicName;
 use super::{Live, Market, MarketState};
-use crate::market::event::MarketId;
+use crate::market::definition::MarketId;
 
 /// How many streams of a copy need a market.
 #[derive(Default)]

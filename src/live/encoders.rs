@@ -20,7 +20,7 @@ use super::follower::{Follower, Touched};
 use super::frame::{FeedState, FeedView};
 use super::inbox::{self, Change, Inbox};
 use super::{Live, RestoreError, Rollback};
-use crate::market::event::Applied;
+use crate::market::effect::Applied;
 
 /// Longest turn of a worker: how late a socket or the next event may be because of it.
 const SLICE: Duration = Duration::from_micros(150);

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::frame::Speed;
 use super::{Live, Market};
-use crate::market::event::MarketId;
+use crate::market::definition::MarketId;
 
 /// Ids of streams that have something to push, and that push each event.
 pub type Touched = Vec<u64>;

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use spreadly_subscriptions::{Cursor, CursorError, Epoch, Position, ResponseStream, topic_hash};
 
-use crate::market::book::Level;
 use crate::market::candles::{Candle, Interval};
+use crate::market::definition::MarketDefinition;
 use crate::market::epochs::EpochHistory;
-use crate::market::event::{MarketDefinition, Message, Micros};
+use crate::market::event::Message;
 use crate::market::ladder::TopLevels;
+use crate::market::levels::Level;
 use crate::market::orders::OrderUpdate;
 use crate::market::ticker::{Day, LastTrade};
+use crate::market::time::Micros;
+use crate::market::topic::Topic;
 use crate::market::trade::Trade;
 
 /// How often an `orderBook` stream pushes.
@@ -91,7 +94,7 @@ pub(super) fn shape(depth: usize) -> u32 {
 
 /// The cursor's name of a market's book.
 pub(super) fn book_topic(market: &str) -> u64 {
-    topic_hash(&format!("book:{market}"))
+    Topic::Book(market).cursor_hash()
 }
 
 #[derive(Clone, Debug)]
@@ -144,7 +147,7 @@ pub struct Offer {
 
 impl Offer {
     pub fn cursor(&self) -> String {
-        let topic = topic_hash(&format!("bbo:{}", self.definition.market));
+        let topic = Topic::Bbo(&self.definition.market).cursor_hash();
         Cursor::single(0, topic, Position { epoch: self.epoch, sequence: self.sequence }).encode()
     }
 }
@@ -298,7 +301,7 @@ impl CandleFrame {
 
 /// The cursor's name of a market's candles.
 pub(super) fn candles_topic(market: &str, interval: Interval) -> u64 {
-    topic_hash(&format!("candles:{market}:{}", interval.name()))
+    Topic::Candles(market, interval).cursor_hash()
 }
 
 /// What a ticker says.
@@ -343,7 +346,7 @@ impl TickerFrame {
 
 /// The cursor's name of a market's ticker.
 pub(super) fn ticker_topic(market: &str) -> u64 {
-    topic_hash(&format!("ticker:{market}"))
+    Topic::Ticker(market).cursor_hash()
 }
 
 /// What a stream is given to encode.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Rollback;
 use super::frame::{FeedState, FeedView};
-use crate::market::event::{Applied, Effect};
+use crate::market::effect::{Applied, Effect};
 
 /// Events that wait for a worker, and price levels in them: about 100 MB at most. A worker that
 /// lags further copies the state again, and its streams are merged.

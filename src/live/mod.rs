@@ -46,14 +46,16 @@ use self::tickers::Tickers;
 use self::topics::Topics;
 use self::wait_for_position::Reached;
 use crate::market::bbo::BestBidOffer;
-use crate::market::book::{Book, BookState, CheckpointError, Level};
+use crate::market::book::{Book, BookState, CheckpointError};
 use crate::market::checksum;
-use crate::market::epochs::{EpochHistory, market_scope};
-use crate::market::event::{
-    Applied, Effect, LevelChange, MarketDefinition, MarketId, Micros, message_topic, trades_topic,
-};
-use crate::market::orders::orders_topic;
+use crate::market::definition::{MarketDefinition, MarketId};
+use crate::market::effect::{Applied, Effect};
+use crate::market::epochs::EpochHistory;
+use crate::market::levels::Level;
+use crate::market::levels::LevelChange;
 use crate::market::ticker::LastTrade;
+use crate::market::time::Micros;
+use crate::market::topic::Topic;
 use crate::market::trade::Trade;
 use crate::store::{self, LogReaders};
 
@@ -271,7 +273,7 @@ impl Live {
 
     fn define_at(&self, definition: Arc<MarketDefinition>, sequence: u64, touched: &mut Touched) {
         let id = definition.market.clone();
-        let epochs = self.epochs(&market_scope(&id));
+        let epochs = self.epochs(&Topic::Market(&id).to_string());
         // First, so that a market that can be asked for has an offer to state.
         self.offers.lock().define(&definition, &epochs);
         self.tickers.lock().define(&definition, &epochs);
@@ -374,8 +376,8 @@ impl Live {
         Some(StateTaken { epoch, event_time: state.event_time, offer: None, book })
     }
 
-    /// Where each market's book stands.
-    pub fn stands(&self) -> Vec<(MarketId, u64)> {
+    /// The last sequence of each market's book.
+    pub fn book_sequences(&self) -> Vec<(MarketId, u64)> {
         let all = self.all();
         let there = all.iter().filter(|market| !market.is_gone());
         there
@@ -397,8 +399,8 @@ impl Live {
     }
 
     /// Events of a market's book behind this sequence, as far as its journal reaches.
-    pub fn events_behind(&self, market: &str, sequence: u64) -> usize {
-        self.market(market).map_or(0, |own| own.state.lock().book.events_behind(sequence))
+    pub fn events_after(&self, market: &str, sequence: u64) -> usize {
+        self.market(market).map_or(0, |own| own.state.lock().book.events_after(sequence))
     }
 
     /// Takes events that are in the log, in the log's order, from one thread, and brings the
@@ -426,19 +428,19 @@ impl Live {
             Effect::Order { update, levels } => {
                 let order = &update.order;
                 self.change(event, &order.market, levels, false, touched);
-                let own = orders_topic(Some(&order.market), None);
+                let own = Topic::orders_of(&order.market).name();
                 for topic in order.account_topics().iter().chain([&own]) {
                     self.publish(topic, event, ItemBody::Order(update.clone()), touched);
                 }
             }
             Effect::Trade(trade) => {
                 let body = ItemBody::Trade(trade.clone());
-                self.publish(&trades_topic(&trade.market), event, body, touched);
+                self.publish(&Topic::Trades(&trade.market).name(), event, body, touched);
                 self.trade(event, trade, touched);
             }
             Effect::Message(message) => {
                 let body = ItemBody::Message(message.clone());
-                self.publish(&message_topic(&message.topic), event, body, touched);
+                self.publish(&Topic::Message(&message.topic).name(), event, body, touched);
             }
             Effect::None => {}
         }
@@ -475,7 +477,7 @@ impl Live {
 
     /// Takes over where topics of the log stand, and when their last events were at their source,
     /// where that is known. Before the first event.
-    pub fn restore_topics(&self, known: Vec<(store::Topic, Option<Micros>)>) {
+    pub fn restore_topics(&self, known: Vec<(store::TopicPosition, Option<Micros>)>) {
         let mut topics = self.topics.lock();
         for (topic, time) in known {
             topics.restore(topic, time);

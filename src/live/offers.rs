@@ -12,9 +12,10 @@ use super::book_stream::QUIET_BEATS;
 use super::follower::Touched;
 use super::frame::{Encode, FeedState, LiveFrame, Offer, SnapshotReason};
 use crate::market::bbo::BestBidOffer;
-use crate::market::book::Level;
+use crate::market::definition::{MarketDefinition, MarketId};
 use crate::market::epochs::{EpochChange, EpochHistory};
-use crate::market::event::{MarketDefinition, MarketId, Micros};
+use crate::market::levels::Level;
+use crate::market::time::Micros;
 
 pub(super) struct Offers {
     state: FeedState,

@@ -8,9 +8,11 @@ use std::sync::atomic::Ordering;
 use super::follower::Touched;
 use super::{Live, OfferMark, RestoreError, SnapshotReason};
 use crate::market::bbo::BestBidOffer;
-use crate::market::epochs::{EpochChange, market_scope};
-use crate::market::event::{MarketDefinition, MarketId, Micros};
+use crate::market::definition::{MarketDefinition, MarketId};
+use crate::market::epochs::EpochChange;
 use crate::market::ticker::LastTrade;
+use crate::market::time::Micros;
+use crate::market::topic::Topic;
 use crate::store::{self, MarketCandles};
 
 /// What is left once blocks were undone, or events of a source are lost.
@@ -22,13 +24,13 @@ pub struct Rollback {
     pub of_blocks: bool,
     /// Events that left the log.
     pub undone: u64,
-    /// The first event undone of each scope, see [`crate::market::epochs::scope_of`]; `at` after
+    /// The first event undone of each scope, see [`crate::market::topic::scope_of`]; `at` after
     /// a gap.
     pub scopes: Vec<(String, u64)>,
     /// Every market among the scopes.
     pub markets: Vec<MarketLeft>,
     /// Log topics that are touched: where they stand, and when their last event was at its source.
-    pub topics: Vec<(store::Topic, Option<Micros>)>,
+    pub topics: Vec<(store::TopicPosition, Option<Micros>)>,
 }
 
 /// What is left of a market.
@@ -76,7 +78,7 @@ impl Live {
             let id = {
                 let mut state = market.state.lock();
                 let since = state.epochs.since();
-                state.book.stand_at(since);
+                state.book.add_sequence(since);
                 state.definition.market.clone()
             };
             self.offers.lock().stand(&id);
@@ -107,7 +109,8 @@ impl Live {
         let mut done = Ok(());
         for (scope, first) in &left.scopes {
             let change = EpochChange { at: left.at, first: *first };
-            let market = left.markets.iter().find(|one| market_scope(&one.market) == *scope);
+            let market = Topic::parse(scope).and_then(Topic::market);
+            let market = left.markets.iter().find(|one| Some(&*one.market) == market);
             if let Some(market) = market {
                 done = done.and(self.roll_back_market(market, change, touched));
             }
@@ -158,7 +161,7 @@ impl Live {
                 }
             };
             state.epochs.begin(change);
-            state.book.begin_anew(change.at);
+            state.book.begin_epoch(change.at);
             let reason = SnapshotReason::of_epoch(&state.epochs);
             state.restate(reason, touched);
             (state.book.best(), rebuilt)

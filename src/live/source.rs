@@ -13,7 +13,7 @@ use super::frame::{Encode, Speed, with_pace};
 use super::topics::{Replay, TopicName};
 use super::{Live, Market};
 use crate::market::candles::Interval;
-use crate::market::event::MarketId;
+use crate::market::definition::MarketId;
 
 impl Live {
     /// The source of one market's book; `None` if the market is not known. Without `long` every

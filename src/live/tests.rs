@@ -12,10 +12,12 @@ use spreadly_subscriptions::{
 
 use super::frame::book_topic;
 use super::*;
-use crate::market::book::{JOURNAL_TOUCHES, Level};
+use crate::market::book::JOURNAL_TOUCHES;
 use crate::market::candles::Candle;
 use crate::market::candles::{Interval, Tick};
-use crate::market::event::{MarketStatus, Side};
+use crate::market::definition::MarketStatus;
+use crate::market::levels::Level;
+use crate::market::levels::Side;
 
 #[path = "draft_tests.rs"]
 mod drafts;

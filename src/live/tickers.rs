@@ -14,11 +14,13 @@ use super::frame::{
 };
 use super::offers::Stated;
 use crate::market::bbo::BestBidOffer;
-use crate::market::book::Level;
 use crate::market::candles::Candle;
-use crate::market::epochs::{CursorEpoch, EpochChange, EpochHistory};
-use crate::market::event::{Applied, MarketDefinition, MarketId, Micros};
+use crate::market::definition::{MarketDefinition, MarketId};
+use crate::market::effect::Applied;
+use crate::market::epochs::{EpochChange, EpochHistory, ResumeFrom};
+use crate::market::levels::Level;
 use crate::market::ticker::{LastTrade, Ticker};
+use crate::market::time::Micros;
 use crate::store::MarketCandles;
 
 pub(super) struct Tickers {
@@ -386,11 +388,10 @@ impl Tickers {
             let Some((_, at)) = resumed.as_ref().filter(|(resumed, _)| resumed == market) else {
                 return Err(SnapshotReason::Initial);
             };
-            match own.epochs.cursor_epoch(at) {
-                CursorEpoch::Current if at.sequence <= own.ticker.sequence => Ok(at.sequence),
-                CursorEpoch::Superseded { .. } => Err(SnapshotReason::of_epoch(&own.epochs)),
-                // A sequence of the same epoch that the log has not reached: it lost its end.
-                CursorEpoch::Current | CursorEpoch::Unknown => Err(SnapshotReason::EpochChange),
+            match own.epochs.resume(at, own.ticker.sequence) {
+                ResumeFrom::After(seen) => Ok(seen),
+                ResumeFrom::RolledBack { .. } => Err(SnapshotReason::of_epoch(&own.epochs)),
+                ResumeFrom::Start => Err(SnapshotReason::EpochChange),
             }
         })
     }

@@ -6,12 +6,15 @@ use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet, HashSetExt as _};
 
-use super::event::{
-    BLOCKS, Body, Effect, Event, LevelChange, MarketDefinition, MarketId, Micros, OrderEvent,
-    Refusal, Side, WrittenLevel, market_topic, message_topic, trades_topic,
-};
+use super::definition::{MarketDefinition, MarketId};
+use super::effect::Effect;
+use super::event::{Body, Event, OrderEvent, WrittenLevel};
 use super::fixed::{self, Fixed};
-use super::orders::{Changed, Orders, orders_topic};
+use super::levels::{LevelChange, Side};
+use super::orders::{Changed, Orders};
+use super::refusal::Refusal;
+use super::time::Micros;
+use super::topic::Topic;
 use super::trade::{Trade, TradeError, WrittenTrade};
 
 /// Most markets of a hub: each costs its book, its rings and a label in the metrics.
@@ -157,15 +160,12 @@ impl Admission {
                 Ok(Admitted { topic: Arc::clone(&known.trades_topic), effect })
             }
             Body::Message(message) => {
-                let topic = message_topic(&message.topic);
+                let topic = Topic::Message(&message.topic).name();
                 Ok(Admitted { topic, effect: Effect::Message(Arc::new(message.clone())) })
             }
-            Body::Logged { topic } => {
-                Ok(Admitted { topic: topic.clone().into(), effect: Effect::None })
-            }
-            // What they do is told by the log, see `ingest::rollback`.
-            Body::Reverted { .. } | Body::Gap { .. } => {
-                Ok(Admitted { topic: BLOCKS.into(), effect: Effect::None })
+            // What a rollback or a gap changes is worked out from the log, see `ingest::rollback`.
+            Body::BlockApplied | Body::Reverted { .. } | Body::Gap { .. } => {
+                Ok(Admitted { topic: Topic::Blocks.name(), effect: Effect::None })
             }
         }
     }
@@ -191,7 +191,7 @@ impl Admission {
             }
             self.markets.insert(Arc::clone(id), Market::new(Arc::clone(&definition)));
         }
-        Ok(Admitted { topic: market_topic(id), effect: Effect::Define(definition) })
+        Ok(Admitted { topic: Topic::Market(id).name(), effect: Effect::Define(definition) })
     }
 
     fn order(&mut self, event: &OrderEvent, time: Option<Micros>) -> Result<Admitted, Refusal> {
@@ -218,20 +218,20 @@ impl Admission {
     }
 }
 
-/// What a price that stands twice on a side means.
+/// What a price that is given twice on a side means.
 #[derive(Clone, Copy, PartialEq)]
 enum Doubled {
     /// In a snapshot: which of them holds can't be known.
     Refused,
-    /// In a delta: sizes are absolute and stand in order.
+    /// In a delta: sizes are absolute and in order.
     LastWins,
 }
 
 impl Market {
     fn new(definition: Arc<MarketDefinition>) -> Self {
         let id = &definition.market;
-        let book_topic = format!("book:{id}").into();
-        let (orders_topic, trades_topic) = (orders_topic(Some(id), None), trades_topic(id));
+        let book_topic = Topic::Book(id).name();
+        let (orders_topic, trades_topic) = (Topic::orders_of(id).name(), Topic::Trades(id).name());
         Self { definition, mode: None, traded: false, book_topic, orders_topic, trades_topic }
     }
 

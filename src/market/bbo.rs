@@ -1,9 +1,9 @@
 //! The best bid and offer of a market, and the chain of its changes.
 
-use super::book::Level;
-use super::event::Micros;
+use super::levels::Level;
+use super::time::Micros;
 
-/// What stands at the top of a book, since the event that put it there.
+/// The top of a book, since the event that put it there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BestBidOffer {
     pub bid: Option<Level>,

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use ethnum::U256;
 use serde::{Deserialize, Serialize};
 
-use super::event::Micros;
 use super::fixed::Fixed;
+use super::time::Micros;
 
 /// How long after a bucket's end trades may come before it is called closed: what a block explorer
 /// or a venue is usually late by. One that comes later still enters its bucket.
@@ -23,7 +23,7 @@ pub const SERIES_KEPT: usize = 1_000;
 
 const MINUTE: Micros = 60_000_000;
 
-/// How much time one candle stands for.
+/// How much time one candle covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Interval {
     M1,
@@ -155,7 +155,7 @@ impl Candle {
         self.sequence = tick.sequence;
     }
 
-    /// A bucket without trades, behind this one.
+    /// A bucket without trades, after this one.
     pub fn empty_at(&self, start: Micros) -> Self {
         let (open, high, low, close) = (self.close, self.close, self.close, self.close);
         let (volume, notional, count) = (0, U256::ZERO, 0);
@@ -193,7 +193,7 @@ pub fn format_wide(value: U256, decimals: u8) -> String {
 }
 
 /// Every bucket from `from` up to and without `to`, at most the newest `most`: those given, oldest
-/// first, and empty ones between and behind them. `before` is the newest candle ahead of `from`;
+/// first, and empty ones between and after them. `before` is the newest candle ahead of `from`;
 /// without it nothing is known before the first.
 pub fn filled(
     interval: Interval,
@@ -227,7 +227,7 @@ pub fn filled(
     all
 }
 
-/// One candle, with the market's newest event when its close was told.
+/// One candle, with the market's newest event when its close was published.
 #[derive(Clone, Debug)]
 struct Kept {
     candle: Candle,
@@ -256,8 +256,8 @@ impl Series {
     }
 
     /// Puts back what is known of the touched candles, by the newest `newest` event of the market:
-    /// everything that was touched after `floor`. What a client was told of closes before is not
-    /// known, so those that may have closed since are told again.
+    /// everything that was touched after `floor`. Which closes were published before is not
+    /// known, so those that may have closed since are published again.
     pub fn restore(&mut self, candles: Vec<Candle>, floor: u64, newest: u64, now: Micros) {
         self.candles.clear();
         self.floor = floor;
@@ -272,8 +272,8 @@ impl Series {
         }
     }
 
-    /// Takes a candle as its newest trade left it. A candle it replaces keeps when its close was
-    /// told: this one tells it again.
+    /// Takes a candle as its newest trade left it. It replaces the one before, whose close may have
+    /// been published: the close is published again.
     pub fn put(&mut self, candle: Candle) {
         let start = candle.start;
         let closed_at = (start < self.current).then_some(candle.sequence);
@@ -287,7 +287,7 @@ impl Series {
         }
     }
 
-    /// The newest bucket: the last that traded, or an empty one behind it that the clock is in.
+    /// The newest bucket: the last that traded, or an empty one after it that the clock is in.
     pub fn newest(&self, now: Micros) -> Option<Candle> {
         let (start, kept) = self.candles.last_key_value()?;
         match self.interval.current(now) {
@@ -296,8 +296,8 @@ impl Series {
         }
     }
 
-    /// What there is to tell when the clock has moved on: buckets that closed since this was last
-    /// asked, and the empty one it is in now. Of several empty ones in between nothing is told, as
+    /// What is to be published when the clock has moved on: buckets that closed since this was last
+    /// asked, and the empty one it is in now. Empty ones in between are not published, as
     /// they repeat the close before. `newest` is the market's newest event.
     pub fn roll(&mut self, newest: u64, now: Micros) -> Vec<Candle> {
         let current = self.interval.current(now);
@@ -309,24 +309,24 @@ impl Series {
         }
         let Some((last, _)) = self.candles.last_key_value() else { return Vec::new() };
         let last = *last;
-        let mut told = Vec::new();
+        let mut published = Vec::new();
         // The bucket the clock was in, if nothing traded there: it is closed now.
         if before > last {
-            told.extend(
+            published.extend(
                 self.candles.last_key_value().map(|(_, kept)| kept.candle.empty_at(before)),
             );
         }
         for (_, kept) in self.candles.range_mut(before..current) {
             kept.closed_at = Some(newest);
-            told.push(kept.candle.clone());
+            published.push(kept.candle.clone());
         }
         if current > last {
-            told.extend(self.newest(now));
+            published.extend(self.newest(now));
         }
-        told
+        published
     }
 
-    /// What a trade's candle has to be told with: the empty bucket that the clock is in repeats its
+    /// What is published with a trade's candle: the empty bucket that the clock is in repeats its
     /// close.
     pub fn touched(&self, candle: &Candle, now: Micros) -> Vec<Candle> {
         let last = self.candles.last_key_value().map(|(start, _)| *start);
@@ -338,8 +338,8 @@ impl Series {
         }
     }
 
-    /// Every candle that was touched after `seen`, or whose close a reader who stands there may not
-    /// have been told; with the empty one that the clock is in. `None` if that isn't known any
+    /// Every candle that was touched after `seen`, or whose close a reader at that position may not
+    /// have received; with the empty one that the clock is in. `None` if that isn't known any
     /// more.
     pub fn changes_since(&self, seen: u64, now: Micros) -> Option<Vec<Candle>> {
         if seen < self.floor {
@@ -348,18 +348,18 @@ impl Series {
         let is_news = |kept: &&Kept| {
             kept.candle.sequence > seen || kept.closed_at.is_some_and(|closed| closed >= seen)
         };
-        let mut told: Vec<_> =
+        let mut published: Vec<_> =
             self.candles.values().filter(is_news).map(|kept| kept.candle.clone()).collect();
         let newest = self.newest(now);
         if let Some(newest) =
-            newest.filter(|one| told.last().is_none_or(|last| last.start < one.start))
+            newest.filter(|one| published.last().is_none_or(|last| last.start < one.start))
         {
-            told.push(newest);
+            published.push(newest);
         }
-        Some(told)
+        Some(published)
     }
 
-    /// Where a client begins: the last candle that traded and, behind it, the empty one that the
+    /// Where a client begins: the last candle that traded and, after it, the empty one that the
     /// clock is in.
     pub fn present(&self, now: Micros) -> Vec<Candle> {
         match self.candles.last_key_value() {
@@ -382,7 +382,7 @@ mod tests {
     }
 
     /// Each tick in the bucket it belongs to, as the store does it.
-    fn told(series: &mut Series, ticks: &[Tick]) -> Vec<Candle> {
+    fn take_all(series: &mut Series, ticks: &[Tick]) -> Vec<Candle> {
         let take = |tick: &Tick| {
             let start = series.interval.bucket(tick.time);
             let candle = match series.candles.get(&start) {
@@ -432,7 +432,7 @@ mod tests {
         ) {
             let interval = Interval::ALL[place];
             let mut series = Series::new(interval, SERIES_KEPT);
-            told(&mut series, &ticks);
+            take_all(&mut series, &ticks);
             for (start, kept) in &series.candles {
                 let Candle { open, high, low, close, volume, notional, count, .. } =
                     kept.candle.clone();
@@ -445,18 +445,18 @@ mod tests {
         }
 
         #[test]
-        fn whoever_is_told_what_changed_holds_every_candle_from_there_on(
+        fn a_reader_that_applies_the_changes_since_an_event_holds_every_candle_from_there_on(
             ticks in ticks(), cut in 0usize..60, most in 3usize..20,
         ) {
             let cut = cut.min(ticks.len());
             let mut all = Series::new(Interval::M1, SERIES_KEPT);
             let mut series = Series::new(Interval::M1, most);
             let mut held: BTreeMap<Micros, Candle> = BTreeMap::new();
-            for candle in told(&mut all, &ticks[..cut]) {
+            for candle in take_all(&mut all, &ticks[..cut]) {
                 held.insert(candle.start, candle.clone());
                 series.put(candle);
             }
-            told(&mut all, &ticks[cut..]).into_iter().for_each(|candle| series.put(candle));
+            take_all(&mut all, &ticks[cut..]).into_iter().for_each(|candle| series.put(candle));
             if let Some(changes) = series.changes_since(cut as u64, Micros::MIN / 2) {
                 for candle in changes {
                     held.insert(candle.start, candle);
@@ -507,19 +507,19 @@ mod tests {
             candles.iter().map(one).collect()
         };
         assert_eq!(series.roll(0, 5 * SECOND), []);
-        told(&mut series, &[tick(1, 10 * SECOND, 5, 1)]);
+        take_all(&mut series, &[tick(1, 10 * SECOND, 5, 1)]);
         assert_eq!(series.roll(1, 60 * SECOND), [], "the grace");
         let now = 62 * SECOND;
         assert_eq!(starts(&series.roll(1, now), now), [(0, 1, true), (60, 0, false)]);
-        assert_eq!(series.roll(1, now + SECOND), [], "told once");
+        assert_eq!(series.roll(1, now + SECOND), [], "published once");
         let now = 122 * SECOND;
         assert_eq!(starts(&series.roll(1, now), now), [(60, 0, true), (120, 0, false)]);
         // A late trade enters its bucket, and the empty one the clock is in repeats its close.
-        let late = told(&mut series, &[tick(2, 59 * SECOND, 7, 1)]);
-        let told_again = series.touched(&late[0], now);
-        assert_eq!(starts(&told_again, now), [(0, 2, true), (120, 0, false)]);
-        assert_eq!(told_again[1].close, 7);
-        // Who saw it open is told that it closed, who came later is not told again.
+        let late = take_all(&mut series, &[tick(2, 59 * SECOND, 7, 1)]);
+        let republished = series.touched(&late[0], now);
+        assert_eq!(starts(&republished, now), [(0, 2, true), (120, 0, false)]);
+        assert_eq!(republished[1].close, 7);
+        // A reader that saw it open receives the close; a later reader does not receive it again.
         assert_eq!(
             starts(&series.changes_since(1, now).unwrap(), now),
             [(0, 2, true), (120, 0, false)]

@@ -3,8 +3,9 @@
 
 use std::fmt::Write as _;
 
-use super::book::{Book, Level};
-use super::event::Side;
+use super::book::Book;
+use super::levels::Level;
+use super::levels::Side;
 
 /// Levels of each side that the checksum covers.
 const CHECKSUM_DEPTH: usize = 10;
@@ -29,8 +30,8 @@ fn over(levels: impl Iterator<Item = Level>) -> u32 {
 mod tests {
     use serde::Deserialize;
 
-    use super::super::event::LevelChange;
     use super::super::fixed::parse;
+    use super::super::levels::LevelChange;
     use super::*;
 
     fn checksum(asks: &[(&str, &str)], bids: &[(&str, &str)], price: u8, size: u8) -> u32 {

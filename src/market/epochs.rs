@@ -1,6 +1,6 @@
-//! The epochs of a topic. A rollback, or a gap in a source, begins a new epoch of each topic that it
-//! touches. An epoch is made of the log's own and of the event that began it, so it is the same after
-//! every restart. Knows no stream, no store.
+//! The epochs of a topic, and where a client resumes. A rollback, or a gap in a source, begins a new
+//! epoch of each topic that it touches. An epoch is made of the log's own and of the event that
+//! began it, so it is the same after every restart. Knows no stream, no store.
 
 use std::collections::VecDeque;
 
@@ -26,15 +26,17 @@ impl EpochChange {
     }
 }
 
-/// Of which epoch a client's cursor is.
+/// Where a client continues that has received everything up to a position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CursorEpoch {
-    /// Of the current epoch.
-    Current,
-    /// Of an earlier one: events before `undone` are still valid.
-    Superseded { undone: u64 },
-    /// Of no epoch that is remembered.
-    Unknown,
+pub enum ResumeFrom {
+    /// After this sequence: all that the client has is valid.
+    After(u64),
+    /// A later epoch began. The client discards what is after this sequence, and continues there
+    /// in the current epoch.
+    RolledBack { valid: u64 },
+    /// From the start. The position is of no epoch that is remembered, or of the current one and
+    /// after the last event: then the log has lost its end.
+    Start,
 }
 
 /// See the module's text.
@@ -92,52 +94,44 @@ impl EpochHistory {
         self.changes.back().is_some_and(EpochChange::removed_events)
     }
 
-    /// Of which epoch a client's position is.
-    pub fn cursor_epoch(&self, position: &Position) -> CursorEpoch {
-        if position.epoch == self.epoch() {
-            return CursorEpoch::Current;
+    /// Where a client continues. `last` is the last event of the stream that it follows. This is
+    /// the one rule for every stream and every list.
+    pub fn resume(&self, position: &Position, last: u64) -> ResumeFrom {
+        let Position { epoch, sequence } = *position;
+        if epoch == self.epoch() {
+            return if sequence <= last { ResumeFrom::After(sequence) } else { ResumeFrom::Start };
+        }
+        match self.first_removed_since(epoch) {
+            Some(first) => ResumeFrom::RolledBack { valid: sequence.min(first.saturating_sub(1)) },
+            None => ResumeFrom::Start,
+        }
+    }
+
+    /// The first event that is not valid any more for a reader of this epoch. `None` if the epoch
+    /// is the current one, or is not remembered.
+    pub fn first_removed_since(&self, epoch: Epoch) -> Option<u64> {
+        if epoch == self.epoch() {
+            return None;
         }
         let first = (!self.forgot).then_some(0);
         let began = self.changes.iter().map(|change| change.at);
         // The epoch before each change, with those from it on.
-        let earlier = first
+        let (place, _) = first
             .into_iter()
             .chain(began)
             .enumerate()
-            .find(|(_, at)| self.log.renewed_at(*at) == position.epoch);
-        let Some((place, _)) = earlier else { return CursorEpoch::Unknown };
+            .find(|(_, at)| self.log.renewed_at(*at) == epoch)?;
         let place = place + usize::from(self.forgot);
-        let undone = self.changes.iter().skip(place).map(|change| change.first).min();
-        undone.map_or(CursorEpoch::Unknown, |undone| CursorEpoch::Superseded { undone })
+        self.changes.iter().skip(place).map(|change| change.first).min()
     }
-}
-
-/// What begins a new epoch together: all topics of a market, otherwise a topic by itself. By the
-/// log's names: `market:` before a market's id, or the topic.
-pub fn scope_of(topic: &str) -> String {
-    let market = ["book:", "orders:", "trades:", "market:"]
-        .into_iter()
-        .find_map(|kind| topic.strip_prefix(kind))
-        // An account's orders in a market; no market's id has an `@` in it.
-        .map(|rest| rest.split_once('@').map_or(rest, |(market, _)| market));
-    market.map_or_else(|| topic.to_owned(), market_scope)
-}
-
-/// The scope of a market's topics.
-pub fn market_scope(market: &str) -> String {
-    format!("market:{market}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn at(epoch: Epoch, sequence: u64) -> Position {
-        Position { epoch, sequence }
-    }
-
     #[test]
-    fn each_undoing_begins_an_epoch_that_follows_from_the_log_alone() {
+    fn each_rollback_begins_an_epoch_that_follows_from_the_log_alone() {
         let log = Epoch(7);
         let mut history = EpochHistory::new(log);
         assert_eq!((history.epoch(), history.since()), (log, 0));
@@ -151,28 +145,28 @@ mod tests {
         again.begin(EpochChange { at: 40, first: 12 });
         assert_eq!(again.epoch(), two);
         assert_ne!(Epoch(8).renewed_at(40), two);
-        assert_eq!(history.cursor_epoch(&at(two, 99)), CursorEpoch::Current);
-        assert_eq!(history.cursor_epoch(&at(one, 30)), CursorEpoch::Superseded { undone: 12 });
-        assert_eq!(history.cursor_epoch(&at(log, 30)), CursorEpoch::Superseded { undone: 12 });
+        assert_eq!(history.first_removed_since(two), None);
+        assert_eq!(history.first_removed_since(one), Some(12));
+        assert_eq!(history.first_removed_since(log), Some(12));
         history.begin(EpochChange { at: 60, first: 50 });
-        assert_eq!(history.cursor_epoch(&at(two, 55)), CursorEpoch::Superseded { undone: 50 });
-        assert_eq!(history.cursor_epoch(&at(one, 55)), CursorEpoch::Superseded { undone: 12 });
-        assert_eq!(history.cursor_epoch(&at(Epoch(9), 55)), CursorEpoch::Unknown);
+        assert_eq!(history.first_removed_since(two), Some(50));
+        assert_eq!(history.first_removed_since(one), Some(12));
+        assert_eq!(history.first_removed_since(Epoch(9)), None);
     }
 
     #[test]
-    fn an_undoing_too_many_is_remembered_at_the_cost_of_the_oldest_epoch() {
+    fn one_epoch_change_more_than_is_kept_replaces_the_oldest_one() {
         let log = Epoch(7);
         let mut history = EpochHistory::new(log);
         let change = |number: u64| EpochChange { at: number * 10, first: number * 10 - 5 };
         (1..=MOST_EPOCH_CHANGES as u64).for_each(|number| history.begin(change(number)));
-        assert_eq!(history.cursor_epoch(&at(log, 3)), CursorEpoch::Superseded { undone: 5 });
+        assert_eq!(history.first_removed_since(log), Some(5));
         history.begin(change(MOST_EPOCH_CHANGES as u64 + 1));
-        assert_eq!(history.cursor_epoch(&at(log, 3)), CursorEpoch::Unknown);
+        assert_eq!(history.first_removed_since(log), None);
         // Nor is the one that the forgotten change began.
-        assert_eq!(history.cursor_epoch(&at(log.renewed_at(10), 3)), CursorEpoch::Unknown);
+        assert_eq!(history.first_removed_since(log.renewed_at(10)), None);
         let second = log.renewed_at(20);
-        assert_eq!(history.cursor_epoch(&at(second, 22)), CursorEpoch::Superseded { undone: 25 });
+        assert_eq!(history.first_removed_since(second), Some(25));
     }
 
     #[test]
@@ -184,20 +178,43 @@ mod tests {
         two.begin(EpochChange { at: 30, first: 25 });
         let union = EpochHistory::union(log, [&one, &two].into_iter());
         assert_eq!(union.epoch(), two.epoch());
-        assert_eq!(union.cursor_epoch(&at(log, 30)), CursorEpoch::Superseded { undone: 11 });
-        assert_eq!(
-            union.cursor_epoch(&at(one.epoch(), 30)),
-            CursorEpoch::Superseded { undone: 25 }
-        );
+        assert_eq!(union.first_removed_since(log), Some(11));
+        assert_eq!(union.first_removed_since(one.epoch()), Some(25));
     }
 
     #[test]
-    fn topics_of_a_market_are_one_scope() {
-        for topic in ["book:A-B", "trades:A-B", "orders:A-B", "orders:A-B@9g", "market:A-B"] {
-            assert_eq!(scope_of(topic), "market:A-B");
+    fn a_position_is_resumed_exactly_rolled_back_or_refused() {
+        use ResumeFrom::{After, RolledBack, Start};
+        let log = Epoch(7);
+        let mut history = EpochHistory::new(log);
+        history.begin(EpochChange { at: 20, first: 15 });
+        let first = history.epoch();
+        // A gap: it removes nothing.
+        history.begin(EpochChange { at: 30, first: 30 });
+        let current = history.epoch();
+        let cases = [
+            // Of the current epoch, up to the last event.
+            (current, 0, After(0)),
+            (current, 31, After(31)),
+            (current, 40, After(40)),
+            // After the last event: the log has lost its end.
+            (current, 41, Start),
+            // Of an earlier epoch: what was removed since then is not valid.
+            (first, 22, RolledBack { valid: 22 }),
+            (first, 29, RolledBack { valid: 29 }),
+            (first, 41, RolledBack { valid: 29 }),
+            (log, 14, RolledBack { valid: 14 }),
+            (log, 15, RolledBack { valid: 14 }),
+            (log, 41, RolledBack { valid: 14 }),
+            // Of another log.
+            (Epoch(8), 1, Start),
+        ];
+        for (epoch, sequence, expected) in cases {
+            let position = Position { epoch, sequence };
+            assert_eq!(history.resume(&position, 40), expected, "{position:?}");
         }
-        for topic in ["orders@9g", "message:trades:A-B", "message:news", "blocks"] {
-            assert_eq!(scope_of(topic), topic);
-        }
+        let untouched = EpochHistory::new(log);
+        assert_eq!(untouched.resume(&Position { epoch: log, sequence: 0 }, 0), After(0));
+        assert_eq!(untouched.resume(&Position { epoch: current, sequence: 0 }, 0), Start);
     }
 }

@@ -1,12 +1,11 @@
-//! The price levels of one side of a book, best first, in blocks that are shared. Taking the best
-//! ones out costs a reference for each block and no copy of a level, so it can be done under a lock
-//! that an event waits for; they are read after it is given back. The next change of a block that
-//! somebody still has copies that block alone.
+//! The price levels of one side of a book, best first, in shared blocks. Taking the best ones out
+//! costs a reference for each block and no copy of a level. So it can be done under a lock that an
+//! event waits for, and the levels are read after the lock is released. A change of a block that a
+//! reader still has copies that block alone.
 
 use std::sync::Arc;
 
-use super::book::{Level, Rank, Standing};
-use super::event::Side;
+use super::levels::{Level, LevelState, PriceKey, Side};
 
 /// Levels of a block at most: 3 KiB, which a change of a shared block copies. Fewer make more
 /// blocks, each of which costs a reader a reference.
@@ -15,7 +14,7 @@ const BLOCK: usize = 64;
 const SMALL: usize = BLOCK / 4;
 const JOINED: usize = BLOCK * 3 / 4;
 
-type Entry = (Rank, Standing);
+type Entry = (PriceKey, LevelState);
 
 /// See the module's text.
 #[derive(Clone, Debug, Default)]
@@ -30,25 +29,25 @@ impl Ladder {
         self.levels
     }
 
-    pub(super) fn get(&self, rank: Rank) -> Option<Standing> {
-        let block = self.blocks.get(self.block_of(rank))?;
-        let place = place(block, rank).ok()?;
+    pub(super) fn get(&self, key: PriceKey) -> Option<LevelState> {
+        let block = self.blocks.get(self.block_of(key))?;
+        let place = place(block, key).ok()?;
         Some(block[place].1)
     }
 
-    pub(super) fn contains(&self, rank: Rank) -> bool {
-        self.get(rank).is_some()
+    pub(super) fn contains(&self, key: PriceKey) -> bool {
+        self.get(key).is_some()
     }
 
-    /// What stood there before.
-    pub(super) fn insert(&mut self, rank: Rank, now: Standing) -> Option<Standing> {
-        let at = self.block_of(rank);
+    /// Returns the state before.
+    pub(super) fn insert(&mut self, key: PriceKey, now: LevelState) -> Option<LevelState> {
+        let at = self.block_of(key);
         let Some(shared) = self.blocks.get_mut(at) else {
-            self.blocks.push(Arc::new(vec![(rank, now)]));
+            self.blocks.push(Arc::new(vec![(key, now)]));
             self.levels = 1;
             return None;
         };
-        let place = match place(shared, rank) {
+        let place = match place(shared, key) {
             Ok(place) => {
                 return Some(std::mem::replace(&mut Arc::make_mut(shared)[place].1, now));
             }
@@ -59,32 +58,32 @@ impl Ladder {
             let block = Arc::make_mut(shared);
             // `make_mut` copies without the room to grow.
             block.reserve_exact(BLOCK - block.len());
-            block.insert(place, (rank, now));
+            block.insert(place, (key, now));
             return None;
         }
         let mut second = Vec::with_capacity(BLOCK);
         if place == BLOCK {
             // Levels that come in their order fill each block.
-            second.push((rank, now));
+            second.push((key, now));
         } else {
             let first = Arc::make_mut(shared);
             second.extend(first.drain(BLOCK / 2..));
             match place.checked_sub(first.len()) {
-                Some(place) => second.insert(place, (rank, now)),
-                None => first.insert(place, (rank, now)),
+                Some(place) => second.insert(place, (key, now)),
+                None => first.insert(place, (key, now)),
             }
         }
         self.blocks.insert(at + 1, Arc::new(second));
         None
     }
 
-    /// What stood there.
-    pub(super) fn remove(&mut self, rank: Rank) -> Option<Standing> {
-        let at = self.block_of(rank);
+    /// Returns the state before.
+    pub(super) fn remove(&mut self, key: PriceKey) -> Option<LevelState> {
+        let at = self.block_of(key);
         let shared = self.blocks.get_mut(at)?;
-        let place = place(shared, rank).ok()?;
+        let place = place(shared, key).ok()?;
         let block = Arc::make_mut(shared);
-        let (_, stood) = block.remove(place);
+        let (_, removed) = block.remove(place);
         self.levels -= 1;
         if block.is_empty() {
             self.blocks.remove(at);
@@ -99,7 +98,7 @@ impl Ladder {
                 first.extend_from_slice(&second);
             }
         }
-        Some(stood)
+        Some(removed)
     }
 
     /// Best first.
@@ -107,30 +106,30 @@ impl Ladder {
         self.blocks.iter().flat_map(|block| block.iter().copied())
     }
 
-    /// The rank at this place, where 0 is the best.
-    pub(super) fn rank_at(&self, mut place: usize) -> Option<Rank> {
+    /// The key at this place, where 0 is the best.
+    pub(super) fn key_at(&self, mut place: usize) -> Option<PriceKey> {
         for block in &self.blocks {
-            if let Some((rank, _)) = block.get(place) {
-                return Some(*rank);
+            if let Some((key, _)) = block.get(place) {
+                return Some(*key);
             }
             place -= block.len();
         }
         None
     }
 
-    /// Those of this rank and worse ones, best first.
-    pub(super) fn from(&self, rank: Rank) -> impl Iterator<Item = Entry> {
-        let at = self.block_of(rank);
+    /// Those of this key and worse ones, best first.
+    pub(super) fn from(&self, key: PriceKey) -> impl Iterator<Item = Entry> {
+        let at = self.block_of(key);
         let begins =
-            self.blocks.get(at).map_or(0, |block| place(block, rank).unwrap_or_else(|at| at));
+            self.blocks.get(at).map_or(0, |block| place(block, key).unwrap_or_else(|at| at));
         self.blocks.iter().skip(at).flat_map(|block| block.iter().copied()).skip(begins)
     }
 
-    /// Those of this rank and better ones, worst first.
-    pub(super) fn back_from(&self, rank: Rank) -> impl Iterator<Item = Entry> {
-        let blocks = &self.blocks[..self.blocks.len().min(self.block_of(rank) + 1)];
+    /// Those of this key and better ones, worst first.
+    pub(super) fn back_from(&self, key: PriceKey) -> impl Iterator<Item = Entry> {
+        let blocks = &self.blocks[..self.blocks.len().min(self.block_of(key) + 1)];
         let entries = blocks.iter().rev().flat_map(|block| block.iter().rev().copied());
-        entries.skip_while(move |(one, _)| *one > rank)
+        entries.skip_while(move |(one, _)| *one > key)
     }
 
     /// The best ones, so many at most.
@@ -145,14 +144,14 @@ impl Ladder {
         TopLevels { side, blocks, levels: self.levels.min(most) }
     }
 
-    /// The block that has this rank if any has it.
-    fn block_of(&self, rank: Rank) -> usize {
-        self.blocks.partition_point(|block| block[0].0 <= rank).saturating_sub(1)
+    /// The block that has this key if any has it.
+    fn block_of(&self, key: PriceKey) -> usize {
+        self.blocks.partition_point(|block| block[0].0 <= key).saturating_sub(1)
     }
 }
 
-fn place(block: &[Entry], rank: Rank) -> Result<usize, usize> {
-    block.binary_search_by_key(&rank, |(one, _)| *one)
+fn place(block: &[Entry], key: PriceKey) -> Result<usize, usize> {
+    block.binary_search_by_key(&key, |(one, _)| *one)
 }
 
 /// The best levels of one side as they were at a moment, best first. Cheap to take, to clone and to
@@ -176,7 +175,7 @@ impl TopLevels {
     /// Best first.
     pub fn iter(&self) -> impl Iterator<Item = Level> {
         let entries = self.blocks.iter().flat_map(|block| block.iter()).take(self.levels);
-        entries.map(|(rank, standing)| standing.at(self.side, *rank))
+        entries.map(|(key, state)| state.at(self.side, *key))
     }
 
     pub fn best(&self) -> Option<Level> {
@@ -198,8 +197,8 @@ mod tests {
 
     use super::*;
 
-    fn standing(size: u128) -> Standing {
-        Standing { size, orders: 0 }
+    fn state(size: u128) -> LevelState {
+        LevelState { size, orders: 0 }
     }
 
     fn sound(ladder: &Ladder) {
@@ -218,29 +217,29 @@ mod tests {
             let (mut ladder, mut map) = (Ladder::default(), BTreeMap::new());
             let mut taken = Vec::new();
             for step in 0..3_000_u32 {
-                let rank = Rank::from(random.random_range(0..range));
+                let key = PriceKey::from(random.random_range(0..range));
                 // It grows, then shrinks until it is nearly empty.
                 if random.random_ratio(if step < 1_500 { 3 } else { 1 }, 8) {
                     let size = random.random_range(1..9);
-                    prop_assert_eq!(ladder.insert(rank, standing(size)), map.insert(rank, standing(size)));
+                    prop_assert_eq!(ladder.insert(key, state(size)), map.insert(key, state(size)));
                 } else if step < 1_500 {
-                    prop_assert_eq!(ladder.remove(rank), map.remove(&rank));
-                } else if let Some(first) = map.range(rank..).next().map(|(first, _)| *first) {
+                    prop_assert_eq!(ladder.remove(key), map.remove(&key));
+                } else if let Some(first) = map.range(key..).next().map(|(first, _)| *first) {
                     prop_assert_eq!(ladder.remove(first), map.remove(&first));
                 }
                 sound(&ladder);
                 if step % 100 == 0 {
                     let most = random.random_range(0..2_000);
                     let now: Vec<_> = map.iter().take(most)
-                        .map(|(rank, standing)| standing.at(Side::Buy, *rank)).collect();
+                        .map(|(key, state)| state.at(Side::Buy, *key)).collect();
                     taken.push((ladder.top(Side::Buy, most), now));
-                    prop_assert!(ladder.iter().eq(map.iter().map(|(rank, one)| (*rank, *one))));
-                    prop_assert!(ladder.from(rank).eq(map.range(rank..).map(|(rank, one)| (*rank, *one))));
-                    prop_assert!(ladder.back_from(rank)
-                        .eq(map.range(..=rank).rev().map(|(rank, one)| (*rank, *one))));
+                    prop_assert!(ladder.iter().eq(map.iter().map(|(key, one)| (*key, *one))));
+                    prop_assert!(ladder.from(key).eq(map.range(key..).map(|(key, one)| (*key, *one))));
+                    prop_assert!(ladder.back_from(key)
+                        .eq(map.range(..=key).rev().map(|(key, one)| (*key, *one))));
                     let place = random.random_range(0..map.len() + 2);
-                    prop_assert_eq!(ladder.rank_at(place), map.keys().nth(place).copied());
-                    prop_assert_eq!(ladder.get(rank), map.get(&rank).copied());
+                    prop_assert_eq!(ladder.key_at(place), map.keys().nth(place).copied());
+                    prop_assert_eq!(ladder.get(key), map.get(&key).copied());
                 }
             }
             for (top, was) in taken {
@@ -253,8 +252,8 @@ mod tests {
     #[test]
     fn levels_that_come_in_their_order_fill_each_block() {
         let mut ladder = Ladder::default();
-        for rank in 0..1_000 {
-            ladder.insert(rank, standing(1));
+        for key in 0..1_000 {
+            ladder.insert(key, state(1));
         }
         assert_eq!(ladder.blocks.len(), 1_000_usize.div_ceil(BLOCK));
     }
@@ -262,12 +261,12 @@ mod tests {
     #[test]
     fn a_change_copies_no_block_but_its_own() {
         let mut ladder = Ladder::default();
-        for rank in 0..1_000 {
-            ladder.insert(rank, standing(1));
+        for key in 0..1_000 {
+            ladder.insert(key, state(1));
         }
         let top = ladder.top(Side::Sell, 300);
         assert_eq!(top.blocks.len(), 300_usize.div_ceil(BLOCK));
-        ladder.insert(100, standing(2));
+        ladder.insert(100, state(2));
         let shared = |at: usize| Arc::ptr_eq(&top.blocks[at], &ladder.blocks[at]);
         let copied: Vec<_> = (0..top.blocks.len()).filter(|at| !shared(*at)).collect();
         assert_eq!(copied, [100 / BLOCK]);

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use foldhash::{HashMap, HashMapExt as _};
 use serde::{Deserialize, Serialize};
 
-use super::event::{
-    CanceledOrder, FilledOrder, LevelChange, Liquidity, MarketDefinition, MarketId, Micros,
-    OrderEvent, OrderType, PlacedOrder, Refusal, Side,
-};
+use super::definition::{MarketDefinition, MarketId};
+use super::event::{CanceledOrder, FilledOrder, Liquidity, OrderEvent, OrderType, PlacedOrder};
 use super::fixed::{self, Fixed};
+use super::levels::{LevelChange, Side};
+use super::refusal::Refusal;
+use super::time::Micros;
+use super::topic::Topic;
 
 /// Most orders open at once in all markets: at some 500 bytes each they are half a GiB.
 pub const MOST_OPEN_ORDERS: usize = 1_000_000;
@@ -71,7 +73,7 @@ pub struct Order {
     #[serde(with = "units")]
     pub filled: Fixed,
     pub status: OrderStatus,
-    /// Where the rest of it stands on the chain.
+    /// The box on the chain that holds the rest of it.
     pub box_id: Option<Box<str>>,
     pub metadata_cid: Option<Box<str>>,
     pub expires_at: Option<Micros>,
@@ -82,24 +84,18 @@ pub struct Order {
 }
 
 impl Order {
-    /// The log's names of the topics that tell of it beside its market's: those of its account.
+    /// The names of the topics that publish it beside its market's: those of its account.
     pub fn account_topics(&self) -> Vec<Arc<str>> {
         let Some(account) = &self.account else { return Vec::new() };
-        vec![orders_topic(None, Some(account)), orders_topic(Some(&self.market), Some(account))]
+        [None, Some(&*self.market)]
+            .map(|market| Topic::Orders { market, account: Some(account) }.name())
+            .into()
     }
 
     /// Whether it counts in the book.
     fn rests(&self) -> Option<Fixed> {
         self.price.filter(|_| self.order_type == OrderType::Limit && self.open > 0)
     }
-}
-
-/// The log's name of the orders of a market, of an account, of an account in a market. A market's
-/// id has no `@` in it.
-pub fn orders_topic(market: Option<&str>, account: Option<&str>) -> Arc<str> {
-    let market = market.map(|market| format!(":{market}")).unwrap_or_default();
-    let account = account.map(|account| format!("@{account}")).unwrap_or_default();
-    format!("orders{market}{account}").into()
 }
 
 /// What one event did to an order.

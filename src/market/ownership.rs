@@ -5,9 +5,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::event::{Body, Event, MarketId, OrderEvent, Refusal};
+use super::definition::MarketId;
+use super::event::{Body, Event, OrderEvent};
+use super::refusal::Refusal;
 
-/// Stands for every name.
+/// Means every name.
 pub const ALL: &str = "*";
 
 /// What Kafka owns.
@@ -33,7 +35,7 @@ struct Names {
 }
 
 impl Ownership {
-    /// Names of generic topics and of markets; [`ALL`] stands for every one.
+    /// Names of generic topics and of markets; [`ALL`] means every one.
     pub fn new(topics: &[String], markets: &[String]) -> Self {
         Self { topics: Names::new(topics), markets: Names::new(markets) }
     }
@@ -58,7 +60,7 @@ impl Ownership {
             Body::BookSnapshot { market, .. } | Body::BookDelta { market, .. } => market,
             Body::Trade(trade) => &trade.market,
             // Of the chain or of a whole source, which is nobody's.
-            Body::Reverted { .. } | Body::Logged { .. } | Body::Gap { .. } => return None,
+            Body::Reverted { .. } | Body::BlockApplied | Body::Gap { .. } => return None,
         };
         self.markets.has(market).then(|| Owned::Market(market.into()))
     }

@@ -1,8 +1,9 @@
 //! What an order must keep to that somebody wants to place: the rules of its market. The events of
 //! feeds happened already and are not asked.
 
-use super::event::{MarketDefinition, MarketStatus, Micros, time_text};
+use super::definition::{MarketDefinition, MarketStatus};
 use super::fixed::{self, Fixed, FixedError};
+use super::time::{Micros, time_text};
 
 /// An order that somebody wants to place, as written.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +31,7 @@ pub enum RuleBroken {
 }
 
 impl RuleBroken {
-    /// As a program tells them apart.
+    /// By which a program distinguishes them.
     pub fn rule(&self) -> &'static str {
         match self {
             Self::Status { .. } => "status",

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 
 use ethnum::U256;
 
-use super::book::Level;
 use super::candles::{Candle, Interval, vwap};
-use super::event::{Micros, Side};
 use super::fixed::Fixed;
+use super::levels::Level;
+use super::levels::Side;
+use super::time::Micros;
 
-/// Minutes that "24 hours" stands for: the one the clock is in and those before it.
+/// Minutes that "24 hours" means: the one the clock is in and those before it.
 pub const DAY_MINUTES: i64 = 1_440;
 
 /// The latest trade by its own time; of several at one moment the one the log has last.
@@ -19,7 +20,7 @@ pub struct LastTrade {
     pub time: Micros,
     pub price: Fixed,
     pub size: Fixed,
-    /// Who took; not every source tells.
+    /// The taker's side; not every source publishes it.
     pub taker_side: Option<Side>,
 }
 

@@ -2,8 +2,9 @@
 
 use thiserror::Error;
 
-use super::event::{MarketDefinition, MarketId, Side};
+use super::definition::{MarketDefinition, MarketId};
 use super::fixed::{self, Fixed, FixedError, MOST_DECIMALS};
+use super::levels::Side;
 
 /// A `trade` event, not yet at its market's precision.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub struct Trade {
     pub size: Fixed,
     pub price_decimals: u8,
     pub size_decimals: u8,
-    /// Who took what stood in the book; not every source tells.
+    /// The taker's side; not every source publishes it.
     pub taker_side: Option<Side>,
 }
 

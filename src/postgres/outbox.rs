@@ -12,7 +12,9 @@ use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
 use super::PostgresConfig;
 use super::client::{Driver, OutboxError, migrate, session, settings, within};
-use crate::market::event::{MOST_LINE_BYTES, Micros, Refusal};
+use crate::market::event::MOST_LINE_BYTES;
+use crate::market::refusal::Refusal;
+use crate::market::time::Micros;
 
 /// Rows numbered and read at once. The table `spreadly_runs` takes no longer run either.
 const BATCH_ROWS: i32 = 1_024;
@@ -155,12 +157,7 @@ impl Outbox {
 
     /// The rows after a number, of which `newest` was known to be the last. Where there are none,
     /// numbers what was committed since; `busy`: something was, most likely.
-    pub async fn behind(
-        &self,
-        position: u64,
-        newest: u64,
-        busy: bool,
-    ) -> Result<Rows, OutboxError> {
+    pub async fn after(&self, position: u64, newest: u64, busy: bool) -> Result<Rows, OutboxError> {
         if position < newest {
             let found = self.read(position, newest).await?;
             if found.until > position {

@@ -1,5 +1,5 @@
 //! From the log back to the state, before the first feed runs: what markets are, their older
-//! checkpoints, and of each book what stands behind its own.
+//! checkpoints, and the events after each one.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap, VecDeque};
@@ -8,12 +8,16 @@ use std::sync::atomic::Ordering;
 
 use super::{CachedStates, WarmStart};
 use crate::live::Live;
-use crate::live::checkpoint::{ORDERS, book_market, put_back};
+use crate::live::checkpoint::{book_market, put_back};
 use crate::market::admission::{Admission, BookMode};
-use crate::market::event::{Applied, Body, MarketDefinition, MarketId, Micros, parse};
+use crate::market::definition::{MarketDefinition, MarketId};
+use crate::market::effect::Applied;
+use crate::market::event::{Body, parse};
 use crate::market::ticker::LastTrade;
+use crate::market::time::Micros;
+use crate::market::topic::Topic;
 use crate::market::trade::Trade;
-use crate::store::{Checkpoint, MarketCandles, NewTrade, Store, StoreError, Stored, Topic};
+use crate::store::{Checkpoint, MarketCandles, NewTrade, Store, StoreError, Stored, TopicPosition};
 
 /// Events handed to the state at once.
 const BATCH: usize = 256;
@@ -25,11 +29,11 @@ const READ_AHEAD: usize = 16_384;
 pub struct Recovered {
     /// Events replayed, definitions included.
     pub replayed: u64,
-    /// Each book's events behind its newest checkpoint.
+    /// Each book's events after its newest checkpoint.
     pub since_checkpoint: foldhash::HashMap<MarketId, u64>,
-    /// Where the topics stand whose events are told one by one, and when their last event was at
+    /// The last events of the topics whose events are published one by one, and their times at
     /// its source, where that was read.
-    pub topics: Vec<(Topic, Option<Micros>)>,
+    pub topics: Vec<(TopicPosition, Option<Micros>)>,
     /// Topics of books that went on from the cache's state.
     pub warm: Vec<Box<str>>,
 }
@@ -56,7 +60,7 @@ pub fn recover_live(
         // Events before the cache's state were not replayed, but count towards the next checkpoint.
         let Some(market) = book_market(topic) else { continue };
         let newest = store.newest_checkpoint(topic)?.unwrap_or(0);
-        let since = live.events_behind(market, newest) as u64;
+        let since = live.events_after(market, newest) as u64;
         recovered.since_checkpoint.insert(market.into(), since);
     }
     if let Some(warm) = &warm {
@@ -72,8 +76,8 @@ pub fn recover_live(
 
 /// Brings the state to the end of the log. `restore` gets each market's older checkpoint and says
 /// whether it could read it; where not, that book is replayed from its first event. `apply` gets
-/// every market's newest definition first (it may stand before or behind the checkpoints: decimals
-/// can't change under a book), then the books' events in the log's order. What stands in the log
+/// every market's newest definition first (it may be before or after the checkpoints: decimals
+/// can't change under a book), then the books' events in the log's order. What is in the log
 /// was admitted; an event that this release can't read is an error, never left out in silence.
 /// `states` are gone on from where they are newer than those of the store.
 pub fn recover(
@@ -86,7 +90,9 @@ pub fn recover(
     let mut recovered = Recovered::default();
     let topics = store.topics()?;
     let mut definitions = Vec::new();
-    for topic in topics.iter().filter(|topic| topic.name.starts_with("market:")) {
+    for topic in
+        topics.iter().filter(|topic| matches!(Topic::parse(&topic.name), Some(Topic::Market(_))))
+    {
         definitions.extend(store.latest(&topic.name)?);
     }
     definitions.sort_by_key(|stored| stored.sequence);
@@ -97,23 +103,27 @@ pub fn recover(
         apply(&batch);
     }
     for topic in &topics {
-        if let Some(market) = topic.name.strip_prefix("book:") {
-            admission.settle(market, BookMode::Levels);
-        } else if let Some(market) = topic.name.strip_prefix(ORDERS) {
-            admission.settle(market, BookMode::Orders);
-            recovered.topics.push((topic.clone(), None));
-        } else if let Some(market) = topic.name.strip_prefix("trades:") {
-            admission.settle_trades(market);
-            // For how long ago the last trade was; a generic topic tells that from its next event.
-            let latest = store.latest(&topic.name)?;
-            let time = latest.and_then(|stored| parse(stored.body.as_bytes()).ok()?.time);
-            recovered.topics.push((topic.clone(), time));
-        } else if topic.name.starts_with("message:") {
-            recovered.topics.push((topic.clone(), None));
+        match Topic::parse(&topic.name) {
+            Some(Topic::Book(market)) => admission.settle(market, BookMode::Levels),
+            Some(Topic::Orders { market: Some(market), .. }) => {
+                admission.settle(market, BookMode::Orders);
+                recovered.topics.push((topic.clone(), None));
+            }
+            Some(Topic::Trades(market)) => {
+                admission.settle_trades(market);
+                // For the age of the last trade. A generic topic knows that from its next event.
+                let latest = store.latest(&topic.name)?;
+                let time = latest.and_then(|stored| parse(stored.body.as_bytes()).ok()?.time);
+                recovered.topics.push((topic.clone(), time));
+            }
+            Some(Topic::Message(_)) => recovered.topics.push((topic.clone(), None)),
+            _ => {}
         }
     }
     for topic in store.further_topics()? {
-        if let Some(account) = topic.name.strip_prefix("orders@") {
+        if let Some(Topic::Orders { market: None, account: Some(account) }) =
+            Topic::parse(&topic.name)
+        {
             admission.settle_account(account);
         }
         recovered.topics.push((topic, None));
@@ -156,7 +166,7 @@ pub fn recover(
     Ok(recovered)
 }
 
-/// Puts back every market's candles, behind [`recover`]: what the store keeps of them, its latest
+/// Puts back every market's candles, after [`recover`]: what the store keeps of them, its latest
 /// trade and the time of its newest. Where the store has none yet, they are made from the log
 /// first, which costs every trade in it, once.
 fn recover_candles(
@@ -165,8 +175,11 @@ fn recover_candles(
     live: &Live,
 ) -> Result<(), StoreError> {
     let topics = store.topics()?;
-    let markets = topics.iter().filter_map(|topic| topic.name.strip_prefix("trades:"));
-    let markets: Vec<MarketId> = markets.map(MarketId::from).collect();
+    let traded = |topic: &TopicPosition| match Topic::parse(&topic.name) {
+        Some(Topic::Trades(market)) => Some(MarketId::from(market)),
+        _ => None,
+    };
+    let markets: Vec<MarketId> = topics.iter().filter_map(traded).collect();
     if store.candles_are_missing() {
         for market in &markets {
             let definition = admission.definition(market).cloned();
@@ -200,7 +213,7 @@ pub fn newest_trades(
 }
 
 /// A trade of the log as candles count it: earlier releases also let in some that do not fit their
-/// market, which no candle can tell of.
+/// market, which no candle can count.
 pub fn standing(stored: &Stored, definition: Option<&MarketDefinition>) -> Option<NewTrade> {
     let event = parse(stored.body.as_bytes()).ok()?;
     let Body::Trade(written) = &event.body else { return None };

@@ -9,8 +9,8 @@ use thiserror::Error;
 use crate::cache::{CacheMeters, CachedState, Found, SnapshotLookup};
 use crate::live::Live;
 use crate::live::checkpoint::book_market;
-use crate::market::epochs::market_scope;
-use crate::market::event::MarketId;
+use crate::market::definition::MarketId;
+use crate::market::topic::Topic;
 use crate::store::{Checkpoint, Store, StoreError};
 
 /// Where a start may get states from, beside the log.
@@ -70,8 +70,8 @@ fn check(
     live: &Live,
 ) -> Result<Result<Checkpoint, RejectReason>, StoreError> {
     let CachedState { epoch, sequence, topic, state, .. } = kept;
-    let epochs = live.epochs(&market_scope(market));
-    // Made of the log's own epoch, so it tells logs apart as well.
+    let epochs = live.epochs(&Topic::Market(market).to_string());
+    // Made of the log's own epoch, so it distinguishes logs as well.
     if epoch != epochs.epoch() {
         return Ok(Err(RejectReason::OtherEpoch));
     }
@@ -79,14 +79,14 @@ fn check(
         return Ok(Err(RejectReason::Unknown));
     };
     let checkpoint = Checkpoint { topic: topic.as_str().into(), sequence, state: state.to_vec() };
-    // A market that no event moved since its epoch began stands there.
+    // A market without an event since its epoch began has that sequence.
     if sequence == epochs.since() {
         return Ok(Ok(checkpoint));
     }
     if sequence > *last {
         return Ok(Err(RejectReason::Ahead));
     }
-    // A power cut may have taken its event, and others came behind it under later numbers.
+    // A power cut may have taken its event, and others followed it under later numbers.
     let event = store.read_topic(&topic, sequence.saturating_sub(1), 1)?;
     let there = event.first().is_some_and(|event| event.sequence == sequence);
     Ok(if there { Ok(checkpoint) } else { Err(RejectReason::Unknown) })

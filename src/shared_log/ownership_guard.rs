@@ -4,12 +4,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::market::event::{Body, Event, MarketId, Refusal};
+use crate::market::definition::MarketId;
+use crate::market::event::{Body, Event};
 use crate::market::orders::Order;
 use crate::market::ownership::Ownership;
+use crate::market::refusal::Refusal;
 use crate::store::LogReaders;
 
-/// How long a line waits for its turn at the replica, where that has to tell its market.
+/// How long a line waits for its turn at the replica, where that has to find its market.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// See the module's text.

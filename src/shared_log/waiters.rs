@@ -15,7 +15,7 @@ use crate::ingest::handle::Ack;
 pub(super) struct Waiters(Mutex<HashMap<u64, Pending>>);
 
 struct Pending {
-    /// Of each line, where it stood at its source.
+    /// The place of each line at its source.
     places: Vec<Place>,
     /// Lines that did not come back yet.
     left: usize,
@@ -41,7 +41,7 @@ impl Waiters {
         Waiting { waiters: self.clone(), origin, answer }
     }
 
-    /// Where a line stood at its source; `None` if nobody waits for it.
+    /// The place of a line at its source; `None` if nobody waits for it.
     pub(super) fn place(&self, origin: u64, line: usize) -> Option<Place> {
         self.0.lock().get(&origin)?.places.get(line).cloned()
     }
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn who_gives_up_leaves_nothing_behind() {
+    fn a_client_that_gives_up_leaves_no_entry() {
         let waiters = Arc::new(Waiters::default());
         drop(waiters.expect(vec![Place { source: "a".into(), at: At::Nowhere }]));
         assert!(waiters.0.lock().is_empty());

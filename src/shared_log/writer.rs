@@ -27,7 +27,8 @@ use crate::ingest::feed_status::{Cause, FeedId, FeedStatuses};
 use crate::ingest::handle::{
     self, Ack, Answer, Batch, Incoming, IngestError, IngestHandle, Request,
 };
-use crate::market::event::{self, Refusal};
+use crate::market::event;
+use crate::market::refusal::Refusal;
 use crate::postgres::PostgresConfig;
 use crate::postgres::{self, OutboxError};
 use crate::store::Progress;
@@ -171,7 +172,7 @@ impl Writer {
         match request {
             Request::Deliver { batch, mut done } => {
                 tokio::select! {
-                    // Whoever asked has given up.
+                    // The client has given up.
                     () = done.closed() => {}
                     answer = self.deliver(batch) => drop(done.send(answer)),
                 }

@@ -1,7 +1,7 @@
 //! Candles of every market and interval, kept beside the log: what a trade does to them is written
 //! in the transaction that writes its event, so neither can be ahead of the other, a restart reads
-//! no trades again, and a query of any interval reads only the rows it tells. All of it follows
-//! from the log and can be made anew, see [`Store::rebuild_candles`]; it has a version of its own.
+//! no trades again, and a query of any interval reads only the rows it returns. All of it follows
+//! from the log and can be rebuilt, see [`Store::rebuild_candles`]; it has a version of its own.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -14,12 +14,14 @@ use super::fault::{At, StoreError};
 use super::reader::{self, LogReader};
 use super::{Store, Stored, runs, transact};
 use crate::market::candles::{Candle, Interval, Tick, filled, format_wide};
-use crate::market::event::{MarketId, Micros, trades_topic};
+use crate::market::definition::MarketId;
 use crate::market::fixed;
 use crate::market::ticker;
+use crate::market::time::Micros;
+use crate::market::topic::Topic;
 use crate::market::trade::Trade;
 
-/// Of the table below, apart from the log's format: another one is dropped and made anew.
+/// Of the table below, apart from the log's format: another one is dropped and rebuilt.
 pub(super) const VERSION: i64 = 1;
 /// Candles of a transaction held in memory before they are written: some 2 MiB.
 const HELD: usize = 8_192;
@@ -86,7 +88,7 @@ pub struct CandleSpan {
 #[derive(Clone, Debug)]
 pub struct MarketCandles {
     pub market: MarketId,
-    /// Of each interval the candles touched last, and the event up to which they don't tell.
+    /// Of each interval the candles touched last, and the event from which on they are known.
     pub series: Vec<(Interval, Vec<Candle>, u64)>,
     /// Of the last 24 hours.
     pub minutes: Vec<Candle>,
@@ -147,7 +149,7 @@ impl<'a> Writing<'a> {
         if self.held.len() >= HELD {
             self.write()?;
         }
-        let mut told = Vec::with_capacity(Interval::ALL.len());
+        let mut changed = Vec::with_capacity(Interval::ALL.len());
         for interval in Interval::ALL.into_iter().filter(|interval| which(*interval)) {
             let start = interval.bucket(tick.time);
             let key = (trade.market.clone(), interval, start);
@@ -162,11 +164,11 @@ impl<'a> Writing<'a> {
                 }
                 None => Candle::begin(interval, tick),
             };
-            told.push(candle.clone());
+            changed.push(candle.clone());
             let Trade { price_decimals, size_decimals, .. } = *trade;
             self.held.insert(key, Held { candle, price_decimals, size_decimals });
         }
-        Ok(told)
+        Ok(changed)
     }
 
     /// The candle of each interval as the trade leaves it, shortest first.
@@ -227,7 +229,7 @@ impl Store {
 }
 
 impl LogReader {
-    /// Buckets without a gap, oldest first. Costs the rows it tells of, however old the market is.
+    /// Buckets without a gap, oldest first. Costs the rows it returns, however old the market is.
     pub fn candles(&self, market: &str, span: &CandleSpan) -> Result<Vec<Candle>, StoreError> {
         between(&self.connection, market, span).at(&self.path)
     }
@@ -242,7 +244,7 @@ fn between(
     let Some(newest) = before(connection, market, interval, Micros::MAX)? else {
         return Ok(Vec::new());
     };
-    // A bucket that starts at a moment is the first at or behind it.
+    // A bucket that starts at a moment is the first at or after it.
     let first_at = |time: Micros| interval.bucket(time.saturating_add(step - 1));
     let end = interval.current(span.now).max(newest.start).saturating_add(step);
     let to = span.to.map_or(end, |to| first_at(to).min(end));
@@ -324,7 +326,7 @@ pub(super) fn market_candles(
         .query_map(params![market, ticker::first_minute(now), 2 * ticker::DAY_MINUTES], candle)?
         .map(|row| row.map(|candle| (candle.start, candle)))
         .collect::<rusqlite::Result<_>>()?;
-    let topic = trades_topic(market);
+    let topic = Topic::Trades(market).name();
     let mut trades = runs::descending(connection, &topic, u64::MAX, RESTORED_TRADES)?;
     trades.reverse();
     let event = |sequence: u64| {
@@ -407,7 +409,7 @@ mod tests {
 
     fn append(store: &mut Store, trades: &[NewTrade]) -> Vec<u64> {
         let event = |new: &NewTrade| NewEvent {
-            topic: trades_topic("A-B"),
+            topic: Topic::Trades("A-B").name(),
             // What the tests' `standing` reads back.
             body: format!("{} {} {}", new.time.unwrap(), new.trade.price, new.trade.size).into(),
             trade: Some(new.clone()),
@@ -450,7 +452,7 @@ mod tests {
     }
 
     #[test]
-    fn candles_made_anew_are_those_that_were_written_along_whatever_was_undone() {
+    fn rebuilt_candles_equal_those_written_with_their_trades_after_any_rollback() {
         for seed in 0..8 {
             let mut random_numbers = StdRng::seed_from_u64(seed);
             let trades = random(&mut random_numbers, 400);
@@ -499,7 +501,7 @@ mod tests {
         store.disk.store(1, std::sync::atomic::Ordering::SeqCst);
         let body = "x".repeat(1 << 20);
         let event = NewEvent {
-            topic: trades_topic("A-B"),
+            topic: Topic::Trades("A-B").name(),
             body: body.into(),
             trade: Some(trade(1, 200, 5)),
             ..NewEvent::default()
@@ -524,8 +526,8 @@ mod tests {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let readers = LogReaders::new(&path, 1);
             let candles = runtime.block_on(readers.now(move |reader| reader.candles("A-B", &span)));
-            let told = |candle: &Candle| (candle.start / MINUTE, candle.close, candle.count);
-            candles.unwrap().iter().map(told).collect::<Vec<_>>()
+            let short = |candle: &Candle| (candle.start / MINUTE, candle.close, candle.count);
+            candles.unwrap().iter().map(short).collect::<Vec<_>>()
         };
         let all = [(1, 100, 1), (2, 100, 0), (3, 100, 0), (4, 200, 1), (5, 200, 0), (6, 200, 0)];
         assert_eq!(read(None, None, 500), all);

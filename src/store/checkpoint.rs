@@ -70,7 +70,7 @@ impl Store {
             .at(&self.path)
     }
 
-    /// Where a topic's newest checkpoint stands.
+    /// The sequence of a topic's newest checkpoint.
     pub fn newest_checkpoint(&self, topic: &str) -> Result<Option<u64>, StoreError> {
         self.connection
             .prepare_cached("SELECT max(sequence) FROM checkpoints WHERE topic = ?1")

@@ -13,14 +13,14 @@ use super::progress::Progress;
 use super::runs::Tail;
 use super::{Store, Synchronous, reader, runs, schema, transact};
 use crate::market::candles::Candle;
-use crate::market::event::Micros;
+use crate::market::time::Micros;
 
 /// Sequences reserved at once. Each block costs an fsync, some 10 ms on a slow disk, and an unclean
 /// stop skips at most as many numbers.
 pub(super) const RESERVED_AT_ONCE: u64 = 10_000;
 
 /// Events that one statement inserts, where that many come without ids and numbers: each statement
-/// opens the table and its indexes anew, and where SQLite numbers the rows itself it appends them
+/// opens the table and its indexes again, and where SQLite numbers the rows itself it appends them
 /// without looking for the place of each. With ids it has to be known of each whether it entered.
 pub(super) const ROWS: usize = 32;
 /// A fault ends the transaction, as it would anyway: to undo the statement alone SQLite would keep
@@ -47,7 +47,7 @@ pub struct NewEvent {
     pub numbered: Option<Numbered>,
 }
 
-/// Where an event stands in the log that this one is a replica of.
+/// The place of an event in the log that this one is a replica of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Numbered {
     pub sequence: u64,
@@ -56,8 +56,8 @@ pub struct Numbered {
 }
 
 impl NewEvent {
-    /// Its place in the log behind this sequence.
-    fn behind(&self, last: u64, now: Micros) -> Numbered {
+    /// Its place in the log after this sequence.
+    fn after(&self, last: u64, now: Micros) -> Numbered {
         self.numbered.unwrap_or(Numbered { sequence: last + 1, received: now })
     }
 }
@@ -65,7 +65,7 @@ impl NewEvent {
 /// What [`Store::append`] did.
 #[derive(Debug, Default)]
 pub struct Appended {
-    /// Of each event; `None` stands for one whose id was known: it counts once.
+    /// Of each event; `None` for one whose id was known: it counts once.
     pub sequences: Vec<Option<u64>>,
     /// Of each trade by its sequence: the candle of each interval as it left them.
     pub candles: HashMap<u64, Vec<Candle>>,
@@ -84,14 +84,14 @@ pub struct Stored {
 
 /// A topic that has events.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Topic {
+pub struct TopicPosition {
     pub name: Box<str>,
     /// Of its newest event.
     pub last: u64,
 }
 
 impl Store {
-    /// Whether an event with this id stands in the log.
+    /// Whether an event with this id is in the log.
     pub fn knows(&self, id: &str) -> Result<bool, StoreError> {
         self.connection
             .prepare_cached("SELECT 1 FROM events WHERE id = ?1")
@@ -133,7 +133,7 @@ impl Store {
         Ok(appended)
     }
 
-    /// Sees to it that events have numbers; the move that the progress begins behind.
+    /// Sees to it that events have numbers; the move after which the progress begins.
     pub(super) fn begin_append(
         &mut self,
         batch: &[NewEvent],
@@ -175,7 +175,7 @@ impl Store {
         let mut sequences = Vec::with_capacity(batch.len());
         let mut candles = HashMap::new();
         let mut writing = Writing::new(connection);
-        // The newest row, behind which SQLite numbers on: not the last number where a row is gone.
+        // The newest row, after which SQLite numbers on: not the last number where a row is gone.
         let mut newest = match batch.len() < ROWS {
             true => None,
             false => Self::newest_row(connection)?,
@@ -200,7 +200,7 @@ impl Store {
                 continue;
             }
             for event in some {
-                let Numbered { sequence, received } = event.behind(last, now);
+                let Numbered { sequence, received } = event.after(last, now);
                 last = sequence;
                 newest = Some(sequence);
                 sequences.push(Some(sequence));
@@ -230,7 +230,7 @@ impl Store {
         last: u64,
         now: Micros,
     ) -> rusqlite::Result<bool> {
-        let Numbered { sequence, received } = event.behind(last, now);
+        let Numbered { sequence, received } = event.after(last, now);
         let rows = connection
             .prepare_cached(
                 "INSERT INTO events (sequence, topic, id, body, received_micros, height)
@@ -248,7 +248,7 @@ impl Store {
         Ok(rows > 0)
     }
 
-    /// Events without ids and numbers, right behind the newest row.
+    /// Events without ids and numbers, right after the newest row.
     pub(super) fn insert_rows(
         connection: &Connection,
         events: &[NewEvent; ROWS],
@@ -264,16 +264,16 @@ impl Store {
         }
         insert.raw_execute()?;
         let numbered = connection.last_insert_rowid().cast_unsigned();
-        assert_eq!(numbered, last + ROWS as u64, "SQLite numbers behind the newest row");
+        assert_eq!(numbered, last + ROWS as u64, "SQLite numbers after the newest row");
         Ok(())
     }
 
-    /// Events of every topic behind `sequence`, in order, at most `most`.
+    /// Events of every topic after `sequence`, in order, at most `most`.
     pub fn read_from(&self, sequence: u64, most: usize) -> Result<Vec<Stored>, StoreError> {
         reader::read_from(&self.connection, sequence, most).at(&self.path)
     }
 
-    /// Events of one topic behind `sequence`, in order, at most `most`.
+    /// Events of one topic after `sequence`, in order, at most `most`.
     pub fn read_topic(
         &self,
         topic: &str,
@@ -289,12 +289,12 @@ impl Store {
     }
 
     /// Every topic that has events, by name.
-    pub fn topics(&self) -> Result<Vec<Topic>, StoreError> {
+    pub fn topics(&self) -> Result<Vec<TopicPosition>, StoreError> {
         runs::topics(&self.connection).at(&self.path)
     }
 
-    /// Every topic that events of other topics are told in too, by name.
-    pub fn further_topics(&self) -> Result<Vec<Topic>, StoreError> {
+    /// Every topic that events of other topics are in too, by name.
+    pub fn further_topics(&self) -> Result<Vec<TopicPosition>, StoreError> {
         reader::topics(&self.connection, "event_topics", "sequence").at(&self.path)
     }
 }

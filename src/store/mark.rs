@@ -50,7 +50,7 @@ struct Written {
     other: Identity,
 }
 
-/// What tells a file from its copy.
+/// What distinguishes a file from its copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Identity {
     inode: u64,
@@ -66,7 +66,7 @@ pub(super) struct Mark {
     /// The newest event that it was written for, or should have been.
     seen: u64,
     writing: u64,
-    /// The one to write next stands first. None after a write failed: the mark was removed, so that
+    /// The one to write next is first. None after a write failed: the mark was removed, so that
     /// the next start has a doubt.
     files: Option<[File; 2]>,
 }

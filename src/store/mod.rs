@@ -3,12 +3,12 @@
 //! [`LogReader`] of their own.
 //!
 //! Each append is one transaction that also moves the files' progress, so a line and the mark
-//! behind it stand in the log together or not at all.
+//! after it are in the log together or not at all.
 //!
 //! No sequence is ever given out twice, though a power cut may take the last commits and with them
 //! what they say of the numbering: numbers are reserved in blocks, by a commit that is on the disk
 //! before the first of its block is used. After a stop that was not clean the numbering goes on
-//! behind the block. So a client's cursor never names another event than the one it was made for.
+//! after the block. So a client's cursor never names another event than the one it was made for.
 //! A log that was put back from an older copy begins a new epoch, see [`mark`].
 
 mod candle_table;
@@ -36,7 +36,7 @@ pub use self::candle_table::{CandleSpan, MarketCandles, NewTrade};
 pub use self::checkpoint::Checkpoint;
 use self::fault::At;
 pub use self::fault::StoreError;
-pub use self::log::{Appended, NewEvent, Numbered, Stored, Topic};
+pub use self::log::{Appended, NewEvent, Numbered, Stored, TopicPosition};
 use self::mark::Mark;
 pub use self::orders::OrderRecord;
 pub use self::progress::{FeedPosition, FileProgress, Fingerprint, Progress};
@@ -75,14 +75,14 @@ pub struct Store {
     reserved: u64,
     /// Moves of files' progress, so that it can be listed in their order.
     moves: i64,
-    /// What [`runs`] do not tell of yet.
+    /// What [`runs`] do not have yet.
     tail: Tail,
     /// See [`Store::candles_are_missing`].
     candles_missing: bool,
-    /// Pages the database may grow to: a full disk, as far as SQLite can tell.
+    /// Pages the database may grow to: a full disk, as far as SQLite knows.
     #[cfg(test)]
     pub(crate) disk: std::sync::Arc<std::sync::atomic::AtomicI64>,
-    /// What SQLite was last told of it.
+    /// What SQLite was last set to.
     #[cfg(test)]
     limited: std::cell::Cell<i64>,
 }
@@ -209,7 +209,7 @@ impl Store {
         Ok(())
     }
 
-    /// Made with the database: another one means that the numbering began anew.
+    /// Made with the database: another one means that the numbering began again.
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
@@ -241,7 +241,7 @@ impl Store {
     /// Gives back what was reserved and not used, so that a clean stop skips no number, and moves
     /// the write-ahead log into the database, so that a stopped hub leaves one file.
     pub fn tidy(&mut self) -> Result<(), StoreError> {
-        // It stands behind the events in the write-ahead log, so it can't be there without them.
+        // It is after the events in the write-ahead log, so it can't be there without them.
         self.connection
             .execute("UPDATE log SET reserved = ?1", params![self.last.cast_signed()])
             .at(&self.path)?;
@@ -270,14 +270,14 @@ impl Store {
     }
 }
 
-/// All of it or, on an error, nothing. rusqlite's own transactions prepare their statements anew
+/// All of it or, on an error, nothing. rusqlite's own transactions prepare their statements again
 /// each time.
 fn transact<T, E: From<rusqlite::Error>>(
     connection: &Connection,
     work: impl FnOnce(&Connection) -> Result<T, E>,
 ) -> Result<T, E> {
     let run = |sql| connection.prepare_cached(sql)?.execute([]);
-    // Immediate: a lock that can't be had is told before anything is written.
+    // Immediate: a lock that can't be had is reported before anything is written.
     run("BEGIN IMMEDIATE")?;
     let done = work(connection).and_then(|value| Ok(run("COMMIT").map(|_| value)?));
     // Some errors (a full disk) have rolled back by themselves.

@@ -21,7 +21,7 @@ pub struct OrderRecord {
     pub state: Box<str>,
     /// The order with what the event did to it, as JSON.
     pub update: Box<str>,
-    /// Topics that tell of it beside the event's own.
+    /// Topics that have it beside the event's own.
     pub topics: Vec<Arc<str>>,
 }
 

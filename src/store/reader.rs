@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::fault::{At, StoreError};
-use super::{Stored, Topic, runs, schema};
+use super::{Stored, TopicPosition, runs, schema};
 
 /// A read-only connection of its own: reads while the writer writes, and never blocks it.
 #[derive(Debug)]
@@ -31,16 +31,16 @@ impl LogReader {
         Ok(done)
     }
 
-    /// The newest event that undid something of any topic; 0 if none did.
-    pub fn newest_undoing(&self) -> Result<u64, StoreError> {
+    /// The newest event that began an epoch of any topic; 0 if none did.
+    pub fn newest_epoch_change(&self) -> Result<u64, StoreError> {
         self.connection
-            .prepare_cached("SELECT max(at) FROM undoings")
+            .prepare_cached("SELECT max(at) FROM epoch_changes")
             .and_then(|mut statement| statement.query_row([], |row| row.get::<_, Option<i64>>(0)))
             .map(|at| at.map_or(0, i64::cast_unsigned))
             .at(&self.path)
     }
 
-    /// Events of one topic behind `sequence`, in order, at most `most`.
+    /// Events of one topic after `sequence`, in order, at most `most`.
     pub fn read_topic(
         &self,
         topic: &str,
@@ -52,7 +52,7 @@ impl LogReader {
 
     /// Events of some topics, over all of them in the log's order. What it costs is bound by the
     /// span's `most` and the number of topics (and the log's tail, see [`runs`]), not by what else
-    /// stands in the log.
+    /// is in the log.
     pub fn read_span(&self, topics: &[Arc<str>], span: &Span) -> Result<Vec<Stored>, StoreError> {
         read_span(&self.connection, topics, span).at(&self.path)
     }
@@ -107,7 +107,7 @@ pub struct OrderQuery {
     pub side: Option<&'static str>,
     pub status: Option<&'static str>,
     pub open: Option<bool>,
-    /// Placed behind this sequence.
+    /// Placed after this sequence.
     pub after: u64,
     pub most: usize,
 }
@@ -121,7 +121,7 @@ pub struct StoredOrder {
     pub state: Box<str>,
 }
 
-/// Only what is asked for stands in the query, so that each has the index that fits.
+/// Only what is asked for is in the query, so that each has the index that fits.
 fn orders(connection: &Connection, query: &OrderQuery) -> rusqlite::Result<Vec<StoredOrder>> {
     let OrderQuery { market, account, side, status, open, after, most } = query;
     let mut text = "SELECT placed, state FROM orders WHERE placed > ?1".to_owned();
@@ -159,7 +159,7 @@ fn stored_order(row: &Row<'_>) -> rusqlite::Result<StoredOrder> {
 /// Which part of the log to read.
 #[derive(Clone, Copy, Debug)]
 pub struct Span {
-    /// Behind this sequence.
+    /// After this sequence.
     pub after: u64,
     /// Up to this one.
     pub until: u64,
@@ -197,7 +197,7 @@ pub(super) fn read_span(
     )?;
     let (mut events, mut bytes) = (Vec::new(), 0);
     for (sequence, place) in due {
-        // Under the topic that was asked for: an event may be told in several.
+        // Under the topic that was asked for: an event may be in several.
         let event = row.query_row([bound(sequence)], |row| {
             Ok(Stored { topic: names[place].into(), update: row.get(4)?, ..stored(row)? })
         });
@@ -286,7 +286,7 @@ pub(super) fn topics(
     connection: &Connection,
     table: &'static str,
     number: &'static str,
-) -> rusqlite::Result<Vec<Topic>> {
+) -> rusqlite::Result<Vec<TopicPosition>> {
     connection
         .prepare(&format!(
             "WITH RECURSIVE names (name) AS (
@@ -298,7 +298,7 @@ pub(super) fn topics(
              WHERE name IS NOT NULL",
         ))?
         .query_map([], |row| {
-            Ok(Topic { name: row.get(0)?, last: row.get::<_, i64>(1)?.cast_unsigned() })
+            Ok(TopicPosition { name: row.get(0)?, last: row.get::<_, i64>(1)?.cast_unsigned() })
         })?
         .collect()
 }

@@ -157,15 +157,15 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_too_many_is_told_at_once_and_one_in_line_has_its_turn() {
+    fn a_reader_too_many_is_refused_at_once_and_one_in_line_has_its_turn() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log.db");
         let _store = Store::open(&path).unwrap();
         runtime().block_on(async {
             let readers = LogReaders::new(&path, 1);
-            let (go, told) = mpsc::sync_channel::<()>(1);
+            let (go, gone) = mpsc::sync_channel::<()>(1);
             let first = tokio::spawn(readers.clone().now(move |_| {
-                told.recv().unwrap();
+                gone.recv().unwrap();
                 Ok(1)
             }));
             tokio::task::yield_now().await;

@@ -8,9 +8,10 @@ use super::candle_table::{NewTrade, VERSION, Writing, tick};
 use super::fault::{At, StoreError};
 use super::log::Stored;
 use super::{Store, reader, transact};
-use crate::market::event::{Micros, trades_topic};
+use crate::market::time::Micros;
+use crate::market::topic::Topic;
 
-/// Events read at once while candles are made anew.
+/// Events read at once while candles are rebuilt.
 const PAGE: usize = 1_024;
 
 impl Store {
@@ -29,7 +30,7 @@ impl Store {
         Ok(())
     }
 
-    /// Makes a market's candles anew from the log, all of them or, on an error, none: see
+    /// Rebuilds a market's candles from the log, all of them or, on an error, none: see
     /// [`rebuild`].
     pub fn rebuild_candles(
         &mut self,
@@ -42,10 +43,10 @@ impl Store {
     }
 }
 
-/// Makes a market's candles anew from the log, as far as events from the sequence `from` on have
+/// Rebuilds a market's candles from the log, as far as events from the sequence `from` on have
 /// touched them: after a reorganisation of the chain, from the first event that it undid.
 /// `standing` reads a trade and says `None` of one that does not count. Costs the market's trades
-/// since the oldest bucket that is touched began. Whoever shows candles has to take them from
+/// since the oldest bucket that is touched began. Who shows candles has to take them from
 /// [`market_candles`] then.
 pub(super) fn rebuild(
     connection: &Connection,
@@ -60,7 +61,7 @@ pub(super) fn rebuild(
                  AND minutes IN (1, 5, 15, 30, 60, 240, 1440)",
         )?
         .execute(params![market, from.cast_signed()])?;
-    let (topic, mut after) = (trades_topic(market), begin.saturating_sub(1));
+    let (topic, mut after) = (Topic::Trades(market).name(), begin.saturating_sub(1));
     let mut writing = Writing::new(connection);
     loop {
         let page = reader::read_topic(connection, &topic, after, PAGE)?;

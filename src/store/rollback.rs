@@ -1,4 +1,4 @@
-//! Taking blocks back: what stood in them leaves the log in the same transaction as the event that
+//! Taking blocks back: their events leave the log in the same transaction as the event that
 //! undoes them, together with all that followed from it. What left is kept in a table of its own,
 //! for people: nothing reads it, and its ids are free again. What an event means, and so what has
 //! to go along, is decided by who holds a [`RollbackTransaction`].
@@ -14,10 +14,11 @@ use super::reader::{self, Span};
 use super::rebuild;
 use super::runs::{self, Tail};
 use super::{
-    Checkpoint, MarketCandles, NewEvent, NewTrade, Progress, Store, Stored, Topic, transact,
+    Checkpoint, MarketCandles, NewEvent, NewTrade, Progress, Store, Stored, TopicPosition, transact,
 };
+use crate::market::definition::MarketId;
 use crate::market::epochs::{EpochChange, MOST_EPOCH_CHANGES};
-use crate::market::event::{MarketId, Micros};
+use crate::market::time::Micros;
 
 /// The open transaction of an event that undoes blocks.
 pub struct RollbackTransaction<'a> {
@@ -76,11 +77,11 @@ impl Store {
         Ok(written)
     }
 
-    /// Every undoing that is remembered, by scope and oldest first.
+    /// Every epoch change that is remembered, by scope and oldest first.
     pub fn epoch_changes(&self) -> Result<Vec<(Box<str>, EpochChange)>, StoreError> {
         let read = |connection: &Connection| -> rusqlite::Result<Vec<_>> {
             connection
-                .prepare("SELECT scope, at, first FROM undoings ORDER BY scope, at")?
+                .prepare("SELECT scope, at, first FROM epoch_changes ORDER BY scope, at")?
                 .query_map([], |row| {
                     let whole = |column| row.get::<_, i64>(column).map(i64::cast_unsigned);
                     Ok((row.get(0)?, EpochChange { at: whole(1)?, first: whole(2)? }))
@@ -110,7 +111,7 @@ impl RollbackTransaction<'_> {
         read().at(self.path)
     }
 
-    /// An event leaves the log, and the further topics it was told in.
+    /// An event leaves the log, and the further topics it was in.
     pub fn undo(&self, sequence: u64, further: &[Arc<str>]) -> Result<(), StoreError> {
         let undo = || {
             let number = reader::bound(sequence);
@@ -145,7 +146,7 @@ impl RollbackTransaction<'_> {
         undo().at(self.path)
     }
 
-    /// Standing events of a topic behind `sequence`, in order, at most `most`; of those of orders
+    /// Valid events of a topic after `sequence`, in order, at most `most`; of those of orders
     /// also what they did.
     pub fn read_topic(
         &self,
@@ -157,7 +158,7 @@ impl RollbackTransaction<'_> {
         reader::read_span(self.connection, std::slice::from_ref(topic), &span).at(self.path)
     }
 
-    /// The newest standing event of a topic, also of one that it is told in beside its own.
+    /// The newest valid event of a topic, also of one that it is in beside its own.
     pub fn newest(&self, topic: &Arc<str>) -> Result<Option<Stored>, StoreError> {
         match reader::last_until(self.connection, topic, u64::MAX).at(self.path)? {
             Some(last) => Ok(self.read_topic(topic, last - 1, 1)?.pop()),
@@ -165,7 +166,7 @@ impl RollbackTransaction<'_> {
         }
     }
 
-    /// A topic's newest state from before an event. Those from behind it are removed.
+    /// A topic's newest state from before an event. Those from after it are removed.
     pub fn base(&self, topic: &str, event: u64) -> Result<Option<Checkpoint>, StoreError> {
         let read = || {
             self.connection
@@ -197,7 +198,7 @@ impl RollbackTransaction<'_> {
         Ok(())
     }
 
-    /// An order as it stands, as JSON.
+    /// The current state of an order, as JSON.
     pub fn put_order(
         &self,
         id: &str,
@@ -221,8 +222,8 @@ impl RollbackTransaction<'_> {
         Ok(())
     }
 
-    /// Every topic that has events, or is told of those of others.
-    pub fn topics(&self) -> Result<Vec<Topic>, StoreError> {
+    /// Every topic that has events, or has those of others.
+    pub fn topics(&self) -> Result<Vec<TopicPosition>, StoreError> {
         let read = || -> rusqlite::Result<_> {
             let mut topics = runs::topics(self.connection)?;
             topics.extend(reader::topics(self.connection, "event_topics", "sequence")?);
@@ -235,13 +236,13 @@ impl RollbackTransaction<'_> {
     pub fn renumber(&self, scope: &str, first: u64) -> Result<(), StoreError> {
         let write = || {
             self.connection
-                .prepare_cached("INSERT INTO undoings (scope, at, first) VALUES (?1, ?2, ?3)")?
+                .prepare_cached("INSERT INTO epoch_changes (scope, at, first) VALUES (?1, ?2, ?3)")?
                 .execute(params![scope, reader::bound(self.sequence), reader::bound(first)])?;
-            // One more than is remembered tells that there were more.
+            // One more than is remembered shows that there were more.
             self.connection
                 .prepare_cached(
-                    "DELETE FROM undoings WHERE scope = ?1 AND at NOT IN (
-                         SELECT at FROM undoings WHERE scope = ?1 ORDER BY at DESC LIMIT ?2)",
+                    "DELETE FROM epoch_changes WHERE scope = ?1 AND at NOT IN (
+                         SELECT at FROM epoch_changes WHERE scope = ?1 ORDER BY at DESC LIMIT ?2)",
                 )?
                 .execute(params![scope, reader::count(MOST_EPOCH_CHANGES + 1)])
         };

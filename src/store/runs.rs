@@ -1,4 +1,4 @@
-//! Which events each topic has: runs of sequences, many in a row. They are written behind the log,
+//! Which events each topic has: runs of sequences, many in a row. They are written after the log,
 //! as an entry for each event at its commit would touch a page of each topic again and again, which
 //! costs a busy hub as much as the events themselves. What came since is the tail: readers look at
 //! each event of it. Both follow from the log, and who reads them together reads them of one
@@ -12,8 +12,8 @@ use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::reader::bound;
-use super::{Topic, transact};
-use crate::market::event::Micros;
+use super::{TopicPosition, transact};
+use crate::market::time::Micros;
 
 /// Events of the tail from which on it is written, with the next commit. Reading a topic looks at
 /// all of them, some 0.1 us each; the more there are, the more each page takes that is written.
@@ -21,7 +21,7 @@ pub(super) const TAIL: usize = 8_192;
 /// Nor does it get older, in microseconds: where few events come, runs cost little and readers the
 /// more.
 pub(super) const TAIL_AGE: Micros = 1_000_000;
-/// Sequences of a run: whoever reads one of them reads all.
+/// Sequences of a run: reading one of them reads all.
 const RUN: usize = 1_024;
 /// Events put into runs in one transaction where a log has none yet.
 const PIECE: i64 = 65_536;
@@ -36,7 +36,7 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    /// Of an event behind all others. Once it is committed.
+    /// Of an event after all others. Once it is committed.
     pub(super) fn add(&mut self, topic: &Arc<str>, sequence: u64, now: Micros) {
         self.events += 1;
         self.since.get_or_insert(now);
@@ -57,7 +57,7 @@ impl Tail {
         self.events >= TAIL || age >= TAIL_AGE.unsigned_abs()
     }
 
-    /// Makes runs of it, within a transaction behind whose commit it is empty. `last`: of the log.
+    /// Makes runs of it, within a transaction after whose commit it is empty. `last`: of the log.
     pub(super) fn write(&self, connection: &Connection, last: u64) -> rusqlite::Result<()> {
         let topics = self.topics.iter().map(|(topic, sequences)| (&**topic, &sequences[..]));
         write(connection, topics, last)
@@ -88,7 +88,7 @@ fn put(connection: &Connection, topic: &str, run: &[u64]) -> rusqlite::Result<()
         .map(drop)
 }
 
-/// Puts all of the tail into runs, for who opens a log: whoever starts asks for many topics.
+/// Puts all of the tail into runs, for who opens a log: a start asks for many topics.
 pub(super) fn catch_up(connection: &Connection) -> rusqlite::Result<()> {
     loop {
         let after = indexed(connection)?;
@@ -129,7 +129,7 @@ pub(super) fn remove(connection: &Connection, topic: &str, sequence: u64) -> rus
     put(connection, topic, &run)
 }
 
-/// Sequences of some topics behind `after` and up to `until`, each with its topic's place, in the
+/// Sequences of some topics after `after` and up to `until`, each with its topic's place, in the
 /// log's order, at most `most`.
 pub(super) fn ascending(
     connection: &Connection,
@@ -157,7 +157,7 @@ pub(super) fn ascending(
             }
         }
         found.sort_unstable();
-        // All of the tail is behind all of the runs.
+        // All of the tail is after all of the runs.
         let span = (after.max(indexed), until);
         each_of_tail(connection, "ASC", span, |sequence, topic| {
             let places = topics.iter().enumerate().filter(|(_, one)| **one == topic);
@@ -203,7 +203,7 @@ pub(super) fn descending(
 }
 
 /// Every topic that has events, by name.
-pub(super) fn topics(connection: &Connection) -> rusqlite::Result<Vec<Topic>> {
+pub(super) fn topics(connection: &Connection) -> rusqlite::Result<Vec<TopicPosition>> {
     at_once(connection, || {
         let known = super::reader::topics(connection, "runs", "last")?;
         let mut all: BTreeMap<Box<str>, u64> =
@@ -215,7 +215,7 @@ pub(super) fn topics(connection: &Connection) -> rusqlite::Result<Vec<Topic>> {
             }
             true
         })?;
-        Ok(all.into_iter().map(|(name, last)| Topic { name, last }).collect())
+        Ok(all.into_iter().map(|(name, last)| TopicPosition { name, last }).collect())
     })
 }
 
@@ -299,7 +299,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_reads_back_and_one_that_is_broken_is_told() {
+    fn a_run_reads_back_and_a_broken_one_is_reported() {
         let runs: [&[u64]; 4] =
             [&[], &[0], &[1, 2, 129, 130, 16_514, 1 << 40], &[i64::MAX as u64, u64::MAX]];
         for run in runs {

@@ -15,12 +15,12 @@ use super::fault::{At, StoreError};
 /// Format of the tables. A migration raises it; a newer one than ours is not touched.
 const FORMAT: i64 = 1;
 const TABLES: &str = include_str!("../../config/migrations/sqlite/V1.sql");
-/// "Sprd": tells our databases from those of other programs.
+/// "Sprd": distinguishes our databases from those of other programs.
 const APPLICATION: i64 = 0x5370_7264;
 /// How long a writer waits for another process (a backup, a shell) to leave the lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
-/// A hub that was told to stop may need a moment to be gone, and a program that it has just started
-/// holds the lock until it has become that program.
+/// A hub that was asked to stop may need a moment to end. A program that it has just started holds
+/// the lock until it has become that program.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Statements kept prepared: more than this module has.
@@ -116,7 +116,7 @@ pub(super) fn epoch(path: &Path) -> Result<Option<Epoch>, StoreError> {
     log(path, &connection).map(|log| Some(log.epoch))
 }
 
-/// Renames a database that nobody has open, with what stands beside it. It is not removed: of a log
+/// Renames a database that nobody has open, with the files beside it. It is not removed: of a log
 /// that lost its end it may have what nobody else has.
 pub(super) fn set_aside(path: &Path, epoch: Epoch) -> Result<(), StoreError> {
     let named = |ending: &str| {

@@ -65,7 +65,8 @@ fn what_was_appended_is_there_after_reopening_in_the_same_epoch() {
     assert_eq!(store.read_topic("a", u64::MAX, 10).unwrap(), []);
     assert_eq!(store.file_progress("feeds").unwrap(), [progress(1, 9)]);
     assert_eq!(store.file_progress("other").unwrap(), []);
-    let topics = [Topic { name: "a".into(), last: 3 }, Topic { name: "b".into(), last: 2 }];
+    let topics =
+        [TopicPosition { name: "a".into(), last: 3 }, TopicPosition { name: "b".into(), last: 2 }];
     assert_eq!(store.topics().unwrap(), topics);
     assert_eq!(store.latest("a").unwrap().unwrap().sequence, 3);
     assert_eq!(store.latest("none").unwrap(), None);
@@ -136,7 +137,7 @@ impl Model {
         all.map(|(sequence, _)| *sequence).collect()
     }
 
-    fn assert_told(&self, store: &Store, random: &mut StdRng) {
+    fn assert_reads(&self, store: &Store, random: &mut StdRng) {
         let sequences = |all: Vec<Stored>| -> Vec<u64> {
             all.into_iter().map(|stored| stored.sequence).collect()
         };
@@ -169,7 +170,7 @@ impl Model {
         topics.sort_unstable();
         let topics = topics.iter().filter_map(|name| {
             let last = self.of(&[name], 0, u64::MAX).pop()?;
-            Some(Topic { name: (**name).into(), last })
+            Some(TopicPosition { name: (**name).into(), last })
         });
         assert_eq!(store.topics().unwrap(), topics.collect::<Vec<_>>());
     }
@@ -242,7 +243,7 @@ fn a_topic_is_read_from_its_runs_and_the_tail_as_if_it_were_alone_whatever_is_un
                     assert_eq!(store.tail_events(), kept + batch.len(), "seed {seed}");
                 }
             }
-            model.assert_told(&store, &mut random);
+            model.assert_reads(&store, &mut random);
         }
     }
     assert!(emptied > 9, "{emptied} tails were written by an append");
@@ -268,10 +269,10 @@ fn an_id_counts_once_within_a_batch_and_across_batches() {
 }
 
 #[test]
-fn each_event_of_a_large_batch_has_the_number_of_its_place_also_behind_a_gap() {
+fn each_event_of_a_large_batch_has_the_number_of_its_place_also_after_a_gap() {
     let (_folder, path) = folder();
     let mut next = 1;
-    // Killed twice: the numbering goes on behind what was reserved, far behind the newest row.
+    // Killed twice: the numbers continue after what was reserved, far after the newest row.
     for _ in 0..3 {
         let mut store = Store::open(&path).unwrap();
         let bodies: Vec<_> = (0..4 * ROWS).map(|place| place.to_string()).collect();
@@ -400,7 +401,7 @@ fn a_reader_sees_what_the_writer_committed() {
 }
 
 #[test]
-fn a_file_that_is_no_database_is_told_with_what_to_do() {
+fn a_file_that_is_no_database_is_refused_with_what_to_do() {
     let (_folder, path) = folder();
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(&path, "x".repeat(5_000)).unwrap();
@@ -411,7 +412,7 @@ fn a_file_that_is_no_database_is_told_with_what_to_do() {
 }
 
 #[test]
-fn a_torn_database_is_told_and_not_written_to() {
+fn a_torn_database_is_refused_and_not_written_to() {
     let (_folder, path) = folder();
     let mut store = Store::open(&path).unwrap();
     let large: Vec<_> = (0..200).map(|_| event("a", None, &"x".repeat(3_000))).collect();
@@ -464,7 +465,7 @@ fn a_store_that_was_replaced_is_not_taken_for_the_old_one() {
         fs::remove_file(path.with_extension(name)).unwrap();
     }
     assert!(store.reopen().unwrap_err().is_retryable(), "one that is gone may come back");
-    // Whoever puts another one there heeds no lock.
+    // A program that puts another one there ignores the lock.
     let other = path.with_file_name("other.db");
     Store::open(&other).unwrap().tidy().unwrap();
     fs::rename(&other, &path).unwrap();
@@ -472,7 +473,7 @@ fn a_store_that_was_replaced_is_not_taken_for_the_old_one() {
 }
 
 #[test]
-fn a_store_has_one_hub_at_a_time_and_the_second_is_told_which_file() {
+fn a_store_has_one_hub_at_a_time_and_the_error_of_the_second_names_the_file() {
     let (_folder, path) = folder();
     let store = Store::open(&path).unwrap();
     let error = Store::open(&path).unwrap_err();

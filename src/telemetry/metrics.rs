@@ -237,7 +237,7 @@ impl Everything {
         counter(encoder, "feed_cuts", "Times a feed was cut off its source", &labels, &cuts)?;
         let live = column(|feed| u64::from(feed.state == FeedState::Live));
         gauges(encoder, "feed_live", "1 while the feed is live", &labels, &live)?;
-        let behind = column(|feed| feed.behind);
+        let behind = column(|feed| feed.lag);
         let help = "Bytes, rows or records at the source that are not in the log yet";
         gauges(encoder, "feed_behind", help, &labels, &behind)
     }

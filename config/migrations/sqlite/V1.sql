@@ -105,11 +105,11 @@ CREATE TABLE undone (
     undone_by INTEGER NOT NULL
 ) STRICT;
 
--- What each removal means to the numbering of the topics that it touched.
-CREATE TABLE undoings (
+-- The epoch that each rollback or gap began, of each scope of topics that it touched.
+CREATE TABLE epoch_changes (
     scope TEXT NOT NULL,
     at INTEGER NOT NULL,
     first INTEGER NOT NULL,
     PRIMARY KEY (scope, at)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX undoings_at ON undoings (at);
+CREATE INDEX epoch_changes_at ON epoch_changes (at);

@@ -1,13 +1,13 @@
 //! A folder of `*.ndjson` files as a feed: each whole line is an event, and enters the log exactly
-//! once, also across `kill -9`. How far each file was read stands in the log, written in the same
+//! once, also across `kill -9`. How far each file was read is in the log, written in the same
 //! transaction as its lines.
 //!
 //! Followed are regular files directly in the folder whose names end in `.ndjson`; symlinks, FIFOs,
-//! folders and names that aren't UTF-8 are left alone and told in the feed's status. A line
+//! folders and names that aren't UTF-8 are left alone and named in the feed's status. A line
 //! without its newline waits for it.
 //!
 //! **Which file continues which stream of lines.** Of each stream the log keeps its device and
-//! inode, its name, the offset behind its last line, and a fingerprint of the first and of the last
+//! inode, its name, the offset after its last line, and a fingerprint of the first and of the last
 //! up to 256 bytes before that offset.
 //! - A file with a known inode that matches both fingerprints goes on from the offset, under any
 //!   name: a file that is rotated away is drained, also under a name that doesn't end in `.ndjson`,
@@ -16,7 +16,7 @@
 //!   it matches both fingerprints: an editor's save, a rename over it, a backup put back. While the
 //!   old file is still open, a new one that begins as it does replaces it too, read or not.
 //! - All else begins at 0, as a stream of its own: a new file, one that was truncated below the
-//!   offset or written anew, a copy.
+//!   offset or rewritten, a copy.
 //!
 //! What this can't know: lines appended to a file that was moved away before its first line was in
 //! the log, or that wasn't among the last 256 read when it left the folder; and lines lost in
@@ -59,7 +59,8 @@ const LULL: Duration = Duration::from_micros(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// The kernel tells; where it can't (network file systems, no watches left) it is polled too.
+    /// The kernel reports changes. Where it can't (network file systems, no watches left) the
+    /// folder is polled too.
     Watch,
     Poll,
 }
@@ -120,7 +121,7 @@ enum Left {
 struct Side {
     reading: Arc<Mutex<Reading>>,
     watch: Option<Watch>,
-    /// Why there is no watch, told once.
+    /// Why there is no watch, reported once.
     unwatched: Option<String>,
     warned_of_descriptors: bool,
 }
@@ -164,7 +165,7 @@ impl Files {
             }
         };
         backoff.reset();
-        // What can't be made is told by the first look at it.
+        // What can't be made is reported by the first look at it.
         drop(fs::create_dir_all(&self.config.path));
         let folder = Folder::new(&self.config.path, &self.name, progress);
         let mut side = Side {
@@ -216,7 +217,7 @@ impl Files {
                 if !blocked && folder.is_busy() {
                     continue;
                 }
-                self.statuses.behind(self.feed, folder.bytes_behind());
+                self.statuses.set_lag(self.feed, folder.unread_bytes());
                 // Not healthy where it is blocked, so of a healthy folder all is read.
                 reading.asleep = healthy;
                 reading.delivered = std::time::Instant::now();
@@ -228,17 +229,17 @@ impl Files {
         }
     }
 
-    /// Tells the board; whether all of the folder can be read.
+    /// Updates the status. Returns whether all of the folder can be read.
     fn report(&self, side: &mut Side, step: &Step) -> bool {
-        let (fault, behind, note, out_of_descriptors) = {
+        let (fault, lag, note, out_of_descriptors) = {
             let folder = &side.reading.lock().folder;
             let fault = step.fault.clone().or_else(|| folder.fault());
-            (fault, folder.bytes_behind(), folder.note(), folder.out_of_descriptors)
+            (fault, folder.unread_bytes(), folder.note(), folder.out_of_descriptors)
         };
-        self.statuses.behind(self.feed, behind);
+        self.statuses.set_lag(self.feed, lag);
         self.statuses.note(self.feed, note);
         if out_of_descriptors {
-            // What is live stays live; what can't be opened is behind, and says so there.
+            // What is live stays live; what can't be opened lags, and its status says so.
             if !side.warned_of_descriptors {
                 let folder = self.config.path.display();
                 tracing::warn!(%folder, "no file descriptor is left to read the feed: trying again");

@@ -10,13 +10,14 @@ use std::sync::Arc;
 
 use crate::ingest::feed_status::{At, Place};
 use crate::ingest::handle::Incoming;
-use crate::market::event::{MOST_LINE_BYTES, Refusal, renumbers};
+use crate::market::event::{MOST_LINE_BYTES, begins_epochs};
+use crate::market::refusal::Refusal;
 use crate::store::{FileProgress, Fingerprint};
 
 /// Read at a time: large enough that a 10 GB file costs few calls, small enough that others get
 /// their turn within a millisecond.
 pub(super) const CHUNK_BYTES: usize = 256 * 1024;
-/// Remembered of a file's beginning, and of what stands before the offset.
+/// Remembered of a file's beginning, and of the bytes before the offset.
 const FINGERPRINT_BYTES: u64 = 256;
 
 const _: () = assert!(CHUNK_BYTES < MOST_LINE_BYTES, "a line that outgrows a chunk is read again");
@@ -41,7 +42,7 @@ pub(super) struct Lines {
 impl Lines {
     /// Whether a line may come along.
     fn admits(&mut self, line: &[u8]) -> bool {
-        let alone = renumbers(line);
+        let alone = begins_epochs(line);
         let admitted = !self.closed && (self.all.is_empty() || !alone);
         self.closed |= alone;
         admitted
@@ -105,7 +106,7 @@ impl Stream {
 
     /// The same as [`Self::continues_in`], of bytes up to the offset that begin at `start`. Only a
     /// beginning that is not among them is read.
-    fn goes_on_behind(&self, file: &File, start: u64, before: &[u8]) -> io::Result<bool> {
+    fn continues_after(&self, file: &File, start: u64, before: &[u8]) -> io::Result<bool> {
         let FileProgress { head, tail, .. } = &self.progress;
         let Some(last) = before.len().checked_sub(tail.bytes as usize) else { return Ok(false) };
         if !is_print_of(tail, &before[last..]) {
@@ -138,7 +139,7 @@ impl Stream {
             }
             return self.skip(file, buffer, from, lines);
         }
-        // Also what stands before the offset: the new fingerprints are of bytes that were read
+        // Also the bytes before the offset: the new fingerprints are of bytes that were read
         // in one go with the lines.
         let start = self.progress.offset.saturating_sub(FINGERPRINT_BYTES);
         let before = usize::try_from(self.progress.offset - start).map_err(io::Error::other)?;
@@ -147,7 +148,7 @@ impl Stream {
             buffer.resize(before + want, 0);
             let got = read_at(file, buffer, start, size)?;
             let Some(got) = got.checked_sub(before) else { return Ok(Read::Another) };
-            if !self.goes_on_behind(file, start, &buffer[..before])? {
+            if !self.continues_after(file, start, &buffer[..before])? {
                 return Ok(Read::Another);
             }
             let window = &buffer[before..before + got];
@@ -198,7 +199,7 @@ impl Stream {
         from: u64,
         lines: &mut Lines,
     ) -> io::Result<Read> {
-        // The line is longer than a fingerprint, so what stands before is of the line.
+        // The line is longer than a fingerprint, so the bytes before are of the line.
         let start = from - FINGERPRINT_BYTES;
         let before = FINGERPRINT_BYTES as usize;
         buffer.resize(before + CHUNK_BYTES, 0);
@@ -220,7 +221,7 @@ impl Stream {
         Ok(Read::Lines { more: true })
     }
 
-    /// Puts the offset behind a window of whole lines that begins at `start`.
+    /// Puts the offset after a window of whole lines that begins at `start`.
     fn advance(&mut self, start: u64, window: &[u8]) {
         if start == 0 {
             self.progress.head =
@@ -290,7 +291,7 @@ fn is_print_of(print: &Fingerprint, bytes: &[u8]) -> bool {
 }
 
 fn fingerprint(bytes: &[u8]) -> Fingerprint {
-    // FNV-1a: stable over builds, as it stands in the store.
+    // FNV-1a: stable over builds, as the store contains it.
     let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });

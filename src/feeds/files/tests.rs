@@ -16,7 +16,8 @@ use super::*;
 use crate::ingest::feed_status::{FeedState, FeedStatus};
 use crate::ingest::handle::Incoming;
 use crate::ingest::sequencer::tests::Hub;
-use crate::market::event::{MOST_LINE_BYTES, Refusal};
+use crate::market::event::MOST_LINE_BYTES;
+use crate::market::refusal::Refusal;
 use crate::store::{NewEvent, Progress, Store};
 
 /// A folder, its log and no thread: what the feed does, one step at a time.
@@ -99,7 +100,7 @@ fn files_are_read_in_name_order_and_only_whole_lines() {
 }
 
 #[test]
-fn after_a_crash_each_file_goes_on_behind_its_last_committed_line() {
+fn after_a_crash_each_file_continues_after_its_last_committed_line() {
     let mut bench = Bench::new();
     bench.append("a.ndjson", "1\n2\n");
     bench.drain();
@@ -156,7 +157,7 @@ fn a_file_that_is_moved_out_or_removed_is_drained_while_it_is_open() {
 }
 
 #[test]
-fn an_editors_save_goes_on_and_a_changed_beginning_is_read_anew() {
+fn an_editors_save_continues_and_a_changed_beginning_is_read_again() {
     let mut bench = Bench::new();
     bench.append("a.ndjson", "1\n2\n");
     bench.drain();
@@ -305,7 +306,7 @@ fn a_line_that_undoes_blocks_comes_by_itself_and_in_its_place() {
         let text = |one: &Incoming| String::from_utf8(one.line.clone().unwrap()).unwrap();
         batches.push(turn.lines.iter().map(text).collect());
         bench.commit(turn);
-        // Each is behind what was committed, so nothing is read twice or left out.
+        // Each is after what was committed, so nothing is read twice or left out.
         bench.crash();
         bench.folder.look(Ring::Scan).unwrap();
     }
@@ -491,7 +492,7 @@ impl Running {
         }
     }
 
-    /// Ends it and tells how many events its log has.
+    /// Ends it and returns how many events its log has.
     async fn end(self) -> (TempDir, usize) {
         self.stop.cancel();
         self.task.await.unwrap();
@@ -599,8 +600,8 @@ fn an_unreadable_file_halts_the_feed_names_itself_and_others_flow() {
             .gid(NOBODY)
             .output()
             .unwrap();
-        let told = String::from_utf8_lossy(&done.stdout);
-        assert!(done.status.success() && told.contains("1 passed"), "{told}");
+        let output = String::from_utf8_lossy(&done.stdout);
+        assert!(done.status.success() && output.contains("1 passed"), "{output}");
         return;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();

@@ -30,12 +30,14 @@ pub use self::producer::{LONGEST_WRITE, Outgoing, ProduceError, Producer};
 use super::session::{self, Remote};
 use crate::ingest::feed_status::{At, FeedId, FeedStatuses, Place};
 use crate::ingest::handle::{self, Incoming, IngestHandle};
-use crate::market::event::{MOST_LINE_BYTES, Refusal, renumbers, time_text};
+use crate::market::event::{MOST_LINE_BYTES, begins_epochs};
+use crate::market::refusal::Refusal;
+use crate::market::time::time_text;
 
 /// Records of a batch, and bytes of their values but for the last one's.
 const BATCH_RECORDS: usize = 1_024;
 const BATCH_BYTES: usize = 1 << 20;
-/// Of what is told of partitions that lack what was to be read of them: the newest.
+/// Of the reports of partitions that lack what was to be read of them: the newest.
 const MOST_NOTES: usize = 3;
 /// Without a record for so long, whether the brokers still answer is looked after.
 const LOOK: Duration = Duration::from_secs(1);
@@ -127,7 +129,7 @@ impl Records {
     }
 }
 
-/// What there is to tell of the partitions while the feed is live.
+/// What there is to report of the partitions while the feed is live.
 #[derive(Default)]
 struct Notes {
     elsewhere: Option<String>,
@@ -136,7 +138,7 @@ struct Notes {
 }
 
 impl Feed {
-    /// Reads until it has to begin anew. `healthy`: all that was there has been read.
+    /// Reads until it has to begin again. `healthy`: all that was there has been read.
     async fn session(&self, healthy: &mut bool) -> Result<Infallible, Cut> {
         let consumer = brokers::connect(&self.config).map_err(PartitionsError::from)?;
         let ended = self.read(&consumer, healthy).await;
@@ -153,14 +155,14 @@ impl Feed {
         let mut claimed = Instant::now();
         for (place, one) in self.remote.claim(&names).await?.iter().enumerate() {
             if let Some(gap) = partitions.begin(place, one, consumer)? {
-                self.tell(gap, &partitions).await?;
+                self.report_gap(gap, &partitions).await?;
             }
         }
         self.notes.borrow_mut().elsewhere = partitions.elsewhere();
         self.show_notes();
         partitions.assign(consumer)?;
         let mut looked = Instant::now();
-        // Once they do again, what is behind each offset has to be proven anew.
+        // Once they do again, what is after each offset has to be proven again.
         let mut answers = true;
         // One for all: each takes a lock when it begins and when it ends.
         let mut stream = consumer.stream();
@@ -199,7 +201,7 @@ impl Feed {
                     return Err(Cut::Again);
                 }
             }
-            self.remote.behind(partitions.behind());
+            self.remote.set_lag(partitions.lag());
             if answers && partitions.are_read() {
                 self.remote.caught_up();
                 *healthy = true;
@@ -275,17 +277,17 @@ impl Feed {
                 tracing::warn!("{note}");
                 self.note(note);
             }
-            Met::Behind(gap) => {
+            Met::AfterGap(gap) => {
                 self.send(std::mem::take(records), partitions).await?;
-                self.tell(gap, partitions).await?;
+                self.report_gap(gap, partitions).await?;
             }
             Met::Other(gap) => {
                 self.send(std::mem::take(records), partitions).await?;
-                self.tell(gap, partitions).await?;
+                self.report_gap(gap, partitions).await?;
                 return Err(Cut::Again);
             }
         }
-        if !record.line.as_deref().is_ok_and(renumbers) {
+        if !record.line.as_deref().is_ok_and(begins_epochs) {
             records.add(record, partitions);
             return Ok(());
         }
@@ -311,8 +313,8 @@ impl Feed {
         self.remote.send(lines, positions.into_iter()).await
     }
 
-    /// Tells everyone that records are lost, with the progress that goes over them.
-    async fn tell(&self, gap: Gap, partitions: &Partitions) -> Result<(), Cut> {
+    /// Publishes that records are lost, with the progress that goes over them.
+    async fn report_gap(&self, gap: Gap, partitions: &Partitions) -> Result<(), Cut> {
         let Gap { place, next, reason } = gap;
         tracing::warn!("{reason}");
         let partition = partitions.get(place);

@@ -1,5 +1,5 @@
 //! Which partitions there are, from where each is read and how far it is. Where the log's offset is
-//! not what the brokers have (a topic that was made anew, records that retention or compaction
+//! not what the brokers have (a topic that was recreated, records that retention or compaction
 //! removed before they were read) is found out here: a [`Gap`].
 
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::brokers::{self, Consumer};
 use crate::ingest::handle::Lease;
 use crate::store::FeedPosition;
 
-/// Far more often than a topic is ever made anew, far less than two clusters' epochs are apart.
+/// Far more often than a topic is ever recreated, far less than two clusters' epochs are apart.
 const MOST_REMADE: u64 = 1 << 32;
 
 #[derive(Debug, Error)]
@@ -55,13 +55,13 @@ pub(super) struct Partition {
     feed: Box<str>,
     /// Of each record's place.
     pub(super) source: Arc<str>,
-    /// Of the cluster, the topic and how often it was made anew.
+    /// Of the cluster, the topic and how often it was recreated.
     epoch: u64,
     /// This hub reads it. Where several share a log one of them does.
     ours: bool,
     /// The next offset.
     next: u64,
-    /// The offset behind its newest record, when that was last asked.
+    /// The offset after its newest record, when that was last asked.
     end: u64,
     /// Its end was reached since the session began.
     read: bool,
@@ -70,16 +70,16 @@ pub(super) struct Partition {
     /// The record before `next` has this [`mark`], if the topic is still the same; it is read once
     /// more.
     proof: Option<u64>,
-    /// Whether compaction removes records; `None` where the brokers do not tell.
+    /// Whether compaction removes records; `None` where the brokers do not say.
     compacted: Option<bool>,
-    /// It was told in this session that offsets are missing.
-    told_missing: bool,
+    /// It was reported in this session that offsets are missing.
+    reported_missing: bool,
 }
 
-/// Records that nobody can tell any more.
+/// Records that are lost.
 pub(super) struct Gap {
     pub(super) place: usize,
-    /// The offset behind it.
+    /// The offset after it.
     pub(super) next: u64,
     /// For people.
     pub(super) reason: String,
@@ -91,9 +91,9 @@ pub(super) enum Met {
     Next,
     /// It is the last one of before, as it was.
     Known,
-    /// It is the next one, behind records that are lost.
-    Behind(Gap),
-    /// It is the next one, behind some that may be lost; what to tell of them, once a session.
+    /// It is the next one, after records that are lost.
+    AfterGap(Gap),
+    /// It is the next one, after some that may be lost; what to report of them, once a session.
     Unclear(String),
     /// It is not of the topic that was read before: that has to be read from its start.
     Other(Gap),
@@ -144,7 +144,7 @@ impl Partitions {
                     low: 0,
                     proof: None,
                     compacted,
-                    told_missing: false,
+                    reported_missing: false,
                 });
             }
         }
@@ -185,7 +185,7 @@ impl Partitions {
                 own.next = low;
                 None
             }
-            // Each time the topic is made anew the epoch rises by one.
+            // Each time the topic is recreated the epoch rises by one.
             Some(known) if known.epoch.wrapping_sub(own.epoch) >= MOST_REMADE => {
                 own.next = low;
                 Some(format!(
@@ -195,7 +195,7 @@ impl Partitions {
             }
             Some(known) if known.position > high => {
                 own.epoch = known.epoch;
-                Some(own.made_anew())
+                Some(own.recreated())
             }
             Some(known) => {
                 own.epoch = known.epoch;
@@ -231,7 +231,7 @@ impl Partitions {
             .then(|| format!("another hub reads {others} of the {} partitions", self.all.len()))
     }
 
-    /// The oldest offset there is, and the one behind the newest.
+    /// The oldest offset there is, and the one after the newest.
     fn watermarks(&self, place: usize, consumer: &Consumer) -> Result<(u64, u64), PartitionsError> {
         let own = &self.all[place];
         let (low, high) = consumer.fetch_watermarks(&own.topic, own.number, self.deadline)?;
@@ -256,7 +256,7 @@ impl Partitions {
             if mark() == proof {
                 return Met::Known;
             }
-            let reason = own.made_anew();
+            let reason = own.recreated();
             return Met::Other(Gap { place, next: own.next, reason });
         }
         let missing = offset.saturating_sub(own.next);
@@ -273,19 +273,19 @@ impl Partitions {
             let reason = format!(
                 "compaction took offsets {first} to {last} of {source} before they were read"
             );
-            return Met::Behind(Gap { place, next: offset, reason });
+            return Met::AfterGap(Gap { place, next: offset, reason });
         }
-        if std::mem::replace(&mut own.told_missing, true) {
+        if std::mem::replace(&mut own.reported_missing, true) {
             return Met::Next;
         }
         Met::Unclear(format!(
             "{source} has no offsets {first} to {last}: they mark transactions, or compaction took them \
-             before they were read, which the brokers refuse to tell"
+             before they were read, which the brokers do not say"
         ))
     }
 
     /// The end of a partition was reached. Which topic's is not said; and where the last offsets
-    /// are a transaction's marks nothing else tells.
+    /// are a transaction's marks nothing else shows.
     pub(super) fn ended(&mut self, number: i32) {
         self.all.iter_mut().filter(|one| one.number == number).for_each(|one| one.read = true);
     }
@@ -296,7 +296,7 @@ impl Partitions {
     }
 
     /// Records that are not read yet, as far as is known.
-    pub(super) fn behind(&self) -> u64 {
+    pub(super) fn lag(&self) -> u64 {
         self.all.iter().map(|one| one.end.saturating_sub(one.next)).sum()
     }
 
@@ -330,13 +330,13 @@ impl Partitions {
 }
 
 impl Partition {
-    /// As it stands in the log when all before `next` is read.
+    /// As the log contains it when all before `next` is read.
     pub(super) fn position(&self, next: u64, mark: Option<u64>) -> FeedPosition {
         FeedPosition { feed: self.feed.clone(), epoch: self.epoch, position: next, mark }
     }
 
     /// Goes on with the topic of this name that there is now; what an operator has to know.
-    fn made_anew(&mut self) -> String {
+    fn recreated(&mut self) -> String {
         self.epoch = self.epoch.wrapping_add(1);
         (self.next, self.proof) = (self.low, None);
         format!("{} was created again, or lost its end: read from its start", self.source)

@@ -2,7 +2,7 @@
 //! answered once the hub's own log has the record, which the feed brings back like any other; so
 //! that a line is known again it has an id.
 //!
-//! The producer is idempotent, and gives a record up before its client is told that it did not get
+//! The producer is idempotent, and gives a record up before its client receives that it did not get
 //! through in time. One that is asked again under its id may stand in Kafka twice and counts once.
 
 use std::sync::Arc;
@@ -73,7 +73,7 @@ pub struct Producer {
     /// Of the hub's log.
     readers: Arc<LogReaders>,
     tracker: TaskTracker,
-    /// Made when first needed, and anew where librdkafka gave it up.
+    /// Made when first needed, and again where librdkafka gave it up.
     client: Mutex<Option<FutureProducer<Connections>>>,
     failing: AtomicBool,
 }
@@ -205,7 +205,7 @@ impl Producer {
 /// What is passed on, and what makes each record count once, within its time, in bounded memory.
 fn settings(config: &KafkaConfig) -> ClientConfig {
     let mut client = brokers::client(config);
-    // As Java's clients do, so that a market's records are in one partition whoever writes them.
+    // As Java's clients do, so that a market's records are in one partition for every writer.
     if client.get("partitioner").is_none() {
         client.set("partitioner", "murmur2_random");
     }
@@ -342,12 +342,12 @@ mod tests {
         let record = producer.outgoing(line).unwrap();
         let written = tokio::time::timeout(LONGEST_WRITE, producer.write(&[record])).await;
         assert!(matches!(written, Ok(Err(ProduceError::Unsure(_)))), "{written:?}");
-        assert!(producer.waiters.is_empty(), "who has given up leaves nothing behind");
+        assert!(producer.waiters.is_empty(), "a client that gave up leaves no waiter");
     }
 
     /// No real broker can be made to say what ends a producer: it would be a bug of either.
     #[tokio::test]
-    async fn a_producer_that_librdkafka_gave_up_is_made_anew() {
+    async fn a_producer_that_librdkafka_gave_up_is_replaced() {
         let producer = with(vec![("test.mock.num.brokers".to_owned(), "1".to_owned())]);
         let client = producer.client().unwrap();
         let brokers = client.client().mock_cluster().unwrap();

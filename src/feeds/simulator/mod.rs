@@ -2,17 +2,19 @@
 //! quiet spells, around a price that returns to where it began. Seeded, pure, and written as the
 //! same lines that every other feed brings, so that it goes the same way. No clock, no task.
 
+mod lines;
+mod listed;
 mod resting_orders;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
+use self::listed::{LISTED, Listed};
 use self::resting_orders::RestingOrders;
-use crate::market::event::{Micros, Side, time_text};
-use crate::market::fixed;
+use crate::market::levels::Side;
+use crate::market::time::{Micros, time_text};
 
 pub use self::resting_orders::ACCOUNT;
 
@@ -49,77 +51,7 @@ const MOOD_STEPS: std::ops::Range<u64> = 40..400;
 /// A draw that meets only markets at rest takes the last of them.
 const MOST_DRAWS: usize = 16;
 
-/// What makes a market one of its kind. Prices are in ticks and sizes in lots everywhere here but
-/// in what is written.
-struct Listed {
-    base: &'static str,
-    quote: &'static str,
-    price_decimals: u8,
-    size_decimals: u8,
-    /// The step of a price, in units of its last decimal.
-    tick: u64,
-    /// The step of a size, in units of its last decimal.
-    lot: u64,
-    start: u64,
-    typical_size: u64,
-    /// How often it moves beside the others.
-    tempo: u64,
-    /// Told order by order, so that others' orders have a place in its book; else by levels.
-    by_orders: bool,
-}
-
-const LISTED: [Listed; 4] = [
-    Listed {
-        base: "ERG",
-        quote: "USD",
-        price_decimals: 4,
-        size_decimals: 8,
-        tick: 1,
-        lot: 1_000_000,
-        start: 8_500,
-        typical_size: 25_000,
-        tempo: 6,
-        by_orders: false,
-    },
-    Listed {
-        base: "SIGUSD",
-        quote: "ERG",
-        price_decimals: 6,
-        size_decimals: 2,
-        tick: 100,
-        lot: 10,
-        start: 11_800,
-        typical_size: 5_000,
-        tempo: 3,
-        by_orders: false,
-    },
-    Listed {
-        base: "SPF",
-        quote: "ERG",
-        price_decimals: 8,
-        size_decimals: 6,
-        tick: 500,
-        lot: 1_000_000,
-        start: 2_500,
-        typical_size: 4_000,
-        tempo: 1,
-        by_orders: false,
-    },
-    Listed {
-        base: "RSN",
-        quote: "ERG",
-        price_decimals: 6,
-        size_decimals: 3,
-        tick: 10,
-        lot: 1_000,
-        start: 7_200,
-        typical_size: 1_500,
-        tempo: 2,
-        by_orders: true,
-    },
-];
-
-/// Most orders that a run leaves behind.
+/// Most orders that a run leaves open.
 pub const MOST_RESTING: usize = 2 * DEEPEST * MOST_MARKETS as usize;
 
 /// The tempo that moves at each draw of a burst.
@@ -240,7 +172,7 @@ impl Simulator {
         format!("sim-{}", self.started)
     }
 
-    /// One step of one market: a `book.delta` behind the `trade` events that made it, or what
+    /// One step of one market: a `book.delta` after the `trade` events that made it, or what
     /// happened to its orders.
     pub fn next_lines(&mut self, now: Micros) -> Vec<String> {
         let Some(chosen) = self.choose() else { return Vec::new() };
@@ -255,8 +187,8 @@ impl Simulator {
             market.orders = Some(orders);
             return lines;
         }
-        let told = changes.trades.iter().zip(&trades);
-        let mut lines: Vec<_> = told.map(|(trade, id)| market.trade(id, trade, &time)).collect();
+        let trades = changes.trades.iter().zip(&trades);
+        let mut lines: Vec<_> = trades.map(|(trade, id)| market.trade(id, trade, &time)).collect();
         lines.push(market.levels("book.delta", &changes.bids, &changes.asks, &time));
         lines
     }
@@ -341,7 +273,7 @@ impl Market {
         changes
     }
 
-    /// The likelier upwards the lower it stands.
+    /// The likelier upwards the lower it is.
     fn walk(&mut self, random: &mut SmallRng) {
         let start = self.listed.start;
         let range = start / WALK_RANGE;
@@ -354,7 +286,7 @@ impl Market {
         };
     }
 
-    /// Whoever moved the price took all that stood in its way.
+    /// The move took all levels in its way.
     fn fill_crossed(&mut self, changes: &mut Changes) {
         let bids: Vec<_> = self.bids.range(self.touch + 1..).rev().map(both).collect();
         let asks: Vec<_> = self.asks.range(..=self.touch).map(both).collect();
@@ -380,7 +312,7 @@ impl Market {
         self.set(maker, price, standing - size, changes);
     }
 
-    /// Keeps each side between its fewest and its most levels: new ones go behind the last,
+    /// Keeps each side between its fewest and its most levels: new ones go after the last,
     /// the last ones go.
     fn refill(&mut self, random: &mut SmallRng, changes: &mut Changes) {
         for side in [Side::Buy, Side::Sell] {
@@ -423,64 +355,6 @@ impl Market {
         };
         changed.insert(price, size);
     }
-
-    fn definition(&self, time: &str) -> String {
-        let Self { name, base, listed, .. } = self;
-        let Listed { quote, price_decimals, size_decimals, .. } = listed;
-        let (tick, lot) = (self.price(1), self.size(1));
-        format!(
-            r#"{{"kind":"market","market":"{name}","base":"{base}","quote":"{quote}","priceDecimals":{price_decimals},"sizeDecimals":{size_decimals},"tickSize":"{tick}","lotSize":"{lot}","status":"ACTIVE","time":"{time}"}}"#
-        )
-    }
-
-    fn trade(&self, id: &str, trade: &Trade, time: &str) -> String {
-        let taker = trade.taker.name();
-        let (price, size) = (self.price(trade.price), self.size(trade.size));
-        format!(
-            r#"{{"kind":"trade","market":"{}","id":"{id}","price":"{price}","size":"{size}","takerSide":"{taker}","time":"{time}"}}"#,
-            self.name
-        )
-    }
-
-    fn price(&self, ticks: u64) -> String {
-        fixed::format(u128::from(ticks * self.listed.tick), self.listed.price_decimals)
-    }
-
-    fn size(&self, lots: u64) -> String {
-        fixed::format(u128::from(lots * self.listed.lot), self.listed.size_decimals)
-    }
-
-    fn snapshot(&self, time: &str) -> String {
-        self.levels("book.snapshot", &self.bids, &self.asks, time)
-    }
-
-    /// Best first on both sides, as a person reads a book.
-    fn levels(
-        &self,
-        kind: &str,
-        bids: &BTreeMap<u64, u64>,
-        asks: &BTreeMap<u64, u64>,
-        time: &str,
-    ) -> String {
-        let mut line = format!(r#"{{"kind":"{kind}","market":"{}","bids":["#, self.name);
-        self.write_levels(&mut line, bids.iter().rev());
-        line.push_str(r#"],"asks":["#);
-        self.write_levels(&mut line, asks.iter());
-        let _ = write!(line, r#"],"time":"{time}"}}"#);
-        line
-    }
-
-    fn write_levels<'a>(
-        &self,
-        line: &mut String,
-        levels: impl Iterator<Item = (&'a u64, &'a u64)>,
-    ) {
-        for (place, (price, size)) in levels.enumerate() {
-            let comma = if place == 0 { "" } else { "," };
-            let (price, size) = (self.price(*price), self.size(*size));
-            let _ = write!(line, r#"{comma}["{price}","{size}"]"#);
-        }
-    }
 }
 
 fn both((price, size): (&u64, &u64)) -> (u64, u64) {
@@ -497,6 +371,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::market::fixed;
 
     const NOW: Micros = 1_700_000_000_000_000;
 
@@ -508,7 +383,7 @@ mod tests {
         lot: u128,
         bids: BTreeMap<u128, u128>,
         asks: BTreeMap<u128, u128>,
-        /// By id: side, price and what is left, where it is told order by order.
+        /// By id: side, price and what is left, where it is published order by order.
         orders: BTreeMap<String, (bool, u128, u128)>,
         trades: u64,
         lowest: u128,
@@ -531,7 +406,7 @@ mod tests {
             self.lot = self.number(&event["lotSize"], self.decimals.1, 1);
         }
 
-        /// A trade is at the maker's best price and takes no more than stands there.
+        /// A trade is at the maker's best price and takes no more than its size.
         fn trade(&mut self, event: &serde_json::Value) {
             let price = self.number(&event["price"], self.decimals.0, self.tick);
             let size = self.number(&event["size"], self.decimals.1, self.lot);
@@ -581,7 +456,7 @@ mod tests {
             self.highest = self.highest.max(bid);
         }
 
-        /// One order a price, and a fill behind its trade, which has taken the level down already.
+        /// One order a price, and a fill after its trade, which has taken the level down already.
         fn order(&mut self, event: &serde_json::Value) {
             let id = event["order"].as_str().unwrap().to_owned();
             let number = |field: &str, decimals, step| self.number(&event[field], decimals, step);

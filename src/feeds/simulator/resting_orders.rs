@@ -1,15 +1,15 @@
-//! A simulated book as single orders: one stands at each price, and what a step does to the levels
+//! A simulated book as single orders: one rests at each price, and what a step does to the levels
 //! becomes what happened to orders.
 
 use std::collections::BTreeMap;
 
 use super::{Changes, Market, Trade};
-use crate::market::event::Side;
+use crate::market::levels::Side;
 
 /// Whose orders they are.
 pub const ACCOUNT: &str = "simulator";
 
-/// What stands, by price.
+/// The resting orders, by price.
 #[derive(Default)]
 pub(super) struct RestingOrders {
     bids: BTreeMap<u64, Order>,
@@ -24,7 +24,7 @@ struct Order {
 
 impl RestingOrders {
     /// The step's events: fills with their trades, then cancels, then new orders, so that the book
-    /// is never crossed in between. `run` tells the orders of this run from those of earlier ones.
+    /// is never crossed in between. `run` distinguishes the orders of this run from earlier ones.
     pub(super) fn follow(
         &mut self,
         market: &Market,

@@ -191,13 +191,13 @@ impl Search {
 
 #[cfg(test)]
 mod tests {
-    use crate::market::event::trades_topic;
+    use crate::market::topic::Topic;
     use crate::store::{NewEvent, Store};
 
     use super::*;
 
     fn search(after: u64, first: usize, read_at_once: usize) -> Search {
-        Search { topic: trades_topic("A-B"), after, first, read_at_once }
+        Search { topic: Topic::Trades("A-B").name(), after, first, read_at_once }
     }
 
     /// Trades of two markets in turn, at a time that is their number in the log.
@@ -208,11 +208,11 @@ mod tests {
         let events: Vec<_> = (1..=events)
             .map(|number| {
                 let market = if number.is_multiple_of(2) { "A-B" } else { "C-D" };
-                let time = crate::market::event::time_text(number as i64);
+                let time = crate::market::time::time_text(number as i64);
                 let body = format!(
                     r#"{{"kind":"trade","market":"{market}","price":"1","size":"1","time":"{time}"}}"#
                 );
-                let topic = trades_topic(market);
+                let topic = Topic::Trades(market).name();
                 NewEvent { topic, body: body.into(), ..NewEvent::default() }
             })
             .collect();

@@ -9,7 +9,7 @@ use spreadly_subscriptions::{Epoch, Position};
 use crate::graphql::errors::{fault, limit_exceeded};
 use crate::graphql::types::scalars::Cursor;
 use crate::live::{LogCursor, log_topics};
-use crate::market::epochs::{CursorEpoch, EpochHistory};
+use crate::market::epochs::{EpochHistory, ResumeFrom};
 
 /// Nodes in a page: what a client can take in at once.
 const MOST_PER_PAGE: usize = 1_000;
@@ -69,16 +69,14 @@ impl List {
         let requested = LogCursor::decode(&after.0, self.topics)
             .map_err(|error| fault("BAD_REQUEST", &error.to_string()))?
             .position;
-        let (message, floor) = match self.epochs.cursor_epoch(&requested) {
-            CursorEpoch::Current => return Ok(requested.sequence),
-            CursorEpoch::Superseded { undone } if requested.sequence < undone => {
-                return Ok(requested.sequence);
+        // A page may begin after the last event: it is empty.
+        let (message, floor) = match self.epochs.resume(&requested, u64::MAX) {
+            ResumeFrom::After(sequence) => return Ok(sequence),
+            ResumeFrom::RolledBack { valid } if valid == requested.sequence => return Ok(valid),
+            ResumeFrom::RolledBack { valid } => {
+                ("blocks were removed: discard what is after `floor`, and list from there", valid)
             }
-            CursorEpoch::Superseded { undone } => (
-                "blocks were removed: discard what is after `floor`, and list from there",
-                undone - 1,
-            ),
-            CursorEpoch::Unknown => ("the epoch is new: list from the start", 0),
+            ResumeFrom::Start => ("the epoch is new: list from the start", 0),
         };
         let position = |position: Position| {
             let Position { epoch, sequence } = position;

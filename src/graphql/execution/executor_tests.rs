@@ -10,7 +10,9 @@ use crate::graphql::execution::encoder::Encoder;
 use crate::graphql::identity::Audience;
 use crate::live::Live;
 use crate::live::LiveFrame;
-use crate::market::event::{Applied, Effect, LevelChange, MarketDefinition, MarketStatus, Side};
+use crate::market::definition::{MarketDefinition, MarketStatus};
+use crate::market::effect::{Applied, Effect};
+use crate::market::levels::{LevelChange, Side};
 use crate::store::LogReaders;
 
 const MARKET: &str = "ERG-USD";

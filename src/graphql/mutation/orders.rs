@@ -18,9 +18,14 @@ use crate::graphql::query::{live, read_in_turn};
 use crate::graphql::types::market::Side;
 use crate::graphql::types::order::{Order, OrderType, stored_order};
 use crate::graphql::types::scalars::{Cursor, DateTime, Decimal, UInt64};
-use crate::market::event::{self, MOST_ID_BYTES, Micros, Refusal, time_text};
-use crate::market::orders::{self, orders_topic};
+use crate::market::definition::MarketDefinition;
+use crate::market::event::MOST_ID_BYTES;
+use crate::market::levels;
+use crate::market::orders;
+use crate::market::refusal::Refusal;
 use crate::market::rules::{self, RuleBroken, Wish};
+use crate::market::time::{Micros, time_text};
+use crate::market::topic::Topic;
 use crate::store::OrderQuery;
 
 /// Longest `clientId`, in bytes: with the account's it makes the id of an event.
@@ -244,7 +249,7 @@ impl Wanted {
 
     fn line(&self) -> String {
         let order = format!("{:032x}", rand::random::<u128>());
-        let side = event::Side::from(self.input.side).name();
+        let side = levels::Side::from(self.input.side).name();
         let order_type = match self.order_type {
             OrderType::Limit => "LIMIT",
             OrderType::Market => "MARKET",
@@ -306,7 +311,7 @@ fn cancellation(order: &orders::Order, reason: Option<&str>, now: Micros) -> Str
     event.to_string()
 }
 
-fn known_market(ctx: &Context<'_>, market: &str) -> Result<Arc<event::MarketDefinition>> {
+fn known_market(ctx: &Context<'_>, market: &str) -> Result<Arc<MarketDefinition>> {
     live(ctx)?.definition(market).ok_or_else(|| fault("NOT_FOUND", "there is no market of this id"))
 }
 
@@ -322,7 +327,7 @@ fn position(ctx: &Context<'_>, account: &str, sequence: u64) -> Result<(ID, Curs
 }
 
 fn list(ctx: &Context<'_>, account: &str) -> Result<List> {
-    let topic = orders_topic(None, Some(account));
+    let topic = Topic::Orders { market: None, account: Some(account) }.name();
     Ok(List::new(&topic, live(ctx)?.epochs(&topic)))
 }
 

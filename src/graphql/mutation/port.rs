@@ -7,8 +7,8 @@ use async_graphql::Error;
 use futures_util::future::BoxFuture;
 
 use crate::graphql::errors::fault;
-use crate::market::event::Refusal;
 use crate::market::orders::OrderUpdate;
+use crate::market::refusal::Refusal;
 
 /// What became of lines that a mutation wrote. What was accepted stands in the log, and who follows
 /// its topics was told.

@@ -13,7 +13,8 @@ use crate::graphql::errors::{checked_topic, fault, internal, state};
 use crate::graphql::query::{live, read_in_turn};
 use crate::graphql::types::scalars::{Cursor, Json, UInt64};
 use crate::live::{ItemBody, item};
-use crate::market::event::{MOST_ID_BYTES, MOST_LINE_BYTES, time_text};
+use crate::market::event::{MOST_ID_BYTES, MOST_LINE_BYTES};
+use crate::market::time::time_text;
 
 /// The published event's position in the log.
 #[derive(SimpleObject)]

@@ -13,9 +13,9 @@ use super::feed::FeedState;
 use super::head::{BookSpeed, SnapshotReason};
 use super::scalars::{Cursor, DateTime, Decimal, UInt32, UInt64};
 use crate::live;
-use crate::market::book::Level;
-use crate::market::event::MarketDefinition;
+use crate::market::definition::MarketDefinition;
 use crate::market::fixed;
+use crate::market::levels::Level;
 use crate::pool::give_way;
 
 /// One price level of a book.

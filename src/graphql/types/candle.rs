@@ -15,8 +15,9 @@ use crate::graphql::limits::{DEFAULT_CANDLES, MOST_CANDLES};
 use crate::graphql::query::{live, read};
 use crate::live::{self, age_ms};
 use crate::market::candles::{self, format_wide};
-use crate::market::event::{MarketDefinition, Micros};
+use crate::market::definition::MarketDefinition;
 use crate::market::fixed;
+use crate::market::time::Micros;
 use crate::store::CandleSpan;
 
 /// The length of a candle. Buckets begin at multiples of it since 1970-01-01 00:00 UTC.

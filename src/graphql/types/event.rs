@@ -8,7 +8,9 @@ use super::feed::FeedState;
 use super::head::{BookSpeed, SnapshotReason};
 use super::scalars::{Cursor, DateTime, Json, UInt64};
 use crate::live::{self, Item, ItemBody, LogFrame};
-use crate::market::event::{Message, Micros};
+use crate::market::event::Message;
+use crate::market::time::Micros;
+use crate::market::topic::Topic;
 
 /// An event of a generic topic.
 #[derive(Clone)]
@@ -66,7 +68,10 @@ pub struct EventFrame(pub LogFrame);
 impl EventFrame {
     /// As the subscription names it.
     async fn topic(&self) -> &str {
-        self.0.topic.strip_prefix("message:").unwrap_or_default()
+        match Topic::parse(&self.0.topic) {
+            Some(Topic::Message(name)) => name,
+            _ => "",
+        }
     }
 
     /// The epoch of `sequence`. Sequences of different epochs can't be compared.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use async_graphql::{Enum, ID, Object};
 
 use super::scalars::Decimal;
-use crate::market::event::{self, MarketDefinition, MarketStatus as Status};
+use crate::market::definition::{MarketDefinition, MarketStatus as Status};
+use crate::market::levels;
 
 /// Which side of a market.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
-#[graphql(remote = "event::Side")]
+#[graphql(remote = "levels::Side")]
 pub enum Side {
     /// Of who pays the quote.
     Buy,

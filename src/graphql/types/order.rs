@@ -16,9 +16,12 @@ use crate::graphql::identity::{acts_for, own};
 use crate::graphql::query::{live, read};
 use crate::live::{self, Item, ItemBody, LogFrame};
 use crate::market::epochs::EpochHistory;
-use crate::market::event::{self, Micros};
+use crate::market::event;
 use crate::market::fixed::Fixed;
+use crate::market::levels;
 use crate::market::orders::{self, OrderChange};
+use crate::market::time::Micros;
+use crate::market::topic::Topic;
 use crate::store::{OrderQuery, StoredOrder};
 
 /// The cursors' name of the list of all orders: positions are of the events that placed them.
@@ -337,14 +340,12 @@ fn update_of(item: &Item, own: bool) -> Option<OrderUpdate> {
     Some(OrderUpdate { sequence, time, update, own })
 }
 
-/// Market and account of a topic of orders, see [`orders::orders_topic`].
+/// Market and account of a topic of orders.
 fn topic_parts(topic: &str) -> (Option<&str>, Option<&str>) {
-    let rest = topic.strip_prefix("orders").unwrap_or_default();
-    let (market, account) = match rest.split_once('@') {
-        Some((market, account)) => (market, Some(account)),
-        None => (rest, None),
-    };
-    (market.strip_prefix(':'), account)
+    match Topic::parse(topic) {
+        Some(Topic::Orders { market, account }) => (market, account),
+        _ => (None, None),
+    }
 }
 
 /// Which orders to list. All conditions must hold.
@@ -398,7 +399,7 @@ pub async fn page(
     let query = OrderQuery {
         market: filter.market.map(|market| market.0.into()),
         account,
-        side: filter.side.map(|side| event::Side::from(side).name()),
+        side: filter.side.map(|side| levels::Side::from(side).name()),
         status: filter.status.map(|status| orders::OrderStatus::from(status).name()),
         open: filter.open,
         after: behind.unwrap_or(0),

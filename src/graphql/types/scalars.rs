@@ -2,8 +2,8 @@
 
 use async_graphql::{InputValueError, InputValueResult, Scalar, ScalarType, Value};
 
-use crate::market::event::{Micros, time_text};
 use crate::market::fixed::{self, Fixed};
+use crate::market::time::{Micros, time_text};
 
 /// Exact decimal, as a string.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,8 +9,8 @@ use super::head::{BookSpeed, SnapshotReason};
 use super::market::Side;
 use super::scalars::{Cursor, DateTime, Decimal, UInt64};
 use crate::live::{self, TickerView, age_ms};
-use crate::market::book::Level;
 use crate::market::fixed;
+use crate::market::levels::Level;
 use crate::market::ticker::Day;
 
 /// A summary of a market's trades and of its best bid and offer. "24 hours" means the current

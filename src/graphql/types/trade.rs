@@ -9,7 +9,8 @@ use super::head::{BookSpeed, SnapshotReason};
 use super::market::Side;
 use super::scalars::{Cursor, DateTime, Decimal, UInt64};
 use crate::live::{self, Item, ItemBody, LogFrame};
-use crate::market::event::Micros;
+use crate::market::time::Micros;
+use crate::market::topic::Topic;
 use crate::market::trade;
 
 /// A trade.
@@ -79,7 +80,7 @@ pub struct TradeFrame(pub LogFrame);
 impl TradeFrame {
     /// `BASE-QUOTE`.
     async fn market(&self) -> ID {
-        ID::from(self.0.topic.strip_prefix("trades:").unwrap_or_default())
+        ID::from(Topic::parse(&self.0.topic).and_then(Topic::market).unwrap_or_default())
     }
 
     /// The epoch of `sequence`. Sequences of different epochs can't be compared.

@@ -18,7 +18,7 @@ use crate::ingest::sequencer::{self, SequencerConfig};
 use crate::live::Encoders;
 use crate::live::Live;
 use crate::market::candles::Interval;
-use crate::market::event::time_text;
+use crate::market::time::time_text;
 use crate::recovery;
 use crate::store::{CandleSpan, LogReader, LogReaders, OrderQuery, Span, Store};
 
@@ -90,7 +90,7 @@ impl Hub {
     }
 
     /// All that a client can ask for, but for positions.
-    fn told(&self) -> Value {
+    fn state(&self) -> Value {
         let log = LogReader::open(&Self::path(self.folder.path())).unwrap();
         let mut all = BTreeMap::new();
         for definition in self.live.definitions() {
@@ -100,12 +100,12 @@ impl Hub {
             let candles = |interval| {
                 let (from, to) = (None, None);
                 let span = CandleSpan { interval, from, to, most: 50, now: NOW };
-                let told = log.candles(market, &span).unwrap();
+                let candles = log.candles(market, &span).unwrap();
                 let of = |one: &crate::market::candles::Candle| {
                     let prices = [one.open, one.high, one.low, one.close, one.volume];
                     format!("{} {prices:?} {} {}", one.start, one.notional, one.count)
                 };
-                told.iter().map(of).collect::<Vec<_>>()
+                candles.iter().map(of).collect::<Vec<_>>()
             };
             let candles: Vec<_> = Interval::ALL.map(candles).into();
             let value = json!({
@@ -224,7 +224,7 @@ struct Seen {
     renumbers: u64,
 }
 
-/// A hub that is told of blocks and of their undoing, and one that is only told what stands.
+/// A hub that receives blocks and their rollback, and one that receives only the valid events.
 fn compare(seed: u64, steps: usize) -> Seen {
     let mut chain =
         Chain { random: StdRng::seed_from_u64(seed), height: 100, made: 0, orders: Vec::new() };
@@ -255,13 +255,13 @@ fn compare(seed: u64, steps: usize) -> Seen {
                 let before = standing.len();
                 standing.retain(|(_, line)| plain.send(line).accepted == 1);
                 seen.fallen += (before - standing.len()) as u64;
-                let told = hub.told();
-                assert_eq!(told, plain.told(), "seed {seed}, step {step}");
+                let state = hub.state();
+                assert_eq!(state, plain.state(), "seed {seed}, step {step}");
                 // Otherwise it goes on with what it holds.
                 if chain.random.random_bool(0.5) {
                     let positions = hub.positions();
                     hub.restart();
-                    assert_eq!(hub.told(), told, "restarted; seed {seed}, step {step}");
+                    assert_eq!(hub.state(), state, "restarted; seed {seed}, step {step}");
                     assert_eq!(hub.positions(), positions, "restarted; seed {seed}, step {step}");
                 }
             }

@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::ingest::feed_status::{At, FeedKind, FeedState, Place};
+use crate::ingest::feed_status::{At, FeedId, FeedKind, FeedState, Place};
 use crate::ingest::projection::MakeAside;
 use crate::live::Rollback;
-use crate::market::event::Side;
+use crate::market::levels::Side;
 use crate::recovery::{CachedStates, recover};
 
 /// A plain copy of the books, to compare with.
@@ -134,11 +135,11 @@ impl Hub {
         let shutdown = CancellationToken::new();
         let live = Box::new(ModelProjection(Arc::clone(&model)));
         let waiters: Arc<Waiters> = Arc::default();
-        let told = waiters.clone();
+        let own = waiters.clone();
         let config = SequencerConfig {
             checkpoint_events,
             ownership,
-            waiters: told,
+            waiters: own,
             shutdown: shutdown.clone(),
         };
         let (ingest, thread) =
@@ -618,7 +619,7 @@ async fn what_kafka_owns_is_taken_from_its_feed_and_refused_from_any_other() {
 }
 
 #[tokio::test]
-async fn whoever_waits_for_an_event_is_told_what_became_of_it() {
+async fn a_client_that_waits_for_an_event_receives_its_outcome() {
     let folder = tempfile::tempdir().unwrap();
     let hub = Hub::start(&path(&folder), 1_000);
     hub.send(&[market("O-P", "ACTIVE", "d")]).await;

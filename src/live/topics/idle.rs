@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::TopicName;
-use crate::market::event::MESSAGE;
+use crate::market::topic::Topic;
 
 /// Generic topics remembered without a follower, of some 200 bytes each.
 const MOST_IDLE: usize = 100_000;
@@ -28,7 +28,7 @@ impl Idle {
     /// Whether topics of this kind can be forgotten. There are as many others as there are markets
     /// and accounts.
     pub(super) fn takes(name: &str) -> bool {
-        name.starts_with(MESSAGE)
+        matches!(Topic::parse(name), Some(Topic::Message(_)))
     }
 
     /// A topic has no follower, and this last event. Returns one that is to be forgotten for it.

@@ -16,8 +16,9 @@ use self::idle::Idle;
 use self::stream::{At, Numbered, TopicStream};
 use super::follower::Touched;
 use super::frame::{Encode, FeedState, Item};
-use crate::market::epochs::{EpochChange, EpochHistory, scope_of};
-use crate::market::event::Micros;
+use crate::market::epochs::{EpochChange, EpochHistory};
+use crate::market::time::Micros;
+use crate::market::topic::scope_of;
 use crate::store;
 
 pub(super) use self::replay::Replay;
@@ -213,7 +214,7 @@ impl Topics {
     pub(super) fn roll_back<'a>(
         &mut self,
         changes: impl Iterator<Item = (&'a str, EpochChange)>,
-        left: &[(store::Topic, Option<Micros>)],
+        left: &[(store::TopicPosition, Option<Micros>)],
     ) {
         let mut scopes = BTreeSet::new();
         let mut at = 0;
@@ -255,7 +256,7 @@ impl Topics {
     }
 
     /// Takes over where a topic of the log stands, before anything is published.
-    pub(super) fn restore(&mut self, known: store::Topic, event_time: Option<Micros>) {
+    pub(super) fn restore(&mut self, known: store::TopicPosition, event_time: Option<Micros>) {
         let name = TopicName::from(known.name);
         let topic = self.topics.entry(name.clone()).or_default();
         (topic.last, topic.event_time) = (known.last, event_time);

@@ -14,7 +14,8 @@ use super::stream::{At, TopicStream, frames_of};
 use super::{Place, Reach, TopicName};
 use crate::live::Live;
 use crate::live::frame::{Item, ItemBody};
-use crate::market::event::{Body, MarketDefinition, parse};
+use crate::market::definition::MarketDefinition;
+use crate::market::event::{Body, parse};
 use crate::market::orders::OrderUpdate;
 use crate::market::trade::Trade;
 use crate::store::{LogReader, ReadError, Span, StoreError, Stored};
@@ -123,7 +124,7 @@ fn page(
         topics.told(stream, live.now(), make)
     }
     let Reach { after, until, back, base } = reach;
-    let stream = (stream, base, log.newest_undoing()?);
+    let stream = (stream, base, log.newest_epoch_change()?);
     // Whoever came before in the crowd may have read it.
     match tell(live, stream, |own, _| own.page(&reach)) {
         None => return Ok(Vec::new()),

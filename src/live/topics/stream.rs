@@ -17,8 +17,8 @@ use crate::live::book_stream::{QUIET_BEATS, bad_cursor};
 use crate::live::frame::{
     Encode, FeedState, Item, LiveFrame, LogCursor, LogFrame, SnapshotReason, log_topics,
 };
-use crate::market::epochs::{CursorEpoch, EpochHistory, MOST_EPOCH_CHANGES};
-use crate::market::event::Micros;
+use crate::market::epochs::{EpochHistory, MOST_EPOCH_CHANGES, ResumeFrom};
+use crate::market::time::Micros;
 
 /// Events of a frame, which is encoded under the topics' lock: below a millisecond.
 pub(super) const FRAME_EVENTS: usize = 64;
@@ -252,13 +252,10 @@ impl TopicStream {
             Ok(cursor) => cursor.position,
             Err(fault) => return Place::Here(Resume::Refused(bad_cursor(fault))),
         };
-        match self.numbered.together.cursor_epoch(&requested) {
-            CursorEpoch::Current if requested.sequence <= self.last => {}
-            CursorEpoch::Superseded { undone } => {
-                return self.back(requested.sequence.min(undone - 1), stands, at);
-            }
-            // A sequence of the same epoch that the log has not reached: the log lost its end.
-            CursorEpoch::Current | CursorEpoch::Unknown => {
+        match self.numbered.together.resume(&requested, self.last) {
+            ResumeFrom::After(_) => {}
+            ResumeFrom::RolledBack { valid } => return self.back(valid, stands, at),
+            ResumeFrom::Start => {
                 let epoch = self.numbered.together.epoch();
                 return Place::Here(Resume::Refused(resync_required(requested, epoch)));
             }
@@ -343,12 +340,10 @@ impl TopicStream {
     pub(super) fn roll_back(&mut self, numbered: Numbered, last: u64) {
         let before = self.numbered.together.epoch();
         self.numbered = numbered;
-        let undone =
-            match self.numbered.together.cursor_epoch(&Position { epoch: before, sequence: 0 }) {
-                CursorEpoch::Superseded { undone } => undone,
-                // Its epoch did not change.
-                CursorEpoch::Current | CursorEpoch::Unknown => return,
-            };
+        let Some(undone) = self.numbered.together.first_removed_since(before) else {
+            // Its epoch did not change.
+            return;
+        };
         let base = self.number(self.last) + 1;
         self.bases.push_back((base, undone));
         if self.bases.len() > MOST_EPOCH_CHANGES {

@@ -12,7 +12,9 @@ use super::*;
 use crate::live::frame::{LiveFrame, LogCursor, log_topics};
 use crate::live::{Live, Rollback};
 use crate::market::admission::Admission;
-use crate::market::event::{Applied, message_topic, parse, trades_topic};
+use crate::market::effect::Applied;
+use crate::market::event::parse;
+use crate::market::topic::Topic;
 use crate::store::{LogReaders, NewEvent, Store};
 
 const MARKETS: [&str; 3] = ["A-B", "C-D", "E-F"];
@@ -86,11 +88,11 @@ impl Hub {
             undone.iter().try_for_each(|(_, sequence)| log.undo(*sequence, &[]))?;
             let (mut scopes, mut topics) = (Vec::new(), Vec::new());
             for (market, first) in &first {
-                let topic = trades_topic(MARKETS[*market]);
+                let topic = Topic::Trades(MARKETS[*market]).name();
                 let last = log.newest(&topic)?.map_or(0, |stored| stored.sequence);
                 log.renumber(&scope_of(&topic), *first)?;
                 scopes.push((scope_of(&topic), *first));
-                topics.push((store::Topic { name: (&*topic).into(), last }, None));
+                topics.push((store::TopicPosition { name: (&*topic).into(), last }, None));
             }
             let (at, undone, markets) = (log.sequence, undone.len() as u64, Vec::new());
             Ok(Rollback { at, of_blocks: true, undone, scopes, markets, topics })
@@ -106,7 +108,7 @@ impl Hub {
             audience: String::new(),
             cursor_extension: false,
         };
-        let names = markets.iter().map(|market| trades_topic(MARKETS[*market])).collect();
+        let names = markets.iter().map(|market| Topic::Trades(MARKETS[*market]).name()).collect();
         self.open_as(key, names)
     }
 
@@ -119,7 +121,7 @@ impl Hub {
             audience: String::new(),
             cursor_extension: false,
         };
-        self.open_as(key, vec![message_topic(name)])
+        self.open_as(key, vec![Topic::Message(name).name()])
     }
 
     fn open_as(&self, key: OperationKey, names: Vec<TopicName>) -> Arc<ResponseStream> {
@@ -276,8 +278,10 @@ fn an_event_is_encoded_once_for_all_readers_and_a_crowds_page_too() {
     clients.iter_mut().for_each(|client| client.read_on(&stream));
     assert!(clients.iter().all(|client| client.told.len() == 10));
     assert_eq!(encoded.load(Ordering::Relaxed), 11);
-    let cursor =
-        LogCursor::decode(clients[0].cursor.as_ref().unwrap(), log_topics(&[trades_topic("A-B")]));
+    let cursor = LogCursor::decode(
+        clients[0].cursor.as_ref().unwrap(),
+        log_topics(&[Topic::Trades("A-B").name()]),
+    );
     let mut begin = cursor.unwrap();
     begin.position.sequence = 0;
     for _ in 0..50 {
@@ -294,7 +298,7 @@ fn a_replay_of_many_pages_is_whole_while_events_come() {
     let mut hub = Hub::new(4 << 10);
     let mut all: Vec<_> = (0..2_000).map(|size| hub.trade(size as usize % 2, size + 1)).collect();
     let stream = hub.open(&[0, 1]);
-    let topics = log_topics(&[trades_topic("A-B"), trades_topic("C-D")]);
+    let topics = log_topics(&[Topic::Trades("A-B").name(), Topic::Trades("C-D").name()]);
     let position = spreadly_subscriptions::Position { epoch: hub.store.epoch(), sequence: 0 };
     let mut client =
         Client { cursor: Some(LogCursor { topics, position }.encode()), ..Client::default() };
@@ -313,7 +317,7 @@ fn a_replay_of_many_pages_is_whole_while_events_come() {
 #[test]
 fn what_stands_in_the_log_and_was_not_pushed_yet_is_not_told_twice() {
     let mut hub = Hub::new(1 << 20);
-    let topics = log_topics(&[trades_topic("A-B")]);
+    let topics = log_topics(&[Topic::Trades("A-B").name()]);
     let position = spreadly_subscriptions::Position { epoch: hub.store.epoch(), sequence: 0 };
     let mut told: Vec<_> = (1..=3).map(|size| hub.trade(0, size)).collect();
     let stream = hub.open(&[0]);
@@ -342,7 +346,7 @@ fn what_the_log_does_not_have_is_refused_with_the_place_that_was_asked_for() {
     let mut hub = Hub::new(1 << 20);
     let last = hub.trade(0, 1);
     let stream = hub.open(&[0]);
-    let topics = log_topics(&[trades_topic("A-B")]);
+    let topics = log_topics(&[Topic::Trades("A-B").name()]);
     let at = |epoch, sequence| {
         let position = spreadly_subscriptions::Position { epoch, sequence };
         LogCursor { topics, position }.encode()
@@ -360,7 +364,7 @@ fn what_the_log_does_not_have_is_refused_with_the_place_that_was_asked_for() {
         assert_eq!(told["extensions"]["floor"], floor);
     }
     let position = spreadly_subscriptions::Position { epoch, sequence: last };
-    let other = LogCursor { topics: log_topics(&[trades_topic("C-D")]), position }.encode();
+    let other = LogCursor { topics: log_topics(&[Topic::Trades("C-D").name()]), position }.encode();
     for cursor in [other.as_str(), "nonsense"] {
         let told = refusal(stream.source().join(&stream, Some(cursor)));
         assert_eq!(told["extensions"]["code"], "BAD_REQUEST");
@@ -408,7 +412,7 @@ fn quiet_topics_beat_and_a_change_of_state_is_told_at_once() {
 #[test]
 fn nothing_is_kept_of_topics_that_nobody_published_to() {
     let hub = Hub::new(1 << 20);
-    let names = |number: u32| vec![crate::market::event::message_topic(&format!("t{number}"))];
+    let names = |number: u32| vec![Topic::Message(&format!("t{number}")).name()];
     let mut streams = Vec::new();
     for number in 0..100 {
         let key = OperationKey {
@@ -459,7 +463,7 @@ fn a_generic_topic_too_many_is_forgotten_and_its_chain_goes_on_from_the_log() {
     // An event that comes before its follower has joined is chained to the last one too.
     let stream = hub.open_topic("t1");
     let begin = LogCursor {
-        topics: log_topics(&[message_topic("t1")]),
+        topics: log_topics(&[Topic::Message("t1").name()]),
         position: spreadly_subscriptions::Position { epoch: hub.store.epoch(), sequence: 0 },
     };
     let newest = hub.publish("t1");
@@ -486,7 +490,7 @@ fn an_event_that_is_written_while_a_forgotten_topic_is_looked_up_is_told_once() 
     }
     let stream = hub.open_topic("t0");
     let begin = LogCursor {
-        topics: log_topics(&[message_topic("t0")]),
+        topics: log_topics(&[Topic::Message("t0").name()]),
         position: spreadly_subscriptions::Position { epoch: hub.store.epoch(), sequence: 0 },
     };
     let mut client = Client { cursor: Some(begin.encode()), ..Client::default() };
@@ -507,7 +511,7 @@ fn who_follows_goes_back_to_what_stands_and_who_comes_back_too() {
     let all: Vec<_> = (1..=6).map(|size| hub.trade(0, size)).collect();
     let other = hub.trade(1, 1);
     let stream = hub.open(&[0, 1]);
-    let topics = log_topics(&[trades_topic("A-B"), trades_topic("C-D")]);
+    let topics = log_topics(&[Topic::Trades("A-B").name(), Topic::Trades("C-D").name()]);
     let begin = LogCursor {
         topics,
         position: spreadly_subscriptions::Position { epoch: hub.store.epoch(), sequence: 0 },
@@ -554,7 +558,7 @@ fn what_was_read_before_blocks_were_undone_is_not_told_behind_them() {
     let mut hub = Hub::new(1 << 20);
     let all: Vec<_> = (1..=4).map(|size| hub.trade(0, size)).collect();
     let stream = hub.open(&[0]);
-    let topics = log_topics(&[trades_topic("A-B")]);
+    let topics = log_topics(&[Topic::Trades("A-B").name()]);
     let position = spreadly_subscriptions::Position { epoch: hub.store.epoch(), sequence: 0 };
     let cursor = LogCursor { topics, position }.encode();
     let Resume::Throttled(reading) = stream.source().join(&stream, Some(&cursor)) else { panic!() };

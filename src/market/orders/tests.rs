@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 
-use super::super::event::{Body, MarketStatus, parse};
+use super::super::definition::MarketStatus;
+use super::super::event::{Body, parse};
 use super::*;
 
 fn definition() -> MarketDefinition {
@@ -141,12 +142,12 @@ fn sums(model: &Model) -> BTreeMap<(bool, Fixed), (Fixed, u32)> {
 
 proptest! {
     #[test]
-    fn the_levels_told_are_the_sums_of_the_open_orders(
+    fn published_levels_are_the_sums_of_the_open_orders(
         steps in prop::collection::vec((0u8..12, 0u8..4, any::<bool>(), 1u128..6, 1u128..90), 1..120),
     ) {
         let mut orders = Orders::default();
         let mut model = Model::new();
-        let mut told: BTreeMap<(bool, Fixed), (Fixed, u32)> = BTreeMap::new();
+        let mut published: BTreeMap<(bool, Fixed), (Fixed, u32)> = BTreeMap::new();
         for (order, what, buys, price, size) in steps {
             let side = if buys { Side::Buy } else { Side::Sell };
             let written = fixed::format(size, 2);
@@ -178,11 +179,11 @@ proptest! {
             for level in changed.map(|changed| changed.levels).unwrap_or_default() {
                 let key = (level.side == Side::Buy, level.price);
                 match level.size {
-                    0 => told.remove(&key),
-                    size => told.insert(key, (size, level.orders)),
+                    0 => published.remove(&key),
+                    size => published.insert(key, (size, level.orders)),
                 };
             }
-            prop_assert_eq!(&told, &sums(&model));
+            prop_assert_eq!(&published, &sums(&model));
             prop_assert_eq!(orders.len(), model.len());
             // What a checkpoint brings back goes on the same way.
             let checkpoint = orders.to_checkpoint("A-B");

@@ -2,11 +2,10 @@
 
 use std::collections::VecDeque;
 
-use super::book::{Rank, Standing};
-use super::event::Side;
-use super::fixed::Fixed;
+use crate::market::fixed::Fixed;
+use crate::market::levels::{LevelState, PriceKey, Side};
 
-/// Touches of a block: just under 16 KiB, a size that the allocator gives nothing away for. In one
+/// Touches of a block: just under 16 KiB, a size that the allocator wastes nothing for. In one
 /// piece a journal would be copied each time that it doubles, into memory that is all new: in a hub
 /// that reads a log from its start that is a third of what changing the books costs.
 const BLOCK: usize = 340;
@@ -16,7 +15,7 @@ const BLOCK: usize = 340;
 #[repr(Rust, packed(8))]
 pub(super) struct Touch {
     pub(super) sequence: u64,
-    pub(super) rank: Rank,
+    pub(super) key: PriceKey,
     size: Fixed,
     orders: u32,
     pub(super) side: Side,
@@ -25,12 +24,12 @@ pub(super) struct Touch {
 const _: () = assert!(size_of::<Touch>() == 48, "what a journal's limit says of memory");
 
 impl Touch {
-    pub(super) fn new(sequence: u64, side: Side, rank: Rank, before: Standing) -> Self {
-        Self { sequence, rank, size: before.size, orders: before.orders, side }
+    pub(super) fn new(sequence: u64, side: Side, key: PriceKey, before: LevelState) -> Self {
+        Self { sequence, key, size: before.size, orders: before.orders, side }
     }
 
-    pub(super) fn before(self) -> Standing {
-        Standing { size: self.size, orders: self.orders }
+    pub(super) fn before(self) -> LevelState {
+        LevelState { size: self.size, orders: self.orders }
     }
 }
 
@@ -51,7 +50,7 @@ impl Touches {
         }
     }
 
-    /// Behind all others; sequences rise, equal within one event.
+    /// After all others; sequences rise, equal within one event.
     pub(super) fn push(&mut self, touch: Touch) {
         match self.blocks.back_mut().filter(|last| last.len() < BLOCK) {
             Some(last) => last.push(touch),
@@ -84,15 +83,15 @@ impl Touches {
         self.blocks.get(place / BLOCK)?.get(place % BLOCK)
     }
 
-    /// Those behind this sequence, the newest first.
-    pub(super) fn newest_behind(&self, sequence: u64) -> impl Iterator<Item = &Touch> {
+    /// Those after this sequence, the newest first.
+    pub(super) fn newest_after(&self, sequence: u64) -> impl Iterator<Item = &Touch> {
         let all = self.blocks.iter().rev().flat_map(|block| block.iter().rev());
         all.take(self.len()).take_while(move |touch| touch.sequence > sequence)
     }
 
-    /// Those behind this sequence, the oldest first.
-    pub(super) fn behind(&self, sequence: u64) -> impl Iterator<Item = &Touch> {
-        let begin = self.len() - self.newest_behind(sequence).count();
+    /// Those after this sequence, the oldest first.
+    pub(super) fn after(&self, sequence: u64) -> impl Iterator<Item = &Touch> {
+        let begin = self.len() - self.newest_after(sequence).count();
         (begin..self.len()).filter_map(|place| self.get(place))
     }
 }
@@ -110,8 +109,8 @@ mod tests {
         let (mut touches, mut model) = (Touches::default(), VecDeque::new());
         let mut crossed = 0;
         for sequence in 1..=6_000 {
-            for rank in 0..random.random_range(0..3u128) {
-                let touch = Touch::new(sequence, Side::Buy, rank, Standing::default());
+            for key in 0..random.random_range(0..3u128) {
+                let touch = Touch::new(sequence, Side::Buy, key, LevelState::default());
                 touches.push(touch);
                 model.push_back(touch);
             }
@@ -121,9 +120,9 @@ mod tests {
             assert_eq!(touches.len(), model.len());
             crossed += usize::from(touches.blocks.len() > 3);
             let after = sequence.saturating_sub(random.random_range(0..900));
-            let behind: Vec<_> = model.iter().filter(|one| one.sequence > after).collect();
-            assert!(touches.behind(after).eq(behind.iter().copied()));
-            assert!(touches.newest_behind(after).eq(behind.iter().rev().copied()));
+            let newer: Vec<_> = model.iter().filter(|one| one.sequence > after).collect();
+            assert!(touches.after(after).eq(newer.iter().copied()));
+            assert!(touches.newest_after(after).eq(newer.iter().rev().copied()));
             let place = random.random_range(0..=model.len());
             assert_eq!(touches.get(place), model.get(place));
         }

@@ -1,0 +1,226 @@
+//! A group: what one commit writes, and how batches are admitted into it.
+
+use std::collections::HashSet;
+
+use super::{Queue, Sequencer, begins_epochs};
+use crate::ingest::feed_status::FeedId;
+use crate::ingest::handle::{
+    Ack, Answer, Batch, Incoming, IngestError, Lease, Request, body, json,
+};
+use crate::ingest::waiters::Watched;
+use crate::market::admission::Admitted;
+use crate::market::effect::{Applied, Effect};
+use crate::market::event::{Body, Event, OrderEvent, PlacedOrder, parse};
+use crate::market::orders::Order;
+use crate::market::ownership::Ownership;
+use crate::market::refusal::Refusal;
+use crate::market::time::Micros;
+use crate::store::{NewEvent, NewTrade, OrderRecord, Progress, StoreError};
+
+/// Most events of one commit, unless a single batch has more: some 5 ms of work, which is how
+/// long a mutation may wait for a file that is being read in.
+pub const GROUP_EVENTS: usize = 2_048;
+
+/// A delivery that is part of the group.
+pub(super) struct Delivery {
+    pub(super) feed: Option<FeedId>,
+    pub(super) done: Answer<Ack>,
+    pub(super) ack: Ack,
+}
+
+/// What the last group left, empty. Its memory is used again: allocated for each group it would be
+/// given back to the system in between, and every page of it cleared once more.
+#[derive(Default)]
+pub(super) struct Buffers {
+    pub(super) events: Vec<NewEvent>,
+    pub(super) effects: Vec<(usize, Option<Micros>, Effect)>,
+    pub(super) applied: Vec<Applied>,
+}
+
+/// What one commit writes.
+#[derive(Default)]
+pub(super) struct Group {
+    pub(super) deliveries: Vec<Delivery>,
+    pub(super) events: Vec<NewEvent>,
+    /// Of each event: which delivery brought it, its time and what it does.
+    pub(super) effects: Vec<(usize, Option<Micros>, Effect)>,
+    pub(super) progress: Vec<Progress>,
+    /// Those of the events that somebody waits for, by their places, which rise.
+    pub(super) watched: Vec<(usize, Watched)>,
+    /// What became of them, and of those that do not get so far.
+    pub(super) outcomes: Vec<(Watched, Ack)>,
+    /// Ids of the events in this group, see [`Sequencer::is_known`].
+    pub(super) ids: HashSet<Box<str>>,
+    /// Orders that were placed in this group: the log does not know them yet.
+    pub(super) placed: HashSet<Box<str>>,
+}
+
+impl Sequencer {
+    /// An empty one.
+    pub(super) fn group(&mut self) -> Group {
+        let Buffers { events, effects, .. } = &mut self.buffers;
+        let (events, effects) = (std::mem::take(events), std::mem::take(effects));
+        Group { events, effects, ..Group::default() }
+    }
+
+    /// Takes what waits, up to [`GROUP_EVENTS`] and to what begins new epochs: that wants all
+    /// before it in the log.
+    pub(super) fn gather(&mut self, first: Request, queue: &mut Queue) -> Option<Group> {
+        let mut group = self.group();
+        let mut lines = 0;
+        let mut next = Some(first);
+        while let Some(request) = next {
+            match request {
+                // The client already received that the hub is too late: nothing of it is written.
+                Request::Deliver { batch, done } if batch.feed.is_none() && done.is_closed() => {
+                    drop((batch, done));
+                }
+                Request::Deliver { batch, done } if begins_epochs(&batch) => {
+                    queue.held = Some(Request::Deliver { batch, done });
+                    break;
+                }
+                Request::Deliver { batch, done } => {
+                    lines += batch.lines.len();
+                    self.take(batch, done, &mut group)?;
+                }
+                // A feed that is gone doesn't miss the answer.
+                Request::Files { feed, done } => {
+                    drop(done.send(self.store.file_progress(&feed).map_err(IngestError::Store)));
+                }
+                Request::Claim { feeds, done } => {
+                    // There is no other hub at this log.
+                    let claimed = |feed: &str| {
+                        let position = self.store.feed_position(feed)?;
+                        Ok(Lease { ours: true, position })
+                    };
+                    let all: Result<_, StoreError> =
+                        feeds.iter().map(|feed| claimed(feed)).collect();
+                    drop(done.send(all.map_err(IngestError::Store)));
+                }
+            }
+            next = if lines < GROUP_EVENTS { queue.requests.try_recv().ok() } else { None };
+        }
+        Some(group)
+    }
+
+    /// Admits a batch into the group. `None`: shut down while the log could not be read.
+    pub(super) fn take(
+        &mut self,
+        batch: Batch,
+        done: Answer<Ack>,
+        group: &mut Group,
+    ) -> Option<()> {
+        let index = group.deliveries.len();
+        let foreign = self.config.ownership.clone().filter(|_| !self.statuses.is_kafka(batch.feed));
+        let watching = !self.config.waiters.is_empty();
+        group.progress.extend(batch.progress);
+        // Grown step by step a large group would touch several times its memory, all of it new.
+        group.events.reserve(batch.lines.len());
+        group.effects.reserve(batch.lines.len());
+        group.deliveries.push(Delivery { feed: batch.feed, done, ack: Ack::default() });
+        for Incoming { place, line, numbered } in batch.lines {
+            let read = line.as_deref().map_err(Refusal::clone).and_then(parse);
+            let event = match read {
+                Ok(event) => event,
+                Err(reason) => {
+                    group.deliveries[index].ack.refuse(place, reason);
+                    continue;
+                }
+            };
+            if let Body::Reverted { .. } | Body::Gap { .. } = event.body {
+                debug_assert!(false, "a feed delivers what begins new epochs by itself");
+                group.deliveries[index].ack.refuse(place, Refusal::NotAlone);
+                continue;
+            }
+            if let Some(refusal) = foreign.as_ref().and_then(|owner| self.owned(owner, &event)) {
+                group.deliveries[index].ack.refuse(place, refusal);
+                continue;
+            }
+            let watched = match &event.id {
+                Some(id) if watching => {
+                    self.config.waiters.watch(id, line.as_deref().unwrap_or_default())
+                }
+                _ => None,
+            };
+            if matches!(event.body, Body::Market(_) | Body::Order(_))
+                && let Some(id) = &event.id
+                && self.is_known(id, group)?
+            {
+                group.deliveries[index].ack.known += 1;
+                group.outcomes.extend(watched.map(|own| (own, Ack::of_known())));
+                continue;
+            }
+            match self.check_order(&event, group)?.and_then(|()| self.admission.admit(&event)) {
+                Ok(Admitted { topic, effect }) => {
+                    group.ids.extend(event.id.clone());
+                    if let Effect::Order { update, .. } = &effect {
+                        group.placed.insert((&*update.order.id).into());
+                    }
+                    let trade = match &effect {
+                        Effect::Trade(trade) => {
+                            Some(NewTrade { trade: trade.clone(), time: event.time })
+                        }
+                        _ => None,
+                    };
+                    let Event { id, time, height, body: read } = event;
+                    // It is made of the line.
+                    drop(read);
+                    let (order, body) = (record(&effect), line.map(body).unwrap_or_default());
+                    let new = NewEvent { topic, id, body, height, order, trade, numbered };
+                    group.watched.extend(watched.map(|own| (group.events.len(), own)));
+                    group.events.push(new);
+                    group.effects.push((index, time, effect));
+                }
+                Err(reason) => {
+                    let refused = || Ack::of_refused(place.clone(), reason.clone());
+                    group.outcomes.extend(watched.map(|own| (own, refused())));
+                    group.deliveries[index].ack.refuse(place, reason);
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// Why an event of another log is refused, if Kafka owns what it belongs to.
+    fn owned(&self, ownership: &Ownership, event: &Event) -> Option<Refusal> {
+        let market_of = |order: &OrderEvent| self.admission.orders().market_of(order).ok();
+        Some(ownership.of(event, market_of)?.refusal())
+    }
+
+    /// A definition that is sent again must not undo a newer one, and an order's event must not
+    /// count twice, so these are looked up before they are admitted. With other events the log's
+    /// own check, while writing, is early enough.
+    fn is_known(&mut self, id: &str, group: &Group) -> Option<bool> {
+        Some(group.ids.contains(id) || self.persist(|store| store.knows(id))?)
+    }
+
+    /// Whether an order that is placed is a new one: those that are final are known to the log
+    /// alone.
+    fn check_order(&mut self, event: &Event, group: &mut Group) -> Option<Result<(), Refusal>> {
+        let Body::Order(order) = &event.body else { return Some(Ok(())) };
+        let OrderEvent::Placed(PlacedOrder { order: id, .. }) = &**order else {
+            return Some(Ok(()));
+        };
+        if group.placed.contains(id) || self.persist(|store| store.knows_order(id))? {
+            return Some(Err(Refusal::DoubledOrder(id.clone())));
+        }
+        Some(Ok(()))
+    }
+}
+
+/// What queries read of the order that an event changed.
+fn record(effect: &Effect) -> Option<OrderRecord> {
+    let Effect::Order { update, .. } = effect else { return None };
+    let Order { id, market, account, side, status, .. } = &update.order;
+    Some(OrderRecord {
+        id: id.clone(),
+        market: market.clone(),
+        account: account.clone(),
+        side: side.name(),
+        status: status.name(),
+        open: !status.is_final(),
+        state: json(&update.order),
+        update: json(&**update),
+        topics: update.order.account_topics(),
+    })
+}
