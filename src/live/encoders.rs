@@ -452,7 +452,14 @@ impl Worker for EncodeWorker {
         self.beat();
         self.adapt(now);
         let rounds = self.rounds.lock();
-        let again = self.live.schedule.lock().waiting() + self.unscheduled() > 0
+        let (waiting, blocking) = {
+            let schedule = self.live.schedule.lock();
+            (schedule.waiting(), schedule.blocking())
+        };
+        if blocking > 0 {
+            return Turn::Urgent;
+        }
+        let again = waiting + self.unscheduled() > 0
             || !self.inbox.lock().is_empty()
             || !rounds.beats.is_empty()
             || !rounds.due.is_empty()

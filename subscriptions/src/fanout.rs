@@ -55,6 +55,21 @@ impl FanOut {
         context: &ShardContext<Connection<S, E>, E>,
         rung: &mut Vec<usize>,
     ) -> bool {
+        let writes = self.deliver_first(context, rung).await;
+        if self.begin_last_round(context) && writes > 0 {
+            // The clients that were just written to may wait for this processor.
+            std::thread::yield_now();
+        }
+        self.serve_last(context)
+    }
+
+    /// Hands the new frames of some streams to their subscribers of the first rank alone. Returns
+    /// the number of writes.
+    pub(crate) async fn deliver_first<S: Socket, E: Executor>(
+        &self,
+        context: &ShardContext<Connection<S, E>, E>,
+        rung: &mut Vec<usize>,
+    ) -> usize {
         let mut writes = 0;
         while !rung.is_empty() {
             context.set_now();
@@ -66,11 +81,7 @@ impl FanOut {
                 tokio::task::yield_now().await;
             }
         }
-        if self.begin_last_round(context) && writes > 0 {
-            // The clients that were just written to may wait for this processor.
-            std::thread::yield_now();
-        }
-        self.serve_last(context)
+        writes
     }
 
     /// Hands the batches of some streams to their subscribers of the first rank.

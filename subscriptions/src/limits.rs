@@ -72,6 +72,8 @@ pub(crate) const WRITES_PER_YIELD: usize = 256;
 /// others. The clock is read after each [`WRITES_PER_LOOK`] writes.
 pub(crate) const LAST_SLICE: Duration = Duration::from_micros(250);
 pub(crate) const WRITES_PER_LOOK: usize = 8;
+/// Urgent turns of a worker in a row; then the sockets have their turn.
+pub const MOST_URGENT_TURNS: usize = 4;
 
 /// Reads from one socket before the others have their turn.
 pub(crate) const READS_PER_TURN: usize = 32;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use slab::Slab;
+use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::batch::Rank;
@@ -20,7 +21,7 @@ use crate::context::ShardContext;
 use crate::dialect::Dialect;
 use crate::executor::{Executor, StreamPermit};
 use crate::fanout::FanOut;
-use crate::limits::{Limits, SWEEP_INTERVAL};
+use crate::limits::{Limits, MOST_URGENT_TURNS, SWEEP_INTERVAL};
 use crate::meters::Meters;
 use crate::rounds::Ticket;
 use crate::socket::Socket;
@@ -128,7 +129,7 @@ impl<S: Socket, E: Executor> Shard<S, E> {
                 () = worker_is_due(worker.as_deref(), wake_at) => {}
                 _ = sweep.tick() => self.sweep(),
             }
-            while let Turn::Again = self.turn(worker.as_deref(), &mut rung, &mut wake_at).await {
+            while self.turn(worker.as_deref(), &mut rung, &mut wake_at).await {
                 // Sockets and deadlines have their turn between two of the worker's.
                 tokio::task::yield_now().await;
                 if sweep.tick().now_or_never().is_some() {
@@ -144,30 +145,37 @@ impl<S: Socket, E: Executor> Shard<S, E> {
         self.context.draining.get() && self.is_empty() && !has_readers()
     }
 
-    /// Lets the worker push, and delivers what is in the rings.
+    /// Lets the worker push, and delivers what is in the rings. True if there is more to do at once.
     async fn turn(
         &self,
         worker: Option<&dyn Worker>,
         rung: &mut Vec<usize>,
         wake_at: &mut Option<Instant>,
-    ) -> Turn {
-        let turn = worker.map_or(Turn::Done { wake_at: None }, Worker::turn);
+    ) -> bool {
+        let mut urgent_turns = 0;
+        let turn = loop {
+            let turn = worker.map_or(Turn::Done { wake_at: None }, Worker::turn);
+            self.context.doorbell.take(rung);
+            if turn != Turn::Urgent || urgent_turns == MOST_URGENT_TURNS {
+                break turn;
+            }
+            urgent_turns += 1;
+            // Unconstrained: tokio's budget would make sockets look full.
+            unconstrained(self.fan_out.deliver_first(&self.context, rung)).await;
+        };
         if let Turn::Done { wake_at: next } = turn {
             *wake_at = next;
         }
-        self.context.doorbell.take(rung);
-        // Unconstrained: tokio's budget would make sockets look full.
-        let deliver = self.fan_out.deliver(&self.context, rung);
-        let continues = tokio::task::coop::unconstrained(deliver).await;
+        let continues = unconstrained(self.fan_out.deliver(&self.context, rung)).await;
         self.context.flush_counters();
         let admits = self.context.rounds.begin();
-        let again = turn == Turn::Again || continues || admits;
+        let again = !matches!(turn, Turn::Done { .. }) || continues || admits;
         if again || self.fan_out.take_notified_readers() {
             // There is a backlog. A thread that an event or a client needs may wait for this
             // processor: without this the system would let it wait for up to a tick, 4 ms.
             std::thread::yield_now();
         }
-        if again { Turn::Again } else { turn }
+        again
     }
 
     /// Runs the work of a connection that is no WebSocket in turn with the WebSockets: it is polled

@@ -7,6 +7,9 @@ use tokio::time::Instant;
 /// How a worker's turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Turn {
+    /// Frames of an event that others wait for are not encoded yet. The next turn comes before the
+    /// sockets' own work and before sockets of the last rank, a few times in a row.
+    Urgent,
     /// There is more to do at once; the sockets have their turn first.
     Again,
     /// There is nothing to do until the worker is woken, or until `wake_at`.

@@ -16,7 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use spreadly_subscriptions::{Dialect, Limits, Meters, Opening, Rank, Shard, StreamLimits};
+use spreadly_subscriptions::{Dialect, Limits, Meters, Opening, Rank, Shard, StreamLimits, Worker};
 use tokio::io::DuplexStream;
 use tokio::task::LocalSet;
 
@@ -33,10 +33,18 @@ struct Hub {
 
 impl Hub {
     fn start(limits: Limits, streams: StreamLimits) -> Self {
-        let (executor, meters) = BoardExecutor::new(streams);
+        Self::start_with(limits, streams, |_| None)
+    }
 
+    /// With a worker that `worker` makes.
+    fn start_with(
+        limits: Limits,
+        streams: StreamLimits,
+        worker: impl FnOnce(&Arc<Board>) -> Option<Arc<dyn Worker>>,
+    ) -> Self {
+        let (executor, meters) = BoardExecutor::new(streams);
         let shard = Shard::new(executor.clone(), limits, meters.clone());
-        tokio::task::spawn_local(shard.clone().run(None));
+        tokio::task::spawn_local(shard.clone().run(worker(&executor.board)));
         Self { shard, board: executor.board.clone(), executor, meters }
     }
 

@@ -2,11 +2,16 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
-use spreadly_subscriptions::{Dialect, Limits, Rank, StreamLimits};
+use spreadly_subscriptions::limits::MOST_URGENT_TURNS;
+use spreadly_subscriptions::{Dialect, Limits, Rank, StreamLimits, Turn, Worker};
+use tokio::sync::Notify;
 
+use super::board::Board;
 use super::client::{Heard, subscribe};
 use super::{Hub, paused};
 
@@ -94,5 +99,55 @@ fn sockets_of_the_last_rank_are_written_to_after_all_others() {
             let expected = [Rank::First, Rank::Last].map(|rank| vec![rank; SOCKETS * streams]);
             assert_eq!(order, expected.concat(), "{streams} streams");
         }
+    });
+}
+
+/// A worker that publishes an event in each turn, and always has an urgent one.
+struct Pressing {
+    board: Arc<Board>,
+    wake: Arc<Notify>,
+    turns: Arc<AtomicUsize>,
+}
+
+impl Worker for Pressing {
+    fn wake(&self) -> &Notify {
+        &self.wake
+    }
+
+    fn turn(&self) -> Turn {
+        let turns = self.turns.fetch_add(1, Ordering::Relaxed) + 1;
+        if turns > 4 * MOST_URGENT_TURNS {
+            return Turn::Done { wake_at: None };
+        }
+        self.board.set(1, turns as u64, 0);
+        Turn::Urgent
+    }
+}
+
+#[test]
+fn urgent_turns_come_before_sockets_of_the_last_rank_but_only_a_few_in_a_row() {
+    paused(async {
+        let (wake, turns) = (Arc::<Notify>::default(), Arc::<AtomicUsize>::default());
+        turns.store(usize::MAX / 2, Ordering::Relaxed);
+        let hub = Hub::start_with(Limits::default(), StreamLimits::default(), |board| {
+            let (board, wake, turns) = (board.clone(), wake.clone(), turns.clone());
+            Some(Arc::new(Pressing { board, wake, turns }))
+        });
+        let mut clients = Vec::new();
+        for rank in [Rank::First, Rank::Last] {
+            let mut client = hub.connect_ranked(rank, Dialect::TransportWs, 64 << 10);
+            client.init().await;
+            client.say(&subscribe("1", "fields", json!({}))).await;
+            assert!(matches!(client.hear().await, Heard::Message(_)), "a snapshot");
+            clients.push(client);
+        }
+        turns.store(0, Ordering::Relaxed);
+        wake.notify_one();
+        let mut last = clients.pop().unwrap();
+        assert!(matches!(last.hear().await, Heard::Message(_)), "an event");
+        assert_eq!(turns.load(Ordering::Relaxed), MOST_URGENT_TURNS + 1);
+        // The first rank was sent one frame for each turn by then.
+        let (writes, frames) = (hub.meters.writes.get(), hub.meters.frames_delivered.get());
+        assert!(writes >= MOST_URGENT_TURNS as u64 + 2, "{writes} writes of {frames} frames");
     });
 }
