@@ -165,7 +165,7 @@ impl Writer {
     async fn look(&mut self) {
         self.turn = Turn::default();
         self.waiting.extend(self.taken.drain());
-        for (market, stands) in self.live.stands() {
+        for (market, stands) in self.live.book_sequences() {
             sleep_until(self.cache.rests_until()).await;
             self.keep_state(&market, stands).await;
             sleep_until(self.cache.rests_until()).await;

@@ -4,22 +4,18 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
-use futures_util::FutureExt;
-use spreadly_subscriptions::{Cursor, CursorError, Frame, ResponseStream};
+use spreadly_subscriptions::{Cursor, Frame, ResponseStream};
 
-use super::drafts::{self, Answer, Draft, DraftSource, Drafts, LongFrames, Reply, Wanted};
+use super::drafts::{Answer, Draft, Drafter, Drafts, Reply, Wanted};
 use super::frame::{
     BookDelta, BookHead, BookHeartbeat, BookSnapshot, Encode, FeedState, LiveFrame, SnapshotReason,
     Speed, book_topic, shape,
 };
+use super::pace::QUIET_BEATS;
+use super::refusal::bad_cursor;
 use crate::market::book::{Book, Changes};
 use crate::market::epochs::{CursorEpoch, EpochHistory};
 use crate::market::event::Side;
-
-/// Beats of one second after which a quiet stream says that it lives. The contract wants at most
-/// 5 s between frames; a push may come just after a beat, so 4 leaves a second for a late timer.
-pub(super) const QUIET_BEATS: u8 = 4;
 
 /// Frames a joiner may be sent behind a cached frame. Each costs the joiner a message, so a
 /// longer tail is worth a new encoding.
@@ -78,7 +74,7 @@ pub(super) struct BookStream {
     quiet_beats: u8,
     encode: Encode,
     /// How frames are encoded that take long; `None` where none does.
-    long: Option<(Arc<LongFrames>, DraftSource)>,
+    long: Option<Drafter>,
     drafts: Drafts,
     /// Encoded for an earlier joiner, one a reason at most.
     snapshots: Vec<(SnapshotReason, Frame)>,
@@ -94,7 +90,7 @@ impl BookStream {
         (depth, speed): (usize, Speed),
         now: &Now<'_>,
         encode: Encode,
-        long: Option<(Arc<LongFrames>, DraftSource)>,
+        long: Option<Drafter>,
     ) -> Self {
         Self {
             stream,
@@ -239,11 +235,10 @@ impl BookStream {
         if let Some(reply) = self.known(now, wanted) {
             return Answer::Now(reply);
         }
-        if let Some((long, source)) = &self.long
-            && self.is_long(now, wanted, long.most_levels())
+        if let Some(drafter) = &self.long
+            && self.is_long(now, wanted, drafter.most_levels)
         {
-            let stream = Arc::downgrade(&self.stream);
-            let make = || drafts::make(long.clone(), source.clone(), stream, wanted).boxed();
+            let make = || (drafter.make)(Arc::downgrade(&self.stream), wanted);
             return Answer::Later(self.drafts.share(wanted, make));
         }
         Answer::Now(match self.draft(now, wanted) {
@@ -389,13 +384,4 @@ impl BookStream {
         let bytes = self.stream.backlog_bytes(next)?;
         (backlog <= MOST_BACKLOG_FRAMES && bytes < frame.tail.len()).then_some(next)
     }
-}
-
-/// The errors array for a cursor that can't be used.
-pub(super) fn bad_cursor(fault: CursorError) -> Bytes {
-    let errors = serde_json::json!([{
-        "message": fault.to_string(),
-        "extensions": { "code": "BAD_REQUEST" },
-    }]);
-    Bytes::from(errors.to_string())
 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use spreadly_subscriptions::{Cursor, Epoch, Frame, ResponseStream, Resume};
 
-use super::book_stream::{QUIET_BEATS, bad_cursor};
-use super::follower::Touched;
 use super::frame::{CandleFrame, Encode, FeedState, LiveFrame, SnapshotReason, candles_topic};
+use super::pace::{QUIET_BEATS, Touched};
+use super::refusal::bad_cursor;
 use crate::market::candles::{Candle, Interval, SERIES_KEPT, Series};
 use crate::market::epochs::{CursorEpoch, EpochChange, EpochHistory};
 use crate::market::event::{Applied, MarketDefinition, Micros};

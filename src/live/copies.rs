@@ -16,9 +16,11 @@ use parking_lot::{Mutex, MutexGuard};
 use spreadly_subscriptions::Schedule;
 use tokio::time::Instant;
 
-use super::follower::{Follower, Touched};
-use super::topics::TopicName;
-use super::{Live, Market, MarketState};
+use super::Live;
+use super::follower::Follower;
+use super::frame::TopicName;
+use super::markets::{Market, MarketState};
+use super::pace::Touched;
 use crate::market::event::MarketId;
 
 /// How many streams of a copy need a market.
@@ -35,7 +37,7 @@ impl Live {
         let clock = Box::new(move || clock.now());
         let mut copy = Self::new(origin.epoch, clock, origin.journal_touches, origin.log.clone());
         copy.snapshot_encodings = origin.snapshot_encodings.clone();
-        copy.reached.begin(origin.reached.get());
+        copy.applied.reset(origin.applied.get());
         copy.origin = Some(origin.clone());
         copy.schedule = Mutex::new(Schedule::new(stream_cost_rate, Instant::now()));
         copy.take_from_origin(&mut Touched::new());
@@ -115,7 +117,7 @@ impl Live {
     /// Events were lost on their way here: everything is copied again.
     pub(super) fn copy_again(&self, copied: &Copied, touched: &mut Touched) {
         let Some(origin) = &self.origin else { return };
-        self.reached.to(origin.reached.get());
+        self.applied.raise_to(origin.applied.get());
         self.take_from_origin(touched);
         self.topics.lock().adopt_numberings(&origin.topics.lock());
         for market in copied.markets.keys() {

@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use spreadly_subscriptions::{Frame, ResponseStream, Resume};
 
-use super::book_stream::QUIET_BEATS;
-use super::follower::Touched;
 use super::frame::{Encode, FeedView, LiveFrame};
+use super::pace::{QUIET_BEATS, Touched};
 
 #[derive(Default)]
 pub(super) struct FeedBoard {

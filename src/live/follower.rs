@@ -7,12 +7,9 @@ use std::sync::Arc;
 use spreadly_subscriptions::{Pace, ResponseStream};
 use tokio::time::Instant;
 
-use super::frame::Speed;
-use super::{Live, Market};
+use super::Live;
+use super::markets::Market;
 use crate::market::event::MarketId;
-
-/// Ids of streams that have something to push, and that push each event.
-pub type Touched = Vec<u64>;
 
 /// What a stream follows.
 pub(super) enum Followed {
@@ -42,28 +39,6 @@ impl Follower {
     /// What it pushes into.
     pub fn stream(&self) -> &ResponseStream {
         &self.stream
-    }
-}
-
-impl From<Speed> for Pace {
-    fn from(speed: Speed) -> Self {
-        match speed {
-            Speed::Raw => Self::Raw,
-            Speed::Ms100 => Self::Ms100,
-            Speed::Ms250 => Self::Ms250,
-            Speed::S1 => Self::S1,
-        }
-    }
-}
-
-impl From<Pace> for Speed {
-    fn from(pace: Pace) -> Self {
-        match pace {
-            Pace::Raw => Self::Raw,
-            Pace::Ms100 => Self::Ms100,
-            Pace::Ms250 => Self::Ms250,
-            Pace::S1 => Self::S1,
-        }
     }
 }
 

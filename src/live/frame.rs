@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use spreadly_subscriptions::{Cursor, CursorError, Epoch, Position, ResponseStream, topic_hash};
+use spreadly_subscriptions::{Cursor, CursorError, Epoch, Position, topic_hash};
 
 use crate::market::book::Level;
 use crate::market::candles::{Candle, Interval};
@@ -14,6 +14,9 @@ use crate::market::ladder::TopLevels;
 use crate::market::orders::OrderUpdate;
 use crate::market::ticker::{Day, LastTrade};
 use crate::market::trade::Trade;
+
+/// The log's name of a topic.
+pub type TopicName = Arc<str>;
 
 /// How often an `orderBook` stream pushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -217,7 +220,7 @@ pub enum ItemBody {
 #[derive(Clone, Debug)]
 pub struct LogFrame {
     /// The log's name of it.
-    pub topic: Arc<str>,
+    pub topic: TopicName,
     pub epoch: Epoch,
     /// Of the last event told, or of the topic's last.
     pub sequence: u64,
@@ -258,7 +261,7 @@ impl LogCursor {
 }
 
 /// The cursor's name of a set of topics, given sorted; of a single one its own.
-pub fn log_topics(names: &[Arc<str>]) -> u64 {
+pub fn log_topics(names: &[TopicName]) -> u64 {
     // No name has a control character in it.
     topic_hash(&names.join("\n"))
 }
@@ -390,15 +393,6 @@ impl LiveFrame {
             Self::Feed(_) => {}
         }
     }
-}
-
-/// Lets each frame say at which pace its stream is brought up to date.
-pub(super) fn with_pace(stream: &Arc<ResponseStream>, mut encode: Encode) -> Encode {
-    let stream = stream.clone();
-    Box::new(move |mut frame| {
-        frame.slow_to(stream.slowed_to().map(Speed::from));
-        encode(frame)
-    })
 }
 
 /// Turns a frame into the bytes of its GraphQL result, `{"data":…}`. Owned by one stream and

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::Rollback;
 use super::frame::{FeedState, FeedView};
+use super::rollback::Rollback;
 use crate::market::event::{Applied, Effect};
 
 /// Events that wait for a worker, and price levels in them: about 100 MB at most. A worker that

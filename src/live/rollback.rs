@@ -5,8 +5,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::follower::Touched;
-use super::{Live, OfferMark, RestoreError, SnapshotReason};
+use super::Live;
+use super::book_checkpoint::{OfferMark, RestoreError};
+use super::frame::SnapshotReason;
+use super::pace::Touched;
 use crate::market::bbo::BestBidOffer;
 use crate::market::epochs::{EpochChange, market_scope};
 use crate::market::event::{MarketDefinition, MarketId, Micros};
@@ -69,9 +71,9 @@ impl Live {
         Self::new(self.epoch, Box::new(|| 0), self.journal_touches, self.log.clone())
     }
 
-    /// Brings every market to where its epoch began, which may be behind its last event. Once the
-    /// log is read.
-    pub fn stand(&self) {
+    /// Raises each market's sequence to where its epoch began, which may be after its last event.
+    /// Once the log is read.
+    pub fn raise_to_epochs(&self) {
         for market in self.all() {
             let id = {
                 let mut state = market.state.lock();
@@ -79,8 +81,8 @@ impl Live {
                 state.book.stand_at(since);
                 state.definition.market.clone()
             };
-            self.offers.lock().stand(&id);
-            self.tickers.lock().stand(&id);
+            self.offers.lock().raise_to_epoch(&id);
+            self.tickers.lock().raise_to_epoch(&id);
         }
     }
 
@@ -117,7 +119,7 @@ impl Live {
             .iter()
             .map(|(scope, first)| (&**scope, EpochChange { at: left.at, first: *first }));
         self.topics.lock().roll_back(changes, &left.topics);
-        self.reached.to(left.at);
+        self.applied.raise_to(left.at);
         done
     }
 

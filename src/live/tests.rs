@@ -15,7 +15,8 @@ use super::*;
 use crate::market::book::{JOURNAL_TOUCHES, Level};
 use crate::market::candles::Candle;
 use crate::market::candles::{Interval, Tick};
-use crate::market::event::{MarketStatus, Side};
+use crate::market::event::{Applied, Effect, LevelChange, MarketDefinition, MarketStatus, Side};
+use crate::market::trade::Trade;
 
 #[path = "draft_tests.rs"]
 mod drafts;

@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng};
 use spreadly_subscriptions::{Turn, Worker};
 
 use super::*;
-use crate::live::encoders::MARKED_AT_ONCE;
+use crate::live::encode_worker::MARKED_AT_ONCE;
 
 const WORKERS: usize = 3;
 /// So little that owners are merged for it now and then.

@@ -56,7 +56,7 @@ pub fn recover_live(
         // Events before the cache's state were not replayed, but count towards the next checkpoint.
         let Some(market) = book_market(topic) else { continue };
         let newest = store.newest_checkpoint(topic)?.unwrap_or(0);
-        let since = live.events_behind(market, newest) as u64;
+        let since = live.events_after(market, newest) as u64;
         recovered.since_checkpoint.insert(market.into(), since);
     }
     if let Some(warm) = &warm {
@@ -64,7 +64,7 @@ pub fn recover_live(
     }
     recover_candles(store, &admission, live)?;
     live.restore_topics(std::mem::take(&mut recovered.topics));
-    live.stand();
+    live.raise_to_epochs();
     // The cache is written from here on.
     drop(warm);
     Ok((admission, recovered))

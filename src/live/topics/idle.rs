@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::TopicName;
+use crate::live::frame::TopicName;
 use crate::market::event::MESSAGE;
 
 /// Generic topics remembered without a follower, of some 200 bytes each.

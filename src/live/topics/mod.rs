@@ -3,52 +3,29 @@
 //! ring wants rising sequences. What the rings no longer hold is read from the log, see `replay`.
 
 mod idle;
+mod place;
 mod replay;
 mod stream;
+mod topic;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt as _};
 use spreadly_subscriptions::{Epoch, ResponseStream, Resume};
 
 use self::idle::Idle;
+use self::place::Place;
 use self::stream::{At, Numbered, TopicStream};
-use super::follower::Touched;
-use super::frame::{Encode, FeedState, Item};
+use self::topic::Topic;
+use super::frame::{Encode, FeedState, Item, TopicName};
+use super::pace::Touched;
 use crate::market::epochs::{EpochChange, EpochHistory, scope_of};
 use crate::market::event::Micros;
 use crate::store;
 
 pub(super) use self::replay::Replay;
 pub use self::replay::item;
-
-/// The log's name of a topic.
-pub type TopicName = Arc<str>;
-
-/// Where a reader goes on.
-pub(super) enum Place {
-    /// Known from memory.
-    Here(Resume),
-    /// Only the log has what follows.
-    Log(Reach),
-    /// Only the log knows where this topic stands: it is to be asked, see [`Topics::recall`].
-    Forgotten(TopicName),
-}
-
-/// A part of the log that a reader is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reach {
-    /// Behind this sequence.
-    after: u64,
-    /// All of it up to this one.
-    until: u64,
-    /// The reader is told first that it goes back to `after`: what it saw behind that was undone
-    /// or is told again.
-    back: bool,
-    /// Of the stream's numbering when this was said: what is read under another one is not told.
-    base: u64,
-}
 
 pub(super) struct Topics {
     epoch: Epoch,
@@ -64,62 +41,6 @@ pub(super) struct Topics {
     /// The newest event that undid something, as far as is known here.
     undone_at: u64,
     streams: BTreeMap<u64, TopicStream>,
-}
-
-/// Events of a topic that are kept for streams which push several at once. What is older is read
-/// from the log.
-const MOST_RECENT: usize = 64;
-/// Bytes of their bodies.
-const MOST_RECENT_BYTES: usize = 256 << 10;
-
-/// The end of a topic.
-#[derive(Default)]
-struct Topic {
-    /// Sequence of its last event; 0 if there is none yet.
-    last: u64,
-    event_time: Option<Micros>,
-    /// The newest events, each with the sequence of the one before; none where nobody follows.
-    recent: VecDeque<(u64, Item)>,
-    recent_bytes: usize,
-    /// Streams that follow it, and those of them that push each event.
-    followers: usize,
-    raw: BTreeSet<u64>,
-    /// The newest rollback that its end was taken over after.
-    undone_at: u64,
-    /// It is followed, and may have events in the log of which nothing is known here.
-    is_forgotten: bool,
-}
-
-impl Topic {
-    fn keep(&mut self, previous: u64, item: &Item) {
-        if self.followers == 0 {
-            return;
-        }
-        self.recent_bytes += item.bytes();
-        self.recent.push_back((previous, item.clone()));
-        while self.recent.len() > MOST_RECENT
-            || (self.recent_bytes > MOST_RECENT_BYTES && self.recent.len() > 1)
-        {
-            if let Some((_, oldest)) = self.recent.pop_front() {
-                self.recent_bytes -= oldest.bytes();
-            }
-        }
-    }
-
-    fn forget_recent(&mut self) {
-        self.recent = VecDeque::new();
-        self.recent_bytes = 0;
-    }
-
-    /// The events after `seen`; `None` if some of them are not kept.
-    fn after(&self, seen: u64) -> Option<impl Iterator<Item = &(u64, Item)>> {
-        let first = self.recent.partition_point(|(_, item)| item.sequence <= seen);
-        let whole = match self.recent.get(first) {
-            Some((previous, _)) => *previous <= seen,
-            None => self.last <= seen,
-        };
-        whole.then(|| self.recent.range(first..))
-    }
 }
 
 impl Topics {

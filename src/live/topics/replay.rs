@@ -6,14 +6,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use serde_json::json;
 use spreadly_subscriptions::{Frame, Resume};
 
+use super::place::{Place, Reach};
 use super::stream::{At, TopicStream, frames_of};
-use super::{Place, Reach, TopicName};
 use crate::live::Live;
-use crate::live::frame::{Item, ItemBody};
+use crate::live::frame::{Item, ItemBody, TopicName};
+use crate::live::refusal::log_unavailable;
 use crate::market::event::{Body, MarketDefinition, parse};
 use crate::market::orders::OrderUpdate;
 use crate::market::trade::Trade;
@@ -93,13 +92,7 @@ impl Replay {
         }
         match self {
             Self::CatchingUp => Resume::TooSlow,
-            Self::Joining => {
-                let errors = json!([{
-                    "message": "the log can't be read now: subscribe again with the same cursor",
-                    "extensions": { "code": "UNAVAILABLE" },
-                }]);
-                Resume::Refused(Bytes::from(errors.to_string()))
-            }
+            Self::Joining => Resume::Refused(log_unavailable()),
         }
     }
 }

@@ -8,15 +8,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use serde_json::json;
 use spreadly_subscriptions::{Epoch, Frame, Position, ResponseStream, Resume};
 
-use super::{Place, Reach, TopicName};
-use crate::live::book_stream::{QUIET_BEATS, bad_cursor};
+use super::place::{Place, Reach};
 use crate::live::frame::{
-    Encode, FeedState, Item, LiveFrame, LogCursor, LogFrame, SnapshotReason, log_topics,
+    Encode, FeedState, Item, LiveFrame, LogCursor, LogFrame, SnapshotReason, TopicName, log_topics,
 };
+use crate::live::pace::QUIET_BEATS;
+use crate::live::refusal::{bad_cursor, resync_required};
 use crate::market::epochs::{CursorEpoch, EpochHistory, MOST_EPOCH_CHANGES};
 use crate::market::event::Micros;
 
@@ -396,20 +395,4 @@ pub(super) fn frames_of<T>(
         events = rest;
         Some(frame)
     })
-}
-
-/// The errors array for a position that nothing can be told behind any more.
-fn resync_required(requested: Position, epoch: Epoch) -> Bytes {
-    let position = |epoch: Epoch, sequence: u64| json!({"epoch": epoch.to_string(), "sequence": sequence.to_string()});
-    let errors = json!([{
-        "message": "this position is not of the hub's log: query what is missing, then subscribe \
-                    without `after`",
-        "extensions": {
-            "code": "RESYNC_REQUIRED",
-            "requested": position(requested.epoch, requested.sequence),
-            // Nothing that stands is ever removed from the log.
-            "floor": position(epoch, 0),
-        },
-    }]);
-    Bytes::from(errors.to_string())
 }

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use spreadly_subscriptions::{Cursor, Frame, Meters, OperationKey, StreamLimits, Streams};
 
+use super::topic::MOST_RECENT;
 use super::*;
 use crate::live::frame::{LiveFrame, LogCursor, log_topics};
 use crate::live::{Live, Rollback};
