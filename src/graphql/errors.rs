@@ -25,7 +25,7 @@ pub(super) fn fault(code: &'static str, message: &str) -> Error {
 
 /// A limit that was passed, by its name in the configuration.
 pub(super) fn limit_exceeded(name: &str, limit: usize, current: usize) -> Error {
-    // What a bomb expands to is told as far as every client's integers reach.
+    // A document can expand to more than GraphQL's largest `Int`.
     let current = current.min(i32::MAX as usize);
     let message = format!("{name}: at most {limit}, this request has {current}");
     Error::new(message).extend_with(|_, values| {

@@ -26,7 +26,7 @@ use crate::store::{LogReader, ReadError, StoreError};
 /// How long a mutation waits for its turn at the log.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What `Query.hub` says beyond the live state: handed in by whoever owns the sockets.
+/// What `Query.hub` says beyond the live state. It comes from the owner of the sockets.
 pub struct HubView {
     /// When the hub started, by its clock.
     pub started: Micros,

@@ -74,8 +74,8 @@ impl Live {
         Ok(())
     }
 
-    /// A book as [`Live::checkpoint`] gave it, the time of its last event, and since when its offer
-    /// stands.
+    /// A book as [`Live::checkpoint`] gave it, the time of its last event, and the event that set its
+    /// offer.
     pub(super) fn read_checkpoint(
         &self,
         state: &[u8],
@@ -83,13 +83,13 @@ impl Live {
         let checkpoint: Checkpoint<&serde_json::value::RawValue> = serde_json::from_slice(state)?;
         let Checkpoint { event_time, offer, book } = checkpoint;
         let book = Book::from_checkpoint(book.get().as_bytes(), self.journal_touches)?;
-        // Where it isn't known since when the offer stands: it stood at the book's sequence.
+        // Where the event that set the offer isn't known, the book's last event is a safe answer.
         let unknown = OfferMark { sequence: book.sequence(), event_time };
         Ok((book, event_time, offer.unwrap_or(unknown)))
     }
 
-    /// A market's state and the sequence it stands for; `None` if the market is not known. To be
-    /// called by who calls [`Live::apply`], so that the book and its offer are of one moment.
+    /// A market's state and the sequence of its last event; `None` if the market is not known. Call
+    /// it from the thread of [`Live::apply`], so that the book and its offer are of one moment.
     pub fn checkpoint(&self, market: &str) -> Option<(u64, Vec<u8>)> {
         let state = self.state(market, 0)?;
         Some((state.sequence(), state.to_bytes()))

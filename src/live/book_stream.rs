@@ -17,7 +17,7 @@ use crate::market::book::{Book, Changes};
 use crate::market::epochs::{CursorEpoch, EpochHistory};
 use crate::market::event::Side;
 
-/// Frames a joiner may be sent behind a cached frame. Each costs the joiner a message, so a
+/// Frames a joiner may be sent after a cached frame. Each costs the joiner a message, so a
 /// longer tail is worth a new encoding.
 const MOST_BACKLOG_FRAMES: u64 = 32;
 
@@ -25,7 +25,7 @@ const MOST_BACKLOG_FRAMES: u64 = 32;
 /// this. What a document of many aliases blows up further is not worth a stream's memory.
 const MOST_CACHED_BYTES: usize = 1 << 20;
 
-/// The market as it is at this moment, for whoever builds frames of it.
+/// The market as it is at this moment, for what builds frames of it.
 pub(super) struct Now<'a> {
     /// With the depth left at 0: each stream puts its own.
     pub(super) head: BookHead,
@@ -173,7 +173,7 @@ impl BookStream {
         if self.quiet_beats < QUIET_BEATS {
             return;
         }
-        // What joiners are given says when it was published: no older than a quiet stream's pulse.
+        // What joiners get says when it was published: it is no older than a heartbeat.
         self.snapshots.clear();
         self.count_cached();
         if now.book.sequence() == self.last {
@@ -255,7 +255,7 @@ impl BookStream {
     fn settle(&self, now: &Now<'_>, wanted: Wanted) -> Wanted {
         match wanted {
             Wanted::After { seen, resumes }
-                if self.place_behind(seen).is_none() && !now.book.stood_at(seen) =>
+                if self.next_after(seen).is_none() && !now.book.stood_at(seen) =>
             {
                 Wanted::Snapshot(match resumes {
                     true => SnapshotReason::ResumeTooOld,
@@ -278,7 +278,7 @@ impl BookStream {
     fn known(&mut self, now: &Now<'_>, wanted: Wanted) -> Option<Reply> {
         let frame = match wanted {
             Wanted::After { seen, .. } => {
-                if let Some(next) = self.place_behind(seen) {
+                if let Some(next) = self.next_after(seen) {
                     return Some(Reply::Ring { seen, next });
                 }
                 self.merged.as_ref().filter(|frame| frame.previous == seen)
@@ -346,9 +346,9 @@ impl BookStream {
         self.count_cached();
     }
 
-    /// Tells a joiner at once when the feed is not live, instead of at the next heartbeat.
+    /// The heartbeat for a joiner while the feed is not live, so that it need not wait for the next.
     fn notice(&mut self, now: &Now<'_>, sequence: u64) -> Option<Frame> {
-        // Behind an older cached snapshot comes the ring, and the next heartbeat in it.
+        // The ring follows an older cached snapshot, with the next heartbeat in it.
         if now.state == FeedState::Live || sequence != now.book.sequence() {
             return None;
         }
@@ -369,17 +369,17 @@ impl BookStream {
 
     /// Where in the ring a reader at `sequence` goes on. The ring of a new stream is empty and
     /// knows no boundary yet, so the last one is asked first.
-    fn place_behind(&self, sequence: u64) -> Option<u64> {
+    fn next_after(&self, sequence: u64) -> Option<u64> {
         match sequence == self.last {
             true => Some(self.stream.next_index()),
             false => self.stream.index_after(sequence),
         }
     }
 
-    /// Where a reader goes on behind a frame that was encoded earlier; `None` if what follows it
+    /// Where a reader continues after a frame that was encoded earlier; `None` if what follows it
     /// in the ring would cost the reader more than a new one.
     fn reusable(&self, frame: &Frame) -> Option<u64> {
-        let next = self.place_behind(frame.sequence)?;
+        let next = self.next_after(frame.sequence)?;
         let backlog = self.stream.next_index() - next;
         let bytes = self.stream.backlog_bytes(next)?;
         (backlog <= MOST_BACKLOG_FRAMES && bytes < frame.tail.len()).then_some(next)

@@ -138,13 +138,13 @@ impl EncodeWorker {
         self.unmarked.lock().queue.len()
     }
 
-    /// As if there had been no room for what is on its way here.
+    /// Drops the changes that wait here, as if there had been no room.
     #[cfg(test)]
     pub(super) fn lose_changes(&self) {
         self.inbox.lock().overrun();
     }
 
-    pub(super) fn hand_on(&self, change: Change) {
+    pub(super) fn pass_on(&self, change: Change) {
         self.inbox.lock().push(change);
         self.wake.notify_one();
     }
@@ -287,7 +287,7 @@ impl EncodeWorker {
         }
     }
 
-    /// Lets streams that were quiet for long say that they live, for a moment.
+    /// Lets streams that were quiet for long push a heartbeat, for a moment.
     fn beat(&self) {
         let mut rounds = self.rounds.lock();
         for () in upkeep() {

@@ -28,8 +28,7 @@ pub struct Encoders {
 }
 
 impl Encoders {
-    /// So many workers; with none, streams follow the state itself and are brought up to date with
-    /// each event.
+    /// With no workers, streams follow the state itself and are advanced with each event.
     ///
     /// The streams of one owner may cost each worker `stream_cost_rate` microseconds a second.
     pub fn new(live: Arc<Live>, workers: usize, stream_cost_rate: u32) -> Self {
@@ -71,15 +70,15 @@ impl Encoders {
         self.workers.iter().map(|own| (own.meters(), own.live().schedule.lock().merged()))
     }
 
-    /// Takes events as [`Live::apply`] does, and hands them on. Gives the memory back where nobody
-    /// else has it.
+    /// Takes events as [`Live::apply`] does, and passes them on. Gives the memory back where nothing
+    /// else holds it.
     pub fn apply(&self, events: Vec<Applied>) -> Vec<Applied> {
         self.live.apply(&events);
         let Some(last) = events.last().map(|event| event.sequence) else { return events };
         let mut events = Arc::new(events);
         for worker in &self.workers {
             if worker.live().following.load(Ordering::SeqCst) > 0 {
-                worker.hand_on(Change::Events(events.clone()));
+                worker.pass_on(Change::Events(events.clone()));
             } else {
                 worker.live().applied.raise_to(last);
             }
@@ -87,13 +86,13 @@ impl Encoders {
         Arc::get_mut(&mut events).map(std::mem::take).unwrap_or_default()
     }
 
-    /// Takes what is left after a rollback, as [`Live::roll_back`] does, and hands it on.
+    /// Takes what is left after a rollback, as [`Live::roll_back`] does, and passes it on.
     ///
     /// # Errors
     /// When a book is not readable.
     pub fn roll_back(&self, left: &Arc<Rollback>) -> Result<(), RestoreError> {
         let done = self.live.roll_back(left);
-        self.hand_on(|| Change::RolledBack(left.clone()));
+        self.pass_on(|| Change::RolledBack(left.clone()));
         done
     }
 
@@ -101,18 +100,18 @@ impl Encoders {
     pub fn set_feed_state(&self, state: FeedState) {
         if self.live.feed_state() != state {
             self.live.set_feed_state(state);
-            self.hand_on(|| Change::FeedState(state));
+            self.pass_on(|| Change::FeedState(state));
         }
     }
 
     /// Takes the feeds as they are now.
     pub fn set_feeds(&self, views: Vec<FeedView>) {
-        let handed = Arc::new(views.clone());
+        let passed = Arc::new(views.clone());
         self.live.set_feeds(views);
-        self.hand_on(|| Change::Feeds(handed.clone()));
+        self.pass_on(|| Change::Feeds(passed.clone()));
     }
 
-    fn hand_on(&self, change: impl Fn() -> Change) {
-        self.workers.iter().for_each(|worker| worker.hand_on(change()));
+    fn pass_on(&self, change: impl Fn() -> Change) {
+        self.workers.iter().for_each(|worker| worker.pass_on(change()));
     }
 }

@@ -1,4 +1,4 @@
-//! The streams that follow the live state: what each follows, and how it is brought up to date.
+//! The streams that follow the live state: what each follows, and how it is advanced.
 //! Taking an event only says which streams it touches; what is pushed is resolved and encoded when
 //! a stream has its turn.
 
@@ -90,7 +90,7 @@ impl Live {
         }
     }
 
-    /// To be called each second: a stream that was quiet for long says that it lives.
+    /// Call it each second: a stream that was quiet for long pushes a heartbeat.
     pub fn beat(&self, follower: &Follower) {
         let id = follower.stream.id();
         match &follower.followed {

@@ -12,7 +12,7 @@ use crate::market::event::{Applied, Effect};
 const MOST_WAITING_EVENTS: usize = 1 << 17;
 const MOST_WAITING_LEVELS: usize = 1 << 20;
 
-/// What is handed on to a worker.
+/// What is passed on to a worker.
 pub(super) enum Change {
     Events(Arc<Vec<Applied>>),
     RolledBack(Arc<Rollback>),

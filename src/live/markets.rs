@@ -21,8 +21,8 @@ use crate::market::event::{MarketDefinition, MarketId, Micros};
 pub(super) struct Market {
     pub(super) state: Mutex<MarketState>,
     pub(super) candles: Mutex<CandleBoard>,
-    /// Nothing defines it any more, as blocks were undone. Kept for those who follow it: it may be
-    /// defined again.
+    /// A rollback removed its definition. Kept for the streams that follow it: it may be defined
+    /// again.
     pub(super) gone: AtomicBool,
 }
 
@@ -79,7 +79,7 @@ impl Live {
     }
 
     /// Defines or redefines a market. Its book is in units of its decimals, so other decimals begin
-    /// an empty one, and everyone is told.
+    /// an empty one, which every stream states.
     pub fn define(&self, definition: Arc<MarketDefinition>) {
         let mut touched = Touched::new();
         self.define_at(definition, 0, &mut touched);

@@ -1,7 +1,6 @@
-//! The live topics: the state of every market and the streams that follow it. The sequencer's
-//! thread brings events in; the streams are brought up to date by workers, each of which has a copy
-//! of what its streams follow, see `encoders`. Knows no GraphQL: what opens a stream brings what
-//! encodes its frames.
+//! The state of all markets and topics, and the streams that follow it. The sequencer's thread
+//! applies events. Workers advance the streams; each has a copy of what its streams follow, see
+//! `encoders`. Knows no GraphQL: the opener of a stream brings the encoder of its frames.
 //!
 //! Locks: a market's book, its candles, the offers, the tickers, the log topics, the feeds' board
 //! and the list of markets are each under their own, and no two of them are ever held together, so
@@ -80,13 +79,13 @@ pub struct Live {
     offers: Mutex<Offers>,
     tickers: Mutex<Tickers>,
     topics: Mutex<Topics>,
-    /// What is told again to whoever comes back is read with these.
+    /// Read what a resumed client missed.
     log: Arc<LogReaders>,
     feeds: Mutex<FeedBoard>,
     feed_state: Mutex<FeedState>,
     applied: AppliedSequence,
     followers: Mutex<HashMap<u64, Arc<Follower>>>,
-    /// Which of them is brought up to date next.
+    /// Which of them is advanced next.
     schedule: Mutex<Schedule>,
     /// Of a worker's copy: what it is a copy of. Held while what is followed is copied, and while
     /// an event is taken, so that none is missed in between.
@@ -96,7 +95,7 @@ pub struct Live {
     following: AtomicUsize,
     /// Snapshots that were encoded rather than taken from a stream's cache.
     pub snapshot_encodings: Arc<AtomicU64>,
-    /// How often blocks were undone, and the events that went with them, since the start.
+    /// Rollbacks of blocks, and the events that they removed, since the start.
     pub reorganisations: AtomicU64,
     pub events_undone: AtomicU64,
     /// Times that events of a source were lost.
@@ -130,17 +129,17 @@ impl Live {
         }
     }
 
-    /// The log's own: of all topics of which nothing was undone.
+    /// The log's epoch: of all topics without a rollback.
     pub fn epoch(&self) -> Epoch {
         self.epoch
     }
 
-    /// How positions of a topic are numbered now, by the log's name of it.
+    /// The epochs of a topic, by the log's name of it.
     pub fn epochs(&self, topic: &str) -> EpochHistory {
         self.topics.lock().epochs(topic)
     }
 
-    /// For who reads the log beside its writer.
+    /// Readers of the log, beside its writer.
     pub fn log(&self) -> &Arc<LogReaders> {
         &self.log
     }
@@ -169,8 +168,8 @@ impl Live {
         self.topics.lock().knows(topic)
     }
 
-    /// Takes over where topics of the log stand, and when their last events were at their source,
-    /// where that is known. Before the first event.
+    /// Takes the last event of topics of the log, and its time at the source where that is known.
+    /// Before the first event.
     pub fn restore_topics(&self, known: Vec<(store::Topic, Option<Micros>)>) {
         let mut topics = self.topics.lock();
         for (topic, time) in known {

@@ -1,6 +1,6 @@
-//! Blocks of the chain were undone, or events of a source are lost: the live topics take what is
-//! left, begin new epochs and tell everyone. What is left is worked out by the feeds' side, from
-//! the log.
+//! A rollback: blocks of the chain were removed, or a source lost events. The live state takes what
+//! is left, begins new epochs, and every stream states it. The ingest side computes what is left
+//! from the log.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,7 +15,7 @@ use crate::market::event::{MarketDefinition, MarketId, Micros};
 use crate::market::ticker::LastTrade;
 use crate::store::{self, MarketCandles};
 
-/// What is left once blocks were undone, or events of a source are lost.
+/// What is left after a rollback.
 #[derive(Debug)]
 pub struct Rollback {
     /// Sequence of the event that says so.
@@ -58,7 +58,7 @@ pub enum Defined {
 }
 
 impl Live {
-    /// Takes over which topics began new epochs, as the log tells. Before anything else is read.
+    /// Takes which topics began new epochs from the log. Before anything else is read.
     pub fn restore_epochs(&self, known: &[(Box<str>, EpochChange)]) {
         let mut topics = self.topics.lock();
         for (scope, change) in known {
@@ -66,7 +66,7 @@ impl Live {
         }
     }
 
-    /// An empty state of the same log, in which nobody is told anything.
+    /// An empty state of the same log, which no stream follows.
     pub fn aside(&self) -> Self {
         Self::new(self.epoch, Box::new(|| 0), self.journal_touches, self.log.clone())
     }
@@ -86,7 +86,7 @@ impl Live {
         }
     }
 
-    /// Takes what is left, and tells everyone. From the thread that calls
+    /// Takes what is left, and lets every stream state it. From the thread that calls
     /// [`Live::apply`].
     ///
     /// # Errors

@@ -195,7 +195,7 @@ fn an_event_does_not_wait_for_streams_of_other_markets() {
 }
 
 #[test]
-fn whatever_happens_between_an_event_and_a_turn_nobody_misses_it() {
+fn no_stream_misses_an_event_whatever_happens_before_its_turn() {
     for seed in [1, 7, 20_261_128] {
         println!("seed {seed}");
         let mut random = SmallRng::seed_from_u64(seed);

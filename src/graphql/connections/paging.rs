@@ -60,12 +60,12 @@ impl List {
         Cursor(LogCursor { topics: self.topics, position }.encode())
     }
 
-    /// The sequence behind which a page begins.
+    /// The sequence after which a page begins.
     ///
     /// # Errors
-    /// `RESYNC_REQUIRED` where something up to there was undone, with the place up to which it
-    /// stands; or where the epoch of the position is unknown.
-    pub fn behind(&self, after: &Cursor) -> Result<u64> {
+    /// `RESYNC_REQUIRED` where a rollback removed events up to there, with the last position that
+    /// is valid; or where the epoch of the position is unknown.
+    pub fn begin_after(&self, after: &Cursor) -> Result<u64> {
         let requested = LogCursor::decode(&after.0, self.topics)
             .map_err(|error| fault("BAD_REQUEST", &error.to_string()))?
             .position;

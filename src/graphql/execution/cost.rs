@@ -196,7 +196,7 @@ impl<'a> Scale<'a, '_> {
             None => {}
         }
         let document = self.document;
-        // Validation tells of fragments that do not exist.
+        // Validation refuses fragments that do not exist.
         let Some(fragment) = document.fragments.get(name) else { return Ok(Cost::default()) };
         self.fragments.insert(name, None);
         let cost = self.set(&fragment.node.selection_set.node)?;

@@ -332,7 +332,7 @@ fn unwinding(running: impl Future<Output = Outcome> + Send + 'static) -> Running
         .boxed()
 }
 
-/// Who else may share a stream: everyone, unless it tells what is only an account's.
+/// The clients that may share a stream: all, unless it has data of one account only.
 fn audience(field: &Field, principal: &Principal) -> String {
     match field.get_argument("account") {
         Some(_) => principal.account.as_deref().unwrap_or_default().to_owned(),
@@ -340,7 +340,7 @@ fn audience(field: &Field, principal: &Principal) -> String {
     }
 }
 
-/// A cursor as it stands in variables or extensions.
+/// A cursor as variables or extensions have it.
 fn text_or_null(value: Value) -> Result<Option<String>, Refused> {
     match value {
         Value::String(cursor) => Ok(Some(cursor)),

@@ -1,6 +1,6 @@
 //! Documents that clients name by their SHA-256 instead of sending them again: automatic persisted
-//! queries, as Apollo's clients speak them. A document enters with the first request that brings
-//! both; who names one that is not here is told to bring it.
+//! queries, as Apollo's clients speak them. A document enters with the first request that has both.
+//! A client that names an unknown document must send it.
 
 use std::sync::Arc;
 

@@ -10,8 +10,8 @@ use crate::graphql::errors::fault;
 use crate::market::event::Refusal;
 use crate::market::orders::OrderUpdate;
 
-/// What became of lines that a mutation wrote. What was accepted stands in the log, and who follows
-/// its topics was told.
+/// The outcome of the lines that a mutation wrote. Accepted ones are in the log, and were published
+/// to the topics' subscribers.
 #[derive(Clone, Debug, Default)]
 pub struct Written {
     pub accepted: usize,
@@ -49,8 +49,8 @@ pub enum WriteError {
 }
 
 impl WriteError {
-    /// As the client is told it.
-    pub fn told(self) -> Error {
+    /// The error for the client.
+    pub fn into_error(self) -> Error {
         fault("UNAVAILABLE", &self.to_string())
     }
 }

@@ -1,5 +1,4 @@
-//! The mutations. Each writes an event into the log like any feed's, and is answered with where it
-//! stands there.
+//! The mutations. Each writes an event into the log, like any feed, and answers with its position.
 
 use async_graphql::{Context, ID, MergedObject, Object, Result, SimpleObject};
 use serde_json::json;
@@ -73,7 +72,7 @@ impl Publishing {
             admit(ctx, Work::Topic, 1)?;
         }
         let written =
-            state::<MutationPort>(ctx)?.write(vec![line]).await.map_err(WriteError::told)?;
+            state::<MutationPort>(ctx)?.write(vec![line]).await.map_err(WriteError::into_error)?;
         let (sequence, duplicate) = match (written.sequence, written.refusal, id) {
             (Some(sequence), ..) => (sequence, false),
             (None, Some(refusal), _) => {
@@ -95,7 +94,7 @@ impl Publishing {
     }
 }
 
-/// Where the same stands already. Another event under that id is a conflict.
+/// The position of the same event, if it is in the log. Another event with that id is a conflict.
 async fn published_before(
     ctx: &Context<'_>,
     id: String,

@@ -1,5 +1,5 @@
-//! Generic topics that nobody follows: of the newest it is remembered where they stand, of others
-//! only the log knows it. So anyone may name topics, and none of them takes a place for ever.
+//! Generic topics that nobody follows. Memory holds the last event of the newest ones; of others only
+//! the log has it. So clients may name any topics, and memory stays bounded.
 
 use std::collections::BTreeMap;
 

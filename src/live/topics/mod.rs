@@ -1,4 +1,4 @@
-//! Log topics: those whose events are told one by one and never merged away (trades, messages), and
+//! Log topics: those whose events are sent one by one and never merged (trades, messages), and
 //! the streams that follow some of them. One lock for all of it: a stream may span topics, and its
 //! ring wants rising sequences. What the rings no longer hold is read from the log, see `replay`.
 
@@ -32,13 +32,13 @@ pub(super) struct Topics {
     /// Of a worker: only topics that are followed are here, others are kept elsewhere.
     is_copy: bool,
     state: FeedState,
-    /// Those that are followed, and those that have events as far as they are remembered: nothing
-    /// is kept of names that were only asked for.
+    /// Topics that are followed, and remembered topics that have events. Nothing is kept of names
+    /// that were only asked for.
     topics: HashMap<TopicName, Topic>,
     idle: Idle,
-    /// Of the scopes of which something was undone.
+    /// Of the scopes that had a rollback.
     epochs: HashMap<String, EpochHistory>,
-    /// The newest event that undid something, as far as is known here.
+    /// The newest rollback that is known here.
     undone_at: u64,
     streams: BTreeMap<u64, TopicStream>,
 }
@@ -66,7 +66,7 @@ impl Topics {
     /// The ends of some topics, to be followed elsewhere, and how their scopes are numbered.
     pub(super) fn copy(&self, names: &[TopicName]) -> Ends {
         let end = |name: &TopicName| {
-            let (last, time) = stands(&self.topics, name);
+            let (last, time) = end_of(&self.topics, name);
             let is_forgotten = self.is_forgotten(name);
             End { name: name.clone(), last, time, is_forgotten, epochs: self.epochs(name) }
         };
@@ -129,8 +129,8 @@ impl Topics {
         }
     }
 
-    /// Blocks were undone: where the topics stand that lost events, and what it means to scopes.
-    /// Whoever follows one of these goes back to what stands.
+    /// Takes a rollback: the ends of the topics that lost events, and the new epochs of scopes.
+    /// Readers that follow one of these go back to the events that are left.
     pub(super) fn roll_back<'a>(
         &mut self,
         changes: impl Iterator<Item = (&'a str, EpochChange)>,
@@ -167,15 +167,15 @@ impl Topics {
 
     /// The last event of any of these.
     fn last_of(&self, names: &[TopicName]) -> u64 {
-        names.iter().map(|name| stands(&self.topics, name).0).max().unwrap_or(0)
+        names.iter().map(|name| end_of(&self.topics, name).0).max().unwrap_or(0)
     }
 
     /// Sequence of a topic's last event; 0 if there is none.
     pub(super) fn last(&self, name: &str) -> u64 {
-        stands(&self.topics, name).0
+        end_of(&self.topics, name).0
     }
 
-    /// Takes over where a topic of the log stands, before anything is published.
+    /// Takes the end of a topic of the log, before anything is published.
     pub(super) fn restore(&mut self, known: store::Topic, event_time: Option<Micros>) {
         let name = TopicName::from(known.name);
         let topic = self.topics.entry(name.clone()).or_default();
@@ -183,14 +183,14 @@ impl Topics {
         self.rest(&name, 0);
     }
 
-    /// Where a topic stands is not known here, and may not be told before it was recalled.
+    /// Whether the end of a topic is unknown here: nothing is sent of it before [`Topics::recall`].
     pub(super) fn is_forgotten(&self, name: &str) -> bool {
         self.idle.forgets
             && Idle::takes(name)
             && self.topics.get(name).is_none_or(|topic| topic.is_forgotten)
     }
 
-    /// Takes over where a forgotten topic stands, as the log has it; 0 if it has no event there.
+    /// Takes the last event of a forgotten topic from the log; 0 if it has none there.
     pub(super) fn recall(&mut self, name: &TopicName, last: u64) {
         if !self.is_forgotten(name) {
             return;
@@ -205,7 +205,7 @@ impl Topics {
         }
     }
 
-    /// A topic stood at `before` and has another last event, or its last follower left it.
+    /// A topic's last event was `before` and is another now, or its last follower left.
     fn rest(&mut self, name: &TopicName, before: u64) {
         if self.is_copy || !Idle::takes(name) {
             return;
@@ -288,7 +288,7 @@ impl Topics {
         let names = own.names().clone();
         let due: Vec<_> = (0..names.len()).filter(|place| due(own, *place)).collect();
         for place in due {
-            own.beat(place, stands(&self.topics, &names[place]), at);
+            own.beat(place, end_of(&self.topics, &names[place]), at);
         }
         own.set_state(at.state);
     }
@@ -306,7 +306,7 @@ impl Topics {
         }
     }
 
-    /// `names` are sorted and each stands once.
+    /// `names` are sorted and without duplicates.
     pub(super) fn attach(
         &mut self,
         stream: &Arc<ResponseStream>,
@@ -363,10 +363,10 @@ impl Topics {
         if let Some(name) = forgotten {
             return Place::Forgotten(name.clone());
         }
-        let stands = |name: &TopicName| stands(&self.topics, name);
+        let end = |name: &TopicName| end_of(&self.topics, name);
         match after {
-            None => Place::Here(own.begin(stands, &at)),
-            Some(after) => own.resume(after, stands, &at),
+            None => Place::Here(own.begin(end, &at)),
+            Some(after) => own.resume(after, end, &at),
         }
     }
 
@@ -374,14 +374,14 @@ impl Topics {
         self.advance(stream, now);
         let at = At { state: self.state, now };
         match self.streams.get_mut(&stream) {
-            Some(own) => own.catch_up(seen, |name| stands(&self.topics, name), &at),
+            Some(own) => own.catch_up(seen, |name| end_of(&self.topics, name), &at),
             None => Place::Here(Resume::TooSlow),
         }
     }
 
     /// Makes frames by what was read from the log when `undone_at` was its newest change; `None`
-    /// if that is not what is known here, if the stream is gone or was numbered anew meanwhile.
-    fn told<T>(
+    /// if that is not what is known here, if the stream is gone or was renumbered meanwhile.
+    fn with_stream<T>(
         &mut self,
         (stream, base, undone_at): (u64, u64, u64),
         now: Micros,
@@ -427,7 +427,7 @@ struct End {
 }
 
 /// Sequence and time of a topic's last event.
-fn stands(topics: &HashMap<TopicName, Topic>, name: &str) -> (u64, Option<Micros>) {
+fn end_of(topics: &HashMap<TopicName, Topic>, name: &str) -> (u64, Option<Micros>) {
     topics.get(name).map_or((0, None), |topic| (topic.last, topic.event_time))
 }
 
