@@ -12,10 +12,10 @@ use crate::live::TopicName;
 use crate::market::event::{check_topic, message_topic};
 use crate::pool::give_way;
 
-/// Most errors in one reply. More help nobody, and an attacker's document could cause thousands.
+/// Most errors in one reply. More do not help, and an attacker's document could cause thousands.
 const MOST_ERRORS: usize = 10;
-/// Most bytes of one message: names in it come from the document. Ten of these with all around
-/// them stay below the 16 KiB that a refusal may weigh.
+/// Most bytes of one message: names in it come from the document. Ten of these, with what
+/// encloses them, stay below the 16 KiB of a refusal.
 const MOST_MESSAGE_BYTES: usize = 1_024;
 
 /// An error of a resolver.

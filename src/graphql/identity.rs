@@ -1,4 +1,4 @@
-//! Who a client proved to be, and what is only theirs. Decided here alone.
+//! The account of a client, and what only that account may see. Only this file decides it.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use async_graphql::{Context, Error, Result};
 
 use super::errors::{fault, state};
 
-/// Who a client proved to be.
+/// The account of a client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Principal {
-    /// `None`: a stranger. Until there is sign-in everyone is whom `identity.development_account`
-    /// names.
+    /// `None` for a client that is not signed in. Until there is sign-in, all clients have the
+    /// account of `identity.development_account`.
     pub account: Option<Arc<str>>,
 }
 
@@ -20,19 +20,19 @@ impl Principal {
     }
 }
 
-/// The account that acts.
+/// The client's account.
 ///
 /// # Errors
-/// `UNAUTHENTICATED` for a stranger.
+/// `UNAUTHENTICATED` for a client that is not signed in.
 pub(super) fn acting(ctx: &Context<'_>) -> Result<Arc<str>> {
     let principal: &Principal = state(ctx)?;
     principal.account.clone().ok_or_else(unauthenticated)
 }
 
-/// An account whose own matters are asked for: one's own.
+/// The named account, if it is the client's own.
 ///
 /// # Errors
-/// `UNAUTHENTICATED` for a stranger, `FORBIDDEN` for somebody else.
+/// `UNAUTHENTICATED` for a client that is not signed in, `FORBIDDEN` for another account.
 pub(super) fn own(ctx: &Context<'_>, account: &str) -> Result<Arc<str>> {
     let acting = acting(ctx)?;
     match *acting == *account {

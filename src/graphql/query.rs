@@ -206,7 +206,8 @@ pub(super) async fn read<T: Send + 'static>(
     live(ctx)?.log().clone().for_query(read).await.map_err(unreadable)
 }
 
-/// The same in turn, for mutations: one that has written must not fail for a crowd of readers.
+/// The same for mutations, which wait for their turn: one that has written must not fail because
+/// others read.
 pub(super) async fn read_in_turn<T: Send + 'static>(
     ctx: &Context<'_>,
     read: impl FnOnce(&LogReader) -> std::result::Result<T, StoreError> + Send + 'static,

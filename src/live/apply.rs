@@ -14,8 +14,8 @@ use crate::market::ticker::LastTrade;
 use crate::market::trade::Trade;
 
 impl Live {
-    /// Takes events that are in the log, in the log's order, from one thread, and brings the
-    /// streams up to date that follow this state itself.
+    /// Applies events of the log, in the log's order, from one thread. Advances the streams that
+    /// follow this state itself.
     pub fn apply(&self, events: &[Applied]) {
         let mut touched = Touched::new();
         for event in events {
@@ -25,8 +25,8 @@ impl Live {
         }
     }
 
-    /// Takes an event that is in the log, in the log's order, from one thread at a time. Costs the
-    /// same for any number of streams that do not push each event.
+    /// Applies an event of the log, in the log's order, from one thread at a time. Costs the same
+    /// for any number of streams that do not push each event.
     pub(super) fn take(&self, event: &Applied, touched: &mut Touched) {
         match &event.effect {
             Effect::Define(definition) => {
@@ -67,7 +67,7 @@ impl Live {
         }
         if topics.is_forgotten(topic) {
             drop(topics);
-            // Read without the lock; nobody else publishes events meanwhile.
+            // Read without the lock: only this thread publishes events.
             let before = event.sequence.saturating_sub(1);
             let last = self.log.read_here(|log| log.last_until(topic, before));
             let last = last.unwrap_or_else(|error| {
@@ -129,7 +129,8 @@ impl Live {
 
     /// Takes a trade with the candles that it left.
     fn trade(&self, event: &Applied, trade: &Trade, touched: &mut Touched) {
-        // What is read again from the log has none: the candles' own state has it already.
+        // An event that is read again from the log has none: the candles' checkpoint has it
+        // already.
         let ([minute, ..], Some(market)) = (&event.candles[..], self.market(&trade.market)) else {
             return;
         };
@@ -145,7 +146,7 @@ impl Live {
         tickers.trade(&trade.market, event, minute, last, self.now(), touched);
     }
 
-    /// Brings the books' streams of this speed up to date that follow this state itself.
+    /// Advances the books' streams of this speed that follow this state itself.
     #[cfg(test)]
     pub(super) fn tick(&self, speed: Speed) {
         for follower in self.followers() {

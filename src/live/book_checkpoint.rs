@@ -74,8 +74,8 @@ impl Live {
         Ok(())
     }
 
-    /// A book as [`Live::checkpoint`] gave it, the time of its last event, and the event that set its
-    /// offer.
+    /// A book as [`Live::checkpoint`] gave it, the time of its last event, and the event that set
+    /// its offer.
     pub(super) fn read_checkpoint(
         &self,
         state: &[u8],

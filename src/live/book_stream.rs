@@ -109,7 +109,7 @@ impl BookStream {
         }
     }
 
-    /// How often it is brought up to date from now on.
+    /// Sets how often it pushes.
     pub(super) fn set_speed(&mut self, speed: Speed) {
         self.speed = speed;
     }
@@ -346,7 +346,8 @@ impl BookStream {
         self.count_cached();
     }
 
-    /// The heartbeat for a joiner while the feed is not live, so that it need not wait for the next.
+    /// The heartbeat for a joiner while the feed is not live, so that it need not wait for the
+    /// next.
     fn notice(&mut self, now: &Now<'_>, sequence: u64) -> Option<Frame> {
         // The ring follows an older cached snapshot, with the next heartbeat in it.
         if now.state == FeedState::Live || sequence != now.book.sequence() {
@@ -367,7 +368,7 @@ impl BookStream {
         self.stream.set_cached(kept.map(|frame| frame.tail.len()).sum());
     }
 
-    /// Where in the ring a reader at `sequence` goes on. The ring of a new stream is empty and
+    /// Where in the ring a reader at `sequence` continues. The ring of a new stream is empty and
     /// knows no boundary yet, so the last one is asked first.
     fn next_after(&self, sequence: u64) -> Option<u64> {
         match sequence == self.last {

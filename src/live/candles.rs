@@ -19,11 +19,11 @@ use crate::store::MarketCandles;
 /// minutes, which is longer than a reconnect takes.
 const TRADES_KEPT: usize = 4_096;
 
-/// Candles that the clock closed and that a stream was not brought up to date with: a clock that
-/// leaps closes many, and a stream that nobody reads is not brought up to date at all.
+/// Candles that the clock closed and that a stream has not pushed yet: a clock that leaps closes
+/// many, and a stream without readers is not advanced.
 const MOST_ROLLED: usize = 8;
 
-/// The hub as it is at this moment.
+/// The time and state of the hub at one moment.
 #[derive(Clone, Copy)]
 pub(super) struct Moment {
     pub(super) now: Micros,
@@ -83,7 +83,7 @@ impl CandleBoard {
         }
     }
 
-    /// The candles without the streams, to be followed elsewhere.
+    /// The candles without the streams, for another copy of the state.
     pub(super) fn copy(&self) -> Self {
         Self {
             definition: self.definition.clone(),
@@ -99,7 +99,7 @@ impl CandleBoard {
         }
     }
 
-    /// Takes over the candles as they are elsewhere; those that follow them stay.
+    /// Replaces the candles by those of another copy; the streams stay.
     pub(super) fn adopt(&mut self, copy: Self) {
         let (streams, raw) = (std::mem::take(&mut self.streams), std::mem::take(&mut self.raw));
         *self = Self { streams, raw, ..copy };
@@ -118,7 +118,7 @@ impl CandleBoard {
     ) {
         self.trades = known.trades.iter().copied().collect();
         let floor = if known.more_trades { self.trades.pop_front().unwrap_or(0) } else { 0 };
-        // Nobody resumes from within an earlier epoch.
+        // No client resumes from within an earlier epoch.
         self.floor = floor.max(self.epochs.since());
         self.trades.retain(|trade| *trade > self.floor);
         self.sequence = self.trades.back().copied().unwrap_or(self.floor);
@@ -130,7 +130,7 @@ impl CandleBoard {
         }
     }
 
-    /// Takes what is left after a rollback: every follower is stated it.
+    /// Takes what is left after a rollback: every stream states it.
     pub(super) fn roll_back(
         &mut self,
         change: EpochChange,
@@ -309,7 +309,7 @@ impl CandleBoard {
         after: Option<&str>,
         moment: &Moment,
     ) -> Resume {
-        // What follows in the ring follows what is stated.
+        // So that the ring's next frames follow the stated ones.
         self.advance(stream.id(), moment);
         let Some(after) = after else {
             return self.start(stream, None, SnapshotReason::Initial, moment);

@@ -1,6 +1,6 @@
-//! What a reader of a book wants and gets, and its frames that are not encoded yet. Frames that take
-//! long are encoded on the pool, see `long_frames`; readers of one stream that want the same frame
-//! share it.
+//! What a reader of a book wants and gets, and its frames that are not encoded yet. Frames that
+//! take long are encoded on the pool, see `long_frames`; readers of one stream that want the same
+//! frame share it.
 
 use std::sync::{Arc, Weak};
 
@@ -89,7 +89,7 @@ pub(super) struct Draft {
     pub(super) sequence: u64,
     /// What makes it useless for readers that come later, once it differs.
     pub(super) restated: u64,
-    /// Where in the ring its reader goes on.
+    /// Where in the ring its reader continues.
     pub(super) next: u64,
     /// Sent after it.
     pub(super) notice: Option<Frame>,

@@ -1,6 +1,6 @@
-//! A worker that resolves and encodes response streams, on the thread of its shard. It has a copy of
-//! what its streams follow, takes the events in their order, and advances the streams in the order
-//! that the schedule gives. Streams that can't keep their pace are merged.
+//! A worker that resolves and encodes response streams, on the thread of its shard. It has a copy
+//! of what its streams follow, takes the events in their order, and advances the streams in the
+//! order that the schedule gives. Streams that can't keep their pace are merged.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ const BEAT: Duration = Duration::from_secs(1);
 /// What the workers did, since the start.
 #[derive(Debug, Default)]
 pub struct EncodeMeters {
-    /// Times that a stream was brought up to date.
+    /// Times that a stream was advanced.
     pub advanced: AtomicU64,
     /// Times that a stream got a slower pace because it could not keep its own.
     pub slowed: AtomicU64,
@@ -66,7 +66,7 @@ pub struct EncodeWorker {
     meters: EncodeMeters,
 }
 
-/// What is done by the clock.
+/// Work that is due by the clock.
 struct Rounds {
     next_beat: Instant,
     /// Streams that are still to be asked whether they were quiet for long.
@@ -200,7 +200,7 @@ impl EncodeWorker {
                 }
             }
             Some((Change::RolledBack(left), _)) => {
-                // The origin has said what could not be read.
+                // The origin has reported what could not be read.
                 drop(self.live.take_rollback(&left, touched));
             }
             Some((Change::FeedState(state), _)) => self.live.take_feed_state(state, touched),
@@ -211,8 +211,8 @@ impl EncodeWorker {
         true
     }
 
-    /// Puts the streams that have something to push into the schedule. One that nobody reads is
-    /// brought up to date when somebody joins.
+    /// Puts the streams that have something to push into the schedule. A stream without readers is
+    /// advanced when one joins.
     fn mark(&self, touched: &[u64]) {
         if touched.is_empty() {
             return;
@@ -247,7 +247,7 @@ impl EncodeWorker {
         !some.is_empty()
     }
 
-    /// Brings the stream up to date whose turn it is; false if none is in the schedule.
+    /// Advances the stream whose turn it is; false if none is in the schedule.
     fn serve(&self) -> bool {
         let Some(id) = self.live.schedule.lock().pop() else { return false };
         let Some(follower) = self.live.follower(id) else { return true };
@@ -268,7 +268,7 @@ impl EncodeWorker {
         }
     }
 
-    /// What is due by the clock.
+    /// Schedules what is due by the clock.
     fn keep_time(&self, now: Instant) {
         let mut rounds = self.rounds.lock();
         if rounds.due.is_empty() {

@@ -70,8 +70,8 @@ impl Encoders {
         self.workers.iter().map(|own| (own.meters(), own.live().schedule.lock().merged()))
     }
 
-    /// Takes events as [`Live::apply`] does, and passes them on. Gives the memory back where nothing
-    /// else holds it.
+    /// Takes events as [`Live::apply`] does, and passes them on. Gives the memory back where
+    /// nothing else holds it.
     pub fn apply(&self, events: Vec<Applied>) -> Vec<Applied> {
         self.live.apply(&events);
         let Some(last) = events.last().map(|event| event.sequence) else { return events };

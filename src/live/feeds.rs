@@ -1,5 +1,5 @@
-//! The state of the feeds, and the streams that follow it. A stream numbers its own frames: a feed's
-//! status is no event of the log, so it has no cursor.
+//! The state of the feeds, and the streams that follow it. A stream numbers its own frames: a
+//! feed's status is no event of the log, so it has no cursor.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

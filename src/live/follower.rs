@@ -1,6 +1,6 @@
 //! The streams that follow the live state: what each follows, and how it is advanced.
-//! Taking an event only says which streams it touches; what is pushed is resolved and encoded when
-//! a stream has its turn.
+//! An event only marks the streams that it touches. Frames are resolved and encoded when a stream
+//! has its turn.
 
 use std::sync::Arc;
 
@@ -66,7 +66,7 @@ impl Live {
         self.followers.lock().get(&stream).cloned()
     }
 
-    /// Brings these streams up to date, in this order.
+    /// Advances these streams, in this order.
     pub(super) fn advance_all(&self, touched: &[u64]) {
         for stream in touched {
             if let Some(follower) = self.follower(*stream) {
@@ -106,7 +106,7 @@ impl Live {
         }
     }
 
-    /// How often a stream is brought up to date from now on.
+    /// Sets how often a stream pushes.
     pub fn set_pace(&self, follower: &Follower, pace: Pace) {
         let (id, raw) = (follower.stream.id(), pace == Pace::Raw);
         match &follower.followed {

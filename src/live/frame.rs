@@ -56,7 +56,7 @@ pub enum FeedState {
     Live,
     /// The source is cut off or late.
     Stale,
-    /// The hub can't go on by itself.
+    /// The hub can't recover without an operator.
     Halted,
     ShuttingDown,
 }
@@ -151,7 +151,7 @@ impl Offer {
     }
 }
 
-/// An event that a feed brought and the hub did not take.
+/// An event that the hub refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub source: String,
@@ -265,7 +265,7 @@ pub fn log_topics(names: &[TopicName]) -> u64 {
     topic_hash(&names.join("\n"))
 }
 
-/// Some candles of a market and interval, each as it is now, or none: then it gives the
+/// Some candles of a market and interval in their current state, or none: then it gives the
 /// stream's position.
 #[derive(Clone, Debug)]
 pub struct CandleFrame {
@@ -379,7 +379,7 @@ impl LiveFrame {
 }
 
 impl LiveFrame {
-    /// Says that its stream is brought up to date less often than its clients asked for.
+    /// Sets the slower pace at which its stream pushes; `None` if it is as its clients asked.
     pub(super) fn slow_to(&mut self, speed: Option<Speed>) {
         match self {
             Self::Snapshot(BookSnapshot { head, .. })

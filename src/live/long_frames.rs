@@ -42,7 +42,8 @@ impl DraftSource {
     }
 }
 
-/// Makes a reply. Nothing is taken before the pool has a place for it, so a reply that waits is small.
+/// Makes a reply. Nothing is taken before the pool has a place for it, so a reply that waits is
+/// small.
 async fn make(
     long: Arc<LongFrames>,
     source: DraftSource,

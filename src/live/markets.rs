@@ -32,7 +32,7 @@ pub(super) struct MarketState {
     pub(super) book: Book,
     /// Of the last event, at its source.
     pub(super) event_time: Option<Micros>,
-    /// Of the book as it is; computed when the first frame wants it.
+    /// Of the current book; computed when the first frame needs it.
     pub(super) checksum: OnceCell<u32>,
     /// Sequence of the event that defined the market, and see [`Now`].
     pub(super) defined_at: u64,
@@ -177,7 +177,7 @@ impl MarketState {
         }
     }
 
-    /// Gives a stream the book as it is now.
+    /// Gives a stream the current book.
     pub(super) fn with<T>(
         &mut self,
         live: &Live,

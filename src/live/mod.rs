@@ -87,9 +87,9 @@ pub struct Live {
     followers: Mutex<HashMap<u64, Arc<Follower>>>,
     /// Which of them is advanced next.
     schedule: Mutex<Schedule>,
-    /// Of a worker's copy: what it is a copy of. Held while what is followed is copied, and while
-    /// an event is taken, so that none is missed in between.
+    /// Of a worker's copy: the state that it copies.
     origin: Option<Arc<Live>>,
+    /// Held while something is copied, and while an event is applied, so that a copy misses none.
     copying: Mutex<Copied>,
     /// Streams that follow this state.
     following: AtomicUsize,

@@ -24,7 +24,10 @@ pub(super) fn gone() -> Bytes {
 
 /// For a position that the hub can't resume from.
 pub(super) fn resync_required(requested: Position, epoch: Epoch) -> Bytes {
-    let position = |epoch: Epoch, sequence: u64| json!({"epoch": epoch.to_string(), "sequence": sequence.to_string()});
+    let position = |epoch: Epoch, sequence: u64| {
+        let (epoch, sequence) = (epoch.to_string(), sequence.to_string());
+        json!({ "epoch": epoch, "sequence": sequence })
+    };
     let errors = json!([{
         "message": "this position is not of the hub's log: query what is missing, then subscribe \
                     without `after`",

@@ -18,13 +18,13 @@ use crate::store::{self, MarketCandles};
 /// What is left after a rollback.
 #[derive(Debug)]
 pub struct Rollback {
-    /// Sequence of the event that says so.
+    /// Sequence of the rollback's event.
     pub at: u64,
     /// Of blocks, not of a gap.
     pub of_blocks: bool,
     /// Events that left the log.
     pub undone: u64,
-    /// The first event undone of each scope, see [`crate::market::epochs::scope_of`]; `at` after
+    /// The first removed event of each scope, see [`crate::market::epochs::scope_of`]; `at` after
     /// a gap.
     pub scopes: Vec<(String, u64)>,
     /// Every market among the scopes.
@@ -38,7 +38,7 @@ pub struct Rollback {
 pub struct MarketLeft {
     pub market: MarketId,
     pub defined: Defined,
-    /// Its book as [`Live::checkpoint`] gives it; `None` where no event of it was undone, or where
+    /// Its book as [`Live::checkpoint`] gives it; `None` where no event of it was removed, or where
     /// nothing is left of it.
     pub book: Option<Vec<u8>>,
     pub candles: MarketCandles,
@@ -62,7 +62,7 @@ impl Live {
     pub fn restore_epochs(&self, known: &[(Box<str>, EpochChange)]) {
         let mut topics = self.topics.lock();
         for (scope, change) in known {
-            topics.renumber(scope, *change);
+            topics.begin_epoch(scope, *change);
         }
     }
 
@@ -131,7 +131,7 @@ impl Live {
     ) -> Result<(), RestoreError> {
         let Some(market) = self.known(&left.market) else {
             if self.origin.is_some() {
-                // A copy has only what is followed.
+                // A copy has only markets that streams follow.
                 return Ok(());
             }
             return Err(RestoreError::UnknownMarket(left.market.to_string()));

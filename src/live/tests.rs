@@ -1,5 +1,5 @@
-//! The live state as clients see it: each client applies the frames that it is sent, and is compared
-//! with the whole history at every frame.
+//! The live state as clients see it: each client applies the frames that it is sent, and is
+//! compared with the whole history at every frame.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -71,18 +71,24 @@ fn plain(frame: LiveFrame) -> Vec<u8> {
     };
     let value = match frame {
         LiveFrame::Snapshot(one) => {
-            let rest = json!({ "reason": format!("{:?}", one.reason), "bids": pairs(one.bids.iter()), "asks": pairs(one.asks.iter()) });
+            let rest = json!({
+                "reason": format!("{:?}", one.reason),
+                "bids": pairs(one.bids.iter()),
+                "asks": pairs(one.asks.iter()),
+            });
             book("snapshot", &one.head, rest)
         }
         LiveFrame::Delta(one) => {
             let rest = json!({ "previous": one.previous, "merged": one.merged_events,
-                               "bids": pairs(one.bids.iter().copied()), "asks": pairs(one.asks.iter().copied()) });
+                               "bids": pairs(one.bids.iter().copied()),
+                               "asks": pairs(one.asks.iter().copied()) });
             book("delta", &one.head, rest)
         }
         LiveFrame::Heartbeat(one) => book("heartbeat", &one.head, json!({ "state": one.state })),
         LiveFrame::Offer(one) => json!({
             "kind": "offer", "market": &*one.definition.market, "sequence": one.sequence,
-            "previous": one.previous, "merged": one.merged_events, "bid": one.bid.map(pair), "ask": one.ask.map(pair),
+            "previous": one.previous, "merged": one.merged_events,
+            "bid": one.bid.map(pair), "ask": one.ask.map(pair),
             "state": one.state,
         }),
         LiveFrame::Candles(one) => json!({

@@ -44,7 +44,8 @@ pub struct List {
 }
 
 impl List {
-    /// To be made before the list is read: what is undone meanwhile then counts as seen.
+    /// Make it before the list is read: events that a rollback removes meanwhile then count as
+    /// seen.
     pub fn new(topic: &Arc<str>, epochs: EpochHistory) -> Self {
         Self { topics: log_topics(std::slice::from_ref(topic)), epochs }
     }

@@ -189,8 +189,8 @@ pub fn after<'a>(operation: &'a OperationDefinition, field: &'a Field) -> After<
     }
 }
 
-/// The document's tokens, one space between them, so that documents are equal that differ in
-/// layout only. The string literal at `cut` is replaced by `null`. If its position can't be found it
+/// The document's tokens, one space between them, so that documents are equal that differ in layout
+/// only. The string literal at `cut` is replaced by `null`. If its position can't be found it
 /// stays: then the stream is not shared, which is slower, not wrong.
 pub fn normalised(text: &str, cut: Option<Pos>) -> String {
     let (mut line, mut column, mut seen) = (1, 1, 0);

@@ -41,7 +41,8 @@ pub enum WriteError {
     #[error("Kafka does not take it, the hub's log says why: nothing was written")]
     KafkaRefused,
     #[error(
-        "it did not come back from Kafka in time: it may be written later, ask again with the same id"
+        "it did not come back from Kafka in time: it may be written later, ask again with the same \
+         id"
     )]
     KafkaLate,
     #[error("a part of it was written, the rest may be written later: ask again")]

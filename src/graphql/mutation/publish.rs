@@ -48,7 +48,8 @@ impl Publishing {
         #[graphql(desc = "1 to 128 characters, no control characters.")] topic: String,
         #[graphql(desc = "What to publish.")] data: Json,
         #[graphql(
-            desc = "Makes retries safe: an event with a known id is not published again. 1 to 128 bytes, unique among all events."
+            desc = "Makes retries safe: an event with a known id is not published again. 1 to 128 \
+                    bytes, unique among all events."
         )]
         id: Option<ID>,
     ) -> Result<PublishPayload> {

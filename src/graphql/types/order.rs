@@ -182,7 +182,7 @@ pub struct OrderUpdate {
     own: bool,
 }
 
-/// Trade, price, size and who.
+/// Trade, price, size and role.
 type Fill<'a> = (&'a Option<Box<str>>, Fixed, Fixed, Option<event::Liquidity>);
 
 impl OrderUpdate {

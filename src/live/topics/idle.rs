@@ -1,5 +1,5 @@
-//! Generic topics that nobody follows. Memory holds the last event of the newest ones; of others only
-//! the log has it. So clients may name any topics, and memory stays bounded.
+//! Generic topics that nobody follows. Memory holds the last event of the newest ones; of others
+//! only the log has it. So clients may name any topics, and memory stays bounded.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ impl Default for Idle {
 impl Idle {
     /// Whether topics of this kind can be forgotten. There are as many others as there are markets
     /// and accounts.
-    pub(super) fn takes(name: &str) -> bool {
+    pub(super) fn can_forget(name: &str) -> bool {
         name.starts_with(MESSAGE)
     }
 

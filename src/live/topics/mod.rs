@@ -16,7 +16,7 @@ use spreadly_subscriptions::{Epoch, ResponseStream, Resume};
 
 use self::idle::Idle;
 use self::place::Place;
-use self::stream::{At, Numbered, TopicStream};
+use self::stream::{At, StreamEpochs, TopicStream};
 use self::topic::Topic;
 use super::frame::{Encode, FeedState, Item, TopicName};
 use super::pace::Touched;
@@ -57,13 +57,13 @@ impl Topics {
         }
     }
 
-    /// How a topic is numbered now.
+    /// The epochs of a topic.
     pub(super) fn epochs(&self, topic: &str) -> EpochHistory {
         let known = self.epochs.get(&scope_of(topic));
         known.cloned().unwrap_or_else(|| EpochHistory::new(self.epoch))
     }
 
-    /// The ends of some topics, to be followed elsewhere, and how their scopes are numbered.
+    /// The ends of some topics with their epochs, for another copy of the state.
     pub(super) fn copy(&self, names: &[TopicName]) -> Ends {
         let end = |name: &TopicName| {
             let (last, time) = end_of(&self.topics, name);
@@ -73,8 +73,8 @@ impl Topics {
         Ends { ends: names.iter().map(end).collect(), undone_at: self.undone_at }
     }
 
-    /// Takes over the ends of topics as they are elsewhere, of those that are not followed here yet
-    /// or, with `again`, of all.
+    /// Replaces the ends of topics by those of another copy: of topics that are not followed here
+    /// yet or, with `again`, of all.
     pub(super) fn adopt(&mut self, copy: Ends, again: bool) {
         for end in copy.ends {
             self.epochs.insert(scope_of(&end.name), end.epochs);
@@ -90,8 +90,8 @@ impl Topics {
         self.undone_at = self.undone_at.max(copy.undone_at);
     }
 
-    /// Takes over how all scopes are numbered elsewhere.
-    pub(super) fn adopt_numberings(&mut self, other: &Self) {
+    /// Replaces the epochs of all scopes by those of another copy.
+    pub(super) fn adopt_epochs(&mut self, other: &Self) {
         self.is_copy = true;
         self.epochs = other.epochs.clone();
         self.undone_at = other.undone_at;
@@ -108,19 +108,19 @@ impl Topics {
         followed.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Keeps nothing of topics that nobody follows: they are kept elsewhere.
+    /// Forgets topics without a follower: the origin has them.
     pub(super) fn forget_unfollowed(&mut self) {
         self.topics.retain(|_, topic| topic.followers > 0);
     }
 
-    fn numbered(&self, names: &[TopicName]) -> Numbered {
+    fn stream_epochs(&self, names: &[TopicName]) -> StreamEpochs {
         let own: Vec<_> = names.iter().map(|name| self.epochs(name)).collect();
         let together = EpochHistory::union(self.epoch, own.iter());
-        Numbered { together, epochs: own.iter().map(EpochHistory::epoch).collect() }
+        StreamEpochs { together, topics: own.iter().map(EpochHistory::epoch).collect() }
     }
 
-    /// Takes over that a scope began a new epoch.
-    pub(super) fn renumber(&mut self, scope: &str, change: EpochChange) {
+    /// Begins a new epoch of a scope.
+    pub(super) fn begin_epoch(&mut self, scope: &str, change: EpochChange) {
         self.undone_at = self.undone_at.max(change.at);
         let known = self.epochs.entry(scope.to_owned());
         let known = known.or_insert_with(|| EpochHistory::new(self.epoch));
@@ -140,7 +140,7 @@ impl Topics {
         let mut at = 0;
         for (scope, change) in changes {
             at = at.max(change.at);
-            self.renumber(scope, change);
+            self.begin_epoch(scope, change);
             scopes.insert(scope);
         }
         for (known, event_time) in left {
@@ -152,14 +152,14 @@ impl Topics {
                     (topic.last, topic.event_time) = (known.last, *event_time);
                     topic.forget_recent();
                 }
-                self.rest(&name, before);
+                self.update_idle(&name, before);
             }
         }
         let mut streams = std::mem::take(&mut self.streams);
         for stream in streams.values_mut() {
             let names = stream.names().clone();
             if names.iter().any(|name| scopes.contains(&*scope_of(name))) {
-                stream.roll_back(self.numbered(&names), self.last_of(&names));
+                stream.roll_back(self.stream_epochs(&names), self.last_of(&names));
             }
         }
         self.streams = streams;
@@ -180,13 +180,13 @@ impl Topics {
         let name = TopicName::from(known.name);
         let topic = self.topics.entry(name.clone()).or_default();
         (topic.last, topic.event_time) = (known.last, event_time);
-        self.rest(&name, 0);
+        self.update_idle(&name, 0);
     }
 
     /// Whether the end of a topic is unknown here: nothing is sent of it before [`Topics::recall`].
     pub(super) fn is_forgotten(&self, name: &str) -> bool {
         self.idle.forgets
-            && Idle::takes(name)
+            && Idle::can_forget(name)
             && self.topics.get(name).is_none_or(|topic| topic.is_forgotten)
     }
 
@@ -206,8 +206,8 @@ impl Topics {
     }
 
     /// A topic's last event was `before` and is another now, or its last follower left.
-    fn rest(&mut self, name: &TopicName, before: u64) {
-        if self.is_copy || !Idle::takes(name) {
+    fn update_idle(&mut self, name: &TopicName, before: u64) {
+        if self.is_copy || !Idle::can_forget(name) {
             return;
         }
         let Some(topic) = self.topics.get(name) else { return };
@@ -233,7 +233,7 @@ impl Topics {
         topic.event_time = item.time;
         topic.keep(previous, item);
         touched.extend(&topic.raw);
-        self.rest(name, previous);
+        self.update_idle(name, previous);
     }
 
     /// Pushes the events that a stream has not pushed.
@@ -319,12 +319,12 @@ impl Topics {
             topic.raw.insert(stream.id());
             topic.followers += 1;
             topic.is_forgotten = is_forgotten;
-            if Idle::takes(name) {
+            if Idle::can_forget(name) {
                 self.idle.remove(topic.last);
             }
         }
-        let (numbered, last) = (self.numbered(&names), self.last_of(&names));
-        let own = TopicStream::new(stream.clone(), names, numbered, (last, self.state), encode);
+        let (epochs, last) = (self.stream_epochs(&names), self.last_of(&names));
+        let own = TopicStream::new(stream.clone(), names, epochs, (last, self.state), encode);
         self.streams.insert(stream.id(), own);
     }
 
@@ -342,7 +342,7 @@ impl Topics {
             if last == 0 || is_forgotten {
                 self.topics.remove(name);
             } else {
-                self.rest(name, last);
+                self.update_idle(name, last);
             }
         }
     }
@@ -350,7 +350,7 @@ impl Topics {
     /// Where an operation of this stream starts: now, with the position of each topic, or after its
     /// cursor.
     pub(super) fn join(&mut self, stream: u64, after: Option<&str>, now: Micros) -> Place {
-        // What follows in the ring follows what is said here.
+        // So that the ring's next frames follow those that are made here.
         self.advance(stream, now);
         let at = At { state: self.state, now };
         let Some(own) = self.streams.get_mut(&stream) else {
@@ -380,7 +380,7 @@ impl Topics {
     }
 
     /// Makes frames by what was read from the log when `undone_at` was its newest change; `None`
-    /// if that is not what is known here, if the stream is gone or was renumbered meanwhile.
+    /// if that is not the newest rollback here, if the stream is gone or went back meanwhile.
     fn with_stream<T>(
         &mut self,
         (stream, base, undone_at): (u64, u64, u64),

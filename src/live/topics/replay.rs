@@ -1,5 +1,5 @@
-//! Replays the log to readers that the ring no longer serves: page by page, read and encoded off the
-//! shards' threads. A frame here has many items, in the order in which they were pushed.
+//! Replays the log to readers that the ring no longer serves: page by page, read and encoded off
+//! the shards' threads. A frame here has many items, in the order in which they were pushed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -74,7 +74,7 @@ impl Replay {
                     Ok(_) => {}
                     Err(error) => return self.failed(&error),
                 }
-                // Undone while it was read, or the stream was closed.
+                // A rollback came while it was read, or the stream was closed.
                 tokio::time::sleep(BETWEEN_TRIES).await;
                 place = ask(&live);
             }
@@ -96,8 +96,8 @@ impl Replay {
     }
 }
 
-/// The frames that a reader lacks, or the first page of them; none if the stream is gone or was
-/// renumbered. On a blocking thread, all of it of one moment of the log.
+/// The frames that a reader lacks, or the first page of them; none if the stream is gone or went
+/// back. On a blocking thread, all of it of one moment of the log.
 fn page(
     live: &Live,
     log: &LogReader,
@@ -164,7 +164,7 @@ fn page(
     Ok(frames)
 }
 
-/// Of its line, and of what is kept beside it.
+/// Of its line, and of the order's update with it.
 fn bytes(stored: &Stored) -> usize {
     stored.body.len() + stored.update.as_ref().map_or(0, |update| update.len())
 }

@@ -1,9 +1,9 @@
 //! One response stream that follows some log topics: what it pushes, and how its readers start. All
 //! of it runs under the topics' lock, which is what makes joining free of gaps.
 //!
-//! A ring needs numbers that never fall, but a rollback takes the stream back in the log. So a number
-//! of the ring is a base plus the log's sequence, and a rollback raises the base: a number below the
-//! base is of a reader that has not gone back yet.
+//! A ring needs numbers that never fall, but a rollback takes the stream back in the log. So a
+//! number of the ring is a base plus the log's sequence, and a rollback raises the base: a number
+//! below the base is of a reader that has not gone back yet.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -34,12 +34,12 @@ pub(super) struct At {
     pub(super) now: Micros,
 }
 
-/// How a stream's positions are numbered.
-pub(super) struct Numbered {
+/// The epochs of a stream's positions.
+pub(super) struct StreamEpochs {
     /// Of its cursors, which are of all of its topics.
     pub(super) together: EpochHistory,
     /// Of each topic, in the order of the names.
-    pub(super) epochs: Box<[Epoch]>,
+    pub(super) topics: Box<[Epoch]>,
 }
 
 /// The end of a topic: its last event, and the time of that at its source.
@@ -51,7 +51,7 @@ pub(super) struct TopicStream {
     names: Arc<[TopicName]>,
     /// The cursor's name of them.
     topics: u64,
-    numbered: Numbered,
+    epochs: StreamEpochs,
     /// The last event of any of them, which is the ring's last.
     last: u64,
     state: FeedState,
@@ -77,7 +77,7 @@ impl TopicStream {
     pub(super) fn new(
         stream: Arc<ResponseStream>,
         names: Arc<[TopicName]>,
-        numbered: Numbered,
+        epochs: StreamEpochs,
         (last, state): (u64, FeedState),
         encode: Encode,
     ) -> Self {
@@ -88,7 +88,7 @@ impl TopicStream {
             encode,
             names,
             topics,
-            numbered,
+            epochs,
             last,
             state,
             bases: VecDeque::from([(0, u64::MAX)]),
@@ -113,10 +113,10 @@ impl TopicStream {
 
     /// What every frame has in common, with a cursor at `sequence`.
     fn frame(&self, place: usize, sequence: u64, at: &At) -> LogFrame {
-        let position = Position { epoch: self.numbered.together.epoch(), sequence };
+        let position = Position { epoch: self.epochs.together.epoch(), sequence };
         LogFrame {
             topic: self.names[place].clone(),
-            epoch: self.numbered.epochs[place],
+            epoch: self.epochs.topics[place],
             sequence,
             previous: None,
             reason: None,
@@ -240,8 +240,8 @@ impl TopicStream {
         Resume::Frames { frames, next: self.stream.next_index() }
     }
 
-    /// Continues after a client's cursor. A client that is up to date gets a heartbeat at once where
-    /// the feed is not live.
+    /// Continues after a client's cursor. A client that is up to date gets a heartbeat at once
+    /// where the feed is not live.
     pub(super) fn resume(
         &mut self,
         after: &str,
@@ -252,14 +252,14 @@ impl TopicStream {
             Ok(cursor) => cursor.position,
             Err(fault) => return Place::Here(Resume::Refused(bad_cursor(fault))),
         };
-        match self.numbered.together.cursor_epoch(&requested) {
+        match self.epochs.together.cursor_epoch(&requested) {
             CursorEpoch::Current if requested.sequence <= self.last => {}
             CursorEpoch::Superseded { undone } => {
                 return self.back(requested.sequence.min(undone - 1), end, at);
             }
             // A sequence of the same epoch that the log has not reached: the log lost its end.
             CursorEpoch::Current | CursorEpoch::Unknown => {
-                let epoch = self.numbered.together.epoch();
+                let epoch = self.epochs.together.epoch();
                 return Place::Here(Resume::Refused(resync_required(requested, epoch)));
             }
         }
@@ -296,7 +296,7 @@ impl TopicStream {
 
     /// Why readers of an earlier epoch go back.
     pub(super) fn epoch_reason(&self) -> SnapshotReason {
-        SnapshotReason::of_epoch(&self.numbered.together)
+        SnapshotReason::of_epoch(&self.epochs.together)
     }
 
     /// Goes back to `after` and continues from there.
@@ -319,8 +319,8 @@ impl TopicStream {
         Place::Here(Resume::Frames { frames, next: self.stream.next_index() })
     }
 
-    /// Continues after `seen`: from the ring, or from the log. The ring of a new stream is empty and
-    /// knows no boundary yet, so the last one is asked first.
+    /// Continues after `seen`: from the ring, or from the log. The ring of a new stream is empty
+    /// and knows no boundary yet, so the last one is asked first.
     fn continue_after(&self, seen: u64) -> Place {
         let number = self.number(seen);
         let next = match seen == self.last {
@@ -339,11 +339,11 @@ impl TopicStream {
 
     /// Takes a rollback. What the ring holds has the earlier numbering, so every reader must ask
     /// where it continues.
-    pub(super) fn roll_back(&mut self, numbered: Numbered, last: u64) {
-        let before = self.numbered.together.epoch();
-        self.numbered = numbered;
+    pub(super) fn roll_back(&mut self, epochs: StreamEpochs, last: u64) {
+        let before = self.epochs.together.epoch();
+        self.epochs = epochs;
         let undone =
-            match self.numbered.together.cursor_epoch(&Position { epoch: before, sequence: 0 }) {
+            match self.epochs.together.cursor_epoch(&Position { epoch: before, sequence: 0 }) {
                 CursorEpoch::Superseded { undone } => undone,
                 // Its epoch did not change.
                 CursorEpoch::Current | CursorEpoch::Unknown => return,
@@ -372,7 +372,7 @@ impl TopicStream {
         self.pages.push_back((reach, frames));
     }
 
-    /// Called each second, as what is kept says when it was published.
+    /// Called each second: kept frames have the time when they were published.
     pub(super) fn forget_pages(&mut self) {
         self.pages.clear();
         self.back = None;
