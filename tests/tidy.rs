@@ -27,14 +27,14 @@ const MOST_README_LINES: usize = 120;
 
 /// Words that plain English has no need of, and how often each is used today.
 const WORDS: [(&str, usize); 9] = [
-    ("told", 907),
-    ("tell", 69),
-    ("tells", 61),
-    ("anew", 111),
-    ("whoever", 70),
-    ("behind", 295),
-    ("stands", 186),
-    ("stood", 38),
+    ("told", 689),
+    ("tell", 51),
+    ("tells", 43),
+    ("anew", 77),
+    ("whoever", 44),
+    ("behind", 193),
+    ("stands", 86),
+    ("stood", 30),
     ("deaf", 0),
 ];
 
@@ -99,7 +99,7 @@ fn lines_are_no_wider_than_a_hundred_columns() {
         .map(|(lines, path)| (path, lines))
         .collect();
     println!("{wide:#?}");
-    assert_ratchet("lines above 100 columns", &wide.values().sum(), &205);
+    assert_ratchet("lines above 100 columns", &wide.values().sum(), &204);
 }
 
 /// The rooms of `src/`. A room imports only rooms that come later in this list, so there is no
@@ -187,7 +187,7 @@ fn files_have_no_more_than_450_lines_before_their_tests() {
         .collect();
     let beyond: usize = long.values().map(|lines| lines - MOST_LINES).sum();
     println!("{long:#?}");
-    assert_ratchet("long files, and their lines beyond 450", &(long.len(), beyond), &(14, 1974));
+    assert_ratchet("long files, and their lines beyond 450", &(long.len(), beyond), &(6, 1165));
 }
 
 #[test]
