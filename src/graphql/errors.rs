@@ -13,10 +13,10 @@ use crate::market::event::check_topic;
 use crate::market::topic::Topic;
 use crate::pool::give_way;
 
-/// Most errors in one reply. More help nobody, and an attacker's document could cause thousands.
+/// Most errors in one reply. More do not help, and an attacker's document could cause thousands.
 const MOST_ERRORS: usize = 10;
-/// Most bytes of one message: names in it come from the document. Ten of these with all around
-/// them stay below the 16 KiB that a refusal may weigh.
+/// Most bytes of one message: names in it come from the document. Ten of these, with what
+/// encloses them, stay below the 16 KiB of a refusal.
 const MOST_MESSAGE_BYTES: usize = 1_024;
 
 /// An error of a resolver.
@@ -26,7 +26,7 @@ pub(super) fn fault(code: &'static str, message: &str) -> Error {
 
 /// A limit that was passed, by its name in the configuration.
 pub(super) fn limit_exceeded(name: &str, limit: usize, current: usize) -> Error {
-    // What a bomb expands to is told as far as every client's integers reach.
+    // A document can expand to more than GraphQL's largest `Int`.
     let current = current.min(i32::MAX as usize);
     let message = format!("{name}: at most {limit}, this request has {current}");
     Error::new(message).extend_with(|_, values| {

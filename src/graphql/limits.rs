@@ -1,6 +1,6 @@
-//! What a request may weigh, and what it gets where it does not say.
+//! The limits of a request, and its defaults.
 
-/// What a request may weigh; the names are those of the configuration.
+/// The limits of a request, with the names of the configuration.
 #[derive(Clone, Debug)]
 pub struct QueryLimits {
     /// Levels of selection sets, fragments expanded.
@@ -47,5 +47,5 @@ pub const DEFAULT_DEPTH: usize = 25;
 /// Most candles that one query gives: three and a half days of minutes, some 1.5 MB with every
 /// field.
 pub const MOST_CANDLES: usize = 5_000;
-/// Candles where it isn't said how many.
+/// Candles of a query without `last`.
 pub const DEFAULT_CANDLES: usize = 500;

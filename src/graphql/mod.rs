@@ -30,7 +30,7 @@ pub fn sdl() -> String {
 
 #[cfg(test)]
 mod tests {
-    /// Set this variable to write the file anew.
+    /// Set this variable to write the file.
     const REWRITE: &str = "SPREADLY_REWRITE_SCHEMA";
 
     #[test]

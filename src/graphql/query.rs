@@ -27,7 +27,7 @@ use crate::store::{LogReader, ReadError, StoreError};
 /// How long a mutation waits for its turn at the log.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What `Query.hub` says beyond the live state: handed in by whoever owns the sockets.
+/// What `Query.hub` says beyond the live state. It comes from the owner of the sockets.
 pub struct HubView {
     /// When the hub started, by its clock.
     pub started: Micros,
@@ -207,7 +207,8 @@ pub(super) async fn read<T: Send + 'static>(
     live(ctx)?.log().clone().for_query(read).await.map_err(unreadable)
 }
 
-/// The same in turn, for mutations: one that has written must not fail for a crowd of readers.
+/// The same for mutations, which wait for their turn: one that has written must not fail because
+/// others read.
 pub(super) async fn read_in_turn<T: Send + 'static>(
     ctx: &Context<'_>,
     read: impl FnOnce(&LogReader) -> std::result::Result<T, StoreError> + Send + 'static,

@@ -1,6 +1,6 @@
 //! The subscriptions, and the slot through which a response stream drives one: the resolver checks
-//! its arguments and names the source; frames come later, one at a time, from whoever owns the
-//! slot. async-graphql so never waits and never runs a task of its own.
+//! its arguments and names the source; frames come later, one at a time, from the owner of
+//! the slot. So async-graphql never waits and never runs a task of its own.
 
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -48,7 +48,7 @@ pub enum SourceSpec {
     Tickers {
         markets: Vec<MarketId>,
     },
-    /// Topics of the log, told event by event.
+    /// Topics of the log, sent event by event.
     Topics(Vec<TopicName>),
     FeedStatus,
 }

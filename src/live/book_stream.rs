@@ -4,24 +4,20 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::Bytes;
-use futures_util::FutureExt;
-use spreadly_subscriptions::{Cursor, CursorError, Frame, ResponseStream};
+use spreadly_subscriptions::{Cursor, Frame, ResponseStream};
 
-use super::drafts::{self, Answer, Draft, DraftSource, Drafts, LongFrames, Reply, Wanted};
+use super::drafts::{Answer, Draft, Drafter, Drafts, Reply, Wanted};
 use super::frame::{
     BookDelta, BookHead, BookHeartbeat, BookSnapshot, Encode, FeedState, LiveFrame, SnapshotReason,
     Speed, book_topic, shape,
 };
+use super::pace::QUIET_BEATS;
+use super::refusal::bad_cursor;
 use crate::market::book::{Book, Changes};
 use crate::market::epochs::{EpochHistory, ResumeFrom};
 use crate::market::levels::Side;
 
-/// Beats of one second after which a quiet stream says that it lives. The contract wants at most
-/// 5 s between frames; a push may come just after a beat, so 4 leaves a second for a late timer.
-pub(super) const QUIET_BEATS: u8 = 4;
-
-/// Frames a joiner may be sent behind a cached frame. Each costs the joiner a message, so a
+/// Frames a joiner may be sent after a cached frame. Each costs the joiner a message, so a
 /// longer tail is worth a new encoding.
 const MOST_BACKLOG_FRAMES: u64 = 32;
 
@@ -29,7 +25,7 @@ const MOST_BACKLOG_FRAMES: u64 = 32;
 /// this. What a document of many aliases blows up further is not worth a stream's memory.
 const MOST_CACHED_BYTES: usize = 1 << 20;
 
-/// The market as it is at this moment, for whoever builds frames of it.
+/// The market as it is at this moment, for what builds frames of it.
 pub(super) struct Now<'a> {
     /// With the depth left at 0: each stream puts its own.
     pub(super) head: BookHead,
@@ -78,7 +74,7 @@ pub(super) struct BookStream {
     quiet_beats: u8,
     encode: Encode,
     /// How frames are encoded that take long; `None` where none does.
-    long: Option<(Arc<LongFrames>, DraftSource)>,
+    long: Option<Drafter>,
     drafts: Drafts,
     /// Encoded for an earlier joiner, one a reason at most.
     snapshots: Vec<(SnapshotReason, Frame)>,
@@ -94,7 +90,7 @@ impl BookStream {
         (depth, speed): (usize, Speed),
         now: &Now<'_>,
         encode: Encode,
-        long: Option<(Arc<LongFrames>, DraftSource)>,
+        long: Option<Drafter>,
     ) -> Self {
         Self {
             stream,
@@ -113,7 +109,7 @@ impl BookStream {
         }
     }
 
-    /// How often it is brought up to date from now on.
+    /// Sets how often it pushes.
     pub(super) fn set_speed(&mut self, speed: Speed) {
         self.speed = speed;
     }
@@ -177,7 +173,7 @@ impl BookStream {
         if self.quiet_beats < QUIET_BEATS {
             return;
         }
-        // What joiners are given says when it was published: no older than a quiet stream's pulse.
+        // What joiners get says when it was published: it is no older than a heartbeat.
         self.snapshots.clear();
         self.count_cached();
         if now.book.sequence() == self.last {
@@ -235,11 +231,10 @@ impl BookStream {
         if let Some(reply) = self.known(now, wanted) {
             return Answer::Now(reply);
         }
-        if let Some((long, source)) = &self.long
-            && self.is_long(now, wanted, long.most_levels())
+        if let Some(drafter) = &self.long
+            && self.is_long(now, wanted, drafter.most_levels)
         {
-            let stream = Arc::downgrade(&self.stream);
-            let make = || drafts::make(long.clone(), source.clone(), stream, wanted).boxed();
+            let make = || (drafter.make)(Arc::downgrade(&self.stream), wanted);
             return Answer::Later(self.drafts.share(wanted, make));
         }
         Answer::Now(match self.draft(now, wanted) {
@@ -256,7 +251,7 @@ impl BookStream {
     fn settle(&self, now: &Now<'_>, wanted: Wanted) -> Wanted {
         match wanted {
             Wanted::After { seen, resumes }
-                if self.place_behind(seen).is_none() && !now.book.has_sequence(seen) =>
+                if self.next_after(seen).is_none() && !now.book.has_sequence(seen) =>
             {
                 Wanted::Snapshot(match resumes {
                     true => SnapshotReason::ResumeTooOld,
@@ -279,7 +274,7 @@ impl BookStream {
     fn known(&mut self, now: &Now<'_>, wanted: Wanted) -> Option<Reply> {
         let frame = match wanted {
             Wanted::After { seen, .. } => {
-                if let Some(next) = self.place_behind(seen) {
+                if let Some(next) = self.next_after(seen) {
                     return Some(Reply::Ring { seen, next });
                 }
                 self.merged.as_ref().filter(|frame| frame.previous == seen)
@@ -347,9 +342,10 @@ impl BookStream {
         self.count_cached();
     }
 
-    /// Tells a joiner at once when the feed is not live, instead of at the next heartbeat.
+    /// The heartbeat for a joiner while the feed is not live, so that it need not wait for the
+    /// next.
     fn notice(&mut self, now: &Now<'_>, sequence: u64) -> Option<Frame> {
-        // Behind an older cached snapshot comes the ring, and the next heartbeat in it.
+        // The ring follows an older cached snapshot, with the next heartbeat in it.
         if now.state == FeedState::Live || sequence != now.book.sequence() {
             return None;
         }
@@ -368,30 +364,21 @@ impl BookStream {
         self.stream.set_cached(kept.map(|frame| frame.tail.len()).sum());
     }
 
-    /// Where in the ring a reader at `sequence` goes on. The ring of a new stream is empty and
+    /// Where in the ring a reader at `sequence` continues. The ring of a new stream is empty and
     /// knows no boundary yet, so the last one is asked first.
-    fn place_behind(&self, sequence: u64) -> Option<u64> {
+    fn next_after(&self, sequence: u64) -> Option<u64> {
         match sequence == self.last {
             true => Some(self.stream.next_index()),
             false => self.stream.index_after(sequence),
         }
     }
 
-    /// Where a reader goes on behind a frame that was encoded earlier; `None` if what follows it
+    /// Where a reader continues after a frame that was encoded earlier; `None` if what follows it
     /// in the ring would cost the reader more than a new one.
     fn reusable(&self, frame: &Frame) -> Option<u64> {
-        let next = self.place_behind(frame.sequence)?;
+        let next = self.next_after(frame.sequence)?;
         let backlog = self.stream.next_index() - next;
         let bytes = self.stream.backlog_bytes(next)?;
         (backlog <= MOST_BACKLOG_FRAMES && bytes < frame.tail.len()).then_some(next)
     }
-}
-
-/// The errors array for a cursor that can't be used.
-pub(super) fn bad_cursor(fault: CursorError) -> Bytes {
-    let errors = serde_json::json!([{
-        "message": fault.to_string(),
-        "extensions": { "code": "BAD_REQUEST" },
-    }]);
-    Bytes::from(errors.to_string())
 }

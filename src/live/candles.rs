@@ -1,15 +1,15 @@
 //! One market's candles and the streams that follow them. All of it runs under the board's lock,
-//! which is what makes joining free of gaps. A candle is told as it is now, so what a reader missed
-//! is every candle that was touched since.
+//! which is what makes joining free of gaps. A frame has the current state of a candle, so what a
+//! reader missed is every candle that was touched since.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use spreadly_subscriptions::{Cursor, Epoch, Frame, ResponseStream, Resume};
 
-use super::book_stream::{QUIET_BEATS, bad_cursor};
-use super::follower::Touched;
 use super::frame::{CandleFrame, Encode, FeedState, LiveFrame, SnapshotReason, candles_topic};
+use super::pace::{QUIET_BEATS, Touched};
+use super::refusal::bad_cursor;
 use crate::market::candles::{Candle, Interval, SERIES_KEPT, Series};
 use crate::market::definition::MarketDefinition;
 use crate::market::effect::Applied;
@@ -17,15 +17,15 @@ use crate::market::epochs::{EpochChange, EpochHistory, ResumeFrom};
 use crate::market::time::Micros;
 use crate::store::MarketCandles;
 
-/// Trades of a market that a client can resume behind: 32 KiB, and at ten trades a second some
+/// Trades of a market that a client can resume after: 32 KiB, and at ten trades a second some
 /// minutes, which is longer than a reconnect takes.
 const TRADES_KEPT: usize = 4_096;
 
-/// Candles that the clock closed and that a stream was not brought up to date with: a clock that
-/// leaps closes many, and a stream that nobody reads is not brought up to date at all.
+/// Candles that the clock closed and that a stream has not pushed yet: a clock that leaps closes
+/// many, and a stream without readers is not advanced.
 const MOST_ROLLED: usize = 8;
 
-/// The hub as it is at this moment.
+/// The time and state of the hub at one moment.
 #[derive(Clone, Copy)]
 pub(super) struct Moment {
     pub(super) now: Micros,
@@ -38,7 +38,7 @@ pub(super) struct CandleBoard {
     /// In the order of [`Interval::ALL`].
     series: Vec<Series>,
     /// Sequences of the newest trades, oldest first: a power cut may have taken the one a client
-    /// saw last, and what it left in a candle then has to be told again.
+    /// saw last, and the candles that it changed must be sent again.
     trades: VecDeque<u64>,
     /// The trade before those, or what began the epoch.
     floor: u64,
@@ -64,7 +64,7 @@ struct CandleStream {
     rolled: Vec<Candle>,
     quiet_beats: u8,
     /// Encoded for an earlier joiner or reader since the last push: after which sequence, and why
-    /// it was stated anew.
+    /// all candles were stated.
     started: Option<(u64, Option<SnapshotReason>, Frame)>,
 }
 
@@ -85,7 +85,7 @@ impl CandleBoard {
         }
     }
 
-    /// The candles without the streams, to be followed elsewhere.
+    /// The candles without the streams, for another copy of the state.
     pub(super) fn copy(&self) -> Self {
         Self {
             definition: self.definition.clone(),
@@ -101,7 +101,7 @@ impl CandleBoard {
         }
     }
 
-    /// Takes over the candles as they are elsewhere; those that follow them stay.
+    /// Replaces the candles by those of another copy; the streams stay.
     pub(super) fn adopt(&mut self, copy: Self) {
         let (streams, raw) = (std::mem::take(&mut self.streams), std::mem::take(&mut self.raw));
         *self = Self { streams, raw, ..copy };
@@ -120,7 +120,7 @@ impl CandleBoard {
     ) {
         self.trades = known.trades.iter().copied().collect();
         let floor = if known.more_trades { self.trades.pop_front().unwrap_or(0) } else { 0 };
-        // Nobody resumes from within an earlier epoch.
+        // No client resumes from within an earlier epoch.
         self.floor = floor.max(self.epochs.since());
         self.trades.retain(|trade| *trade > self.floor);
         self.sequence = self.trades.back().copied().unwrap_or(self.floor);
@@ -132,7 +132,7 @@ impl CandleBoard {
         }
     }
 
-    /// Takes what is left after a rollback: every follower is stated it.
+    /// Takes what is left after a rollback: every stream states it.
     pub(super) fn roll_back(
         &mut self,
         change: EpochChange,
@@ -150,7 +150,7 @@ impl CandleBoard {
         touched.extend(self.streams.keys());
     }
 
-    /// Takes a trade that stands in the log.
+    /// Takes a trade of the log.
     pub(super) fn trade(&mut self, event: &Applied, touched: &mut Touched) {
         if event.sequence <= self.sequence {
             return;
@@ -196,7 +196,7 @@ impl CandleBoard {
             let reason = SnapshotReason::of_epoch(&self.epochs);
             self.restate(&mut own, reason, moment);
         } else if own.last != self.sequence {
-            match self.behind(&own, moment) {
+            match self.unpushed(&own, moment) {
                 Some((candles, events)) => {
                     own.push(self.frame(&own, Some(own.last), None, events, candles, moment));
                 }
@@ -210,7 +210,7 @@ impl CandleBoard {
 
     /// The candles that a stream has to push, and how many trades these are of: of one trade its
     /// own candle.
-    fn behind(&self, own: &CandleStream, moment: &Moment) -> Option<(Vec<Candle>, u64)> {
+    fn unpushed(&self, own: &CandleStream, moment: &Moment) -> Option<(Vec<Candle>, u64)> {
         let place = Interval::ALL.iter().position(|interval| *interval == own.interval)?;
         let newest = self.newest.as_ref().filter(|(previous, _)| *previous == own.last);
         match newest.and_then(|(_, candles)| candles.get(place)) {
@@ -224,7 +224,7 @@ impl CandleBoard {
         own.push(self.frame(own, None, Some(reason), 0, candles, moment));
     }
 
-    /// Called each second: a stream that was quiet for long says that it lives.
+    /// Called each second: a stream that was quiet for long pushes a heartbeat.
     pub(super) fn beat(&mut self, stream: u64, moment: &Moment) {
         self.advance(stream, moment);
         let Some(mut own) = self.streams.remove(&stream) else { return };
@@ -311,7 +311,7 @@ impl CandleBoard {
         after: Option<&str>,
         moment: &Moment,
     ) -> Resume {
-        // What follows in the ring follows what is stated.
+        // So that the ring's next frames follow the stated ones.
         self.advance(stream.id(), moment);
         let Some(after) = after else {
             return self.start(stream, None, SnapshotReason::Initial, moment);
@@ -341,17 +341,17 @@ impl CandleBoard {
         self.start(stream, Some(seen), otherwise, moment)
     }
 
-    /// The candles that a reader who saw everything up to `seen` has to be told, and how many
-    /// trades that stands for.
+    /// The candles that a reader lacks which saw everything up to `seen`, and how many trades
+    /// changed them.
     fn missed(&self, interval: Interval, seen: u64, moment: &Moment) -> Option<(Vec<Candle>, u64)> {
-        let behind = self.trades.partition_point(|trade| *trade <= seen);
-        let stood = seen == self.floor || (behind > 0 && self.trades[behind - 1] == seen);
+        let place = self.trades.partition_point(|trade| *trade <= seen);
+        let is_known = seen == self.floor || (place > 0 && self.trades[place - 1] == seen);
         let candles = self.series(interval).changes_since(seen, moment.now)?;
-        stood.then(|| (candles, (self.trades.len() - behind) as u64))
+        is_known.then(|| (candles, (self.trades.len() - place) as u64))
     }
 
-    /// Goes on behind what was seen, by one frame that merges what followed; where nothing was or
-    /// that isn't known any more, states where the candles are.
+    /// Continues after what was seen, with one frame that merges what followed. States the candles
+    /// where nothing was seen, or where that isn't known any more.
     fn start(
         &mut self,
         stream: &ResponseStream,
@@ -370,7 +370,7 @@ impl CandleBoard {
         let frame = match cached {
             Some((_, _, frame)) => frame.clone(),
             None => {
-                let told = match missed {
+                let next = match missed {
                     Some((_, (candles, events))) => {
                         self.frame(&own, Some(seen), None, events, candles, moment)
                     }
@@ -379,7 +379,7 @@ impl CandleBoard {
                         self.frame(&own, None, reason, 0, candles, moment)
                     }
                 };
-                let frame = Frame::new(seen, own.last, (own.encode)(LiveFrame::Candles(told)));
+                let frame = Frame::new(seen, own.last, (own.encode)(LiveFrame::Candles(next)));
                 own.started = Some((seen, reason, frame.clone()));
                 frame
             }

@@ -1,4 +1,4 @@
-//! The checkpoints of books: what they are named by, and what is in them. The topic of a checkpoint
+//! The checkpoints of books: their names and their contents. The topic of a checkpoint
 //! is that of the events which follow it.
 
 use serde::{Deserialize, Serialize};
@@ -36,8 +36,8 @@ pub fn with_orders(market: &str, orders: &[u8], state: &[u8]) -> (String, Vec<u8
     (Topic::orders_of(market).to_string(), serde_json::to_vec(&both).unwrap_or_default())
 }
 
-/// Whether a checkpoint could be read: all of it was put back or, to the eyes of who replays the
-/// market's events from the first, nothing.
+/// Puts a checkpoint back; true if it could be read. Otherwise nothing of it stays, and the
+/// market's events must be replayed from the first.
 pub fn put_back(
     admission: &mut Admission,
     restore: &mut dyn FnMut(&str, u64, &[u8]) -> bool,

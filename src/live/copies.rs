@@ -16,9 +16,11 @@ use parking_lot::{Mutex, MutexGuard};
 use spreadly_subscriptions::Schedule;
 use tokio::time::Instant;
 
-use super::follower::{Follower, Touched};
-use super::topics::TopicName;
-use super::{Live, Market, MarketState};
+use super::Live;
+use super::follower::Follower;
+use super::frame::TopicName;
+use super::markets::{Market, MarketState};
+use super::pace::Touched;
 use crate::market::definition::MarketId;
 
 /// How many streams of a copy need a market.
@@ -29,21 +31,21 @@ pub(super) struct Copied {
 
 impl Live {
     /// A copy of `origin` that has no market and no topic yet. The streams of one owner that follow
-    /// it may cost so many microseconds a second.
+    /// it may cost this many microseconds a second.
     pub(super) fn copy_of(origin: &Arc<Self>, stream_cost_rate: u32) -> Self {
         let clock = origin.clone();
         let clock = Box::new(move || clock.now());
         let mut copy = Self::new(origin.epoch, clock, origin.journal_touches, origin.log.clone());
         copy.snapshot_encodings = origin.snapshot_encodings.clone();
-        copy.reached.begin(origin.reached.get());
+        copy.applied.reset(origin.applied.get());
         copy.origin = Some(origin.clone());
         copy.schedule = Mutex::new(Schedule::new(stream_cost_rate, Instant::now()));
         copy.take_from_origin(&mut Touched::new());
-        copy.topics.lock().adopt_numberings(&origin.topics.lock());
+        copy.topics.lock().adopt_epochs(&origin.topics.lock());
         copy
     }
 
-    /// Takes over what is the origin's as a whole.
+    /// Copies what every stream may follow: the state of the feeds.
     fn take_from_origin(&self, touched: &mut Touched) {
         let Some(origin) = &self.origin else { return };
         self.take_feed_state(origin.feed_state(), touched);
@@ -115,9 +117,9 @@ impl Live {
     /// Events were lost on their way here: everything is copied again.
     pub(super) fn copy_again(&self, copied: &Copied, touched: &mut Touched) {
         let Some(origin) = &self.origin else { return };
-        self.reached.to(origin.reached.get());
+        self.applied.raise_to(origin.applied.get());
         self.take_from_origin(touched);
-        self.topics.lock().adopt_numberings(&origin.topics.lock());
+        self.topics.lock().adopt_epochs(&origin.topics.lock());
         for market in copied.markets.keys() {
             self.copy_market(market);
         }
@@ -192,7 +194,7 @@ impl MarketState {
         }
     }
 
-    /// Takes over a copy; the streams stay.
+    /// Replaces the state by a copy; the streams stay.
     fn adopt(&mut self, copy: Self) {
         let (streams, raw) = (std::mem::take(&mut self.streams), std::mem::take(&mut self.raw));
         *self = Self { streams, raw, ..copy };

@@ -1,10 +1,6 @@
-//! Frames of a book that take long to encode. Under the market's lock their levels are only taken;
-//! the pool encodes them, and their readers wait for that. Readers of one stream that want the same
-//! share it.
-//!
-//! A reader gets such a frame with the place in the ring that follows it, as of the moment when the
-//! levels were taken. What was pushed meanwhile comes from there. If the ring does not reach back
-//! by then, the reader asks again, like any that was too slow.
+//! What a reader of a book wants and gets, and its frames that are not encoded yet. Frames that
+//! take long are encoded on the pool, see `long_frames`; readers of one stream that want the same
+//! frame share it.
 
 use std::sync::{Arc, Weak};
 
@@ -13,10 +9,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 use spreadly_subscriptions::{Frame, ResponseStream, Resume};
 
-use super::book_stream::{BookStream, Now};
 use super::frame::{Encode, LiveFrame, SnapshotReason};
-use super::source::gone;
-use super::{Live, Market};
 use crate::pool::{Line, MOST_INLINE_NANOS, Pool};
 
 /// How long frames of a stream are encoded.
@@ -96,11 +89,22 @@ pub(super) struct Draft {
     pub(super) sequence: u64,
     /// What makes it useless for readers that come later, once it differs.
     pub(super) restated: u64,
-    /// Where in the ring its reader goes on.
+    /// Where in the ring its reader continues.
     pub(super) next: u64,
     /// Sent after it.
     pub(super) notice: Option<Frame>,
 }
+
+/// What makes the replies of one stream whose frames take long to encode.
+pub(super) struct Drafter {
+    /// Levels of a frame that is encoded where its reader asked.
+    pub(super) most_levels: usize,
+    pub(super) make: MakeReply,
+}
+
+/// Makes the reply of a stream for what its reader wants.
+pub(super) type MakeReply =
+    Box<dyn Fn(Weak<ResponseStream>, Wanted) -> BoxFuture<'static, Reply> + Send + Sync>;
 
 /// Replies that are being made for readers of one stream; none for nearly all streams.
 #[derive(Default)]
@@ -127,54 +131,4 @@ impl Drafts {
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }
-}
-
-/// The stream that a draft is made for. It may be gone by the time of its turn.
-#[derive(Clone)]
-pub(super) struct DraftSource {
-    pub(super) live: Weak<Live>,
-    pub(super) market: Weak<Market>,
-}
-
-impl DraftSource {
-    fn with<T>(&self, stream: u64, act: impl FnOnce(&mut BookStream, &Now<'_>) -> T) -> Option<T> {
-        let (live, market) = (self.live.upgrade()?, self.market.upgrade()?);
-        let mut state = market.state.lock();
-        state.with(&live, stream, act)
-    }
-}
-
-/// Makes a reply. Nothing is taken before the pool has a place for it, so what waits is small.
-pub(super) async fn make(
-    long: Arc<LongFrames>,
-    source: DraftSource,
-    stream: Weak<ResponseStream>,
-    wanted: Wanted,
-) -> Reply {
-    let Some((id, is_shared)) =
-        stream.upgrade().map(|stream| (stream.id(), stream.readership().shared))
-    else {
-        return Reply::TooSlow;
-    };
-    // What several addresses read is no work of the one that opened it.
-    let line = if is_shared { long.pool.common() } else { &long.line };
-    let Ok(place) = long.pool.enter(line).await else { return Reply::TooSlow };
-    let draft = match source.with(id, |own, now| own.draft(now, wanted)) {
-        Some(Ok(draft)) => draft,
-        Some(Err(reply)) => return reply,
-        None => return Reply::TooSlow,
-    };
-    let Draft { frame, wanted, previous, sequence, restated, next, notice } = draft;
-    let encoding = long.clone();
-    let encoded = place.run(move || {
-        let mut encode = (encoding.encoder)()?;
-        Some(Frame::new(previous, sequence, encode(frame)))
-    });
-    let frame = match encoded.await {
-        Ok((_, Some(frame))) => frame,
-        Ok((_, None)) => return Reply::Refused(gone()),
-        Err(_) => return Reply::TooSlow,
-    };
-    source.with(id, |own, _| own.keep(wanted, restated, &frame));
-    Reply::Frames { frames: std::iter::once(frame).chain(notice).collect(), next }
 }

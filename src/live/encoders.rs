@@ -1,49 +1,20 @@
-//! The workers that resolve and encode the response streams, one for each shard, on the shard's own
-//! thread. An event costs the sequencer the same for any number of streams: it changes the state
-//! and hands the event on, once to each worker. A worker has a copy of what its streams follow,
-//! takes the events in their order, and brings the streams up to date in the order that the
-//! schedule says. Streams that can't keep their pace are merged.
+//! The workers that resolve and encode the response streams, one for each shard. An event costs the
+//! sequencer the same for any number of streams: it changes the state and passes the event on, once
+//! to each worker.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
 
-use foldhash::{HashMap, HashSet};
-use parking_lot::Mutex;
-use spreadly_subscriptions::{PaceChange, Turn, Worker};
-use tokio::sync::Notify;
-use tokio::time::Instant;
+use spreadly_subscriptions::Worker;
 
-use super::follower::{Follower, Touched};
+use super::Live;
+use super::book_checkpoint::RestoreError;
+use super::encode_worker::{EncodeMeters, EncodeWorker};
 use super::frame::{FeedState, FeedView};
-use super::inbox::{self, Change, Inbox};
-use super::{Live, RestoreError, Rollback};
+use super::inbox::Change;
+use super::rollback::Rollback;
 use crate::market::effect::Applied;
-
-/// Longest turn of a worker: how late a socket or the next event may be because of it.
-const SLICE: Duration = Duration::from_micros(150);
-/// Longest turn while no more than a few streams wait: what a commit changes leaves together then,
-/// in one write a socket.
-const COMMIT_SLICE: Duration = Duration::from_millis(1);
-const FEW_STREAMS: usize = 16;
-/// Time after an event before what was pushed leaves: by then the most shared streams have pushed.
-const FIRST_SLICE: Duration = Duration::from_micros(100);
-/// Time that streams whose pace is RAW have to push an event before the next one of its market or
-/// topic is taken; the rest of them are merged. Other events don't wait. Where more than a few
-/// streams wait, all events that wait share it.
-const EVENT_BUDGET: Duration = Duration::from_millis(5);
-/// Time of a turn, beside its slice, in which streams are asked whether they were quiet for long,
-/// and in which they get slower or faster paces. Some of either are done in any case.
-const UPKEEP_SLICE: Duration = Duration::from_micros(50);
-const UPKEEP_AT_ONCE: usize = 4;
-/// Merged streams whose time has come that are put into the schedule in one turn.
-const DUE_AT_ONCE: usize = 128;
-/// Streams that an event touched and one client reads that are put into the schedule in one turn,
-/// and further ones whenever none waits in it.
-pub(super) const MARKED_AT_ONCE: usize = 64;
-const BEAT: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// The worker of the shard that this thread runs.
@@ -56,74 +27,8 @@ pub struct Encoders {
     workers: Vec<Arc<EncodeWorker>>,
 }
 
-/// What the workers did, since the start.
-#[derive(Debug, Default)]
-pub struct EncodeMeters {
-    /// Times that a stream was brought up to date.
-    pub advanced: AtomicU64,
-    /// Times that a stream got a slower pace because it could not keep its own.
-    pub slowed: AtomicU64,
-    /// Times that a worker had too many events to take and copied the state instead.
-    pub copied_again: AtomicU64,
-    /// Nanoseconds spent on resolving and encoding what was pushed.
-    pub nanos: AtomicU64,
-}
-
-/// A worker: see the module's text.
-pub struct EncodeWorker {
-    live: Arc<Live>,
-    inbox: Mutex<Inbox>,
-    wake: Notify,
-    rounds: Mutex<Rounds>,
-    /// By market or topic, those that some RAW streams may not have pushed yet.
-    unpushed: Mutex<HashMap<Arc<str>, Taken>>,
-    unmarked: Mutex<Unmarked>,
-    meters: EncodeMeters,
-}
-
-/// What is done by the clock.
-struct Rounds {
-    next_beat: Instant,
-    /// Streams that are still to be asked whether they were quiet for long.
-    beats: VecDeque<u64>,
-    /// Merged streams whose time has come.
-    due: Vec<u64>,
-    /// Streams that are still to be given the pace that the schedule has for them.
-    repaced: VecDeque<PaceChange>,
-}
-
-/// Streams that events touched and that are not in the schedule yet, each once.
-#[derive(Default)]
-struct Unmarked {
-    ids: HashSet<u64>,
-    queue: VecDeque<u64>,
-}
-
-impl Unmarked {
-    fn add(&mut self, touched: impl IntoIterator<Item = u64>) {
-        self.queue.extend(touched.into_iter().filter(|id| self.ids.insert(*id)));
-    }
-
-    /// The next ones.
-    fn take(&mut self, most: usize) -> Touched {
-        let taken: Touched = self.queue.drain(..most.min(self.queue.len())).collect();
-        for id in &taken {
-            self.ids.remove(id);
-        }
-        taken
-    }
-}
-
-/// The last event of a market or topic.
-struct Taken {
-    at: Instant,
-    /// Streams that it touched, without some of those that have pushed it.
-    streams: Touched,
-}
-
 impl Encoders {
-    /// So many workers; with none, streams follow the state itself and are brought up to date with
-    /// each event.
+    /// With no workers, streams follow the state itself and are advanced with each event.
     ///
     /// The streams of one owner may cost each worker `stream_cost_rate` microseconds a second.
     pub fn new(live: Arc<Live>, workers: usize, stream_cost_rate: u32) -> Self {
@@ -147,7 +52,7 @@ impl Encoders {
     /// The state that a stream follows which is opened on this thread.
     pub fn here(&self) -> &Arc<Live> {
         let here = HERE.get().unwrap_or_default();
-        self.workers.get(here).or(self.workers.first()).map_or(&self.live, |worker| &worker.live)
+        self.workers.get(here).or(self.workers.first()).map_or(&self.live, |worker| worker.live())
     }
 
     #[cfg(test)]
@@ -157,37 +62,37 @@ impl Encoders {
 
     #[cfg(test)]
     pub(super) fn state_of(&self, number: usize) -> &Arc<Live> {
-        &self.workers[number].live
+        self.workers[number].live()
     }
 
     /// What the workers did, and how many streams they merge, by pace.
     pub fn workers(&self) -> impl Iterator<Item = (&EncodeMeters, [usize; 3])> {
-        self.workers.iter().map(|own| (&own.meters, own.live.schedule.lock().merged()))
+        self.workers.iter().map(|own| (own.meters(), own.live().schedule.lock().merged()))
     }
 
-    /// Takes events as [`Live::apply`] does, and hands them on. Gives the memory back where nobody
-    /// else has it.
+    /// Takes events as [`Live::apply`] does, and passes them on. Gives the memory back where
+    /// nothing else holds it.
     pub fn apply(&self, events: Vec<Applied>) -> Vec<Applied> {
         self.live.apply(&events);
         let Some(last) = events.last().map(|event| event.sequence) else { return events };
         let mut events = Arc::new(events);
         for worker in &self.workers {
-            if worker.live.following.load(Ordering::SeqCst) > 0 {
-                worker.hand_on(Change::Events(events.clone()));
+            if worker.live().following.load(Ordering::SeqCst) > 0 {
+                worker.pass_on(Change::Events(events.clone()));
             } else {
-                worker.live.reached.to(last);
+                worker.live().applied.raise_to(last);
             }
         }
         Arc::get_mut(&mut events).map(std::mem::take).unwrap_or_default()
     }
 
-    /// Takes what is left after a rollback, as [`Live::roll_back`] does, and hands it on.
+    /// Takes what is left after a rollback, as [`Live::roll_back`] does, and passes it on.
     ///
     /// # Errors
     /// When a book is not readable.
     pub fn roll_back(&self, left: &Arc<Rollback>) -> Result<(), RestoreError> {
         let done = self.live.roll_back(left);
-        self.hand_on(|| Change::RolledBack(left.clone()));
+        self.pass_on(|| Change::RolledBack(left.clone()));
         done
     }
 
@@ -195,281 +100,18 @@ impl Encoders {
     pub fn set_feed_state(&self, state: FeedState) {
         if self.live.feed_state() != state {
             self.live.set_feed_state(state);
-            self.hand_on(|| Change::FeedState(state));
+            self.pass_on(|| Change::FeedState(state));
         }
     }
 
     /// Takes the feeds as they are now.
     pub fn set_feeds(&self, views: Vec<FeedView>) {
-        let handed = Arc::new(views.clone());
+        let passed = Arc::new(views.clone());
         self.live.set_feeds(views);
-        self.hand_on(|| Change::Feeds(handed.clone()));
+        self.pass_on(|| Change::Feeds(passed.clone()));
     }
 
-    fn hand_on(&self, change: impl Fn() -> Change) {
-        self.workers.iter().for_each(|worker| worker.hand_on(change()));
+    fn pass_on(&self, change: impl Fn() -> Change) {
+        self.workers.iter().for_each(|worker| worker.pass_on(change()));
     }
-}
-
-impl EncodeWorker {
-    fn new(origin: &Arc<Live>, stream_cost_rate: u32) -> Self {
-        Self {
-            live: Arc::new(Live::copy_of(origin, stream_cost_rate)),
-            inbox: Mutex::default(),
-            wake: Notify::new(),
-            rounds: Mutex::new(Rounds {
-                next_beat: Instant::now() + BEAT,
-                beats: VecDeque::new(),
-                due: Vec::new(),
-                repaced: VecDeque::new(),
-            }),
-            unpushed: Mutex::default(),
-            unmarked: Mutex::default(),
-            meters: EncodeMeters::default(),
-        }
-    }
-
-    /// Streams that events touched and that are not in the schedule yet.
-    pub(super) fn unscheduled(&self) -> usize {
-        self.unmarked.lock().queue.len()
-    }
-
-    /// As if there had been no room for what is on its way here.
-    #[cfg(test)]
-    pub(super) fn lose_changes(&self) {
-        self.inbox.lock().overrun();
-    }
-
-    fn hand_on(&self, change: Change) {
-        self.inbox.lock().push(change);
-        self.wake.notify_one();
-    }
-
-    /// Whether the next event has to wait until RAW streams have pushed earlier ones: for a moment
-    /// in any case, then where these are of the same market or topic.
-    fn is_blocked(&self, for_a_moment: bool, now: Instant) -> bool {
-        let schedule = self.live.schedule.lock();
-        let unmarked = self.unmarked.lock();
-        let awaited = schedule.blocking() + unmarked.queue.len();
-        let mut unpushed = self.unpushed.lock();
-        if awaited == 0 {
-            unpushed.clear();
-            return false;
-        }
-        if for_a_moment {
-            return true;
-        }
-        // Not locked for longer: the sequencer waits for it.
-        let (next, events) = {
-            let inbox = self.inbox.lock();
-            (inbox.next_name().cloned(), inbox.events())
-        };
-        let Some(last) = next.and_then(|next| unpushed.get_mut(&next)) else { return false };
-        let awaits = |id: &u64| schedule.is_blocking(*id) || unmarked.ids.contains(id);
-        while last.streams.pop_if(|id| !awaits(id)).is_some() {}
-        let sharing = if awaited <= FEW_STREAMS { 1 } else { events.max(1) };
-        let waited = (now - last.at) * u32::try_from(sharing).unwrap_or(u32::MAX);
-        !last.streams.is_empty() && waited < EVENT_BUDGET
-    }
-
-    /// Takes the next event or other change; false if there is none.
-    fn take(&self, touched: &mut Touched, now: Instant) -> bool {
-        let copied = self.live.copying();
-        // Not locked for longer: the sequencer waits for it.
-        let (is_overrun, next) = {
-            let mut inbox = self.inbox.lock();
-            (inbox.take_overrun(), inbox.take())
-        };
-        if is_overrun {
-            self.meters.copied_again.fetch_add(1, Ordering::Relaxed);
-            self.live.copy_again(&copied, touched);
-            return true;
-        }
-        match next {
-            None => return false,
-            Some((Change::Events(events), at)) => {
-                let event = &events[at];
-                self.live.take(event, touched);
-                if let Some(name) = inbox::name(event).filter(|_| !touched.is_empty()) {
-                    let taken = Taken { at: now, streams: touched.clone() };
-                    self.unpushed.lock().insert(name.clone(), taken);
-                }
-            }
-            Some((Change::RolledBack(left), _)) => {
-                // The origin has said what could not be read.
-                drop(self.live.take_rollback(&left, touched));
-            }
-            Some((Change::FeedState(state), _)) => self.live.take_feed_state(state, touched),
-            Some((Change::Feeds(views), _)) => {
-                self.live.feeds.lock().set(views.to_vec(), touched);
-            }
-        }
-        true
-    }
-
-    /// Puts the streams that have something to push into the schedule. One that nobody reads is
-    /// brought up to date when somebody joins.
-    fn mark(&self, touched: &[u64]) {
-        if touched.is_empty() {
-            return;
-        }
-        let followers = self.live.followers.lock();
-        let mut schedule = self.live.schedule.lock();
-        for id in touched {
-            let audience = followers.get(id).map(|follower| follower.stream().readership());
-            if let Some(audience) = audience.filter(|audience| audience.readers > 0) {
-                schedule.ready(*id, audience);
-            }
-        }
-    }
-
-    /// Puts the streams that an event touched into the schedule; of many only the shared ones.
-    fn mark_shared(&self, touched: &mut Touched) {
-        if touched.len() > FEW_STREAMS {
-            let followers = self.live.followers.lock();
-            let is_shared = |id: &u64| {
-                followers.get(id).is_some_and(|follower| follower.stream().readers() > 1)
-            };
-            self.unmarked.lock().add(touched.extract_if(.., |id| !is_shared(id)));
-        }
-        self.mark(touched);
-        touched.clear();
-    }
-
-    /// Puts some of the others into the schedule; false if there are none.
-    fn mark_some(&self) -> bool {
-        let some = self.unmarked.lock().take(MARKED_AT_ONCE);
-        self.mark(&some);
-        !some.is_empty()
-    }
-
-    /// Brings the stream up to date whose turn it is; false if none is in the schedule.
-    fn serve(&self) -> bool {
-        let Some(id) = self.live.schedule.lock().pop() else { return false };
-        let Some(follower) = self.live.follower(id) else { return true };
-        self.advance(&follower, |follower| self.live.advance(follower));
-        true
-    }
-
-    fn advance(&self, follower: &Follower, act: impl FnOnce(&Follower)) {
-        let stream = follower.stream();
-        let (before, begin) = (stream.next_index(), Instant::now());
-        act(follower);
-        let (took, pushed) = (begin.elapsed(), stream.next_index() != before);
-        self.live.schedule.lock().served(stream.id(), took, pushed, begin);
-        if pushed {
-            let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-            self.meters.advanced.fetch_add(1, Ordering::Relaxed);
-            self.meters.nanos.fetch_add(nanos, Ordering::Relaxed);
-        }
-    }
-
-    /// What is due by the clock.
-    fn keep_time(&self, now: Instant) {
-        let mut rounds = self.rounds.lock();
-        if rounds.due.is_empty() {
-            rounds.due = self.live.schedule.lock().tick(now);
-        }
-        let left = rounds.due.len().saturating_sub(DUE_AT_ONCE);
-        self.mark(&rounds.due.split_off(left));
-        if now >= rounds.next_beat {
-            rounds.next_beat = (rounds.next_beat + BEAT).max(now);
-            let mut touched = Touched::new();
-            self.live.roll(&mut touched);
-            self.mark_shared(&mut touched);
-            if rounds.beats.is_empty() {
-                rounds.beats = self.live.followers.lock().keys().copied().collect();
-            }
-        }
-    }
-
-    /// Lets streams that were quiet for long say that they live, for a moment.
-    fn beat(&self) {
-        let mut rounds = self.rounds.lock();
-        for () in upkeep() {
-            let Some(id) = rounds.beats.pop_front() else { return };
-            let Some(follower) = self.live.follower(id) else { continue };
-            if follower.stream().readers() > 0 {
-                self.advance(&follower, |follower| self.live.beat(follower));
-            }
-        }
-    }
-
-    /// Gives streams slower or faster paces, for a moment.
-    fn adapt(&self, now: Instant) {
-        let mut rounds = self.rounds.lock();
-        if rounds.repaced.is_empty() {
-            rounds.repaced.extend(self.live.schedule.lock().adapt(now));
-        }
-        for () in upkeep() {
-            let Some(paced) = rounds.repaced.pop_front() else { return };
-            let Some(follower) = self.live.follower(paced.id) else { continue };
-            let stream = follower.stream();
-            let before = stream.slowed_to().unwrap_or(follower.pace);
-            self.meters.slowed.fetch_add(u64::from(paced.pace > before), Ordering::Relaxed);
-            stream.set_slowed_to((paced.pace > follower.pace).then_some(paced.pace));
-            self.live.set_pace(&follower, paced.pace);
-            // What it gathered at the slower pace.
-            self.mark(&[paced.id]);
-        }
-    }
-}
-
-impl Worker for EncodeWorker {
-    fn wake(&self) -> &Notify {
-        &self.wake
-    }
-
-    fn turn(&self) -> Turn {
-        let begin = Instant::now();
-        self.mark_some();
-        self.keep_time(begin);
-        let mut touched = Touched::new();
-        let mut now = begin;
-        // After an event streams are served for a moment, and one of them in any case.
-        let (mut serve_until, mut owed) = (begin, false);
-        loop {
-            // Those that are not in the schedule yet wait: first the shared ones' frames leave.
-            let few = self.live.schedule.lock().waiting() <= FEW_STREAMS;
-            if now >= begin + if few { COMMIT_SLICE } else { SLICE } {
-                break;
-            }
-            let moment_is_over = now >= serve_until && !owed && !few;
-            if !self.is_blocked(!moment_is_over, now) && self.take(&mut touched, now) {
-                owed = !touched.is_empty();
-                self.mark_shared(&mut touched);
-                serve_until = now + FIRST_SLICE;
-            } else if moment_is_over && serve_until > begin {
-                // The most shared streams have pushed.
-                break;
-            } else if self.serve() {
-                owed = false;
-            } else if serve_until > begin || !self.mark_some() {
-                break;
-            }
-            now = Instant::now();
-        }
-        self.beat();
-        self.adapt(now);
-        let rounds = self.rounds.lock();
-        let again = self.live.schedule.lock().waiting() + self.unscheduled() > 0
-            || !self.inbox.lock().is_empty()
-            || !rounds.beats.is_empty()
-            || !rounds.due.is_empty()
-            || !rounds.repaced.is_empty();
-        if again {
-            return Turn::Again;
-        }
-        let beat = rounds.next_beat;
-        let look = self.live.schedule.lock().next_due();
-        Turn::Done { wake_at: Some(look.map_or(beat, |look| look.min(beat))) }
-    }
-}
-
-/// As many steps as one kind of upkeep may make in a turn.
-fn upkeep() -> impl Iterator<Item = ()> {
-    let begin = Instant::now();
-    (0..)
-        .take_while(move |done| *done < UPKEEP_AT_ONCE || begin.elapsed() < UPKEEP_SLICE)
-        .map(|_| ())
 }

@@ -1,14 +1,13 @@
-//! How the feeds do, and the streams that tell. The numbering is this board's own: a feed's status
-//! is no event of the log, so it has no cursor.
+//! The state of the feeds, and the streams that follow it. A stream numbers its own frames: a
+//! feed's status is no event of the log, so it has no cursor.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use spreadly_subscriptions::{Frame, ResponseStream, Resume};
 
-use super::book_stream::QUIET_BEATS;
-use super::follower::Touched;
 use super::frame::{Encode, FeedView, LiveFrame};
+use super::pace::{QUIET_BEATS, Touched};
 
 #[derive(Default)]
 pub(super) struct FeedBoard {

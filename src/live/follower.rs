@@ -1,18 +1,15 @@
-//! The streams that follow the live state: what each follows, and how it is brought up to date.
-//! Taking an event only says which streams it touches; what is pushed is resolved and encoded when
-//! a stream has its turn.
+//! The streams that follow the live state: what each follows, and how it is advanced.
+//! An event only marks the streams that it touches. Frames are resolved and encoded when a stream
+//! has its turn.
 
 use std::sync::Arc;
 
 use spreadly_subscriptions::{Pace, ResponseStream};
 use tokio::time::Instant;
 
-use super::frame::Speed;
-use super::{Live, Market};
+use super::Live;
+use super::markets::Market;
 use crate::market::definition::MarketId;
-
-/// Ids of streams that have something to push, and that push each event.
-pub type Touched = Vec<u64>;
 
 /// What a stream follows.
 pub(super) enum Followed {
@@ -45,28 +42,6 @@ impl Follower {
     }
 }
 
-impl From<Speed> for Pace {
-    fn from(speed: Speed) -> Self {
-        match speed {
-            Speed::Raw => Self::Raw,
-            Speed::Ms100 => Self::Ms100,
-            Speed::Ms250 => Self::Ms250,
-            Speed::S1 => Self::S1,
-        }
-    }
-}
-
-impl From<Pace> for Speed {
-    fn from(pace: Pace) -> Self {
-        match pace {
-            Pace::Raw => Self::Raw,
-            Pace::Ms100 => Self::Ms100,
-            Pace::Ms250 => Self::Ms250,
-            Pace::S1 => Self::S1,
-        }
-    }
-}
-
 impl Live {
     /// A stream begins to follow.
     pub(super) fn follow(&self, follower: Follower) {
@@ -91,7 +66,7 @@ impl Live {
         self.followers.lock().get(&stream).cloned()
     }
 
-    /// Brings these streams up to date, in this order.
+    /// Advances these streams, in this order.
     pub(super) fn advance_all(&self, touched: &[u64]) {
         for stream in touched {
             if let Some(follower) = self.follower(*stream) {
@@ -115,7 +90,7 @@ impl Live {
         }
     }
 
-    /// To be called each second: a stream that was quiet for long says that it lives.
+    /// Call it each second: a stream that was quiet for long pushes a heartbeat.
     pub fn beat(&self, follower: &Follower) {
         let id = follower.stream.id();
         match &follower.followed {
@@ -131,7 +106,7 @@ impl Live {
         }
     }
 
-    /// How often a stream is brought up to date from now on.
+    /// Sets how often a stream pushes.
     pub fn set_pace(&self, follower: &Follower, pace: Pace) {
         let (id, raw) = (follower.stream.id(), pace == Pace::Raw);
         match &follower.followed {

@@ -1,10 +1,9 @@
-//! What the live topics tell their subscribers, before anyone encodes it. Plain data: no GraphQL,
-//! no stream.
+//! The frames of the live state before they are encoded. Plain data: no GraphQL, no stream.
 
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use spreadly_subscriptions::{Cursor, CursorError, Epoch, Position, ResponseStream, topic_hash};
+use spreadly_subscriptions::{Cursor, CursorError, Epoch, Position, topic_hash};
 
 use crate::market::candles::{Candle, Interval};
 use crate::market::definition::MarketDefinition;
@@ -17,6 +16,9 @@ use crate::market::ticker::{Day, LastTrade};
 use crate::market::time::Micros;
 use crate::market::topic::Topic;
 use crate::market::trade::Trade;
+
+/// The log's name of a topic.
+pub type TopicName = Arc<str>;
 
 /// How often an `orderBook` stream pushes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,25 +41,25 @@ pub enum SnapshotReason {
 }
 
 impl SnapshotReason {
-    /// Of what is stated anew for a reader that fell behind at `seen`.
+    /// For a reader that was too slow and saw everything up to `seen`.
     pub(super) fn of_lag(seen: u64, epochs: &EpochHistory) -> Self {
         if seen < epochs.since() { Self::of_epoch(epochs) } else { Self::Lagged }
     }
 
-    /// Of what is stated anew as its epoch began behind what a client has seen.
+    /// For a reader of an earlier epoch.
     pub(super) fn of_epoch(epochs: &EpochHistory) -> Self {
         if epochs.removed_events() { Self::Reorg } else { Self::EpochChange }
     }
 }
 
-/// Whether what the hub tells is up to date.
+/// Whether the hub's data is up to date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum FeedState {
     Live,
     /// The source is cut off or late.
     Stale,
-    /// The hub can't go on by itself.
+    /// The hub can't recover without an operator.
     Halted,
     ShuttingDown,
 }
@@ -87,7 +89,7 @@ impl BookHead {
     }
 }
 
-/// A depth as it stands in a cursor.
+/// A depth as a cursor has it.
 pub(super) fn shape(depth: usize) -> u32 {
     u32::try_from(depth).unwrap_or(u32::MAX)
 }
@@ -130,7 +132,7 @@ pub struct Offer {
     /// Of the event that last changed price or size of either.
     pub sequence: u64,
     /// The change before; the same as `sequence` where the offer is repeated; `None` where it is
-    /// stated anew.
+    /// stated for a reason.
     pub previous: Option<u64>,
     /// Changes since `previous`; 0 where the offer is repeated or stated.
     pub merged_events: u64,
@@ -152,7 +154,7 @@ impl Offer {
     }
 }
 
-/// An event that a feed brought and the hub did not take.
+/// An event that the hub refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub source: String,
@@ -161,7 +163,7 @@ pub struct Refusal {
     pub reason: String,
 }
 
-/// How one feed does.
+/// The state of one feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedView {
     pub name: String,
@@ -185,7 +187,7 @@ impl FeedView {
     }
 }
 
-/// An event of a topic whose events are told one by one and never merged.
+/// An event of a topic whose events are sent one by one and never merged.
 #[derive(Clone, Debug)]
 pub struct Item {
     pub sequence: u64,
@@ -216,20 +218,20 @@ pub enum ItemBody {
     Order(Arc<OrderUpdate>),
 }
 
-/// Some events of one topic in the log's order, or none: then it says where the topic stands.
+/// Some events of one topic in the log's order, or none: then it gives the topic's position.
 #[derive(Clone, Debug)]
 pub struct LogFrame {
     /// The log's name of it.
-    pub topic: Arc<str>,
+    pub topic: TopicName,
     pub epoch: Epoch,
-    /// Of the last event told, or of the topic's last.
+    /// Of the last event in it, or of the topic's last.
     pub sequence: u64,
-    /// The topic's event before the first one told; the same as `sequence` where nothing happened;
+    /// The topic's event before the first one in it; the same as `sequence` where nothing happened;
     /// `None` where the client begins, or goes back to `sequence`.
     pub previous: Option<u64>,
     /// Why `previous` is absent.
     pub reason: Option<SnapshotReason>,
-    /// Where the whole subscription stands, which may follow several topics.
+    /// The position of the whole subscription, which may follow several topics.
     pub cursor: LogCursor,
     /// Of the last event, at its source.
     pub event_time: Option<Micros>,
@@ -261,13 +263,13 @@ impl LogCursor {
 }
 
 /// The cursor's name of a set of topics, given sorted; of a single one its own.
-pub fn log_topics(names: &[Arc<str>]) -> u64 {
+pub fn log_topics(names: &[TopicName]) -> u64 {
     // No name has a control character in it.
     topic_hash(&names.join("\n"))
 }
 
-/// Some candles of a market and interval, each as it is now, or none: then it says where the
-/// stream stands.
+/// Some candles of a market and interval in their current state, or none: then it gives the
+/// stream's position.
 #[derive(Clone, Debug)]
 pub struct CandleFrame {
     pub definition: Arc<MarketDefinition>,
@@ -275,10 +277,10 @@ pub struct CandleFrame {
     pub epoch: Epoch,
     /// Of the market's newest trade.
     pub sequence: u64,
-    /// The trade before those this frame tells of; the same as `sequence` where none came; `None`
-    /// where the candles are stated anew.
+    /// The trade before those of this frame; the same as `sequence` where none came; `None` where
+    /// all candles are stated.
     pub previous: Option<u64>,
-    /// Why they are stated anew.
+    /// Why all are stated.
     pub reason: Option<SnapshotReason>,
     /// Trades since `previous`.
     pub merged_events: u64,
@@ -314,7 +316,7 @@ pub struct TickerView {
     pub ask: Option<Level>,
 }
 
-/// One market's ticker, or where it stands.
+/// One market's ticker, or a heartbeat.
 #[derive(Clone, Debug)]
 pub struct TickerFrame {
     pub definition: Arc<MarketDefinition>,
@@ -322,7 +324,7 @@ pub struct TickerFrame {
     /// Of the event that last changed it.
     pub sequence: u64,
     /// The change before; the same as `sequence` where no event came; `None` where it is stated
-    /// anew.
+    /// for a reason.
     pub previous: Option<u64>,
     /// Changes since `previous`; 0 where no event came or the ticker is stated.
     pub merged_events: u64,
@@ -380,7 +382,7 @@ impl LiveFrame {
 }
 
 impl LiveFrame {
-    /// Says that its stream is brought up to date less often than its clients asked for.
+    /// Sets the slower pace at which its stream pushes; `None` if it is as its clients asked.
     pub(super) fn slow_to(&mut self, speed: Option<Speed>) {
         match self {
             Self::Snapshot(BookSnapshot { head, .. })
@@ -393,15 +395,6 @@ impl LiveFrame {
             Self::Feed(_) => {}
         }
     }
-}
-
-/// Lets each frame say at which pace its stream is brought up to date.
-pub(super) fn with_pace(stream: &Arc<ResponseStream>, mut encode: Encode) -> Encode {
-    let stream = stream.clone();
-    Box::new(move |mut frame| {
-        frame.slow_to(stream.slowed_to().map(Speed::from));
-        encode(frame)
-    })
 }
 
 /// Turns a frame into the bytes of its GraphQL result, `{"data":…}`. Owned by one stream and

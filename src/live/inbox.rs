@@ -1,10 +1,10 @@
-//! What is on its way to a worker: events and other changes, in their order, within bounds.
+//! The bounded queue of a worker: events and other changes, in their order.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::Rollback;
 use super::frame::{FeedState, FeedView};
+use super::rollback::Rollback;
 use crate::market::effect::{Applied, Effect};
 
 /// Events that wait for a worker, and price levels in them: about 100 MB at most. A worker that
@@ -12,7 +12,7 @@ use crate::market::effect::{Applied, Effect};
 const MOST_WAITING_EVENTS: usize = 1 << 17;
 const MOST_WAITING_LEVELS: usize = 1 << 20;
 
-/// What is handed on to a worker.
+/// What is passed on to a worker.
 pub(super) enum Change {
     Events(Arc<Vec<Applied>>),
     RolledBack(Arc<Rollback>),
@@ -28,7 +28,7 @@ pub(super) struct Inbox {
     taken: usize,
     events: usize,
     levels: usize,
-    /// Some did not find room: none of what came before the next copy is needed.
+    /// Some changes were dropped. Until the next copy, earlier ones are not needed.
     overrun: bool,
 }
 
@@ -44,12 +44,13 @@ impl Inbox {
         }
     }
 
-    /// As if there had been no room for what is in it.
+    /// Drops the changes in it, as if there had been no room.
     pub(super) fn overrun(&mut self) {
         *self = Self { overrun: true, ..Self::default() };
     }
 
-    /// Whether some did not find room; what is in it then is forgotten.
+    /// Whether some changes were dropped since this was last asked. Then the rest is dropped too:
+    /// the next copy has it.
     pub(super) fn take_overrun(&mut self) -> bool {
         let overrun = std::mem::take(&mut self.overrun);
         if overrun {

@@ -1,12 +1,14 @@
-//! Blocks of the chain were undone, or events of a source are lost: the live topics take what is
-//! left, begin new epochs and tell everyone. What is left is worked out by the feeds' side, from
-//! the log.
+//! A rollback: blocks of the chain were removed, or a source lost events. The live state takes what
+//! is left, begins new epochs, and every stream states it. The ingest side computes what is left
+//! from the log.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::follower::Touched;
-use super::{Live, OfferMark, RestoreError, SnapshotReason};
+use super::Live;
+use super::book_checkpoint::{OfferMark, RestoreError};
+use super::frame::SnapshotReason;
+use super::pace::Touched;
 use crate::market::bbo::BestBidOffer;
 use crate::market::definition::{MarketDefinition, MarketId};
 use crate::market::epochs::EpochChange;
@@ -15,16 +17,16 @@ use crate::market::time::Micros;
 use crate::market::topic::Topic;
 use crate::store::{self, MarketCandles};
 
-/// What is left once blocks were undone, or events of a source are lost.
+/// What is left after a rollback.
 #[derive(Debug)]
 pub struct Rollback {
-    /// Sequence of the event that says so.
+    /// Sequence of the rollback's event.
     pub at: u64,
     /// Of blocks, not of a gap.
     pub of_blocks: bool,
     /// Events that left the log.
     pub undone: u64,
-    /// The first event undone of each scope, see [`crate::market::topic::scope_of`]; `at` after
+    /// The first removed event of each scope, see [`crate::market::topic::scope_of`]; `at` after
     /// a gap.
     pub scopes: Vec<(String, u64)>,
     /// Every market among the scopes.
@@ -38,7 +40,7 @@ pub struct Rollback {
 pub struct MarketLeft {
     pub market: MarketId,
     pub defined: Defined,
-    /// Its book as [`Live::checkpoint`] gives it; `None` where no event of it was undone, or where
+    /// Its book as [`Live::checkpoint`] gives it; `None` where no event of it was removed, or where
     /// nothing is left of it.
     pub book: Option<Vec<u8>>,
     pub candles: MarketCandles,
@@ -58,22 +60,22 @@ pub enum Defined {
 }
 
 impl Live {
-    /// Takes over which topics began new epochs, as the log tells. Before anything else is read.
+    /// Takes which topics began new epochs from the log. Before anything else is read.
     pub fn restore_epochs(&self, known: &[(Box<str>, EpochChange)]) {
         let mut topics = self.topics.lock();
         for (scope, change) in known {
-            topics.renumber(scope, *change);
+            topics.begin_epoch(scope, *change);
         }
     }
 
-    /// An empty state of the same log, in which nobody is told anything.
+    /// An empty state of the same log, which no stream follows.
     pub fn aside(&self) -> Self {
         Self::new(self.epoch, Box::new(|| 0), self.journal_touches, self.log.clone())
     }
 
-    /// Brings every market to where its epoch began, which may be behind its last event. Once the
-    /// log is read.
-    pub fn stand(&self) {
+    /// Raises each market's sequence to where its epoch began, which may be after its last event.
+    /// Once the log is read.
+    pub fn raise_to_epochs(&self) {
         for market in self.all() {
             let id = {
                 let mut state = market.state.lock();
@@ -81,12 +83,12 @@ impl Live {
                 state.book.add_sequence(since);
                 state.definition.market.clone()
             };
-            self.offers.lock().stand(&id);
-            self.tickers.lock().stand(&id);
+            self.offers.lock().raise_to_epoch(&id);
+            self.tickers.lock().raise_to_epoch(&id);
         }
     }
 
-    /// Takes what is left, and tells everyone. From the thread that calls
+    /// Takes what is left, and lets every stream state it. From the thread that calls
     /// [`Live::apply`].
     ///
     /// # Errors
@@ -120,7 +122,7 @@ impl Live {
             .iter()
             .map(|(scope, first)| (&**scope, EpochChange { at: left.at, first: *first }));
         self.topics.lock().roll_back(changes, &left.topics);
-        self.reached.to(left.at);
+        self.applied.raise_to(left.at);
         done
     }
 
@@ -132,7 +134,7 @@ impl Live {
     ) -> Result<(), RestoreError> {
         let Some(market) = self.known(&left.market) else {
             if self.origin.is_some() {
-                // A copy has only what is followed.
+                // A copy has only markets that streams follow.
                 return Ok(());
             }
             return Err(RestoreError::UnknownMarket(left.market.to_string()));

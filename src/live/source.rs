@@ -1,23 +1,26 @@
-//! The engine's sources: each joins a stream with the live topics that it follows.
+//! The engine's source: it joins a stream with the part of the live state that it follows.
 
 use std::sync::{Arc, OnceLock};
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use spreadly_subscriptions::{ResponseStream, Resume, Source};
 
+use super::Live;
 use super::book_stream::{BookStream, Now};
-use super::drafts::{Answer, DraftSource, LongFrames};
+use super::drafts::{Answer, LongFrames};
 use super::follower::{Followed, Follower};
-use super::frame::{Encode, Speed, with_pace};
-use super::topics::{Replay, TopicName};
-use super::{Live, Market};
+use super::frame::{Encode, Speed, TopicName};
+use super::long_frames::drafter;
+use super::markets::Market;
+use super::pace::with_pace;
+use super::refusal::gone;
+use super::topics::Replay;
 use crate::market::candles::Interval;
 use crate::market::definition::MarketId;
 
 impl Live {
     /// The source of one market's book; `None` if the market is not known. Without `long` every
-    /// frame is encoded where it is asked for.
+    /// frame is encoded where its reader asks for it.
     pub fn book_source(
         self: &Arc<Self>,
         market: &str,
@@ -27,8 +30,8 @@ impl Live {
         long: Option<LongFrames>,
     ) -> Option<Box<dyn Source>> {
         let market = OneMarket::new(self, market)?;
-        let (encode, long) = (Mutex::new(Some(encode)), long.map(Arc::new));
-        Some(self.reaching(BookSource { live: self.clone(), market, depth, speed, encode, long }))
+        let long = long.map(Arc::new);
+        Some(self.resumable(Target::Book { market, depth, speed, long }, encode))
     }
 
     /// The source of several markets' best bid and offer.
@@ -37,7 +40,8 @@ impl Live {
         markets: Vec<MarketId>,
         encode: Encode,
     ) -> Box<dyn Source> {
-        Box::new(OfferSource { live: self.clone(), markets, encode: Mutex::new(Some(encode)) })
+        // No cursor resumes it, so nothing has to be waited for.
+        Box::new(LiveSource::new(self, Target::Offers(markets), encode))
     }
 
     /// The source of some log topics.
@@ -48,8 +52,7 @@ impl Live {
     ) -> Box<dyn Source> {
         names.sort_unstable();
         names.dedup();
-        let encode = Mutex::new(Some(encode));
-        self.reaching(TopicSource { live: self.clone(), names: names.into(), encode })
+        self.resumable(Target::Topics(names.into()), encode)
     }
 
     /// The source of one market's candles; `None` if the market is not known.
@@ -60,8 +63,7 @@ impl Live {
         encode: Encode,
     ) -> Option<Box<dyn Source>> {
         let market = OneMarket::new(self, market)?;
-        let encode = Mutex::new(Some(encode));
-        Some(self.reaching(CandleSource { live: self.clone(), market, interval, encode }))
+        Some(self.resumable(Target::Candles { market, interval }, encode))
     }
 
     /// The source of several markets' tickers.
@@ -70,278 +72,217 @@ impl Live {
         markets: Vec<MarketId>,
         encode: Encode,
     ) -> Box<dyn Source> {
-        self.reaching(TickerSource {
-            live: self.clone(),
-            markets,
-            encode: Mutex::new(Some(encode)),
-        })
+        self.resumable(Target::Tickers(markets), encode)
     }
 
     /// The source of the feeds' status.
     pub fn feed_source(self: &Arc<Self>, encode: Encode) -> Box<dyn Source> {
-        Box::new(FeedSource { live: self.clone(), encode: Mutex::new(Some(encode)) })
+        Box::new(LiveSource::new(self, Target::Feeds, encode))
+    }
+
+    fn resumable(self: &Arc<Self>, target: Target, encode: Encode) -> Box<dyn Source> {
+        self.waiting_source(LiveSource::new(self, target, encode))
     }
 }
 
-/// Holds the encoder until the stream it belongs to exists.
-type Waiting = Mutex<Option<Encode>>;
+/// What a source's stream follows.
+enum Target {
+    Book { market: OneMarket, depth: usize, speed: Speed, long: Option<Arc<LongFrames>> },
+    Candles { market: OneMarket, interval: Interval },
+    Offers(Vec<MarketId>),
+    Tickers(Vec<MarketId>),
+    Topics(Arc<[TopicName]>),
+    Feeds,
+}
 
-/// The market of a source, once a stream follows it.
+impl Target {
+    /// Markets whose state the stream needs.
+    fn markets(&self) -> &[MarketId] {
+        match self {
+            Self::Book { market, .. } | Self::Candles { market, .. } => {
+                std::slice::from_ref(&market.id)
+            }
+            Self::Offers(markets) | Self::Tickers(markets) => markets,
+            Self::Topics(_) | Self::Feeds => &[],
+        }
+    }
+
+    /// Log topics whose state the stream needs.
+    fn topics(&self) -> Arc<[TopicName]> {
+        match self {
+            Self::Topics(names) => names.clone(),
+            _ => Arc::default(),
+        }
+    }
+}
+
+/// The market of a source, found once a stream follows it.
 struct OneMarket {
     id: MarketId,
-    own: OnceLock<Arc<Market>>,
+    found: OnceLock<Arc<Market>>,
 }
 
 impl OneMarket {
     fn new(live: &Live, id: &str) -> Option<Self> {
         // A copy may not have it yet.
         let known = live.origin.as_deref().unwrap_or(live).definition(id)?;
-        Some(Self { id: known.market.clone(), own: OnceLock::new() })
+        Some(Self { id: known.market.clone(), found: OnceLock::new() })
     }
 
     /// In the state that the stream follows.
     fn find(&self, live: &Live) -> Option<&Arc<Market>> {
         let known = live.known(&self.id)?;
-        Some(self.own.get_or_init(|| known))
+        Some(self.found.get_or_init(|| known))
     }
 
     fn get(&self) -> Option<&Arc<Market>> {
-        self.own.get()
+        self.found.get()
     }
 }
 
-struct BookSource {
+struct LiveSource {
     live: Arc<Live>,
-    market: OneMarket,
-    depth: usize,
-    speed: Speed,
-    encode: Waiting,
-    long: Option<Arc<LongFrames>>,
+    target: Target,
+    /// Until the stream exists that it belongs to.
+    encode: Mutex<Option<Encode>>,
 }
 
-impl BookSource {
-    fn with_stream(
+impl LiveSource {
+    fn new(live: &Arc<Live>, target: Target, encode: Encode) -> Self {
+        Self { live: live.clone(), target, encode: Mutex::new(Some(encode)) }
+    }
+
+    /// Begins to follow; `None` if the market is gone.
+    fn follow(&self, stream: &Arc<ResponseStream>, encode: Encode) -> Option<Follower> {
+        let live = &self.live;
+        let followed = match &self.target {
+            Target::Book { market, depth, speed, long } => {
+                let market = market.find(live)?;
+                let mut state = market.state.lock();
+                let now = state.now(live);
+                let drafter = long.clone().map(|long| drafter(long, live, market));
+                let shape = (*depth, *speed);
+                let own = BookStream::new(stream.clone(), shape, &now, encode, drafter);
+                state.streams.insert(stream.id(), own);
+                state.set_speed(stream.id(), *speed);
+                let followed = Followed::Book(market.clone());
+                let pace = (*speed).into();
+                return Some(Follower { pace, ..Follower::new(stream, followed) });
+            }
+            Target::Candles { market, interval } => {
+                let market = market.find(live)?;
+                let state = live.feed_state();
+                market.candles.lock().attach(stream, *interval, state, encode);
+                Followed::Candles(market.clone())
+            }
+            Target::Offers(markets) => {
+                live.offers.lock().attach(stream, markets, encode);
+                Followed::Offers
+            }
+            Target::Tickers(markets) => {
+                live.tickers.lock().attach(stream, markets, encode);
+                Followed::Tickers
+            }
+            Target::Topics(names) => {
+                live.topics.lock().attach(stream, names.clone(), encode);
+                Followed::Topics
+            }
+            Target::Feeds => {
+                live.feeds.lock().attach(stream, encode);
+                Followed::Feeds
+            }
+        };
+        Some(Follower::new(stream, followed))
+    }
+
+    fn with_book(
         &self,
+        market: &OneMarket,
         stream: &ResponseStream,
         act: impl FnOnce(&mut BookStream, &Now<'_>) -> Answer,
     ) -> Resume {
-        let Some(market) = self.market.get() else { return Resume::TooSlow };
+        let Some(market) = market.get() else { return Resume::TooSlow };
         let mut state = market.state.lock();
         state.with(&self.live, stream.id(), act).map_or(Resume::TooSlow, Resume::from)
     }
 }
 
-impl Source for BookSource {
+impl Source for LiveSource {
     fn attach(&self, stream: &Arc<ResponseStream>) {
         let Some(encode) = self.encode.lock().take() else { return };
         let encode = with_pace(stream, encode);
-        self.live.begin(std::slice::from_ref(&self.market.id), &Arc::default(), || {
-            let market = self.market.find(&self.live)?;
-            let mut state = market.state.lock();
-            let now = state.now(&self.live);
-            let long = self.long.clone().map(|long| {
-                let (live, market) = (Arc::downgrade(&self.live), Arc::downgrade(market));
-                (long, DraftSource { live, market })
-            });
-            let shape = (self.depth, self.speed);
-            let own = BookStream::new(stream.clone(), shape, &now, encode, long);
-            state.streams.insert(stream.id(), own);
-            state.set_speed(stream.id(), self.speed);
-            let followed = Followed::Book(market.clone());
-            Some(Follower { pace: self.speed.into(), ..Follower::new(stream, followed) })
-        });
+        let (markets, topics) = (self.target.markets(), self.target.topics());
+        self.live.begin(markets, &topics, || self.follow(stream, encode));
     }
 
     fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Resume {
-        match self.market.get().is_none_or(|market| market.is_gone()) {
-            true => Resume::Refused(gone()),
-            false => self.with_stream(stream, |own, now| own.join(now, after)),
-        }
-    }
-
-    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Resume {
-        self.with_stream(stream, |own, now| own.catch_up(now, seen))
-    }
-
-    fn detach(&self, stream: &ResponseStream) {
-        self.live.end(stream.id(), || {
-            if let Some(market) = self.market.get() {
-                let mut state = market.state.lock();
-                state.streams.remove(&stream.id());
-                state.raw.remove(&stream.id());
+        let live = &self.live;
+        match &self.target {
+            Target::Book { market, .. } | Target::Candles { market, .. }
+                if market.get().is_none_or(|market| market.is_gone()) =>
+            {
+                Resume::Refused(gone())
             }
-        });
-    }
-}
-
-/// For a client that joins a stream which others opened while its market was defined.
-pub(super) fn gone() -> Bytes {
-    let errors = serde_json::json!([{
-        "message": "there is no market of this id any more: blocks were undone",
-        "extensions": { "code": "NOT_FOUND" },
-    }]);
-    Bytes::from(errors.to_string())
-}
-
-struct OfferSource {
-    live: Arc<Live>,
-    markets: Vec<MarketId>,
-    encode: Waiting,
-}
-
-impl Source for OfferSource {
-    fn attach(&self, stream: &Arc<ResponseStream>) {
-        let Some(encode) = self.encode.lock().take() else { return };
-        let encode = with_pace(stream, encode);
-        self.live.begin(&self.markets, &Arc::default(), || {
-            self.live.offers.lock().attach(stream, &self.markets, encode);
-            Some(Follower::new(stream, Followed::Offers))
-        });
-    }
-
-    fn join(&self, stream: &ResponseStream, _after: Option<&str>) -> Resume {
-        self.live.offers.lock().join(stream, self.live.now())
-    }
-
-    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Resume {
-        self.live.offers.lock().catch_up(stream, seen, self.live.now())
-    }
-
-    fn detach(&self, stream: &ResponseStream) {
-        self.live.end(stream.id(), || self.live.offers.lock().detach(stream));
-    }
-}
-
-struct TopicSource {
-    live: Arc<Live>,
-    names: Arc<[TopicName]>,
-    encode: Waiting,
-}
-
-impl Source for TopicSource {
-    fn attach(&self, stream: &Arc<ResponseStream>) {
-        let Some(encode) = self.encode.lock().take() else { return };
-        let encode = with_pace(stream, encode);
-        self.live.begin(&[], &self.names, || {
-            self.live.topics.lock().attach(stream, self.names.clone(), encode);
-            Some(Follower::new(stream, Followed::Topics))
-        });
-    }
-
-    fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Resume {
-        let (id, after) = (stream.id(), after.map(str::to_owned));
-        Replay::Joining.start(&self.live, id, &self.names, move |live| {
-            live.topics.lock().join(id, after.as_deref(), live.now())
-        })
-    }
-
-    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Resume {
-        let id = stream.id();
-        Replay::CatchingUp.start(&self.live, id, &self.names, move |live| {
-            live.topics.lock().catch_up(id, seen, live.now())
-        })
-    }
-
-    fn detach(&self, stream: &ResponseStream) {
-        self.live.end(stream.id(), || self.live.topics.lock().detach(stream));
-    }
-}
-
-struct CandleSource {
-    live: Arc<Live>,
-    market: OneMarket,
-    interval: Interval,
-    encode: Waiting,
-}
-
-impl Source for CandleSource {
-    fn attach(&self, stream: &Arc<ResponseStream>) {
-        let Some(encode) = self.encode.lock().take() else { return };
-        let encode = with_pace(stream, encode);
-        self.live.begin(std::slice::from_ref(&self.market.id), &Arc::default(), || {
-            let market = self.market.find(&self.live)?;
-            let state = self.live.feed_state();
-            market.candles.lock().attach(stream, self.interval, state, encode);
-            Some(Follower::new(stream, Followed::Candles(market.clone())))
-        });
-    }
-
-    fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Resume {
-        match self.market.get().filter(|market| !market.is_gone()) {
-            Some(market) => market.candles.lock().join(stream, after, &self.live.moment()),
-            None => Resume::Refused(gone()),
-        }
-    }
-
-    fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Resume {
-        match self.market.get() {
-            Some(market) => market.candles.lock().catch_up(stream, seen, &self.live.moment()),
-            None => Resume::TooSlow,
-        }
-    }
-
-    fn detach(&self, stream: &ResponseStream) {
-        self.live.end(stream.id(), || {
-            if let Some(market) = self.market.get() {
-                market.candles.lock().detach(stream);
+            Target::Book { market, .. } => {
+                self.with_book(market, stream, |own, now| own.join(now, after))
             }
-        });
-    }
-}
-
-struct TickerSource {
-    live: Arc<Live>,
-    markets: Vec<MarketId>,
-    encode: Waiting,
-}
-
-impl Source for TickerSource {
-    fn attach(&self, stream: &Arc<ResponseStream>) {
-        let Some(encode) = self.encode.lock().take() else { return };
-        let encode = with_pace(stream, encode);
-        self.live.begin(&self.markets, &Arc::default(), || {
-            self.live.tickers.lock().attach(stream, &self.markets, encode);
-            Some(Follower::new(stream, Followed::Tickers))
-        });
-    }
-
-    fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Resume {
-        self.live.tickers.lock().join(stream, after, self.live.now())
+            Target::Candles { market, .. } => match market.get() {
+                Some(market) => market.candles.lock().join(stream, after, &live.moment()),
+                None => Resume::Refused(gone()),
+            },
+            Target::Offers(_) => live.offers.lock().join(stream, live.now()),
+            Target::Tickers(_) => live.tickers.lock().join(stream, after, live.now()),
+            Target::Topics(names) => {
+                let (id, after) = (stream.id(), after.map(str::to_owned));
+                Replay::Joining.start(live, id, names, move |live| {
+                    live.topics.lock().join(id, after.as_deref(), live.now())
+                })
+            }
+            Target::Feeds => live.feeds.lock().join(stream),
+        }
     }
 
     fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Resume {
-        self.live.tickers.lock().catch_up(stream, seen, self.live.now())
+        let live = &self.live;
+        match &self.target {
+            Target::Book { market, .. } => {
+                self.with_book(market, stream, |own, now| own.catch_up(now, seen))
+            }
+            Target::Candles { market, .. } => match market.get() {
+                Some(market) => market.candles.lock().catch_up(stream, seen, &live.moment()),
+                None => Resume::TooSlow,
+            },
+            Target::Offers(_) => live.offers.lock().catch_up(stream, seen, live.now()),
+            Target::Tickers(_) => live.tickers.lock().catch_up(stream, seen, live.now()),
+            Target::Topics(names) => {
+                let id = stream.id();
+                Replay::CatchingUp.start(live, id, names, move |live| {
+                    live.topics.lock().catch_up(id, seen, live.now())
+                })
+            }
+            Target::Feeds => live.feeds.lock().join(stream),
+        }
     }
 
     fn detach(&self, stream: &ResponseStream) {
-        self.live.end(stream.id(), || self.live.tickers.lock().detach(stream));
-    }
-}
-
-struct FeedSource {
-    live: Arc<Live>,
-    encode: Waiting,
-}
-
-impl Source for FeedSource {
-    fn attach(&self, stream: &Arc<ResponseStream>) {
-        let Some(encode) = self.encode.lock().take() else { return };
-        let encode = with_pace(stream, encode);
-        self.live.begin(&[], &Arc::default(), || {
-            self.live.feeds.lock().attach(stream, encode);
-            Some(Follower::new(stream, Followed::Feeds))
+        let live = &self.live;
+        live.end(stream.id(), || match &self.target {
+            Target::Book { market, .. } => {
+                if let Some(market) = market.get() {
+                    let mut state = market.state.lock();
+                    state.streams.remove(&stream.id());
+                    state.raw.remove(&stream.id());
+                }
+            }
+            Target::Candles { market, .. } => {
+                if let Some(market) = market.get() {
+                    market.candles.lock().detach(stream);
+                }
+            }
+            Target::Offers(_) => live.offers.lock().detach(stream),
+            Target::Tickers(_) => live.tickers.lock().detach(stream),
+            Target::Topics(_) => live.topics.lock().detach(stream),
+            Target::Feeds => live.feeds.lock().detach(stream),
         });
-    }
-
-    fn join(&self, stream: &ResponseStream, _after: Option<&str>) -> Resume {
-        self.live.feeds.lock().join(stream)
-    }
-
-    fn catch_up(&self, stream: &ResponseStream, _seen: u64) -> Resume {
-        self.live.feeds.lock().join(stream)
-    }
-
-    fn detach(&self, stream: &ResponseStream) {
-        self.live.end(stream.id(), || self.live.feeds.lock().detach(stream));
     }
 }

@@ -1,5 +1,5 @@
-//! The live topics seen by clients that believe nothing: each applies the frames it is sent, and
-//! is compared with the whole history, kept the slow way, at every frame.
+//! The live state as clients see it: each client applies the frames that it is sent, and is
+//! compared with the whole history at every frame.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -15,9 +15,10 @@ use super::*;
 use crate::market::book::JOURNAL_TOUCHES;
 use crate::market::candles::Candle;
 use crate::market::candles::{Interval, Tick};
-use crate::market::definition::MarketStatus;
-use crate::market::levels::Level;
-use crate::market::levels::Side;
+use crate::market::definition::{MarketDefinition, MarketStatus};
+use crate::market::effect::{Applied, Effect};
+use crate::market::levels::{Level, LevelChange, Side};
+use crate::market::trade::Trade;
 
 #[path = "draft_tests.rs"]
 mod drafts;
@@ -72,18 +73,24 @@ fn plain(frame: LiveFrame) -> Vec<u8> {
     };
     let value = match frame {
         LiveFrame::Snapshot(one) => {
-            let rest = json!({ "reason": format!("{:?}", one.reason), "bids": pairs(one.bids.iter()), "asks": pairs(one.asks.iter()) });
+            let rest = json!({
+                "reason": format!("{:?}", one.reason),
+                "bids": pairs(one.bids.iter()),
+                "asks": pairs(one.asks.iter()),
+            });
             book("snapshot", &one.head, rest)
         }
         LiveFrame::Delta(one) => {
             let rest = json!({ "previous": one.previous, "merged": one.merged_events,
-                               "bids": pairs(one.bids.iter().copied()), "asks": pairs(one.asks.iter().copied()) });
+                               "bids": pairs(one.bids.iter().copied()),
+                               "asks": pairs(one.asks.iter().copied()) });
             book("delta", &one.head, rest)
         }
         LiveFrame::Heartbeat(one) => book("heartbeat", &one.head, json!({ "state": one.state })),
         LiveFrame::Offer(one) => json!({
             "kind": "offer", "market": &*one.definition.market, "sequence": one.sequence,
-            "previous": one.previous, "merged": one.merged_events, "bid": one.bid.map(pair), "ask": one.ask.map(pair),
+            "previous": one.previous, "merged": one.merged_events,
+            "bid": one.bid.map(pair), "ask": one.ask.map(pair),
             "state": one.state,
         }),
         LiveFrame::Candles(one) => json!({
@@ -307,7 +314,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn whoever_follows_the_frames_holds_the_book_at_each_of_them(
+    fn a_client_that_applies_every_frame_holds_the_book(
         steps in prop::collection::vec(step(), 1..120),
         ring_bytes in prop_oneof![Just(1_500usize), Just(1 << 20)],
     ) {
@@ -409,7 +416,7 @@ fn ten_thousand_joiners_cost_one_encoding() {
 }
 
 #[test]
-fn a_joiner_is_given_an_earlier_snapshot_with_at_most_32_frames_behind_it() {
+fn a_joiner_gets_an_earlier_snapshot_with_at_most_32_frames_after_it() {
     let (live, streams, _) = busy();
     // Wide enough to outweigh all the deltas that follow.
     let wide: Vec<_> = (100..500).map(|price| (Side::Sell, price, 1_000_000_000)).collect();
@@ -420,16 +427,16 @@ fn a_joiner_is_given_an_earlier_snapshot_with_at_most_32_frames_behind_it() {
         live.snapshot_encodings.load(Ordering::Relaxed)
     };
     assert_eq!(encodings_after_joining(), 1);
-    for behind in 1..=32 {
-        live.apply(&[change(51 + behind, &[(Side::Sell, 11, 10 + u128::from(behind))])]);
-        assert_eq!(encodings_after_joining(), 1, "{behind} frames behind");
+    for lag in 1..=32 {
+        live.apply(&[change(51 + lag, &[(Side::Sell, 11, 10 + u128::from(lag))])]);
+        assert_eq!(encodings_after_joining(), 1, "a lag of {lag} frames");
     }
     live.apply(&[change(84, &[(Side::Sell, 11, 1)])]);
     assert_eq!(encodings_after_joining(), 2);
 }
 
 #[test]
-fn a_snapshot_for_joiners_is_encoded_anew_when_the_stream_was_quiet() {
+fn a_snapshot_for_joiners_is_encoded_again_after_a_quiet_time() {
     let (live, streams, history) = busy();
     let stream = open_book(&live, &streams, 10, Speed::Raw);
     for encodings in 1..4 {
@@ -440,7 +447,7 @@ fn a_snapshot_for_joiners_is_encoded_anew_when_the_stream_was_quiet() {
 }
 
 #[test]
-fn a_merged_stream_that_fell_behind_the_journal_is_given_the_whole_window() {
+fn a_merged_stream_that_lags_beyond_the_journal_gets_the_whole_window() {
     let (live, streams, mut history) = busy();
     let stream = open_book(&live, &streams, 10, Speed::S1);
     let mut client = Client::join(&stream, 10, &history);
@@ -485,7 +492,7 @@ fn reason(stream: &Arc<ResponseStream>, after: &str) -> String {
 }
 
 #[test]
-fn a_cursor_that_can_not_be_followed_gets_a_snapshot_that_says_why() {
+fn a_cursor_that_can_not_be_resumed_gets_a_snapshot_with_the_reason() {
     let (live, streams, _) = busy();
     let stream = open_book(&live, &streams, 10, Speed::Raw);
     assert_eq!(reason(&stream, &cursor(10, Epoch(8), 20)), "EpochChange");
@@ -501,7 +508,7 @@ fn a_cursor_that_can_not_be_followed_gets_a_snapshot_that_says_why() {
 fn a_cursor_whose_event_a_power_cut_took_gets_a_snapshot_also_when_others_followed() {
     let (live, streams, _) = busy();
     let stream = open_book(&live, &streams, 10, Speed::Raw);
-    // The client saw 55, the log came back with 50 and goes on behind what was reserved.
+    // The client saw 55, the log came back with 50 and continues after the reserved sequences.
     assert_eq!(reason(&stream, &cursor(10, EPOCH, 55)), "EpochChange");
     live.apply(&[change(10_001, &[(Side::Buy, 3, 7)])]);
     for lost in [51, 55, 10_000] {
@@ -530,7 +537,7 @@ fn a_restored_market_goes_on_where_its_checkpoint_was_taken() {
 }
 
 #[test]
-fn a_restored_offer_stands_since_the_event_that_put_it_there() {
+fn a_restored_offer_keeps_the_event_that_set_it() {
     let live = new_live();
     live.apply(&[change(3, &[(Side::Buy, 10, 1)]), change(5, &[(Side::Buy, 9, 1)])]);
     let (sequence, state) = live.checkpoint(MARKET).unwrap();
@@ -553,7 +560,7 @@ fn a_restored_offer_stands_since_the_event_that_put_it_there() {
 }
 
 #[test]
-fn a_resume_reaches_as_far_back_as_the_journal_was_told_to_also_of_a_restored_book() {
+fn a_resume_reaches_back_as_far_as_the_journal_also_in_a_restored_book() {
     let live = Arc::new(Live::new(EPOCH, Box::new(|| 9_000_000), 3, no_log()));
     live.define(definition(MARKET));
     let restored = Arc::new(Live::new(EPOCH, Box::new(|| 9_000_000), 3, no_log()));
@@ -567,7 +574,7 @@ fn a_resume_reaches_as_far_back_as_the_journal_was_told_to_also_of_a_restored_bo
         });
         let stream = open_book(&live, &streams, 10, Speed::Raw);
         assert_eq!(reason(&stream, &cursor(10, EPOCH, 5)), "ResumeTooOld");
-        assert_eq!(reason(&stream, &cursor(10, EPOCH, 6)), "none", "three events behind 6");
+        assert_eq!(reason(&stream, &cursor(10, EPOCH, 6)), "none", "three events after 6");
     }
 }
 
@@ -594,7 +601,7 @@ fn a_quiet_stream_says_so_every_four_seconds_and_an_unseen_event_moves_it_on() {
 }
 
 #[test]
-fn a_stale_feed_is_told_to_everyone_at_once_and_to_who_comes_later() {
+fn a_stale_feed_is_sent_at_once_to_current_readers_and_to_later_ones() {
     let (live, streams, history) = busy();
     let stream = open_book(&live, &streams, 2, Speed::S1);
     let mut client = Client::join(&stream, 2, &history);
@@ -611,7 +618,7 @@ fn a_stale_feed_is_told_to_everyone_at_once_and_to_who_comes_later() {
 }
 
 #[test]
-fn other_decimals_begin_an_empty_book_and_everyone_is_told() {
+fn other_decimals_begin_an_empty_book_with_a_snapshot_for_every_reader() {
     let (live, streams, history) = busy();
     let stream = open_book(&live, &streams, 2, Speed::Raw);
     Client::join(&stream, 2, &history);
@@ -637,10 +644,10 @@ fn offers_are_stated_on_joining_and_then_chained_by_market() {
     live.apply(&[change(6, &[(Side::Sell, 12, 1)])]);
     let Resume::Frames { frames, next } = stream.source().join(&stream, None) else { panic!() };
     assert_eq!(next, 2, "the event at 4 changed no best price");
-    let told: Vec<_> = frames.iter().map(parsed).collect();
-    assert_eq!((&told[0]["market"], &told[0]["bid"]), (&json!("A-B"), &Value::Null));
-    assert_eq!((&told[1]["bid"], &told[1]["ask"]), (&json!([10, 1]), &json!([12, 1])));
-    assert_eq!((&told[1]["sequence"], &told[1]["previous"]), (&json!(6), &Value::Null));
+    let sent: Vec<_> = frames.iter().map(parsed).collect();
+    assert_eq!((&sent[0]["market"], &sent[0]["bid"]), (&json!("A-B"), &Value::Null));
+    assert_eq!((&sent[1]["bid"], &sent[1]["ask"]), (&json!([10, 1]), &json!([12, 1])));
+    assert_eq!((&sent[1]["sequence"], &sent[1]["previous"]), (&json!(6), &Value::Null));
     live.apply(&[change(8, &[(Side::Buy, 10, 5)])]);
     (0..4).for_each(|_| live.heartbeat());
     let mut frames = Vec::new();
@@ -658,7 +665,7 @@ fn offers_are_stated_on_joining_and_then_chained_by_market() {
 }
 
 #[test]
-fn feeds_are_all_told_on_joining_and_then_when_they_change() {
+fn a_joiner_gets_all_feeds_and_then_each_change() {
     let (live, streams) = (new_live(), new_streams(1 << 20));
     let view = |name: &str, state, events_total| FeedView {
         name: name.into(),
@@ -683,7 +690,7 @@ fn feeds_are_all_told_on_joining_and_then_when_they_change() {
 }
 
 #[test]
-fn whoever_joins_while_events_pour_in_misses_none() {
+fn a_reader_that_joins_between_events_misses_none() {
     const EVENTS: u64 = 3_000;
     let (live, streams) = (new_live(), new_streams(1 << 14));
     let (mut history, mut book) = (History::from([(0, Sides::default())]), Sides::default());
@@ -742,8 +749,8 @@ const SECOND: Micros = 1_000_000;
 impl Traded {
     fn new() -> Self {
         let clock = Arc::new(std::sync::atomic::AtomicI64::new(0));
-        let told = clock.clone();
-        let now = Box::new(move || told.load(Ordering::Relaxed));
+        let read = clock.clone();
+        let now = Box::new(move || read.load(Ordering::Relaxed));
         let live = Arc::new(Live::new(EPOCH, now, JOURNAL_TOUCHES, no_log()));
         live.define(definition(MARKET));
         Self { live, clock, candles: BTreeMap::new() }
@@ -787,7 +794,7 @@ impl Traded {
 
 /// What each frame says: previous, sequence, reason, and of each candle its minute, close, count
 /// and whether it is closed.
-fn told(frames: &[Frame]) -> Vec<Value> {
+fn parts(frames: &[Frame]) -> Vec<Value> {
     let one = |frame: &Frame| {
         let frame = parsed(frame);
         let candles = frame["candles"].as_array().unwrap().iter().map(|candle| {
@@ -805,14 +812,14 @@ fn joined(stream: &Arc<ResponseStream>, after: Option<u64>) -> Vec<Value> {
     match stream.source().join(stream, after.as_deref()) {
         Resume::Frames { frames, next } => {
             assert_eq!(next, stream.next_index());
-            told(&frames)
+            parts(&frames)
         }
         _ => panic!("frames"),
     }
 }
 
 #[test]
-fn candles_follow_trades_and_the_clock_and_a_late_trade_is_told_in_its_own_bucket() {
+fn candles_follow_trades_and_the_clock_and_a_late_trade_changes_its_own_bucket() {
     let (mut hub, streams) = (Traded::new(), new_streams(1 << 20));
     hub.clock(10);
     let stream = hub.open(&streams);
@@ -832,15 +839,15 @@ fn candles_follow_trades_and_the_clock_and_a_late_trade_is_told_in_its_own_bucke
         json!([8, 9, null, [[1, 4, 1, false]]]),
         json!([9, 12, null, [[0, 6, 3, true]]]),
     ];
-    assert_eq!(told(&frames), expected);
+    assert_eq!(parts(&frames), expected);
     (0..4).for_each(|_| hub.clock(63));
     let mut frames = Vec::new();
     assert!(stream.read(5, 99, &mut frames));
-    assert_eq!(told(&frames), [json!([12, 12, null, []])]);
+    assert_eq!(parts(&frames), [json!([12, 12, null, []])]);
 }
 
 #[test]
-fn a_resumed_client_is_told_every_candle_touched_or_closed_since() {
+fn a_resumed_client_gets_every_candle_touched_or_closed_since() {
     let (mut hub, streams) = (Traded::new(), new_streams(1 << 20));
     hub.clock(10);
     hub.trade(5, 20, 7);
@@ -858,7 +865,7 @@ fn a_resumed_client_is_told_every_candle_touched_or_closed_since() {
 }
 
 #[test]
-fn a_cursor_that_can_not_be_followed_states_the_candles_anew_and_says_why() {
+fn a_cursor_that_can_not_be_resumed_gets_all_candles_with_the_reason() {
     let (mut hub, streams) = (Traded::new(), new_streams(1 << 20));
     hub.clock(10);
     (1..=5_000).for_each(|number| hub.trade(2 * number, 20, 7));
@@ -871,7 +878,7 @@ fn a_cursor_that_can_not_be_followed_states_the_candles_anew_and_says_why() {
     let other = cursor(0, EPOCH, 10);
     assert!(matches!(stream.source().join(&stream, Some(&other)), Resume::Refused(_)));
     let Resume::Frames { frames, .. } = stream.source().catch_up(&stream, 3) else { panic!() };
-    assert_eq!(told(&frames)[0][2], "Lagged");
+    assert_eq!(parts(&frames)[0][2], "Lagged");
 }
 
 #[test]
@@ -887,7 +894,7 @@ fn a_candle_is_encoded_once_for_all_who_join_at_the_same_place() {
 }
 
 #[test]
-fn a_ticker_chains_over_trades_and_offers_and_tells_when_old_minutes_leave() {
+fn a_ticker_chains_over_trades_and_offers_and_is_sent_when_old_minutes_leave() {
     let (mut hub, streams) = (Traded::new(), new_streams(1 << 20));
     hub.clock(100);
     let stream = open(&streams, "tickers".into(), || {

@@ -21,9 +21,9 @@ pub enum Effect {
     Change { market: MarketId, levels: Vec<LevelChange> },
     /// Changes a single order, and with it the levels of its market's book (absolute sizes).
     Order { update: Arc<OrderUpdate>, levels: Vec<LevelChange> },
-    /// Somebody traded; in the topic [`trades_topic`].
+    /// Somebody traded; in the topic `Topic::Trades`.
     Trade(Arc<Trade>),
-    /// Somebody published to a generic topic, [`message_topic`].
+    /// Somebody published to a generic topic, `Topic::Message`.
     Message(Arc<Message>),
     /// It is in the log only.
     None,

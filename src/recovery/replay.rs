@@ -68,7 +68,7 @@ pub fn recover_live(
     }
     recover_candles(store, &admission, live)?;
     live.restore_topics(std::mem::take(&mut recovered.topics));
-    live.stand();
+    live.raise_to_epochs();
     // The cache is written from here on.
     drop(warm);
     Ok((admission, recovered))

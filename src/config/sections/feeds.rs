@@ -9,7 +9,8 @@ use secrecy::{ExposeSecret as _, SecretString};
 use crate::config::SecretUrl;
 use crate::config::kind::{list, millis, one_of, text};
 use crate::config::table::{HOUR_MS, Key, Table};
-use crate::market::event::{check_market, check_topic};
+use crate::market::definition::check_market;
+use crate::market::event::check_topic;
 use crate::market::ownership::ALL;
 
 /// Settings of librdkafka on which it depends that each record counts once, is answered in time and

@@ -19,7 +19,7 @@ use crate::store::{LogReader, Span, StoreError};
 /// Bytes of events' lines in a page: one of long messages has fewer than was asked for.
 const PAGE_BYTES: usize = 1 << 20;
 /// Events that are looked at for one page, some 50 ms: where few lie within `from` and `to`, a page
-/// has fewer than was asked for, and `endCursor` goes on behind what was looked at.
+/// has fewer than was asked for, and `endCursor` continues after the events looked at.
 const MOST_LOOKED_AT: usize = 20_000;
 /// Events read at once while looking for those.
 const READ_AT_ONCE: usize = 512;
@@ -99,7 +99,7 @@ async fn page(
     let topic = asked.topic;
     let list = List::new(&topic, live.epochs(&topic));
     let first = paging::checked_first(asked.first)?;
-    let after = asked.after.map(|after| list.behind(&after)).transpose()?;
+    let after = asked.after.map(|after| list.begin_after(&after)).transpose()?;
     let (from, to) = (asked.from.map(|time| time.0), asked.to.map(|time| time.0));
     if from.zip(to).is_some_and(|(from, to)| from > to) {
         return Err(fault("VALIDATION_FAILED", "from must not be later than to"));

@@ -44,7 +44,8 @@ pub struct List {
 }
 
 impl List {
-    /// To be made before the list is read: what is undone meanwhile then counts as seen.
+    /// Make it before the list is read: events that a rollback removes meanwhile then count as
+    /// seen.
     pub fn new(topic: &Arc<str>, epochs: EpochHistory) -> Self {
         Self { topics: log_topics(std::slice::from_ref(topic)), epochs }
     }
@@ -60,12 +61,12 @@ impl List {
         Cursor(LogCursor { topics: self.topics, position }.encode())
     }
 
-    /// The sequence behind which a page begins.
+    /// The sequence after which a page begins.
     ///
     /// # Errors
-    /// `RESYNC_REQUIRED` where something up to there was undone, with the place up to which it
-    /// stands; or where the epoch of the position is unknown.
-    pub fn behind(&self, after: &Cursor) -> Result<u64> {
+    /// `RESYNC_REQUIRED` where a rollback removed events up to there, with the last position that
+    /// is valid; or where the epoch of the position is unknown.
+    pub fn begin_after(&self, after: &Cursor) -> Result<u64> {
         let requested = LogCursor::decode(&after.0, self.topics)
             .map_err(|error| fault("BAD_REQUEST", &error.to_string()))?
             .position;

@@ -26,7 +26,7 @@ const MOST_NAME_BYTES: usize = 64;
 /// Depth allowed below `__schema` and `__type`: what GraphiQL asks has 15 levels.
 const INTROSPECTION_DEPTH: usize = 20;
 
-/// One lexical token by its bytes. Whatever is no GraphQL is a token too: the parser names it.
+/// One lexical token by its bytes. Text that is no GraphQL is a token too: the parser refuses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Token {
     pub start: usize,
@@ -140,7 +140,7 @@ pub fn check_text(text: &str, limits: &QueryLimits) -> Result<usize, Refused> {
     Ok(count)
 }
 
-/// What a selection set expands to. Saturating: a bomb's sum passes any number.
+/// What a selection set expands to. Saturating, as the sum of a fragment bomb exceeds any integer.
 #[derive(Clone, Copy, Default)]
 struct Cost {
     depth: usize,
@@ -196,7 +196,7 @@ impl<'a> Scale<'a, '_> {
             None => {}
         }
         let document = self.document;
-        // Validation tells of fragments that do not exist.
+        // Validation refuses fragments that do not exist.
         let Some(fragment) = document.fragments.get(name) else { return Ok(Cost::default()) };
         self.fragments.insert(name, None);
         let cost = self.set(&fragment.node.selection_set.node)?;

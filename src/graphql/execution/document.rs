@@ -1,5 +1,5 @@
-//! A parsed document and what of it makes an operation the same work as another: the documents
-//! that were parsed lately, the operation a request means, and where its `after` stands.
+//! A parsed document, and what decides whether two operations are the same work: the documents that
+//! were parsed lately, the operation of a request, and the place of its `after`.
 
 use std::sync::Arc;
 
@@ -32,8 +32,8 @@ impl Default for Documents {
 }
 
 impl Documents {
-    /// Parses within the limits, or takes what was parsed before. `charge` is told how many tokens
-    /// are about to be parsed.
+    /// Parses within the limits, or takes what was parsed before. `charge` gets the number of
+    /// tokens that are about to be parsed.
     pub fn parse(
         &self,
         text: &str,
@@ -129,8 +129,8 @@ fn collect<'a>(
     Ok(())
 }
 
-/// The document with its root field in plain sight: the library runs no subscription whose root
-/// field stands in a fragment. `None` where it already does.
+/// The document with its root field outside of fragments: the library runs no subscription whose
+/// root field is in one. `None` where it already does.
 pub fn with_plain_root(
     document: &ExecutableDocument,
     operation: &Positioned<OperationDefinition>,
@@ -189,8 +189,8 @@ pub fn after<'a>(operation: &'a OperationDefinition, field: &'a Field) -> After<
     }
 }
 
-/// The document's tokens, one space between them, so that clients who differ in layout only are
-/// one; with the string literal at `cut` replaced by `null`. If its position can't be told apart it
+/// The document's tokens, one space between them, so that documents are equal that differ in layout
+/// only. The string literal at `cut` is replaced by `null`. If its position can't be found it
 /// stays: then the stream is not shared, which is slower, not wrong.
 pub fn normalised(text: &str, cut: Option<Pos>) -> String {
     let (mut line, mut column, mut seen) = (1, 1, 0);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_literal_is_cut_out_wherever_it_stands() {
+    fn the_literal_is_cut_out_at_any_place() {
         assert_eq!(
             cut("subscription{b(after:\"x\",market:\"after\"){a}}"),
             "subscription { b ( after : null market : \"after\" ) { a } }"

@@ -1,5 +1,5 @@
-//! What a request means: queries run once, subscriptions become response streams that everyone
-//! shares who asked for the same.
+//! What a request becomes: a query runs once, and a subscription becomes a response stream that
+//! identical subscriptions share.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -43,9 +43,9 @@ pub struct GraphqlExecutor {
     limits: QueryLimits,
     documents: Documents,
     persisted: Persisted,
-    /// Who everyone is.
+    /// The account of all clients.
     everyone: Principal,
-    /// Of the keys of streams: seeded, so that nobody can make two of one hash.
+    /// Of the keys of streams. Seeded, so that a client can't construct two with one hash.
     hashes: RandomState,
 }
 
@@ -325,7 +325,7 @@ fn outcome(response: Response, account: &ClientAccount) -> Outcome {
     Ok(SingleResult { json: Bytes::from(json), has_errors })
 }
 
-/// A resolver that panics is one client's error: the thread it runs on is everyone's.
+/// A resolver that panics is one client's error: all clients share the thread that it runs on.
 fn unwinding(running: impl Future<Output = Outcome> + Send + 'static) -> Running {
     let running = AssertUnwindSafe(running).catch_unwind();
     running
@@ -336,7 +336,7 @@ fn unwinding(running: impl Future<Output = Outcome> + Send + 'static) -> Running
         .boxed()
 }
 
-/// A cursor as it stands in variables or extensions.
+/// A cursor as variables or extensions have it.
 fn text_or_null(value: Value) -> Result<Option<String>, Refused> {
     match value {
         Value::String(cursor) => Ok(Some(cursor)),

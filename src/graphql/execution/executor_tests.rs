@@ -315,7 +315,7 @@ fn a_subscription_has_one_root_field_that_exists() {
 }
 
 #[test]
-fn what_does_not_exist_and_what_is_too_much_are_told_apart() {
+fn unknown_markets_and_exceeded_limits_have_different_codes() {
     let executor = executor();
     let unknown = "subscription{orderBook(market:\"X-Y\"){sequence}}";
     assert_eq!(refusal(execute(&executor, unknown, json!({}))), json!({ "code": "NOT_FOUND" }));
@@ -373,7 +373,7 @@ fn the_levels_of_a_result_are_counted_with_the_depth_however_it_is_given() {
 }
 
 #[test]
-fn one_stream_too_many_is_told_by_the_name_of_its_key() {
+fn one_stream_too_many_is_refused_by_the_name_of_its_key() {
     let executor = executor();
     let most_streams = 1;
     let limits = StreamLimits { most_streams, ..StreamLimits::default() };
@@ -458,9 +458,9 @@ const INTROSPECTION: &str = "query IntrospectionQuery{__schema{queryType{name} t
 
 #[test]
 fn introspection_is_a_setting() {
-    let told = single(execute(&executor(), INTROSPECTION, json!({})));
-    assert_eq!(told["data"]["__schema"]["queryType"]["name"], "Query");
-    assert_eq!(told.get("errors"), None);
+    let answer = single(execute(&executor(), INTROSPECTION, json!({})));
+    assert_eq!(answer["data"]["__schema"]["queryType"]["name"], "Query");
+    assert_eq!(answer.get("errors"), None);
     let closed = executor_with(QueryLimits { introspection: false, ..Default::default() });
     match execute(&closed, INTROSPECTION, json!({})) {
         Execution::Refused(_) => {}
@@ -541,7 +541,7 @@ fn a_panic_within_a_subscription_is_the_error_of_each_frame_from_then_on() {
 }
 
 #[test]
-fn candles_have_their_limits_and_unknown_markets_are_told() {
+fn candle_queries_have_limits_and_refuse_unknown_markets() {
     let executor = executor();
     let asked = |rest: &str| {
         let query = format!(r#"{{candles(interval:M1,{rest}){{open}}}}"#);

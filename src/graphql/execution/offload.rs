@@ -1,6 +1,6 @@
-//! On which thread a query runs. What takes long is resolved and encoded on the pool, so that it
-//! delays nobody's frames; what is cheap stays on the thread of its socket, as handing work over
-//! costs two wake-ups.
+//! On which thread a query runs. A long query is resolved and encoded on the pool, so that it
+//! delays no frames. A cheap one stays on the thread of its socket, as a change of thread costs two
+//! wake-ups.
 //!
 //! A query may change between the two: its resolvers know best what follows. What needs a lock
 //! that an event may wait for runs on the socket's thread, as a thread of the pool may be kept
@@ -55,7 +55,7 @@ impl Stage {
         in_pool
     }
 
-    /// What waits for something else goes on where its socket is.
+    /// A query that waits for something else continues on the thread of its socket.
     fn rest(&self) {
         self.wants_pool.store(false, Ordering::Relaxed);
     }

@@ -1,6 +1,6 @@
 //! Documents that clients name by their SHA-256 instead of sending them again: automatic persisted
-//! queries, as Apollo's clients speak them. A document enters with the first request that brings
-//! both; who names one that is not here is told to bring it.
+//! queries, as Apollo's clients speak them. A document enters with the first request that has both.
+//! A client that names an unknown document must send it.
 
 use std::sync::Arc;
 
@@ -29,8 +29,8 @@ impl Default for Persisted {
 }
 
 impl Persisted {
-    /// Puts the document that a request names into it. Returns the hash of one that the request
-    /// brought itself and that is not here yet: to be kept once it is known to be worth it.
+    /// Puts the document that a request names into the request. Returns the hash of a new document
+    /// that the request has itself: keep it once it proved to be valid.
     pub fn complete(&self, request: &mut Request) -> Result<Option<Hash>, Refused> {
         let named = request.extensions.as_ref().and_then(|all| all.get(PERSISTED));
         let Some(hash) = named.filter(|named| !named.is_null()).map(hash).transpose()? else {

@@ -1,5 +1,5 @@
-//! The mutations of orders. Each is checked here against what is known, then written into the log
-//! like any feed's event, and answered with where it stands there.
+//! The mutations of orders. Each is checked here against the current state, then written into the
+//! log like any feed's event, and answered with its position.
 
 use std::sync::Arc;
 
@@ -317,7 +317,7 @@ fn known_market(ctx: &Context<'_>, market: &str) -> Result<Arc<MarketDefinition>
 
 async fn write(ctx: &Context<'_>, lines: Vec<String>) -> Result<Written> {
     admit(ctx, Work::Write, lines.len())?;
-    state::<MutationPort>(ctx)?.write(lines).await.map_err(WriteError::told)
+    state::<MutationPort>(ctx)?.write(lines).await.map_err(WriteError::into_error)
 }
 
 /// Epoch and cursor of an event of an account's orders.

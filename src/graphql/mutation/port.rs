@@ -10,8 +10,8 @@ use crate::graphql::errors::fault;
 use crate::market::orders::OrderUpdate;
 use crate::market::refusal::Refusal;
 
-/// What became of lines that a mutation wrote. What was accepted stands in the log, and who follows
-/// its topics was told.
+/// The outcome of the lines that a mutation wrote. Accepted ones are in the log, and were published
+/// to the topics' subscribers.
 #[derive(Clone, Debug, Default)]
 pub struct Written {
     pub accepted: usize,
@@ -41,7 +41,8 @@ pub enum WriteError {
     #[error("Kafka does not take it, the hub's log says why: nothing was written")]
     KafkaRefused,
     #[error(
-        "it did not come back from Kafka in time: it may be written later, ask again with the same id"
+        "it did not come back from Kafka in time: it may be written later, ask again with the same \
+         id"
     )]
     KafkaLate,
     #[error("a part of it was written, the rest may be written later: ask again")]
@@ -49,8 +50,8 @@ pub enum WriteError {
 }
 
 impl WriteError {
-    /// As the client is told it.
-    pub fn told(self) -> Error {
+    /// The error for the client.
+    pub fn into_error(self) -> Error {
         fault("UNAVAILABLE", &self.to_string())
     }
 }

@@ -1,5 +1,4 @@
-//! The mutations. Each writes an event into the log like any feed's, and is answered with where it
-//! stands there.
+//! The mutations. Each writes an event into the log, like any feed, and answers with its position.
 
 use async_graphql::{Context, ID, MergedObject, Object, Result, SimpleObject};
 use serde_json::json;
@@ -50,7 +49,8 @@ impl Publishing {
         #[graphql(desc = "1 to 128 characters, no control characters.")] topic: String,
         #[graphql(desc = "What to publish.")] data: Json,
         #[graphql(
-            desc = "Makes retries safe: an event with a known id is not published again. 1 to 128 bytes, unique among all events."
+            desc = "Makes retries safe: an event with a known id is not published again. 1 to 128 \
+                    bytes, unique among all events."
         )]
         id: Option<ID>,
     ) -> Result<PublishPayload> {
@@ -74,7 +74,7 @@ impl Publishing {
             admit(ctx, Work::Topic, 1)?;
         }
         let written =
-            state::<MutationPort>(ctx)?.write(vec![line]).await.map_err(WriteError::told)?;
+            state::<MutationPort>(ctx)?.write(vec![line]).await.map_err(WriteError::into_error)?;
         let (sequence, duplicate) = match (written.sequence, written.refusal, id) {
             (Some(sequence), ..) => (sequence, false),
             (None, Some(refusal), _) => {
@@ -96,7 +96,7 @@ impl Publishing {
     }
 }
 
-/// Where the same stands already. Another event under that id is a conflict.
+/// The position of the same event, if it is in the log. Another event with that id is a conflict.
 async fn published_before(
     ctx: &Context<'_>,
     id: String,

@@ -1,4 +1,4 @@
-//! The schema's frames of books: thin views of what the live topics tell.
+//! The schema's frames of books: thin views of the live state's frames.
 
 use std::borrow::Cow;
 
@@ -39,7 +39,7 @@ impl PriceLevel {
 /// Levels that are resolved without a pause: some 50 us.
 const LEVELS_AT_ONCE: usize = 64;
 
-/// Levels of one side, told as `[PriceLevel!]!`.
+/// Levels of one side, as `[PriceLevel!]!`.
 ///
 /// A deep book has ten thousand of them, and the library spends microseconds on each object of a
 /// list. Where the selection is nothing but fields, as it nearly always is, the values are put
@@ -80,7 +80,7 @@ impl Levels {
     }
 }
 
-/// Null where no single orders are known: a level that stands has at least one.
+/// Null where no single orders are known: a level of the book has at least one.
 fn orders(level: &Level) -> Option<i32> {
     (level.orders > 0).then(|| i32::try_from(level.orders).unwrap_or(i32::MAX))
 }

@@ -46,7 +46,7 @@ pub struct Candle {
     pub candle: candles::Candle,
     pub interval: candles::Interval,
     pub definition: Arc<MarketDefinition>,
-    /// The hub's clock when it was told.
+    /// The hub's clock when it was published.
     pub now: Micros,
 }
 

@@ -1,4 +1,8 @@
 //! What the frames of several subscriptions have in common.
+//!
+//! Each frame type has resolvers of its own for the fields that frames share. `#[graphql(flatten)]`
+//! does not fit: the interface of books calls each field as a method of its variants (E0599), and
+//! only `slowedTo` and `publishTime` have the same place and description in every type.
 
 use async_graphql::Enum;
 

@@ -65,12 +65,12 @@ pub enum Liquidity {
 #[derive(Clone)]
 pub struct Order {
     state: orders::Order,
-    /// Told to whom it belongs.
+    /// The reader is the account that placed it.
     own: bool,
 }
 
 impl Order {
-    /// `own`: it is told to the account that placed it.
+    /// `own`: the reader is the account that placed it.
     pub fn new(state: orders::Order, own: bool) -> Self {
         Self { state, own }
     }
@@ -184,7 +184,7 @@ pub struct OrderUpdate {
     own: bool,
 }
 
-/// Trade, price, size and who.
+/// Trade, price, size and role.
 type Fill<'a> = (&'a Option<Box<str>>, Fixed, Fixed, Option<event::Liquidity>);
 
 impl OrderUpdate {
@@ -383,7 +383,7 @@ pub struct OrderEdge {
     node: Order,
 }
 
-/// Orders by when they were placed, a page behind `after`.
+/// Orders by when they were placed, a page after `after`.
 pub async fn page(
     ctx: &Context<'_>,
     filter: Option<OrderFilter>,
@@ -393,16 +393,16 @@ pub async fn page(
     let filter = filter.unwrap_or_default();
     let account = filter.account.map(|account| own(ctx, &account)).transpose()?;
     let first = paging::checked_first(first)?;
-    // Of the log itself: an order that was undone is missing from the list, and moves no other.
+    // Of the log itself: a rollback removes orders from the list, and moves no other.
     let list = paging::List::new(&LIST.into(), EpochHistory::new(live(ctx)?.epoch()));
-    let behind = after.map(|after| list.behind(&after)).transpose()?;
+    let begin = after.map(|after| list.begin_after(&after)).transpose()?;
     let query = OrderQuery {
         market: filter.market.map(|market| market.0.into()),
         account,
         side: filter.side.map(|side| levels::Side::from(side).name()),
         status: filter.status.map(|status| orders::OrderStatus::from(status).name()),
         open: filter.open,
-        after: behind.unwrap_or(0),
+        after: begin.unwrap_or(0),
         most: first + 1,
     };
     let mut found = read(ctx, move |log| log.orders(&query)).await?;
@@ -420,7 +420,7 @@ pub async fn page(
     let cursor = |edge: Option<&OrderEdge>| edge.map(|edge| edge.cursor.clone());
     let page_info = PageInfo {
         has_next_page,
-        has_previous_page: behind.is_some(),
+        has_previous_page: begin.is_some(),
         start_cursor: cursor(edges.first()),
         end_cursor: cursor(edges.last()),
     };

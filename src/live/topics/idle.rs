@@ -1,9 +1,9 @@
-//! Generic topics that nobody follows: of the newest it is remembered where they stand, of others
-//! only the log knows it. So anyone may name topics, and none of them takes a place for ever.
+//! Generic topics that nobody follows. Memory holds the last event of the newest ones; of others
+//! only the log has it. So clients may name any topics, and memory stays bounded.
 
 use std::collections::BTreeMap;
 
-use super::TopicName;
+use crate::live::frame::TopicName;
 use crate::market::topic::Topic;
 
 /// Generic topics remembered without a follower, of some 200 bytes each.
@@ -27,7 +27,7 @@ impl Default for Idle {
 impl Idle {
     /// Whether topics of this kind can be forgotten. There are as many others as there are markets
     /// and accounts.
-    pub(super) fn takes(name: &str) -> bool {
+    pub(super) fn can_forget(name: &str) -> bool {
         matches!(Topic::parse(name), Some(Topic::Message(_)))
     }
 

@@ -1,21 +1,25 @@
-//! Log topics: those whose events are told one by one and never merged away (trades, messages), and
+//! Log topics: those whose events are sent one by one and never merged (trades, messages), and
 //! the streams that follow some of them. One lock for all of it: a stream may span topics, and its
 //! ring wants rising sequences. What the rings no longer hold is read from the log, see `replay`.
 
 mod idle;
+mod place;
 mod replay;
 mod stream;
+mod topic;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt as _};
 use spreadly_subscriptions::{Epoch, ResponseStream, Resume};
 
 use self::idle::Idle;
-use self::stream::{At, Numbered, TopicStream};
-use super::follower::Touched;
-use super::frame::{Encode, FeedState, Item};
+use self::place::Place;
+use self::stream::{At, StreamEpochs, TopicStream};
+use self::topic::Topic;
+use super::frame::{Encode, FeedState, Item, TopicName};
+use super::pace::Touched;
 use crate::market::epochs::{EpochChange, EpochHistory};
 use crate::market::time::Micros;
 use crate::market::topic::scope_of;
@@ -24,103 +28,20 @@ use crate::store;
 pub(super) use self::replay::Replay;
 pub use self::replay::item;
 
-/// The log's name of a topic.
-pub type TopicName = Arc<str>;
-
-/// Where a reader goes on.
-pub(super) enum Place {
-    /// Known from memory.
-    Here(Resume),
-    /// Only the log has what follows.
-    Log(Reach),
-    /// Only the log knows where this topic stands: it is to be asked, see [`Topics::recall`].
-    Forgotten(TopicName),
-}
-
-/// A part of the log that a reader is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Reach {
-    /// Behind this sequence.
-    after: u64,
-    /// All of it up to this one.
-    until: u64,
-    /// The reader is told first that it goes back to `after`: what it saw behind that was undone
-    /// or is told again.
-    back: bool,
-    /// Of the stream's numbering when this was said: what is read under another one is not told.
-    base: u64,
-}
-
 pub(super) struct Topics {
     epoch: Epoch,
     /// Of a worker: only topics that are followed are here, others are kept elsewhere.
     is_copy: bool,
     state: FeedState,
-    /// Those that are followed, and those that have events as far as they are remembered: nothing
-    /// is kept of names that were only asked for.
+    /// Topics that are followed, and remembered topics that have events. Nothing is kept of names
+    /// that were only asked for.
     topics: HashMap<TopicName, Topic>,
     idle: Idle,
-    /// Of the scopes of which something was undone.
+    /// Of the scopes that had a rollback.
     epochs: HashMap<String, EpochHistory>,
-    /// The newest event that undid something, as far as is known here.
+    /// The newest rollback that is known here.
     undone_at: u64,
     streams: BTreeMap<u64, TopicStream>,
-}
-
-/// Events of a topic that are kept for streams which push several at once. What is older is read
-/// from the log.
-const MOST_RECENT: usize = 64;
-/// Bytes of their bodies.
-const MOST_RECENT_BYTES: usize = 256 << 10;
-
-/// The end of a topic.
-#[derive(Default)]
-struct Topic {
-    /// Sequence of its last event; 0 if there is none yet.
-    last: u64,
-    event_time: Option<Micros>,
-    /// The newest events, each with the sequence of the one before; none where nobody follows.
-    recent: VecDeque<(u64, Item)>,
-    recent_bytes: usize,
-    /// Streams that follow it, and those of them that push each event.
-    followers: usize,
-    raw: BTreeSet<u64>,
-    /// The newest rollback that its end was taken over after.
-    undone_at: u64,
-    /// It is followed, and may have events in the log of which nothing is known here.
-    is_forgotten: bool,
-}
-
-impl Topic {
-    fn keep(&mut self, previous: u64, item: &Item) {
-        if self.followers == 0 {
-            return;
-        }
-        self.recent_bytes += item.bytes();
-        self.recent.push_back((previous, item.clone()));
-        while self.recent.len() > MOST_RECENT
-            || (self.recent_bytes > MOST_RECENT_BYTES && self.recent.len() > 1)
-        {
-            if let Some((_, oldest)) = self.recent.pop_front() {
-                self.recent_bytes -= oldest.bytes();
-            }
-        }
-    }
-
-    fn forget_recent(&mut self) {
-        self.recent = VecDeque::new();
-        self.recent_bytes = 0;
-    }
-
-    /// The events after `seen`; `None` if some of them are not kept.
-    fn after(&self, seen: u64) -> Option<impl Iterator<Item = &(u64, Item)>> {
-        let first = self.recent.partition_point(|(_, item)| item.sequence <= seen);
-        let whole = match self.recent.get(first) {
-            Some((previous, _)) => *previous <= seen,
-            None => self.last <= seen,
-        };
-        whole.then(|| self.recent.range(first..))
-    }
 }
 
 impl Topics {
@@ -137,24 +58,24 @@ impl Topics {
         }
     }
 
-    /// How a topic is numbered now.
+    /// The epochs of a topic.
     pub(super) fn epochs(&self, topic: &str) -> EpochHistory {
         let known = self.epochs.get(&scope_of(topic));
         known.cloned().unwrap_or_else(|| EpochHistory::new(self.epoch))
     }
 
-    /// The ends of some topics, to be followed elsewhere, and how their scopes are numbered.
+    /// The ends of some topics with their epochs, for another copy of the state.
     pub(super) fn copy(&self, names: &[TopicName]) -> Ends {
         let end = |name: &TopicName| {
-            let (last, time) = stands(&self.topics, name);
+            let (last, time) = end_of(&self.topics, name);
             let is_forgotten = self.is_forgotten(name);
             End { name: name.clone(), last, time, is_forgotten, epochs: self.epochs(name) }
         };
         Ends { ends: names.iter().map(end).collect(), undone_at: self.undone_at }
     }
 
-    /// Takes over the ends of topics as they are elsewhere, of those that are not followed here yet
-    /// or, with `again`, of all.
+    /// Replaces the ends of topics by those of another copy: of topics that are not followed here
+    /// yet or, with `again`, of all.
     pub(super) fn adopt(&mut self, copy: Ends, again: bool) {
         for end in copy.ends {
             self.epochs.insert(scope_of(&end.name), end.epochs);
@@ -170,8 +91,8 @@ impl Topics {
         self.undone_at = self.undone_at.max(copy.undone_at);
     }
 
-    /// Takes over how all scopes are numbered elsewhere.
-    pub(super) fn adopt_numberings(&mut self, other: &Self) {
+    /// Replaces the epochs of all scopes by those of another copy.
+    pub(super) fn adopt_epochs(&mut self, other: &Self) {
         self.is_copy = true;
         self.epochs = other.epochs.clone();
         self.undone_at = other.undone_at;
@@ -188,19 +109,19 @@ impl Topics {
         followed.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Keeps nothing of topics that nobody follows: they are kept elsewhere.
+    /// Forgets topics without a follower: the origin has them.
     pub(super) fn forget_unfollowed(&mut self) {
         self.topics.retain(|_, topic| topic.followers > 0);
     }
 
-    fn numbered(&self, names: &[TopicName]) -> Numbered {
+    fn stream_epochs(&self, names: &[TopicName]) -> StreamEpochs {
         let own: Vec<_> = names.iter().map(|name| self.epochs(name)).collect();
         let together = EpochHistory::union(self.epoch, own.iter());
-        Numbered { together, epochs: own.iter().map(EpochHistory::epoch).collect() }
+        StreamEpochs { together, topics: own.iter().map(EpochHistory::epoch).collect() }
     }
 
-    /// Takes over that a scope began a new epoch.
-    pub(super) fn renumber(&mut self, scope: &str, change: EpochChange) {
+    /// Begins a new epoch of a scope.
+    pub(super) fn begin_epoch(&mut self, scope: &str, change: EpochChange) {
         self.undone_at = self.undone_at.max(change.at);
         let known = self.epochs.entry(scope.to_owned());
         let known = known.or_insert_with(|| EpochHistory::new(self.epoch));
@@ -209,8 +130,8 @@ impl Topics {
         }
     }
 
-    /// Blocks were undone: where the topics stand that lost events, and what it means to scopes.
-    /// Whoever follows one of these goes back to what stands.
+    /// Takes a rollback: the ends of the topics that lost events, and the new epochs of scopes.
+    /// Readers that follow one of these go back to the events that are left.
     pub(super) fn roll_back<'a>(
         &mut self,
         changes: impl Iterator<Item = (&'a str, EpochChange)>,
@@ -220,7 +141,7 @@ impl Topics {
         let mut at = 0;
         for (scope, change) in changes {
             at = at.max(change.at);
-            self.renumber(scope, change);
+            self.begin_epoch(scope, change);
             scopes.insert(scope);
         }
         for (known, event_time) in left {
@@ -232,14 +153,14 @@ impl Topics {
                     (topic.last, topic.event_time) = (known.last, *event_time);
                     topic.forget_recent();
                 }
-                self.rest(&name, before);
+                self.update_idle(&name, before);
             }
         }
         let mut streams = std::mem::take(&mut self.streams);
         for stream in streams.values_mut() {
             let names = stream.names().clone();
             if names.iter().any(|name| scopes.contains(&*scope_of(name))) {
-                stream.roll_back(self.numbered(&names), self.last_of(&names));
+                stream.roll_back(self.stream_epochs(&names), self.last_of(&names));
             }
         }
         self.streams = streams;
@@ -247,30 +168,30 @@ impl Topics {
 
     /// The last event of any of these.
     fn last_of(&self, names: &[TopicName]) -> u64 {
-        names.iter().map(|name| stands(&self.topics, name).0).max().unwrap_or(0)
+        names.iter().map(|name| end_of(&self.topics, name).0).max().unwrap_or(0)
     }
 
     /// Sequence of a topic's last event; 0 if there is none.
     pub(super) fn last(&self, name: &str) -> u64 {
-        stands(&self.topics, name).0
+        end_of(&self.topics, name).0
     }
 
-    /// Takes over where a topic of the log stands, before anything is published.
+    /// Takes the end of a topic of the log, before anything is published.
     pub(super) fn restore(&mut self, known: store::TopicPosition, event_time: Option<Micros>) {
         let name = TopicName::from(known.name);
         let topic = self.topics.entry(name.clone()).or_default();
         (topic.last, topic.event_time) = (known.last, event_time);
-        self.rest(&name, 0);
+        self.update_idle(&name, 0);
     }
 
-    /// Where a topic stands is not known here, and may not be told before it was recalled.
+    /// Whether the end of a topic is unknown here: nothing is sent of it before [`Topics::recall`].
     pub(super) fn is_forgotten(&self, name: &str) -> bool {
         self.idle.forgets
-            && Idle::takes(name)
+            && Idle::can_forget(name)
             && self.topics.get(name).is_none_or(|topic| topic.is_forgotten)
     }
 
-    /// Takes over where a forgotten topic stands, as the log has it; 0 if it has no event there.
+    /// Takes the last event of a forgotten topic from the log; 0 if it has none there.
     pub(super) fn recall(&mut self, name: &TopicName, last: u64) {
         if !self.is_forgotten(name) {
             return;
@@ -285,9 +206,9 @@ impl Topics {
         }
     }
 
-    /// A topic stood at `before` and has another last event, or its last follower left it.
-    fn rest(&mut self, name: &TopicName, before: u64) {
-        if self.is_copy || !Idle::takes(name) {
+    /// A topic's last event was `before` and is another now, or its last follower left.
+    fn update_idle(&mut self, name: &TopicName, before: u64) {
+        if self.is_copy || !Idle::can_forget(name) {
             return;
         }
         let Some(topic) = self.topics.get(name) else { return };
@@ -313,7 +234,7 @@ impl Topics {
         topic.event_time = item.time;
         topic.keep(previous, item);
         touched.extend(&topic.raw);
-        self.rest(name, previous);
+        self.update_idle(name, previous);
     }
 
     /// Pushes the events that a stream has not pushed.
@@ -368,7 +289,7 @@ impl Topics {
         let names = own.names().clone();
         let due: Vec<_> = (0..names.len()).filter(|place| due(own, *place)).collect();
         for place in due {
-            own.beat(place, stands(&self.topics, &names[place]), at);
+            own.beat(place, end_of(&self.topics, &names[place]), at);
         }
         own.set_state(at.state);
     }
@@ -386,7 +307,7 @@ impl Topics {
         }
     }
 
-    /// `names` are sorted and each stands once.
+    /// `names` are sorted and without duplicates.
     pub(super) fn attach(
         &mut self,
         stream: &Arc<ResponseStream>,
@@ -399,12 +320,12 @@ impl Topics {
             topic.raw.insert(stream.id());
             topic.followers += 1;
             topic.is_forgotten = is_forgotten;
-            if Idle::takes(name) {
+            if Idle::can_forget(name) {
                 self.idle.remove(topic.last);
             }
         }
-        let (numbered, last) = (self.numbered(&names), self.last_of(&names));
-        let own = TopicStream::new(stream.clone(), names, numbered, (last, self.state), encode);
+        let (epochs, last) = (self.stream_epochs(&names), self.last_of(&names));
+        let own = TopicStream::new(stream.clone(), names, epochs, (last, self.state), encode);
         self.streams.insert(stream.id(), own);
     }
 
@@ -422,7 +343,7 @@ impl Topics {
             if last == 0 || is_forgotten {
                 self.topics.remove(name);
             } else {
-                self.rest(name, last);
+                self.update_idle(name, last);
             }
         }
     }
@@ -430,7 +351,7 @@ impl Topics {
     /// Where an operation of this stream starts: now, with the position of each topic, or after its
     /// cursor.
     pub(super) fn join(&mut self, stream: u64, after: Option<&str>, now: Micros) -> Place {
-        // What follows in the ring follows what is said here.
+        // So that the ring's next frames follow those that are made here.
         self.advance(stream, now);
         let at = At { state: self.state, now };
         let Some(own) = self.streams.get_mut(&stream) else {
@@ -443,10 +364,10 @@ impl Topics {
         if let Some(name) = forgotten {
             return Place::Forgotten(name.clone());
         }
-        let stands = |name: &TopicName| stands(&self.topics, name);
+        let end = |name: &TopicName| end_of(&self.topics, name);
         match after {
-            None => Place::Here(own.begin(stands, &at)),
-            Some(after) => own.resume(after, stands, &at),
+            None => Place::Here(own.begin(end, &at)),
+            Some(after) => own.resume(after, end, &at),
         }
     }
 
@@ -454,14 +375,14 @@ impl Topics {
         self.advance(stream, now);
         let at = At { state: self.state, now };
         match self.streams.get_mut(&stream) {
-            Some(own) => own.catch_up(seen, |name| stands(&self.topics, name), &at),
+            Some(own) => own.catch_up(seen, |name| end_of(&self.topics, name), &at),
             None => Place::Here(Resume::TooSlow),
         }
     }
 
     /// Makes frames by what was read from the log when `undone_at` was its newest change; `None`
-    /// if that is not what is known here, if the stream is gone or was numbered anew meanwhile.
-    fn told<T>(
+    /// if that is not the newest rollback here, if the stream is gone or went back meanwhile.
+    fn with_stream<T>(
         &mut self,
         (stream, base, undone_at): (u64, u64, u64),
         now: Micros,
@@ -507,7 +428,7 @@ struct End {
 }
 
 /// Sequence and time of a topic's last event.
-fn stands(topics: &HashMap<TopicName, Topic>, name: &str) -> (u64, Option<Micros>) {
+fn end_of(topics: &HashMap<TopicName, Topic>, name: &str) -> (u64, Option<Micros>) {
     topics.get(name).map_or((0, None), |topic| (topic.last, topic.event_time))
 }
 

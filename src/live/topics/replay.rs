@@ -1,19 +1,17 @@
-//! From the log back to frames, for readers whom no ring serves: page by page, read and encoded off
-//! the shards' threads. A frame here has many items, but the same ones in the same order that were
-//! pushed one by one.
+//! Replays the log to readers that the ring no longer serves: page by page, read and encoded off
+//! the shards' threads. A frame here has many items, in the order in which they were pushed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use serde_json::json;
 use spreadly_subscriptions::{Frame, Resume};
 
+use super::place::{Place, Reach};
 use super::stream::{At, TopicStream, frames_of};
-use super::{Place, Reach, TopicName};
 use crate::live::Live;
-use crate::live::frame::{Item, ItemBody};
+use crate::live::frame::{Item, ItemBody, TopicName};
+use crate::live::refusal::log_unavailable;
 use crate::market::definition::MarketDefinition;
 use crate::market::event::{Body, parse};
 use crate::market::orders::OrderUpdate;
@@ -24,14 +22,14 @@ use crate::store::{LogReader, ReadError, Span, StoreError, Stored};
 const PAGE_EVENTS: usize = 512;
 /// Bytes of their lines. What a page costs while its reader takes it in, about twice this.
 const PAGE_BYTES: usize = 128 << 10;
-/// How long a reader waits for its turn at the log before it is told to come back.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// What was read may have been undone meanwhile; then a reader asks again where it goes on. Between
-/// the log's word and ours lie some milliseconds, so this is far longer than it takes.
+/// How long a reader waits for its turn at the log before it must try again.
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+/// A rollback may remove what was read meanwhile; then a reader asks again where it continues. The
+/// live state follows the log within milliseconds, so this is far longer than it takes.
 const MOST_TRIES: u32 = 50;
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
-/// What a reader is told that the log could not be read for.
+/// What a reader asked for, which decides its answer when the log can't be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::live) enum Replay {
     /// It just asked: an error.
@@ -41,7 +39,7 @@ pub(in crate::live) enum Replay {
 }
 
 impl Replay {
-    /// Where a reader goes on, from memory or, later, from the log. `ask` says it, also again.
+    /// Where a reader continues, from memory or, later, from the log. `ask` is called for each try.
     pub(in crate::live) fn start(
         self,
         live: &Arc<Live>,
@@ -62,7 +60,7 @@ impl Replay {
                     Place::Forgotten(name) => {
                         let topic = name.clone();
                         let read = move |log: &LogReader| log.last_until(&topic, u64::MAX);
-                        match live.log.clone().soon(PATIENCE, read).await {
+                        match live.log.clone().soon(LONGEST_WAIT, read).await {
                             Ok(last) => live.topics.lock().recall(&name, last.unwrap_or(0)),
                             Err(error) => return self.failed(&error),
                         }
@@ -72,12 +70,12 @@ impl Replay {
                 };
                 let (reading, names) = (live.clone(), names.clone());
                 let read = move |log: &LogReader| page(&reading, log, stream, &names, reach);
-                match live.log.clone().soon(PATIENCE, read).await {
+                match live.log.clone().soon(LONGEST_WAIT, read).await {
                     Ok(frames) if !frames.is_empty() => return Resume::Page(frames),
                     Ok(_) => {}
                     Err(error) => return self.failed(&error),
                 }
-                // Undone while it was read, or the stream was closed.
+                // A rollback came while it was read, or the stream was closed.
                 tokio::time::sleep(BETWEEN_TRIES).await;
                 place = ask(&live);
             }
@@ -94,19 +92,13 @@ impl Replay {
         }
         match self {
             Self::CatchingUp => Resume::TooSlow,
-            Self::Joining => {
-                let errors = json!([{
-                    "message": "the log can't be read now: subscribe again with the same cursor",
-                    "extensions": { "code": "UNAVAILABLE" },
-                }]);
-                Resume::Refused(Bytes::from(errors.to_string()))
-            }
+            Self::Joining => Resume::Refused(log_unavailable()),
         }
     }
 }
 
-/// The frames that tell what a reader lacks, or the first page of them; none if the stream is gone
-/// or was numbered anew. On a blocking thread, all of it of one moment of the log.
+/// The frames that a reader lacks, or the first page of them; none if the stream is gone or went
+/// back. On a blocking thread, all of it of one moment of the log.
 fn page(
     live: &Live,
     log: &LogReader,
@@ -115,18 +107,18 @@ fn page(
     reach: Reach,
 ) -> Result<Vec<Frame>, StoreError> {
     // Locked for a frame at a time: the worker that pushes waits for this lock.
-    fn tell<T>(
+    fn with_stream<T>(
         live: &Live,
         stream: (u64, u64, u64),
         make: impl FnOnce(&mut TopicStream, &At) -> T,
     ) -> Option<T> {
         let mut topics = live.topics.lock();
-        topics.told(stream, live.now(), make)
+        topics.with_stream(stream, live.now(), make)
     }
     let Reach { after, until, back, base } = reach;
     let stream = (stream, base, log.newest_epoch_change()?);
-    // Whoever came before in the crowd may have read it.
-    match tell(live, stream, |own, _| own.page(&reach)) {
+    // An earlier reader may have read it.
+    match with_stream(live, stream, |own, _| own.page(&reach)) {
         None => return Ok(Vec::new()),
         Some(Some(frames)) => return Ok(frames),
         Some(None) => {}
@@ -137,10 +129,10 @@ fn page(
     if back {
         for (place, name) in names.iter().enumerate() {
             let last = log.last_until(name, after)?.unwrap_or(0);
-            let told = tell(live, stream, |own, at| {
-                own.standing(place, Err(own.epoch_reason()), (last, None), after, at)
+            let frame = with_stream(live, stream, |own, at| {
+                own.position(place, Err(own.epoch_reason()), (last, None), after, at)
             });
-            let Some(frame) = told else { return Ok(Vec::new()) };
+            let Some(frame) = frame else { return Ok(Vec::new()) };
             frames.push(frame);
             before.insert(place, last);
         }
@@ -161,18 +153,19 @@ fn page(
                 items.push(item_of(live, &mut definitions, stored)?);
             }
             let last = run.last().map_or(seen, |stored| stored.sequence);
-            let told = tell(live, stream, |own, at| own.items(place, (seen, previous), items, at));
-            let Some(frame) = told else { return Ok(Vec::new()) };
+            let frame =
+                with_stream(live, stream, |own, at| own.items(place, (seen, previous), items, at));
+            let Some(frame) = frame else { return Ok(Vec::new()) };
             frames.push(frame);
             before.insert(place, last);
             seen = last;
         }
     }
-    tell(live, stream, |own, _| own.keep_page(reach, frames.clone()));
+    with_stream(live, stream, |own, _| own.keep_page(reach, frames.clone()));
     Ok(frames)
 }
 
-/// Of its line, and of what is kept beside it.
+/// Of its line, and of the order's update with it.
 fn bytes(stored: &Stored) -> usize {
     stored.body.len() + stored.update.as_ref().map_or(0, |update| update.len())
 }

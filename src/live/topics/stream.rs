@@ -1,22 +1,21 @@
 //! One response stream that follows some log topics: what it pushes, and how its readers start. All
 //! of it runs under the topics' lock, which is what makes joining free of gaps.
 //!
-//! The ring wants numbers that never fall. When blocks are undone the stream goes back in the log,
-//! so its numbers in the ring are the log's sequences behind a base that rises then: a number below
-//! the base is of a reader that was not told yet.
+//! A ring needs numbers that never fall, but a rollback takes the stream back in the log. So a
+//! number of the ring is a base plus the log's sequence, and a rollback raises the base: a number
+//! below the base is of a reader that has not gone back yet.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use serde_json::json;
 use spreadly_subscriptions::{Epoch, Frame, Position, ResponseStream, Resume};
 
-use super::{Place, Reach, TopicName};
-use crate::live::book_stream::{QUIET_BEATS, bad_cursor};
+use super::place::{Place, Reach};
 use crate::live::frame::{
-    Encode, FeedState, Item, LiveFrame, LogCursor, LogFrame, SnapshotReason, log_topics,
+    Encode, FeedState, Item, LiveFrame, LogCursor, LogFrame, SnapshotReason, TopicName, log_topics,
 };
+use crate::live::pace::QUIET_BEATS;
+use crate::live::refusal::{bad_cursor, resync_required};
 use crate::market::epochs::{EpochHistory, MOST_EPOCH_CHANGES, ResumeFrom};
 use crate::market::time::Micros;
 
@@ -26,7 +25,7 @@ pub(super) const FRAME_EVENTS: usize = 64;
 /// all else that is sent of 64 events far below the 1 MiB that a single one may be.
 pub(super) const FRAME_BYTES: usize = 48 << 10;
 
-/// Pages read for an earlier reader that are kept for the crowd behind it, at most for a second.
+/// Pages that are kept for further readers of the same part of the log, at most for a second.
 const MOST_PAGES: usize = 4;
 
 /// The moment of a frame.
@@ -35,16 +34,16 @@ pub(super) struct At {
     pub(super) now: Micros,
 }
 
-/// How a stream's positions are numbered.
-pub(super) struct Numbered {
-    /// Its cursors, which stand for all of its topics.
+/// The epochs of a stream's positions.
+pub(super) struct StreamEpochs {
+    /// Of its cursors, which are of all of its topics.
     pub(super) together: EpochHistory,
     /// Of each topic, in the order of the names.
-    pub(super) epochs: Box<[Epoch]>,
+    pub(super) topics: Box<[Epoch]>,
 }
 
-/// Where a topic stands: its last event and when that was at its source.
-type Stand = (u64, Option<Micros>);
+/// The end of a topic: its last event, and the time of that at its source.
+type End = (u64, Option<Micros>);
 
 pub(super) struct TopicStream {
     stream: Arc<ResponseStream>,
@@ -52,25 +51,25 @@ pub(super) struct TopicStream {
     names: Arc<[TopicName]>,
     /// The cursor's name of them.
     topics: u64,
-    numbered: Numbered,
-    /// The last event of any of them: where the ring stands.
+    epochs: StreamEpochs,
+    /// The last event of any of them, which is the ring's last.
     last: u64,
     state: FeedState,
-    /// Bases of the ring's numbers, newest last and never none; each with the first event that was
-    /// undone when it began.
+    /// Bases of the ring's numbers, newest last and never none; each with the first event that its
+    /// rollback removed.
     bases: VecDeque<(u64, u64)>,
     /// Of each topic, in the order of the names.
     quiet: Box<[Quiet]>,
-    /// Pages of the log by what they tell.
+    /// Pages of the log by the part that they have.
     pages: VecDeque<(Reach, Vec<Frame>)>,
-    /// What readers are told that were at the end when blocks were undone, or came right after.
+    /// What readers get that were at the end before a rollback, or came right after it.
     back: Option<Vec<Frame>>,
 }
 
 #[derive(Clone, Default)]
 struct Quiet {
     beats: u8,
-    /// Where the topic stands, encoded for an earlier joiner.
+    /// The topic's position, encoded for an earlier joiner.
     stated: Option<Frame>,
 }
 
@@ -78,7 +77,7 @@ impl TopicStream {
     pub(super) fn new(
         stream: Arc<ResponseStream>,
         names: Arc<[TopicName]>,
-        numbered: Numbered,
+        epochs: StreamEpochs,
         (last, state): (u64, FeedState),
         encode: Encode,
     ) -> Self {
@@ -89,7 +88,7 @@ impl TopicStream {
             encode,
             names,
             topics,
-            numbered,
+            epochs,
             last,
             state,
             bases: VecDeque::from([(0, u64::MAX)]),
@@ -112,12 +111,12 @@ impl TopicStream {
         self.base() + sequence
     }
 
-    /// What every frame has in common, with a cursor behind `sequence`.
+    /// What every frame has in common, with a cursor at `sequence`.
     fn frame(&self, place: usize, sequence: u64, at: &At) -> LogFrame {
-        let position = Position { epoch: self.numbered.together.epoch(), sequence };
+        let position = Position { epoch: self.epochs.together.epoch(), sequence };
         LogFrame {
             topic: self.names[place].clone(),
-            epoch: self.numbered.epochs[place],
+            epoch: self.epochs.topics[place],
             sequence,
             previous: None,
             reason: None,
@@ -130,7 +129,7 @@ impl TopicStream {
         }
     }
 
-    /// Events of one topic, as a frame behind `seen` in the log.
+    /// Events of one topic, as a frame after `seen` in the log.
     pub(super) fn items(
         &mut self,
         place: usize,
@@ -159,7 +158,7 @@ impl TopicStream {
                 self.last = last;
                 self.quiet[*place].beats = 0;
                 // The others have no event since, but their cursor is the whole stream's.
-                self.forget_stands();
+                self.forget_positions();
             }
         }
     }
@@ -167,7 +166,7 @@ impl TopicStream {
     /// Leaves out what follows up to this event: readers read that from the log.
     pub(super) fn skip_to(&mut self, last: u64) {
         self.last = last;
-        self.forget_stands();
+        self.forget_positions();
         self.stream.invalidate();
     }
 
@@ -185,37 +184,37 @@ impl TopicStream {
         self.state = state;
     }
 
-    /// Its topic turned out to stand here. Before anyone was told anything.
+    /// Takes the last event of a topic that was forgotten. Before a reader gets anything.
     pub(super) fn recall(&mut self, last: u64) {
         self.last = self.last.max(last);
-        self.forget_stands();
+        self.forget_positions();
     }
 
-    fn forget_stands(&mut self) {
+    fn forget_positions(&mut self) {
         self.quiet.iter_mut().for_each(|quiet| quiet.stated = None);
         self.back = None;
     }
 
-    /// Counts a second in which nothing was said of a topic; true when it was the last to pass.
+    /// Counts a second without a frame of a topic; true when a heartbeat is due.
     pub(super) fn is_quiet(&mut self, place: usize) -> bool {
         self.quiet[place].beats += 1;
         self.quiet[place].beats >= QUIET_BEATS
     }
 
     /// Pushes a heartbeat of one topic.
-    pub(super) fn beat(&mut self, place: usize, stand: Stand, at: &At) {
+    pub(super) fn beat(&mut self, place: usize, end: End, at: &At) {
         self.quiet[place] = Quiet::default();
-        let frame = self.standing(place, Ok(stand.0), stand, self.last, at);
+        let frame = self.position(place, Ok(end.0), end, self.last, at);
         self.stream.push(frame);
     }
 
-    /// Where a topic stands, without items: behind `previous` or for a reason, in a frame that
+    /// The position of a topic, without items: after `previous` or for a reason, in a frame that
     /// leaves its reader at `seen`.
-    pub(super) fn standing(
+    pub(super) fn position(
         &mut self,
         place: usize,
         previous: Result<u64, SnapshotReason>,
-        (sequence, event_time): Stand,
+        (sequence, event_time): End,
         seen: u64,
         at: &At,
     ) -> Frame {
@@ -226,14 +225,14 @@ impl TopicStream {
         Frame::new(self.number(seen), self.number(seen), bytes)
     }
 
-    /// Now: where each topic stands, then what is pushed.
-    pub(super) fn begin(&mut self, stands: impl Fn(&TopicName) -> Stand, at: &At) -> Resume {
+    /// Begins with the position of each topic; what is pushed follows.
+    pub(super) fn begin(&mut self, end: impl Fn(&TopicName) -> End, at: &At) -> Resume {
         let names = self.names.clone();
         let mut frames = Vec::with_capacity(names.len());
         for (place, name) in names.iter().enumerate() {
             if self.quiet[place].stated.is_none() {
                 let reason = Err(SnapshotReason::Initial);
-                let frame = self.standing(place, reason, stands(name), self.last, at);
+                let frame = self.position(place, reason, end(name), self.last, at);
                 self.quiet[place].stated = Some(frame);
             }
             frames.extend(self.quiet[place].stated.clone());
@@ -241,42 +240,43 @@ impl TopicStream {
         Resume::Frames { frames, next: self.stream.next_index() }
     }
 
-    /// Behind a client's cursor. One who is up to date is told at once where the feed is not live.
+    /// Continues after a client's cursor. A client that is up to date gets a heartbeat at once
+    /// where the feed is not live.
     pub(super) fn resume(
         &mut self,
         after: &str,
-        stands: impl Fn(&TopicName) -> Stand,
+        end: impl Fn(&TopicName) -> End,
         at: &At,
     ) -> Place {
         let requested = match LogCursor::decode(after, self.topics) {
             Ok(cursor) => cursor.position,
             Err(fault) => return Place::Here(Resume::Refused(bad_cursor(fault))),
         };
-        match self.numbered.together.resume(&requested, self.last) {
+        match self.epochs.together.resume(&requested, self.last) {
             ResumeFrom::After(_) => {}
-            ResumeFrom::RolledBack { valid } => return self.back(valid, stands, at),
+            ResumeFrom::RolledBack { valid } => return self.back(valid, end, at),
             ResumeFrom::Start => {
-                let epoch = self.numbered.together.epoch();
+                let epoch = self.epochs.together.epoch();
                 return Place::Here(Resume::Refused(resync_required(requested, epoch)));
             }
         }
         if requested.sequence == self.last && at.state != FeedState::Live {
             let names = self.names.clone();
             let notice = |(place, name)| {
-                let stand = stands(name);
-                self.standing(place, Ok(stand.0), stand, self.last, at)
+                let end = end(name);
+                self.position(place, Ok(end.0), end, self.last, at)
             };
             let frames = names.iter().enumerate().map(notice).collect();
             return Place::Here(Resume::Frames { frames, next: self.stream.next_index() });
         }
-        self.behind(requested.sequence)
+        self.continue_after(requested.sequence)
     }
 
-    /// Behind what a reader saw, by its number in the ring.
+    /// Continues after what a reader saw, by its number in the ring.
     pub(super) fn catch_up(
         &mut self,
         seen: u64,
-        stands: impl Fn(&TopicName) -> Stand,
+        end: impl Fn(&TopicName) -> End,
         at: &At,
     ) -> Place {
         let place = self.bases.partition_point(|(base, _)| *base <= seen);
@@ -286,18 +286,18 @@ impl TopicStream {
         };
         let sequence = seen - base;
         match self.bases.iter().skip(place).map(|(_, undone)| *undone).min() {
-            None => self.behind(sequence),
-            Some(undone) => self.back(sequence.min(undone - 1), stands, at),
+            None => self.continue_after(sequence),
+            Some(undone) => self.back(sequence.min(undone - 1), end, at),
         }
     }
 
-    /// Why those go back who follow it in an earlier epoch.
+    /// Why readers of an earlier epoch go back.
     pub(super) fn epoch_reason(&self) -> SnapshotReason {
-        SnapshotReason::of_epoch(&self.numbered.together)
+        SnapshotReason::of_epoch(&self.epochs.together)
     }
 
-    /// Goes back to `after` and on from there.
-    fn back(&mut self, after: u64, stands: impl Fn(&TopicName) -> Stand, at: &At) -> Place {
+    /// Goes back to `after` and continues from there.
+    fn back(&mut self, after: u64, end: impl Fn(&TopicName) -> End, at: &At) -> Place {
         if after < self.last {
             let (until, base) = (self.last, self.base());
             return Place::Log(Reach { after, until, back: true, base });
@@ -307,9 +307,8 @@ impl TopicStream {
             None => {
                 let names = self.names.clone();
                 let reason = Err(self.epoch_reason());
-                let stand =
-                    |(place, name)| self.standing(place, reason, stands(name), self.last, at);
-                let frames: Vec<_> = names.iter().enumerate().map(stand).collect();
+                let frame = |(place, name)| self.position(place, reason, end(name), self.last, at);
+                let frames: Vec<_> = names.iter().enumerate().map(frame).collect();
                 self.back = Some(frames.clone());
                 frames
             }
@@ -317,9 +316,9 @@ impl TopicStream {
         Place::Here(Resume::Frames { frames, next: self.stream.next_index() })
     }
 
-    /// Goes on behind `seen`: from the ring, or from the log. The ring of a new stream is empty and
-    /// knows no boundary yet, so the last one is asked first.
-    fn behind(&self, seen: u64) -> Place {
+    /// Continues after `seen`: from the ring, or from the log. The ring of a new stream is empty
+    /// and knows no boundary yet, so the last one is asked first.
+    fn continue_after(&self, seen: u64) -> Place {
         let number = self.number(seen);
         let next = match seen == self.last {
             true => Some(self.stream.next_index()),
@@ -335,12 +334,12 @@ impl TopicStream {
         }
     }
 
-    /// Blocks were undone. Whatever stands in the ring is of the earlier numbering, so every reader
-    /// is sent to ask where it goes on.
-    pub(super) fn roll_back(&mut self, numbered: Numbered, last: u64) {
-        let before = self.numbered.together.epoch();
-        self.numbered = numbered;
-        let Some(undone) = self.numbered.together.first_removed_since(before) else {
+    /// Takes a rollback. What the ring holds has the earlier numbering, so every reader must ask
+    /// where it continues.
+    pub(super) fn roll_back(&mut self, epochs: StreamEpochs, last: u64) {
+        let before = self.epochs.together.epoch();
+        self.epochs = epochs;
+        let Some(undone) = self.epochs.together.first_removed_since(before) else {
             // Its epoch did not change.
             return;
         };
@@ -351,7 +350,7 @@ impl TopicStream {
         }
         self.last = last;
         self.pages.clear();
-        self.forget_stands();
+        self.forget_positions();
         self.stream.invalidate();
     }
 
@@ -368,7 +367,7 @@ impl TopicStream {
         self.pages.push_back((reach, frames));
     }
 
-    /// Called each second, as what is kept says when it was published.
+    /// Called each second: kept frames have the time when they were published.
     pub(super) fn forget_pages(&mut self) {
         self.pages.clear();
         self.back = None;
@@ -391,20 +390,4 @@ pub(super) fn frames_of<T>(
         events = rest;
         Some(frame)
     })
-}
-
-/// The errors array for a position that nothing can be told behind any more.
-fn resync_required(requested: Position, epoch: Epoch) -> Bytes {
-    let position = |epoch: Epoch, sequence: u64| json!({"epoch": epoch.to_string(), "sequence": sequence.to_string()});
-    let errors = json!([{
-        "message": "this position is not of the hub's log: query what is missing, then subscribe \
-                    without `after`",
-        "extensions": {
-            "code": "RESYNC_REQUIRED",
-            "requested": position(requested.epoch, requested.sequence),
-            // Nothing that stands is ever removed from the log.
-            "floor": position(epoch, 0),
-        },
-    }]);
-    Bytes::from(errors.to_string())
 }

@@ -1,4 +1,4 @@
-//! Log topics over a real log: whoever joins, resumes or falls behind is told every event once, in
+//! Log topics over a real log: a reader that joins, resumes or lags gets every event once, in
 //! order, whatever the rings still hold.
 
 use std::collections::HashMap;
@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 use spreadly_subscriptions::{Cursor, Frame, Meters, OperationKey, StreamLimits, Streams};
 
+use super::topic::MOST_RECENT;
 use super::*;
 use crate::live::frame::{LiveFrame, LogCursor, log_topics};
 use crate::live::{Live, Rollback};
@@ -75,7 +76,7 @@ impl Hub {
         self.send(&format!(r#"{{"kind":"message","topic":"{topic}","data":1}}"#))
     }
 
-    /// Blocks are undone in which these events stood.
+    /// Removes the blocks of these events.
     fn undo(&mut self, undone: &[(usize, u64)]) {
         let mut first = BTreeMap::new();
         for (market, sequence) in undone {
@@ -146,11 +147,11 @@ fn plain(frame: LiveFrame) -> Vec<u8> {
     value.to_string().into_bytes()
 }
 
-/// A client that believes nothing: keeps a chain a topic and what it was told.
+/// A client that checks everything: it keeps a chain for each topic, and the events it received.
 #[derive(Default)]
 struct Client {
     chain: HashMap<String, u64>,
-    told: Vec<u64>,
+    received: Vec<u64>,
     topics: HashMap<u64, String>,
     epochs: HashMap<String, String>,
     reorganisations: usize,
@@ -177,19 +178,19 @@ impl Client {
             }
         } else if data["reason"] == "Reorg" {
             assert!(items.is_empty(), "{data}");
-            self.told.retain(|one| self.topics[one] != topic || *one <= sequence);
-            let last = self.told.iter().rfind(|one| self.topics[*one] == topic);
+            self.received.retain(|one| self.topics[one] != topic || *one <= sequence);
+            let last = self.received.iter().rfind(|one| self.topics[*one] == topic);
             assert!(last.is_none_or(|last| *last == sequence), "{data}: held up to {last:?}");
             self.reorganisations += 1;
         } else {
-            assert!(self.told.is_empty() && items.is_empty(), "{data}");
+            assert!(self.received.is_empty() && items.is_empty(), "{data}");
             assert_eq!(data["reason"], "Initial");
         }
         self.topics.extend(items.iter().map(|item| (*item, topic.to_owned())));
         assert_eq!(items.last().copied().unwrap_or(sequence), sequence, "{data}");
         self.chain.insert(topic.to_owned(), sequence);
         self.largest = self.largest.max(items.len());
-        self.told.extend(items);
+        self.received.extend(items);
         self.cursor = Some(data["cursor"].as_str().unwrap().to_owned());
         self.seen = frame.sequence;
     }
@@ -250,18 +251,18 @@ fn refusal(start: Resume) -> Value {
 }
 
 #[test]
-fn who_begins_now_is_told_where_each_topic_stands_and_then_every_event() {
+fn a_new_reader_gets_the_position_of_each_topic_and_then_every_event() {
     let mut hub = Hub::new(1 << 20);
     let first = hub.trade(0, 1);
     let stream = hub.open(&[0, 1]);
     let mut client = Client::default();
     client.join(&stream, &mut || {});
-    let stands = HashMap::from([("trades:A-B".to_owned(), first), ("trades:C-D".to_owned(), 0)]);
-    assert_eq!((&client.chain, client.told.len()), (&stands, 0));
-    let told = [hub.trade(1, 1), hub.trade(0, 2), hub.trade(0, 3)];
+    let expected = HashMap::from([("trades:A-B".to_owned(), first), ("trades:C-D".to_owned(), 0)]);
+    assert_eq!((&client.chain, client.received.len()), (&expected, 0));
+    let received = [hub.trade(1, 1), hub.trade(0, 2), hub.trade(0, 3)];
     hub.trade(2, 9);
     client.read_on(&stream);
-    assert_eq!(client.told, told);
+    assert_eq!(client.received, received);
 }
 
 #[test]
@@ -271,12 +272,12 @@ fn an_event_is_encoded_once_for_all_readers_and_a_crowds_page_too() {
     let encoded = hub.encoded.clone();
     let mut clients: Vec<_> = (0..50).map(|_| Client::default()).collect();
     clients.iter_mut().for_each(|client| client.join(&stream, &mut || {}));
-    assert_eq!(encoded.load(Ordering::Relaxed), 1, "where the topic stands");
+    assert_eq!(encoded.load(Ordering::Relaxed), 1, "the topic's position");
     for size in 1..=10 {
         hub.trade(0, size);
     }
     clients.iter_mut().for_each(|client| client.read_on(&stream));
-    assert!(clients.iter().all(|client| client.told.len() == 10));
+    assert!(clients.iter().all(|client| client.received.len() == 10));
     assert_eq!(encoded.load(Ordering::Relaxed), 11);
     let cursor = LogCursor::decode(
         clients[0].cursor.as_ref().unwrap(),
@@ -288,7 +289,7 @@ fn an_event_is_encoded_once_for_all_readers_and_a_crowds_page_too() {
         let mut late = Client { cursor: Some(begin.encode()), ..Client::default() };
         // A stream of its own, so that no ring helps.
         late.join(&hub.open(&[0, 0]), &mut || {});
-        assert_eq!((late.told.len(), late.pages, late.largest), (10, 1, 10));
+        assert_eq!((late.received.len(), late.pages, late.largest), (10, 1, 10));
     }
     assert_eq!(encoded.load(Ordering::Relaxed), 12, "ten events in one frame, once");
 }
@@ -310,16 +311,16 @@ fn a_replay_of_many_pages_is_whole_while_events_come() {
         }
     });
     client.read_on(&stream);
-    assert_eq!(client.told, all);
+    assert_eq!(client.received, all);
     assert!(client.pages >= 4, "{} pages", client.pages);
 }
 
 #[test]
-fn what_stands_in_the_log_and_was_not_pushed_yet_is_not_told_twice() {
+fn an_event_in_the_log_that_was_not_pushed_yet_is_not_sent_twice() {
     let mut hub = Hub::new(1 << 20);
     let topics = log_topics(&[Topic::Trades("A-B").name()]);
     let position = spreadly_subscriptions::Position { epoch: hub.store.epoch(), sequence: 0 };
-    let mut told: Vec<_> = (1..=3).map(|size| hub.trade(0, size)).collect();
+    let mut received: Vec<_> = (1..=3).map(|size| hub.trade(0, size)).collect();
     let stream = hub.open(&[0]);
     // Between the commit and what follows it.
     let line = r#"{"kind":"trade","market":"A-B","price":"1","size":"9"}"#;
@@ -329,7 +330,7 @@ fn what_stands_in_the_log_and_was_not_pushed_yet_is_not_told_twice() {
     let mut client =
         Client { cursor: Some(LogCursor { topics, position }.encode()), ..Client::default() };
     client.join(&stream, &mut || {});
-    assert_eq!(client.told, told);
+    assert_eq!(client.received, received);
     hub.live.apply(&[Applied {
         sequence,
         time: None,
@@ -337,8 +338,8 @@ fn what_stands_in_the_log_and_was_not_pushed_yet_is_not_told_twice() {
         candles: Vec::new(),
     }]);
     client.read_on(&stream);
-    told.push(sequence);
-    assert_eq!(client.told, told);
+    received.push(sequence);
+    assert_eq!(client.received, received);
 }
 
 #[test]
@@ -353,36 +354,36 @@ fn what_the_log_does_not_have_is_refused_with_the_place_that_was_asked_for() {
     };
     let epoch = hub.store.epoch();
     for cursor in [at(Epoch(epoch.0 ^ 1), last), at(epoch, last + 1)] {
-        let told = refusal(stream.source().join(&stream, Some(&cursor)));
-        assert_eq!(told["extensions"]["code"], "RESYNC_REQUIRED");
+        let received = refusal(stream.source().join(&stream, Some(&cursor)));
+        assert_eq!(received["extensions"]["code"], "RESYNC_REQUIRED");
         let asked = Cursor::decode(&cursor).unwrap().positions[0].1;
         let requested = json!({
             "epoch": asked.epoch.to_string(), "sequence": asked.sequence.to_string(),
         });
-        assert_eq!(told["extensions"]["requested"], requested);
+        assert_eq!(received["extensions"]["requested"], requested);
         let floor = json!({ "epoch": epoch.to_string(), "sequence": "0" });
-        assert_eq!(told["extensions"]["floor"], floor);
+        assert_eq!(received["extensions"]["floor"], floor);
     }
     let position = spreadly_subscriptions::Position { epoch, sequence: last };
     let other = LogCursor { topics: log_topics(&[Topic::Trades("C-D").name()]), position }.encode();
     for cursor in [other.as_str(), "nonsense"] {
-        let told = refusal(stream.source().join(&stream, Some(cursor)));
-        assert_eq!(told["extensions"]["code"], "BAD_REQUEST");
+        let received = refusal(stream.source().join(&stream, Some(cursor)));
+        assert_eq!(received["extensions"]["code"], "BAD_REQUEST");
     }
 }
 
 #[test]
-fn quiet_topics_beat_and_a_change_of_state_is_told_at_once() {
+fn quiet_topics_beat_and_a_change_of_state_is_sent_at_once() {
     let mut hub = Hub::new(1 << 20);
     let last = hub.trade(0, 1);
     let stream = hub.open(&[0, 1]);
     let frames = |from| {
         let mut frames = Vec::new();
         assert!(stream.read(from, usize::MAX, &mut frames));
-        let told = |frame: &Frame| -> Value {
+        let received = |frame: &Frame| -> Value {
             serde_json::from_slice(&frame.tail[..frame.tail.len() - 1]).unwrap()
         };
-        frames.iter().map(told).collect::<Vec<_>>()
+        frames.iter().map(received).collect::<Vec<_>>()
     };
     for _ in 0..3 {
         hub.live.heartbeat();
@@ -390,11 +391,14 @@ fn quiet_topics_beat_and_a_change_of_state_is_told_at_once() {
     assert_eq!(stream.next_index(), 0);
     hub.live.heartbeat();
     let beats = frames(0);
-    let told: Vec<_> = beats
+    let received: Vec<_> = beats
         .iter()
         .map(|beat| (beat["sequence"].as_u64(), beat["previous"].as_u64(), beat["state"].as_str()))
         .collect();
-    assert_eq!(told, [(Some(last), Some(last), Some("LIVE")), (Some(0), Some(0), Some("LIVE"))]);
+    assert_eq!(
+        received,
+        [(Some(last), Some(last), Some("LIVE")), (Some(0), Some(0), Some("LIVE"))]
+    );
     hub.live.set_feed_state(FeedState::Stale);
     assert!(frames(2).iter().all(|beat| beat["state"] == "STALE"));
     assert_eq!(stream.next_index(), 4);
@@ -439,7 +443,7 @@ fn a_generic_topic_too_many_is_forgotten_and_its_chain_goes_on_from_the_log() {
     let followed = hub.open_topic("followed");
     let mut follower = Client::default();
     follower.join(&followed, &mut || {});
-    let mut told = vec![hub.publish("followed")];
+    let mut received = vec![hub.publish("followed")];
     let markets = hub.live.topics.lock().known();
     let first = hub.publish("t0");
     for number in 1..50 {
@@ -447,9 +451,9 @@ fn a_generic_topic_too_many_is_forgotten_and_its_chain_goes_on_from_the_log() {
     }
     assert_eq!(hub.live.topics.lock().known(), markets + 3);
     assert!(!hub.live.knows_topic("message:t0"));
-    told.push(hub.publish("followed"));
+    received.push(hub.publish("followed"));
     follower.read_on(&followed);
-    assert_eq!(follower.told, told, "what is followed is not forgotten");
+    assert_eq!(follower.received, received, "what is followed is not forgotten");
 
     // A new subscriber gets the topic's last sequence, and the next event follows it.
     let stream = hub.open_topic("t0");
@@ -458,7 +462,7 @@ fn a_generic_topic_too_many_is_forgotten_and_its_chain_goes_on_from_the_log() {
     assert_eq!(client.chain["message:t0"], first);
     let second = hub.publish("t0");
     client.read_on(&stream);
-    assert_eq!(client.told, [second]);
+    assert_eq!(client.received, [second]);
 
     // An event that comes before its follower has joined is chained to the last one too.
     let stream = hub.open_topic("t1");
@@ -469,9 +473,9 @@ fn a_generic_topic_too_many_is_forgotten_and_its_chain_goes_on_from_the_log() {
     let newest = hub.publish("t1");
     let mut late = Client { cursor: Some(begin.encode()), ..Client::default() };
     late.join(&stream, &mut || {});
-    assert_eq!(late.told.len(), 2);
-    assert_eq!(late.told[1], newest);
-    // One that nobody follows, too: a cursor of before resumes behind what it saw.
+    assert_eq!(late.received.len(), 2);
+    assert_eq!(late.received[1], newest);
+    // One that nobody follows, too: an earlier cursor resumes after what it saw.
     let third = hub.publish("t2");
     let mut back = Client::default();
     let stream = hub.open_topic("t2");
@@ -481,7 +485,7 @@ fn a_generic_topic_too_many_is_forgotten_and_its_chain_goes_on_from_the_log() {
 }
 
 #[test]
-fn an_event_that_is_written_while_a_forgotten_topic_is_looked_up_is_told_once() {
+fn an_event_that_is_written_while_a_forgotten_topic_is_looked_up_is_sent_once() {
     let mut hub = Hub::new(1 << 20);
     hub.live.topics.lock().keep_idle(1);
     let first = hub.publish("t0");
@@ -495,18 +499,18 @@ fn an_event_that_is_written_while_a_forgotten_topic_is_looked_up_is_told_once() 
     };
     let mut client = Client { cursor: Some(begin.encode()), ..Client::default() };
     let start = stream.source().join(&stream, client.cursor.as_deref());
-    // The join asks the log later than this is told.
+    // The join reads the log after this event.
     let second = hub.publish("t0");
     client.go_on(&stream, start, &mut || {});
     client.read_on(&stream);
-    assert_eq!(client.told, [first, second]);
+    assert_eq!(client.received, [first, second]);
     let third = hub.publish("t0");
     client.read_on(&stream);
-    assert_eq!(client.told, [first, second, third]);
+    assert_eq!(client.received, [first, second, third]);
 }
 
 #[test]
-fn who_follows_goes_back_to_what_stands_and_who_comes_back_too() {
+fn after_a_rollback_current_and_resuming_readers_go_back_to_valid_events() {
     let mut hub = Hub::new(1 << 20);
     let all: Vec<_> = (1..=6).map(|size| hub.trade(0, size)).collect();
     let other = hub.trade(1, 1);
@@ -520,21 +524,21 @@ fn who_follows_goes_back_to_what_stands_and_who_comes_back_too() {
     let [mut here, mut away, mut early] = [(); 3].map(|()| from_the_start());
     here.join(&stream, &mut || {});
     away.join(&stream, &mut || {});
-    assert_eq!(here.told, [&all[..], &[other]].concat());
-    // The third and the last: what is between stands, and is told again.
+    assert_eq!(here.received, [&all[..], &[other]].concat());
+    // The third and the last: what is between stays valid, and is sent again.
     hub.undo(&[(0, all[2]), (0, all[5])]);
     let next = hub.trade(0, 7);
     let standing = [all[0], all[1], all[3], all[4], other, next];
     here.read_on(&stream);
-    assert_eq!((&here.told[..], here.reorganisations), (&standing[..], 2), "one a topic");
+    assert_eq!((&here.received[..], here.reorganisations), (&standing[..], 2), "one a topic");
     away.join(&stream, &mut || {});
-    assert_eq!((&away.told[..], away.reorganisations), (&standing[..], 2));
+    assert_eq!((&away.received[..], away.reorganisations), (&standing[..], 2));
     // A cursor from before whatever was undone loses nothing and goes on.
     early.join(&stream, &mut || {});
-    assert_eq!((&early.told[..], early.reorganisations), (&standing[..], 2));
+    assert_eq!((&early.received[..], early.reorganisations), (&standing[..], 2));
     // Of today's epoch: as ever.
     away.join(&stream, &mut || {});
-    assert_eq!((&away.told[..], away.reorganisations), (&standing[..], 2));
+    assert_eq!((&away.received[..], away.reorganisations), (&standing[..], 2));
 }
 
 #[test]
@@ -549,12 +553,12 @@ fn a_crowd_that_goes_back_costs_one_encoding_a_topic() {
     let before = hub.encoded.load(Ordering::Relaxed);
     hub.undo(&[(0, undone)]);
     clients.iter_mut().for_each(|client| client.read_on(&stream));
-    assert!(clients.iter().all(|client| client.told.is_empty() && client.reorganisations == 2));
+    assert!(clients.iter().all(|client| client.received.is_empty() && client.reorganisations == 2));
     assert_eq!(hub.encoded.load(Ordering::Relaxed) - before, 2);
 }
 
 #[test]
-fn what_was_read_before_blocks_were_undone_is_not_told_behind_them() {
+fn what_was_read_before_a_rollback_is_not_sent_after_it() {
     let mut hub = Hub::new(1 << 20);
     let all: Vec<_> = (1..=4).map(|size| hub.trade(0, size)).collect();
     let stream = hub.open(&[0]);
@@ -566,7 +570,7 @@ fn what_was_read_before_blocks_were_undone_is_not_told_behind_them() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let mut client = Client::default();
     client.go_on(&stream, runtime.block_on(reading), &mut || {});
-    assert_eq!(client.told, [all[0], all[2], all[3]]);
+    assert_eq!(client.received, [all[0], all[2], all[3]]);
     assert_eq!(client.reorganisations, 1, "it asked again where to go on");
 }
 
@@ -596,7 +600,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn whoever_follows_is_told_every_event_of_its_topics_once(
+    fn a_reader_gets_every_event_of_its_topics_once(
         steps in prop::collection::vec(step(), 1..120),
         ring_bytes in prop_oneof![Just(600usize), Just(2_000), Just(1 << 20)],
     ) {
@@ -636,7 +640,7 @@ proptest! {
                 .filter(|(market, _)| markets.contains(market))
                 .map(|(_, sequence)| *sequence)
                 .collect();
-            prop_assert_eq!(&client.told, &expected);
+            prop_assert_eq!(&client.received, &expected);
         }
     }
 }

@@ -1,0 +1,79 @@
+//! Frames of a book that take long to encode. Under the market's lock their levels are only taken;
+//! the pool encodes them, and their readers wait for that.
+//!
+//! A reader gets such a frame with the place in the ring that follows it, as of the moment when the
+//! levels were taken. What was pushed meanwhile comes from there. If the ring does not reach back
+//! by then, the reader asks again, like any that was too slow.
+
+use std::sync::{Arc, Weak};
+
+use futures_util::FutureExt;
+use spreadly_subscriptions::{Frame, ResponseStream};
+
+use super::Live;
+use super::book_stream::{BookStream, Now};
+use super::drafts::{Draft, Drafter, LongFrames, Reply, Wanted};
+use super::markets::Market;
+use super::refusal::gone;
+
+/// What makes the replies of a stream of this market.
+pub(super) fn drafter(long: Arc<LongFrames>, live: &Arc<Live>, market: &Arc<Market>) -> Drafter {
+    let source = DraftSource { live: Arc::downgrade(live), market: Arc::downgrade(market) };
+    Drafter {
+        most_levels: long.most_levels(),
+        make: Box::new(move |stream, wanted| {
+            make(long.clone(), source.clone(), stream, wanted).boxed()
+        }),
+    }
+}
+
+/// The book that a draft is made of. It may be gone before its turn comes.
+#[derive(Clone)]
+struct DraftSource {
+    live: Weak<Live>,
+    market: Weak<Market>,
+}
+
+impl DraftSource {
+    fn with<T>(&self, stream: u64, act: impl FnOnce(&mut BookStream, &Now<'_>) -> T) -> Option<T> {
+        let (live, market) = (self.live.upgrade()?, self.market.upgrade()?);
+        let mut state = market.state.lock();
+        state.with(&live, stream, act)
+    }
+}
+
+/// Makes a reply. Nothing is taken before the pool has a place for it, so a reply that waits is
+/// small.
+async fn make(
+    long: Arc<LongFrames>,
+    source: DraftSource,
+    stream: Weak<ResponseStream>,
+    wanted: Wanted,
+) -> Reply {
+    let Some((id, is_shared)) =
+        stream.upgrade().map(|stream| (stream.id(), stream.readership().shared))
+    else {
+        return Reply::TooSlow;
+    };
+    // What several addresses read is no work of the one that opened it.
+    let line = if is_shared { long.pool.common() } else { &long.line };
+    let Ok(place) = long.pool.enter(line).await else { return Reply::TooSlow };
+    let draft = match source.with(id, |own, now| own.draft(now, wanted)) {
+        Some(Ok(draft)) => draft,
+        Some(Err(reply)) => return reply,
+        None => return Reply::TooSlow,
+    };
+    let Draft { frame, wanted, previous, sequence, restated, next, notice } = draft;
+    let encoding = long.clone();
+    let encoded = place.run(move || {
+        let mut encode = (encoding.encoder)()?;
+        Some(Frame::new(previous, sequence, encode(frame)))
+    });
+    let frame = match encoded.await {
+        Ok((_, Some(frame))) => frame,
+        Ok((_, None)) => return Reply::Refused(gone()),
+        Err(_) => return Reply::TooSlow,
+    };
+    source.with(id, |own, _| own.keep(wanted, restated, &frame));
+    Reply::Frames { frames: std::iter::once(frame).chain(notice).collect(), next }
+}
