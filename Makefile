@@ -11,7 +11,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: rust graphiql ## Build for speed and run `spreadly dev`: a simulated market on 127.0.0.1:4000
+run: rust graphiql ## Build for speed and run `spreadly dev`: four simulated markets on 127.0.0.1:4000
 	cargo build --release --locked --package spreadly
 	"$(CARGO_TARGET_DIR)/release/spreadly" dev $(ARGS)
 
