@@ -27,14 +27,14 @@ const MOST_README_LINES: usize = 120;
 
 /// Words that plain English has no need of, and how often each is used today.
 const WORDS: [(&str, usize); 9] = [
-    ("told", 694),
-    ("tell", 33),
-    ("tells", 25),
-    ("anew", 58),
-    ("whoever", 39),
-    ("behind", 150),
-    ("stands", 106),
-    ("stood", 11),
+    ("told", 495),
+    ("tell", 23),
+    ("tells", 13),
+    ("anew", 40),
+    ("whoever", 24),
+    ("behind", 81),
+    ("stands", 33),
+    ("stood", 4),
     ("deaf", 0),
 ];
 
@@ -99,7 +99,7 @@ fn lines_are_no_wider_than_a_hundred_columns() {
         .map(|(lines, path)| (path, lines))
         .collect();
     println!("{wide:#?}");
-    assert_ratchet("lines above 100 columns", &wide.values().sum(), &201);
+    assert_ratchet("lines above 100 columns", &wide.values().sum(), &127);
 }
 
 /// The rooms of `src/`. A room imports only rooms that come later in this list, so there is no
@@ -213,7 +213,7 @@ fn files_have_no_more_than_450_lines_before_their_tests() {
         .collect();
     let beyond: usize = long.values().map(|lines| lines - MOST_LINES).sum();
     println!("{long:#?}");
-    assert_ratchet("long files, and their lines beyond 450", &(long.len(), beyond), &(5, 611));
+    assert_ratchet("long files, and their lines beyond 450", &(long.len(), beyond), &(0, 0));
 }
 
 #[test]

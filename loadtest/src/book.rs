@@ -4,7 +4,7 @@
 use crate::decimal::{DecimalError, scaled};
 use std::collections::BTreeMap;
 
-/// Kraken v2's definition, which CONTRACT and venues share: ten levels a side.
+/// Kraken v2's definition, which the protocol and venues share: ten levels a side.
 pub const CHECKSUM_LEVELS: usize = 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

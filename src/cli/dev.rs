@@ -1,4 +1,4 @@
-//! `spreadly dev`: the hub with a simulated market.
+//! `spreadly dev`: the hub with simulated markets.
 
 use std::process::ExitCode;
 

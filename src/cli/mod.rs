@@ -21,7 +21,7 @@ use crate::{config, graphql};
 
 const EXAMPLES: &str = "\
 Examples:
-  spreadly dev                                    a simulated market on http://127.0.0.1:4000
+  spreadly dev                                    four simulated markets on http://127.0.0.1:4000
   spreadly serve                                  reads feeds/, keeps data/, needs nothing else
   spreadly serve --config spreadly.toml --set limits.sockets_per_address=500
   SPREADLY__LOG__FORMAT=json spreadly serve       every key has a variable
@@ -50,7 +50,7 @@ struct Arguments {
 enum Command {
     /// Run the hub
     Serve(Serve),
-    /// Run the hub with a simulated market, for trying it out and for load tests
+    /// Run the hub with four simulated markets, for trying it out and for load tests
     Dev(Dev),
     /// Check a configuration file as `serve` would read it, with the environment
     ///

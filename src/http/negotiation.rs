@@ -9,8 +9,8 @@ use crate::config::HttpStatus;
 /// A media type in which results are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Media {
-    /// `application/json`: what came before there was a media type of GraphQL's own. As any proxy
-    /// may answer in it, an error in it says nothing about who made it.
+    /// `application/json`, the older type. A proxy may use it too, so a client can't tell whose
+    /// error it is.
     Json,
     /// `application/graphql-response+json`
     GraphqlResponse,
@@ -56,9 +56,24 @@ impl Media {
     }
 }
 
-/// Whether the client asks for server-sent events by name: one that takes anything may wait for the
-/// end of an answer.
-pub fn takes_events(headers: &HeaderMap) -> bool {
+/// The types of answers that a client takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepts {
+    /// `None` if neither of the two is accepted.
+    pub media: Option<Media>,
+    /// Server-sent events, asked for by name.
+    pub events: bool,
+}
+
+impl Accepts {
+    pub fn of(headers: &HeaderMap, status: HttpStatus) -> Self {
+        Self { media: Media::accepted(headers, status), events: takes_events(headers) }
+    }
+}
+
+/// Whether the client asks for server-sent events by name. `*/*` does not count: such a client may
+/// read only complete bodies.
+fn takes_events(headers: &HeaderMap) -> bool {
     elements(headers)
         .filter_map(Range::parse)
         .any(|range| range.is("text", "event-stream") && range.thousandths > 0)

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection_limits::{client_address, is_trusted};
 use super::delivery::Delivery;
-use super::negotiation::{self, Code, Media, Outcome};
+use super::negotiation::{self, Accepts, Code, Media, Outcome};
 use super::response::{
     RATE_LIMITED_DELAY, Reply, bad_request, error_body, event_stream, limit_exceeded, no_content,
     not_allowed, rate_limited, refusal, reply, too_many,
@@ -221,10 +221,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
                 self.upgrade(request, account)
             }
             (&Method::GET | &Method::POST, "/graphql") => {
-                let accepts = Accepts {
-                    media: Media::accepted(request.headers(), self.config.status),
-                    events: negotiation::takes_events(request.headers()),
-                };
+                let accepts = Accepts::of(request.headers(), self.config.status);
                 if accepts == (Accepts { media: None, events: false }) {
                     return refusal(
                         StatusCode::NOT_ACCEPTABLE,
@@ -447,12 +444,4 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         let (status, media) = negotiation::status(self.config.status, media, outcome);
         reply(status, media, body)
     }
-}
-
-/// What a client takes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Accepts {
-    media: Option<Media>,
-    /// Server-sent events, asked for by name.
-    events: bool,
 }

@@ -26,7 +26,7 @@ pub const LAST_EVENT_ID: &str = "last-event-id";
 
 /// The id of a last event after which nothing follows. An `EventSource` opens its URL again
 /// whenever a response ends, with the id of the last event: this one is answered 204, which ends
-/// that. No cursor has such a letter.
+/// that. No cursor contains `!`.
 const DONE: &str = "!done";
 
 /// A comment: it begins a stream, so that the client sees it open, and shows that it lives.

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::market::refusal::Refusal;
 use crate::market::time::Micros;
 
-/// As clients see it (CONTRACT section 6).
+/// As clients see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FeedState {
     Live,

@@ -175,7 +175,7 @@ pub struct FeedView {
     pub last_refusal: Option<Refusal>,
     /// When the newest event went into the log, by the hub's clock.
     pub last_event_time: Option<Micros>,
-    /// Bytes at the source that are not in the log yet.
+    /// What the source has and the log has not: bytes of files, rows, or records.
     pub lag: Option<u64>,
 }
 
@@ -284,7 +284,7 @@ pub struct CandleFrame {
     pub reason: Option<SnapshotReason>,
     /// Trades since `previous`.
     pub merged_events: u64,
-    /// Oldest first. Buckets left out in between are empty.
+    /// Oldest first. A bucket that is left out in between is empty or did not change.
     pub candles: Vec<Candle>,
     /// Of the market's newest trade, at its source.
     pub event_time: Option<Micros>,

@@ -19,9 +19,8 @@ use crate::market::time::Micros;
 /// stop skips at most as many numbers.
 pub(super) const RESERVED_AT_ONCE: u64 = 10_000;
 
-/// Events that one statement inserts, where that many come without ids and numbers: each statement
-/// opens the table and its indexes again, and where SQLite numbers the rows itself it appends them
-/// without looking for the place of each. With ids it has to be known of each whether it entered.
+/// Rows of one INSERT. A larger statement opens the table and its indexes less often. It is used
+/// only for rows without ids and numbers: SQLite appends these, and no id can be a known one.
 pub(super) const ROWS: usize = 32;
 /// A fault ends the transaction, as it would anyway: to undo the statement alone SQLite would keep
 /// a copy of each page that it touches.

@@ -78,7 +78,7 @@ impl LogReaders {
         self.most.min(MOST_FOR_QUERIES)
     }
 
-    /// Reads now, or is [`ReadError::Busy`] at once: for queries, which a client can repeat.
+    /// Reads now, or is [`ReadError::Busy`] at once: for work of the hub that is tried again later.
     pub async fn now<T: Send + 'static>(
         self: Arc<Self>,
         read: impl FnOnce(&LogReader) -> Result<T, StoreError> + Send + 'static,

@@ -199,8 +199,7 @@ impl Everything {
         let meters = self.accounts.meters();
         let known = self.accounts.len() as u64;
         gauge(encoder, "client_addresses", "Client addresses known now", known)?;
-        let help =
-            "What prices are multiplied by, as all clients together ask for too much; 1: not";
+        let help = "Factor of all prices; above 1 while all clients together ask for too much";
         gauge(encoder, "price_factor", help, self.accounts.price_factor())?;
         let pauses = meters.accept_pauses.load(Ordering::Relaxed);
         let help = "Times that no connection was accepted, for want of file descriptors";

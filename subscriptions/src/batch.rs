@@ -9,8 +9,8 @@ use crate::stream::ResponseStream;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rank {
     First,
-    /// After all others, and after later events to these. For the sockets of an address that has
-    /// many, so that others don't wait until each of these is written to.
+    /// After all sockets of the first rank, even if these get later events. For sockets of an
+    /// address that has many, so that others don't wait until each of these is written to.
     Last,
 }
 

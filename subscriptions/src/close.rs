@@ -19,7 +19,7 @@ pub enum CloseCode {
     Restarting,
     /// 1013: too slow, or a limit that may pass; come back.
     TryAgainLater,
-    /// 4400
+    /// 4400: a message that is not of the protocol.
     InvalidMessage,
     /// 4401: subscribe before the ack.
     Unauthorized,
@@ -75,7 +75,6 @@ impl CloseCode {
 
 pub(crate) const BINARY_MESSAGE: &str = "Binary messages are not used";
 pub(crate) const INVALID_TEXT: &str = "text is not UTF-8";
-pub(crate) const UNFINISHED_MESSAGE: &str = "A message did not end within 10 s";
 pub(crate) const UNAUTHORIZED: &str = "Unauthorized";
 pub(crate) const INIT_TIMEOUT: &str = "Connection initialisation timeout";
 pub(crate) const EXPIRED: &str = "The sign-in has expired: sign in again";
@@ -88,6 +87,10 @@ pub(crate) fn message_too_large(limit: usize) -> String {
     format!("message_bytes: the limit is {limit}")
 }
 
+pub(crate) fn unfinished_message(timeout: Duration) -> String {
+    format!("A message did not end within {} s", timeout.as_secs())
+}
+
 /// `id` is JSON already, with its quotes.
 pub(crate) fn id_in_use(id: &str) -> String {
     format!("Subscriber for {id} already exists")
@@ -95,7 +98,7 @@ pub(crate) fn id_in_use(id: &str) -> String {
 
 pub(crate) fn pings_unanswered(ping_interval: Duration) -> String {
     format!(
-        "Too slow: no answer to a ping for {} ms ({PONG_INTERVALS} ping_interval_ms)",
+        "Too slow: no answer to a ping for {} ms ({PONG_INTERVALS} × server.ping_interval_ms)",
         (ping_interval * PONG_INTERVALS).as_millis()
     )
 }

@@ -68,13 +68,13 @@ pub(crate) const BYTES_PER_TURN: usize = 128 << 10;
 /// Writes between two yields of a fan-out, about a millisecond: pings are answered in between.
 pub(crate) const WRITES_PER_YIELD: usize = 256;
 
-/// Longest time for which sockets of the last rank are written to before the next events reach the
-/// others. The clock is read after each [`WRITES_PER_LOOK`] writes.
+/// Longest time spent on sockets of the last rank before sockets of the first rank get newer events.
+/// The clock is read after each [`WRITES_PER_LOOK`] writes.
 pub(crate) const LAST_SLICE: Duration = Duration::from_micros(250);
 pub(crate) const WRITES_PER_LOOK: usize = 8;
 
-/// Reads from one socket before the others have their turn.
-pub(crate) const READS_PER_TURN: usize = 32;
+/// Reads from one socket, or writes to it, before the others have their turn.
+pub(crate) const STEPS_PER_TURN: usize = 32;
 
 /// Time that one turn of a socket may take before the others have theirs. A request or a snapshot
 /// that was begun is finished, so this bounds how many of them follow one another.
@@ -111,7 +111,7 @@ pub const PONG_INTERVALS: u32 = 12;
 pub(crate) const CLOSE_LINGER: Duration = Duration::from_secs(10);
 
 /// How long one message may take from its first byte to its last.
-pub(crate) const UNFINISHED_MESSAGE: Duration = Duration::from_secs(10);
+pub(crate) const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a source may take to answer where a reader goes on. A reader that waits costs a task.
 /// Reading the log has a shorter deadline of its own, so this ends only what hangs.

@@ -27,7 +27,7 @@ pub enum ClientError {
     Late(Duration),
     #[error("the upgrade to a WebSocket was answered with {status}{}", told(.detail))]
     NoUpgrade { status: u16, detail: String },
-    #[error("this is no hub, or one of another protocol: {0}")]
+    #[error("the server is no Spreadly hub, or speaks another protocol: {0}")]
     Protocol(String),
     #[error("closed with {code}{}", told(.reason))]
     Closed { code: u16, reason: String },

@@ -13,7 +13,7 @@ pub enum FeedState {
     Live,
     /// The source is disconnected or late.
     Stale,
-    /// The hub can't recover without an operator.
+    /// The hub can't take all events of this feed. It continues by itself after the repair.
     Halted,
     /// The hub is about to close its connections.
     ShuttingDown,

@@ -21,8 +21,8 @@ use crate::market::time::Micros;
 
 /// Events of a frame, which is encoded under the topics' lock: below a millisecond.
 pub(super) const FRAME_EVENTS: usize = 64;
-/// Bytes of their lines, unless it is a single one. Four times as many can be sent of them, with
-/// all else that is sent of 64 events far below the 1 MiB that a single one may be.
+/// Bytes of the stored lines of one frame, unless it has one event. JSON may grow fourfold when it
+/// is sent, which is far below the 1 MiB that a single event may have.
 pub(super) const FRAME_BYTES: usize = 48 << 10;
 
 /// Pages that are kept for further readers of the same part of the log, at most for a second.

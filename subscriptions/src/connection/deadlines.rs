@@ -10,7 +10,7 @@ use crate::context::ShardContext;
 use crate::executor::Executor;
 use crate::framing;
 use crate::limits::{
-    PONG_INTERVALS, REFUSALS_AT_ONCE, REFUSALS_PER_SWEEP, SILENT_INTERVALS, UNFINISHED_MESSAGE,
+    MESSAGE_TIMEOUT, PONG_INTERVALS, REFUSALS_AT_ONCE, REFUSALS_PER_SWEEP, SILENT_INTERVALS,
     UNHEARD_BYTES,
 };
 use crate::socket::Socket;
@@ -47,9 +47,9 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         } else if self.stalled_since.is_some_and(|since| passed(since, limits.writer_stall)) {
             let reason = close::writer_stalled(limits.writer_stall);
             self.close(CloseCode::TryAgainLater, &reason, context);
-        } else if self.codec.unfinished_since.is_some_and(|since| passed(since, UNFINISHED_MESSAGE))
-        {
-            self.close(CloseCode::ProtocolError, close::UNFINISHED_MESSAGE, context);
+        } else if self.codec.unfinished_since.is_some_and(|since| passed(since, MESSAGE_TIMEOUT)) {
+            let reason = close::unfinished_message(MESSAGE_TIMEOUT);
+            self.close(CloseCode::ProtocolError, &reason, context);
         } else if passed(self.pinged, limits.ping_interval) {
             self.pinged = now;
             self.replies.extend_from_slice(framing::PING_FRAME);

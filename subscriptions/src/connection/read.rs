@@ -12,7 +12,7 @@ use crate::codec::Received;
 use crate::context::ShardContext;
 use crate::executor::{Budget, Credentials, Executor, Grant};
 use crate::framing;
-use crate::limits::{BYTES_OF_A_REFUSAL, READS_PER_TURN, REPLY_BACKLOG_BYTES};
+use crate::limits::{BYTES_OF_A_REFUSAL, REPLY_BACKLOG_BYTES, STEPS_PER_TURN};
 use crate::rounds::TurnTimer;
 use crate::session::Decision;
 use crate::socket::Socket;
@@ -25,7 +25,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
     ) -> io::Result<()> {
         let turn = TurnTimer::start();
         let mut buffer = context.read_buffer.borrow_mut();
-        for _ in 0..READS_PER_TURN {
+        for _ in 0..STEPS_PER_TURN {
             self.authenticate(cx, context);
             if self.authenticating.is_some() {
                 return Ok(());

@@ -11,7 +11,7 @@ use super::Connection;
 use super::partial::Partial;
 use crate::context::ShardContext;
 use crate::executor::Executor;
-use crate::limits::{BYTES_PER_TURN, FRAMES_PER_WRITE, READS_PER_TURN, REPLY_BACKLOG_BYTES};
+use crate::limits::{BYTES_PER_TURN, FRAMES_PER_WRITE, REPLY_BACKLOG_BYTES, STEPS_PER_TURN};
 use crate::ring::Frame;
 use crate::rounds::TurnTimer;
 use crate::socket::{Socket, try_write};
@@ -117,7 +117,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 }
                 return Ok(());
             } else if let Some(slot) = self.waiting.pop_front() {
-                if turns == READS_PER_TURN || (turns > 0 && timer.is_over()) {
+                if turns == STEPS_PER_TURN || (turns > 0 && timer.is_over()) {
                     self.waiting.push_front(slot);
                     cx.waker().wake_by_ref();
                     return Ok(());
