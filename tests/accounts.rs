@@ -327,9 +327,12 @@ async fn connections_that_wait_give_their_descriptors_up_to_clients_of_other_add
             })
             .collect();
         if request == ended {
-            let mut got = [0; 12];
-            waiting.last_mut().unwrap().read_exact(&mut got).unwrap();
-            assert_eq!(&got, b"HTTP/1.1 200");
+            // Some are cut before this thread reads their answers.
+            let is_answered = |stream: &mut TcpStream| {
+                let mut got = [0; 12];
+                stream.read_exact(&mut got).is_ok() && &got == b"HTTP/1.1 200"
+            };
+            assert!(waiting.iter_mut().rev().any(is_answered));
         }
         assert_eq!(get_from("127.0.0.3", hub.address()).status, 200);
         assert!(metric(&hub, "spreadly_refused_total{limit=\"reserved_descriptors\"}") > 300);
