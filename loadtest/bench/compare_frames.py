@@ -49,7 +49,7 @@ INTROSPECTION = """{ __schema { types { name kind possibleTypes { name }
 DEPTH = 5
 # What differs between two runs of one hub.
 OWN = re.compile(
-    r'"(cursor|startCursor|endCursor|epoch|receivedAt|eventTime|publishTime|openTime|closeTime|time'
+    r'"(cursor|startCursor|endCursor|epoch|receivedAt|eventTime|publishTime|start|end|time'
     r'|since|until)":("[^"]*"|\d+|null)'
 )
 
@@ -154,6 +154,10 @@ def events(seed, count):
 
 def record(program, seed, count):
     """The frames of each subscription, and the answers to the queries, masked."""
+    # A candle of the current minute is sent when the minute ends.
+    seconds = time.time() % 60
+    if seconds > 20:
+        time.sleep(60 - seconds)
     with tempfile.TemporaryDirectory() as folder:
         words = [program, "serve", "--config", many_operations.config(folder)]
         hub = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=folder)
