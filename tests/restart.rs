@@ -138,6 +138,21 @@ fn strike(redis: &mut Redis, random: &mut StdRng) {
     }
 }
 
+/// Waits until each market's state was written to the cache a few times.
+fn wait_for_cached_states(hub: &Hub) {
+    let began = Instant::now();
+    let written = || {
+        let metrics = hub.admin_page("/metrics").1;
+        let mut lines = metrics.lines();
+        let line = lines.find_map(|line| line.strip_prefix("spreadly_cache_writes_total "));
+        line.map_or(0, |count| count.trim().parse::<usize>().unwrap())
+    };
+    while written() < 4 * MARKETS.len() {
+        assert!(began.elapsed() < PATIENCE, "nothing is written to the cache");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// Kills and restarts; how long each restart took until it was ready.
 fn torment(
     hub: &mut Hub,
@@ -150,7 +165,11 @@ fn torment(
         std::thread::sleep(Duration::from_millis(random.random_range(0..800)));
         if let Some(redis) = &mut redis {
             redis.signal("-CONT");
-            strike(redis, random);
+            match number {
+                // At least one start finds a cache that nothing has happened to.
+                1 => wait_for_cached_states(hub),
+                _ => strike(redis, random),
+            }
         }
         hub.kill9();
         if number % KILLED_WHILE_STARTING == 0 {
