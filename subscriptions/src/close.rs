@@ -98,7 +98,7 @@ pub(crate) fn id_in_use(id: &str) -> String {
 
 pub(crate) fn pings_unanswered(ping_interval: Duration) -> String {
     format!(
-        "Too slow: no answer to a ping for {} ms ({PONG_INTERVALS} × server.ping_interval_ms)",
+        "Too slow: no answer to a ping for {} ms ({PONG_INTERVALS} ping_interval_ms)",
         (ping_interval * PONG_INTERVALS).as_millis()
     )
 }
