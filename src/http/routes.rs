@@ -57,6 +57,8 @@ pub struct HttpConfig {
     pub header_bytes: usize,
     /// From the end of a request's headers to the end of its body.
     pub body_timeout: Duration,
+    /// For the check of a request's credentials, as for those of a socket.
+    pub init_timeout: Duration,
     pub message_bytes: usize,
     /// Of the client of a stream of events.
     pub pace: Pace,
@@ -377,7 +379,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             None => None,
         };
         let checked = self.executor.authenticate(Credentials::Header(header), account);
-        match tokio::time::timeout(self.config.body_timeout, checked).await {
+        match tokio::time::timeout(self.config.init_timeout, checked).await {
             Ok(checked) => checked.map_err(|error| refused(&error.reason)),
             Err(_) => Err(Box::new(refusal(
                 StatusCode::SERVICE_UNAVAILABLE,

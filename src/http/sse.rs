@@ -144,28 +144,27 @@ pub fn start<E: Executor>(
     let (sender, receiver) = mpsc::channel(1);
     tokio::task::spawn_local(async move {
         let Terms { pace, expires_at, resumed } = terms;
-        let sender = Sender { sender, pace, cut, resumed: Cell::new(resumed) };
+        let sender = Sender { sender, pace, cut, expires_at, resumed: Cell::new(resumed) };
         // None: the client is gone, or was cut.
-        let followed = sender.follow(reader);
-        let _done = match expires_at {
-            None => followed.await,
-            Some(when) => match tokio::time::timeout_at(when, followed).await {
-                Ok(done) => done,
-                Err(_) => {
-                    let comment = ": the sign-in has expired: sign in again and resume\n\n";
-                    sender.send(Bytes::from_static(comment.as_bytes())).await
-                }
-            },
-        };
+        let _done = sender.follow(reader).await;
         drop(place);
     });
     Events { receiver, delivery }
+}
+
+/// Waits until credentials are no longer valid.
+async fn expired(expires_at: Option<Instant>) {
+    match expires_at {
+        Some(when) => tokio::time::sleep_until(when).await,
+        None => std::future::pending().await,
+    }
 }
 
 struct Sender {
     sender: mpsc::Sender<Bytes>,
     pace: Pace,
     cut: Arc<Notify>,
+    expires_at: Option<Instant>,
     /// The client has an id: it brought one, or an event gave it one.
     resumed: Cell<bool>,
 }
@@ -180,6 +179,11 @@ impl Sender {
                     tokio::select! {
                         frames = &mut read => break frames,
                         () = self.sender.closed() => return None,
+                        // Here, as it must not cut an event in two.
+                        () = expired(self.expires_at) => {
+                            let comment = ": the sign-in has expired: sign in again and resume\n\n";
+                            return self.send(Bytes::from_static(comment.as_bytes())).await;
+                        }
                         () = tokio::time::sleep(self.pace.comment_interval) => {
                             self.send(Bytes::from_static(COMMENT)).await?;
                         }

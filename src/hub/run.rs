@@ -418,6 +418,7 @@ fn http_config(config: &Config) -> HttpConfig {
         header_timeout: config.server.header_timeout,
         header_bytes: config.server.header_bytes,
         body_timeout: config.server.body_timeout,
+        init_timeout: config.limits.init_timeout,
         message_bytes: config.limits.message_bytes,
         pace: sse::Pace {
             comment_interval: config.server.ping_interval,
