@@ -19,6 +19,9 @@ pub(crate) struct Linger {
 }
 
 impl Linger {
+    /// To make room at once.
+    pub(crate) const NONE: Self = Self { shared: Duration::ZERO, alone: Duration::ZERO };
+
     pub(crate) fn of(self, shared: bool) -> Duration {
         if shared { self.shared } else { self.alone }
     }
@@ -52,8 +55,8 @@ impl IdleStreams {
         self.0.lock().of(stream.is_shared()).push_back(entry);
     }
 
-    /// Takes the streams from the list that may have to be forgotten, among at most `most` entries:
-    /// those that had no reader for their linger time. The second value says whether further
+    /// Takes the streams whose linger time has passed since they entered the list, among at most
+    /// `most` entries. They may have had readers since. The second value says whether further
     /// entries are due.
     pub(crate) fn take_due(
         &self,
@@ -61,26 +64,14 @@ impl IdleStreams {
         most: usize,
         now: Instant,
     ) -> (Vec<Arc<ResponseStream>>, bool) {
-        self.take(most, |shared, since| now.saturating_duration_since(since) >= linger.of(shared))
-    }
-
-    /// Takes the streams that have been in the list for longest, at most `most`, without regard to
-    /// how long that is.
-    pub(crate) fn take_oldest(&self, most: usize) -> Vec<Arc<ResponseStream>> {
-        self.take(most, |_, _| true).0
-    }
-
-    fn take(
-        &self,
-        most: usize,
-        is_due: impl Fn(bool, Instant) -> bool,
-    ) -> (Vec<Arc<ResponseStream>>, bool) {
         let mut queues = self.0.lock();
         let mut taken = Vec::new();
         let mut left = most;
         for shared in [false, true] {
             let queue = queues.of(shared);
-            while queue.front().is_some_and(|entry| is_due(shared, entry.since)) {
+            let is_due =
+                |entry: &Entry| now.saturating_duration_since(entry.since) >= linger.of(shared);
+            while queue.front().is_some_and(is_due) {
                 if left == 0 {
                     return (taken, true);
                 }

@@ -103,7 +103,8 @@ impl Streams {
         build: impl FnOnce() -> Result<Box<dyn Source>, Bytes>,
     ) -> Result<Arc<ResponseStream>, OpenError> {
         if self.table.len() >= self.limits.most_streams {
-            self.evict();
+            // Makes room: closes some that had no reader for longest.
+            self.forget_after(Linger::NONE, EVICTED_AT_ONCE, Instant::now());
         }
         let count = self.table.len();
         let key = Arc::new(key);
@@ -147,15 +148,14 @@ impl Streams {
     /// longest. Says whether others are due. Each takes some 10 us and frees up to `ring_bytes`, so
     /// the caller forgets a crowd of them in several steps.
     pub fn forget_idle(&self, most: usize, now: Instant) -> bool {
-        let linger = self.linger();
+        let shared = self.limits.linger;
+        self.forget_after(Linger { shared, alone: shared.min(LINGER_ALONE) }, most, now)
+    }
+
+    fn forget_after(&self, linger: Linger, most: usize, now: Instant) -> bool {
         let (due, others) = self.context.idle.take_due(linger, most, now);
         due.iter().for_each(|stream| self.forget(stream, linger, now));
         others
-    }
-
-    fn linger(&self) -> Linger {
-        let shared = self.limits.linger;
-        Linger { shared, alone: shared.min(LINGER_ALONE) }
     }
 
     /// Forgets a stream that was taken from the list of idle streams, if it had no reader for its
@@ -178,14 +178,6 @@ impl Streams {
     fn close(&self, stream: &ResponseStream) {
         self.context.meters.streams_open.subtract(1);
         stream.source().detach(stream);
-    }
-
-    /// Makes room for new streams: closes some that had no reader for longest.
-    fn evict(&self) {
-        let at_once = Linger { shared: Duration::ZERO, alone: Duration::ZERO };
-        let now = Instant::now();
-        let oldest = self.context.idle.take_oldest(EVICTED_AT_ONCE);
-        oldest.iter().for_each(|stream| self.forget(stream, at_once, now));
     }
 
     /// If too much memory is in use, shrinks rings: first of streams without readers, the longest
