@@ -1,10 +1,12 @@
 //! Where a reader of a stream starts or goes on, as the stream's source answers it.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+use crate::limits::START_DEADLINE;
 use crate::ring::Frame;
 
 /// See the module's text.
@@ -29,6 +31,17 @@ pub enum Resume {
     Refused(Bytes),
     /// Nothing can be merged and the log can't help: the connection is closed with 1013.
     TooSlow,
+}
+
+/// Awaits an answer that takes time, first for as long as its client is throttled.
+pub(crate) async fn await_answer(
+    answer: BoxFuture<'static, Resume>,
+    throttle: Option<Duration>,
+) -> Resume {
+    if let Some(throttle) = throttle {
+        tokio::time::sleep(throttle).await;
+    }
+    tokio::time::timeout(START_DEADLINE, answer).await.unwrap_or(Resume::TooSlow)
 }
 
 impl fmt::Debug for Resume {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use crate::connection::Connection;
 use crate::context::ShardContext;
 use crate::executor::{Executor, StreamPermit};
-use crate::limits::{FRAMES_PER_WRITE, START_DEADLINE};
-use crate::resume::Resume;
+use crate::limits::FRAMES_PER_WRITE;
+use crate::resume::await_answer;
 use crate::ring::Frame;
 use crate::signal::ReaderSignal;
 use crate::socket::Socket;
@@ -75,11 +75,8 @@ impl<S: Socket, E: Executor> SseReader<S, E> {
                 Step::Await { answer, throttled } => {
                     cursor.wait(());
                     let permit = self.permit.as_ref().filter(|_| throttled);
-                    if let Some(wait) = permit.and_then(|permit| permit.throttle()) {
-                        tokio::time::sleep(wait).await;
-                    }
-                    let answer = tokio::time::timeout(START_DEADLINE, answer).await;
-                    self.cursor.answer(answer.unwrap_or(Resume::TooSlow));
+                    let throttle = permit.and_then(|permit| permit.throttle());
+                    self.cursor.answer(await_answer(answer, throttle).await);
                 }
                 Step::Refused(errors) => return Err(StreamEnd::Refused(errors)),
                 // An earlier call that waited was not awaited to its end.

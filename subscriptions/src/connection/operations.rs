@@ -9,8 +9,7 @@ use crate::close::{self, CloseCode};
 use crate::context::ShardContext;
 use crate::executor::{Execution, Executor};
 use crate::framing;
-use crate::limits::START_DEADLINE;
-use crate::resume::Resume;
+use crate::resume::{Resume, await_answer};
 use crate::session::OperationRef;
 use crate::socket::Socket;
 use crate::stream_cursor::{Progress, Step, StreamCursor};
@@ -149,7 +148,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 }
             }
             Step::Await { answer, throttled } => {
-                let task = self.await_answer(slot, answer, throttled);
+                let task = self.spawn_answer(slot, answer, throttled);
                 if let Some(operation) = self.stream_mut(slot) {
                     operation.cursor.wait(task);
                 }
@@ -165,7 +164,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
 
     /// Waits for a source's answer in a task of its own. The operation goes on with the answer,
     /// unless it has ended by then.
-    fn await_answer(
+    fn spawn_answer(
         &mut self,
         slot: u32,
         answer: BoxFuture<'static, Resume>,
@@ -173,14 +172,11 @@ impl<S: Socket, E: Executor> Connection<S, E> {
     ) -> AnswerTask {
         let (own, operation) = (self.own.clone(), self.session.reference(slot));
         let permit = self.stream_mut(slot).and_then(|operation| operation.permit.as_ref());
-        let wait = permit.filter(|_| throttled).and_then(|permit| permit.throttle());
+        let throttle = permit.filter(|_| throttled).and_then(|permit| permit.throttle());
         let task = tokio::task::spawn_local(async move {
-            if let Some(wait) = wait {
-                tokio::time::sleep(wait).await;
-            }
-            let answer = tokio::time::timeout(START_DEADLINE, answer).await;
+            let answer = await_answer(answer, throttle).await;
             if let Some(connection) = own.upgrade() {
-                connection.borrow_mut().answer(operation, answer.unwrap_or(Resume::TooSlow));
+                connection.borrow_mut().answer(operation, answer);
             }
         });
         AnswerTask::new(task.abort_handle())
