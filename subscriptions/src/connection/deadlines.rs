@@ -30,6 +30,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         self.refusals_left = (self.refusals_left + REFUSALS_PER_SWEEP).min(REFUSALS_AT_ONCE);
         // Each branch but the last queues something, so the task that flushes it is woken.
         let passed = |since: Instant, most: Duration| now.saturating_duration_since(since) >= most;
+        let expires_at = self.grant.as_ref().and_then(|grant| grant.expires_at);
         if let Some(deadline) = self.closing {
             self.dead = now >= deadline;
         } else if self.is_silent(now, limits.ping_interval * SILENT_INTERVALS) {
@@ -42,7 +43,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             self.close(CloseCode::Restarting, close::RESTARTING, context);
         } else if self.session.awaits_ack() && passed(self.opened, limits.init_timeout) {
             self.close(CloseCode::InitTimeout, close::INIT_TIMEOUT, context);
-        } else if self.expires_at.is_some_and(|when| now >= when) {
+        } else if expires_at.is_some_and(|when| now >= when) {
             self.close(CloseCode::Forbidden, close::EXPIRED, context);
         } else if self.stalled_since.is_some_and(|since| passed(since, limits.writer_stall)) {
             let reason = close::writer_stalled(limits.writer_stall);
@@ -53,7 +54,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         } else if passed(self.pinged, limits.ping_interval) {
             self.pinged = now;
             self.replies.extend_from_slice(framing::PING_FRAME);
-            if self.principal.is_some() {
+            if self.grant.is_some() {
                 self.keep_alive();
             }
         } else {

@@ -77,11 +77,10 @@ pub(crate) struct Connection<S, E: Executor> {
     refusals_left: i32,
     codec: Codec,
     session: Session,
-    principal: Option<E::Principal>,
     /// The check of the client's credentials. Nothing is read meanwhile.
     authenticating: Option<Authentication<E>>,
-    /// When the principal is no longer valid.
-    expires_at: Option<Instant>,
+    /// What the client proved, once it did.
+    grant: Option<Grant<E::Principal>>,
     opened: Instant,
     /// When something was last read.
     heard: Instant,
@@ -115,9 +114,8 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 can_write_inline: false,
                 codec: Codec::new(context.limits.message_bytes_before_ack),
                 session: Session::new(&context.limits, now),
-                principal: None,
                 authenticating: None,
-                expires_at: None,
+                grant: None,
                 replies: Vec::new(),
                 replies_sent: 0,
                 unhandled: None,

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use tokio::io::ReadBuf;
 
@@ -10,7 +10,7 @@ use super::Connection;
 use crate::close::{self, CloseCode};
 use crate::codec::Received;
 use crate::context::ShardContext;
-use crate::executor::{Budget, Credentials, Executor, Grant};
+use crate::executor::{Budget, Credentials, Executor};
 use crate::framing;
 use crate::limits::{BYTES_OF_A_REFUSAL, REPLY_BACKLOG_BYTES, STEPS_PER_TURN};
 use crate::rounds::TurnTimer;
@@ -132,18 +132,14 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             Decision::Authenticate(payload) => {
                 let credentials = Credentials::Init(payload);
                 let check = context.executor.authenticate(credentials, &self.client);
+                // The reading loop goes on with it.
                 self.authenticating = Some(check);
-                // What is known at once is answered at once.
-                self.authenticate(&mut Context::from_waker(Waker::noop()), context);
-                if self.authenticating.is_some() {
-                    self.wake();
-                }
             }
             Decision::Execute { operation, request } => {
-                let Some(principal) = &self.principal else {
+                let Some(grant) = &self.grant else {
                     return; // The session accepts no subscribe before the ack.
                 };
-                let execution = context.executor.execute(request, principal);
+                let execution = context.executor.execute(request, &grant.principal);
                 self.start(operation, execution, context);
             }
         }
@@ -155,9 +151,8 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         let Poll::Ready(checked) = check.as_mut().poll(cx) else { return };
         self.authenticating = None;
         match checked {
-            Ok(Grant { principal, expires_at }) => {
-                self.principal = Some(principal);
-                self.expires_at = expires_at;
+            Ok(grant) => {
+                self.grant = Some(grant);
                 self.codec.set_message_limit(context.limits.message_bytes);
                 framing::text_frame(self.session.accept(), &mut self.replies);
                 self.keep_alive();
