@@ -4,22 +4,24 @@ use bytes::Bytes;
 use serde_json::json;
 use spreadly_subscriptions::{CursorError, Epoch, Position};
 
+/// A JSON array with one error.
+fn error(message: &str, code: &str) -> Bytes {
+    Bytes::from(json!([{ "message": message, "extensions": { "code": code } }]).to_string())
+}
+
 /// For a cursor that can't be used.
 pub(super) fn bad_cursor(fault: CursorError) -> Bytes {
-    let errors = json!([{
-        "message": fault.to_string(),
-        "extensions": { "code": "BAD_REQUEST" },
-    }]);
-    Bytes::from(errors.to_string())
+    error(&fault.to_string(), "BAD_REQUEST")
 }
 
 /// For a client that joins a stream whose market was removed after others opened it.
 pub(super) fn gone() -> Bytes {
-    let errors = json!([{
-        "message": "there is no market of this id any more: blocks were undone",
-        "extensions": { "code": "NOT_FOUND" },
-    }]);
-    Bytes::from(errors.to_string())
+    error("there is no market of this id any more: blocks were undone", "NOT_FOUND")
+}
+
+/// For a reader that joins while the log can't be read.
+pub(super) fn log_unavailable() -> Bytes {
+    error("the log can't be read now: subscribe again with the same cursor", "UNAVAILABLE")
 }
 
 /// For a position that the hub can't resume from.
@@ -37,15 +39,6 @@ pub(super) fn resync_required(requested: Position, epoch: Epoch) -> Bytes {
             // The log never removes a valid event.
             "floor": position(epoch, 0),
         },
-    }]);
-    Bytes::from(errors.to_string())
-}
-
-/// For a reader that joins while the log can't be read.
-pub(super) fn log_unavailable() -> Bytes {
-    let errors = json!([{
-        "message": "the log can't be read now: subscribe again with the same cursor",
-        "extensions": { "code": "UNAVAILABLE" },
     }]);
     Bytes::from(errors.to_string())
 }
