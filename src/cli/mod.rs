@@ -17,7 +17,8 @@ use self::dev::Dev;
 use self::publish::Publish;
 use self::serve::Serve;
 use self::subscribe::{ClientError, Endpoint, Subscribe};
-use crate::{config, graphql};
+use crate::config;
+use crate::graphql;
 
 const EXAMPLES: &str = "\
 Examples:
