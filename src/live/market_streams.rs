@@ -340,17 +340,17 @@ impl<T: MarketValue> MarketStreams<T> {
     ) -> Resume {
         let Some(own) = self.streams.get_mut(&stream.id()) else { return Resume::TooSlow };
         let (sequence, encode, state) = (own.last, &mut own.encode, self.state);
+        let link = FrameLink {
+            previous: None,
+            merged_events: 0,
+            reason: None,
+            is_heartbeat: false,
+            state,
+            now,
+        };
         let mut frames = Vec::with_capacity(own.markets.len());
         for (market, pushed) in &mut own.markets {
             let Some(entry) = self.markets.get(market) else { continue };
-            let link = FrameLink {
-                previous: None,
-                merged_events: 0,
-                reason: None,
-                is_heartbeat: false,
-                state,
-                now,
-            };
             let tail = match previous(market, entry) {
                 Ok(seen) => {
                     let link = FrameLink { previous: Some(seen), ..link };
