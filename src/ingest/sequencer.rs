@@ -48,6 +48,8 @@ pub const CHECKPOINT_EVENTS: u64 = 2_000;
 /// checkpoints cost an event no more than encoding so many bytes. All events wait while one is
 /// made.
 const CHECKPOINT_BYTES_PER_EVENT: u64 = 256;
+
+/// What the sequencer is started with.
 #[derive(Clone, Debug)]
 pub struct SequencerConfig {
     /// [`CHECKPOINT_EVENTS`]; fewer in tests.
@@ -180,7 +182,7 @@ impl Sequencer {
                 // Not what [`begins_epochs`] found.
                 _ => continue,
             };
-            // Of no height itself: it stays whatever is undone later.
+            // It has no height itself, so no later rollback removes it.
             let body = line.map(body).unwrap_or_default();
             let new = NewEvent { topic, id, body, numbered, ..NewEvent::default() };
             let now = now();

@@ -19,8 +19,7 @@ const MOST_LOOKS: usize = 8;
 #[serde(rename_all = "camelCase")]
 struct Checkpoint<B> {
     event_time: Option<Micros>,
-    /// The event that put the best bid and offer there; releases before did not keep it.
-    #[serde(default)]
+    /// The event that set the best bid and offer; `None` if book and offer were not of one moment.
     offer: Option<OfferMark>,
     book: B,
 }

@@ -14,7 +14,7 @@ use super::PostgresConfig;
 /// Migrations of a large table take their time; a hub that starts waits for another that runs them.
 const MIGRATION_DEADLINE: Duration = Duration::from_secs(60);
 
-/// How long one waits for a table that others write, who wait behind it.
+/// How long a migration waits for a table. Writers of that table wait meanwhile.
 const MIGRATION_LOCK_MS: u32 = 2_000;
 
 const MIGRATING: &str = "1936749172, 2";
@@ -85,7 +85,7 @@ pub fn session(config: &PostgresConfig) -> String {
 }
 
 pub(super) async fn migrate(client: &mut Client) -> Result<(), OutboxError> {
-    // Who writes waits behind a migration that waits for a transaction: rather it is tried again.
+    // Writers wait while a migration waits for a transaction, so it gives up soon and tries again.
     let lock =
         format!("SET lock_timeout = {MIGRATION_LOCK_MS}; SELECT pg_advisory_lock({MIGRATING})");
     within(MIGRATION_DEADLINE, client.batch_execute(&lock)).await?;

@@ -238,8 +238,8 @@ impl Outbox {
     }
 }
 
-/// Statistics lag behind a table that grows fast, so index scans are forced. Each query here has an
-/// index.
+/// Postgres has old statistics of a table that grows fast, so these settings force index scans.
+/// Each query here has an index.
 const BY_INDEX: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off;
     SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off; ";
 

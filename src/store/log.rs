@@ -36,7 +36,7 @@ pub struct NewEvent {
     pub id: Option<Box<str>>,
     /// The line as written.
     pub body: Box<str>,
-    /// Of the block that it is undone with.
+    /// The height of the block whose removal removes the event.
     pub height: Option<u64>,
     /// Where it changes a single order.
     pub order: Option<OrderRecord>,

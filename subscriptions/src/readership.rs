@@ -1,4 +1,4 @@
-//! Who reads a stream: what decides how much its encoding may cost.
+//! How many clients read a stream. It decides how much the stream's encoding may cost.
 
 /// See the module's text.
 #[derive(Clone, Copy, Debug)]

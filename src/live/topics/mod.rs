@@ -380,8 +380,9 @@ impl Topics {
         }
     }
 
-    /// Makes frames by what was read from the log when `undone_at` was its newest change; `None`
-    /// if that is not the newest rollback here, if the stream is gone or went back meanwhile.
+    /// Makes frames of events that were read from the log. `undone_at` is the newest rollback that
+    /// the read saw. `None` if this state knows another one, or if the stream is gone or was rolled
+    /// back meanwhile.
     fn with_stream<T>(
         &mut self,
         (stream, base, undone_at): (u64, u64, u64),
