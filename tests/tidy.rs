@@ -32,7 +32,7 @@ const WORDS: [(&str, usize); 9] = [
     ("tells", 13),
     ("anew", 40),
     ("whoever", 24),
-    ("behind", 81),
+    ("behind", 78),
     ("stands", 33),
     ("stood", 4),
     ("deaf", 0),
@@ -99,7 +99,7 @@ fn lines_are_no_wider_than_a_hundred_columns() {
         .map(|(lines, path)| (path, lines))
         .collect();
     println!("{wide:#?}");
-    assert_ratchet("lines above 100 columns", &wide.values().sum(), &127);
+    assert_ratchet("lines above 100 columns", &wide.values().sum(), &126);
 }
 
 /// The rooms of `src/`. A room imports only rooms that come later in this list, so there is no

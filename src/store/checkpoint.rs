@@ -5,9 +5,9 @@ use rusqlite::{Connection, params};
 use super::fault::{At, StoreError};
 use super::{Store, reader, transact};
 
-/// Checkpoints that the store keeps of a topic. A start needs two. A rollback replays from the newest
-/// one before the removed blocks. With 2,000 events between two, a rollback of the last 30,000
-/// events of a book does not read the whole log.
+/// Checkpoints that the store keeps of a topic. A start needs two. A rollback replays from the
+/// newest one before the removed blocks. With 2,000 events between two, a rollback of the last
+/// 30,000 events of a book does not read the whole log.
 pub(super) const MOST_CHECKPOINTS: usize = 16;
 
 /// A topic's state as it was after an event.

@@ -1,5 +1,5 @@
-//! The streams without readers, in the order in which their last readers left. A stream enters once,
-//! however often readers come and go, so the list is no longer than the table of streams.
+//! The streams without readers, in the order in which their last readers left. A stream enters
+//! once, however often readers come and go, so the list is no longer than the table of streams.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
