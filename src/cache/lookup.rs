@@ -11,7 +11,7 @@ pub(super) struct Question {
     pub(super) answer: oneshot::Sender<Vec<(String, Found)>>,
 }
 
-/// A start's side. Once it is dropped the keeper begins to write: the live state is at the log's
+/// A start's side. Once it is dropped the writer begins: the live state is at the log's
 /// end.
 pub struct SnapshotLookup(pub(super) mpsc::Sender<Question>);
 

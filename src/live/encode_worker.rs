@@ -220,9 +220,9 @@ impl EncodeWorker {
         let followers = self.live.followers.lock();
         let mut schedule = self.live.schedule.lock();
         for id in touched {
-            let audience = followers.get(id).map(|follower| follower.stream().readership());
-            if let Some(audience) = audience.filter(|audience| audience.readers > 0) {
-                schedule.ready(*id, audience);
+            let readership = followers.get(id).map(|follower| follower.stream().readership());
+            if let Some(readership) = readership.filter(|readership| readership.readers > 0) {
+                schedule.ready(*id, readership);
             }
         }
     }
