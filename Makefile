@@ -76,8 +76,9 @@ docs: rust ## Build the book of docs/ into the cache
 
 # The stock clients are among the tests of the workspace, in tests/clients.rs. All of it at once, as
 # tests/capture.rs runs the load tester, which cargo builds for its own tests only.
+# Without backtraces, so that what a failed test says is the last that it prints.
 unit: setup graphiql
-	cargo test --workspace --locked
+	RUST_BACKTRACE=0 cargo test --workspace --locked
 
 clean: ## Remove what was built, not what was installed
 	cargo clean

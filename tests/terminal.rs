@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::harness::client::PATIENCE;
 use crate::harness::follower::{self, Applied};
-use crate::harness::{Client, Follower, Hub, market};
+use crate::harness::{Client, Follower, Hub, ReservedPort, market};
 
 const MARKET: &str = "XBT-USD";
 /// More than a test ever writes before it looks.
@@ -287,8 +287,7 @@ fn faults_in_its_arguments_exit_with_2() {
 
 #[test]
 fn a_query_has_one_try_when_no_hub_is_there() {
-    // Bound and dropped: a port that nobody listens on.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = ReservedPort::new();
     let mut command = Command::new(env!("CARGO_BIN_EXE_spreadly"));
     let url = format!("ws://127.0.0.1:{port}");
     let output =

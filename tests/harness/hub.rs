@@ -1,4 +1,4 @@
-//! The real hub as a process, in a folder of its own, on ports the kernel chose.
+//! The real hub as a process, in a folder of its own, at a port that stays its own.
 
 use std::fs::OpenOptions;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::client::PATIENCE;
-use super::http;
+use super::{ReservedPort, http};
 
 /// A debug build on a loaded machine; a hub that needs longer hangs.
 const START_DEADLINE: Duration = Duration::from_secs(60);
@@ -25,6 +25,7 @@ pub struct Hub {
     folder: TempDir,
     settings: Vec<String>,
     starter: Vec<&'static str>,
+    port: ReservedPort,
     listening: SocketAddr,
     admin: SocketAddr,
 }
@@ -49,15 +50,16 @@ impl Hub {
             folder,
             settings: settings.iter().map(|one| (*one).to_owned()).collect(),
             starter: starter.to_vec(),
+            port: ReservedPort::new(),
             listening: nowhere,
             admin: nowhere,
         };
-        hub.launch(0);
+        hub.launch();
         hub
     }
 
     /// Starts the process and does not wait for it.
-    fn spawn(&mut self, port: u16) {
+    fn spawn(&mut self) {
         assert!(self.child.is_none(), "the hub runs already");
         let log = OpenOptions::new()
             .create(true)
@@ -70,7 +72,7 @@ impl Hub {
         command
             .args(words)
             .current_dir(self.folder.path())
-            .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
+            .args(["serve", "--listen", &format!("127.0.0.1:{}", self.port)])
             .args(["--admin-listen", "127.0.0.1:0"])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -86,8 +88,8 @@ impl Hub {
         self.child = Some(command.spawn().unwrap());
     }
 
-    fn launch(&mut self, port: u16) {
-        self.spawn(port);
+    fn launch(&mut self) {
+        self.spawn();
         let stdout = self.child.as_mut().and_then(|child| child.stdout.take()).unwrap();
 
         // On a thread of its own: a read from a pipe has no deadline. It reads on after the
@@ -182,7 +184,7 @@ impl Hub {
 
     /// Starts it and ends it this long after, ready or not.
     pub fn kill9_while_starting(&mut self, after: Duration) {
-        self.spawn(self.listening.port());
+        self.spawn();
         std::thread::sleep(after);
         self.kill9();
     }
@@ -271,7 +273,7 @@ impl Hub {
         if self.child.is_some() {
             self.kill9();
         }
-        self.launch(self.listening.port());
+        self.launch();
     }
 }
 

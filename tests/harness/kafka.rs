@@ -2,7 +2,6 @@
 //! with the test. Its jars lie in the cache, where `make setup` puts them.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +13,8 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseProducer, Producer as _};
 use tempfile::TempDir;
 
+use super::ReservedPort;
+
 /// A JVM on a loaded machine.
 const START_PATIENCE: Duration = Duration::from_secs(90);
 const BETWEEN_TRIES: Duration = Duration::from_millis(100);
@@ -24,14 +25,12 @@ pub const PASSWORD: &str = "a secret of the test";
 
 pub struct Kafka {
     folder: TempDir,
-    port: u16,
+    port: ReservedPort,
     /// Of the address with TLS and SASL.
-    secured: u16,
+    secured: ReservedPort,
+    /// Of the broker's own controller.
+    _controller: ReservedPort,
     broker: Option<Child>,
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// All jars, as `java -cp` takes them.
@@ -52,7 +51,7 @@ fn java(class: &str) -> Command {
 impl Kafka {
     pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (port, secured, controller) = (free_port(), free_port(), free_port());
+        let [port, secured, controller] = std::array::from_fn(|_| ReservedPort::new());
         make_certificate(folder.path());
         let settings = format!(
             "process.roles=broker,controller\nnode.id=1\n\
@@ -82,7 +81,7 @@ impl Kafka {
         format.arg(&file);
         let formatted = format.output().expect("java runs");
         assert!(formatted.status.success(), "{}", String::from_utf8_lossy(&formatted.stderr));
-        let mut own = Self { folder, port, secured, broker: None };
+        let mut own = Self { folder, port, secured, _controller: controller, broker: None };
         own.launch();
         own
     }

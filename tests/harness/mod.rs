@@ -14,6 +14,7 @@ pub mod market;
 pub mod postgres;
 pub mod records;
 pub mod redis;
+pub mod reserved_port;
 
 pub use client::{Client, Seen};
 pub use follower::Follower;
@@ -22,6 +23,7 @@ pub use kafka::Kafka;
 pub use listener::Listener;
 pub use postgres::Postgres;
 pub use redis::Redis;
+pub use reserved_port::ReservedPort;
 
 use std::time::{Duration, Instant};
 

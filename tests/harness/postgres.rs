@@ -1,7 +1,6 @@
 //! A real PostgreSQL in a folder of its own, on a port the kernel chose; it ends with the test.
 
 use std::io::Write as _;
-use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,19 +9,16 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
+use super::ReservedPort;
 use super::client::PATIENCE;
 
 const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
 pub struct Postgres {
     folder: TempDir,
-    port: u16,
+    port: ReservedPort,
     /// Where it may move to.
-    spare_port: u16,
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    spare_port: ReservedPort,
 }
 
 /// As a copy of the database brought back from before the third row.
@@ -40,7 +36,7 @@ impl Postgres {
             // It refuses to run as root.
             run(Command::new("chown").arg("postgres").arg(folder.path()));
         }
-        let own = Self { folder, port: free_port(), spare_port: free_port() };
+        let own = Self { folder, port: ReservedPort::new(), spare_port: ReservedPort::new() };
         run(as_its_user("initdb").arg("-D").arg(own.data()).args([
             "-A",
             "trust",

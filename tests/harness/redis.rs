@@ -1,12 +1,12 @@
 //! A real Redis in a folder of its own, on a port the kernel chose, alone, as a cluster or watched
 //! by sentinels; it ends with the test.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use super::ReservedPort;
 use super::client::PATIENCE;
 
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
@@ -17,16 +17,19 @@ pub struct Redis {
     /// `None` between a kill and a restart.
     child: Option<Child>,
     folder: TempDir,
-    port: u16,
+    port: ReservedPort,
+    /// Of a cluster's nodes among themselves.
+    _bus: ReservedPort,
     arguments: Vec<String>,
 }
 
-/// Its port for clusters has to be one too: the one that is 10,000 above.
-fn free_port() -> u16 {
+/// And the one that is 10,000 above, where a cluster's node listens to the others.
+fn free_ports() -> (ReservedPort, ReservedPort) {
     loop {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if port < 55_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
-            return port;
+        let port = ReservedPort::new();
+        let above = port.number().checked_add(10_000).map(ReservedPort::bind);
+        if let Some(Ok(bus)) = above {
+            return (port, bus);
         }
     }
 }
@@ -40,7 +43,8 @@ impl Redis {
     pub fn start_with(arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|one| (*one).to_owned()).collect();
         let folder = tempfile::tempdir().unwrap();
-        let mut own = Self { child: None, folder, port: free_port(), arguments };
+        let (port, bus) = free_ports();
+        let mut own = Self { child: None, folder, port, _bus: bus, arguments };
         own.restart();
         own
     }
@@ -215,7 +219,8 @@ fn sentinel(master: &str) -> Redis {
     );
     std::fs::write(&config, text).unwrap();
     let arguments = vec![config.display().to_string(), "--sentinel".to_owned()];
-    let mut own = Redis { child: None, folder, port: free_port(), arguments };
+    let (port, bus) = free_ports();
+    let mut own = Redis { child: None, folder, port, _bus: bus, arguments };
     own.restart();
     own
 }
