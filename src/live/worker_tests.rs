@@ -195,6 +195,37 @@ fn an_event_does_not_wait_for_streams_of_other_markets() {
 }
 
 #[test]
+fn an_event_waits_for_streams_of_its_own_market_no_longer_than_its_budget() {
+    let encoders = Encoders::new(new_live(), 1, STREAM_COST_RATE);
+    let (live, streams) = (encoders.state_of(0).clone(), new_streams(1 << 20));
+    let slow = |frame| {
+        let until = Instant::now() + std::time::Duration::from_millis(1);
+        while Instant::now() < until {}
+        plain(frame)
+    };
+    let opened = |key: usize| {
+        let stream = open(&streams, key.to_string(), || {
+            live.book_source(MARKET, 10, Speed::Raw, Box::new(slow), None).unwrap()
+        });
+        Client::join(&stream, 10, &History::from([(0, Sides::default())]));
+        stream
+    };
+    let all: Vec<_> = (0..100).map(opened).collect();
+    for sequence in 1..3 {
+        encoders.apply(vec![change(sequence, &[(Side::Buy, 5, u128::from(sequence))])]);
+    }
+    let worker = encoders.worker(0);
+    while live.applied.get() < 2 {
+        assert!(works(worker), "the second event is there");
+    }
+    let of_first = all.iter().filter(|stream| stream.next_index() > 0).count();
+    assert!((1..all.len()).contains(&of_first), "{of_first} pushed before the second event");
+    while works(worker) {}
+    assert!(all.iter().all(|stream| stream.index_after(2) == Some(stream.next_index())));
+    assert!(all.iter().any(|stream| stream.next_index() == 1), "one frame for both events");
+}
+
+#[test]
 fn no_stream_misses_an_event_whatever_happens_before_its_turn() {
     for seed in [1, 7, 20_261_128] {
         println!("seed {seed}");
