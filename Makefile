@@ -34,11 +34,13 @@ bench: rust ## How near we are to the machine's limit, measured in the same run
 	python3 loadtest/bench/postgres_outbox.py "$(CARGO_TARGET_DIR)/release/spreadly"
 	python3 loadtest/bench/cache_faults.py "$(CARGO_TARGET_DIR)/release/spreadly"
 
-reference: rust ## Write config/spreadly.toml and docs/reference/configuration.md from the keys' table
+reference: rust ## Write config/spreadly.toml and the generated pages of docs/reference again
 	cargo run --quiet --locked --package spreadly -- config > "$(CACHE)/spreadly.toml"
 	cargo run --quiet --locked --package spreadly -- config --reference > "$(CACHE)/configuration.md"
 	cp "$(CACHE)/spreadly.toml" config/spreadly.toml
+	cargo run --quiet --locked --package spreadly -- errors > "$(CACHE)/errors.md"
 	cp "$(CACHE)/configuration.md" docs/reference/configuration.md
+	cp "$(CACHE)/errors.md" docs/reference/errors.md
 
 schema: rust ## Write config/schema.graphql again
 	cargo run --quiet --locked --package spreadly -- schema > "$(CACHE)/schema.graphql"

@@ -67,10 +67,11 @@ fn the_committed_schema_is_what_the_program_prints() {
 }
 
 #[test]
-fn the_committed_reference_and_the_documented_file_are_what_the_program_prints() {
+fn the_committed_reference_pages_and_the_documented_file_are_what_the_program_prints() {
     for (arguments, path) in [
         (&["config", "--reference"][..], "docs/reference/configuration.md"),
         (&["config"], "config/spreadly.toml"),
+        (&["errors"], "docs/reference/errors.md"),
     ] {
         let output = spreadly(arguments);
         assert_eq!(output.status.code(), Some(0));

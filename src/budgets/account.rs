@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use spreadly_subscriptions::bucket::{Bucket, Flow};
-use spreadly_subscriptions::{Budget, EXEMPT, Priority, Rank};
+use spreadly_subscriptions::{Budget, EXEMPT, GraphqlError, Priority, Rank, millis};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -124,6 +124,19 @@ pub struct RateLimited {
     /// `limits.cost_rate`.
     pub rate: u32,
     pub retry_after: Duration,
+}
+
+impl RateLimited {
+    /// As the client receives it.
+    pub fn error(self) -> GraphqlError {
+        let Self { rate, retry_after } = self;
+        let message = format!(
+            "limit cost_rate is {rate} microseconds of work a second for your address: \
+             try again in {} ms",
+            millis(retry_after)
+        );
+        GraphqlError::rate_limited("cost_rate", rate, retry_after, message)
+    }
 }
 
 /// Of the next account.

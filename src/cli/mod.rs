@@ -4,6 +4,7 @@
 
 mod check_config;
 mod dev;
+mod errors;
 mod publish;
 mod serve;
 mod subscribe;
@@ -29,6 +30,7 @@ Examples:
   spreadly check-config spreadly.toml             every fault at once; else what would run
   spreadly config > spreadly.toml                 every key at its default, with its meaning
   spreadly schema > schema.graphql
+  spreadly errors                                 error codes and close codes, with their remedies
   spreadly subscribe 'subscription { feedStatus { name state } }'
   spreadly publish news '{\"headline\": \"hello\"}'
 
@@ -65,6 +67,8 @@ enum Command {
     },
     /// Print the GraphQL schema
     Schema,
+    /// Print every error code, HTTP status and close code, and what a client does then
+    Errors,
     /// Follow a GraphQL subscription, or run a query, and print each result as a line of JSON
     #[command(after_help = subscribe::EXAMPLES)]
     Subscribe(Subscribe),
@@ -93,6 +97,10 @@ pub fn run() -> ExitCode {
         }
         Command::Schema => {
             print!("{}", graphql::sdl());
+            ExitCode::SUCCESS
+        }
+        Command::Errors => {
+            print!("{}", errors::page());
             ExitCode::SUCCESS
         }
         Command::Subscribe(subscribe) => exit_code(subscribe.run()),

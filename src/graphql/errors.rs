@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use async_graphql::{Context, Error, ErrorExtensions, Pos, Response, ServerError, Value};
 use bytes::Bytes;
+pub(super) use spreadly_subscriptions::ErrorCode;
+use spreadly_subscriptions::GraphqlError;
 
 use super::limits::{DEFAULT_DEPTH, QueryLimits};
 use crate::budgets::RateLimited;
@@ -20,8 +22,17 @@ const MOST_ERRORS: usize = 10;
 const MOST_MESSAGE_BYTES: usize = 1_024;
 
 /// An error of a resolver.
-pub(super) fn fault(code: &'static str, message: &str) -> Error {
-    Error::new(message).extend_with(|_, values| values.set("code", code))
+pub(super) fn fault(code: ErrorCode, message: &str) -> Error {
+    of_resolver(GraphqlError::new(code, message))
+}
+
+/// The same error as async-graphql has it.
+pub(super) fn of_resolver(error: GraphqlError) -> Error {
+    Error::new(error.message()).extend_with(|_, values| {
+        for (name, value) in error.extensions() {
+            values.set(name, Value::from_json(value).unwrap_or_default());
+        }
+    })
 }
 
 /// A limit that was passed, by its name in the configuration.
@@ -29,32 +40,12 @@ pub(super) fn limit_exceeded(name: &str, limit: usize, current: usize) -> Error 
     // A document can expand to more than GraphQL's largest `Int`.
     let current = current.min(i32::MAX as usize);
     let message = format!("{name}: at most {limit}, this request has {current}");
-    Error::new(message).extend_with(|_, values| {
-        values.set("code", "LIMIT_EXCEEDED");
-        values.set("name", name);
-        values.set("limit", limit);
-        values.set("current", current);
-    })
+    of_resolver(GraphqlError::limit_exceeded(name, limit, current, message))
 }
 
 /// An address that has spent what it may for now.
 pub(super) fn rate_limited(limited: RateLimited) -> Error {
-    let RateLimited { rate, retry_after } = limited;
-    let wait = millis(retry_after);
-    let message = format!(
-        "limit cost_rate is {rate} microseconds of work a second for your address: \
-         try again in {wait} ms"
-    );
-    Error::new(message).extend_with(|_, values| {
-        values.set("code", "RATE_LIMITED");
-        values.set("name", "cost_rate");
-        values.set("limit", rate);
-        values.set("retryAfterMs", wait);
-    })
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+    of_resolver(limited.error())
 }
 
 /// The depth argument of an order book.
@@ -65,7 +56,7 @@ pub(super) fn checked_depth(depth: Option<i32>, limits: &QueryLimits) -> Result<
             Err(limit_exceeded("book_depth", limits.book_depth, depth))
         }
         Ok(depth) if depth > 0 => Ok(depth),
-        _ => Err(fault("VALIDATION_FAILED", "depth must be at least 1")),
+        _ => Err(fault(ErrorCode::ValidationFailed, "depth must be at least 1")),
     }
 }
 
@@ -73,7 +64,7 @@ pub(super) fn checked_depth(depth: Option<i32>, limits: &QueryLimits) -> Result<
 pub(super) fn checked_topic(name: &str) -> Result<TopicName, Error> {
     match check_topic(name) {
         Ok(()) => Ok(Topic::Message(name).name()),
-        Err(reason) => Err(fault("VALIDATION_FAILED", &format!("topic {reason}"))),
+        Err(reason) => Err(fault(ErrorCode::ValidationFailed, &format!("topic {reason}"))),
     }
 }
 
@@ -82,39 +73,31 @@ pub(super) fn checked_topic(name: &str) -> Result<TopicName, Error> {
 pub struct Refused(Vec<ServerError>);
 
 impl Refused {
-    pub fn new(code: &'static str, message: &str, at: Option<Pos>) -> Self {
+    pub fn new(code: ErrorCode, message: &str, at: Option<Pos>) -> Self {
         Self(vec![fault(code, message).into_server_error(at.unwrap_or_default()).located(at)])
     }
 
     pub fn limit(name: &str, limit: usize, current: usize) -> Self {
-        let error = limit_exceeded(name, limit, current);
-        Self(vec![error.into_server_error(Pos::default()).located(None)])
+        limit_exceeded(name, limit, current).into()
     }
 
     pub fn rate(limited: RateLimited) -> Self {
-        Self(vec![rate_limited(limited).into_server_error(Pos::default()).located(None)])
+        limited.error().into()
     }
 
     /// An address that has as many requests waiting as may; it may ask again after `wait`.
     pub fn waiting(name: &str, limit: usize, wait: Duration) -> Self {
         let message = format!("limit {name} is {limit}: wait for an answer before the next one");
-        let error = fault("RATE_LIMITED", &message).extend_with(|_, values| {
-            values.set("name", name);
-            values.set("limit", limit);
-            values.set("retryAfterMs", millis(wait));
-        });
-        Self(vec![error.into_server_error(Pos::default()).located(None)])
+        GraphqlError::rate_limited(name, limit, wait, message).into()
     }
 
     /// What the hub has no time for now; the client may ask again after `wait`.
     pub fn unavailable(message: &str, wait: Duration) -> Self {
-        let error = fault("UNAVAILABLE", message)
-            .extend_with(|_, values| values.set("retryAfterMs", millis(wait)));
-        Self(vec![error.into_server_error(Pos::default()).located(None)])
+        GraphqlError::new(ErrorCode::Unavailable, message).retry_after(wait).into()
     }
 
     pub fn internal(reason: &str) -> Self {
-        Self(vec![internal(reason).into_server_error(Pos::default()).located(None)])
+        internal(reason).into()
     }
 
     pub fn from_response(response: Response) -> Self {
@@ -125,6 +108,18 @@ impl Refused {
     pub fn into_bytes(self) -> Bytes {
         let errors = tidy(self.0);
         Bytes::from(serde_json::to_vec(&errors).unwrap_or_else(|_| b"[]".to_vec()))
+    }
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self(vec![error.into_server_error(Pos::default()).located(None)])
+    }
+}
+
+impl From<GraphqlError> for Refused {
+    fn from(error: GraphqlError) -> Self {
+        of_resolver(error).into()
     }
 }
 
@@ -152,7 +147,7 @@ fn tidy(mut errors: Vec<ServerError>) -> Vec<ServerError> {
         }
         let values = error.extensions.get_or_insert_default();
         if values.get("code").is_none() {
-            values.set("code", "VALIDATION_FAILED");
+            values.set("code", ErrorCode::ValidationFailed.name());
         }
     }
     errors
@@ -206,10 +201,7 @@ impl io::Write for Written {
 pub(super) fn internal(reason: &str) -> Error {
     let id = format!("{:016x}", rand::random::<u64>());
     tracing::error!(id, reason, "internal error");
-    Error::new("internal error").extend_with(|_, values| {
-        values.set("code", "INTERNAL");
-        values.set("id", id.as_str());
-    })
+    of_resolver(GraphqlError::new(ErrorCode::Internal, "internal error").with("id", id))
 }
 
 /// A whole result that is nothing but an internal error.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_graphql::{Context, Error, Result};
 
-use super::errors::{fault, state};
+use super::errors::{ErrorCode, fault, state};
 
 /// The identity that a client proved.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,10 +93,10 @@ pub(super) fn own(ctx: &Context<'_>, account: &str) -> Result<Arc<str>> {
     let acting = acting(ctx)?;
     match *acting == *account {
         true => Ok(acting),
-        false => Err(fault("FORBIDDEN", "this account is not yours")),
+        false => Err(fault(ErrorCode::Forbidden, "this account is not yours")),
     }
 }
 
 fn unauthenticated() -> Error {
-    fault("UNAUTHENTICATED", "sign in to use this field")
+    fault(ErrorCode::Unauthenticated, "sign in to use this field")
 }

@@ -7,7 +7,7 @@ use async_graphql::{Context, Error, ID, Object, Result};
 
 use super::connections::{self, Asked, EventConnection, TradeConnection};
 use super::context::admit;
-use super::errors::{checked_depth, checked_topic, fault, internal, state};
+use super::errors::{ErrorCode, checked_depth, checked_topic, fault, internal, state};
 use super::execution::offload;
 use super::limits::QueryLimits;
 use super::types::book::BookSnapshot;
@@ -122,7 +122,7 @@ impl Query {
         #[graphql(desc = "Before this time.")] to: Option<DateTime>,
     ) -> Result<TradeConnection> {
         let Some(definition) = live(ctx)?.definition(&market) else {
-            return Err(fault("NOT_FOUND", "there is no market of this id"));
+            return Err(fault(ErrorCode::NotFound, "there is no market of this id"));
         };
         let topic = Topic::Trades(&definition.market).name();
         connections::trades(ctx, Asked { topic, first, after, from, to }).await
@@ -197,7 +197,7 @@ pub(super) async fn read<T: Send + 'static>(
             "limit log_readers_per_address is {most}: your address reads the log as often already, \
              try again"
         );
-        fault("UNAVAILABLE", &message)
+        fault(ErrorCode::Unavailable, &message)
     })?;
     let read = move |log: &LogReader| {
         // Given back when the read is done: its client may be gone long before.
@@ -218,10 +218,10 @@ pub(super) async fn read_in_turn<T: Send + 'static>(
 
 fn unreadable(error: ReadError) -> Error {
     match error {
-        ReadError::Busy(_) => fault("UNAVAILABLE", &error.to_string()),
+        ReadError::Busy(_) => fault(ErrorCode::Unavailable, &error.to_string()),
         ReadError::Store(error) if error.is_retryable() => {
             tracing::warn!(%error, "a query could not read the log");
-            fault("UNAVAILABLE", "the log can't be read now: try again")
+            fault(ErrorCode::Unavailable, "the log can't be read now: try again")
         }
         ReadError::Store(_) | ReadError::Broken(_) => internal(&error.to_string()),
     }

@@ -11,7 +11,7 @@ use futures_util::future::ready;
 use futures_util::stream::{BoxStream, Stream, StreamExt, poll_fn};
 use parking_lot::Mutex;
 
-use super::errors::{checked_depth, checked_topic, fault, limit_exceeded, state};
+use super::errors::{ErrorCode, checked_depth, checked_topic, fault, limit_exceeded, state};
 use super::identity::{Audience, own};
 use super::limits::QueryLimits;
 use super::query::live;
@@ -298,7 +298,7 @@ impl Subscription {
         let account = account.map(|account| own(ctx, &account)).transpose()?;
         let market = market.map(|market| known(ctx, &market)).transpose()?;
         if market.is_none() && account.is_none() {
-            return Err(fault("VALIDATION_FAILED", "name a market, an account or both"));
+            return Err(fault(ErrorCode::ValidationFailed, "name a market, an account or both"));
         }
         let topic = Topic::Orders { market: market.as_deref(), account: account.as_deref() }.name();
         let frames = slot(ctx)?.frames(SourceSpec::Topics(vec![topic])).filter_map(|frame| {
@@ -330,14 +330,14 @@ fn slot<'a>(ctx: &Context<'a>) -> Result<&'a Arc<Slot>> {
 fn known(ctx: &Context<'_>, market: &str) -> Result<MarketId> {
     match live(ctx)?.definition(market) {
         Some(definition) => Ok(definition.market.clone()),
-        None => Err(fault("NOT_FOUND", "there is no market of this id")),
+        None => Err(fault(ErrorCode::NotFound, "there is no market of this id")),
     }
 }
 
 fn known_markets(ctx: &Context<'_>, markets: &[ID]) -> Result<Vec<MarketId>> {
     let limit = state::<QueryLimits>(ctx)?.markets_per_subscription;
     if markets.is_empty() {
-        return Err(fault("VALIDATION_FAILED", "name at least one market"));
+        return Err(fault(ErrorCode::ValidationFailed, "name at least one market"));
     }
     if markets.len() > limit {
         return Err(limit_exceeded("markets_per_subscription", limit, markets.len()));

@@ -14,3 +14,5 @@ pub mod sse;
 mod stall_limit;
 mod upgrade;
 mod waiting_connections;
+
+pub use negotiation::refusal_status;

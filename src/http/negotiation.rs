@@ -3,6 +3,7 @@
 
 use hyper::StatusCode;
 use hyper::header::{self, HeaderMap};
+use spreadly_subscriptions::ErrorCode;
 
 use crate::config::HttpStatus;
 
@@ -173,37 +174,8 @@ pub enum Outcome {
     NotJson,
     /// It is JSON, and no GraphQL request: a field is missing or of the wrong type.
     Malformed,
-    /// Refused before it ran, with the `extensions.code` of its first error.
-    Refused(Code),
-}
-
-/// The codes of errors that have a status of their own; see docs/reference/protocol.md.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Code {
-    BadRequest,
-    Unauthenticated,
-    Forbidden,
-    RateLimited,
-    Internal,
-    Unavailable,
-    /// Readable, and not to be run: not valid, above a limit, not known.
-    Other,
-}
-
-impl Code {
-    /// Of the first of some errors, a JSON array.
-    pub fn of(errors: &[u8]) -> Self {
-        let errors: serde_json::Value = serde_json::from_slice(errors).unwrap_or_default();
-        match errors[0]["extensions"]["code"].as_str() {
-            Some("BAD_REQUEST") => Self::BadRequest,
-            Some("UNAUTHENTICATED") => Self::Unauthenticated,
-            Some("FORBIDDEN") => Self::Forbidden,
-            Some("RATE_LIMITED") => Self::RateLimited,
-            Some("INTERNAL") => Self::Internal,
-            Some("UNAVAILABLE") => Self::Unavailable,
-            _ => Self::Other,
-        }
-    }
+    /// Refused before it ran, with the code of its first error.
+    Refused(ErrorCode),
 }
 
 /// The seconds of a `Retry-After`, rounded up, where the first of some errors says when to try
@@ -217,7 +189,12 @@ pub fn retry_after(errors: &[u8]) -> Option<u64> {
 /// Data came, and errors with it. Not registered; a client that doesn't know it takes it for 200.
 const PARTIAL_SUCCESS: u16 = 294;
 
-/// The status of an answer, and the media type it is told in.
+/// The status of a request that was refused before it ran, in GraphQL's own media type.
+pub fn refusal_status(code: ErrorCode) -> u16 {
+    status(HttpStatus::Audited, Media::GraphqlResponse, Outcome::Refused(code)).0.as_u16()
+}
+
+/// The status of an answer, and its media type.
 pub fn status(codes: HttpStatus, media: Media, outcome: Outcome) -> (StatusCode, Media) {
     let status = match (codes, outcome) {
         (HttpStatus::Draft, Outcome::Ran { errors: true }) => {
@@ -226,16 +203,16 @@ pub fn status(codes: HttpStatus, media: Media, outcome: Outcome) -> (StatusCode,
         (_, Outcome::Ran { .. }) => StatusCode::OK,
         (_, Outcome::NotJson) => StatusCode::BAD_REQUEST,
         // Also in JSON: what retries by itself looks at nothing but this.
-        (_, Outcome::Refused(Code::RateLimited)) => StatusCode::TOO_MANY_REQUESTS,
+        (_, Outcome::Refused(ErrorCode::RateLimited)) => StatusCode::TOO_MANY_REQUESTS,
         // A well-formed request gets 200: its client can't tell who made an error in JSON.
         (HttpStatus::Audited, Outcome::Refused(_)) if media == Media::Json => StatusCode::OK,
-        (_, Outcome::Refused(Code::Unauthenticated)) => StatusCode::UNAUTHORIZED,
-        (_, Outcome::Refused(Code::Forbidden)) => StatusCode::FORBIDDEN,
-        (_, Outcome::Refused(Code::Internal)) => StatusCode::INTERNAL_SERVER_ERROR,
-        (_, Outcome::Refused(Code::Unavailable)) => StatusCode::SERVICE_UNAVAILABLE,
+        (_, Outcome::Refused(ErrorCode::Unauthenticated)) => StatusCode::UNAUTHORIZED,
+        (_, Outcome::Refused(ErrorCode::Forbidden)) => StatusCode::FORBIDDEN,
+        (_, Outcome::Refused(ErrorCode::Internal)) => StatusCode::INTERNAL_SERVER_ERROR,
+        (_, Outcome::Refused(ErrorCode::Unavailable)) => StatusCode::SERVICE_UNAVAILABLE,
         (HttpStatus::Audited, Outcome::Malformed | Outcome::Refused(_))
-        | (_, Outcome::Refused(Code::BadRequest)) => StatusCode::BAD_REQUEST,
-        (HttpStatus::Draft, Outcome::Malformed | Outcome::Refused(Code::Other)) => {
+        | (_, Outcome::Refused(ErrorCode::BadRequest)) => StatusCode::BAD_REQUEST,
+        (HttpStatus::Draft, Outcome::Malformed | Outcome::Refused(_)) => {
             StatusCode::UNPROCESSABLE_ENTITY
         }
     };
@@ -319,13 +296,13 @@ mod tests {
             (Outcome::Ran { errors: true }, 200, 200, 294),
             (Outcome::NotJson, 400, 400, 400),
             (Outcome::Malformed, 400, 400, 422),
-            (refused(Code::BadRequest), 200, 400, 400),
-            (refused(Code::Other), 200, 400, 422),
-            (refused(Code::Unauthenticated), 200, 401, 401),
-            (refused(Code::Forbidden), 200, 403, 403),
-            (refused(Code::RateLimited), 429, 429, 429),
-            (refused(Code::Internal), 200, 500, 500),
-            (refused(Code::Unavailable), 200, 503, 503),
+            (refused(ErrorCode::BadRequest), 200, 400, 400),
+            (refused(ErrorCode::NotFound), 200, 400, 422),
+            (refused(ErrorCode::Unauthenticated), 200, 401, 401),
+            (refused(ErrorCode::Forbidden), 200, 403, 403),
+            (refused(ErrorCode::RateLimited), 429, 429, 429),
+            (refused(ErrorCode::Internal), 200, 500, 500),
+            (refused(ErrorCode::Unavailable), 200, 503, 503),
         ] {
             let told = |codes, media| {
                 let (status, media) = status(codes, media, outcome);

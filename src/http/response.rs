@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::header::{self, HeaderValue};
 use hyper::{Response, StatusCode};
-use serde_json::json;
+use spreadly_subscriptions::{ErrorCode, GraphqlError, millis};
 
 use super::negotiation::Media;
 use super::sse::Events;
@@ -27,20 +27,9 @@ pub fn too_many(name: &str, limit: usize, current: usize) -> Reply {
 
 pub async fn rate_limited(limited: RateLimited) -> Reply {
     tokio::time::sleep(RATE_LIMITED_DELAY).await;
-    let RateLimited { rate, retry_after } = limited;
-    let wait = u64::try_from(retry_after.as_millis()).unwrap_or(u64::MAX);
-    let message = format!(
-        "limit cost_rate is {rate} microseconds of work a second for your address: \
-         try again in {wait} ms"
-    );
-    let error = json!({"errors": [{
-        "message": message,
-        "extensions": {
-            "code": "RATE_LIMITED", "name": "cost_rate", "limit": rate, "retryAfterMs": wait,
-        },
-    }]});
-    let body = error.to_string();
-    let mut reply = reply(StatusCode::TOO_MANY_REQUESTS, Media::Json, body.into());
+    let wait = millis(limited.retry_after);
+    let body = limited.error().into_result_bytes();
+    let mut reply = reply(StatusCode::TOO_MANY_REQUESTS, Media::Json, body);
     reply.headers_mut().insert(header::RETRY_AFTER, wait.div_ceil(1_000).max(1).into());
     reply
 }
@@ -52,31 +41,26 @@ pub fn limit_exceeded(
     current: usize,
     message: &str,
 ) -> Reply {
-    let error = json!({"errors": [{
-        "message": message,
-        "extensions": {
-            "code": "LIMIT_EXCEEDED", "name": name, "limit": limit, "current": current,
-        },
-    }]});
-    reply(status, Media::Json, error.to_string().into())
+    let error = GraphqlError::limit_exceeded(name, limit, current, message);
+    reply(status, Media::Json, error.into_result_bytes())
 }
 
 pub fn bad_request(message: &str) -> Reply {
-    refusal(StatusCode::BAD_REQUEST, "BAD_REQUEST", message)
+    refusal(StatusCode::BAD_REQUEST, ErrorCode::BadRequest, message)
 }
 
 pub fn not_allowed(allow: &'static str, message: &str) -> Reply {
-    let mut reply = refusal(StatusCode::METHOD_NOT_ALLOWED, "BAD_REQUEST", message);
+    let mut reply = refusal(StatusCode::METHOD_NOT_ALLOWED, ErrorCode::BadRequest, message);
     reply.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
     reply
 }
 
-pub fn refusal(status: StatusCode, code: &str, message: &str) -> Reply {
+pub fn refusal(status: StatusCode, code: ErrorCode, message: &str) -> Reply {
     reply(status, Media::Json, error_body(code, message))
 }
 
-pub fn error_body(code: &str, message: &str) -> Bytes {
-    json!({"errors": [{"message": message, "extensions": {"code": code}}]}).to_string().into()
+pub fn error_body(code: ErrorCode, message: &str) -> Bytes {
+    GraphqlError::new(code, message).into_result_bytes()
 }
 
 pub fn reply(status: StatusCode, media: Media, body: Bytes) -> Reply {

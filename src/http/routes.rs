@@ -18,7 +18,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use spreadly_subscriptions::{
-    Credentials, Execution, Executor, Grant, OperationKind, Shard, SingleResult,
+    Credentials, ErrorCode, Execution, Executor, Grant, OperationKind, Shard, SingleResult,
 };
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection_limits::{client_address, is_trusted};
 use super::delivery::Delivery;
-use super::negotiation::{self, Accepts, Code, Media, Outcome};
+use super::negotiation::{self, Accepts, Media, Outcome};
 use super::response::{
     RATE_LIMITED_DELAY, Reply, bad_request, error_body, event_stream, limit_exceeded, no_content,
     not_allowed, rate_limited, refusal, reply, too_many,
@@ -216,7 +216,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             // about, though it could not read the answer.
             (_, "/graphql") if !self.allows(request.headers()) => refusal(
                 StatusCode::FORBIDDEN,
-                "FORBIDDEN",
+                ErrorCode::Forbidden,
                 "this Origin is not allowed: add it to server.origins",
             ),
             (&Method::GET, "/graphql") if wants_websocket(request.headers()) => {
@@ -227,7 +227,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
                 if accepts == (Accepts { media: None, events: false }) {
                     return refusal(
                         StatusCode::NOT_ACCEPTABLE,
-                        "BAD_REQUEST",
+                        ErrorCode::BadRequest,
                         "Accept must let application/graphql-response+json or application/json in",
                     );
                 }
@@ -240,7 +240,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             }
             _ => refusal(
                 StatusCode::NOT_FOUND,
-                "NOT_FOUND",
+                ErrorCode::NotFound,
                 "nothing is here: GraphQL is at /graphql, over WebSocket, POST or GET",
             ),
         }
@@ -297,7 +297,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             body::from_url(request.uri().query().unwrap_or_default())
         } else {
             negotiation::check_content(&headers).map_err(|reason| {
-                Box::new(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "BAD_REQUEST", reason))
+                Box::new(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::BadRequest, reason))
             })?;
             let body = self.body(request).await?;
             account.spend(Work::Kib, body.len() >> 10);
@@ -305,7 +305,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         };
         caller.delivery.work();
         let mut request = parsed.map_err(|fault| {
-            let body = error_body("BAD_REQUEST", &fault.to_string());
+            let body = error_body(ErrorCode::BadRequest, &fault.to_string());
             Box::new(self.response(media, fault.outcome(), body))
         })?;
         let Grant { principal, expires_at } = self.authenticate(&headers, &account).await?;
@@ -323,7 +323,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             Some(OperationKind::Subscription) if !accepts.events => {
                 return Err(Box::new(refusal(
                     StatusCode::NOT_ACCEPTABLE,
-                    "BAD_REQUEST",
+                    ErrorCode::BadRequest,
                     "a subscription is a text/event-stream: accept it, or open a WebSocket",
                 )));
             }
@@ -371,8 +371,9 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         headers: &HeaderMap,
         account: &Arc<ClientAccount>,
     ) -> Result<Grant<E::Principal>, Box<Reply>> {
-        let refused =
-            |reason: &str| Box::new(refusal(StatusCode::UNAUTHORIZED, "UNAUTHENTICATED", reason));
+        let refused = |reason: &str| {
+            Box::new(refusal(StatusCode::UNAUTHORIZED, ErrorCode::Unauthenticated, reason))
+        };
         let header = match headers.get(header::AUTHORIZATION).map(HeaderValue::to_str) {
             Some(Ok(value)) => Some(value.to_owned()),
             Some(Err(_)) => return Err(refused("the header Authorization is not plain text")),
@@ -383,7 +384,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             Ok(checked) => checked.map_err(|error| refused(&error.reason)),
             Err(_) => Err(Box::new(refusal(
                 StatusCode::SERVICE_UNAVAILABLE,
-                "UNAVAILABLE",
+                ErrorCode::Unavailable,
                 "the credentials could not be checked in time: try again",
             ))),
         }
@@ -405,8 +406,8 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
 
     /// Errors from before anything ran; `resumed` where the client came back to a stream.
     async fn refused(&self, accepts: Accepts, errors: &[u8], resumed: bool) -> Reply {
-        let code = Code::of(errors);
-        if code == Code::RateLimited {
+        let code = ErrorCode::of_first(errors).unwrap_or(ErrorCode::Internal);
+        if code == ErrorCode::RateLimited {
             tokio::time::sleep(RATE_LIMITED_DELAY).await;
         } else if accepts.media.is_none() {
             let refusal = sse::refusal(errors, resumed);
@@ -436,7 +437,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             }
             Err(_) => Err(Box::new(refusal(
                 StatusCode::REQUEST_TIMEOUT,
-                "BAD_REQUEST",
+                ErrorCode::BadRequest,
                 &format!("the body did not end in {} ms", self.config.body_timeout.as_millis()),
             ))),
         }

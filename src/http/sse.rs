@@ -12,13 +12,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::{Body, Frame as Piece};
 use hyper::header::HeaderMap;
-use spreadly_subscriptions::{Executor, Frame, SseReader, StreamEnd};
+use spreadly_subscriptions::{ErrorCode, Executor, Frame, SseReader, StreamEnd};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::delivery::Delivery;
-use super::negotiation::Code;
 use crate::budgets::Place;
 
 /// Where a client that comes back says what it saw last.
@@ -94,8 +93,8 @@ pub enum Back {
 impl Back {
     /// After these errors; `resumed` where the client has an id by now.
     pub fn after_refusal(errors: &[u8], resumed: bool) -> Self {
-        match Code::of(errors) {
-            Code::Unavailable | Code::RateLimited | Code::Internal => Self::Same,
+        match ErrorCode::of_first(errors) {
+            Some(code) if code.is_temporary() || code == ErrorCode::Internal => Self::Same,
             _ if resumed => Self::Without,
             _ => Self::Done,
         }

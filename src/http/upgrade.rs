@@ -9,7 +9,7 @@ use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use spreadly_subscriptions::dialect::{GRAPHQL_TRANSPORT_WS, GRAPHQL_WS};
-use spreadly_subscriptions::{CloseCode, Dialect, Executor, Opening};
+use spreadly_subscriptions::{CloseCode, Dialect, ErrorCode, Executor, Opening};
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::response::{Reply, bad_request, refusal};
@@ -30,7 +30,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         if headers.get(header::SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes) != Some(b"13") {
             let mut reply = refusal(
                 StatusCode::UPGRADE_REQUIRED,
-                "BAD_REQUEST",
+                ErrorCode::BadRequest,
                 "Sec-WebSocket-Version must be 13",
             );
             let version = HeaderValue::from_static("13");

@@ -69,6 +69,46 @@ impl CloseCode {
             Self::TooManyInits => 4429,
         }
     }
+
+    /// When a client receives it, for the reference page.
+    pub fn when(self) -> &'static str {
+        match self {
+            Self::Done => "the client sent `connection_terminate`",
+            Self::ProtocolError => {
+                "the WebSocket framing is broken, or a message did not end within 10 s"
+            }
+            Self::InvalidText => "a text is not UTF-8",
+            Self::TooLarge => "a message is above its limit",
+            Self::Restarting => "the hub stops",
+            Self::TryAgainLater => {
+                "the client is too slow: it took no waiting byte for 10 s, answered no ping for 5 \
+                 minutes, or missed more than the hub still has. Or the hub can't serve the cursor \
+                 in time"
+            }
+            Self::InvalidMessage => "a message is not of the protocol",
+            Self::Unauthorized => "`subscribe` came before the ack",
+            Self::Forbidden => {
+                "`connection_init` is refused, or the sign-in has expired (no client is refused yet)"
+            }
+            Self::NoSubprotocol => "there is no common subprotocol",
+            Self::InitTimeout => "no `connection_init` came in time",
+            Self::IdInUse => {
+                "an `id` is in use. This includes an operation that is still prepared, and two \
+                 messages in one TCP segment"
+            }
+            Self::TooManyInits => "a second `connection_init` came",
+        }
+    }
+
+    /// Whether stock clients connect again by themselves, and how.
+    pub fn reconnects(self) -> &'static str {
+        match self {
+            Self::Restarting => "yes: resume at another hub, or later",
+            Self::TryAgainLater => "yes: resume",
+            Self::Forbidden | Self::InitTimeout => "yes",
+            _ => "no",
+        }
+    }
 }
 
 // Reasons: at most `CLOSE_REASON_BYTES`. Those of a malformed message are in `message`.

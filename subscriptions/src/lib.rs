@@ -9,6 +9,7 @@ mod codec;
 mod connection;
 mod context;
 pub mod dialect;
+mod error;
 mod executor;
 mod fanout;
 mod framing;
@@ -44,6 +45,7 @@ pub use batch::Rank;
 pub use close::CloseCode;
 pub use connection::Guard;
 pub use dialect::Dialect;
+pub use error::{ErrorCode, GraphqlError, millis};
 pub use executor::{
     Budget, Credentials, Execution, Executor, Grant, InitRefused, SingleResult, StreamPermit,
 };

@@ -3,12 +3,14 @@
 
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use crate::close::{self, CloseCode};
 use crate::dialect::Dialect;
+use crate::error::GraphqlError;
 use crate::limits::Limits;
 use crate::message::{self, ClientMessage};
 use crate::request::Request;
@@ -248,22 +250,15 @@ fn json_id(id: &str) -> String {
 }
 
 fn limit_error(name: &str, limit: usize, current: usize) -> Value {
-    json!([{
-        "message": format!("limit {name} is {limit}: complete an operation before the next one"),
-        "extensions": {"code": "LIMIT_EXCEEDED", "name": name, "limit": limit, "current": current},
-    }])
+    let message = format!("limit {name} is {limit}: complete an operation before the next one");
+    GraphqlError::limit_exceeded(name, limit, current, message).into_list()
 }
 
 fn rate_error(rate: u32, retry_after_ms: u64) -> Value {
-    json!([{
-        "message": format!(
-            "limit subscribe_rate is {rate} a second: try again in {retry_after_ms} ms"
-        ),
-        "extensions": {
-            "code": "RATE_LIMITED", "name": "subscribe_rate", "limit": rate,
-            "retryAfterMs": retry_after_ms,
-        },
-    }])
+    let message =
+        format!("limit subscribe_rate is {rate} a second: try again in {retry_after_ms} ms");
+    let wait = Duration::from_millis(retry_after_ms);
+    GraphqlError::rate_limited("subscribe_rate", rate, wait, message).into_list()
 }
 
 /// Counts in thousandths of a token, so that one millisecond at 1/s adds a whole unit.

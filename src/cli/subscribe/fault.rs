@@ -6,14 +6,12 @@ use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
+use spreadly_subscriptions::ErrorCode;
 
 /// Close codes after which no stock client comes back, each a fault that would only repeat itself.
 /// 1007 to 1011 among them.
 const FINAL_CODES: [u16; 13] =
     [1002, 1003, 1007, 1008, 1009, 1010, 1011, 4400, 4401, 4406, 4409, 4429, 4500];
-
-/// Error codes of a state of the hub that passes.
-const PASSING: [&str; 2] = ["UNAVAILABLE", "RATE_LIMITED"];
 
 const REQUEST_TIMEOUT: u16 = 408;
 const TOO_MANY_REQUESTS: u16 = 429;
@@ -78,7 +76,7 @@ impl GraphqlError {
     }
 
     fn may_pass(&self) -> bool {
-        self.code().is_some_and(|code| PASSING.contains(&code))
+        self.code().and_then(ErrorCode::by_name).is_some_and(ErrorCode::is_temporary)
     }
 }
 
@@ -95,7 +93,7 @@ impl fmt::Display for GraphqlErrors {
             for (name, value) in error.extensions.iter().filter(|(name, _)| *name != "code") {
                 write!(out, ", {name} {value}")?;
             }
-            if error.code() == Some("RESYNC_REQUIRED") {
+            if error.code() == Some(ErrorCode::ResyncRequired.name()) {
                 out.write_str(". The events between are gone: begin again without --after")?;
             }
         }

@@ -6,7 +6,7 @@ use async_graphql::{Context, Result, SimpleObject};
 
 use self::paging::{List, PageInfo};
 use super::context::charge;
-use super::errors::fault;
+use super::errors::{ErrorCode, fault};
 use super::execution::offload;
 use super::query::{live, read};
 use super::types::event::{Event, event_of};
@@ -102,7 +102,7 @@ async fn page(
     let after = asked.after.map(|after| list.begin_after(&after)).transpose()?;
     let (from, to) = (asked.from.map(|time| time.0), asked.to.map(|time| time.0));
     if from.zip(to).is_some_and(|(from, to)| from > to) {
-        return Err(fault("VALIDATION_FAILED", "from must not be later than to"));
+        return Err(fault(ErrorCode::ValidationFailed, "from must not be later than to"));
     }
     let found = read(ctx, move |log| {
         let wanted = |one: &Item| match (from, to) {

@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use async_graphql::{ErrorExtensions, Result, SimpleObject, Value};
-use spreadly_subscriptions::{Epoch, Position};
+use spreadly_subscriptions::{Epoch, GraphqlError, Position};
 
-use crate::graphql::errors::{fault, limit_exceeded};
+use crate::graphql::errors::{ErrorCode, fault, limit_exceeded, of_resolver};
 use crate::graphql::types::scalars::Cursor;
 use crate::live::{LogCursor, log_topics};
 use crate::market::epochs::{EpochHistory, ResumeFrom};
@@ -33,7 +33,7 @@ pub fn checked_first(first: Option<i32>) -> Result<usize> {
     match first.map_or(Ok(DEFAULT_PER_PAGE), usize::try_from) {
         Ok(first) if first > MOST_PER_PAGE => Err(limit_exceeded("first", MOST_PER_PAGE, first)),
         Ok(first) if first > 0 => Ok(first),
-        _ => Err(fault("VALIDATION_FAILED", "first must be at least 1")),
+        _ => Err(fault(ErrorCode::ValidationFailed, "first must be at least 1")),
     }
 }
 
@@ -68,7 +68,7 @@ impl List {
     /// is valid; or where the epoch of the position is unknown.
     pub fn begin_after(&self, after: &Cursor) -> Result<u64> {
         let requested = LogCursor::decode(&after.0, self.topics)
-            .map_err(|error| fault("BAD_REQUEST", &error.to_string()))?
+            .map_err(|error| fault(ErrorCode::BadRequest, &error.to_string()))?
             .position;
         // A page may begin after the last event: it is empty.
         let (message, floor) = match self.epochs.resume(&requested, u64::MAX) {
@@ -79,19 +79,9 @@ impl List {
             }
             ResumeFrom::Start => ("the epoch is new: list from the start", 0),
         };
-        let position = |position: Position| {
-            let Position { epoch, sequence } = position;
-            let place = serde_json::json!({
-                "epoch": epoch.to_string(), "sequence": sequence.to_string(),
-            });
-            Value::from_json(place).unwrap_or_default()
-        };
         let cursor = self.cursor(floor);
         let floor = Position { epoch: self.epoch(), sequence: floor };
-        Err(fault("RESYNC_REQUIRED", message).extend_with(|_, values| {
-            values.set("requested", position(requested));
-            values.set("floor", position(floor));
-            values.set("cursor", cursor.0.as_str());
-        }))
+        let error = GraphqlError::resync_required(requested, floor, message);
+        Err(of_resolver(error.with("cursor", cursor.0)))
     }
 }

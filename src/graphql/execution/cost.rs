@@ -12,7 +12,7 @@ use serde_json::Map;
 
 use super::introspection;
 use crate::budgets::Work;
-use crate::graphql::errors::Refused;
+use crate::graphql::errors::{ErrorCode, Refused};
 use crate::graphql::limits::{DEFAULT_CANDLES, DEFAULT_DEPTH, MOST_CANDLES, QueryLimits};
 
 /// Most brackets open at once, of any kind. The parser recurses by them; it has a limit for
@@ -191,7 +191,11 @@ impl<'a> Scale<'a, '_> {
         match self.fragments.get(name) {
             Some(Some(cost)) => return Ok(*cost),
             Some(None) => {
-                return Err(Refused::new("VALIDATION_FAILED", "a fragment spreads itself", None));
+                return Err(Refused::new(
+                    ErrorCode::ValidationFailed,
+                    "a fragment spreads itself",
+                    None,
+                ));
             }
             None => {}
         }

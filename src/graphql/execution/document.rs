@@ -1,6 +1,7 @@
 //! A parsed document, and what decides whether two operations are the same work: the documents that
 //! were parsed lately, the operation of a request, and the place of its `after`.
 
+use std::hash::{Hash, RandomState};
 use std::sync::Arc;
 
 use async_graphql::Pos;
@@ -9,11 +10,11 @@ use async_graphql_parser::types::{
 };
 use async_graphql_parser::{Positioned, parse_query};
 use async_graphql_value::{ConstValue, Value};
-use parking_lot::Mutex;
+use quick_cache::UnitWeighter;
+use quick_cache::sync::{Cache, DefaultLifecycle};
 
 use super::cost::{self, Tokens};
-use super::document_cache::DocumentCache;
-use crate::graphql::errors::Refused;
+use crate::graphql::errors::{ErrorCode, Refused};
 use crate::graphql::limits::QueryLimits;
 
 /// Documents kept.
@@ -22,13 +23,20 @@ const MOST_DOCUMENTS: usize = 1_024;
 /// below 16 MiB of text.
 const MOST_CACHED_BYTES: usize = 16 * 1_024;
 
-/// Parsed documents by their text.
-pub struct Documents(Mutex<DocumentCache<Box<str>, Arc<ExecutableDocument>>>);
+/// Parsed documents by their text. The hash is keyed, as clients choose the texts.
+pub struct Documents(Cache<Box<str>, Arc<ExecutableDocument>, UnitWeighter, RandomState>);
 
 impl Default for Documents {
     fn default() -> Self {
-        Self(Mutex::new(DocumentCache::new(MOST_DOCUMENTS)))
+        Self(cache(MOST_DOCUMENTS))
     }
+}
+
+/// Of so many entries, those that were asked for more than once first. Each shard of it has a lock of
+/// its own.
+pub(super) fn cache<K: Eq + Hash, V: Clone>(most: usize) -> Cache<K, V, UnitWeighter, RandomState> {
+    let (hasher, lifecycle) = (RandomState::new(), DefaultLifecycle::default());
+    Cache::with(most, most as u64, UnitWeighter, hasher, lifecycle)
 }
 
 impl Documents {
@@ -41,7 +49,7 @@ impl Documents {
         charge: impl FnOnce(usize),
     ) -> Result<Arc<ExecutableDocument>, Refused> {
         let cacheable = text.len() <= MOST_CACHED_BYTES;
-        if cacheable && let Some(document) = self.0.lock().get(text) {
+        if cacheable && let Some(document) = self.0.get(text) {
             return Ok(document);
         }
         charge(cost::check_text(text, limits)?);
@@ -52,11 +60,11 @@ impl Documents {
                 true => fault.to_string(),
                 false => "the document is not valid GraphQL".to_owned(),
             };
-            Refused::new("BAD_REQUEST", &message, at)
+            Refused::new(ErrorCode::BadRequest, &message, at)
         })?);
         cost::check_document(&document, limits)?;
         if cacheable {
-            self.0.lock().keep(text.into(), document.clone());
+            self.0.insert(text.into(), document.clone());
         }
         Ok(document)
     }
@@ -78,7 +86,7 @@ pub fn operation<'a>(
             Some(_) => "the document has no operation of this name",
             None => "the document has several operations: name one in operationName",
         };
-        Refused::new("BAD_REQUEST", message, None)
+        Refused::new(ErrorCode::BadRequest, message, None)
     })
 }
 
@@ -93,7 +101,7 @@ pub fn root_field<'a>(
     match fields[..] {
         [field] => Ok(field),
         _ => Err(Refused::new(
-            "VALIDATION_FAILED",
+            ErrorCode::ValidationFailed,
             "a subscription selects exactly one root field",
             Some(operation.pos),
         )),
@@ -122,7 +130,7 @@ fn collect<'a>(
         };
         if !item.node.directives().is_empty() {
             let message = "a fragment at the root of a subscription takes no directives";
-            return Err(Refused::new("VALIDATION_FAILED", message, Some(item.pos)));
+            return Err(Refused::new(ErrorCode::ValidationFailed, message, Some(item.pos)));
         }
         collect(document, &inner.node.items, into)?;
     }
@@ -271,9 +279,8 @@ mod tests {
             documents.parse(&format!("{{a{number}}}"), &limits, drop).unwrap();
             documents.parse("{always}", &limits, drop).unwrap();
         }
-        let mut known = documents.0.lock();
-        assert!(known.len() <= MOST_DOCUMENTS);
-        assert!(known.get("{always}").is_some());
+        assert!(documents.0.len() <= MOST_DOCUMENTS);
+        assert!(documents.0.get("{always}").is_some());
     }
 
     #[test]

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use super::document;
 use super::executor::HubSchema;
-use crate::graphql::errors::{self, Refused};
+use crate::graphql::errors::{self, ErrorCode, Refused};
 use crate::graphql::identity::{Audience, Identity, Principal};
 use crate::graphql::subscription::{Slot, SourceSpec};
 use crate::live::{Encode, LiveFrame};
@@ -43,7 +43,7 @@ impl StreamRequest {
             Some(Some(response)) => return Err(Refused::from_response(response)),
             Some(None) => {
                 let message = "the subscription selects nothing";
-                return Err(Refused::new("VALIDATION_FAILED", message, None));
+                return Err(Refused::new(ErrorCode::ValidationFailed, message, None));
             }
             None => {}
         }

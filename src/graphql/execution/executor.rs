@@ -22,7 +22,7 @@ use super::offload::{Offload, Outcome, Running, Stage};
 use super::persisted::Persisted;
 use crate::budgets::{ClientAccount, Work};
 use crate::graphql::context::{Caller, ReadPlace};
-use crate::graphql::errors::{self, Refused};
+use crate::graphql::errors::{self, ErrorCode, Refused};
 use crate::graphql::identity::{Identity, Principal};
 use crate::graphql::limits::QueryLimits;
 use crate::graphql::mutation::port::MutationPort;
@@ -341,7 +341,7 @@ fn text_or_null(value: Value) -> Result<Option<String>, Refused> {
     match value {
         Value::String(cursor) => Ok(Some(cursor)),
         Value::Null => Ok(None),
-        _ => Err(Refused::new("BAD_REQUEST", "after: a cursor is a string", None)),
+        _ => Err(Refused::new(ErrorCode::BadRequest, "after: a cursor is a string", None)),
     }
 }
 

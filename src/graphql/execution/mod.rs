@@ -3,7 +3,6 @@
 
 pub mod cost;
 pub mod document;
-mod document_cache;
 pub mod encoder;
 pub mod executor;
 pub mod introspection;

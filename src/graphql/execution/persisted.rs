@@ -2,29 +2,31 @@
 //! queries, as Apollo's clients speak them. A document enters with the first request that has both.
 //! A client that names an unknown document must send it.
 
+use std::hash::RandomState;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use quick_cache::UnitWeighter;
+use quick_cache::sync::Cache;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use spreadly_subscriptions::{PERSISTED, Request};
 
-use super::document_cache::DocumentCache;
-use crate::graphql::errors::Refused;
+use super::document;
+use crate::graphql::errors::{ErrorCode, Refused};
 
 /// Documents kept. Each has at most `query_bytes` (32 KiB), so all have at most 32 MiB.
 const MOST_PERSISTED: usize = 1_024;
 
-/// Name and message by which stock clients know that they have to send the document.
-const NOT_FOUND: (&str, &str) = ("PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound");
+/// The message by which stock clients know that they have to send the document.
+const NOT_FOUND: &str = "PersistedQueryNotFound";
 
 pub type Hash = [u8; 32];
 
-pub struct Persisted(Mutex<DocumentCache<Hash, Arc<str>>>);
+pub struct Persisted(Cache<Hash, Arc<str>, UnitWeighter, RandomState>);
 
 impl Default for Persisted {
     fn default() -> Self {
-        Self(Mutex::new(DocumentCache::new(MOST_PERSISTED)))
+        Self(document::cache(MOST_PERSISTED))
     }
 }
 
@@ -36,11 +38,10 @@ impl Persisted {
         let Some(hash) = named.filter(|named| !named.is_null()).map(hash).transpose()? else {
             return Ok(None);
         };
-        let known = self.0.lock().get(&hash);
+        let known = self.0.get(&hash);
         if request.query.is_empty() {
-            let (code, message) = NOT_FOUND;
-            request.query =
-                known.ok_or_else(|| Refused::new(code, message, None))?.as_ref().to_owned();
+            let unknown = || Refused::new(ErrorCode::PersistedQueryNotFound, NOT_FOUND, None);
+            request.query = known.ok_or_else(unknown)?.as_ref().to_owned();
             return Ok(None);
         }
         let same = match &known {
@@ -49,18 +50,18 @@ impl Persisted {
         };
         if !same {
             let message = "persistedQuery: sha256Hash is not the SHA-256 of the query beside it";
-            return Err(Refused::new("BAD_REQUEST", message, None));
+            return Err(Refused::new(ErrorCode::BadRequest, message, None));
         }
         Ok(known.is_none().then_some(hash))
     }
 
     pub fn keep(&self, hash: Hash, document: &str) {
-        self.0.lock().keep(hash, document.into());
+        self.0.insert(hash, document.into());
     }
 }
 
 fn hash(named: &Value) -> Result<Hash, Refused> {
-    let refused = |message| Refused::new("BAD_REQUEST", message, None);
+    let refused = |message| Refused::new(ErrorCode::BadRequest, message, None);
     if named.get("version").and_then(Value::as_u64) != Some(1) {
         return Err(refused("persistedQuery: version must be 1"));
     }
@@ -148,6 +149,6 @@ mod tests {
         for number in 0..5_000u32 {
             persisted.keep(Sha256::digest(number.to_be_bytes()).into(), DOCUMENT);
         }
-        assert!(persisted.0.lock().len() <= MOST_PERSISTED);
+        assert!(persisted.0.len() <= MOST_PERSISTED);
     }
 }

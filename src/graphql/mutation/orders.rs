@@ -12,7 +12,7 @@ use super::port::{MutationPort, WriteError, Written};
 use crate::budgets::Work;
 use crate::graphql::connections::paging::List;
 use crate::graphql::context::admit;
-use crate::graphql::errors::{fault, limit_exceeded, state};
+use crate::graphql::errors::{ErrorCode, fault, limit_exceeded, of_resolver, state};
 use crate::graphql::identity::acting;
 use crate::graphql::query::{live, read_in_turn};
 use crate::graphql::types::market::Side;
@@ -151,10 +151,10 @@ impl OrderMutations {
         let asked = id.clone();
         let found = read_in_turn(ctx, move |log| log.order(&asked)).await?;
         let Some(found) = found.as_ref().map(stored_order).transpose()? else {
-            return Err(fault("NOT_FOUND", "there is no order of this id"));
+            return Err(fault(ErrorCode::NotFound, "there is no order of this id"));
         };
         if found.account.as_deref() != Some(&*account) {
-            return Err(fault("FORBIDDEN", "this order is not yours"));
+            return Err(fault(ErrorCode::Forbidden, "this order is not yours"));
         }
         let line = cancellation(&found, input.reason.as_deref(), live(ctx)?.now());
         let written = write(ctx, vec![line]).await?;
@@ -220,12 +220,15 @@ impl Wanted {
         let definition = known_market(ctx, &input.market)?;
         let order_type = input.order_type.unwrap_or(OrderType::Limit);
         if order_type == OrderType::Limit && input.price.is_none() {
-            return Err(fault("VALIDATION_FAILED", "price is missing: a limit order has one"));
+            return Err(fault(
+                ErrorCode::ValidationFailed,
+                "price is missing: a limit order has one",
+            ));
         }
         let client_id = input.client_id.as_deref();
         if client_id.is_some_and(|id| id.is_empty() || id.chars().any(char::is_control)) {
             let message = "clientId must not be empty or have control characters";
-            return Err(fault("VALIDATION_FAILED", message));
+            return Err(fault(ErrorCode::ValidationFailed, message));
         }
         let length = client_id.map_or(0, str::len);
         if length > MOST_CLIENT_ID_BYTES {
@@ -278,7 +281,7 @@ impl Wanted {
         let id = self.event_id().unwrap_or_default();
         let found = read_in_turn(ctx, move |log| log.order_of_event(&id)).await?;
         let Some(found) = found else {
-            return Err(fault("CONFLICT", "clientId is the name of something else"));
+            return Err(fault(ErrorCode::Conflict, "clientId is the name of something else"));
         };
         let order = stored_order(&found)?;
         let number = |text: &Decimal, decimals| crate::market::fixed::parse(&text.0, decimals).ok();
@@ -294,7 +297,7 @@ impl Wanted {
             true => Ok((order, found.sequence)),
             false => {
                 let message = format!("clientId is the name of another order, {}", order.id);
-                Err(fault("CONFLICT", &message))
+                Err(fault(ErrorCode::Conflict, &message))
             }
         }
     }
@@ -312,7 +315,9 @@ fn cancellation(order: &orders::Order, reason: Option<&str>, now: Micros) -> Str
 }
 
 fn known_market(ctx: &Context<'_>, market: &str) -> Result<Arc<MarketDefinition>> {
-    live(ctx)?.definition(market).ok_or_else(|| fault("NOT_FOUND", "there is no market of this id"))
+    live(ctx)?
+        .definition(market)
+        .ok_or_else(|| fault(ErrorCode::NotFound, "there is no market of this id"))
 }
 
 async fn write(ctx: &Context<'_>, lines: Vec<String>) -> Result<Written> {
@@ -333,10 +338,8 @@ fn list(ctx: &Context<'_>, account: &str) -> Result<List> {
 
 fn broken(error: RuleBroken) -> Error {
     let (rule, value) = (error.rule(), error.value());
-    fault("VALIDATION_FAILED", &error.to_string()).extend_with(|_, values| {
-        values.set("rule", rule);
-        values.set("value", value.as_str());
-    })
+    let fault = GraphqlError::new(ErrorCode::ValidationFailed, error.to_string());
+    of_resolver(fault.with("rule", rule).with("value", value.as_str()))
 }
 
 /// What the log would not take though it looked right a moment before.
@@ -345,9 +348,9 @@ fn refused(refusal: Option<Refusal>) -> Error {
         return crate::graphql::errors::internal("a mutation without answer");
     };
     let code = match refusal {
-        Refusal::UnknownOrder(_) | Refusal::MixedBook { .. } => "CONFLICT",
-        Refusal::TooManyOrders(_) | Refusal::TooManyAccounts(_) => "UNAVAILABLE",
-        _ => "VALIDATION_FAILED",
+        Refusal::UnknownOrder(_) | Refusal::MixedBook { .. } => ErrorCode::Conflict,
+        Refusal::TooManyOrders(_) | Refusal::TooManyAccounts(_) => ErrorCode::Unavailable,
+        _ => ErrorCode::ValidationFailed,
     };
     fault(code, &refusal.to_string())
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_graphql::Error;
 use futures_util::future::BoxFuture;
 
-use crate::graphql::errors::fault;
+use crate::graphql::errors::{ErrorCode, fault};
 use crate::market::orders::OrderUpdate;
 use crate::market::refusal::Refusal;
 
@@ -52,7 +52,7 @@ pub enum WriteError {
 impl WriteError {
     /// The error for the client.
     pub fn into_error(self) -> Error {
-        fault("UNAVAILABLE", &self.to_string())
+        fault(ErrorCode::Unavailable, &self.to_string())
     }
 }
 

@@ -8,7 +8,7 @@ use super::port::{MutationPort, WriteError};
 use crate::budgets::Work;
 use crate::graphql::connections::paging::List;
 use crate::graphql::context::admit;
-use crate::graphql::errors::{checked_topic, fault, internal, state};
+use crate::graphql::errors::{ErrorCode, checked_topic, fault, internal, state};
 use crate::graphql::query::{live, read_in_turn};
 use crate::graphql::types::scalars::{Cursor, Json, UInt64};
 use crate::live::{ItemBody, item};
@@ -58,7 +58,7 @@ impl Publishing {
         let id = id.map(|id| id.0);
         if id.as_ref().is_some_and(|id| id.is_empty() || id.len() > MOST_ID_BYTES) {
             let message = format!("id must have 1 to {MOST_ID_BYTES} bytes");
-            return Err(fault("VALIDATION_FAILED", &message));
+            return Err(fault(ErrorCode::ValidationFailed, &message));
         }
         let data = data.0.into_json().map_err(|error| internal(&error.to_string()))?;
         let mut event = json!({
@@ -78,7 +78,7 @@ impl Publishing {
         let (sequence, duplicate) = match (written.sequence, written.refusal, id) {
             (Some(sequence), ..) => (sequence, false),
             (None, Some(refusal), _) => {
-                return Err(fault("VALIDATION_FAILED", &refusal.to_string()));
+                return Err(fault(ErrorCode::ValidationFailed, &refusal.to_string()));
             }
             (None, None, Some(id)) => {
                 (published_before(ctx, id, &topic, &event["data"]).await?, true)
@@ -104,7 +104,8 @@ async fn published_before(
     data: &serde_json::Value,
 ) -> Result<u64> {
     let stored = read_in_turn(ctx, move |log| log.find(&id)).await?;
-    let conflict = || fault("CONFLICT", "another event has this id: publish under one of its own");
+    let conflict =
+        || fault(ErrorCode::Conflict, "another event has this id: publish under one of its own");
     let stored = stored.ok_or_else(|| internal("an id that is known is not in the log"))?;
     match item(&stored, |_| None).map(|one| one.body) {
         Ok(ItemBody::Message(known))

@@ -9,7 +9,7 @@ use super::head::{BookSpeed, SnapshotReason};
 use super::scalars::{Cursor, DateTime, Decimal, UInt64};
 use crate::budgets::Work;
 use crate::graphql::context::charge;
-use crate::graphql::errors::{fault, limit_exceeded};
+use crate::graphql::errors::{ErrorCode, fault, limit_exceeded};
 use crate::graphql::execution::offload;
 use crate::graphql::limits::{DEFAULT_CANDLES, MOST_CANDLES};
 use crate::graphql::query::{live, read};
@@ -235,16 +235,16 @@ pub async fn asked(
             return Err(limit_exceeded("candles_per_query", MOST_CANDLES, last));
         }
         Ok(last) if last > 0 => last,
-        _ => return Err(fault("VALIDATION_FAILED", "last must be at least 1")),
+        _ => return Err(fault(ErrorCode::ValidationFailed, "last must be at least 1")),
     };
     if let (Some(from), Some(to)) = (from, to)
         && from.0 > to.0
     {
-        return Err(fault("VALIDATION_FAILED", "from must not be after to"));
+        return Err(fault(ErrorCode::ValidationFailed, "from must not be after to"));
     }
     let live = live(ctx)?;
     let Some(definition) = live.definition(market) else {
-        return Err(fault("NOT_FOUND", "there is no market of this id"));
+        return Err(fault(ErrorCode::NotFound, "there is no market of this id"));
     };
     let (interval, now) = (interval.into(), live.now());
     let (from, to) = (from.map(|from| from.0), to.map(|to| to.0));
