@@ -36,6 +36,8 @@ pub struct AccountLimits {
     pub log_readers_per_address: usize,
     /// Bytes of replies over HTTP that were not taken yet.
     pub reply_bytes_per_address: usize,
+    /// The same for all addresses together.
+    pub reply_bytes: usize,
     /// Microseconds of processor time a second.
     pub cost_rate: u32,
     /// Microseconds of processor time that an address can save up.
@@ -53,6 +55,7 @@ impl Default for AccountLimits {
             streams_per_address: 4_096,
             log_readers_per_address: 2,
             reply_bytes_per_address: 16 << 20,
+            reply_bytes: 256 << 20,
             cost_rate: 50_000,
             cost_burst: 1_000_000,
             exempt_loopback: true,
@@ -72,6 +75,8 @@ pub(super) struct Shared {
     pub limits: AccountLimits,
     pub meters: Arc<ClientMeters>,
     pub pressure: Pressure,
+    /// Of all accounts.
+    pub reply_bytes: AtomicUsize,
 }
 
 impl Shared {
@@ -105,17 +110,40 @@ pub struct ClientAccount {
     line: Arc<Line>,
 }
 
-/// What an address has open, or bytes on their way to it; given back when dropped.
+/// What an address has open; given back when dropped.
 pub struct Place {
     account: Arc<ClientAccount>,
     count: fn(&ClientAccount) -> &AtomicUsize,
-    amount: usize,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        (self.count)(&self.account).fetch_sub(self.amount, Ordering::Relaxed);
+        (self.count)(&self.account).fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// The bytes of a reply over HTTP that is on its way; given back when dropped.
+pub struct ReplyPlace {
+    account: Arc<ClientAccount>,
+    bytes: usize,
+}
+
+impl Drop for ReplyPlace {
+    fn drop(&mut self) {
+        self.account.reply_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.account.shared.reply_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A reply over HTTP does not fit beside those that were not read yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnreadReplies {
+    /// The limit's name in the configuration.
+    pub name: &'static str,
+    /// Bytes.
+    pub limit: usize,
+    /// Bytes that were not read yet, of the address or of all.
+    pub current: usize,
 }
 
 /// An address has spent what it may for now.
@@ -256,39 +284,59 @@ impl ClientAccount {
     pub fn enter_connection(self: &Arc<Self>) -> Result<Place, usize> {
         let limit = self.shared.limits.connections();
         let fits = |current| current < limit;
-        self.enter(|account| &account.connections, 1, fits, Refusal::ConnectionsPerAddress)
+        self.enter(|account| &account.connections, fits, Refusal::ConnectionsPerAddress)
     }
 
     /// Counts a WebSocket or an event stream in, or says how many there are.
     pub fn enter_socket(self: &Arc<Self>) -> Result<Place, usize> {
         let limit = self.shared.limits.sockets_per_address;
         let fits = |current| current < limit;
-        self.enter(|account| &account.sockets, 1, fits, Refusal::SocketsPerAddress)
+        self.enter(|account| &account.sockets, fits, Refusal::SocketsPerAddress)
     }
 
     /// Counts a reply over HTTP in until it has left, or says how many bytes of others have not.
-    /// One reply of any size may be on its way, and small ones always, as mutations have such.
-    pub fn enter_reply(self: &Arc<Self>, bytes: usize) -> Result<Place, usize> {
-        let limit = self.shared.limits.reply_bytes_per_address;
-        let is_small = bytes <= SMALL_REPLY_BYTES;
-        let fits = |current: usize| is_small || current == 0 || current + bytes <= limit;
-        self.enter(|account| &account.reply_bytes, bytes, fits, Refusal::ReplyBytesPerAddress)
+    /// One reply of any size may be on its way, and small ones always, as mutations have such. An
+    /// address may hold no more than what all of them leave free, so each has a share.
+    ///
+    /// # Errors
+    /// The limit that the reply exceeds.
+    pub fn enter_reply(self: &Arc<Self>, bytes: usize) -> Result<ReplyPlace, UnreadReplies> {
+        let AccountLimits { reply_bytes_per_address, reply_bytes, .. } = self.shared.limits;
+        let of_all = self.shared.reply_bytes.load(Ordering::Relaxed);
+        let free = reply_bytes.saturating_sub(of_all);
+        let limit = reply_bytes_per_address.min(free);
+        let fits = |current| {
+            self.exempt || bytes <= SMALL_REPLY_BYTES || current == 0 || current + bytes <= limit
+        };
+        let entered =
+            self.reply_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |current| {
+                fits(current).then_some(current + bytes)
+            });
+        let Err(current) = entered else {
+            self.shared.reply_bytes.fetch_add(bytes, Ordering::Relaxed);
+            return Ok(ReplyPlace { account: self.clone(), bytes });
+        };
+        let (reason, limit, current) = match free < reply_bytes_per_address {
+            true => (Refusal::ReplyBytes, reply_bytes, of_all),
+            false => (Refusal::ReplyBytesPerAddress, reply_bytes_per_address, current),
+        };
+        self.shared.meters.refuse(reason);
+        Err(UnreadReplies { name: reason.name(), limit, current })
     }
 
     /// Counts something in where it fits beside what is there, or says how much that is.
     fn enter(
         self: &Arc<Self>,
         count: fn(&Self) -> &AtomicUsize,
-        amount: usize,
         fits: impl Fn(usize) -> bool,
         refusal: Refusal,
     ) -> Result<Place, usize> {
         let counter = count(self);
         let entered = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |current| {
-            (self.exempt || fits(current)).then_some(current + amount)
+            (self.exempt || fits(current)).then_some(current + 1)
         });
         match entered {
-            Ok(_) => Ok(Place { account: self.clone(), count, amount }),
+            Ok(_) => Ok(Place { account: self.clone(), count }),
             Err(current) => {
                 self.shared.meters.refuse(refusal);
                 Err(current)
@@ -374,6 +422,36 @@ mod tests {
         account.admit_at(Work::Request, 1, now + refused.retry_after).unwrap();
         let counted: Vec<_> = accounts.meters().rate_limits().filter(|one| one.1 > 0).collect();
         assert_eq!(counted, [("request", 2)]);
+    }
+
+    #[test]
+    fn all_addresses_together_hold_no_more_unread_replies_than_their_limit_and_share_it() {
+        const REPLY: usize = 100 << 10;
+        let limits = AccountLimits {
+            reply_bytes_per_address: 10 * REPLY,
+            reply_bytes: 40 * REPLY,
+            ..AccountLimits::default()
+        };
+        let accounts = Accounts::new(limits, HubShare::of_shards(1));
+        let all: Vec<_> = (0..20).map(|last| accounts.of([203, 0, 113, last].into())).collect();
+        let mut held = Vec::new();
+        for _ in 0..10 {
+            for account in &all {
+                held.extend(account.enter_reply(REPLY));
+            }
+        }
+        assert!(held.len() <= 40, "{}", held.len());
+        let fewest = all.iter().map(|one| one.reply_bytes.load(Ordering::Relaxed)).min();
+        assert!(fewest >= Some(REPLY), "each has one at least: {fewest:?}");
+        let refused = all[0].enter_reply(REPLY).err().unwrap();
+        assert_eq!((refused.name, refused.limit), ("reply_bytes", 40 * REPLY));
+        assert_eq!(refused.current, held.len() * REPLY);
+        assert!(all[0].enter_reply(SMALL_REPLY_BYTES).is_ok());
+        let late = accounts.of([203, 0, 113, 200].into());
+        assert!(late.enter_reply(REPLY).is_ok(), "the first one of an address");
+        drop(held);
+        let of_one = (0..20).map_while(|_| all[0].enter_reply(REPLY).ok()).collect::<Vec<_>>();
+        assert_eq!(of_one.len(), 10, "its own limit again");
     }
 
     #[test]

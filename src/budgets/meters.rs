@@ -15,6 +15,7 @@ pub enum Refusal {
     StreamsPerAddress,
     LogReadersPerAddress,
     ReplyBytesPerAddress,
+    ReplyBytes,
     /// Queries of an address that wait for the pool.
     WaitingPerAddress,
     /// A query that waited too long for the pool.
@@ -24,7 +25,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Descriptors,
         Self::ConnectionsPerAddress,
         Self::SocketsPerAddress,
@@ -32,6 +33,7 @@ impl Refusal {
         Self::StreamsPerAddress,
         Self::LogReadersPerAddress,
         Self::ReplyBytesPerAddress,
+        Self::ReplyBytes,
         Self::WaitingPerAddress,
         Self::Pool,
         Self::UnreadReply,
@@ -46,6 +48,7 @@ impl Refusal {
             Self::StreamsPerAddress => "streams_per_address",
             Self::LogReadersPerAddress => "log_readers_per_address",
             Self::ReplyBytesPerAddress => "reply_bytes_per_address",
+            Self::ReplyBytes => "reply_bytes",
             Self::WaitingPerAddress => "waiting_per_address",
             Self::Pool => "pool",
             Self::UnreadReply => "writer_stall_ms",

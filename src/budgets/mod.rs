@@ -10,7 +10,9 @@ mod prices;
 mod streams;
 mod table;
 
-pub use self::account::{AccountLimits, ClientAccount, Place, RateLimited};
+pub use self::account::{
+    AccountLimits, ClientAccount, Place, RateLimited, ReplyPlace, UnreadReplies,
+};
 pub use self::address::ClientAddress;
 pub use self::meters::{ClientMeters, Refusal};
 pub use self::pressure::HubShare;

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -40,7 +41,9 @@ impl Accounts {
     pub fn new(limits: AccountLimits, share: HubShare) -> Self {
         let now = Instant::now();
         let meters = Arc::<ClientMeters>::default();
-        let shared = Arc::new(Shared { limits, meters, pressure: Pressure::new(share, now) });
+        let pressure = Pressure::new(share, now);
+        let reply_bytes = AtomicUsize::new(0);
+        let shared = Arc::new(Shared { limits, meters, pressure, reply_bytes });
         let crowd = Arc::new(ClientAccount::new(shared.clone(), false, now));
         let table = Table { accounts: HashMap::new(), sweep_at: SWEEP_FROM, swept: now, crowd };
         Self { shared, table: Mutex::new(table) }

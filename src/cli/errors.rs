@@ -13,8 +13,8 @@ const HEAD: &str = "\
 
 ## Error codes
 
-Each error has `extensions.code`. The column \"HTTP\" is the status of a request that did not run, with
-`application/graphql-response+json`. [The protocol](protocol.md#graphql-over-http) explains the
+Each error has `extensions.code`. The column \"HTTP\" is the status of a request that did not run,
+with `application/graphql-response+json`. [The protocol](protocol.md#graphql-over-http) explains the
 statuses of other requests (P-138, P-139).
 
 | code | HTTP | when | what a client does |
@@ -36,8 +36,8 @@ These answers come before a request becomes GraphQL.
 | 413 | the body has more than 256 KiB |
 | 415 | the body is not JSON |
 | 426 | the WebSocket version is not 13 |
-| 429 | the address has too many sockets or connections, or it is `RATE_LIMITED`; then `Retry-After` \
-is in seconds |
+| 429 | the address has too many sockets or connections, or it is `RATE_LIMITED`; then \
+`Retry-After` is in seconds |
 | 431 | the headers have more than 16 KiB, or there are more than 64 |
 
 ## Close codes

@@ -107,6 +107,11 @@ pub(super) fn limits(table: &mut Table<'_>, limits: &Limits) {
     // Nothing that one socket may hold open is more than the whole hub may have.
     at_least(("limits.streams", limits.streams), operations, 1);
     at_least(
+        ("limits.reply_bytes", limits.reply_bytes),
+        ("limits.reply_bytes_per_address", limits.reply_bytes_per_address),
+        1,
+    );
+    at_least(
         ("limits.query_level_fields", limits.query_level_fields),
         ("limits.book_depth", limits.book_depth),
         FIELDS_OF_A_LEVEL,

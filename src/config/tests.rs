@@ -97,6 +97,7 @@ limits.streams_per_socket = 10
 limits.streams_per_address = 12
 limits.log_readers_per_address = 3
 limits.reply_bytes_per_address = 70000
+limits.reply_bytes = 70001
 limits.cost_rate = 13
 limits.cost_burst = 14
 limits.stream_cost_rate = 16

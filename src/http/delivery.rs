@@ -4,13 +4,13 @@
 use parking_lot::Mutex;
 
 use super::waiting_connections::WaitingPlace;
-use crate::budgets::Place;
+use crate::budgets::ReplyPlace;
 
 /// See the module's text. Dropped after the connection.
 pub struct Delivery {
     /// `None` for a proxy's connection, which may have clients that do not wait.
     waiting: Option<WaitingPlace>,
-    unsent: Mutex<Option<Place>>,
+    unsent: Mutex<Option<ReplyPlace>>,
 }
 
 impl Delivery {
@@ -29,7 +29,7 @@ impl Delivery {
     }
 
     /// A reply is about to be sent, whose bytes have this place.
-    pub fn begin_reply(&self, place: Place) {
+    pub fn begin_reply(&self, place: ReplyPlace) {
         *self.unsent.lock() = Some(place);
     }
 

@@ -10,7 +10,7 @@ use spreadly_subscriptions::{ErrorCode, GraphqlError, millis};
 
 use super::negotiation::Media;
 use super::sse::Events;
-use crate::budgets::RateLimited;
+use crate::budgets::{RateLimited, UnreadReplies};
 
 /// How long an address in debt waits for the answer that says so. A refusal costs the hub as much
 /// as a small answer, so a client that asks again at once must not get the next one at once.
@@ -23,6 +23,14 @@ pub fn too_many(name: &str, limit: usize, current: usize) -> Reply {
     let message = format!("limit {name} is {limit}: close one before the next");
     let status = StatusCode::TOO_MANY_REQUESTS;
     limit_exceeded(status, name, limit, current, &message)
+}
+
+pub fn unread_replies(unread: UnreadReplies) -> Box<Reply> {
+    let UnreadReplies { name, limit, current } = unread;
+    let message = format!(
+        "limit {name} is {limit}: read the replies that are on their way first, or ask for less"
+    );
+    Box::new(limit_exceeded(StatusCode::TOO_MANY_REQUESTS, name, limit, current, &message))
 }
 
 pub async fn rate_limited(limited: RateLimited) -> Reply {

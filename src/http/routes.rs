@@ -29,7 +29,7 @@ use super::delivery::Delivery;
 use super::negotiation::{self, Accepts, Media, Outcome};
 use super::response::{
     RATE_LIMITED_DELAY, Reply, bad_request, error_body, event_stream, limit_exceeded, no_content,
-    not_allowed, rate_limited, refusal, reply, too_many,
+    not_allowed, rate_limited, refusal, reply, too_many, unread_replies,
 };
 use super::sse::{self, Back, Pace, Terms};
 use super::stall_limit::StallLimited;
@@ -267,18 +267,6 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         account.enter_socket().map_err(full)
     }
 
-    /// A reply's place among those of its address, or the answer that there is none.
-    fn reply_place(&self, account: &Arc<ClientAccount>, bytes: usize) -> Result<Place, Box<Reply>> {
-        account.enter_reply(bytes).map_err(|current| {
-            let limit = self.accounts.limits().reply_bytes_per_address;
-            let message = format!(
-                "limit reply_bytes_per_address is {limit}: read the replies that are on their way \
-                 first, or ask for less"
-            );
-            let (status, name) = (StatusCode::TOO_MANY_REQUESTS, "reply_bytes_per_address");
-            Box::new(limit_exceeded(status, name, limit, current, &message))
-        })
-    }
 
     // ---- GraphQL over HTTP ----
 
@@ -342,7 +330,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         Ok(match (self.executor.execute(request, &principal), place) {
             (Execution::Single(result), _) => match result.await {
                 Ok(result) => {
-                    let place = self.reply_place(&account, result.json.len())?;
+                    let place = account.enter_reply(result.json.len()).map_err(unread_replies)?;
                     caller.delivery.begin_reply(place);
                     self.ran(accepts, result)
                 }

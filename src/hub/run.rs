@@ -405,6 +405,7 @@ fn account_limits(limits: &Limits) -> AccountLimits {
         streams_per_address: limits.streams_per_address,
         log_readers_per_address: limits.log_readers_per_address,
         reply_bytes_per_address: limits.reply_bytes_per_address,
+        reply_bytes: limits.reply_bytes,
         cost_rate: limits.cost_rate,
         cost_burst: limits.cost_burst,
         exempt_loopback: limits.exempt_loopback,

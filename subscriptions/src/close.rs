@@ -88,7 +88,8 @@ impl CloseCode {
             Self::InvalidMessage => "a message is not of the protocol",
             Self::Unauthorized => "`subscribe` came before the ack",
             Self::Forbidden => {
-                "`connection_init` is refused, or the sign-in has expired (no client is refused yet)"
+                "`connection_init` is refused, or the sign-in has expired (no client is refused \
+                 yet)"
             }
             Self::NoSubprotocol => "there is no common subprotocol",
             Self::InitTimeout => "no `connection_init` came in time",

@@ -176,7 +176,10 @@ impl GraphqlError {
         floor: Position,
         message: impl Into<String>,
     ) -> Self {
-        let position = |Position { epoch, sequence }| json!({ "epoch": epoch.to_string(), "sequence": sequence.to_string() });
+        let position = |Position { epoch, sequence }| {
+            let (epoch, sequence) = (epoch.to_string(), sequence.to_string());
+            json!({ "epoch": epoch, "sequence": sequence })
+        };
         Self::new(ErrorCode::ResyncRequired, message)
             .with("requested", position(requested))
             .with("floor", position(floor))

@@ -295,6 +295,8 @@ impl TokenBucket {
 mod tests {
     use std::time::Duration;
 
+    use serde_json::json;
+
     use super::*;
 
     fn acknowledged(limits: &Limits) -> (Session, Instant) {

@@ -31,6 +31,8 @@ pub struct Limits {
     pub log_readers_per_address: usize,
     /// Bytes of replies over HTTP that the clients of an address have not taken yet.
     pub reply_bytes_per_address: usize,
+    /// The same of all addresses together.
+    pub reply_bytes: usize,
     /// Microseconds of processor time a second, as estimated.
     pub cost_rate: u32,
     /// Microseconds of processor time that an address can save up.
@@ -170,6 +172,16 @@ pub(in crate::config) fn read(table: &mut Table<'_>) -> Limits {
             does: "HTTP replies that the clients of an address have not read yet.",
             notes: "Above it, a further reply of more than 16 KiB gets 429. One reply may have any \
                     size.",
+        }),
+        reply_bytes: table.key(Key {
+            name: "limits.reply_bytes",
+            unit: "bytes",
+            takes: whole(1 << 16..=1 << 40),
+            default: 256 << 20,
+            does: "HTTP replies that the clients of all addresses have not read yet.",
+            notes: "At least `limits.reply_bytes_per_address`. An address may hold no more than \
+                    the bytes that are still free, so each gets a share. Its first reply is always \
+                    sent.",
         }),
         cost_rate: table.key(Key {
             name: "limits.cost_rate",

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use async_graphql::{ErrorExtensions, Result, SimpleObject, Value};
+use async_graphql::{Result, SimpleObject};
 use spreadly_subscriptions::{Epoch, GraphqlError, Position};
 
 use crate::graphql::errors::{ErrorCode, fault, limit_exceeded, of_resolver};

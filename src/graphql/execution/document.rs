@@ -32,8 +32,7 @@ impl Default for Documents {
     }
 }
 
-/// Of so many entries, those that were asked for more than once first. Each shard of it has a lock of
-/// its own.
+/// Of so many entries; those asked for more than once stay longest. Each shard has its own lock.
 pub(super) fn cache<K: Eq + Hash, V: Clone>(most: usize) -> Cache<K, V, UnitWeighter, RandomState> {
     let (hasher, lifecycle) = (RandomState::new(), DefaultLifecycle::default());
     Cache::with(most, most as u64, UnitWeighter, hasher, lifecycle)

@@ -3,10 +3,9 @@
 
 use std::sync::Arc;
 
-use async_graphql::{
-    Context, Error, ErrorExtensions, ID, InputObject, Object, Result, SimpleObject,
-};
+use async_graphql::{Context, Error, ID, InputObject, Object, Result, SimpleObject};
 use serde_json::{Map, Value, json};
+use spreadly_subscriptions::GraphqlError;
 
 use super::port::{MutationPort, WriteError, Written};
 use crate::budgets::Work;
