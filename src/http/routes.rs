@@ -267,7 +267,6 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         account.enter_socket().map_err(full)
     }
 
-
     // ---- GraphQL over HTTP ----
 
     /// The error is an answer too: it says what is wrong with the request.

@@ -172,23 +172,7 @@ impl Sender {
     async fn follow<E: Executor>(&self, mut reader: SseReader<TcpStream, E>) -> Option<()> {
         self.send(Bytes::from_static(COMMENT)).await?;
         loop {
-            let read = {
-                let mut read = pin!(reader.frames());
-                loop {
-                    tokio::select! {
-                        frames = &mut read => break frames,
-                        () = self.sender.closed() => return None,
-                        // Here, as it must not cut an event in two.
-                        () = expired(self.expires_at) => {
-                            let comment = ": the sign-in has expired: sign in again and resume\n\n";
-                            return self.send(Bytes::from_static(comment.as_bytes())).await;
-                        }
-                        () = tokio::time::sleep(self.pace.comment_interval) => {
-                            self.send(Bytes::from_static(COMMENT)).await?;
-                        }
-                    }
-                }
-            };
+            let read = self.while_valid(reader.frames()).await?;
             match read {
                 Ok(frames) => {
                     for frame in &frames {
@@ -205,6 +189,27 @@ impl Sender {
                 Err(StreamEnd::Draining) => {
                     let told = ": the hub restarts: come back and resume\n\n";
                     return self.send(Bytes::from_static(told.as_bytes())).await;
+                }
+            }
+        }
+    }
+
+    /// The result of a read, which comments are sent before. `None` where the stream ended: the
+    /// client is gone, or its credentials have expired.
+    async fn while_valid<T>(&self, read: impl Future<Output = T>) -> Option<T> {
+        let mut read = pin!(read);
+        loop {
+            tokio::select! {
+                read = &mut read => return Some(read),
+                () = self.sender.closed() => return None,
+                // Here, as it must not cut an event in two.
+                () = expired(self.expires_at) => {
+                    let comment = ": the sign-in has expired: sign in again and resume\n\n";
+                    self.send(Bytes::from_static(comment.as_bytes())).await?;
+                    return None;
+                }
+                () = tokio::time::sleep(self.pace.comment_interval) => {
+                    self.send(Bytes::from_static(COMMENT)).await?;
                 }
             }
         }
@@ -253,6 +258,37 @@ fn cursor(result: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn sender(expires_at: Option<Instant>) -> (Sender, mpsc::Receiver<Bytes>) {
+        let (sender, receiver) = mpsc::channel(8);
+        let pace =
+            Pace { comment_interval: Duration::from_secs(10), stall: Duration::from_secs(1) };
+        let (cut, resumed) = (Arc::default(), Cell::new(false));
+        (Sender { sender, pace, cut, expires_at, resumed }, receiver)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_event_stream_ends_with_a_comment_when_its_credentials_expire() {
+        let (own, mut sent) = sender(Some(Instant::now() + Duration::from_secs(15)));
+        assert_eq!(own.while_valid(std::future::pending::<()>()).await, None);
+        drop(own);
+        assert_eq!(&*sent.recv().await.unwrap(), COMMENT);
+        assert!(sent.recv().await.unwrap().starts_with(b": the sign-in has expired"));
+        assert_eq!(sent.recv().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_ends_before_the_credentials_expire_is_what_it_is() {
+        let (own, mut sent) = sender(Some(Instant::now() + Duration::from_secs(15)));
+        let read = async {
+            tokio::time::sleep(Duration::from_secs(14)).await;
+            7
+        };
+        assert_eq!(own.while_valid(read).await, Some(7));
+        drop(own);
+        assert_eq!(&*sent.recv().await.unwrap(), COMMENT);
+        assert_eq!(sent.recv().await, None);
+    }
 
     #[test]
     fn a_refusal_that_lasts_takes_the_id_away_and_then_ends_the_returning() {
