@@ -10,7 +10,7 @@ use spreadly_subscriptions::{Budget, EXEMPT, GraphqlError, Priority, Rank, milli
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::meters::{ClientMeters, Refusal};
+use super::meters::{ClientMeters, ExceededLimit};
 use super::pressure::Pressure;
 use super::prices::Work;
 use super::streams::StreamCounts;
@@ -111,12 +111,12 @@ pub struct ClientAccount {
 }
 
 /// What an address has open; given back when dropped.
-pub struct Place {
+pub struct ConnectionPlace {
     account: Arc<ClientAccount>,
     count: fn(&ClientAccount) -> &AtomicUsize,
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         (self.count)(&self.account).fetch_sub(1, Ordering::Relaxed);
     }
@@ -195,7 +195,7 @@ impl ClientAccount {
             connections: AtomicUsize::new(0),
             sockets: AtomicUsize::new(0),
             reply_bytes: AtomicUsize::new(0),
-            streams: StreamCounts::new(streams, Refusal::StreamsPerAddress, None),
+            streams: StreamCounts::new(streams, ExceededLimit::StreamsPerAddress, None),
             log_readers: Arc::new(Semaphore::new(readers)),
             line: if exempt { Line::exempt() } else { Line::limited() },
             shared,
@@ -281,17 +281,17 @@ impl ClientAccount {
     }
 
     /// Counts a TCP connection in, or says how many there are.
-    pub fn enter_connection(self: &Arc<Self>) -> Result<Place, usize> {
+    pub fn enter_connection(self: &Arc<Self>) -> Result<ConnectionPlace, usize> {
         let limit = self.shared.limits.connections();
         let fits = |current| current < limit;
-        self.enter(|account| &account.connections, fits, Refusal::ConnectionsPerAddress)
+        self.enter(|account| &account.connections, fits, ExceededLimit::ConnectionsPerAddress)
     }
 
     /// Counts a WebSocket or an event stream in, or says how many there are.
-    pub fn enter_socket(self: &Arc<Self>) -> Result<Place, usize> {
+    pub fn enter_socket(self: &Arc<Self>) -> Result<ConnectionPlace, usize> {
         let limit = self.shared.limits.sockets_per_address;
         let fits = |current| current < limit;
-        self.enter(|account| &account.sockets, fits, Refusal::SocketsPerAddress)
+        self.enter(|account| &account.sockets, fits, ExceededLimit::SocketsPerAddress)
     }
 
     /// Counts a reply over HTTP in until it has left, or says how many bytes of others have not.
@@ -317,8 +317,8 @@ impl ClientAccount {
             return Ok(ReplyPlace { account: self.clone(), bytes });
         };
         let (reason, limit, current) = match free < reply_bytes_per_address {
-            true => (Refusal::ReplyBytes, reply_bytes, of_all),
-            false => (Refusal::ReplyBytesPerAddress, reply_bytes_per_address, current),
+            true => (ExceededLimit::ReplyBytes, reply_bytes, of_all),
+            false => (ExceededLimit::ReplyBytesPerAddress, reply_bytes_per_address, current),
         };
         self.shared.meters.refuse(reason);
         Err(UnreadReplies { name: reason.name(), limit, current })
@@ -329,14 +329,14 @@ impl ClientAccount {
         self: &Arc<Self>,
         count: fn(&Self) -> &AtomicUsize,
         fits: impl Fn(usize) -> bool,
-        refusal: Refusal,
-    ) -> Result<Place, usize> {
+        refusal: ExceededLimit,
+    ) -> Result<ConnectionPlace, usize> {
         let counter = count(self);
         let entered = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |current| {
             (self.exempt || fits(current)).then_some(current + 1)
         });
         match entered {
-            Ok(_) => Ok(Place { account: self.clone(), count }),
+            Ok(_) => Ok(ConnectionPlace { account: self.clone(), count }),
             Err(current) => {
                 self.shared.meters.refuse(refusal);
                 Err(current)
@@ -348,7 +348,7 @@ impl ClientAccount {
     pub fn socket_streams(&self) -> Arc<StreamCounts> {
         let limit = self.shared.limits.streams_per_socket;
         let most = if self.exempt { usize::MAX } else { limit };
-        StreamCounts::new(most, Refusal::StreamsPerSocket, Some(self.streams.clone()))
+        StreamCounts::new(most, ExceededLimit::StreamsPerSocket, Some(self.streams.clone()))
     }
 
     /// A place among the readers of the log of this address, in turn; the error is how many there
@@ -362,7 +362,7 @@ impl ClientAccount {
         match tokio::time::timeout(wait, waiting).await {
             Ok(Ok(place)) => Ok(place),
             _ => {
-                self.shared.meters.refuse(Refusal::LogReadersPerAddress);
+                self.shared.meters.refuse(ExceededLimit::LogReadersPerAddress);
                 Err(self.shared.limits.log_readers_per_address)
             }
         }

@@ -6,7 +6,7 @@ use super::prices::Work;
 
 /// Why something was refused to a client. The names are those of the limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum ExceededLimit {
     /// The last descriptors are kept for what runs.
     Descriptors,
     ConnectionsPerAddress,
@@ -24,7 +24,7 @@ pub enum Refusal {
     UnreadReply,
 }
 
-impl Refusal {
+impl ExceededLimit {
     pub const ALL: [Self; 11] = [
         Self::Descriptors,
         Self::ConnectionsPerAddress,
@@ -59,7 +59,7 @@ impl Refusal {
 /// Counters since the start.
 #[derive(Debug, Default)]
 pub struct ClientMeters {
-    refused: [AtomicU64; Refusal::ALL.len()],
+    refused: [AtomicU64; ExceededLimit::ALL.len()],
     rate_limited: [AtomicU64; Work::ALL.len()],
     charged_nanos: [AtomicU64; Work::ALL.len()],
     /// Times that the public port stopped accepting for a while.
@@ -67,7 +67,7 @@ pub struct ClientMeters {
 }
 
 impl ClientMeters {
-    pub fn refuse(&self, reason: Refusal) {
+    pub fn refuse(&self, reason: ExceededLimit) {
         self.refused[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -82,7 +82,7 @@ impl ClientMeters {
     /// How often each limit was tripped.
     pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let counts = self.refused.iter().map(|count| count.load(Ordering::Relaxed));
-        Refusal::ALL.into_iter().map(Refusal::name).zip(counts)
+        ExceededLimit::ALL.into_iter().map(ExceededLimit::name).zip(counts)
     }
 
     /// How often each kind of work was refused for its rate.
@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn each_reason_and_each_kind_of_work_has_a_counter_of_its_own() {
         let meters = ClientMeters::default();
-        for (place, reason) in Refusal::ALL.into_iter().enumerate() {
+        for (place, reason) in ExceededLimit::ALL.into_iter().enumerate() {
             assert_eq!(reason as usize, place);
             meters.refuse(reason);
         }

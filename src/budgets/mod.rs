@@ -11,10 +11,10 @@ mod streams;
 mod table;
 
 pub use self::account::{
-    AccountLimits, ClientAccount, Place, RateLimited, ReplyPlace, UnreadReplies,
+    AccountLimits, ClientAccount, ConnectionPlace, RateLimited, ReplyPlace, UnreadReplies,
 };
 pub use self::address::ClientAddress;
-pub use self::meters::{ClientMeters, Refusal};
+pub use self::meters::{ClientMeters, ExceededLimit};
 pub use self::pressure::HubShare;
 pub use self::prices::Work;
 pub use self::streams::{StreamCounts, StreamPlace, TooManyStreams};

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::meters::Refusal;
+use super::meters::ExceededLimit;
 
 /// The distinct streams of a socket, counted in its address too; or those of an address.
 pub struct StreamCounts {
     most: usize,
-    refusal: Refusal,
+    refusal: ExceededLimit,
     /// By the hash of the operation's key: how many read it. Two keys of one hash count as one.
     readers: Mutex<HashMap<u64, usize>>,
     /// A stream that is new here takes a place there too.
@@ -28,13 +28,13 @@ pub struct StreamPlace {
 /// A stream too many: which limit, and how many there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooManyStreams {
-    pub limit: Refusal,
+    pub limit: ExceededLimit,
     pub most: usize,
     pub current: usize,
 }
 
 impl StreamCounts {
-    pub(super) fn new(most: usize, refusal: Refusal, outer: Option<Arc<Self>>) -> Arc<Self> {
+    pub(super) fn new(most: usize, refusal: ExceededLimit, outer: Option<Arc<Self>>) -> Arc<Self> {
         Arc::new(Self { most, refusal, readers: Mutex::default(), outer })
     }
 
@@ -103,18 +103,19 @@ mod tests {
 
     #[test]
     fn a_stream_counts_once_a_socket_and_once_an_address_and_gives_both_places_back() {
-        let address = StreamCounts::new(3, Refusal::StreamsPerAddress, None);
-        let socket = || StreamCounts::new(2, Refusal::StreamsPerSocket, Some(address.clone()));
+        let address = StreamCounts::new(3, ExceededLimit::StreamsPerAddress, None);
+        let socket =
+            || StreamCounts::new(2, ExceededLimit::StreamsPerSocket, Some(address.clone()));
         let (one, two) = (socket(), socket());
         let first = one.enter(1).ok().unwrap();
         let again = one.enter(1).ok().unwrap();
         let _second = one.enter(2).ok().unwrap();
-        let full = TooManyStreams { limit: Refusal::StreamsPerSocket, most: 2, current: 2 };
+        let full = TooManyStreams { limit: ExceededLimit::StreamsPerSocket, most: 2, current: 2 };
         assert_eq!(one.enter(3).err(), Some(full));
         let shared = two.enter(1).ok().unwrap();
         let _third = two.enter(3).ok().unwrap();
         let third = socket();
-        let full = TooManyStreams { limit: Refusal::StreamsPerAddress, most: 3, current: 3 };
+        let full = TooManyStreams { limit: ExceededLimit::StreamsPerAddress, most: 3, current: 3 };
         assert_eq!(third.enter(4).err(), Some(full));
         assert!(third.enter(1).is_ok(), "the address reads it already");
         drop(first);

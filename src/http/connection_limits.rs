@@ -11,7 +11,7 @@ use std::time::Duration;
 use hyper::header::HeaderMap;
 
 use super::waiting_connections::{Victim, WaitingConnections, WaitingPlace};
-use crate::budgets::{ClientMeters, Refusal};
+use crate::budgets::{ClientMeters, ExceededLimit};
 use crate::config::Network;
 use crate::descriptors;
 
@@ -69,7 +69,7 @@ impl DescriptorReserve {
     async fn make_room(&self, new: Option<IpAddr>, meters: &ClientMeters) -> Victim {
         let victim = self.waiting.make_room(new);
         if victim != Victim::Nobody {
-            meters.refuse(Refusal::Descriptors);
+            meters.refuse(ExceededLimit::Descriptors);
         }
         match victim {
             Victim::Nobody => self.pause_for_descriptors(meters).await,

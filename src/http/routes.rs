@@ -36,7 +36,7 @@ use super::stall_limit::StallLimited;
 use super::upgrade::wants_websocket;
 use super::waiting_connections::WaitingPlace;
 use super::{assets, body};
-use crate::budgets::{Accounts, ClientAccount, Place, Refusal, Work};
+use crate::budgets::{Accounts, ClientAccount, ConnectionPlace, ExceededLimit, Work};
 use crate::config::{HttpStatus, Network, Origins};
 
 /// Most headers of one request; browsers send about twenty.
@@ -184,7 +184,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         if let Err(error) = served {
             let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
             if cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut) {
-                self.accounts.meters().refuse(Refusal::UnreadReply);
+                self.accounts.meters().refuse(ExceededLimit::UnreadReply);
             }
             tracing::debug!(%peer, %error, "connection ended");
         }
@@ -261,7 +261,10 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
     }
 
     /// A place among the sockets of an address, or the answer that there is none.
-    pub(super) fn place(&self, account: &Arc<ClientAccount>) -> Result<Place, Box<Reply>> {
+    pub(super) fn place(
+        &self,
+        account: &Arc<ClientAccount>,
+    ) -> Result<ConnectionPlace, Box<Reply>> {
         let limit = self.accounts.limits().sockets_per_address;
         let full = |current| Box::new(too_many("sockets_per_address", limit, current));
         account.enter_socket().map_err(full)

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::Instant;
 
 use super::delivery::Delivery;
-use crate::budgets::Place;
+use crate::budgets::ConnectionPlace;
 
 /// Where a client that comes back says what it saw last.
 pub const LAST_EVENT_ID: &str = "last-event-id";
@@ -137,7 +137,7 @@ pub fn start<E: Executor>(
     reader: SseReader<TcpStream, E>,
     terms: Terms,
     cut: Arc<Notify>,
-    place: Place,
+    place: ConnectionPlace,
     delivery: Arc<Delivery>,
 ) -> Events {
     let (sender, receiver) = mpsc::channel(1);

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ingest::feed_status::{self, FeedId, FeedStatus, FeedStatuses};
-use crate::live::{Encoders, FeedState, FeedView, Refusal};
+use crate::live::{Encoders, FeedState, FeedView, RefusedEvent};
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_secs(1);
@@ -113,7 +113,7 @@ fn view(feed: FeedStatus) -> FeedView {
         reason: feed.reason,
         events_total: feed.events_total,
         refused_total: feed.refused_total,
-        last_refusal: feed.last_refusal.map(|refusal| Refusal {
+        last_refusal: feed.last_refusal.map(|refusal| RefusedEvent {
             source: refusal.place.source.to_string(),
             place: refusal.place.at.to_string(),
             reason: refusal.reason.to_string(),

@@ -8,7 +8,7 @@ use futures_util::future::{BoxFuture, join_all};
 
 use super::*;
 use crate::live::LongFrames;
-use crate::pool::{Line, MOST_INLINE_NANOS, Place, Pool};
+use crate::pool::{Line, MOST_INLINE_NANOS, Pool, PoolPlace};
 
 /// A stream each of whose frames takes long, but for those of a single level.
 struct Long {
@@ -49,7 +49,7 @@ impl Long {
     }
 
     /// Both places that the opener's address has in the pool.
-    fn take_places(&self) -> [Place; 2] {
+    fn take_places(&self) -> [PoolPlace; 2] {
         block_on(async {
             [self.pool.enter(&self.line).await.unwrap(), self.pool.enter(&self.line).await.unwrap()]
         })

@@ -156,7 +156,7 @@ impl Offer {
 
 /// An event that the hub refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct RefusedEvent {
     pub source: String,
     /// Where in the source: a line, an offset, a row.
     pub place: String,
@@ -172,7 +172,7 @@ pub struct FeedView {
     pub reason: Option<String>,
     pub events_total: u64,
     pub refused_total: u64,
-    pub last_refusal: Option<Refusal>,
+    pub last_refusal: Option<RefusedEvent>,
     /// When the newest event went into the log, by the hub's clock.
     pub last_event_time: Option<Micros>,
     /// What the source has and the log has not: bytes of files, rows, or records.

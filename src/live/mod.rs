@@ -61,7 +61,7 @@ pub use self::drafts::LongFrames;
 pub use self::encoders::Encoders;
 pub use self::frame::{
     BookDelta, BookHead, BookHeartbeat, BookSnapshot, CandleFrame, Encode, FeedState, FeedView,
-    Item, ItemBody, LiveFrame, LogCursor, LogFrame, Offer, Refusal, SnapshotReason, Speed,
+    Item, ItemBody, LiveFrame, LogCursor, LogFrame, Offer, RefusedEvent, SnapshotReason, Speed,
     TickerFrame, TickerView, TopicName, age_ms, log_topics,
 };
 pub use self::rollback::{Defined, MarketLeft, Rollback};

@@ -92,7 +92,7 @@ pub struct PoolMeters {
 }
 
 /// The right to one job at a time; given back when it is dropped.
-pub struct Place {
+pub struct PoolPlace {
     shared: Arc<Shared>,
     _of_line: OwnedSemaphorePermit,
     _of_pool: OwnedSemaphorePermit,
@@ -135,10 +135,10 @@ impl Pool {
     ///
     /// # Errors
     /// When the pool was stopped.
-    pub async fn enter(&self, line: &Line) -> Result<Place, Broken> {
+    pub async fn enter(&self, line: &Line) -> Result<PoolPlace, Broken> {
         let of_line = line.places.clone().acquire_owned().await.map_err(|_| Broken)?;
         let of_pool = self.shared.places.clone().acquire_owned().await.map_err(|_| Broken)?;
-        Ok(Place { shared: self.shared.clone(), _of_line: of_line, _of_pool: of_pool })
+        Ok(PoolPlace { shared: self.shared.clone(), _of_line: of_line, _of_pool: of_pool })
     }
 
     /// Ends the threads after the jobs that run now; queued ones are dropped, and so is all that
@@ -165,7 +165,7 @@ impl Drop for Pool {
     }
 }
 
-impl Place {
+impl PoolPlace {
     /// Runs work on a thread of the pool; the place comes back with its result. Work whose caller
     /// is gone by its turn is not run.
     ///

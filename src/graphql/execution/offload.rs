@@ -18,9 +18,9 @@ use spreadly_subscriptions::SingleResult;
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
-use crate::budgets::{ClientAccount, Refusal, Work};
+use crate::budgets::{ClientAccount, ExceededLimit, Work};
 use crate::graphql::errors::Refused;
-use crate::pool::{Broken, MOST_INLINE_NANOS, Place, Pool, Waiting};
+use crate::pool::{Broken, MOST_INLINE_NANOS, Pool, PoolPlace, Waiting};
 
 /// How long a query waits for the pool, which serves all addresses in turn.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -119,7 +119,11 @@ impl Offload {
         self.drive(running, Some(place)).await
     }
 
-    async fn drive(&self, mut running: Running, mut place: Option<(Waiting, Place)>) -> Outcome {
+    async fn drive(
+        &self,
+        mut running: Running,
+        mut place: Option<(Waiting, PoolPlace)>,
+    ) -> Outcome {
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(woken.clone());
         let runtime = Handle::current();
@@ -156,17 +160,17 @@ impl Offload {
         }
     }
 
-    async fn enter(&self) -> Result<(Waiting, Place), Refused> {
+    async fn enter(&self) -> Result<(Waiting, PoolPlace), Refused> {
         let line = self.account.line();
         let waiting = line.wait().map_err(|full| {
-            let refusal = Refusal::WaitingPerAddress;
+            let refusal = ExceededLimit::WaitingPerAddress;
             self.account.meters().refuse(refusal);
             Refused::waiting(refusal.name(), full.0, RETRY_AFTER)
         })?;
         match tokio::time::timeout(PATIENCE, self.pool.enter(line)).await {
             Ok(Ok(place)) => Ok((waiting, place)),
             Ok(Err(Broken)) | Err(_) => {
-                self.account.meters().refuse(Refusal::Pool);
+                self.account.meters().refuse(ExceededLimit::Pool);
                 let message = "the hub is busy with other queries: ask again later";
                 Err(Refused::unavailable(message, RETRY_AFTER))
             }

@@ -56,7 +56,7 @@ pub struct FeedStatus {
 
 impl From<FeedView> for FeedStatus {
     fn from(view: FeedView) -> Self {
-        let refusal = |one: live::Refusal| Refusal {
+        let refusal = |one: live::RefusedEvent| Refusal {
             source: one.source,
             place: one.place,
             reason: one.reason,

@@ -2,8 +2,8 @@
 //! the streams that follow some of them. One lock for all of it: a stream may span topics, and its
 //! ring wants rising sequences. What the rings no longer hold is read from the log, see `replay`.
 
+mod continuation;
 mod idle;
-mod place;
 mod replay;
 mod stream;
 mod topic;
@@ -14,8 +14,8 @@ use std::sync::Arc;
 use foldhash::{HashMap, HashMapExt as _};
 use spreadly_subscriptions::{Epoch, ResponseStream, Resume};
 
+use self::continuation::Continuation;
 use self::idle::Idle;
-use self::place::Place;
 use self::stream::{At, StreamEpochs, TopicStream};
 use self::topic::Topic;
 use super::frame::{Encode, FeedState, Item, TopicName};
@@ -350,33 +350,33 @@ impl Topics {
 
     /// Where an operation of this stream starts: now, with the position of each topic, or after its
     /// cursor.
-    pub(super) fn join(&mut self, stream: u64, after: Option<&str>, now: Micros) -> Place {
+    pub(super) fn join(&mut self, stream: u64, after: Option<&str>, now: Micros) -> Continuation {
         // So that the ring's next frames follow those that are made here.
         self.advance(stream, now);
         let at = At { state: self.state, now };
         let Some(own) = self.streams.get_mut(&stream) else {
-            return Place::Here(Resume::TooSlow);
+            return Continuation::Here(Resume::TooSlow);
         };
         let forgotten = own
             .names()
             .iter()
             .find(|name| self.topics.get(*name).is_some_and(|topic| topic.is_forgotten));
         if let Some(name) = forgotten {
-            return Place::Forgotten(name.clone());
+            return Continuation::Forgotten(name.clone());
         }
         let end = |name: &TopicName| end_of(&self.topics, name);
         match after {
-            None => Place::Here(own.begin(end, &at)),
+            None => Continuation::Here(own.begin(end, &at)),
             Some(after) => own.resume(after, end, &at),
         }
     }
 
-    pub(super) fn catch_up(&mut self, stream: u64, seen: u64, now: Micros) -> Place {
+    pub(super) fn catch_up(&mut self, stream: u64, seen: u64, now: Micros) -> Continuation {
         self.advance(stream, now);
         let at = At { state: self.state, now };
         match self.streams.get_mut(&stream) {
             Some(own) => own.catch_up(seen, |name| end_of(&self.topics, name), &at),
-            None => Place::Here(Resume::TooSlow),
+            None => Continuation::Here(Resume::TooSlow),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use spreadly_subscriptions::{Frame, Resume};
 
-use super::place::{Place, Reach};
+use super::continuation::{Continuation, Reach};
 use super::stream::{At, TopicStream, frames_of};
 use crate::live::Live;
 use crate::live::frame::{Item, ItemBody, TopicName};
@@ -45,19 +45,19 @@ impl Replay {
         live: &Arc<Live>,
         stream: u64,
         names: &Arc<[TopicName]>,
-        ask: impl Fn(&Live) -> Place + Send + 'static,
+        ask: impl Fn(&Live) -> Continuation + Send + 'static,
     ) -> Resume {
         let mut place = match ask(live) {
-            Place::Here(start) => return start,
+            Continuation::Here(start) => return start,
             place => place,
         };
         let (live, names) = (live.clone(), names.clone());
         Resume::Throttled(Box::pin(async move {
             for _ in 0..MOST_TRIES {
                 let reach = match place {
-                    Place::Here(start) => return start,
-                    Place::Log(reach) => reach,
-                    Place::Forgotten(name) => {
+                    Continuation::Here(start) => return start,
+                    Continuation::Log(reach) => reach,
+                    Continuation::Forgotten(name) => {
                         let topic = name.clone();
                         let read = move |log: &LogReader| log.last_until(&topic, u64::MAX);
                         match live.log.clone().soon(LONGEST_WAIT, read).await {

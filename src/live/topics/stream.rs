@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use spreadly_subscriptions::{Epoch, Frame, Position, ResponseStream, Resume};
 
-use super::place::{Place, Reach};
+use super::continuation::{Continuation, Reach};
 use crate::live::frame::{
     Encode, FeedState, Item, LiveFrame, LogCursor, LogFrame, SnapshotReason, TopicName, log_topics,
 };
@@ -247,17 +247,17 @@ impl TopicStream {
         after: &str,
         end: impl Fn(&TopicName) -> End,
         at: &At,
-    ) -> Place {
+    ) -> Continuation {
         let requested = match LogCursor::decode(after, self.topics) {
             Ok(cursor) => cursor.position,
-            Err(fault) => return Place::Here(Resume::Refused(bad_cursor(fault))),
+            Err(fault) => return Continuation::Here(Resume::Refused(bad_cursor(fault))),
         };
         match self.epochs.together.resume(&requested, self.last) {
             ResumeFrom::After(_) => {}
             ResumeFrom::RolledBack { valid } => return self.back(valid, end, at),
             ResumeFrom::Start => {
                 let epoch = self.epochs.together.epoch();
-                return Place::Here(Resume::Refused(resync_required(requested, epoch)));
+                return Continuation::Here(Resume::Refused(resync_required(requested, epoch)));
             }
         }
         if requested.sequence == self.last && at.state != FeedState::Live {
@@ -267,7 +267,7 @@ impl TopicStream {
                 self.position(place, Ok(end.0), end, self.last, at)
             };
             let frames = names.iter().enumerate().map(notice).collect();
-            return Place::Here(Resume::Frames { frames, next: self.stream.next_index() });
+            return Continuation::Here(Resume::Frames { frames, next: self.stream.next_index() });
         }
         self.continue_after(requested.sequence)
     }
@@ -278,11 +278,11 @@ impl TopicStream {
         seen: u64,
         end: impl Fn(&TopicName) -> End,
         at: &At,
-    ) -> Place {
+    ) -> Continuation {
         let place = self.bases.partition_point(|(base, _)| *base <= seen);
         let Some((base, _)) = place.checked_sub(1).map(|place| self.bases[place]) else {
             // From before more changes than are remembered.
-            return Place::Here(Resume::TooSlow);
+            return Continuation::Here(Resume::TooSlow);
         };
         let sequence = seen - base;
         match self.bases.iter().skip(place).map(|(_, undone)| *undone).min() {
@@ -297,10 +297,10 @@ impl TopicStream {
     }
 
     /// Goes back to `after` and continues from there.
-    fn back(&mut self, after: u64, end: impl Fn(&TopicName) -> End, at: &At) -> Place {
+    fn back(&mut self, after: u64, end: impl Fn(&TopicName) -> End, at: &At) -> Continuation {
         if after < self.last {
             let (until, base) = (self.last, self.base());
-            return Place::Log(Reach { after, until, back: true, base });
+            return Continuation::Log(Reach { after, until, back: true, base });
         }
         let frames = match self.back.clone() {
             Some(frames) => frames,
@@ -313,23 +313,23 @@ impl TopicStream {
                 frames
             }
         };
-        Place::Here(Resume::Frames { frames, next: self.stream.next_index() })
+        Continuation::Here(Resume::Frames { frames, next: self.stream.next_index() })
     }
 
     /// Continues after `seen`: from the ring, or from the log. The ring of a new stream is empty
     /// and knows no boundary yet, so the last one is asked first.
-    fn continue_after(&self, seen: u64) -> Place {
+    fn continue_after(&self, seen: u64) -> Continuation {
         let number = self.number(seen);
         let next = match seen == self.last {
             true => Some(self.stream.next_index()),
             false => self.stream.index_after(number),
         };
         match next {
-            Some(next) => Place::Here(Resume::Ring { seen: number, next }),
+            Some(next) => Continuation::Here(Resume::Ring { seen: number, next }),
             // The log may hold more already; that was not pushed yet and will be.
             None => {
                 let (until, base) = (self.last, self.base());
-                Place::Log(Reach { after: seen, until, back: false, base })
+                Continuation::Log(Reach { after: seen, until, back: false, base })
             }
         }
     }

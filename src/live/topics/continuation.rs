@@ -5,7 +5,7 @@ use spreadly_subscriptions::Resume;
 use crate::live::frame::TopicName;
 
 /// Where a reader continues.
-pub(in crate::live) enum Place {
+pub(in crate::live) enum Continuation {
     /// Memory has what follows.
     Here(Resume),
     /// Only the log has what follows.
