@@ -6,13 +6,13 @@ mod body;
 pub mod connection_limits;
 mod delivery;
 pub mod listener;
-mod negotiation;
+pub(crate) mod negotiation;
 mod response;
 pub mod routes;
 pub mod shards;
 pub mod sse;
 mod stall_limit;
-mod upgrade;
+pub(crate) mod upgrade;
 mod waiting_connections;
 
 pub use negotiation::refusal_status;

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 
+use async_graphql::Pos;
 use async_graphql_parser::types::{
     ExecutableDocument, Field, OperationDefinition, Selection, SelectionSet,
 };
@@ -187,7 +188,8 @@ struct Scale<'a, 'd> {
 }
 
 impl<'a> Scale<'a, '_> {
-    fn fragment(&mut self, name: &'a str) -> Result<Cost, Refused> {
+    /// `at` is where it is spread.
+    fn fragment(&mut self, name: &'a str, at: Option<Pos>) -> Result<Cost, Refused> {
         match self.fragments.get(name) {
             Some(Some(cost)) => return Ok(*cost),
             Some(None) => {
@@ -200,8 +202,12 @@ impl<'a> Scale<'a, '_> {
             None => {}
         }
         let document = self.document;
-        // Validation refuses fragments that do not exist.
-        let Some(fragment) = document.fragments.get(name) else { return Ok(Cost::default()) };
+        // Validation would refuse it too, but only after others have walked through the document:
+        // without a field in them, fragments could be spread in each other without any limit.
+        let Some(fragment) = document.fragments.get(name) else {
+            let message = format!("Unknown fragment: \"{name}\"");
+            return Err(Refused::new(ErrorCode::ValidationFailed, &message, at));
+        };
         self.fragments.insert(name, None);
         let cost = self.set(&fragment.node.selection_set.node)?;
         self.fragments.insert(name, Some(cost));
@@ -237,7 +243,7 @@ impl<'a> Scale<'a, '_> {
                     cost
                 }
                 Selection::FragmentSpread(spread) => {
-                    self.fragment(&spread.node.fragment_name.node)?
+                    self.fragment(&spread.node.fragment_name.node, Some(spread.pos))?
                 }
                 Selection::InlineFragment(inline) => self.set(&inline.node.selection_set.node)?,
             });
@@ -256,7 +262,7 @@ pub fn check_document(document: &ExecutableDocument, limits: &QueryLimits) -> Re
     }
     sum.check(limits)?;
     for (name, fragment) in &document.fragments {
-        let mut cost = scale.fragment(name)?;
+        let mut cost = scale.fragment(name, None)?;
         if fragment.node.type_condition.node.on.node.starts_with("__") {
             cost.introspection_depth = std::mem::take(&mut cost.depth);
         }
@@ -371,6 +377,23 @@ mod tests {
         assert_limit(&bomb, "query_complexity", 2_000, i32::MAX as usize);
         let unused = bomb.replacen("{...F0}", "{__typename}", 1);
         assert_eq!(refusal(&unused).unwrap()["code"], "LIMIT_EXCEEDED");
+    }
+
+    #[test]
+    fn a_fragment_bomb_without_fields_is_refused_before_it_is_walked_through() {
+        // 3^60 spreads, the last of which is of nothing.
+        let mut bomb = String::from("{__schema{description} ...F0}");
+        for level in 0..60 {
+            let next = level + 1;
+            bomb += &format!("fragment F{level} on Query{{...F{next} ...F{next} ...F{next}}}");
+        }
+        assert_eq!(refusal(&bomb).unwrap()["code"], "VALIDATION_FAILED");
+        let limits = QueryLimits::default();
+        let document = async_graphql_parser::parse_query("{...A}").unwrap();
+        let refused = check_document(&document, &limits).unwrap_err().into_bytes();
+        let refused = serde_json::from_slice::<serde_json::Value>(&refused).unwrap();
+        assert_eq!(refused[0]["message"], "Unknown fragment: \"A\"");
+        assert_eq!(refused[0]["locations"], serde_json::json!([{"line": 1, "column": 2}]));
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The fields of a line before their kind is known, and how each type of field is read.
 
+use std::fmt;
+
 use jiff::Timestamp;
+use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
@@ -148,6 +151,65 @@ pub(super) fn optional<'a, T: Deserialize<'a>>(
     raw.map(|raw| serde_json::from_str(raw.get()))
         .transpose()
         .map_err(|error| fault(field, format!("has another type: {}", without_place(&error))))
+}
+
+/// A JSON value of which each number and text can be read. A [`RawValue`] also takes numbers beyond
+/// all floats and half of a surrogate pair, which no client can be sent.
+struct Readable;
+
+impl<'de> Deserialize<'de> for Readable {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Self)
+    }
+}
+
+/// Keeps nothing of what it reads.
+impl<'de> Visitor<'de> for Readable {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self, E> {
+        Ok(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Self, A::Error> {
+        while all.next_element::<Self>()?.is_some() {}
+        Ok(self)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut all: A) -> Result<Self, A::Error> {
+        while all.next_entry::<Self, Self>()?.is_some() {}
+        Ok(self)
+    }
+}
+
+pub(super) fn readable(raw: &RawValue, field: &'static str) -> Result<(), Refusal> {
+    let read = serde_json::from_str::<Readable>(raw.get());
+    read.map(drop)
+        .map_err(|error| fault(field, format!("is not readable: {}", without_place(&error))))
 }
 
 pub(super) fn fault(field: &'static str, reason: String) -> Refusal {

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 
 use super::fields::{
     Fields, MOST_QUOTED, boxed, checked_identifier, checked_time, decimal, fault, identifier,
-    optional, required, time, without_place,
+    optional, readable, required, time, without_place,
 };
 use super::{
     Body, CanceledOrder, Event, FilledOrder, MOST_DATA_BYTES, MOST_HEIGHT, MOST_LINE_BYTES,
@@ -276,6 +276,7 @@ fn message(fields: &Fields<'_>) -> Result<Message, Refusal> {
         );
         return Err(fault("data", reason));
     }
+    readable(data, "data")?;
     let id = boxed(fields.id, "id")?;
     Ok(Message { id, topic: topic.into(), data: data.get().into() })
 }

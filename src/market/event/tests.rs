@@ -164,6 +164,14 @@ fn each_fault_is_named() {
         ),
         (r#"{"kind":"message","topic":"a"}"#, "field `data` is missing"),
         (
+            r#"{"kind":"message","topic":"a","data":[1e400]}"#,
+            "field `data` is not readable: number out of range",
+        ),
+        (
+            r#"{"kind":"message","topic":"a","data":{"\ud83d":1}}"#,
+            "field `data` is not readable: unexpected end of hex escape",
+        ),
+        (
             r#"{"kind":"block.reverted","height":1,"time":"yesterday"}"#,
             "field `time` must be RFC 3339 such as \"2026-01-31T12:00:00.000001Z\"",
         ),
