@@ -250,6 +250,37 @@ async fn a_connection_too_many_of_an_address_is_answered_429_and_others_are_serv
 }
 
 #[tokio::test]
+async fn of_connections_too_many_64_get_an_answer_and_each_has_a_second_to_ask() {
+    let hub = Hub::start_with(&[
+        "limits.exempt_loopback=false",
+        "limits.connections_per_address=1",
+        "limits.sockets_per_address=1",
+        "server.header_timeout_ms=3600000",
+        "server.shards=1",
+    ]);
+    let address = hub.address();
+    let _only = connect_from("127.0.0.2", address);
+    until("its place", async || get_from("127.0.0.2", address).status == 429).await;
+    let rest_of = |mut stream: TcpStream| {
+        let mut rest = Vec::new();
+        let end = stream.read_to_end(&mut rest);
+        (rest, end)
+    };
+    let (_, end) = rest_of(connect_from("127.0.0.2", address));
+    assert!(end.is_ok(), "one that says nothing is closed long before an hour: {end:?}");
+    // Those have a second, and opening so many may take longer: then again.
+    until("one that gets no answer", async || {
+        let silent: Vec<_> = (0..64).map(|_| connect_from("127.0.0.2", address)).collect();
+        let mut further = connect_from("127.0.0.2", address);
+        let _ = write!(further, "GET /graphql HTTP/1.1\r\nHost: {address}\r\n\r\n");
+        let unanswered = rest_of(further).0.is_empty();
+        drop(silent);
+        unanswered
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_reply_over_http_that_nobody_reads_is_cut() {
     let settings = ["limits.writer_stall_ms=200", "server.send_buffer_bytes=4096"];
     let hub = Hub::start_with(&settings);

@@ -57,6 +57,13 @@ fn an_unknown_command_exits_with_2() {
 }
 
 #[test]
+fn more_markets_or_events_than_are_simulated_exit_with_2() {
+    for (flag, number) in [("--markets", "1001"), ("--rate", "100001")] {
+        assert_eq!(spreadly(&["dev", flag, number]).status.code(), Some(2), "{flag}");
+    }
+}
+
+#[test]
 fn the_committed_schema_is_what_the_program_prints() {
     let output = spreadly(&["schema"]);
     assert_eq!(output.status.code(), Some(0));

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use crate::harness::client::PATIENCE;
-use crate::harness::{Client, Hub, Seen, market};
+use crate::harness::{Client, Hub, Seen, market, until};
 
 const ME: &str = "identity.development_account=9me";
 const ORDER: &str = "id market account clientId side type price size openSize filledSize status \
@@ -315,6 +315,29 @@ async fn all_open_orders_of_mine_are_canceled_and_no_other() {
     let open = hub.query("{ orders(filter: { open: true }) { nodes { id } } }");
     assert_eq!(open["orders"]["nodes"], json!([{"id": "theirs"}]));
     assert_eq!(code(&ask(&mut client, &all("(market: \"X-USD\")")).await), "NOT_FOUND");
+}
+
+#[tokio::test]
+async fn one_request_cancels_a_thousand_orders_and_says_whether_there_are_more() {
+    let (hub, mut client) = hub_with(&[ME]).await;
+    let order = |number: u32| {
+        let order = json!({
+            "kind": "order.placed", "market": "O-USD", "order": number.to_string(),
+            "account": "9me", "side": "BUY", "price": "1", "size": "1",
+        });
+        order.to_string()
+    };
+    hub.append_lines("chain.ndjson", &(0..1_001).map(order).collect::<Vec<_>>());
+    let open = "{ orders(filter: { open: true }, first: 1000) { pageInfo { hasNextPage } } }";
+    until("the orders", async || {
+        hub.query(open)["orders"]["pageInfo"]["hasNextPage"] == json!(true)
+    })
+    .await;
+    for expected in [json!([1_000, true]), json!([1, false]), json!([0, false])] {
+        let answer = ask(&mut client, "mutation { cancelAllOrders { canceled more } }").await;
+        let answer = &answer["data"]["cancelAllOrders"];
+        assert_eq!(json!([answer["canceled"], answer["more"]]), expected);
+    }
 }
 
 fn line(number: usize) -> String {

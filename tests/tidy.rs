@@ -7,6 +7,8 @@ use std::fmt::Debug;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+mod limits_page;
+
 /// Folders and files of the repository's top level that hold what people write.
 const ROOMS: [&str; 9] =
     [".github", "src", "subscriptions", "config", "loadtest", "tests", "fuzz", "web", "docs"];
@@ -178,7 +180,8 @@ fn rooms_import_each_other_only_downward() {
 /// Lines before the first module of tests.
 fn lines_before_tests(text: &str) -> usize {
     let lines: Vec<_> = text.lines().collect();
-    let begins_tests = |pair: &[&str]| pair[0] == "#[cfg(test)]" && pair[1].starts_with("mod ");
+    let is_module = |line: &str| line.starts_with("mod ") && line.ends_with('{');
+    let begins_tests = |pair: &[&str]| pair[0] == "#[cfg(test)]" && is_module(pair[1]);
     lines.windows(2).position(begins_tests).unwrap_or(lines.len())
 }
 

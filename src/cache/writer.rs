@@ -287,3 +287,43 @@ fn trades_json<'a>(trades: impl Iterator<Item = &'a Stored>) -> String {
         .collect();
     serde_json::to_string(&published).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use spreadly_subscriptions::Epoch;
+
+    use super::*;
+    use crate::market::effect::Applied;
+    use crate::market::event::parse;
+    use crate::store::LogReaders;
+
+    #[test]
+    fn of_each_market_the_newest_order_book_alone_waits_for_the_cache() {
+        let log = LogReaders::new("nowhere".as_ref(), 1);
+        let (live, mut admission) =
+            (Live::new(Epoch(7), Box::new(|| 1), 16, log), Admission::new());
+        let mut take = |sequence: u64, line: &str| {
+            let admitted = admission.admit(&parse(line.as_bytes()).unwrap()).unwrap();
+            let (effect, candles) = (admitted.effect, Vec::new());
+            live.apply(&[Applied { sequence, time: None, effect, candles }]);
+        };
+        take(
+            1,
+            r#"{"kind":"market","market":"A-B","base":"A","quote":"B",
+            "priceDecimals":1,"sizeDecimals":1}"#,
+        );
+        let books = OrderBooks(Some(Arc::default()));
+        for sequence in 2..5 {
+            let line = format!(
+                r#"{{"kind":"order.placed","order":"{sequence}","market":"A-B",
+                "side":"BUY","price":"1","size":"1"}}"#
+            );
+            take(sequence, &line);
+        }
+        let market: MarketId = "A-B".into();
+        books.take(&admission, &market, &live);
+        books.take(&admission, &market, &live);
+        let waiting = books.drain();
+        assert_eq!((waiting.len(), waiting[&market].state.sequence()), (1, 4));
+    }
+}

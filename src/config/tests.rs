@@ -476,6 +476,19 @@ fn a_file_that_is_no_toml_is_reported_with_its_line() {
 }
 
 #[test]
+fn a_file_of_more_than_a_mib_is_a_fault_also_one_that_has_a_secret() {
+    let comment = |bytes: usize| format!("#{}", "x".repeat(bytes - 1));
+    assert!(load(&comment(1 << 20), &[], Overrides::default()).is_ok());
+    let too_long = faults(&comment((1 << 20) + 1), &[]);
+    assert_eq!(too_long, ["FILE: is larger than 1048576 bytes"]);
+    let mut secret = tempfile::NamedTempFile::new().unwrap();
+    secret.write_all(&vec![b'x'; (1 << 20) + 1]).unwrap();
+    let path = secret.path().to_str().unwrap();
+    let faults = faults("", &[("SPREADLY__STORE__URL_FILE", path)]);
+    assert!(faults[0].ends_with("is larger than 1048576 bytes"), "{faults:?}");
+}
+
+#[test]
 fn a_file_that_can_not_be_read_is_a_fault() {
     let missing = Path::new("no/such/file.toml");
     let found = Config::load(Some(missing), std::iter::empty(), Overrides::default()).unwrap_err();

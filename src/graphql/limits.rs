@@ -1,5 +1,8 @@
 //! The limits of a request, and its defaults.
 
+/// Longest document, in bytes; it has no key.
+const QUERY_BYTES: usize = 32 * 1_024;
+
 /// The limits of a request, with the names of the configuration.
 #[derive(Clone, Debug)]
 pub struct QueryLimits {
@@ -33,7 +36,7 @@ impl Default for QueryLimits {
             query_aliases: 30,
             query_tokens: 2_000,
             query_level_fields: 100_000,
-            query_bytes: 32 * 1_024,
+            query_bytes: QUERY_BYTES,
             markets_per_subscription: 100,
             book_depth: 5_000,
             introspection: true,

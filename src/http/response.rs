@@ -106,3 +106,19 @@ fn of_type(content: &'static str, body: Either<Full<Bytes>, Events>) -> Reply {
     headers.insert(header::VARY, HeaderValue::from_static("accept"));
     reply
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_in_debt_gets_its_429_a_quarter_of_a_second_late() {
+        let began = Instant::now();
+        let reply = rate_limited(RateLimited { rate: 1, retry_after: Duration::ZERO }).await;
+        assert_eq!(began.elapsed(), RATE_LIMITED_DELAY);
+        assert_eq!(reply.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(reply.headers()[header::RETRY_AFTER], "1");
+    }
+}

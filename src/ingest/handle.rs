@@ -264,3 +264,24 @@ pub(crate) fn now() -> Micros {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Micros::try_from(since.as_micros()).unwrap_or(Micros::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_batch_too_many_waits_until_the_sequencer_takes_one() {
+        let (handle, mut asked) = IngestHandle::open();
+        let batch = || Batch { feed: None, lines: vec![], progress: vec![] };
+        let mut waiting = Vec::new();
+        for _ in 0..MOST_WAITING {
+            waiting.push(handle.submit(batch()).await.unwrap());
+        }
+        // So that this task's turn is not what ends.
+        tokio::task::yield_now().await;
+        let mut further = Box::pin(handle.submit(batch()));
+        assert!(futures_util::poll!(&mut further).is_pending());
+        assert!(asked.recv().await.is_some());
+        assert!(further.await.is_ok());
+    }
+}

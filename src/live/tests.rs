@@ -436,6 +436,21 @@ fn a_joiner_gets_an_earlier_snapshot_with_at_most_32_frames_after_it() {
 }
 
 #[test]
+fn a_snapshot_above_a_mib_is_not_kept_for_later_joiners() {
+    for (bytes, encodings) in [((1 << 20) - 1, 1), (1 << 20, 3)] {
+        let (live, streams, _) = busy();
+        let encode = Box::new(move |_| vec![b'x'; bytes]);
+        let stream = open(&streams, "large".to_owned(), || {
+            live.book_source(MARKET, 10, Speed::Raw, encode, None).unwrap()
+        });
+        for _ in 0..3 {
+            assert!(matches!(stream.source().join(&stream, None), Resume::Frames { .. }));
+        }
+        assert_eq!(live.snapshot_encodings.load(Ordering::Relaxed), encodings, "{bytes}");
+    }
+}
+
+#[test]
 fn a_snapshot_for_joiners_is_encoded_again_after_a_quiet_time() {
     let (live, streams, history) = busy();
     let stream = open_book(&live, &streams, 10, Speed::Raw);
@@ -562,6 +577,22 @@ fn a_restored_offer_keeps_the_event_that_set_it() {
         assert!(stream.read(next, 9, &mut frames));
         assert_eq!(parsed(&frames[0])["previous"], since);
     }
+}
+
+#[test]
+fn a_book_whose_offer_stays_one_of_another_moment_is_kept_without_it() {
+    let live = new_live();
+    live.apply(&[change(3, &[(Side::Buy, 10, 1)])]);
+    let kept = || -> Value {
+        let state = live.state(MARKET, 10).unwrap();
+        serde_json::from_slice(&state.to_bytes()).unwrap()
+    };
+    assert_eq!(kept()["offer"]["sequence"], 3);
+    // The book alone.
+    let better = LevelChange { side: Side::Buy, price: 11, size: 1, orders: 0 };
+    live.market(MARKET).unwrap().state.lock().book.apply(5, &[better]);
+    assert_eq!(kept()["offer"], Value::Null);
+    assert_eq!(live.state(MARKET, 10).unwrap().sequence(), 5);
 }
 
 #[test]
@@ -850,6 +881,21 @@ fn candles_follow_trades_and_the_clock_and_a_late_trade_changes_its_own_bucket()
     let mut frames = Vec::new();
     assert!(stream.read(5, 99, &mut frames));
     assert_eq!(parts(&frames), [json!([12, 12, null, []])]);
+}
+
+#[test]
+fn a_clock_that_leaps_closes_eight_candles_of_a_stream_at_most() {
+    let (mut hub, streams) = (Traded::new(), new_streams(1 << 20));
+    hub.clock(1);
+    let stream = hub.open(&streams);
+    // From a source whose clock is ahead.
+    (0..20).for_each(|minute| hub.trade(minute + 1, 60 * minute as i64 + 1, 7));
+    hub.clock(60 * 19 + 2);
+    let mut frames = Vec::new();
+    assert!(stream.read(0, 99, &mut frames));
+    let closed: Vec<_> = (11..19).map(|minute| json!([minute, 7, 1, true])).collect();
+    let expected = json!([20, 20, null, closed]);
+    assert_eq!(parts(&frames).last(), Some(&expected));
 }
 
 #[test]

@@ -366,6 +366,35 @@ mod tests {
     }
 
     #[test]
+    fn a_market_too_many_is_refused_and_those_that_are_known_may_change() {
+        let mut admission = defined();
+        let other = |number: usize| define(1, 2).replace("A-B", &format!("M{number}-B"));
+        for number in 1..MOST_MARKETS {
+            send(&mut admission, &other(number)).unwrap();
+        }
+        let refused = send(&mut admission, &other(MOST_MARKETS)).unwrap_err();
+        assert_eq!(refused, Refusal::TooManyMarkets(MOST_MARKETS).to_string());
+        assert!(send(&mut admission, &define(3, 3)).is_ok());
+    }
+
+    #[test]
+    fn an_account_too_many_is_refused_and_those_that_are_known_place_orders() {
+        let mut admission = defined();
+        let placed = |order: u32, account: &str| {
+            format!(
+                r#"{{"kind":"order.placed","order":"{order}","market":"A-B","account":"{account}",
+                "side":"BUY","price":"1","size":"1"}}"#
+            )
+        };
+        send(&mut admission, &placed(1, "known")).unwrap();
+        let others = (1..MOST_ACCOUNTS).map(|number| number.to_string().into());
+        admission.accounts.extend(others);
+        let refused = send(&mut admission, &placed(2, "new")).unwrap_err();
+        assert_eq!(refused, Refusal::TooManyAccounts(MOST_ACCOUNTS).to_string());
+        assert!(send(&mut admission, &placed(2, "known")).is_ok());
+    }
+
+    #[test]
     fn in_a_delta_the_last_of_a_doubled_price_wins() {
         let mut admission = defined();
         let line = book("delta", r#"[["10","1"],["11","5"],["10.0","2"]]"#, "[]");

@@ -13,6 +13,8 @@ use super::time::Micros;
 
 /// Minutes that "24 hours" means: the one the clock is in and those before it.
 pub const DAY_MINUTES: i64 = 1_440;
+/// Most minute buckets kept, whatever times a source gives: two days.
+pub const MINUTES_KEPT: i64 = 2 * DAY_MINUTES;
 
 /// The latest trade by its own time; of several at one moment the one the log has last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,8 +92,7 @@ impl Ticker {
         if minute.start >= first_minute(now) {
             self.minutes.insert(minute.start, minute);
         }
-        // No more than two days of minutes, whatever times a source gives.
-        while self.minutes.len() > 2 * DAY_MINUTES as usize {
+        while self.minutes.len() > MINUTES_KEPT as usize {
             self.minutes.pop_last();
         }
     }
@@ -182,6 +183,6 @@ mod tests {
     fn minutes_of_a_clock_that_is_far_ahead_stay_bounded() {
         let mut ticker = Ticker::default();
         (0..4_000).for_each(|at| ticker.minute(minute(at, 1, 1), 0));
-        assert_eq!(ticker.minutes.len() as i64, 2 * DAY_MINUTES);
+        assert_eq!(ticker.minutes.len() as i64, MINUTES_KEPT);
     }
 }

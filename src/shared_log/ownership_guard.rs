@@ -40,3 +40,24 @@ impl OwnershipGuard {
         Some(serde_json::from_str::<Order>(&found.ok()??.state).ok()?.market)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::market::event::parse;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_whose_market_the_replica_does_not_say_in_time_is_taken() {
+        let guard = OwnershipGuard {
+            ownership: Arc::new(Ownership::new(&[], &["O-P".to_owned()])),
+            // It never has a place for a reader.
+            replica: LogReaders::new("nowhere".as_ref(), 0),
+        };
+        let began = Instant::now();
+        let line = br#"{"kind":"order.canceled","order":"1"}"#;
+        assert_eq!(guard.refusal(&parse(line).unwrap()).await, None);
+        assert_eq!(began.elapsed(), PATIENCE);
+    }
+}

@@ -358,3 +358,52 @@ async fn readable(
     }
     Ok(handle::body(line))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::feed_status::{At, FeedKind, Place};
+    use crate::ingest::handle::MOST_WAITING;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_beyond_those_under_way_and_those_in_line_waits() {
+        let statuses = FeedStatuses::new();
+        let feed = statuses.register("feed", FeedKind::Files);
+        let postgres = PostgresConfig {
+            // Nobody is there, so no request ends.
+            url: "postgres://127.0.0.1:1/none".into(),
+            poll_interval: Duration::from_secs(1),
+            deadline: Duration::from_secs(1),
+        };
+        let config = WriterConfig {
+            postgres,
+            connections: 1,
+            connection_wait: Duration::from_secs(1),
+            host: "host".to_owned(),
+            ownership_guard: None,
+        };
+        let writer = Writer::new(config, Arc::default(), statuses).unwrap();
+        let batch = || Batch {
+            feed: Some(feed),
+            lines: vec![Incoming {
+                place: Place { source: "feed".into(), at: At::Line { number: 1, byte: 0 } },
+                line: Ok(br#"{"kind":"message","topic":"t","data":1}"#.to_vec()),
+                numbered: None,
+            }],
+            progress: vec![],
+        };
+        let (ingest, requests) = handle();
+        let filled = async {
+            let mut taken = Vec::new();
+            for _ in 0..MOST_UNDER_WAY + MOST_WAITING {
+                taken.push(ingest.submit(batch()).await.unwrap());
+            }
+            let further = ingest.submit(batch());
+            tokio::time::timeout(Duration::from_secs(10), further).await.is_err()
+        };
+        tokio::select! {
+            () = writer.run(requests, CancellationToken::new()) => unreachable!(),
+            waits = filled => assert!(waits),
+        }
+    }
+}

@@ -323,7 +323,7 @@ pub(super) fn market_candles(
             "SELECT {COLUMNS} FROM candles WHERE market = ?1 AND minutes = 1 AND start >= ?2
              ORDER BY start LIMIT ?3"
         ))?
-        .query_map(params![market, ticker::first_minute(now), 2 * ticker::DAY_MINUTES], candle)?
+        .query_map(params![market, ticker::first_minute(now), ticker::MINUTES_KEPT], candle)?
         .map(|row| row.map(|candle| (candle.start, candle)))
         .collect::<rusqlite::Result<_>>()?;
     let topic = Topic::Trades(market).name();

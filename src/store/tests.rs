@@ -473,6 +473,19 @@ fn a_store_that_was_replaced_is_not_taken_for_the_old_one() {
 }
 
 #[test]
+fn a_write_waits_two_seconds_for_another_program_at_the_file_and_then_fails() {
+    let (_folder, path) = folder();
+    let mut store = Store::open(&path).unwrap();
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let error = store.append(&[event("a", None, "1")], &[], 1).unwrap_err();
+    assert!(error.is_retryable(), "{error}");
+    assert!(error.to_string().contains("locked"), "{error}");
+    other.execute_batch("ROLLBACK").unwrap();
+    store.append(&[event("a", None, "1")], &[], 1).unwrap();
+}
+
+#[test]
 fn a_store_has_one_hub_at_a_time_and_the_error_of_the_second_names_the_file() {
     let (_folder, path) = folder();
     let store = Store::open(&path).unwrap();

@@ -134,6 +134,15 @@ mod tests {
         assert_eq!(cursor.only(topic_hash("book:B")), Err(CursorError::OtherTopic));
     }
 
+    #[test]
+    fn a_cursor_with_a_position_too_many_is_malformed() {
+        let position = Position { epoch: Epoch(7), sequence: 9 };
+        let cursor = |count| Cursor { shape: 1, positions: vec![(1, position); count] };
+        let decoded = |count| Cursor::decode(&cursor(count).encode());
+        assert_eq!(decoded(MOST_POSITIONS), Ok(cursor(MOST_POSITIONS)));
+        assert_eq!(decoded(MOST_POSITIONS + 1), Err(CursorError::Malformed));
+    }
+
     proptest! {
         #[test]
         fn an_encoded_cursor_decodes_to_itself(

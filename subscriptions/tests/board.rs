@@ -245,7 +245,8 @@ impl Source for BoardSource {
 
 /// Queries: `fields`, `log`, `kept` (subscriptions), `ask` (one result), `slow` (the same, which
 /// takes a while to begin), `late` (refused after a while), `never` (a result that does not come).
-/// All others are refused. Variable `after` is the cursor, `own` makes the key unshared.
+/// All others are refused. Variable `after` is the cursor, `own` makes the key unshared, `owner` is
+/// who opens the stream.
 pub struct BoardExecutor {
     pub board: Arc<Board>,
     pub streams: Arc<Streams>,
@@ -334,6 +335,7 @@ impl Executor for BoardExecutor {
         };
         let mut variables = request.variables.unwrap_or_default();
         let after = variables.remove("after").and_then(|after| Some(after.as_str()?.to_owned()));
+        let owner = variables.remove("owner").and_then(|owner| owner.as_u64()).unwrap_or(0);
         let key = OperationKey {
             document: request.query,
             operation_name: None,
@@ -342,7 +344,7 @@ impl Executor for BoardExecutor {
             cursor_extension: false,
         };
         let source = BoardSource { board: self.board.clone(), kind };
-        match self.streams.open(key, 0, || Ok(Box::new(source) as Box<dyn Source>)) {
+        match self.streams.open(key, owner, || Ok(Box::new(source) as Box<dyn Source>)) {
             Ok(stream) => Execution::Stream { stream, after, permit: None },
             Err(_) => Execution::Refused(Bytes::from_static(b"[{\"message\":\"full\"}]")),
         }

@@ -6,6 +6,7 @@ mod board;
 mod client;
 mod fan_out;
 mod legacy;
+mod limits;
 mod protocol;
 mod readers;
 mod replay;

@@ -220,3 +220,75 @@ fn detail(response: &Response<Option<Vec<u8>>>) -> Option<String> {
     let refusal: Refusal = serde_json::from_slice(response.body().as_deref()?).ok()?;
     Some(refusal.errors.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+    use tokio_tungstenite::tungstenite::handshake::server::{Request, Response};
+
+    use super::*;
+
+    async fn listening() -> (TcpListener, Endpoint) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}", listener.local_addr().unwrap());
+        (listener, url.parse().unwrap())
+    }
+
+    /// The hub's side, upgraded.
+    async fn upgraded(listener: &TcpListener) -> WebSocketStream<TcpStream> {
+        #[expect(clippy::result_large_err, reason = "the library's own type")]
+        let speak = |_: &Request, mut response: Response| {
+            let protocol = HeaderValue::from_static(PROTOCOL);
+            response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+            Ok(response)
+        };
+        let (tcp, _) = listener.accept().await.unwrap();
+        let mut hub = tokio_tungstenite::accept_hdr_async(tcp, speak).await.unwrap();
+        let init = hub.next().await.unwrap().unwrap();
+        assert!(init.to_text().unwrap().contains("connection_init"), "{init}");
+        hub
+    }
+
+    #[tokio::test]
+    async fn a_hub_that_answers_no_upgrade_or_no_init_is_given_up_after_ten_seconds() {
+        let (listener, endpoint) = listening().await;
+        let upgraded = async {
+            let hub = upgraded(&listener).await;
+            tokio::time::pause();
+            std::future::pending::<()>().await;
+            drop(hub);
+        };
+        tokio::select! {
+            () = upgraded => unreachable!(),
+            opened = Socket::open(&endpoint) => {
+                assert!(matches!(opened, Err(ClientError::Late(ANSWER_DEADLINE))));
+            }
+        }
+        // Now nobody takes the connection, which the kernel accepts.
+        let began = Instant::now();
+        let opened = Socket::open(&endpoint).await;
+        assert!(matches!(opened, Err(ClientError::Late(ANSWER_DEADLINE))));
+        assert_eq!(began.elapsed().as_secs(), ANSWER_DEADLINE.as_secs());
+    }
+
+    #[tokio::test]
+    async fn a_hub_that_is_silent_is_pinged_and_given_up_after_thirty_seconds() {
+        let (listener, endpoint) = listening().await;
+        let acknowledged = async {
+            let mut hub = upgraded(&listener).await;
+            let ack = json!({"type": "connection_ack"}).to_string();
+            hub.send(tungstenite::Message::text(ack)).await.unwrap();
+            hub
+        };
+        let (mut hub, opened) = tokio::join!(acknowledged, Socket::open(&endpoint));
+        let mut socket = opened.unwrap();
+        tokio::time::pause();
+        let began = Instant::now();
+        let heard = socket.message().await;
+        assert!(matches!(heard, Err(ClientError::Late(late)) if late == 2 * SILENCE));
+        assert_eq!(began.elapsed().as_secs(), 2 * SILENCE.as_secs());
+        let ping = hub.next().await.unwrap().unwrap();
+        assert!(matches!(ping, tungstenite::Message::Ping(_)), "{ping}");
+    }
+}

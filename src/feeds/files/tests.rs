@@ -18,7 +18,7 @@ use crate::ingest::handle::Incoming;
 use crate::ingest::sequencer::tests::Hub;
 use crate::market::event::MOST_LINE_BYTES;
 use crate::market::refusal::Refusal;
-use crate::store::{NewEvent, Progress, Store};
+use crate::store::{FileProgress, Fingerprint, NewEvent, Progress, Store};
 
 /// A folder, its log and no thread: what the feed does, one step at a time.
 struct Bench {
@@ -274,6 +274,77 @@ fn a_line_that_is_too_long_is_refused_with_its_place_and_the_next_one_read() {
     assert_eq!(turns[1], ("a.ndjson line 2 (byte 6)".into(), Err(Refusal::TooLong)));
     assert_eq!(turns[2].1, Ok(most.into_bytes()));
     assert_eq!(turns[3].1, Ok(b"last".to_vec()));
+}
+
+#[test]
+fn a_batch_has_so_many_lines_and_so_many_bytes() {
+    let mut bench = Bench::new();
+    bench.append("a.ndjson", &"line\n".repeat(1_025));
+    bench.folder.look(Ring::Scan).unwrap();
+    assert_eq!([bench.folder.turn(), bench.folder.turn()].map(|turn| turn.lines.len()), [1_024, 1]);
+    let mut bench = Bench::new();
+    let line = "x".repeat((64 << 10) - 1) + "\n";
+    bench.append("a.ndjson", &line.repeat(20));
+    bench.folder.look(Ring::Scan).unwrap();
+    assert_eq!([bench.folder.turn(), bench.folder.turn()].map(|turn| turn.lines.len()), [16, 4]);
+}
+
+#[test]
+fn a_removed_file_is_read_on_only_while_it_is_among_the_last_256() {
+    let mut bench = Bench::new();
+    let name = |number: usize| format!("{number:03}.ndjson");
+    (0..=256).for_each(|number| bench.append(&name(number), "1\n"));
+    bench.drain();
+    let last_words = |number: usize| {
+        let mut file = OpenOptions::new().append(true).open(bench.path(&name(number))).unwrap();
+        fs::remove_file(bench.path(&name(number))).unwrap();
+        writeln!(file, "last words of {number}").unwrap();
+    };
+    [0, 1].into_iter().for_each(last_words);
+    bench.drain();
+    assert_eq!(bench.log()[257..], ["last words of 1"]);
+}
+
+/// What an earlier run read of so many files that are gone.
+fn gone(count: u64) -> Vec<FileProgress> {
+    let none = Fingerprint::default();
+    let one = |stream: u64| FileProgress {
+        feed: "feeds".into(),
+        stream,
+        name: format!("gone {stream}.ndjson").into(),
+        device: u64::MAX,
+        inode: stream,
+        offset: 1,
+        line: 1,
+        head: none,
+        tail: none,
+        forgotten: false,
+    };
+    (1..=count).map(one).collect()
+}
+
+#[test]
+fn of_more_than_ten_thousand_files_that_are_gone_the_oldest_is_forgotten() {
+    let mut bench = Bench::new();
+    bench.folder = Folder::new(&bench.home.path().join("feeds"), "feeds", gone(10_002));
+    bench.folder.look(Ring::Scan).unwrap();
+    let forgotten: Vec<_> = bench.folder.turn().progress;
+    assert!(forgotten.iter().all(|one| one.forgotten));
+    assert_eq!(forgotten.iter().map(|one| one.stream).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn a_file_too_many_is_not_read_and_is_named() {
+    let mut bench = Bench::new();
+    bench.append("new.ndjson", "1\n");
+    bench.folder = Folder::new(&bench.home.path().join("feeds"), "feeds", gone(100_000));
+    bench.folder.look(Ring::Scan).unwrap();
+    let fault = bench.folder.fault().unwrap();
+    assert_eq!(fault, "new.ndjson: more than 100000 files: move old ones");
+    assert!(bench.folder.turn().lines.is_empty());
+    // Those that are long gone were forgotten meanwhile.
+    bench.folder.look(Ring::Scan).unwrap();
+    assert_eq!((bench.folder.fault(), bench.folder.turn().lines.len()), (None, 1));
 }
 
 #[test]

@@ -245,6 +245,27 @@ mod tests {
     }
 
     #[test]
+    fn a_page_of_long_lines_ends_before_a_mib_and_the_next_one_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.db");
+        let mut store = Store::open(&path).unwrap();
+        let event = |_| {
+            let body = format!(
+                r#"{{"kind":"trade","market":"A-B","price":"1","size":"1"}}{}"#,
+                " ".repeat(PAGE_BYTES / 4)
+            );
+            NewEvent { topic: Topic::Trades("A-B").name(), body: body.into(), ..Default::default() }
+        };
+        store.append(&(0..5).map(event).collect::<Vec<_>>(), &[], 1).unwrap();
+        let log = store.reader().unwrap();
+        let page =
+            |after| search(after, 100, 101).run(&log, |_| true, |one| item(one, |_| None)).unwrap();
+        let (first, second) = (page(0), page(3));
+        assert_eq!((sequences(&first), first.more), (vec![1, 2, 3], true));
+        assert_eq!((sequences(&second), second.more), (vec![4, 5], false));
+    }
+
+    #[test]
     fn a_page_that_looked_at_too_much_says_where_to_go_on() {
         let (_folder, log) = log(2 * MOST_LOOKED_AT + 4 * READ_AT_ONCE);
         let last = 2 * MOST_LOOKED_AT as i64 + 2;

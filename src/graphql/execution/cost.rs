@@ -24,7 +24,7 @@ const MOST_NESTING: usize = 64;
 /// a deep one.
 const MOST_NAME_BYTES: usize = 64;
 
-/// Depth allowed below `__schema` and `__type`: what GraphiQL asks has 15 levels.
+/// Depth allowed from `__schema` and `__type` down: what GraphiQL asks has 15 levels.
 const INTROSPECTION_DEPTH: usize = 20;
 
 /// One lexical token by its bytes. Text that is no GraphQL is a token too: the parser refuses it.
@@ -416,6 +416,16 @@ mod tests {
         assert_eq!(refusal(&format!("{{{}}}", "a ".repeat(1_998))), None);
         assert_limit(&format!("{{a}}#{}", "é".repeat(20_000)), "query_bytes", 32_768, 40_004);
         assert_limit(&format!("{{{}:a}}", "a".repeat(65)), "name_bytes", 64, 65);
+    }
+
+    #[test]
+    fn twenty_levels_are_allowed_from_the_schema_down_and_no_more() {
+        let from_schema = |depth: usize| {
+            format!("{{__schema{}{}}}", "{a".repeat(depth - 1), "}".repeat(depth - 1))
+        };
+        assert_eq!(refusal(&from_schema(INTROSPECTION_DEPTH)), None);
+        let beyond = INTROSPECTION_DEPTH + 1;
+        assert_limit(&from_schema(beyond), "query_depth", INTROSPECTION_DEPTH, beyond);
     }
 
     #[test]

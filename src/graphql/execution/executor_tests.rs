@@ -34,7 +34,15 @@ fn executor_of(
     limits: QueryLimits,
     sockets: Box<dyn Fn() -> u64 + Send + Sync>,
 ) -> GraphqlExecutor {
-    let log = LogReaders::new("nowhere".as_ref(), 1);
+    executor_with_readers(1, limits, sockets)
+}
+
+fn executor_with_readers(
+    readers: usize,
+    limits: QueryLimits,
+    sockets: Box<dyn Fn() -> u64 + Send + Sync>,
+) -> GraphqlExecutor {
+    let log = LogReaders::new("nowhere".as_ref(), readers);
     let live = Arc::new(Live::new(Epoch(7), Box::new(|| 1_700_000_000_000_000), 32_768, log));
     for market in [MARKET, "A-B"] {
         live.define(Arc::new(MarketDefinition {
@@ -670,6 +678,20 @@ async fn a_long_query_that_the_pool_has_no_time_for_is_unavailable() {
     let long = r#"{orderBook(market:"A-B",depth:3000){bids{price size}}}"#;
     let refused = late(execute(&executor, long, Value::Null)).await.unwrap_err();
     assert_eq!(refused, json!({"code": "UNAVAILABLE", "retryAfterMs": 1_000}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mutation_that_has_no_turn_at_the_log_is_unavailable_after_five_seconds() {
+    let executor = executor_with_readers(0, QueryLimits::default(), Box::new(|| 3));
+    let query = r#"mutation { cancelOrder(input: { order: "x" }) { sequence } }"#;
+    let request = request(query, Value::Null, Value::Null);
+    let Execution::Single(result) = executor.execute(request, &caller_of(Some("alice"))) else {
+        panic!("no result")
+    };
+    let began = tokio::time::Instant::now();
+    let result: Value = serde_json::from_slice(&result.await.unwrap().json).unwrap();
+    assert_eq!(result["errors"][0]["extensions"]["code"], "UNAVAILABLE", "{result}");
+    assert_eq!(began.elapsed().as_secs(), 5);
 }
 
 #[tokio::test]

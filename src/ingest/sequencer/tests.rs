@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::group::GROUP_EVENTS;
 use super::*;
 use crate::ingest::feed_status::{At, FeedId, FeedKind, FeedState, Place};
 use crate::ingest::projection::MakeAside;
@@ -65,12 +66,13 @@ impl Model {
     }
 }
 
-/// A projection that tests look into.
-struct ModelProjection(Arc<Mutex<Model>>);
+/// A projection that tests look into: its state, and how many events each commit had.
+struct ModelProjection(Arc<Mutex<Model>>, Arc<Mutex<Vec<usize>>>);
 
 impl Projection for ModelProjection {
     fn apply(&mut self, events: Vec<Applied>) -> Vec<Applied> {
         self.0.lock().apply(&events);
+        self.1.lock().push(events.len());
         events
     }
 
@@ -97,6 +99,7 @@ pub(crate) struct Hub {
     pub(crate) board: FeedStatuses,
     pub(crate) feed: FeedId,
     pub(crate) model: Arc<Mutex<Model>>,
+    commits: Arc<Mutex<Vec<usize>>>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) replayed: u64,
     waiters: Arc<Waiters>,
@@ -133,7 +136,8 @@ impl Hub {
         let board = FeedStatuses::new();
         let feed = board.register("test", FeedKind::Files);
         let shutdown = CancellationToken::new();
-        let live = Box::new(ModelProjection(Arc::clone(&model)));
+        let commits = Arc::default();
+        let live = Box::new(ModelProjection(Arc::clone(&model), Arc::clone(&commits)));
         let waiters: Arc<Waiters> = Arc::default();
         let own = waiters.clone();
         let config = SequencerConfig {
@@ -144,7 +148,7 @@ impl Hub {
         };
         let (ingest, thread) =
             super::start(store, admission, recovered, board.clone(), live, config).unwrap();
-        Self { ingest, thread, board, feed, model, shutdown, replayed, waiters, disk }
+        Self { ingest, thread, board, feed, model, commits, shutdown, replayed, waiters, disk }
     }
 
     pub(crate) fn stop(self) -> Model {
@@ -372,6 +376,28 @@ async fn while_one_writes_others_are_given_their_batch_back_and_a_shutdown_ends_
     hub.shutdown.cancel();
     assert!(matches!(writing.await.unwrap(), Ok(Err(IngestError::Closed))));
     assert_eq!(hub.stop().sequences, Vec::<u64>::new());
+}
+
+#[tokio::test]
+async fn a_commit_takes_what_waits_up_to_two_thousand_events() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&path(&folder), 100_000);
+    hub.disk.store(1, SeqCst);
+    let batch = |number: u32| {
+        let lines: Vec<_> = (512 * number..512 * (number + 1)).map(message).collect();
+        hub.batch(&lines)
+    };
+    let first = hub.ingest.submit(batch(0)).await.unwrap();
+    hub.until(FeedState::Halted).await;
+    let mut waiting = vec![first];
+    for number in 1..=10 {
+        waiting.push(hub.ingest.submit(batch(number)).await.unwrap());
+    }
+    hub.disk.store(100 << 20, SeqCst);
+    for one in waiting {
+        assert_eq!(one.acknowledged().await.unwrap().accepted, 512);
+    }
+    assert_eq!(*hub.commits.lock(), [512, GROUP_EVENTS, GROUP_EVENTS, 1_024]);
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -32,10 +33,14 @@ struct Hub {
 
 impl Hub {
     fn new(ring_bytes: usize) -> Self {
+        Self::with_readers(ring_bytes, 2)
+    }
+
+    fn with_readers(ring_bytes: usize, readers: usize) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("log.db");
         let store = Store::open(&path).unwrap();
-        let log = LogReaders::new(&path, 2);
+        let log = LogReaders::new(&path, readers);
         let live = Arc::new(Live::new(store.epoch(), Box::new(|| 9_000_000), 16, log));
         let limits = StreamLimits { ring_bytes, ..StreamLimits::default() };
         let streams = Streams::new(limits, Arc::new(Meters::default()));
@@ -78,6 +83,12 @@ impl Hub {
 
     /// Removes the blocks of these events.
     fn undo(&mut self, undone: &[(usize, u64)]) {
+        let left = self.undo_in_log(undone);
+        self.live.roll_back(&left).unwrap();
+    }
+
+    /// The same in the log alone: the live state does not follow yet.
+    fn undo_in_log(&mut self, undone: &[(usize, u64)]) -> Rollback {
         let mut first = BTreeMap::new();
         for (market, sequence) in undone {
             let first = first.entry(*market).or_insert(*sequence);
@@ -98,7 +109,7 @@ impl Hub {
             let (at, undone, markets) = (log.sequence, undone.len() as u64, Vec::new());
             Ok(Rollback { at, of_blocks: true, undone, scopes, markets, topics })
         });
-        self.live.roll_back(&left.unwrap().unwrap().1).unwrap();
+        left.unwrap().unwrap().1
     }
 
     fn open(&self, markets: &[usize]) -> Arc<ResponseStream> {
@@ -562,9 +573,7 @@ fn what_was_read_before_a_rollback_is_not_sent_after_it() {
     let mut hub = Hub::new(1 << 20);
     let all: Vec<_> = (1..=4).map(|size| hub.trade(0, size)).collect();
     let stream = hub.open(&[0]);
-    let topics = log_topics(&[Topic::Trades("A-B").name()]);
-    let position = spreadly_subscriptions::Position { epoch: hub.store.epoch(), sequence: 0 };
-    let cursor = LogCursor { topics, position }.encode();
+    let cursor = at_the_beginning(&hub);
     let Resume::Throttled(reading) = stream.source().join(&stream, Some(&cursor)) else { panic!() };
     hub.undo(&[(0, all[1])]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -572,6 +581,69 @@ fn what_was_read_before_a_rollback_is_not_sent_after_it() {
     client.go_on(&stream, runtime.block_on(reading), &mut || {});
     assert_eq!(client.received, [all[0], all[2], all[3]]);
     assert_eq!(client.reorganisations, 1, "it asked again where to go on");
+}
+
+/// The cursor of a client that has seen nothing of the first market.
+fn at_the_beginning(hub: &Hub) -> String {
+    let topics = log_topics(&[Topic::Trades("A-B").name()]);
+    let position = spreadly_subscriptions::Position { epoch: hub.store.epoch(), sequence: 0 };
+    LogCursor { topics, position }.encode()
+}
+
+/// How a replay ends, and how long that took by a clock that leaps.
+fn end_of(start: Resume) -> (Resume, Duration) {
+    let Resume::Throttled(reading) = start else { panic!("{start:?}") };
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let began = tokio::time::Instant::now();
+        let end = tokio::time::timeout(Duration::from_secs(600), reading).await.unwrap();
+        (end, began.elapsed())
+    })
+}
+
+#[test]
+fn a_replay_is_given_up_where_the_live_state_does_not_follow_the_log() {
+    let mut hub = Hub::new(1 << 20);
+    let all: Vec<_> = (1..=4).map(|size| hub.trade(0, size)).collect();
+    let (stream, cursor) = (hub.open(&[0]), at_the_beginning(&hub));
+    hub.undo_in_log(&[(0, all[1])]);
+    let (end, took) = end_of(stream.source().join(&stream, Some(&cursor)));
+    assert!(matches!(end, Resume::TooSlow), "{end:?}");
+    assert_eq!(took, 50 * Duration::from_millis(20));
+}
+
+#[test]
+fn a_replay_that_has_no_turn_at_the_log_is_refused_after_its_longest_wait() {
+    let mut hub = Hub::with_readers(1 << 20, 0);
+    hub.trade(0, 1);
+    let (stream, cursor) = (hub.open(&[0]), at_the_beginning(&hub));
+    let (end, took) = end_of(stream.source().join(&stream, Some(&cursor)));
+    assert_eq!(refusal(end)["extensions"]["code"], "UNAVAILABLE");
+    assert_eq!(took.as_secs(), 10);
+}
+
+#[test]
+fn of_a_stream_the_four_newest_pages_are_kept_for_further_readers() {
+    let mut hub = Hub::new(1 << 20);
+    for size in 1..=6 {
+        hub.trade(0, size);
+    }
+    let stream = hub.open(&[0, 0]);
+    let encoded = hub.encoded.clone();
+    let read_after = |sequence: u64| {
+        let topics = log_topics(&[Topic::Trades("A-B").name()]);
+        let position = spreadly_subscriptions::Position { epoch: hub.store.epoch(), sequence };
+        let cursor = Some(LogCursor { topics, position }.encode());
+        let before = encoded.load(Ordering::Relaxed);
+        Client { cursor, ..Client::default() }.join(&stream, &mut || {});
+        encoded.load(Ordering::Relaxed) - before
+    };
+    let first = hub.store.read_from(0, 100).unwrap()[2].sequence;
+    let pages: Vec<_> = (first..first + 5).map(read_after).collect();
+    assert_eq!(pages, [1; 5], "five pages, each read and encoded");
+    assert_eq!((first + 1..first + 5).map(read_after).sum::<u64>(), 0, "the newest are kept");
+    assert_eq!(read_after(first), 1, "the oldest is not");
 }
 
 #[derive(Clone, Debug)]

@@ -251,6 +251,16 @@ fn every_limit_holds_to_the_byte() {
     };
     assert!(height(MOST_HEIGHT).is_ok());
     assert!(height(MOST_HEIGHT + 1).is_err());
+    let market = |bytes: usize| {
+        let id = "M".repeat(bytes);
+        let line = format!(
+            r#"{{"kind":"market","market":"{id}","base":"A","quote":"B",
+            "priceDecimals":1,"sizeDecimals":1}}"#
+        );
+        parse(line.as_bytes()).map(drop)
+    };
+    assert!(market(crate::market::definition::MOST_MARKET_BYTES).is_ok());
+    assert!(market(crate::market::definition::MOST_MARKET_BYTES + 1).is_err());
     let topic = |characters: usize| {
         let topic = "é".repeat(characters);
         parse(format!(r#"{{"kind":"message","topic":"{topic}","data":1}}"#).as_bytes()).map(drop)

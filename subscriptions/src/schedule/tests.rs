@@ -100,6 +100,56 @@ fn a_stream_that_waits_is_merged_step_by_step_and_recovers() {
 }
 
 #[test]
+fn at_one_check_256_streams_get_a_slower_pace_at_most_and_16_a_faster_one() {
+    let mut now = Instant::now();
+    let mut schedule = Schedule::new(RATE, now);
+    (0..=300).for_each(|id| schedule.add(id, Pace::Raw, id, now));
+    (1..=300).for_each(|id| schedule.ready(id, ALONE));
+    let mut changed = Vec::new();
+    while changed.iter().sum::<usize>() < 300 {
+        // All of the time goes to another one.
+        now += MICROS * 30_000;
+        schedule.served(0, MICROS * 15_000, true, now);
+        changed.extend(Some(schedule.adapt(now).len()).filter(|count| *count > 0));
+    }
+    assert_eq!(changed, [256, 44]);
+    changed.clear();
+    while schedule.merged() != [0; 3] {
+        now += Duration::from_secs(1);
+        (1..=300).for_each(|id| schedule.ready(id, ALONE));
+        (1..=300).for_each(|_| assert!(schedule.pop().is_some()));
+        changed.extend(Some(schedule.adapt(now).len()).filter(|count| *count > 0));
+    }
+    assert_eq!(changed.iter().max(), Some(&16), "{changed:?}");
+}
+
+#[test]
+fn a_stream_that_is_merged_again_and_again_is_held_for_eight_seconds_at_most() {
+    let mut now = Instant::now();
+    let mut schedule = Schedule::new(RATE, now);
+    (1..=2).for_each(|id| schedule.add(id, Pace::Raw, id, now));
+    let mut held = Vec::new();
+    for _ in 0..6 {
+        schedule.ready(1, ALONE);
+        while !schedule.is_merged(1) {
+            now += MICROS * 30_000;
+            schedule.served(2, MICROS * 10_000, true, now);
+            schedule.adapt(now);
+        }
+        assert_eq!(schedule.pop(), Some(1));
+        let merged = now;
+        while schedule.is_merged(1) {
+            now += MICROS * 250_000;
+            schedule.ready(1, ALONE);
+            assert_eq!(schedule.pop(), Some(1));
+            schedule.adapt(now);
+        }
+        held.push((now - merged).as_secs());
+    }
+    assert_eq!(held, [1, 2, 4, 8, 8, 8]);
+}
+
+#[test]
 fn a_thread_that_is_suspended_merges_nothing() {
     let begin = Instant::now();
     let mut schedule = Schedule::new(RATE, begin);
