@@ -45,7 +45,7 @@ fn write_file(table: &mut String, path: &Path) -> Result<(), Box<dyn Error>> {
     let gzip = path.with_file_name(format!("{name}.gz"));
     let mut hasher = DefaultHasher::new();
     fs::read(path)?.hash(&mut hasher);
-    // Weak, as it stands for the file however it is compressed.
+    // Weak, as it identifies the file however it is compressed.
     let etag = format!("W/\"{:016x}\"", hasher.finish());
     writeln!(
         table,

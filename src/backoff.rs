@@ -36,7 +36,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn waits_grow_to_the_ceiling_and_begin_anew_when_healthy() {
+    fn waits_grow_to_the_ceiling_and_start_again_when_healthy() {
         let (first, ceiling) = (Duration::from_millis(10), Duration::from_secs(1));
         let mut backoff = Backoff::between(first, ceiling);
         for _ in 0..20 {

@@ -1,4 +1,4 @@
-//! How whoever started us asks us to stop.
+//! How the process that started us asks us to stop.
 
 use std::io;
 

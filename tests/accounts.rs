@@ -106,10 +106,10 @@ async fn an_address_in_debt_learns_when_to_try_again_on_each_transport_and_other
     };
     assert!(answered > 0, "a client with nothing spent is served");
     assert_eq!(refused.status, 429, "{refused:?}");
-    let told = refused.error();
-    assert_eq!((&told["code"], &told["name"]), (&json!("RATE_LIMITED"), &json!("cost_rate")));
-    assert_eq!(told["limit"], 1);
-    let wait = told["retryAfterMs"].as_u64().unwrap();
+    let error = refused.error();
+    assert_eq!((&error["code"], &error["name"]), (&json!("RATE_LIMITED"), &json!("cost_rate")));
+    assert_eq!(error["limit"], 1);
+    let wait = error["retryAfterMs"].as_u64().unwrap();
     let seconds: u64 = refused.header("retry-after").unwrap().parse().unwrap();
     assert_eq!(seconds, wait.div_ceil(1_000));
 
@@ -118,10 +118,10 @@ async fn an_address_in_debt_learns_when_to_try_again_on_each_transport_and_other
     assert!(events.header("retry-after").is_some());
 
     socket.subscribe("1", "subscription{feedStatus{name}}").await;
-    let told = socket.message().await;
-    assert_eq!(told["type"], "error");
-    assert_eq!(extensions(&told["payload"])["code"], "RATE_LIMITED", "{told}");
-    assert_eq!(extensions(&told["payload"])["name"], "cost_rate");
+    let reply = socket.message().await;
+    assert_eq!(reply["type"], "error");
+    assert_eq!(extensions(&reply["payload"])["code"], "RATE_LIMITED", "{reply}");
+    assert_eq!(extensions(&reply["payload"])["name"], "cost_rate");
     assert_eq!(socket.until_pong().await, Vec::<Value>::new(), "the socket lives");
 
     let headers = [("sec-websocket-protocol", MODERN), ("x-forwarded-for", ONE)];
@@ -161,18 +161,18 @@ async fn a_stream_too_many_of_an_address_is_refused_until_one_ends() {
     let (mut one, mut two) = (connected_from(&hub, ONE).await, connected_from(&hub, ONE).await);
     let refusal = async |socket: &mut Client, id: &str, number: usize| {
         socket.subscribe(id, &stream(number)).await;
-        let mut told = socket.message().await;
-        while told["id"] != id {
-            told = socket.message().await;
+        let mut reply = socket.message().await;
+        while reply["id"] != id {
+            reply = socket.message().await;
         }
-        match told {
-            told if told["type"] == "error" => {
-                let told = extensions(&told["payload"]);
-                assert_eq!(told["code"], "LIMIT_EXCEEDED");
-                Some((told["name"].clone(), told["limit"].clone(), told["current"].clone()))
+        match reply {
+            reply if reply["type"] == "error" => {
+                let error = extensions(&reply["payload"]);
+                assert_eq!(error["code"], "LIMIT_EXCEEDED");
+                Some((error["name"].clone(), error["limit"].clone(), error["current"].clone()))
             }
-            told => {
-                assert_eq!(told["type"], "next", "{told}");
+            reply => {
+                assert_eq!(reply["type"], "next", "{reply}");
                 None
             }
         }
@@ -240,9 +240,9 @@ async fn a_connection_too_many_of_an_address_is_answered_429_and_others_are_serv
         answer.as_ref().is_some_and(|answer| answer.status == 429)
     })
     .await;
-    let told = answer.unwrap().error();
-    assert_eq!(told["name"], "connections_per_address");
-    assert_eq!((&told["code"], &told["limit"]), (&json!("LIMIT_EXCEEDED"), &json!(2)));
+    let error = answer.unwrap().error();
+    assert_eq!(error["name"], "connections_per_address");
+    assert_eq!((&error["code"], &error["limit"]), (&json!("LIMIT_EXCEEDED"), &json!(2)));
     assert_eq!(get_from("127.0.0.3", address).status, 200);
     assert!(metric(&hub, "spreadly_refused_total{limit=\"connections_per_address\"}") > 0);
     drop(silent);
@@ -418,13 +418,13 @@ async fn a_short_question_about_the_schema_with_a_long_answer_is_refused_by_name
         "}}".repeat(8)
     );
     let answer = http::post(hub.address(), &json!({ "query": query }));
-    let told = answer.error();
-    assert_eq!((&told["code"], &told["limit"]), (&json!("LIMIT_EXCEEDED"), &json!(15_000)));
-    assert_eq!(told["name"], "introspection_fields");
+    let error = answer.error();
+    assert_eq!((&error["code"], &error["limit"]), (&json!("LIMIT_EXCEEDED"), &json!(15_000)));
+    assert_eq!(error["name"], "introspection_fields");
     let mut socket = Client::connected(hub.address()).await;
     socket.subscribe("1", &query).await;
     let refused = socket.message().await;
-    assert_eq!(extensions(&refused["payload"]), &told, "{refused}");
+    assert_eq!(extensions(&refused["payload"]), &error, "{refused}");
 }
 
 #[tokio::test]

@@ -89,7 +89,7 @@ fn units(text: &str, decimals: usize) -> u128 {
 }
 
 impl Row {
-    fn told(candle: &Value) -> Self {
+    fn answered(candle: &Value) -> Self {
         let text = |field: &str| candle[field].as_str().unwrap();
         let price = |field| units(text(field), 1);
         Self {
@@ -234,18 +234,18 @@ async fn candles_of_the_venues_trades_are_the_venues_candles() {
             time(to * 1_000_000)
         )
     };
-    let told = asked(&hub, "M1", &span(first, last));
-    assert_eq!(told.len(), recording.minutes.len());
+    let answered = asked(&hub, "M1", &span(first, last));
+    assert_eq!(answered.len(), recording.minutes.len());
     let (mut traded, mut empty) = (0, 0);
-    for (candle, (start, row)) in told.iter().zip(&recording.minutes) {
+    for (candle, (start, row)) in answered.iter().zip(&recording.minutes) {
         assert_eq!(candle["start"], time(start * 1_000_000));
-        assert_eq!(Row::told(candle), *row, "{candle}");
+        assert_eq!(Row::answered(candle), *row, "{candle}");
         *(if row.count > 0 { &mut traded } else { &mut empty }) += 1;
     }
     loud::say(&format!("{traded} minutes with trades and {empty} without are the venue's"));
     assert!(traded > 200 && empty > 50, "this has proven little");
 
-    // The others are sums of the minutes, computed here from what the hub told of them.
+    // The others are sums of the minutes, computed here from the hub's minutes.
     let all = asked(&hub, "M1", &span(first - 86_400, last + 86_400));
     for (interval, seconds) in
         [("M5", 300), ("M15", 900), ("M30", 1_800), ("H1", 3_600), ("H4", 14_400), ("D1", 86_400)]
@@ -262,12 +262,12 @@ async fn candles_of_the_venues_trades_are_the_venues_candles() {
             own.1 += units(text("volume"), 8);
             own.2 += units(text("quoteVolume"), 9);
         }
-        let told = asked(&hub, interval, &span(first - 2 * 86_400, last + 86_400));
-        let told: Vec<_> = told.iter().filter(|candle| candle["count"] != "0").collect();
-        assert_eq!(told.len(), expected.len(), "{interval}");
-        for (candle, (start, (minutes, volume, paid))) in told.iter().zip(expected) {
-            let row = Row::told(candle);
-            let minutes: Vec<_> = minutes.iter().map(|minute| Row::told(minute)).collect();
+        let answered = asked(&hub, interval, &span(first - 2 * 86_400, last + 86_400));
+        let answered: Vec<_> = answered.iter().filter(|candle| candle["count"] != "0").collect();
+        assert_eq!(answered.len(), expected.len(), "{interval}");
+        for (candle, (start, (minutes, volume, paid))) in answered.iter().zip(expected) {
+            let row = Row::answered(candle);
+            let minutes: Vec<_> = minutes.iter().map(|minute| Row::answered(minute)).collect();
             let summed = Row {
                 prices: [
                     minutes[0].prices[0],
@@ -292,7 +292,7 @@ struct Copy {
     candles: BTreeMap<String, Value>,
     trades: u64,
     merged: u64,
-    anew: Vec<String>,
+    restated: Vec<String>,
 }
 
 impl Copy {
@@ -319,7 +319,7 @@ impl Copy {
                 self.merged += u64::from(merged > 1);
             }
             (Some(_), None) => panic!("a chain that begins in the middle: {frame}"),
-            (None, _) => self.anew.push(text("reason")),
+            (None, _) => self.restated.push(text("reason")),
         }
         self.position = Some((text("epoch"), text("sequence")));
         self.cursor = Some(text("cursor"));
@@ -336,7 +336,7 @@ impl Copy {
             }
         };
         let done = tokio::time::timeout(PATIENCE, following).await;
-        assert!(done.is_ok(), "{} of {trades} trades were told", self.trades);
+        assert!(done.is_ok(), "{} of {trades} trades came", self.trades);
         assert_eq!(self.trades, trades);
     }
 
@@ -348,18 +348,18 @@ impl Copy {
             .filter(|candle| candle["count"] != "0")
             .map(|candle| (candle["start"].as_str().unwrap().to_owned(), candle))
             .collect();
-        let told: BTreeMap<_, _> = self
+        let held: BTreeMap<_, _> = self
             .candles
             .iter()
             .filter(|(_, candle)| candle["count"] != "0")
             .map(|(start, candle)| (start.clone(), candle.clone()))
             .collect();
-        assert_eq!(told, asked);
+        assert_eq!(held, asked);
     }
 }
 
 #[tokio::test]
-async fn a_client_goes_on_behind_its_cursor_over_kills_and_holds_what_the_query_says() {
+async fn a_client_goes_on_after_its_cursor_over_kills_and_holds_what_the_query_says() {
     let mut hub = knowing(&[]).await;
     let (mut written, mut copies) = (0, [("M1", Copy::default()), ("H1", Copy::default())]);
     for round in 0..4 {
@@ -368,7 +368,7 @@ async fn a_client_goes_on_behind_its_cursor_over_kills_and_holds_what_the_query_
             let mut client = Client::connected(hub.address()).await;
             client.subscribe("candles", &copy.subscription(interval)).await;
             if round == 0 {
-                // Before the first trade: nothing to tell but where it stands.
+                // Before the first trade: only the position.
                 let first = client.message().await;
                 assert_eq!(first["payload"]["data"]["candles"]["candles"], json!([]), "{first}");
                 copy.take(&first);
@@ -393,14 +393,14 @@ async fn a_client_goes_on_behind_its_cursor_over_kills_and_holds_what_the_query_
         let mut client = Client::connected(hub.address()).await;
         client.subscribe("candles", &copy.subscription(interval)).await;
         copy.follow(&mut client, written).await;
-        assert_eq!(copy.anew, ["INITIAL"]);
+        assert_eq!(copy.restated, ["INITIAL"]);
         copy.equals_the_query(&hub, interval);
         assert!(copy.merged > 0, "nobody resumed over several trades: this has proven nothing");
     }
 }
 
 #[tokio::test]
-async fn a_reader_that_sleeps_is_told_merged_candles_and_holds_what_the_query_says() {
+async fn a_reader_that_sleeps_receives_merged_candles_and_holds_what_the_query_says() {
     // Fewer than the hub remembers of a market, so that all of them can be merged.
     const TRADES: u64 = 4_000;
     let hub = knowing(&[
@@ -429,9 +429,9 @@ async fn a_reader_that_sleeps_is_told_merged_candles_and_holds_what_the_query_sa
     };
     tokio::time::timeout(PATIENCE, reading).await.expect("it wakes up");
     loud::say(&format!("asleep for {TRADES} trades: {} merged frames", late.merged));
-    assert!(late.merged > 0, "it never fell behind: this has proven nothing");
+    assert!(late.merged > 0, "it never lagged: this has proven nothing");
     for copy in [&late, &awake] {
-        assert_eq!((copy.trades, &*copy.anew), (TRADES, &["INITIAL".to_owned()][..]));
+        assert_eq!((copy.trades, &*copy.restated), (TRADES, &["INITIAL".to_owned()][..]));
         copy.equals_the_query(&hub, "H1");
     }
 }
@@ -452,11 +452,11 @@ async fn ticker(client: &mut Client) -> Value {
             assert_eq!(frame["prevSequence"], frame["sequence"], "{frame}");
         }
     };
-    tokio::time::timeout(PATIENCE, next).await.expect("a ticker is told")
+    tokio::time::timeout(PATIENCE, next).await.expect("a ticker comes")
 }
 
 #[tokio::test]
-async fn a_ticker_tells_trades_and_offers_and_goes_on_behind_its_cursor_over_a_kill() {
+async fn a_ticker_shows_trades_and_offers_and_goes_on_after_its_cursor_over_a_kill() {
     let mut hub = knowing(&[]).await;
     let subscription = format!(
         r#"subscription {{ tickers {{ market epoch sequence prevSequence cursor eventTime

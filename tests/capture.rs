@@ -1,7 +1,7 @@
-//! A venue's recorded day against the hub: whoever knows nothing but our frames has, after every
+//! A venue's recorded day against the hub: a client that knows only our frames has, after every
 //! one of the venue's updates, the very checksum that the venue sent with it.
 //!
-//! A frame's `mergedEvents` says for how many updates it stands, so update k of a market is proven
+//! A frame's `mergedEvents` says how many updates it has, so update k of a market is proven
 //! by the frame that reaches it. Updates that a RAW frame skipped changed nothing in the window:
 //! their checksum must be that of the book which the client held before.
 

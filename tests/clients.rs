@@ -132,7 +132,7 @@ async fn a_cut_is_survived_with_a_whole_chain(command: Command) {
     hub.append_lines("book.ndjson", &steps(20..30));
     let rest = script.until("done");
     let snapshots = rest.iter().filter(|fact| fact["fact"] == "BookSnapshot").count();
-    assert_eq!(snapshots, 0, "resumed behind its cursor, not begun anew: {rest:#?}");
+    assert_eq!(snapshots, 0, "resumed after its cursor, not started again: {rest:#?}");
     script.finish();
 }
 

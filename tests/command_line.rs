@@ -14,14 +14,14 @@ fn written(config: &str) -> tempfile::NamedTempFile {
 }
 
 #[test]
-fn a_faulty_file_is_told_whole_and_exits_with_2() {
+fn all_faults_of_a_file_are_printed_and_it_exits_with_2() {
     let file = written("server.shards = -1\nlimits.mesage_bytes = 2\n");
     let output = spreadly(&["check-config", file.path().to_str().unwrap()]);
-    let told = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert_eq!(told.lines().count(), 3, "{told}");
-    assert!(told.contains(":1: server.shards: given -1"), "{told}");
-    assert!(told.contains("the nearest is limits.message_bytes"), "{told}");
+    assert_eq!(stderr.lines().count(), 3, "{stderr}");
+    assert!(stderr.contains(":1: server.shards: given -1"), "{stderr}");
+    assert!(stderr.contains("the nearest is limits.message_bytes"), "{stderr}");
     assert_eq!(output.stdout, b"");
 }
 
@@ -43,9 +43,9 @@ fn a_fault_in_a_flag_exits_with_2_before_anything_is_made() {
         .args(["serve", "--listen", "nowhere"])
         .output()
         .unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2));
-    assert!(told.starts_with("--listen: server.listen: given \"nowhere\""), "{told}");
+    assert!(stderr.starts_with("--listen: server.listen: given \"nowhere\""), "{stderr}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 

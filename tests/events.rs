@@ -75,7 +75,7 @@ async fn each_result_is_an_event_with_its_cursor_and_the_last_id_resumes() {
     while copy.bids != market::bids_after(6) {
         copy.apply(&message(events.next().1));
     }
-    assert_eq!(copy.snapshots, 1, "resumed, not begun anew");
+    assert_eq!(copy.snapshots, 1, "resumed, not started again");
 
     // It wins over what the request says.
     let mut request = book();
@@ -120,9 +120,9 @@ async fn a_stream_of_events_and_a_socket_share_what_is_encoded() {
     assert_eq!(metric(&hub, "spreadly_response_streams_open"), 1);
     assert_eq!(metric(&hub, "spreadly_readers_open"), 6);
     hub.append_lines("book.ndjson", &[market::step(MARKET, 0)]);
-    let told = socket.message().await["payload"].clone();
+    let payload = socket.message().await["payload"].clone();
     for one in &mut events {
-        assert_eq!(one.next().1, told);
+        assert_eq!(one.next().1, payload);
     }
     for one in &events {
         one.hang_up();
@@ -193,22 +193,22 @@ async fn a_client_that_stops_reading_is_cut_and_the_others_miss_nothing() {
 }
 
 /// Connections of a browser's EventSource to one URL: it returns with its last id whenever a
-/// response of 200 ends, and stops at any other status. What each was told: a code, `data`, or the
+/// response of 200 ends, and stops at any other status. What each received: a code, `data`, or the
 /// status.
 fn returns(hub: &Hub, request: &Value, mut last: Option<String>) -> Vec<String> {
-    let mut told = Vec::new();
+    let mut received = Vec::new();
     for _ in 0..5 {
         let header = last.iter().map(|id| format!("Last-Event-ID: {id}")).collect::<Vec<_>>();
         let headers: Vec<_> = header.iter().map(String::as_str).collect();
         let mut events = Events::open(hub.address(), request, &headers);
         if events.status != 200 {
-            told.push(events.status.to_string());
+            received.push(events.status.to_string());
             break;
         }
         let (id, result) = events.next();
         let code = result["errors"][0]["extensions"]["code"].as_str().map(str::to_owned);
         let live = code.is_none();
-        told.push(code.unwrap_or_else(|| "data".to_owned()));
+        received.push(code.unwrap_or_else(|| "data".to_owned()));
         if live {
             break;
         }
@@ -216,7 +216,7 @@ fn returns(hub: &Hub, request: &Value, mut last: Option<String>) -> Vec<String> 
         last = id.or(last).filter(|id| !id.is_empty());
         assert_eq!((events.event(), events.event()), (Some(Event::Complete), None));
     }
-    told
+    received
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ fn feed_once(hub: &Hub, awaited: impl Fn(&Value) -> bool) -> Value {
 }
 
 /// A subscriber of `feedStatus`, up to the frame that is as awaited.
-async fn told(client: &mut Client, awaited: impl Fn(&Value) -> bool) -> Value {
+async fn status_where(client: &mut Client, awaited: impl Fn(&Value) -> bool) -> Value {
     let reading = async {
         loop {
             let message = client.message().await;
@@ -97,7 +97,7 @@ async fn a_malformed_line_is_counted_and_named_and_the_next_one_flows() {
     hub.append_lines(FILE, &market::beginning(MARKET));
     let (mut client, mut copy) = follower_of(&hub).await;
     let mut watcher = feed_status(&hub).await;
-    assert_eq!(told(&mut watcher, |_| true).await["refusedTotal"], "0");
+    assert_eq!(status_where(&mut watcher, |_| true).await["refusedTotal"], "0");
 
     let unknown_kind = format!(r#"{{"kind":"book.deltas","market":"{MARKET}"}}"#);
     let unknown_market = market::delta("ABC-USD", &[("1.0", "1.00000000")], &[]);
@@ -113,7 +113,8 @@ async fn a_malformed_line_is_counted_and_named_and_the_next_one_flows() {
         follow(&mut client, &mut copy, step + 1).await;
 
         let refused = (step + 1).to_string();
-        let named = told(&mut watcher, |feed| feed["refusedTotal"] == refused.as_str()).await;
+        let named =
+            status_where(&mut watcher, |feed| feed["refusedTotal"] == refused.as_str()).await;
         assert_eq!(named["state"], "LIVE", "{named}");
         assert_eq!(named["lastRefusal"]["source"], FILE, "{line}: {named}");
         let at = format!("line {} (byte {byte})", place + 1);
@@ -142,13 +143,13 @@ async fn a_folder_that_is_gone_halts_every_book_until_it_is_back() {
     fs::rename(&feeds, &away).unwrap();
     heartbeat(&mut client, &mut copy, "HALTED").await;
     let mut watcher = feed_status(&hub).await;
-    let told_of = told(&mut watcher, |feed| feed["state"] == "HALTED").await;
-    let reason = told_of["reason"].as_str().unwrap();
+    let halted = status_where(&mut watcher, |feed| feed["state"] == "HALTED").await;
+    let reason = halted["reason"].as_str().unwrap();
     assert!(reason.starts_with("the folder feeds can't be read"), "{reason}");
     let (status, rows) = hub.admin_page("/readyz");
     assert_eq!(status, 503, "{rows}");
     assert!(rows.contains("can't be read"), "{rows}");
-    // Who joins now is told at once.
+    // A client that joins now receives it at once.
     let (mut late, mut late_copy) = follower_of(&hub).await;
     heartbeat(&mut late, &mut late_copy, "HALTED").await;
 
@@ -281,7 +282,7 @@ async fn a_full_disk_halts_every_feed_and_nothing_is_lost_once_there_is_space() 
     assert_eq!(copy.merged_events, written);
     assert_eq!(hub.logged(&store, &format!("book:{MARKET}"))[1..], steps(0..written));
 
-    // Nor did the fault leave something behind that a restart would stumble over.
+    // Nor did the fault leave something that a restart would stumble over.
     hub.kill9();
     hub.restart();
     let cursor = copy.cursor.clone();

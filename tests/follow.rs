@@ -40,7 +40,7 @@ async fn the_first_frame_is_a_snapshot_and_the_next_delta_follows_it() {
 }
 
 #[tokio::test]
-async fn a_client_that_was_cut_off_resumes_behind_its_cursor_without_gap_or_double() {
+async fn a_client_that_was_cut_off_resumes_after_its_cursor_without_gap_or_double() {
     let hub = Hub::start();
     hub.append_lines("book.ndjson", &market::beginning(MARKET));
     let query = follower::subscription(MARKET, 25, None);
@@ -61,7 +61,7 @@ async fn a_client_that_was_cut_off_resumes_behind_its_cursor_without_gap_or_doub
 }
 
 #[tokio::test]
-async fn a_client_resumes_behind_its_cursor_after_the_hub_was_killed() {
+async fn a_client_resumes_from_its_cursor_after_the_hub_was_killed() {
     let mut hub = Hub::start();
     hub.append_lines("book.ndjson", &market::beginning(MARKET));
     let (mut client, first) = joined(&hub, &follower::subscription(MARKET, 25, None)).await;

@@ -40,7 +40,7 @@ async fn read(client: &mut Client, mut events: usize) -> (usize, String) {
 #[tokio::test]
 async fn no_line_that_is_taken_becomes_a_frame_that_a_stock_client_refuses() {
     let hub = Hub::start();
-    // As long as each may be: what stands around the data, and four bytes a character.
+    // As long as each may be: what is around the data, and four bytes a character.
     let topic = "\u{1d54a}".repeat(128);
     let id = |number: usize| format!("{number:\"<128}");
     let operation = "o".repeat(128);

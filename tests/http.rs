@@ -19,7 +19,7 @@ fn data(answer: &Answer) -> Value {
     answer.json()["data"].clone()
 }
 
-fn told(answer: &Answer) -> (u16, String) {
+fn status_and_code(answer: &Answer) -> (u16, String) {
     (answer.status, answer.error()["code"].as_str().unwrap_or_default().to_owned())
 }
 
@@ -41,11 +41,11 @@ async fn a_query_is_answered_by_post_and_by_get_in_what_is_accepted() {
     ];
     assert_eq!(data(&get(hub.address(), &named, JSON)), json!({"market": null}));
     let refused = post_accepting(hub.address(), &json!({ "query": TYPENAME }), "text/html");
-    assert_eq!(told(&refused), (406, "BAD_REQUEST".to_owned()));
+    assert_eq!(status_and_code(&refused), (406, "BAD_REQUEST".to_owned()));
 }
 
 #[tokio::test]
-async fn a_mutation_by_get_and_other_methods_get_405_and_are_told_what_is_allowed() {
+async fn a_mutation_by_get_and_other_methods_get_405_and_the_methods_that_are_allowed() {
     let hub = Hub::start();
     let answer = get(hub.address(), &[("query", "mutation {__typename}")], GRAPHQL);
     assert_eq!((answer.status, answer.header("allow")), (405, Some("POST")), "{answer:?}");
@@ -71,20 +71,20 @@ async fn a_body_that_is_not_json_in_utf8_is_refused_before_it_is_read() {
         "X-None: 1",
     ] {
         let answer = http::send(hub.address(), &["POST /graphql", content], body.as_bytes());
-        assert_eq!(told(&answer), (415, "BAD_REQUEST".to_owned()), "{content}");
+        assert_eq!(status_and_code(&answer), (415, "BAD_REQUEST".to_owned()), "{content}");
     }
     let compressed = ["POST /graphql", "Content-Type: application/json", "Content-Encoding: gzip"];
     assert_eq!(http::send(hub.address(), &compressed, body.as_bytes()).status, 415);
     let head = ["POST /graphql", "Content-Type: application/json"];
     let answer = http::send(hub.address(), &head, b"{\"query\":\"{__typename}\xFF\"}");
-    assert_eq!(told(&answer), (400, "BAD_REQUEST".to_owned()));
+    assert_eq!(status_and_code(&answer), (400, "BAD_REQUEST".to_owned()));
 }
 
 #[tokio::test]
 async fn batches_are_off_and_say_so() {
     let hub = Hub::start();
     let answer = post(hub.address(), &json!([{ "query": TYPENAME }, { "query": TYPENAME }]));
-    assert_eq!(told(&answer), (400, "BAD_REQUEST".to_owned()));
+    assert_eq!(status_and_code(&answer), (400, "BAD_REQUEST".to_owned()));
     let message = &answer.json()["errors"][0]["message"];
     assert_eq!(message, "batches are off: send one request at a time");
 }
@@ -122,7 +122,7 @@ async fn the_codes_of_the_draft_are_a_setting() {
             assert_eq!(answer.header("content-type"), Some(&*format!("{GRAPHQL}; charset=utf-8")));
         }
     }
-    // Who takes nothing else is told an error in a type that only GraphQL's servers use.
+    // A client that takes nothing else gets an error in a type that only GraphQL's servers use.
     let answer = post(draft.address(), &json!({ "query": "{nothing}" }));
     assert_eq!(answer.status, 422);
     assert_eq!(answer.header("content-type"), Some(&*format!("{GRAPHQL}; charset=utf-8")));
@@ -220,5 +220,5 @@ async fn headers_and_bodies_that_dribble_are_cut() {
     )
     .unwrap();
     let answer = http::read(&mut slow);
-    assert_eq!(told(&answer), (408, "BAD_REQUEST".to_owned()));
+    assert_eq!(status_and_code(&answer), (408, "BAD_REQUEST".to_owned()));
 }

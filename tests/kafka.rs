@@ -1,5 +1,5 @@
-//! Topics of a real Kafka: whatever happens to the broker or the hub, every record is told once, in
-//! the order of its partition; and what can't be read is named.
+//! Topics of a real Kafka: whatever happens to the broker or the hub, every record is published
+//! once, in the order of its partition; and what can't be read is named.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -38,11 +38,11 @@ fn with_kafka(kafka: &Kafka, topics: &[&str]) -> Hub {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_record_is_told_once_and_in_order_while_broker_and_hub_are_killed() {
+async fn every_record_is_published_once_and_in_order_while_broker_and_hub_are_killed() {
     let (events, broker_kills, hub_kills) = size();
     let mut kafka = Kafka::start();
     kafka.make_topic("events", PARTITIONS, &[]).await;
-    // The first is killed now and then, the other never: both tell the same.
+    // The first is killed now and then, the other never: both publish the same.
     let mut hub = with_kafka(&kafka, &["events"]);
     let other = with_kafka(&kafka, &["events"]);
     let each = events / PARTITIONS as u64;
@@ -74,9 +74,9 @@ async fn every_record_is_told_once_and_in_order_while_broker_and_hub_are_killed(
     let expected: Vec<u64> = (0..each).collect();
     for one in subscribers {
         let done = tokio::time::timeout(PATIENCE * 4, one).await;
-        let (mut one, address) = done.expect("all told").unwrap();
+        let (mut one, address) = done.expect("all published").unwrap();
         one.rest(address).await;
-        assert_eq!(one.told, expected, "{}", one.topic());
+        assert_eq!(one.received, expected, "{}", one.topic());
     }
     loud::say(&format!(
         "{events} records of {PARTITIONS} partitions to {SUBSCRIBERS} subscribers of two hubs, \
@@ -84,7 +84,7 @@ async fn every_record_is_told_once_and_in_order_while_broker_and_hub_are_killed(
     ));
 }
 
-fn told(hub: &Hub, topic: &str) -> Vec<u64> {
+fn published(hub: &Hub, topic: &str) -> Vec<u64> {
     hub.published(topic).iter().map(|data| data.as_u64().unwrap()).collect()
 }
 
@@ -93,7 +93,7 @@ fn caught_up(feed: &Value) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn bad_records_lost_ones_and_topics_made_anew_are_told_and_the_rest_flows() {
+async fn bad_records_lost_ones_and_topics_created_again_are_reported_and_the_rest_flows() {
     let kafka = Kafka::start();
     let hub = with_kafka(&kafka, &["events"]);
     // The topic comes after the hub.
@@ -136,26 +136,26 @@ async fn bad_records_lost_ones_and_topics_made_anew_are_told_and_the_rest_flows(
         send(&producer, "events", 0, line.as_bytes()).await;
     }
     hub.until_feed(NAME, "what follows the block", |feed| feed["eventsTotal"] == "4").await;
-    assert_eq!(told(&hub, "p0"), [1, 3]);
+    assert_eq!(published(&hub, "p0"), [1, 3]);
 
-    // Made anew: what is in it now is told, whatever offset stands in the log.
+    // Created again: what is in it now is published, whatever offset is in the log.
     let mut listener = Listener::begin("p0", hub.address()).await;
     kafka.remove_topic("events").await;
     kafka.make_topic("events", 1, &[]).await;
     send(&producer, "events", 0, message(0, 4).as_bytes()).await;
     // With the one that says so.
     let read = |feed: &Value| feed["eventsTotal"] == "6" && feed["state"] == "LIVE";
-    let status = hub.until_feed(NAME, "the topic made anew", read).await;
+    let status = hub.until_feed(NAME, "the topic created again", read).await;
     assert!(status["reason"].as_str().unwrap().contains(CREATED_AGAIN), "{status}");
-    assert_eq!(told(&hub, "p0"), [1, 3, 4]);
+    assert_eq!(published(&hub, "p0"), [1, 3, 4]);
     listener.follow(hub.address(), 1).await;
     assert_eq!(listener.reasons, ["INITIAL", "EPOCH_CHANGE"]);
 }
 
 /// By its offsets alone it would be taken for the old one, and what is in it before them never be
-/// told.
+/// published.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_topic_made_anew_is_noticed_also_where_it_has_more_records_than_were_read() {
+async fn a_topic_created_again_is_noticed_also_where_it_has_more_records_than_were_read() {
     let kafka = Kafka::start();
     kafka.make_topic("events", 1, &[]).await;
     let mut hub = with_kafka(&kafka, &["events"]);
@@ -181,13 +181,13 @@ async fn a_topic_made_anew_is_noticed_also_where_it_has_more_records_than_were_r
     listener.follow(hub.address(), 11).await;
     let status = hub.until_feed(NAME, "the rest", caught_up).await;
     assert!(status["reason"].as_str().unwrap().contains(CREATED_AGAIN), "{status}");
-    assert_eq!(told(&hub, "p0"), (0..6).chain(10..20).collect::<Vec<_>>());
+    assert_eq!(published(&hub, "p0"), (0..6).chain(10..20).collect::<Vec<_>>());
     assert_eq!(listener.reasons, ["INITIAL", "EPOCH_CHANGE"]);
 }
 
 /// As README and the configuration's example have it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hub_reads_over_tls_as_the_user_it_is_told_and_is_stale_with_another_password() {
+async fn a_hub_reads_over_tls_as_the_configured_user_and_is_stale_with_another_password() {
     let kafka = Kafka::start();
     kafka.make_topic("events", 1, &[]).await;
     send(&producer(&kafka), "events", 0, message(0, 7).as_bytes()).await;
@@ -207,7 +207,7 @@ async fn a_hub_reads_over_tls_as_the_user_it_is_told_and_is_stale_with_another_p
     };
     let hub = with_password(kafka::PASSWORD);
     hub.until_feed(NAME, "LIVE", caught_up).await;
-    assert_eq!(told(&hub, "p0"), [7]);
+    assert_eq!(published(&hub, "p0"), [7]);
     let stranger = with_password("another one");
     let refused = |feed: &Value| {
         let reason = feed["reason"].as_str().unwrap_or_default();
@@ -219,7 +219,7 @@ async fn a_hub_reads_over_tls_as_the_user_it_is_told_and_is_stale_with_another_p
     assert_eq!(stranger.admin_page("/readyz").0, 503);
 }
 
-/// They leave offsets without records behind.
+/// They leave offsets without records.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn transactions_of_a_writer_are_no_gaps() {
     let kafka = Kafka::start();
@@ -246,14 +246,14 @@ async fn transactions_of_a_writer_are_no_gaps() {
         }
     }
     listener.follow(hub.address(), 4).await;
-    assert_eq!(told(&hub, "p0"), [0, 1, 3, 4]);
+    assert_eq!(published(&hub, "p0"), [0, 1, 3, 4]);
     assert_eq!(listener.reasons, ["INITIAL"]);
     let status = hub.until_feed(NAME, "LIVE", |feed| feed["state"] == "LIVE").await;
     assert_eq!(status["reason"], Value::Null);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_retention_took_is_told_and_a_broker_that_says_nothing_is_stale() {
+async fn what_retention_took_is_reported_and_a_broker_that_says_nothing_is_stale() {
     let kafka = Kafka::start();
     let small = [("segment.bytes", "1048576"), ("retention.bytes", "1048576")];
     kafka.make_topic("events", 1, &small).await;
@@ -283,7 +283,7 @@ async fn what_retention_took_is_told_and_a_broker_that_says_nothing_is_stale() {
     };
     hub.restart();
     let status = hub.until_feed(NAME, "the rest", caught_up).await;
-    let all = told(&hub, "p0");
+    let all = published(&hub, "p0");
     let from = *all.get(1).unwrap_or_else(|| panic!("{status}"));
     assert!(from >= low && from > 1, "{from}, {low}");
     assert_eq!(all[1..], (from..=60).collect::<Vec<_>>());
@@ -297,9 +297,9 @@ async fn what_retention_took_is_told_and_a_broker_that_says_nothing_is_stale() {
     kafka.signal("-CONT");
     hub.until_feed(NAME, "LIVE", |feed| feed["state"] == "LIVE").await;
     send(&producer, "events", 0, message(0, 61).as_bytes()).await;
-    until("what comes behind", async || told(&hub, "p0").last() == Some(&61)).await;
+    until("what comes after", async || published(&hub, "p0").last() == Some(&61)).await;
     let mut once = BTreeMap::new();
-    told(&hub, "p0").into_iter().for_each(|one| *once.entry(one).or_insert(0) += 1);
+    published(&hub, "p0").into_iter().for_each(|one| *once.entry(one).or_insert(0) += 1);
     assert!(once.values().all(|count| *count == 1), "{once:?}");
 }
 
@@ -327,7 +327,7 @@ async fn offsets(kafka: &Kafka, topic: &str) -> Vec<i64> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_compaction_took_is_told_and_what_it_left_is_read_once() {
+async fn what_compaction_took_is_reported_and_what_it_left_is_read_once() {
     let kafka = Kafka::start();
     let compacted = [
         ("cleanup.policy", "compact"),
@@ -372,8 +372,11 @@ async fn what_compaction_took_is_told_and_what_it_left_is_read_once() {
     assert!(status["reason"].as_str().unwrap().contains(expected), "{status}");
     // Each record's offset is its number here.
     let expected: Vec<u64> = std::iter::once(0).chain(20..=sent).collect();
-    assert_eq!(told(&hub, "p0"), expected);
-    assert_eq!(told(&hub, "p0"), left.iter().map(|one| one.cast_unsigned()).collect::<Vec<_>>());
+    assert_eq!(published(&hub, "p0"), expected);
+    assert_eq!(
+        published(&hub, "p0"),
+        left.iter().map(|one| one.cast_unsigned()).collect::<Vec<_>>()
+    );
     listener.follow(hub.address(), left.len() - 1).await;
     assert_eq!(listener.reasons, ["INITIAL", "EPOCH_CHANGE"]);
 }

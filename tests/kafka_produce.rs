@@ -123,7 +123,7 @@ async fn send(kafka: &Kafka, key: &str, line: &str) {
     producer.send(record, Duration::from_secs(60)).await.unwrap();
 }
 
-/// `events` tells each of them under the sequence that the mutation was answered with.
+/// `events` lists each of them under the sequence that the mutation was answered with.
 fn sequences(hub: &Hub, topic: &str) -> Vec<Value> {
     let query = format!(r#"{{ events(topic: "{topic}") {{ nodes {{ sequence }} }} }}"#);
     let nodes = hub.query(&query)["events"]["nodes"].as_array().unwrap().clone();
@@ -131,7 +131,7 @@ fn sequences(hub: &Hub, topic: &str) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_published_is_a_record_and_is_told_once_at_the_position_of_the_answer() {
+async fn what_is_published_is_a_record_and_is_received_once_at_the_position_of_the_answer() {
     let kafka = kafka().await;
     let (hub, other) = (owning(&kafka, &[]).await, owning(&kafka, &[]).await);
     let mut here = Listener::begin("news", hub.address()).await;
@@ -154,7 +154,7 @@ async fn what_is_published_is_a_record_and_is_told_once_at_the_position_of_the_a
     for (listener, hub) in [(&mut here, &hub), (&mut there, &other)] {
         listener.follow(hub.address(), 3).await;
         listener.rest(hub.address()).await;
-        assert_eq!(listener.told, [1, 2, 5]);
+        assert_eq!(listener.received, [1, 2, 5]);
     }
     assert_eq!(
         sequences(&hub, "news")[..2],
@@ -186,7 +186,7 @@ async fn an_order_that_is_placed_through_kafka_is_one_order_at_every_hub_and_can
     follower.subscribe("o", frames).await;
     assert_eq!(follower.message().await["type"], "next");
 
-    // Many at once under one name: one order, told to all of them.
+    // Many at once under one name: one order, answered to all of them.
     let fields = r#"side: BUY, price: "10.5", size: "2", clientId: "once""#;
     let address = hub.address();
     let asking: Vec<_> = (0..20)
@@ -228,17 +228,17 @@ async fn an_order_that_is_placed_through_kafka_is_one_order_at_every_hub_and_can
     let all = ask(address, all).await["data"]["cancelAllOrders"].clone();
     assert_eq!((&all["canceled"], &all["more"]), (&json!(4), &json!(false)));
 
-    let mut told = Vec::new();
-    while told.len() < 10 {
+    let mut received = Vec::new();
+    while received.len() < 10 {
         let message = follower.message().await;
         let items = message["payload"]["data"]["orders"]["orders"].as_array().unwrap().clone();
-        told.extend(items);
+        received.extend(items);
     }
-    let events: Vec<&str> = told.iter().map(|one| one["event"].as_str().unwrap()).collect();
+    let events: Vec<&str> = received.iter().map(|one| one["event"].as_str().unwrap()).collect();
     assert_eq!(events, [&["PLACED", "CANCELED"][..], &["PLACED"; 4], &["CANCELED"; 4]].concat());
-    assert_eq!(told[0]["sequence"], placed["sequence"]);
-    assert_eq!(told[1]["sequence"], canceled["sequence"]);
-    assert_eq!(told[9]["sequence"], all["sequence"]);
+    assert_eq!(received[0]["sequence"], placed["sequence"]);
+    assert_eq!(received[1]["sequence"], canceled["sequence"]);
+    assert_eq!(received[9]["sequence"], all["sequence"]);
 
     // The other hub has the same of it.
     let list = r#"{ orders(filter: { market: "O-USD" }) { nodes { id status } } }"#;
@@ -281,7 +281,7 @@ async fn what_is_refused_is_refused_as_without_kafka() {
         let without = ask(plain.address(), &query).await;
         assert_eq!(answer["errors"], without["errors"]);
     }
-    // Only the one that only the log could tell.
+    // Only the one that the log alone could refuse.
     assert_eq!(records(&kafka).await.len(), lines.len() + 1);
 
     // What Kafka itself does not take.
@@ -290,15 +290,15 @@ async fn what_is_refused_is_refused_as_without_kafka() {
     let small = self::owning(&kafka, &small).await;
     let large = format!("{:?}", "x".repeat(2_000));
     let answer = ask(small.address(), &publication("news", &large, None)).await;
-    let told = "Kafka does not take it, the hub's log says why: nothing was written";
-    assert_eq!(fault(&answer), ("UNAVAILABLE", told));
+    let message = "Kafka does not take it, the hub's log says why: nothing was written";
+    assert_eq!(fault(&answer), ("UNAVAILABLE", message));
     assert!(small.log().contains("records do not get into Kafka"), "{}", small.log());
     published(small.address(), "news", "1", None).await;
     assert_eq!(small.published("news"), [1]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_broker_that_says_nothing_is_told_in_time_and_what_is_asked_again_counts_once() {
+async fn a_broker_that_says_nothing_is_reported_in_time_and_what_is_asked_again_counts_once() {
     let kafka = kafka().await;
     let mut hub = owning(&kafka, &["server.drain_ms=100"]).await;
     let address = hub.address();
@@ -332,7 +332,7 @@ async fn a_broker_that_says_nothing_is_told_in_time_and_what_is_asked_again_coun
     published(address, "news", "2", Some("2")).await;
     listener.follow(address, 3).await;
     listener.rest(address).await;
-    assert_eq!(listener.told, [0, 1, 2]);
+    assert_eq!(listener.received, [0, 1, 2]);
     assert_eq!(sequences(&hub, "news")[1], again["sequence"]);
     let never = records(&kafka).await.iter().any(|(_, _, value)| value["data"] == "never");
     assert!(!never, "it was said that nothing was written");
@@ -340,7 +340,7 @@ async fn a_broker_that_says_nothing_is_told_in_time_and_what_is_asked_again_coun
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_topic_that_is_made_anew_takes_mutations_again() {
+async fn a_topic_that_was_created_again_takes_mutations() {
     let kafka = kafka().await;
     let hub = owning(&kafka, &[]).await;
     let address = hub.address();
@@ -451,9 +451,10 @@ async fn each_mutation_that_is_asked_until_it_is_answered_counts_once_over_kills
     }
     listener.follow(address, all).await;
     listener.rest(address).await;
-    let mut told: Vec<u64> = listener.told.iter().map(|data| data.as_u64().unwrap()).collect();
-    told.sort_unstable();
-    assert!(told.iter().copied().eq(0..mutations), "lost or doubled: {told:?}");
+    let mut received: Vec<u64> =
+        listener.received.iter().map(|data| data.as_u64().unwrap()).collect();
+    received.sort_unstable();
+    assert!(received.iter().copied().eq(0..mutations), "lost or doubled: {received:?}");
     assert!(refused > 0 && cut > 0, "no mutation met a kill: nothing is proven");
     let records = records(&kafka).await.len();
     loud::say(&format!(
@@ -497,7 +498,7 @@ async fn what_belongs_to_kafka_is_refused_from_elsewhere_and_named() {
 
 /// Whichever of them reads the partition.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hubs_that_share_a_log_are_answered_whoever_reads_the_record_and_keep_other_sources_out() {
+async fn hubs_of_a_log_are_answered_whichever_reads_the_record_and_keep_other_sources_out() {
     let kafka = kafka().await;
     let postgres = Postgres::start();
     let log = format!("store.url={}", postgres.url());
@@ -510,7 +511,7 @@ async fn hubs_that_share_a_log_are_answered_whoever_reads_the_record_and_keep_ot
     assert_eq!((&again["duplicate"], &again["sequence"]), (&json!(true), &first["sequence"]));
     listener.follow(two.address(), 2).await;
     listener.rest(two.address()).await;
-    assert_eq!(listener.told, [1, 2]);
+    assert_eq!(listener.received, [1, 2]);
     for hub in [&one, &two] {
         let began = Instant::now();
         let expected = [first["sequence"].clone(), second["sequence"].clone()];

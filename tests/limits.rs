@@ -9,21 +9,21 @@ use crate::harness::{Client, Hub, client};
 /// No refusal has more bytes than this.
 const MOST_REPLY_BYTES: usize = 16 << 10;
 
-/// The errors of a refused document, which both transports tell alike.
+/// The errors of a refused document, which are the same on both transports.
 async fn refused(hub: &Hub, socket: &mut Client, query: &str) -> Value {
     let answer = post(hub.address(), &json!({ "query": query }));
     assert!(answer.body.len() <= MOST_REPLY_BYTES, "{} bytes", answer.body.len());
     let errors = answer.json()["errors"].clone();
     assert!((1..=10).contains(&errors.as_array().unwrap().len()), "{errors}");
     socket.subscribe("1", query).await;
-    let told = socket.message().await;
-    assert_eq!((&told["type"], &told["payload"]), (&json!("error"), &errors));
+    let refusal = socket.message().await;
+    assert_eq!((&refusal["type"], &refusal["payload"]), (&json!("error"), &errors));
     assert_eq!(socket.until_pong().await, Vec::<Value>::new(), "the socket lives");
     errors
 }
 
 #[tokio::test]
-async fn each_limit_of_a_document_is_told_by_name_and_number_on_both_transports() {
+async fn each_limit_of_a_document_is_refused_by_name_and_number_on_both_transports() {
     let hub = Hub::start();
     let mut socket = Client::connected(hub.address()).await;
     let aliases =
@@ -69,7 +69,7 @@ async fn json_that_is_nested_a_hundred_thousand_deep_is_refused_and_the_hub_live
 }
 
 #[tokio::test]
-async fn a_subscribe_beyond_the_rate_is_told_when_to_try_again() {
+async fn a_subscribe_beyond_the_rate_is_refused_with_when_to_try_again() {
     let hub = Hub::start_with(&[
         "limits.subscribe_rate=1",
         "limits.subscribe_burst=3",
@@ -83,11 +83,11 @@ async fn a_subscribe_beyond_the_rate_is_told_when_to_try_again() {
         assert_eq!(socket.message().await["type"], "complete");
     }
     socket.subscribe("4", "{__typename}").await;
-    let told = socket.message().await;
-    let extensions = &told["payload"][0]["extensions"];
-    assert_eq!(extensions["code"], "RATE_LIMITED", "{told}");
+    let refusal = socket.message().await;
+    let extensions = &refusal["payload"][0]["extensions"];
+    assert_eq!(extensions["code"], "RATE_LIMITED", "{refusal}");
     assert_eq!((&extensions["name"], &extensions["limit"]), (&json!("subscribe_rate"), &json!(1)));
-    assert!(extensions["retryAfterMs"].as_u64().is_some_and(|ms| ms <= 1_000), "{told}");
+    assert!(extensions["retryAfterMs"].as_u64().is_some_and(|ms| ms <= 1_000), "{refusal}");
 }
 
 #[tokio::test]
@@ -101,7 +101,7 @@ async fn behind_a_trusted_proxy_the_forwarded_address_has_the_limit() {
     let first = open("203.0.113.7").await;
     assert!(first.is_ok());
     assert_eq!(open("203.0.113.7").await.err(), Some(429));
-    // What the client says of itself stands before what the proxy adds.
+    // What the client says of itself comes before what the proxy adds.
     assert_eq!(open("198.51.100.1, 203.0.113.7").await.err(), Some(429));
     assert!(open("198.51.100.1").await.is_ok());
 }

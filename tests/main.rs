@@ -1,6 +1,6 @@
 //! The hub as a process, with clients that nobody here wrote the rules for.
 
-// Outside the functions marked as tests clippy can't tell that all of this is one.
+// Outside the functions marked as tests clippy can't know that all of this is one.
 #![allow(clippy::unwrap_used)]
 
 mod harness;

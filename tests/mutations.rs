@@ -1,4 +1,4 @@
-//! Orders that clients place and cancel, and who is told of them: streams over kills of the hub,
+//! Orders that clients place and cancel, and who receives them: streams over kills of the hub,
 //! pages while events arrive.
 
 use std::collections::BTreeSet;
@@ -59,15 +59,15 @@ async fn hub_with(settings: &[&str]) -> (Hub, Client) {
     (hub, client)
 }
 
-/// A client's copy of a stream of orders: its chain and what it was told.
+/// A client's copy of a stream of orders: its chain and what it received.
 #[derive(Default)]
-struct Told {
+struct Received {
     position: Option<(Value, Value)>,
     cursor: Option<String>,
     items: Vec<Value>,
 }
 
-impl Told {
+impl Received {
     fn take(&mut self, message: &Value) {
         assert!(message["type"] == "next" && message["payload"]["errors"].is_null(), "{message}");
         let frame = &message["payload"]["data"]["orders"];
@@ -97,9 +97,9 @@ impl Told {
     async fn begun(hub: &Hub, arguments: &str) -> (Self, Client) {
         let mut client = Client::connected(hub.address()).await;
         client.subscribe("o", &frames(arguments)).await;
-        let mut told = Self::default();
-        told.take(&client.message().await);
-        (told, client)
+        let mut received = Self::default();
+        received.take(&client.message().await);
+        (received, client)
     }
 
     fn events(&self) -> Vec<(&str, &str)> {
@@ -111,11 +111,12 @@ impl Told {
 }
 
 #[tokio::test]
-async fn an_order_that_is_placed_is_told_at_the_position_of_the_answer() {
+async fn an_order_that_is_placed_is_received_at_the_position_of_the_answer() {
     let (mut hub, mut client) = hub_with(&[ME]).await;
-    let (mut mine, mut my_socket) = Told::begun(&hub, r#"account: "9me""#).await;
-    let (mut all, mut all_socket) = Told::begun(&hub, r#"market: "O-USD""#).await;
-    let (mut both, mut both_socket) = Told::begun(&hub, r#"market: "O-USD", account: "9me""#).await;
+    let (mut mine, mut my_socket) = Received::begun(&hub, r#"account: "9me""#).await;
+    let (mut all, mut all_socket) = Received::begun(&hub, r#"market: "O-USD""#).await;
+    let (mut both, mut both_socket) =
+        Received::begun(&hub, r#"market: "O-USD", account: "9me""#).await;
     let fields = r#"side: BUY, price: "10.5", size: "2", clientId: "c1""#;
     let answer = placed(&mut client, fields).await;
     assert_eq!(
@@ -125,13 +126,13 @@ async fn an_order_that_is_placed_is_told_at_the_position_of_the_answer() {
     mine.follow(&mut my_socket, 1).await;
     all.follow(&mut all_socket, 1).await;
     both.follow(&mut both_socket, 1).await;
-    for (told, client_id) in [(&mine, json!("c1")), (&all, Value::Null), (&both, json!("c1"))] {
-        let item = &told.items[0];
+    for (received, client_id) in [(&mine, json!("c1")), (&all, Value::Null), (&both, json!("c1"))] {
+        let item = &received.items[0];
         assert_eq!((&item["event"], &item["sequence"]), (&json!("PLACED"), &answer["sequence"]));
         assert_eq!(item["order"]["id"], answer["order"]["id"]);
         assert_eq!(item["order"]["clientId"], client_id);
     }
-    assert_eq!(mine.cursor.as_deref(), answer["cursor"].as_str(), "one's own stream stands there");
+    assert_eq!(mine.cursor.as_deref(), answer["cursor"].as_str(), "one's own stream is there");
     let level = json!([{"price": "10.5", "size": "2.00000000", "orders": 1}]);
     let book = r#"{ orderBook(market: "O-USD") { sequence bids { price size orders } } }"#;
     let book = hub.query(book)["orderBook"].clone();
@@ -163,12 +164,12 @@ async fn an_order_that_is_placed_is_told_at_the_position_of_the_answer() {
     assert_eq!(mine.events(), statuses);
     assert_eq!(code(&ask(&mut client, &cancel).await), "CONFLICT", "it is canceled already");
 
-    // Behind the answer's cursor, over a kill, from the log.
+    // After the answer's cursor, over a kill, from the log.
     hub.restart();
     let mut client = Client::reconnected(hub.address()).await;
     let after = answer["cursor"].as_str().unwrap().to_owned();
     client.subscribe("o", &frames(&format!(r#"account: "9me", after: "{after}""#))).await;
-    let mut resumed = Told { cursor: Some(after), ..Told::default() };
+    let mut resumed = Received { cursor: Some(after), ..Received::default() };
     resumed.follow(&mut client, 2).await;
     assert_eq!(resumed.items, mine.items[1..]);
     let found = hub.query(&format!(
@@ -178,7 +179,7 @@ async fn an_order_that_is_placed_is_told_at_the_position_of_the_answer() {
 }
 
 #[tokio::test]
-async fn an_order_that_breaks_a_rule_is_told_the_rule_and_the_value() {
+async fn an_order_that_breaks_a_rule_is_refused_with_the_rule_and_the_value() {
     let (hub, mut client) = hub_with(&[ME]).await;
     let broken = [
         (r#"side: BUY, price: "10.55", size: "1""#, "price", "10.55"),
@@ -194,8 +195,8 @@ async fn an_order_that_breaks_a_rule_is_told_the_rule_and_the_value() {
     for (fields, rule, value) in broken {
         let answer = ask(&mut client, &place(fields)).await;
         assert_eq!(code(&answer), "VALIDATION_FAILED");
-        let told = &answer["errors"][0]["extensions"];
-        assert_eq!((&told["rule"], &told["value"]), (&json!(rule), &json!(value)), "{answer}");
+        let error = &answer["errors"][0]["extensions"];
+        assert_eq!((&error["rule"], &error["value"]), (&json!(rule), &json!(value)), "{answer}");
     }
     let unknown = place("side: SELL, price: \"10\", size: \"1\"").replace("O-USD", "X-USD");
     assert_eq!(code(&ask(&mut client, &unknown).await), "NOT_FOUND");
@@ -269,9 +270,9 @@ async fn a_stranger_places_nothing_and_nobody_sees_or_cancels_for_another() {
 
     let (hub, mut client) = hub_with(&[ME]).await;
     let theirs = r#"{"kind":"order.placed","market":"O-USD","order":"theirs","account":"9they","side":"BUY","price":"1","size":"1","clientId":"secret"}"#;
-    let (mut told, mut socket) = Told::begun(&hub, r#"market: "O-USD""#).await;
+    let (mut received, mut socket) = Received::begun(&hub, r#"market: "O-USD""#).await;
     hub.append_lines("chain.ndjson", &[theirs]);
-    told.follow(&mut socket, 1).await;
+    received.follow(&mut socket, 1).await;
     for query in [
         frames(r#"account: "9they""#),
         r#"mutation { cancelOrder(input: { order: "theirs" }) { sequence } }"#.to_owned(),
@@ -301,7 +302,7 @@ async fn all_open_orders_of_mine_are_canceled_and_no_other() {
     let all = |market: &str| {
         format!("mutation {{ cancelAllOrders{market} {{ canceled more sequence cursor }} }}")
     };
-    let (mut mine, mut socket) = Told::begun(&hub, r#"account: "9me""#).await;
+    let (mut mine, mut socket) = Received::begun(&hub, r#"account: "9me""#).await;
     let answer =
         ask(&mut client, &all("(market: \"O-USD\")")).await["data"]["cancelAllOrders"].clone();
     assert_eq!((&answer["canceled"], &answer["more"]), (&json!(5), &json!(false)));
@@ -394,9 +395,9 @@ async fn pages_of_orders_neither_gap_nor_double_while_orders_arrive() {
     let answer = ask(&mut elsewhere, &page).await;
     assert_eq!(code(&answer), "RESYNC_REQUIRED");
     let epoch = other.query("{ hub { epoch } }")["hub"]["epoch"].clone();
-    let told = &answer["errors"][0]["extensions"];
-    assert_eq!(told["floor"], json!({"epoch": epoch, "sequence": "0"}));
-    assert_ne!(told["requested"]["epoch"], epoch);
+    let error = &answer["errors"][0]["extensions"];
+    assert_eq!(error["floor"], json!({"epoch": epoch, "sequence": "0"}));
+    assert_ne!(error["requested"]["epoch"], epoch);
 }
 
 #[tokio::test]
@@ -407,29 +408,29 @@ async fn streams_of_orders_resume_over_kills_without_gap_or_double() {
     let address = hub.address();
     let follow = |arguments: &'static str, awaited: usize| {
         tokio::spawn(async move {
-            let (mut told, mut resumed) = (Told::default(), 0);
+            let (mut received, mut resumed) = (Received::default(), 0);
             let mut client = Client::reconnected(address).await;
             client.try_subscribe("s", &frames(arguments)).await;
-            while told.items.len() < awaited {
+            while received.items.len() < awaited {
                 match client.seen().await {
                     Seen::Message(message) if message["type"] == "ping" => {
                         client.try_send(json!({"type": "pong"})).await;
                     }
-                    Seen::Message(message) => told.take(&message),
+                    Seen::Message(message) => received.take(&message),
                     Seen::Closed(..) | Seen::Cut => {
                         client = Client::reconnected(address).await;
                         let after =
-                            told.cursor.as_ref().map(|after| format!(", after: \"{after}\""));
+                            received.cursor.as_ref().map(|after| format!(", after: \"{after}\""));
                         let after = after.unwrap_or_default();
                         client.try_subscribe("s", &frames(&format!("{arguments}{after}"))).await;
                         resumed += 1;
                     }
                 }
             }
-            (told, resumed)
+            (received, resumed)
         })
     };
-    let (mut begun, mut socket) = Told::begun(&hub, r#"market: "O-USD""#).await;
+    let (mut begun, mut socket) = Received::begun(&hub, r#"market: "O-USD""#).await;
     let all = follow(r#"market: "O-USD""#, ALL);
     let mine = follow(r#"account: "9me""#, ALL / 3);
     // Both follow before the first order, so that none is of before their time.
@@ -452,9 +453,9 @@ async fn streams_of_orders_resume_over_kills_without_gap_or_double() {
     let (all, mine) = done.expect("every event came");
     let ((all, cuts), (mine, my_cuts)) = (all.unwrap(), mine.unwrap());
     assert!(cuts > 0 && my_cuts > 0, "nobody was cut off: nothing is proven");
-    let ids = |told: &Told| -> Vec<usize> {
+    let ids = |received: &Received| -> Vec<usize> {
         let id = |item: &Value| item["order"]["id"].as_str().unwrap().parse().unwrap();
-        told.items.iter().map(id).collect()
+        received.items.iter().map(id).collect()
     };
     assert_eq!(ids(&all), (0..ALL).collect::<Vec<_>>());
     assert_eq!(ids(&mine), (0..ALL).step_by(3).collect::<Vec<_>>());

@@ -1,5 +1,5 @@
 //! A market whose book is summed from single orders: a venue's recorded day of orders, or a
-//! generated one, against the hub. Whoever knows nothing but our frames has, after every event, the
+//! generated one, against the hub. A client that knows only our frames has, after every event, the
 //! size and the number of orders at each price that a plain list of the orders gives.
 
 use std::collections::BTreeMap;

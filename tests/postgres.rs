@@ -1,5 +1,5 @@
 //! The table `events` of a real PostgreSQL: whatever writers, the network, the server or the hub
-//! do, every committed row is told once, in the order in which rows were numbered.
+//! do, every committed row is published once, in the order in which rows were numbered.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -76,7 +76,7 @@ async fn write(postgres: &Postgres, writer: u64, rows: u64, seed: u64, late: &At
                 let line = message(topic, &format!("{writer} {id}"));
                 database.execute(INSERT, &[&line]).await?;
             }
-            // The first writer is slower than everyone else, so that its rows always commit behind
+            // The first writer is slower than everyone else, so that its rows always commit after
             // some with higher ids.
             let most = if writer == 0 { 60 } else { 8 };
             tokio::time::sleep(Duration::from_millis(random.random_range(0..most))).await;
@@ -121,7 +121,7 @@ async fn storm(fault: Fault) -> usize {
             .map(|writer| (0..each).filter(|id| (writer + id) % TOPICS == topic).count())
             .sum()
     };
-    // The first may be killed, the other never is: both tell the same.
+    // The first may be killed, the other never is: both publish the same.
     let other = with_postgres(&postgres.url());
     let mut subscribers = Vec::new();
     for place in 0..SUBSCRIBERS {
@@ -185,10 +185,10 @@ async fn storm(fault: Fault) -> usize {
 
     // In the order in which rows were numbered; of an id that was inserted twice the first counts.
     let patience = PATIENCE * if events > 10_000 { 10 } else { 1 };
-    let mut told = Vec::new();
+    let mut finished = Vec::new();
     for subscriber in subscribers {
         let done = tokio::time::timeout(patience, subscriber).await;
-        told.push(done.expect("every row is told").unwrap());
+        finished.push(done.expect("every row is published").unwrap());
     }
     let database = postgres.client().await;
     let all = "SELECT payload->>'topic', payload->>'id', id FROM spreadly_positions JOIN events USING (id)
@@ -203,10 +203,10 @@ async fn storm(fault: Fault) -> usize {
         }
     }
     assert_eq!(known.len() as u64, events);
-    for (subscriber, address) in &mut told {
-        // Nothing comes behind the last row.
+    for (subscriber, address) in &mut finished {
+        // Nothing comes after the last row.
         subscriber.rest(*address).await;
-        assert_eq!(subscriber.told, order[subscriber.topic()]);
+        assert_eq!(subscriber.received, order[subscriber.topic()]);
     }
     let missed = rows.difference(&by_id).count();
     loud::say(&format!(
@@ -239,7 +239,7 @@ async fn poll_by_id(postgres: Arc<Postgres>, over: Arc<AtomicBool>) -> BTreeSet<
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn rows_that_commit_late_are_told_once_and_in_order_where_polling_by_id_misses_some() {
+async fn rows_that_commit_late_are_published_once_and_in_order_where_polling_by_id_misses_some() {
     let missed = storm(Fault::None).await;
     assert!(missed > 0, "the rows did not commit out of order: this has proven nothing");
 }
@@ -255,7 +255,7 @@ async fn a_server_that_is_killed_and_restarted_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hub_that_is_killed_loses_no_row_and_tells_none_twice() {
+async fn a_hub_that_is_killed_loses_no_row_and_publishes_none_twice() {
     storm(Fault::HubKilled).await;
 }
 
@@ -294,8 +294,8 @@ async fn a_row_that_is_no_event_is_named_and_counted_and_the_rest_flows() {
     let publish = "SELECT spreadly_publish('message', NULL, '{\"topic\":\"t0\",\"data\":\"ok\",\"id\":\"ok\"}')";
     database.batch_execute(publish).await.unwrap();
     hub.until_feed(NAME, "the good row", |feed| feed["eventsTotal"] == "1").await;
-    let told = hub.query(r#"{ events(topic: "t0") { nodes { id data } } }"#);
-    assert_eq!(told["events"]["nodes"], json!([{"id": "ok", "data": "ok"}]));
+    let answer = hub.query(r#"{ events(topic: "t0") { nodes { id data } } }"#);
+    assert_eq!(answer["events"]["nodes"], json!([{"id": "ok", "data": "ok"}]));
 }
 
 #[tokio::test]
@@ -329,9 +329,9 @@ async fn an_open_transaction_keeps_no_row_of_others_back_and_its_own_come_last()
     hub.until_feed(NAME, "rows of others", |feed| feed["eventsTotal"] == "5").await;
     early.batch_execute("COMMIT").await.unwrap();
     hub.until_feed(NAME, "the early row", |feed| feed["eventsTotal"] == "6").await;
-    let told = hub.query(r#"{ events(topic: "t0") { nodes { id } } }"#);
+    let answer = hub.query(r#"{ events(topic: "t0") { nodes { id } } }"#);
     let ids: Vec<_> =
-        told["events"]["nodes"].as_array().unwrap().iter().map(|one| &one["id"]).collect();
+        answer["events"]["nodes"].as_array().unwrap().iter().map(|one| &one["id"]).collect();
     assert_eq!(ids, ["1", "2", "3", "4", "5", "early"]);
 }
 
@@ -378,7 +378,7 @@ async fn a_hub_goes_on_at_the_address_that_the_database_failed_over_to() {
     assert_eq!(cuts(&hub), 0);
     postgres.fail_over();
     postgres.client().await.execute(INSERT, &[&message(0, "2")]).await.unwrap();
-    hub.until_feed(NAME, "a row behind the failover", |feed| feed["eventsTotal"] == "2").await;
+    hub.until_feed(NAME, "a row after the failover", |feed| feed["eventsTotal"] == "2").await;
     assert!(cuts(&hub) > 0);
 }
 
@@ -400,15 +400,15 @@ async fn another_database_is_read_from_its_start_and_one_that_lost_its_end_from_
     };
     database.batch_execute(&cut(BACK_TO_TWO_ROWS)).await.unwrap();
     database.execute(INSERT, &[&message(0, "5")]).await.unwrap();
-    hub.until_feed(NAME, "a row behind what is left", |feed| feed["eventsTotal"] == "5").await;
-    // As another one, whose numbers begin anew: ids that are known count once.
+    hub.until_feed(NAME, "a row after what is left", |feed| feed["eventsTotal"] == "5").await;
+    // As another one, whose numbers start again: ids that are known count once.
     let another = "UPDATE spreadly_numbering SET epoch = epoch + 1;";
     database.batch_execute(&cut(another)).await.unwrap();
     database.execute(INSERT, &[&message(0, "6")]).await.unwrap();
     hub.until_feed(NAME, "a row of another table", |feed| feed["eventsTotal"] == "6").await;
-    let told = hub.query(r#"{ events(topic: "t0") { nodes { id } } }"#);
+    let answer = hub.query(r#"{ events(topic: "t0") { nodes { id } } }"#);
     let ids: Vec<_> =
-        told["events"]["nodes"].as_array().unwrap().iter().map(|one| &one["id"]).collect();
+        answer["events"]["nodes"].as_array().unwrap().iter().map(|one| &one["id"]).collect();
     assert_eq!(ids, ["1", "2", "3", "4", "5", "6"]);
 }
 
@@ -425,11 +425,11 @@ async fn many_rows_large_rows_and_blocks_that_are_undone_come_in_their_order() {
         AS number"#;
     // Undoes the last five of the many, though the large ones came in between.
     let undo = r#"INSERT INTO events (payload) VALUES ('{"kind":"block.reverted","height":2496}'),
-        ('{"kind":"message","topic":"t0","data":"behind"}')"#;
+        ('{"kind":"message","topic":"t0","data":"after"}')"#;
     database.batch_execute(&format!("BEGIN; {many}; {large}; {undo}; COMMIT")).await.unwrap();
     hub.until_feed(NAME, "all rows", |feed| feed["eventsTotal"] == "2509").await;
     let mut expected: Vec<_> = (1..=2495).map(|number| json!(number)).collect();
-    expected.push(json!("behind"));
+    expected.push(json!("after"));
     assert_eq!(hub.published("t0"), expected);
     assert_eq!(hub.published("t1"), (1..=7).map(|number| json!(number)).collect::<Vec<_>>());
 }
@@ -512,9 +512,9 @@ async fn migrate(database: &mut Database) {
     runner.run_async(database).await.unwrap();
 }
 
-/// Whoever clears the table leaves more numbers without rows than are read at once.
+/// A table that was cleared leaves more numbers without rows than are read at once.
 #[tokio::test]
-async fn what_comes_behind_rows_that_were_deleted_is_told() {
+async fn what_comes_after_rows_that_were_deleted_is_published() {
     let postgres = Postgres::start();
     let mut database = postgres.client().await;
     migrate(&mut database).await;
@@ -526,9 +526,9 @@ async fn what_comes_behind_rows_that_were_deleted_is_told() {
     }
     database.batch_execute("DELETE FROM events WHERE id <> 7").await.unwrap();
     let hub = with_postgres(&postgres.url());
-    insert(&database, &["behind"]).await;
+    insert(&database, &["after"]).await;
     hub.until_feed(NAME, "what is left", |feed| feed["eventsTotal"] == "2").await;
-    assert_eq!(hub.published("t0"), [json!(7), json!("behind")]);
+    assert_eq!(hub.published("t0"), [json!(7), json!("after")]);
     database.batch_execute("TRUNCATE events, spreadly_runs").await.unwrap();
     let other = with_postgres(&postgres.url());
     insert(&database, &["alone"]).await;

@@ -311,7 +311,7 @@ async fn a_reused_id_does_not_revive_its_predecessor() {
             .await;
     }
     client.subscribe("1", TYPENAME).await;
-    // Snapshots of the ended ones may have left before their complete was read; behind the
+    // Snapshots of the ended ones may have left before their complete was read; after the
     // first answer to the last one there is its complete and nothing else.
     loop {
         let message = client.message().await;
@@ -370,7 +370,7 @@ async fn a_websocket_ping_is_answered_with_its_payload() {
 }
 
 #[tokio::test]
-async fn a_subscribe_beyond_the_operations_of_a_socket_is_told_the_limit() {
+async fn a_subscribe_beyond_the_operations_of_a_socket_is_refused_with_the_limit() {
     let hub =
         hub_with(&["limits.operations_per_socket=2", "limits.pending_operations_per_socket=2"])
             .await;

@@ -123,9 +123,9 @@ async fn an_order_placed_in_the_instant_of_a_subscribe_is_in_the_snapshot_or_aft
         let price = u128::from(1 + round) * 10;
         let mut copy = Follower::new(1, 8);
         copy.apply(&snapshot);
-        let stands = copy.position.as_ref().unwrap().1;
-        assert_eq!(stands >= sequence, copy.bids.contains_key(&price), "{snapshot}");
-        let was_first = stands >= sequence;
+        let start = copy.position.as_ref().unwrap().1;
+        assert_eq!(start >= sequence, copy.bids.contains_key(&price), "{snapshot}");
+        let was_first = start >= sequence;
         while copy.position.as_ref().unwrap().1 < sequence {
             let message = client.message().await;
             assert_eq!(message["id"], id);
@@ -152,14 +152,14 @@ async fn an_event_published_in_the_instant_of_a_subscribe_is_before_its_first_fr
         let number = |frame: &Value, field: &str| -> Option<u64> {
             frame["payload"]["data"]["events"][field].as_str().map(|text| text.parse().unwrap())
         };
-        let stands = number(&first, "sequence").unwrap();
+        let start = number(&first, "sequence").unwrap();
         assert_eq!(number(&first, "prevSequence"), None);
-        if stands >= sequence {
-            assert_eq!(stands, sequence, "the newest event there is");
+        if start >= sequence {
+            assert_eq!(start, sequence, "the newest event there is");
             return true;
         }
         let frame = client.message().await;
-        assert_eq!((&frame["id"], number(&frame, "prevSequence")), (&id.into(), Some(stands)));
+        assert_eq!((&frame["id"], number(&frame, "prevSequence")), (&id.into(), Some(start)));
         assert_eq!(number(&frame, "sequence"), Some(sequence));
         let events = &frame["payload"]["data"]["events"]["events"];
         assert_eq!(events, &serde_json::json!([{ "data": round }]));

@@ -40,7 +40,7 @@ async fn step(hub: &Hub, steps: std::ops::Range<u64>) {
     }
 }
 
-/// The book as a query tells it, with its checksum held against it; empty where there is none.
+/// The book as a query answers it, with its checksum held against it; empty where there is none.
 fn book(hub: &Hub) -> Follower {
     let query = format!(
         r#"{{ orderBook(market: "{MARKET}", depth: {DEPTH}) {{ checksum
@@ -105,7 +105,7 @@ async fn until_steps(client: &mut Client, copy: &mut Follower, steps: u64) {
     }
 }
 
-/// Comes back to a hub behind the copy's cursor, whose chain stays whole.
+/// Comes back to a hub after the copy's cursor, whose chain stays whole.
 async fn resume(hub: &Hub, copy: &mut Follower, steps: u64) {
     let mut client = Client::knowing(hub.address(), MARKET).await;
     let query = follower::subscription(MARKET, DEPTH, copy.cursor.as_deref());
@@ -143,7 +143,7 @@ async fn a_hub_goes_on_from_the_cache_and_who_comes_back_from_before_it_has_its_
 }
 
 #[tokio::test]
-async fn what_the_log_has_behind_the_cache_is_read_from_it() {
+async fn what_the_log_has_after_the_cache_is_read_from_it() {
     let redis = Redis::start();
     let mut hub = with_steps(&redis.url(), 10).await;
     let old = position(&hub).1;
@@ -264,7 +264,7 @@ async fn a_state_whose_last_event_the_log_lost_is_not_used() {
     assert_eq!(start_from(&hub), (0, 1));
     assert_eq!(said(&hub, "it is ahead of the log"), 1);
     assert_book(&hub, 9);
-    // Then others come behind it, under later numbers.
+    // Then others come after it, under later numbers.
     hub.append_lines(FILE, &[market::delta(MARKET, &[("1.0", "1")], &[])]);
     let began = Instant::now();
     while book(&hub).bids.len() < 13 {
@@ -385,7 +385,7 @@ async fn a_state_from_before_blocks_were_undone_is_not_used_and_what_is_left_is_
     let redis = Redis::start();
     let mut hub = with_steps(&redis.url(), 10).await;
     let at_height = market::step(MARKET, 10).replacen('{', r#"{"height":7,"#, 1);
-    // In no block, so it stands whatever is undone.
+    // In no block, so it stays whatever is undone.
     hub.append_lines(FILE, &[at_height, market::step(MARKET, 11)]);
     hub.until_feed("files", "the block", |feed| feed["eventsTotal"] == "14").await;
     let before = position(&hub);
@@ -479,14 +479,14 @@ async fn other_programs_find_the_last_trades_and_the_ticker_with_their_position(
     redis.until(last, &["hget", &format!("spreadly:{{{MARKET}}}:recent"), "sequence"]);
     assert_eq!(redis.kept(MARKET, "recent", "epoch"), position(&hub).0);
     let kept: Value = serde_json::from_str(&redis.kept(MARKET, "recent", "trades")).unwrap();
-    let told: Vec<_> = kept
+    let cached: Vec<_> = kept
         .as_array()
         .unwrap()
         .iter()
         .map(|one| (&one["event"]["id"], &one["sequence"]))
         .collect();
     let expected: Vec<_> = nodes[5..].iter().map(|one| (&one["id"], &one["sequence"])).collect();
-    assert_eq!(told, expected);
+    assert_eq!(cached, expected);
     let ticker: Value = serde_json::from_str(&redis.kept(MARKET, "recent", "ticker")).unwrap();
     assert_eq!(ticker["last"]["price"], "100.5");
     assert_eq!(ticker["last"]["size"], "105.00000000");

@@ -1,5 +1,5 @@
-//! Blocks of the chain are undone under live subscribers: everyone is told, everyone ends up with
-//! what a hub tells that never saw those blocks, also who comes back later and after a kill.
+//! Blocks of the chain are undone under live subscribers: each of them ends up with what a hub
+//! publishes that never saw those blocks, also one that comes back later or after a kill.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,7 +22,7 @@ const AFTERWARDS: &str = "2026-01-01T04:00:00Z";
 const BLOCK_EVENTS: usize = 9;
 /// The last block that stays.
 const STANDING: u64 = 103;
-/// As many are undone behind it.
+/// As many are undone after it.
 const UNDONE: u64 = 3;
 
 /// A subscription by the name of its field.
@@ -96,9 +96,9 @@ struct Copy {
     position: BTreeMap<String, (String, u64)>,
     cursor: Option<String>,
     reasons: Vec<String>,
-    /// Events told one by one, with where they were told.
+    /// Events published one by one, each with its position.
     items: Vec<(String, Value)>,
-    /// What is told as it is: by market, and side and price or start.
+    /// What is published as a state: by market, and side and price or start.
     state: BTreeMap<(String, String), Value>,
 }
 
@@ -110,8 +110,8 @@ impl Copy {
         let sequence = number("sequence").unwrap();
         self.cursor = Some(frame["cursor"].as_str().unwrap().to_owned());
         let beats = frame["__typename"] == "BookHeartbeat";
-        let anew = !beats && frame["prevSequence"].is_null();
-        if anew {
+        let restated = !beats && frame["prevSequence"].is_null();
+        if restated {
             let reason = frame["reason"].as_str().unwrap_or_else(|| panic!("no reason: {frame}"));
             self.reasons.push(reason.to_owned());
             self.state.retain(|(own, _), _| *own != of);
@@ -153,10 +153,10 @@ impl Copy {
     }
 
     fn reorganisations(&self) -> usize {
-        self.told_anew("REORG")
+        self.restatements("REORG")
     }
 
-    fn told_anew(&self, reason: &str) -> usize {
+    fn restatements(&self, reason: &str) -> usize {
         self.reasons.iter().filter(|own| *own == reason).count()
     }
 }
@@ -219,7 +219,7 @@ impl Everything {
 
     /// Each copy is what a query answers.
     fn compare(&self, hub: &Hub) {
-        let told = told(hub);
+        let answers = answers(hub);
         for (copy, (field, name, _)) in self.copies.iter().zip(SUBSCRIPTIONS) {
             for ((market, key), value) in &copy.state {
                 if field == "candles" && **key >= *AFTERWARDS {
@@ -228,21 +228,21 @@ impl Everything {
                 let expected = match field {
                     "orderBook" => {
                         let (side, price) = key.split_once(' ').unwrap();
-                        let levels = told[market]["book"][side].as_array().unwrap();
+                        let levels = answers[market]["book"][side].as_array().unwrap();
                         levels.iter().find(|level| level["price"] == price)
                     }
                     "candles" => {
-                        let candles = told[market]["M5"].as_array().unwrap();
+                        let candles = answers[market]["M5"].as_array().unwrap();
                         candles.iter().find(|candle| candle["start"] == **key)
                     }
-                    "tickers" => Some(&told[market]["ticker"]),
-                    _ => Some(&told[market]["best"]),
+                    "tickers" => Some(&answers[market]["ticker"]),
+                    _ => Some(&answers[market]["best"]),
                 };
                 assert_eq!(expected, Some(value), "{field} {name} {market} {key}");
             }
             if field == "orderBook" {
                 let market = copy.position.keys().next().unwrap();
-                let levels = |side: &str| told[market]["book"][side].as_array().unwrap().len();
+                let levels = |side: &str| answers[market]["book"][side].as_array().unwrap().len();
                 assert_eq!(copy.state.len(), levels("bids") + levels("asks"), "{field} {name}");
             }
             let held = |market: &str| -> Vec<Value> {
@@ -252,10 +252,14 @@ impl Everything {
             match field {
                 "trades" => {
                     for market in copy.position.keys() {
-                        assert_eq!(json!(held(market)), told[market]["trades"], "{name} {market}");
+                        assert_eq!(
+                            json!(held(market)),
+                            answers[market]["trades"],
+                            "{name} {market}"
+                        );
                     }
                 }
-                "events" => assert_eq!(json!(held("news")), told["news"]),
+                "events" => assert_eq!(json!(held("news")), answers["news"]),
                 "orders" => {
                     let of = if name == "mine" { "account" } else { BY_ORDERS };
                     let mut last = BTreeMap::new();
@@ -263,7 +267,7 @@ impl Everything {
                         let order = update["order"].clone();
                         last.insert(order["id"].as_str().unwrap().to_owned(), order);
                     }
-                    let orders = told["orders"].as_array().unwrap().iter();
+                    let orders = answers["orders"].as_array().unwrap().iter();
                     let orders = orders.filter(|one| name == "all" || one["account"] == ACCOUNT);
                     let expected: BTreeMap<_, _> = orders
                         .map(|one| (one["id"].as_str().unwrap().to_owned(), one.clone()))
@@ -283,7 +287,7 @@ fn without_sequence(item: &Value) -> Value {
 }
 
 /// All that queries answer, but for positions.
-fn told(hub: &Hub) -> Value {
+fn answers(hub: &Hub) -> Value {
     let mut all = json!({});
     for market in [BY_LEVELS, BY_ORDERS] {
         let levels = "bids { price size orders } asks { price size orders }";
@@ -319,7 +323,7 @@ fn told(hub: &Hub) -> Value {
     all
 }
 
-/// A block with an event of every kind; `fork` tells the contents of two of one height apart.
+/// A block with an event of every kind; `fork` makes the contents of two of one height differ.
 fn block(height: u64, fork: &str) -> Vec<String> {
     let n = height - 100;
     let time = format!("2026-01-01T00:{:02}:00Z", n * 2);
@@ -378,7 +382,7 @@ fn beginning() -> Vec<String> {
     vec![market::definition(BY_LEVELS), market::definition(BY_ORDERS), book.to_string()]
 }
 
-/// Off the chain, behind the first block that is undone: it stays where it can.
+/// Off the chain, after the first block that is undone: it stays where it can.
 fn off_chain() -> Vec<String> {
     let lines = [
         json!({"kind": "trade", "market": BY_LEVELS, "id": "off", "price": "99.5", "size": "3",
@@ -433,14 +437,14 @@ fn has_seen(fork: &str, height: u64) -> impl Fn(&str, &Copy) -> bool {
 }
 
 #[tokio::test]
-async fn a_reorganisation_of_three_blocks_reaches_everyone_and_leaves_what_stands() {
+async fn a_reorganisation_of_three_blocks_reaches_everyone_and_leaves_what_was_not_undone() {
     let mut hub = Hub::start_with(&[ME]);
     let mut standing = beginning();
     hub.append_lines("chain.ndjson", &standing);
     Client::knowing(hub.address(), BY_ORDERS).await;
     let mut here = Everything::follow(&hub, &[]).await;
     let mut away = Everything::follow(&hub, &[]).await;
-    // Each has its first frames, so that all that follows is told and not stated.
+    // Each has its first frames, so that all that follows comes as changes.
     for one in [&mut here, &mut away] {
         one.until(|_, copy| !copy.reasons.is_empty()).await;
     }
@@ -482,7 +486,7 @@ async fn a_reorganisation_of_three_blocks_reaches_everyone_and_leaves_what_stand
     plain.append_lines("chain.ndjson", &standing);
     Client::knowing(plain.address(), BY_ORDERS).await;
     crate::capture::until_read(&plain, standing.len() - 1);
-    assert_eq!(told(&hub), told(&plain));
+    assert_eq!(answers(&hub), answers(&plain));
 
     // Who comes back with a cursor from before, now and after a kill.
     for killed in [false, true] {
@@ -493,27 +497,27 @@ async fn a_reorganisation_of_three_blocks_reaches_everyone_and_leaves_what_stand
         back.until(has_seen("b", last + 1)).await;
         for (copy, (field, name, _)) in back.copies.iter().zip(SUBSCRIPTIONS) {
             // The best bid and offer have no cursor to come back with.
-            let told = field == "bestBidOffer" || copy.reorganisations() > 0;
-            assert!(told, "{field} {name}: {:?}", copy.reasons);
+            let reorganised = field == "bestBidOffer" || copy.reorganisations() > 0;
+            assert!(reorganised, "{field} {name}: {:?}", copy.reasons);
         }
         back.compare(&hub);
-        assert_eq!(told(&hub), told(&plain), "killed: {killed}");
+        assert_eq!(answers(&hub), answers(&plain), "killed: {killed}");
     }
 
-    // And with one from after it: nothing is stated anew.
+    // And with one from after it: nothing is stated again.
     let mut on = Everything::follow(&hub, &here.copies).await;
     hub.append_lines("chain.ndjson", &block(last + 2, "b"));
     let before: Vec<_> = on.copies.iter().map(|copy| copy.reasons.len()).collect();
     on.until(has_seen("b", last + 2)).await;
     on.compare(&hub);
     for ((copy, before), (field, name, _)) in on.copies.iter().zip(before).zip(SUBSCRIPTIONS) {
-        let anew = match field {
+        let restated = match field {
             "bestBidOffer" => 2,
-            // One of the two goes on behind its cursor.
+            // One of the two goes on after its cursor.
             "tickers" => 1,
             _ => 0,
         };
-        assert_eq!(copy.reasons.len() - before, anew, "{field} {name}: {:?}", copy.reasons);
+        assert_eq!(copy.reasons.len() - before, restated, "{field} {name}: {:?}", copy.reasons);
     }
 }
 
@@ -526,7 +530,7 @@ fn trade(number: u64, height: u64) -> String {
 }
 
 #[test]
-fn whoever_follows_by_server_sent_events_goes_back_too() {
+fn a_client_of_server_sent_events_goes_back_too() {
     let hub = Hub::start();
     hub.append_lines("chain.ndjson", &beginning());
     let query = format!(
@@ -543,23 +547,23 @@ fn whoever_follows_by_server_sent_events_goes_back_too() {
     let (_, begin) = next();
     assert_eq!((&begin["reason"], &begin["sequence"]), (&json!("INITIAL"), &json!("0")));
     hub.append_lines("chain.ndjson", &[trade(1, 100), trade(2, 101), trade(3, 101)]);
-    let told: Vec<_> = (1..=3).map(|_| next()).collect();
-    for (number, (_, frame)) in (1..).zip(&told) {
+    let received: Vec<_> = (1..=3).map(|_| next()).collect();
+    for (number, (_, frame)) in (1..).zip(&received) {
         assert_eq!(frame["trades"], json!([{"id": number.to_string()}]));
         assert_eq!((&frame["epoch"], &frame["reason"]), (&begin["epoch"], &Value::Null));
     }
     hub.append_lines("chain.ndjson", &[r#"{"kind":"block.reverted","height":101}"#]);
     let (_, back) = next();
     assert_eq!((&back["reason"], &back["prevSequence"]), (&json!("REORG"), &Value::Null));
-    assert_eq!((&back["sequence"], &back["trades"]), (&told[0].1["sequence"], &json!([])));
+    assert_eq!((&back["sequence"], &back["trades"]), (&received[0].1["sequence"], &json!([])));
     assert_ne!(back["epoch"], begin["epoch"]);
     hub.append_lines("chain.ndjson", &[trade(2, 101)]);
     let (_, again) = next();
     assert_eq!(again["trades"], json!([{"id": "2"}]));
     assert_eq!((&again["prevSequence"], &again["epoch"]), (&back["sequence"], &back["epoch"]));
 
-    // Who comes back behind what was undone, and who comes back behind what stands.
-    for (place, (id, _)) in told.iter().enumerate() {
+    // One comes back after what was undone, and one after what was kept.
+    for (place, (id, _)) in received.iter().enumerate() {
         let header = format!("Last-Event-ID: {id}");
         let mut events = Events::open(hub.address(), &request, &[&header]);
         let frames = [events.next().1, events.next().1].map(|one| one["data"]["trades"].clone());
@@ -573,8 +577,8 @@ fn whoever_follows_by_server_sent_events_goes_back_too() {
         );
         http::post(hub.address(), &json!({ "query": query })).json()
     };
-    assert_eq!(list(&told[0].0)["data"]["trades"]["nodes"], json!([{"id": "2"}]));
-    let refused = list(&told[2].0)["errors"][0]["extensions"].clone();
+    assert_eq!(list(&received[0].0)["data"]["trades"]["nodes"], json!([{"id": "2"}]));
+    let refused = list(&received[2].0)["errors"][0]["extensions"].clone();
     assert_eq!(refused["code"], "RESYNC_REQUIRED");
     assert_eq!(refused["floor"]["epoch"], back["epoch"]);
     let floor = list(refused["cursor"].as_str().unwrap());
@@ -642,7 +646,7 @@ async fn a_market_that_a_block_defined_goes_with_it_and_may_come_back_another_on
 const KILLS: u64 = 8;
 
 #[tokio::test]
-async fn whoever_comes_back_to_a_hub_that_was_killed_while_blocks_were_undone_holds_what_stands() {
+async fn a_client_of_a_hub_that_was_killed_while_blocks_were_undone_holds_what_was_not_undone() {
     let mut hub = Hub::start_with(&[ME]);
     let mut standing = beginning();
     hub.append_lines("chain.ndjson", &standing);
@@ -669,10 +673,10 @@ async fn whoever_comes_back_to_a_hub_that_was_killed_while_blocks_were_undone_ho
     let plain = Hub::start_with(&[ME]);
     plain.append_lines("chain.ndjson", &standing);
     crate::capture::until_read(&plain, standing.len());
-    assert_eq!(told(&hub), told(&plain));
+    assert_eq!(answers(&hub), answers(&plain));
 }
 
-/// Whoever trusts the chain of frames must see that something is missing before it.
+/// A client that trusts the chain of frames must see that something is missing before it.
 #[tokio::test]
 async fn a_gap_of_a_source_begins_a_new_epoch_everywhere_and_takes_nothing() {
     let mut hub = Hub::start_with(&[ME]);
@@ -692,7 +696,7 @@ async fn a_gap_of_a_source_begins_a_new_epoch_everywhere_and_takes_nothing() {
 
     let gap = json!({"kind": "source.gap", "source": "a test", "reason": "nobody knows"});
     hub.append_lines("chain.ndjson", &[gap.to_string()]);
-    here.until(|_, copy| copy.told_anew("EPOCH_CHANGE") > 0).await;
+    here.until(|_, copy| copy.restatements("EPOCH_CHANGE") > 0).await;
     here.compare(&hub);
     let epoch = |copy: &Copy| copy.position.values().next().unwrap().0.clone();
     for (now, before) in here.copies.iter().zip(&old) {
@@ -703,7 +707,7 @@ async fn a_gap_of_a_source_begins_a_new_epoch_everywhere_and_takes_nothing() {
         let mut back = Everything::follow(&hub, &old).await;
         // The best bid and offer have no cursor to come back with.
         let reason = |field: &str| if field == "bestBidOffer" { "INITIAL" } else { "EPOCH_CHANGE" };
-        back.until(|field, copy| copy.told_anew(reason(field)) > 0).await;
+        back.until(|field, copy| copy.restatements(reason(field)) > 0).await;
         back.compare(&hub);
         for (back, here) in back.copies.iter().zip(&here.copies) {
             assert_eq!(epoch(back), epoch(here));

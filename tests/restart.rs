@@ -1,5 +1,5 @@
-//! A hub that is killed again and again while lines keep coming: whoever followed a book goes on
-//! behind its cursor, and every line counts once. `make soak` does it for longer.
+//! A hub that is killed again and again while lines keep coming: a client of a book goes on after
+//! its cursor, and every line counts once. `make soak` does it for longer.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -37,7 +37,7 @@ struct Written {
     book: Follower,
 }
 
-/// Appends changes of one market to its own file until told to stop, some lines in two halves.
+/// Appends changes of one market to its own file until asked to stop, some lines in two halves.
 fn write_on(file: PathBuf, market: &'static str, seed: u64, stop: Arc<AtomicBool>) -> Written {
     let mut random = StdRng::seed_from_u64(seed);
     let mut book = Follower::new(1, 8);

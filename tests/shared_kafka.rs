@@ -1,5 +1,5 @@
-//! Several hubs on one log that are all told to read the same topics of a real Kafka: one of them
-//! reads a partition, another goes on where it went, and each record is told once.
+//! Several hubs on one log that all read the same topics of a real Kafka: one of them
+//! reads a partition, another goes on where it went, and each record is published once.
 
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -59,7 +59,7 @@ async fn reader(hubs: [&Hub; 2], partitions: i32) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_record_is_told_once_at_every_hub_whichever_of_them_reads_and_is_killed() {
+async fn each_record_is_published_once_at_every_hub_whichever_of_them_reads_and_is_killed() {
     let Size { events, clients, rounds } = size();
     let postgres = Postgres::start();
     let mut kafka = Kafka::start();
@@ -108,12 +108,12 @@ async fn each_record_is_told_once_at_every_hub_whichever_of_them_reads_and_is_ki
     let mut hopped = 0;
     for listener in listeners {
         let done = tokio::time::timeout(PATIENCE * 4, listener).await;
-        let (mut listener, own) = done.expect("all told").unwrap();
+        let (mut listener, own) = done.expect("all published").unwrap();
         hopped += own;
         for address in addresses {
             listener.rest(address).await;
         }
-        assert_eq!(listener.told, expected, "{}", listener.topic());
+        assert_eq!(listener.received, expected, "{}", listener.topic());
     }
     for partition in 0..PARTITIONS {
         let topic = records::topic_of(partition);
@@ -133,7 +133,7 @@ async fn each_record_is_told_once_at_every_hub_whichever_of_them_reads_and_is_ki
 
 /// Also who follows at a hub that did not read the topic has to see that something is missing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_topic_made_anew_begins_the_same_epoch_at_every_hub() {
+async fn a_topic_created_again_begins_the_same_epoch_at_every_hub() {
     let postgres = Postgres::start();
     let kafka = Kafka::start();
     kafka.make_topic("events", 1, &[]).await;
@@ -150,11 +150,11 @@ async fn a_topic_made_anew_begins_the_same_epoch_at_every_hub() {
     }
     kafka.remove_topic("events").await;
     kafka.make_topic("events", 1, &[]).await;
-    let anew = |hub: &Hub| {
+    let noticed = |hub: &Hub| {
         let feed = hub.feed_status(NAME);
         feed["reason"].as_str().is_some_and(|reason| reason.contains("was created again"))
     };
-    until("a hub that noticed", async || hubs.iter().any(anew)).await;
+    until("a hub that noticed", async || hubs.iter().any(noticed)).await;
     for number in 1..4 {
         records::send(&producer, "events", 0, records::message(0, number).as_bytes()).await;
     }
@@ -166,7 +166,7 @@ async fn a_topic_made_anew_begins_the_same_epoch_at_every_hub() {
         }
     }
     for listener in &listeners {
-        assert_eq!(listener.told, [0, 1, 2, 3]);
+        assert_eq!(listener.received, [0, 1, 2, 3]);
         assert_eq!(listener.reasons, ["INITIAL", "EPOCH_CHANGE"]);
     }
 }
@@ -198,9 +198,9 @@ async fn a_reader_that_is_stopped_is_replaced_and_brings_nothing_more_when_it_wa
     records::send(&producer, "events", 0, records::message(0, 500).as_bytes()).await;
     for hub in &hubs {
         some(hub, 501).await;
-        let told: Vec<u64> =
+        let published: Vec<u64> =
             hub.published(&topic).iter().map(|data| data.as_u64().unwrap()).collect();
-        assert_eq!(told, (0..=500).collect::<Vec<_>>());
+        assert_eq!(published, (0..=500).collect::<Vec<_>>());
         hub.until_feed(NAME, "LIVE", |feed| feed["state"] == "LIVE" && feed["lag"] == "0").await;
     }
     assert_eq!(reader([one, two], 1).await, 1 - first);

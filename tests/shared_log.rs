@@ -1,5 +1,5 @@
-//! Several hubs on one log in a real PostgreSQL: they tell the same under the same positions,
-//! whoever brought it in, and a client may come back to any of them.
+//! Several hubs on one log in a real PostgreSQL: they publish the same under the same
+//! positions, whichever of them brought it in, and a client may come back to any of them.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -74,7 +74,7 @@ async fn hop_in_the_book(hubs: [SocketAddr; 2], steps: u64) -> usize {
         }
         hops += 1;
     }
-    assert_eq!(copy.snapshots, 1, "a hub could not go on behind another's cursor");
+    assert_eq!(copy.snapshots, 1, "a hub could not go on after another's cursor");
     hops
 }
 
@@ -129,9 +129,9 @@ async fn clients_that_hop_between_hubs_miss_nothing_while_all_of_them_are_restar
     for listener in listeners {
         let (listener, own) = listener.await.unwrap();
         hopped += own;
-        let told: BTreeSet<&str> =
-            listener.told.iter().map(|data| data.as_str().unwrap()).collect();
-        assert_eq!((told.len(), listener.told.len()), (enough, enough));
+        let received: BTreeSet<&str> =
+            listener.received.iter().map(|data| data.as_str().unwrap()).collect();
+        assert_eq!((received.len(), listener.received.len()), (enough, enough));
     }
     let in_the_book = book.await.unwrap();
     loud::say(&format!("{hopped} hops of {clients} clients, {in_the_book} in the book: each once"));
@@ -142,7 +142,7 @@ async fn clients_that_hop_between_hubs_miss_nothing_while_all_of_them_are_restar
     }
 }
 
-/// What one hub is asked to write all hubs tell, under the same position.
+/// What one hub is asked to write, all hubs publish under the same position.
 #[tokio::test]
 async fn a_mutation_is_answered_with_the_position_that_every_hub_gives_it() {
     let postgres = Postgres::start();
@@ -154,13 +154,13 @@ async fn a_mutation_is_answered_with_the_position_that_every_hub_gives_it() {
         given.push(answer["data"]["publish"].clone());
     }
     listener.follow(two.address(), 3).await;
-    assert_eq!(listener.told, ["0", "1", "2"]);
+    assert_eq!(listener.received, ["0", "1", "2"]);
     let known = one.positions("news");
     assert_eq!(known, two.positions("news"));
     for (event, given) in known.0.iter().zip(&given) {
         assert_eq!(event["sequence"], given["sequence"], "{given}");
     }
-    // A bad line of a file names its place there, whoever refused it.
+    // A bad line of a file names its place there, whichever hub refused it.
     one.append_lines("bad.ndjson", &["{", &market::step("NO-USD", 1)]);
     let feed = one.until_feed("files", "both refusals", |feed| feed["refusedTotal"] == "2").await;
     assert_eq!(feed["lastRefusal"]["source"], "bad.ndjson", "{feed}");
@@ -175,7 +175,7 @@ async fn lines_of_a_file_count_once_over_kills_of_the_hub_and_of_the_database() 
     let (mut one, two) = (on(&postgres), on(&postgres));
     const LINES: u64 = 500;
     for round in 0..rounds {
-        // Without ids: a line that came twice would be told twice.
+        // Without ids: a line that came twice would be published twice.
         let line = |number| {
             let data = round * LINES + number;
             json!({"kind": "message", "topic": "lines", "data": data}).to_string()
@@ -202,9 +202,9 @@ async fn lines_of_a_file_count_once_over_kills_of_the_hub_and_of_the_database() 
     let all = usize::try_from(rounds * LINES).unwrap();
     for hub in [&one, &two] {
         until("all of them", async || hub.published("lines").len() >= all).await;
-        let told: Vec<u64> =
+        let published: Vec<u64> =
             hub.published("lines").iter().map(|data| data.as_u64().unwrap()).collect();
-        assert!(told.iter().copied().eq(0..rounds * LINES), "lost, doubled or out of order");
+        assert!(published.iter().copied().eq(0..rounds * LINES), "lost, doubled or out of order");
     }
 }
 
@@ -226,8 +226,8 @@ async fn a_mutation_is_unavailable_at_once_where_no_connection_is_free() {
     let refused = loop {
         let data = format!("try {tries}");
         let answer = publish(hub.address(), "news", &data).await;
-        let told = answer["errors"][0]["message"].as_str().unwrap_or_default();
-        if told.contains("nothing was written") {
+        let message = answer["errors"][0]["message"].as_str().unwrap_or_default();
+        if message.contains("nothing was written") {
             assert_eq!(answer["errors"][0]["extensions"]["code"], "UNAVAILABLE");
             break data;
         }
@@ -235,7 +235,7 @@ async fn a_mutation_is_unavailable_at_once_where_no_connection_is_free() {
         assert!(tries < 10, "{answer}");
     };
     hub.until_feed("postgres", "stale", |feed| feed["state"] == "STALE").await;
-    // What the replica has is still told, also by a hub that starts now.
+    // What the replica has is still answered, also by a hub that starts now.
     assert_eq!(hub.published("news"), ["before"]);
     drop(first.await.unwrap());
     hub.restart();
@@ -244,10 +244,10 @@ async fn a_mutation_is_unavailable_at_once_where_no_connection_is_free() {
     hub.until_feed("postgres", "live again", |feed| feed["state"] == "LIVE").await;
     publish(hub.address(), "news", "after").await;
     until("the last", async || hub.published("news").last() == Some(&json!("after"))).await;
-    let told = hub.published("news");
-    // The first may have come through or not; it was told that it may.
-    let first = told.iter().filter(|data| **data == "first").count();
-    assert!(first <= 1 && !told.contains(&json!(refused)), "{told:?}");
+    let published = hub.published("news");
+    // The first may have come through or not; its answer said that it may.
+    let first = published.iter().filter(|data| **data == "first").count();
+    assert!(first <= 1 && !published.contains(&json!(refused)), "{published:?}");
 }
 
 /// A database that was put back from a copy has other rows under the same numbers: a new epoch.
@@ -266,14 +266,14 @@ async fn a_hub_whose_log_lost_its_end_begins_a_new_epoch_with_what_is_left() {
             WHERE application_name = 'spreadly' AND pid <> pg_backend_pid()"
     );
     database.batch_execute(&cut).await.unwrap();
-    let anew = async || {
+    let replaced = async || {
         let answer = tokio::task::spawn_blocking({
             let address = hub.address();
             move || std::net::TcpStream::connect(address).is_ok()
         });
         answer.await.unwrap() && hub.log().contains("set aside")
     };
-    until("a new replica", anew).await;
+    until("a new replica", replaced).await;
     drop(Client::reconnected(hub.address()).await);
     until("what is left", async || hub.published("news") == ["0", "1"]).await;
     assert_ne!(hub.query("{ hub { epoch } }")["hub"]["epoch"], epoch);
@@ -289,7 +289,7 @@ async fn a_hub_whose_log_lost_its_end_begins_a_new_epoch_with_what_is_left() {
     assert_eq!(hub.logged(&aside[0], "message:news").len(), 3);
 }
 
-/// Going on behind a position that it does not have would tell the past again.
+/// Going on after a position that it does not have would publish the past again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hub_behind_its_client_sends_it_elsewhere_and_serves_it_once_it_caught_up() {
     let postgres = Postgres::start();
@@ -307,10 +307,10 @@ async fn a_hub_behind_its_client_sends_it_elsewhere_and_serves_it_once_it_caught
     publish(one.address(), "news", "after").await;
     // Waits at most, however far the hub is by now.
     listener.follow(two.address(), 2).await;
-    assert_eq!(listener.told, ["meanwhile", "after"]);
+    assert_eq!(listener.received, ["meanwhile", "after"]);
 }
 
-/// Two that read one folder would tell its lines twice.
+/// Two that read one folder would publish its lines twice.
 #[tokio::test]
 async fn a_folder_that_another_hub_takes_over_is_halted_at_the_first_and_its_lines_count_once() {
     let postgres = Postgres::start();

@@ -14,7 +14,7 @@ const CLIENTS: usize = 5;
 const EVENTS: usize = 20;
 const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 
-/// A subscription, and the line of an event that it tells.
+/// A subscription, and the line of an event that it publishes.
 type Case = (&'static str, &'static str, fn(usize) -> String);
 
 const CASES: [Case; 9] = [
@@ -79,7 +79,7 @@ async fn every_subscription_is_executed_once_an_event_for_all_who_ask_for_the_sa
         }
         let lines: Vec<_> = (0..EVENTS).map(line).collect();
         hub.append_lines("events.ndjson", &lines);
-        // How feeds do is told in steps, everything else event by event.
+        // How feeds do is published in steps, everything else event by event.
         let least = if name == "feedStatus" { 1 } else { EVENTS };
         let began = Instant::now();
         let published = loop {

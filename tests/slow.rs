@@ -61,7 +61,7 @@ async fn a_reader_that_sleeps_has_the_book_again_and_the_one_beside_it_missed_no
         restated.len()
     ));
     assert_eq!(late.position, copy.position);
-    assert!(merged > 0 || !restated.is_empty(), "it never fell behind: this has proven nothing");
+    assert!(merged > 0 || !restated.is_empty(), "it never lagged: this has proven nothing");
     assert!(restated.iter().all(|reason| reason == "LAGGED"), "{restated:?}");
     if restated.is_empty() {
         assert_eq!(late.merged_events, STEPS, "merged, not lost");
@@ -90,7 +90,7 @@ async fn a_reader_that_takes_nothing_for_too_long_is_closed_and_the_one_beside_i
         }
     };
     tokio::time::timeout(PATIENCE, closed).await.expect("it is closed");
-    // What the kernel held still comes, and it is a whole chain; a close frame may not fit behind.
+    // What the kernel held still comes, and it is a whole chain; a close frame may not fit.
     loop {
         match sleeper.seen().await {
             Seen::Message(message) => drop(late.apply(&message)),
@@ -99,7 +99,7 @@ async fn a_reader_that_takes_nothing_for_too_long_is_closed_and_the_one_beside_i
         }
     }
     assert_ne!(late.position, copy.position, "it had everything: this has proven nothing");
-    // A bot comes back behind its cursor.
+    // A bot comes back after its cursor.
     let mut again = Client::connected(hub.address()).await;
     let query = follower::subscription(MARKET, 25, late.cursor.as_deref());
     again.subscribe("again", &query).await;

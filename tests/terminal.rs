@@ -86,9 +86,9 @@ impl Running {
     fn signalled(mut self, name: &str) -> (Option<i32>, String) {
         let kill = Command::new("kill").args([name, &self.child.id().to_string()]).status();
         assert!(kill.unwrap().success());
-        let mut told = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut told).unwrap();
-        (self.child.wait().unwrap().code(), told)
+        let mut stderr = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        (self.child.wait().unwrap().code(), stderr)
     }
 }
 
@@ -120,11 +120,15 @@ async fn the_terminal_client_goes_on_without_gap_or_double_while_the_hub_is_kill
         hub.restart();
         client.follow(&mut copy, from + 20);
     }
-    assert_eq!(copy.snapshots, 1, "resumed behind its cursor, not begun anew");
+    assert_eq!(copy.snapshots, 1, "resumed after its cursor, not started again");
     assert_eq!(copy.bids, market::bids_after(KILLS * 20));
-    let (code, told) = client.signalled("-TERM");
-    assert_eq!(code, Some(0), "{told}");
-    assert_eq!(told.matches("going on after the last cursor").count(), KILLS as usize, "{told}");
+    let (code, stderr) = client.signalled("-TERM");
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(
+        stderr.matches("going on after the last cursor").count(),
+        KILLS as usize,
+        "{stderr}"
+    );
 }
 
 #[tokio::test]
@@ -132,13 +136,13 @@ async fn ctrl_c_ends_it_well_and_leaves_nothing_at_the_hub() {
     let hub = hub_with_a_book().await;
     let mut client = Running::start(&hub, &follower::subscription(MARKET, 25, None));
     client.result();
-    let (code, told) = client.signalled("-INT");
-    assert_eq!((code, told.as_str()), (Some(0), ""));
+    let (code, stderr) = client.signalled("-INT");
+    assert_eq!((code, stderr.as_str()), (Some(0), ""));
     assert!(hub.log().lines().all(|line| !line.contains("WARN")), "{}", hub.log());
 }
 
 #[tokio::test]
-async fn so_many_results_as_asked_and_the_next_run_goes_on_behind_them() {
+async fn so_many_results_as_asked_and_the_next_run_goes_on_after_them() {
     let hub = hub_with_a_book().await;
     let first = run(&hub, &follower::subscription(MARKET, 25, None), &["--count", "1"]);
     assert_eq!(first.status.code(), Some(0));
@@ -184,15 +188,15 @@ async fn a_query_is_one_line_or_many_with_its_fields_in_order() {
 }
 
 #[tokio::test]
-async fn what_can_not_be_mended_is_told_on_stderr_and_exits_with_1() {
+async fn what_can_not_be_mended_is_printed_on_stderr_and_exits_with_1() {
     let hub = hub_with_a_book().await;
-    let refused = |document: &str, told: &str| {
+    let refused = |document: &str, expected: &str| {
         let output = run(&hub, document, &[]);
         let text = String::from_utf8(output.stderr.clone()).unwrap();
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert_eq!(output.stdout, b"");
-        assert!(text.starts_with(told), "{text}");
-        assert_eq!(text.matches("spreadly: ").count(), 1, "told once, tried once: {text}");
+        assert!(text.starts_with(expected), "{text}");
+        assert_eq!(text.matches("spreadly: ").count(), 1, "reported once, tried once: {text}");
     };
     refused(
         r#"subscription { orderBook(market: "NO-SUCH") { cursor } }"#,
@@ -210,14 +214,14 @@ async fn a_close_code_that_is_final_is_not_tried_again() {
     ]);
     let long = format!("subscription {{ feedStatus {{ name }} }} #{}", "x".repeat(2_000));
     let output = run(&hub, &long, &[]);
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.starts_with("spreadly: closed with 1009: "), "{told}");
-    assert_eq!(told.lines().count(), 1, "{told}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.starts_with("spreadly: closed with 1009: "), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }
 
 #[tokio::test]
-async fn whoever_stops_reading_its_output_ends_it() {
+async fn a_reader_that_stops_reading_its_output_ends_it() {
     let hub = hub_with_a_book().await;
     let mut child = command(&hub, &follower::subscription(MARKET, 25, None), &[])
         .stdout(Stdio::piped())
@@ -233,7 +237,7 @@ fn publish(hub: &Hub, words: &[&str]) -> Output {
 }
 
 #[tokio::test]
-async fn what_a_terminal_publishes_is_told_under_the_position_it_printed() {
+async fn what_a_terminal_publishes_is_received_under_the_position_it_printed() {
     let hub = Hub::start();
     let mut client = Client::connected(hub.address()).await;
     let query = r#"subscription { events(topic: "news") { sequence events { data } } }"#;
@@ -242,9 +246,9 @@ async fn what_a_terminal_publishes_is_told_under_the_position_it_printed() {
     let output = publish(&hub, &["news", r#"{"a": [1, "\""]}"#]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let published = &lines(&output)[0]["data"]["publish"];
-    let told = &client.message().await["payload"]["data"]["events"];
-    assert_eq!(told["events"], json!([{"data": {"a": [1, "\""]}}]));
-    assert_eq!(told["sequence"], published["sequence"]);
+    let received = &client.message().await["payload"]["data"]["events"];
+    assert_eq!(received["events"], json!([{"data": {"a": [1, "\""]}}]));
+    assert_eq!(received["sequence"], published["sequence"]);
 }
 
 #[tokio::test]
@@ -277,9 +281,9 @@ fn faults_in_its_arguments_exit_with_2() {
         let output = command.output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
-    let (status, told) = code(&["--url", "wss://hub/graphql"]);
+    let (status, stderr) = code(&["--url", "wss://hub/graphql"]);
     assert_eq!(status, Some(2));
-    assert!(told.contains("TLS is not spoken here"), "{told}");
+    assert!(stderr.contains("TLS is not spoken here"), "{stderr}");
     assert_eq!(code(&["--url", "hub"]).0, Some(2));
     assert_eq!(code(&["--variables", "[]"]).0, Some(2));
     assert_eq!(code(&["--count", "0"]).0, Some(2));
@@ -292,9 +296,12 @@ fn a_query_has_one_try_when_no_hub_is_there() {
     let url = format!("ws://127.0.0.1:{port}");
     let output =
         command.args(["subscribe", "{ hub { version } }", "--url", &url]).output().unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(told.starts_with(&format!("spreadly: can't connect to 127.0.0.1:{port}: ")), "{told}");
+    assert!(
+        stderr.starts_with(&format!("spreadly: can't connect to 127.0.0.1:{port}: ")),
+        "{stderr}"
+    );
 }
 
 /// `spreadly dev` as a process, in a folder of its own.
@@ -352,11 +359,11 @@ fn the_simulated_market_trades_and_its_book_moves_in_a_terminal() {
             .args(["subscribe", document, "--url", &dev.url, "--count", count])
             .output()
             .unwrap();
-        let told = String::from_utf8(output.stderr.clone()).unwrap();
-        assert_eq!(output.status.code(), Some(0), "{told}");
+        let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{stderr}");
         lines(&output)
     };
-    // Whoever is told the address finds them.
+    // A client that reads the address finds them.
     assert_eq!(dev.ask("{ markets { id } }")["markets"].as_array().unwrap().len(), 4);
     let mut copy = Follower::new(4, 8);
     for result in follow(&follower::subscription("ERG-USD", 25, None), "10") {
@@ -374,7 +381,7 @@ fn the_simulated_market_trades_and_its_book_moves_in_a_terminal() {
 }
 
 #[test]
-fn a_simulated_market_takes_orders_and_begins_anew_behind_a_kill() {
+fn a_simulated_market_takes_orders_and_starts_again_after_a_kill() {
     const OPEN: &str = r#"{ orders(filter: {market: "RSN-ERG", open: true}, first: 1000) {
         nodes { id account price } } }"#;
     let accounts = |dev: &Dev| {
@@ -399,6 +406,6 @@ fn a_simulated_market_takes_orders_and_begins_anew_behind_a_kill() {
     let (own, after) = accounts(&dev);
     assert_eq!(own, [id], "an order of ours outlives the simulator's");
     assert!(after.len() > 20, "{after:?}");
-    let stands = |order: &&Value| before.contains(order);
-    assert_eq!(after.iter().filter(stands).count(), 1, "the simulator canceled its own");
+    let remains = |order: &&Value| before.contains(order);
+    assert_eq!(after.iter().filter(remains).count(), 1, "the simulator canceled its own");
 }

@@ -29,14 +29,14 @@ const MOST_README_LINES: usize = 120;
 
 /// Words that plain English has no need of, and how often each is used today.
 const WORDS: [(&str, usize); 9] = [
-    ("told", 494),
-    ("tell", 23),
-    ("tells", 13),
-    ("anew", 40),
-    ("whoever", 24),
-    ("behind", 78),
-    ("stands", 33),
-    ("stood", 4),
+    ("told", 9),
+    ("tell", 0),
+    ("tells", 2),
+    ("anew", 1),
+    ("whoever", 3),
+    ("behind", 11),
+    ("stands", 0),
+    ("stood", 0),
     ("deaf", 0),
 ];
 

@@ -1,5 +1,5 @@
-//! Trades and generic topics: every event once, in order, for whoever follows, whoever comes back
-//! over kills of the hub, and whoever reads too slowly.
+//! Trades and generic topics: every event once, in order, for each client that follows, that
+//! comes back over kills of the hub, or that reads too slowly.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -42,9 +42,9 @@ fn message(topic: &str, number: u64) -> String {
     json!({"kind": "message", "topic": topic, "data": {"number": number}}).to_string()
 }
 
-/// A client's copy: a chain for each market or topic, and what was told in which order.
+/// A client's copy: a chain for each market or topic, and what was received in which order.
 #[derive(Debug, Default)]
-struct Told {
+struct Received {
     chain: HashMap<String, (String, String)>,
     cursor: Option<String>,
     items: Vec<Value>,
@@ -54,7 +54,7 @@ struct Told {
     states: Vec<String>,
 }
 
-impl Told {
+impl Received {
     /// Takes one frame; panics when it does not follow what came before of its topic.
     fn take(&mut self, message: &Value) {
         assert_eq!(message["type"], "next", "{message}");
@@ -76,8 +76,8 @@ impl Told {
             assert_eq!(last["sequence"], frame["sequence"], "{frame}");
             assert_eq!(last["time"], frame["eventTime"], "{frame}");
         } else {
-            let stands = frame["prevSequence"].is_null() || frame["prevSequence"] == position.1;
-            assert!(stands, "{frame}");
+            let follows = frame["prevSequence"].is_null() || frame["prevSequence"] == position.1;
+            assert!(follows, "{frame}");
         }
         self.chain.insert(name, position);
         self.cursor = Some(text("cursor"));
@@ -127,23 +127,27 @@ async fn trades_of_several_markets_come_on_one_operation_each_with_its_own_chain
     let hub = knowing(&["XBT-USD", "ERG-USD"], &[]).await;
     let mut client = Client::connected(hub.address()).await;
     client.subscribe("t", &trades(&["XBT-USD", "ERG-USD", "XBT-USD"], None)).await;
-    let mut told = Told::default();
+    let mut received = Received::default();
     for _ in 0..2 {
-        told.take(&client.message().await);
+        received.take(&client.message().await);
     }
-    assert_eq!((told.chain.len(), told.items.len()), (2, 0), "where each market stands, once");
+    assert_eq!(
+        (received.chain.len(), received.items.len()),
+        (2, 0),
+        "the position of each market, once"
+    );
     let lines: Vec<_> = (0..50).flat_map(|n| [trade("XBT-USD", n), trade("ERG-USD", n)]).collect();
     hub.append_lines("trades.ndjson", &lines);
-    told.follow(&mut client, 100).await;
+    received.follow(&mut client, 100).await;
     let first = json!({
         "id": "XBT-USD/0", "market": "XBT-USD", "price": "1.5", "size": "1.00000000",
         "takerSide": "BUY", "time": "2026-01-01T00:00:00.000000Z",
-        "sequence": told.items[0]["sequence"],
+        "sequence": received.items[0]["sequence"],
     });
-    assert_eq!(told.items[0], first);
+    assert_eq!(received.items[0], first);
     let expected: Vec<_> =
         (0..50).flat_map(|n| [format!("XBT-USD/{n}"), format!("ERG-USD/{n}")]).collect();
-    assert_eq!(told.ids(), expected);
+    assert_eq!(received.ids(), expected);
 }
 
 #[tokio::test]
@@ -156,17 +160,17 @@ async fn an_event_is_resolved_and_encoded_once_for_all_who_ask_for_the_same() {
         let query = trades(&["XBT-USD"], None);
         let query = if number % 2 == 0 { query } else { query.replace(' ', "\n ") };
         client.subscribe("t", &query).await;
-        let mut told = Told::default();
-        told.take(&client.message().await);
-        clients.push((client, told));
+        let mut received = Received::default();
+        received.take(&client.message().await);
+        clients.push((client, received));
     }
     let before = metric(&hub, "frames_published_total");
     let lines: Vec<_> = (0..100).map(|n| trade("XBT-USD", n)).collect();
     hub.append_lines("trades.ndjson", &lines);
-    for (client, told) in &mut clients {
-        told.follow(client, 100).await;
+    for (client, received) in &mut clients {
+        received.follow(client, 100).await;
     }
-    let beats: u64 = clients.iter().map(|(_, told)| told.frames - 101).max().unwrap();
+    let beats: u64 = clients.iter().map(|(_, received)| received.frames - 101).max().unwrap();
     let published = metric(&hub, "frames_published_total") - before;
     assert!((100..=100 + beats + 1).contains(&published), "{published} with {beats} heartbeats");
     assert_eq!(metric(&hub, "response_streams_open"), 1);
@@ -177,31 +181,31 @@ async fn follow_through(
     address: std::net::SocketAddr,
     query: impl Fn(Option<&str>) -> String,
     awaited: usize,
-) -> (Told, usize) {
-    let (mut told, mut resumed) = (Told::default(), 0);
+) -> (Received, usize) {
+    let (mut received, mut resumed) = (Received::default(), 0);
     let mut client = Client::reconnected(address).await;
     client.try_subscribe("s", &query(None)).await;
-    while told.items.len() < awaited {
+    while received.items.len() < awaited {
         match client.seen().await {
             Seen::Message(message) if message["type"] == "ping" => {
                 client.try_send(json!({"type": "pong"})).await;
             }
-            Seen::Message(message) => told.take(&message),
+            Seen::Message(message) => received.take(&message),
             Seen::Closed(..) | Seen::Cut => {
                 client = Client::reconnected(address).await;
-                client.try_subscribe("s", &query(told.cursor.as_deref())).await;
+                client.try_subscribe("s", &query(received.cursor.as_deref())).await;
                 resumed += 1;
             }
         }
     }
-    (told, resumed)
+    (received, resumed)
 }
 
 const KILLS: usize = 5;
 const STEPS: u64 = 400;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn trades_and_events_go_on_behind_a_cursor_whenever_the_hub_is_killed() {
+async fn trades_and_events_go_on_after_a_cursor_whenever_the_hub_is_killed() {
     let mut hub = knowing(&["XBT-USD", "ERG-USD"], &[]).await;
     let address = hub.address();
     let (one, both, news) = (STEPS as usize, 2 * STEPS as usize, STEPS as usize);
@@ -210,7 +214,7 @@ async fn trades_and_events_go_on_behind_a_cursor_whenever_the_hub_is_killed() {
         tokio::spawn(follow_through(address, |after| trades(&["ERG-USD", "XBT-USD"], after), both)),
         tokio::spawn(follow_through(address, |after| events("news", after), news)),
     ];
-    // Everyone stands at the beginning before the first line is written.
+    // Everyone is at the beginning before the first line is written.
     while metric(&hub, "readers_open") < 3 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
@@ -247,7 +251,7 @@ async fn trades_and_events_go_on_behind_a_cursor_whenever_the_hub_is_killed() {
     assert_eq!(all[1].ids(), each);
     let numbers: Vec<_> = all[2].items.iter().map(|item| item["data"]["number"].as_u64()).collect();
     assert_eq!(numbers, (0..STEPS).map(Some).collect::<Vec<_>>());
-    let largest = all.iter().map(|told| told.largest).max().unwrap();
+    let largest = all.iter().map(|received| received.largest).max().unwrap();
     loud::say(&format!("{KILLS} kills, {resumes} resumes, up to {largest} items in a frame"));
     assert!(resumes >= 3, "nobody had to resume: this has proven nothing");
     assert!(largest > 1, "nothing was replayed: this has proven nothing");
@@ -263,31 +267,31 @@ async fn a_reader_of_trades_that_sleeps_is_given_every_one_and_the_one_beside_it
     let hub = knowing(&["XBT-USD"], &settings).await;
     let mut sleeper = Client::connected(hub.address()).await;
     let mut reader = Client::connected(hub.address()).await;
-    let (mut late, mut told) = (Told::default(), Told::default());
-    for (client, told) in [(&mut sleeper, &mut late), (&mut reader, &mut told)] {
+    let (mut late, mut received) = (Received::default(), Received::default());
+    for (client, received) in [(&mut sleeper, &mut late), (&mut reader, &mut received)] {
         client.subscribe("t", &trades(&["XBT-USD"], None)).await;
-        told.take(&client.message().await);
+        received.take(&client.message().await);
     }
     let most = 20_000;
     for first in (0..most).step_by(500) {
         let lines: Vec<_> = (first..first + 500).map(|n| trade("XBT-USD", n)).collect();
         hub.append_lines("trades.ndjson", &lines);
-        told.follow(&mut reader, first as usize + 500).await;
+        received.follow(&mut reader, first as usize + 500).await;
     }
     late.follow(&mut sleeper, most as usize).await;
     let expected: Vec<_> = (0..most).map(|n| format!("XBT-USD/{n}")).collect();
-    assert_eq!(told.ids(), expected);
+    assert_eq!(received.ids(), expected);
     assert_eq!(late.ids(), expected);
     let pages = metric(&hub, "replayed_pages_total");
     loud::say(&format!(
         "asleep for {most} trades: {pages} pages, up to {} in a frame",
         late.largest
     ));
-    assert!(pages > 0 && late.largest > 1, "it never fell behind: this has proven nothing");
+    assert!(pages > 0 && late.largest > 1, "it never lagged: this has proven nothing");
 }
 
 #[tokio::test]
-async fn what_can_not_be_followed_is_told_apart() {
+async fn faults_of_a_subscription_have_different_codes() {
     let hub = knowing(&["XBT-USD"], &[]).await;
     let mut client = Client::connected(hub.address()).await;
     let many: Vec<_> = (0..101).map(|n| format!("M-{n}")).collect();
@@ -310,12 +314,12 @@ async fn what_can_not_be_followed_is_told_apart() {
     // A topic's name is data: whatever it holds, it is itself and nothing else.
     for name in ["it's", "a\"b", "a%_\\", "ünï—☃", "x; DROP TABLE events"] {
         client.subscribe("n", &events(name, None)).await;
-        let mut told = Told::default();
-        told.take(&client.message().await);
+        let mut received = Received::default();
+        received.take(&client.message().await);
         hub.append_lines("names.ndjson", &[message(&format!("{name}!"), 1), message(name, 2)]);
-        told.follow(&mut client, 1).await;
+        received.follow(&mut client, 1).await;
         assert_eq!(
-            (&told.items[0]["topic"], &told.items[0]["data"]["number"]),
+            (&received.items[0]["topic"], &received.items[0]["data"]["number"]),
             (&json!(name), &json!(2))
         );
         client.send(json!({"type": "complete", "id": "n"})).await;
@@ -347,8 +351,8 @@ async fn what_is_published_has_a_position_that_outlives_a_kill() {
     let mut client = Client::connected(hub.address()).await;
     let mut follower = Client::connected(hub.address()).await;
     follower.subscribe("e", &events("news", None)).await;
-    let mut told = Told::default();
-    told.take(&follower.message().await);
+    let mut received = Received::default();
+    received.take(&follower.message().await);
     // Over the socket, over HTTP, and again under the same id.
     let first = answer(&mut client, &publish("news", 1, None)).await["data"]["publish"].clone();
     let second = hub.query(&publish("news", 2, Some("two")))["publish"].clone();
@@ -358,12 +362,12 @@ async fn what_is_published_has_a_position_that_outlives_a_kill() {
     for same in ["epoch", "sequence", "cursor", "topic"] {
         assert_eq!(again[same], second[same]);
     }
-    told.follow(&mut follower, 2).await;
+    received.follow(&mut follower, 2).await;
     let data = |number: u64| json!({"number": number, "text": "ü\"", "list": [1, null]});
-    let sequences: Vec<_> = told.items.iter().map(|one| one["sequence"].clone()).collect();
+    let sequences: Vec<_> = received.items.iter().map(|one| one["sequence"].clone()).collect();
     assert_eq!(sequences, [first["sequence"].clone(), second["sequence"].clone()]);
-    assert_eq!((&told.items[0]["data"], &told.items[1]["data"]), (&data(1), &data(2)));
-    assert_eq!(told.cursor.as_deref(), second["cursor"].as_str());
+    assert_eq!((&received.items[0]["data"], &received.items[1]["data"]), (&data(1), &data(2)));
+    assert_eq!(received.cursor.as_deref(), second["cursor"].as_str());
     // Another event under that id, and what is no event.
     for (query, code) in [
         (publish("news", 3, Some("two")), "CONFLICT"),
@@ -386,10 +390,10 @@ async fn what_is_published_has_a_position_that_outlives_a_kill() {
     hub.restart();
     let mut again = Client::reconnected(hub.address()).await;
     again.subscribe("e", &events("news", first["cursor"].as_str())).await;
-    let mut rest = Told::default();
+    let mut rest = Received::default();
     rest.chain.insert("news".to_owned(), (text(&first["epoch"]), text(&first["sequence"])));
     rest.follow(&mut again, 1).await;
-    assert_eq!(rest.items[0], told.items[1]);
+    assert_eq!(rest.items[0], received.items[1]);
     let third = hub.query(&publish("news", 3, None))["publish"].clone();
     rest.follow(&mut again, 2).await;
     assert_eq!(rest.items[1]["sequence"], third["sequence"]);
@@ -405,15 +409,15 @@ async fn pages_of_a_list_neither_gap_nor_double_while_events_arrive() {
     let mut client = Client::connected(hub.address()).await;
     let mut follower = Client::connected(hub.address()).await;
     follower.subscribe("t", &trades(&["XBT-USD"], None)).await;
-    let mut told = Told::default();
-    told.take(&follower.message().await);
+    let mut received = Received::default();
+    received.take(&follower.message().await);
     let add = |from: u64, to: u64| {
         let lines: Vec<_> =
             (from..to).flat_map(|n| [trade("XBT-USD", n), message("news", n)]).collect();
         hub.append_lines("all.ndjson", &lines);
     };
     add(0, 40);
-    told.follow(&mut follower, 40).await;
+    received.follow(&mut follower, 40).await;
     let (mut ids, mut numbers) = (Vec::new(), Vec::new());
     let (mut trades_after, mut events_after) = (Value::Null, Value::Null);
     for page in 0.. {
@@ -441,7 +445,7 @@ async fn pages_of_a_list_neither_gap_nor_double_while_events_arrive() {
         }
         if page < 5 {
             add(40 + page * 4, 44 + page * 4);
-            told.follow(&mut follower, 44 + page as usize * 4).await;
+            received.follow(&mut follower, 44 + page as usize * 4).await;
         }
     }
     let expected: Vec<_> = (0..60).map(|n| format!("XBT-USD/{n}")).collect();
@@ -455,21 +459,21 @@ async fn pages_of_a_list_neither_gap_nor_double_while_events_arrive() {
     let frame = resumed.message().await;
     let frame = &frame["payload"]["data"]["trades"];
     assert_eq!(frame["trades"][0]["id"], "XBT-USD/60");
-    assert_eq!(frame["prevSequence"], told.items[59]["sequence"]);
+    assert_eq!(frame["prevSequence"], received.items[59]["sequence"]);
 }
 
 #[tokio::test]
-async fn what_a_list_can_not_tell_is_told_apart() {
+async fn faults_of_a_list_have_different_codes() {
     let hub = knowing(&["XBT-USD"], &[]).await;
     let line = |n: u64, time: &str| trade("XBT-USD", n).replace(market::TIME, time);
     let times = ["2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z", "2026-01-03T00:00:00Z"];
     let lines: Vec<_> = (0..).zip(times).map(|(n, time)| line(n, time)).collect();
     let mut client = Client::connected(hub.address()).await;
     client.subscribe("t", &trades(&["XBT-USD"], None)).await;
-    let mut told = Told::default();
-    told.take(&client.message().await);
+    let mut received = Received::default();
+    received.take(&client.message().await);
     hub.append_lines("trades.ndjson", &lines);
-    told.follow(&mut client, 3).await;
+    received.follow(&mut client, 3).await;
     let mut asking = Client::connected(hub.address()).await;
     let within = r#"{ trades(market: "XBT-USD", from: "2026-01-02T00:00:00Z", to: "2026-01-03T00:00:00Z")
         { nodes { id } pageInfo { hasNextPage } } }"#;

@@ -142,11 +142,12 @@ def main():
     limits = None
     for name in NAMES:
         percentiles = statistics.quantiles(taken[name], n=100)
-        told = percentiles[49] * 1e6, percentiles[98] * 1e6
-        limits = limits or told
-        ratios = [one / limit for one, limit in zip(told, limits)]
+        measured = percentiles[49] * 1e6, percentiles[98] * 1e6
+        limits = limits or measured
+        ratios = [one / limit for one, limit in zip(measured, limits)]
         print(
-            f"{name:>8}: {len(taken[name])} pushes, p50 {told[0]:7.0f} us, p99 {told[1]:7.0f} us, "
+            f"{name:>8}: {len(taken[name])} pushes, "
+            f"p50 {measured[0]:7.0f} us, p99 {measured[1]:7.0f} us, "
             f"ratio {ratios[0]:.2f} and {ratios[1]:.2f}",
             flush=True,
         )

@@ -251,13 +251,13 @@ def live_at(options, broker, rate, topic):
     records = int(rate * (options.seconds - 2))
     producing = broker.produce(topic, records, rate)
     took = float(producing.communicate()[0])
-    # Two seconds behind the last record is not keeping up.
+    # Two seconds after the last record is not keeping up.
     verdict = KEEPS_UP if hub.until(records, 2) else BEHIND
     if verdict == KEEPS_UP and took >= 1.1 * records / rate:
         verdict = LATE
-    told = json.loads(storm.communicate()[0])
+    report = json.loads(storm.communicate()[0])
     print(
-        f"live   {rate:6}/s  produced in {took:.1f} s  in the log {hub.metric('events_total') / records:.1%}  {verdict}  storm: {json.dumps(told)[:300]}",
+        f"live   {rate:6}/s  produced in {took:.1f} s  in the log {hub.metric('events_total') / records:.1%}  {verdict}  storm: {json.dumps(report)[:300]}",
         flush=True,
     )
     hub.stop()

@@ -143,12 +143,12 @@ class Client:
             assert b"BookSnapshot" in self.hear()
 
     def drain(self, events):
-        """Seconds until this many events were told, counting merged ones."""
-        told, start = 0, time.monotonic()
-        while told < events:
+        """Seconds until this many events were received, counting merged ones."""
+        received, start = 0, time.monotonic()
+        while received < events:
             message = self.hear()
             if b'"id":"hot"' in message and b"BookDelta" in message:
-                told += json.loads(message)["payload"]["data"]["orderBook"]["mergedEvents"]
+                received += json.loads(message)["payload"]["data"]["orderBook"]["mergedEvents"]
         return time.monotonic() - start
 
 

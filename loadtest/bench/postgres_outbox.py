@@ -265,10 +265,11 @@ def measure(server, options):
         f"{'':10} {'commits/s':>10} {'of plain':>9}   from {'to':>5} {'server':>8} {'hub':>6} {'plain / all':>12}"
     )
     for name in ["plain", *ratios]:
-        told = ratios.get(name, [1])
+        of_plain = ratios.get(name, [1])
         server, hub = costs[name]
         print(
-            f"{name:10} {statistics.median(rates[name]):10.0f} {statistics.median(told):9.3f}   {min(told):.2f} {max(told):5.2f}"
+            f"{name:10} {statistics.median(rates[name]):10.0f} {statistics.median(of_plain):9.3f}"
+            f"   {min(of_plain):.2f} {max(of_plain):5.2f}"
             f" {server:8.2f} {hub:6.2f} {total('plain') / total(name):12.3f}"
         )
     print(f"in the hub's log when the writers ended: {min(fan_in):.1%} at least")

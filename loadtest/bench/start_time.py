@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""How long a hub takes to be ready behind a log, by the log's length: from exec to 200 on /readyz,
+"""How long a hub takes to be ready with a log, by the log's length: from exec to 200 on /readyz,
 after kill -9. The same markets and the same kinds of events in each log; only their number differs.
 A start replays one to two stretches of 2,000 events of each book, and these markets' books grow in
-step, so where a log happens to end makes up to a factor of two: what was replayed is told with it.
+step, so where a log happens to end makes up to a factor of two: what was replayed is printed too.
 
     start_time.py HUB [--events N,N,…] [--markets N] [--starts N] [--redis]
 
@@ -159,9 +159,9 @@ def measure(binary, events, markets, starts, cache):
                 file.write(json.dumps(line, separators=(",", ":")) + "\n")
         hub = Hub(binary, folder, cache)
         began = time.perf_counter()
-        while (told := hub.events()) < events:
+        while (entered := hub.events()) < events:
             if time.perf_counter() - began > PATIENCE_S:
-                sys.exit(f"only {told} of {events} events entered")
+                sys.exit(f"only {entered} of {events} events entered")
             time.sleep(0.2)
         filled = time.perf_counter() - began
         while cache and not hub.kept(cache, markets):

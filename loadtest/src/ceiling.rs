@@ -108,19 +108,19 @@ fn measure(args: &CeilingArgs) -> Result<CeilingReport, String> {
     }
     process::allow_sockets(args.connections)?;
     let duration = Duration::try_from_secs_f64(args.duration).map_err(|e| e.to_string())?;
-    let told = |error: io::Error| error.to_string();
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(told)?;
-    let address = listener.local_addr().map_err(told)?;
-    let mut receiver = Command::new(std::env::current_exe().map_err(told)?)
+    let as_text = |error: io::Error| error.to_string();
+    let listener = TcpListener::bind("127.0.0.1:0").map_err(as_text)?;
+    let address = listener.local_addr().map_err(as_text)?;
+    let mut receiver = Command::new(std::env::current_exe().map_err(as_text)?)
         .args(["receive", "--address", &address.to_string()])
         .args(["--connections", &args.connections.to_string()])
         .stdout(Stdio::piped())
         .spawn()
-        .map_err(told)?;
+        .map_err(as_text)?;
     let sockets = match accept_all(&listener, args.connections, &mut receiver) {
         Ok(sockets) => sockets,
         Err(error) => {
-            // It may have ended already, which is then the error that is told.
+            // It may have ended already, which is then the error that is reported.
             let _ = receiver.kill();
             let _ = receiver.wait();
             return Err(error);
@@ -134,7 +134,7 @@ fn measure(args: &CeilingArgs) -> Result<CeilingReport, String> {
     let seconds = began.elapsed().as_secs_f64();
     let spent = process::cpu_micros(own).ok_or("no /proc")? - spent_before;
     // The sockets are closed, which ends the receiver.
-    let output = receiver.wait_with_output().map_err(told)?;
+    let output = receiver.wait_with_output().map_err(as_text)?;
     let text = String::from_utf8_lossy(&output.stdout);
     let received = text.trim().parse().map_err(|_| format!("the receiver said `{text}`"))?;
     Ok(CeilingReport {
@@ -155,23 +155,23 @@ fn accept_all(
     connections: usize,
     receiver: &mut Child,
 ) -> Result<Vec<TcpStream>, String> {
-    let told = |error: io::Error| error.to_string();
-    listener.set_nonblocking(true).map_err(told)?;
+    let as_text = |error: io::Error| error.to_string();
+    listener.set_nonblocking(true).map_err(as_text)?;
     let mut sockets = Vec::with_capacity(connections);
     while sockets.len() < connections {
         match listener.accept() {
             Ok((socket, _)) => {
-                socket.set_nonblocking(true).map_err(told)?;
-                socket.set_nodelay(true).map_err(told)?;
+                socket.set_nonblocking(true).map_err(as_text)?;
+                socket.set_nodelay(true).map_err(as_text)?;
                 sockets.push(socket);
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                if let Some(status) = receiver.try_wait().map_err(told)? {
+                if let Some(status) = receiver.try_wait().map_err(as_text)? {
                     return Err(format!("the receiver ended before all connected: {status}"));
                 }
                 thread::sleep(ACCEPT_PAUSE);
             }
-            Err(error) => return Err(told(error)),
+            Err(error) => return Err(as_text(error)),
         }
     }
     Ok(sockets)
@@ -274,14 +274,14 @@ thread_local! {
 /// # Errors
 /// When a connection can't be opened.
 pub fn receive(args: &ReceiveArgs) -> Result<(), String> {
-    let told = |error: io::Error| error.to_string();
+    let as_text = |error: io::Error| error.to_string();
     process::allow_sockets(args.connections)?;
     let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(told)?;
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(as_text)?;
     let total = runtime.block_on(async {
         let mut readers = Vec::with_capacity(args.connections);
         for _ in 0..args.connections {
-            let stream = tokio::net::TcpStream::connect(args.address).await.map_err(told)?;
+            let stream = tokio::net::TcpStream::connect(args.address).await.map_err(as_text)?;
             readers.push(tokio::spawn(count_messages(stream)));
         }
         let mut total = 0;
@@ -294,7 +294,7 @@ pub fn receive(args: &ReceiveArgs) -> Result<(), String> {
     Ok(())
 }
 
-/// The storm's way of reading, without a protocol behind it.
+/// The storm's way of reading, without a protocol.
 async fn count_messages(mut stream: tokio::net::TcpStream) -> u64 {
     let mut frames = Frames::default();
     let mut count = 0;

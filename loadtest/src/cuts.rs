@@ -248,13 +248,13 @@ struct BareServer {
 
 impl BareServer {
     fn start() -> Result<Self, String> {
-        let told = |error: io::Error| error.to_string();
-        let mut process = Command::new(std::env::current_exe().map_err(told)?)
+        let as_text = |error: io::Error| error.to_string();
+        let mut process = Command::new(std::env::current_exe().map_err(as_text)?)
             .arg("answer-handshakes")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .map_err(told)?;
+            .map_err(as_text)?;
         let stdout = process.stdout.take().map(BufReader::new);
         let line = stdout.and_then(|mut stdout| {
             let mut line = String::new();
@@ -283,19 +283,19 @@ impl Drop for BareServer {
 /// # Errors
 /// When it can't listen.
 pub fn answer_handshakes() -> Result<(), String> {
-    let told = |error: io::Error| error.to_string();
+    let as_text = |error: io::Error| error.to_string();
     let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(told)?;
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(as_text)?;
     let (stop, stopped) = oneshot::channel();
     thread::spawn(move || {
         let ended = io::stdin().read_to_end(&mut Vec::new());
         stop.send(ended)
     });
     LocalSet::new().block_on(&runtime, async {
-        let socket = TcpSocket::new_v4().map_err(told)?;
-        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).map_err(told)?;
-        let listener = socket.listen(BACKLOG).map_err(told)?;
-        println!("{}", listener.local_addr().map_err(told)?);
+        let socket = TcpSocket::new_v4().map_err(as_text)?;
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into()).map_err(as_text)?;
+        let listener = socket.listen(BACKLOG).map_err(as_text)?;
+        println!("{}", listener.local_addr().map_err(as_text)?);
         let serving = async {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::task::spawn_local(answer(stream));

@@ -11,7 +11,7 @@ pub enum DecimalError {
     TooFine { text: String, decimals: usize },
 }
 
-/// How many digits stand behind the dot, trailing zeros included: venues pad to the market's
+/// How many digits follow the dot, trailing zeros included: venues pad to the market's
 /// precision, so the padding is the information.
 pub fn decimals_of(text: &str) -> usize {
     text.split_once('.').map_or(0, |(_, fraction)| fraction.len())
@@ -51,7 +51,7 @@ pub fn scaled(text: &str, decimals: usize) -> Result<u128, DecimalError> {
     Ok(value)
 }
 
-/// The inverse of [`scaled`], always with `decimals` digits behind the dot.
+/// The inverse of [`scaled`], always with `decimals` digits after the dot.
 pub fn printed(value: u128, decimals: usize) -> String {
     if decimals == 0 {
         return value.to_string();

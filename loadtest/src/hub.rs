@@ -11,7 +11,7 @@ use tempfile::TempDir;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const START_PAUSE: Duration = Duration::from_millis(50);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Of the hub's log, told when something fails.
+/// Of the hub's log, printed when something fails.
 const LAST_WORDS: usize = 2000;
 
 pub struct Hub {
@@ -38,10 +38,10 @@ impl Hub {
     /// # Errors
     /// When it ends or isn't ready in time; with the end of its log.
     pub fn start(binary: &Path, settings: &Settings) -> Result<Self, String> {
-        let told = |error: std::io::Error| error.to_string();
-        let folder = tempfile::tempdir().map_err(told)?;
+        let as_text = |error: std::io::Error| error.to_string();
+        let folder = tempfile::tempdir().map_err(as_text)?;
         let feeds = folder.path().join("feeds");
-        fs::create_dir(&feeds).map_err(told)?;
+        fs::create_dir(&feeds).map_err(as_text)?;
         let (public, admin) = (free_port()?, free_port()?);
         let config = folder.path().join("spreadly.toml");
         let root = folder.path().display();
@@ -51,8 +51,8 @@ impl Hub {
              [store]\nurl = \"sqlite:{root}/spreadly.db\"\n\
              [feeds.files]\npath = \"{root}/feeds\"\n"
         );
-        fs::write(&config, text).map_err(told)?;
-        let log = File::create(folder.path().join("log")).map_err(told)?;
+        fs::write(&config, text).map_err(as_text)?;
+        let log = File::create(folder.path().join("log")).map_err(as_text)?;
         // Its working directory is the folder, where relative defaults would land.
         let binary = fs::canonicalize(binary).map_err(|e| format!("{}: {e}", binary.display()))?;
         let mut command = match settings.open_files {
@@ -70,7 +70,7 @@ impl Hub {
             .args(settings.set.iter().flat_map(|entry| ["--set", entry]))
             .current_dir(folder.path())
             .stdin(Stdio::null())
-            .stdout(log.try_clone().map_err(told)?)
+            .stdout(log.try_clone().map_err(as_text)?)
             .stderr(log)
             .spawn()
             .map_err(|error| format!("{}: {error}", binary.display()))?;
@@ -112,7 +112,7 @@ impl Hub {
 
 impl Drop for Hub {
     fn drop(&mut self) {
-        // What it leaves behind goes with the folder.
+        // What it leaves goes with the folder.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

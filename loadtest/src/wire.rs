@@ -126,7 +126,7 @@ impl Frames {
     /// Calls `on` with opcode and payload of every message that `bytes` completes.
     ///
     /// # Errors
-    /// When the server breaks the framing; nothing behind that can be read.
+    /// When the server breaks the framing; nothing after that can be read.
     pub fn feed(&mut self, bytes: &[u8], mut on: impl FnMut(u8, &[u8])) -> Result<(), WireError> {
         if self.carry.is_empty() {
             let used = self.whole_frames(bytes, &mut on)?;

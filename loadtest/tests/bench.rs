@@ -16,9 +16,9 @@ fn a_hub_that_ends_is_an_error_that_shows_its_log() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(told.contains("exit status: 2"), "{told}");
-    assert!(told.contains("serve --config: line 3 is wrong"), "{told}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("exit status: 2"), "{stderr}");
+    assert!(stderr.contains("serve --config: line 3 is wrong"), "{stderr}");
 }
 
 #[test]

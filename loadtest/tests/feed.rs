@@ -235,7 +235,7 @@ fn live_order(event: &str, number: u64, order: u64, amount: &str, traded: &str) 
 }
 
 #[test]
-fn orders_are_placed_filled_and_canceled_and_what_does_not_fit_is_told() {
+fn orders_are_placed_filled_and_canceled_and_what_does_not_fit_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("capture");
     let capture = [
@@ -251,13 +251,13 @@ fn orders_are_placed_filled_and_canceled_and_what_does_not_fit_is_told() {
     let (summary, events) = fed(&input, &[]);
     let counts = ["created", "changed", "deleted", "gaps", "orderFaults", "earlierOrders"];
     assert_eq!(counts.map(|key| summary[key].as_u64().unwrap()), [2, 2, 2, 1, 1, 1]);
-    let told = |event: &Value| {
+    let described = |event: &Value| {
         let text = |key: &str| event[key].as_str().unwrap_or("-").to_owned();
         [text("kind"), text("order"), text("side"), text("size")].join(" ")
     };
-    let told: Vec<_> = events[1..].iter().map(told).collect();
+    let described: Vec<_> = events[1..].iter().map(described).collect();
     assert_eq!(
-        told,
+        described,
         [
             "order.placed 7 SELL 3.0",
             "order.filled 7 - 1.0",
@@ -287,7 +287,7 @@ fn a_removed_line_of_a_numbered_venue_is_one_gap() {
 }
 
 #[test]
-fn a_line_that_is_not_the_venues_is_told_and_what_follows_still_flows() {
+fn a_line_that_is_not_the_venues_is_reported_and_what_follows_still_flows() {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("capture");
     let good = r#"{"e":"depthUpdate","E":1,"s":"AUSDT","U":2,"u":2,"b":[["1.0","1"]],"a":[]}"#;

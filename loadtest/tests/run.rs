@@ -237,8 +237,8 @@ fn a_refusal_is_counted_by_its_status_and_nobody_connected_is_an_error() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(told.contains("{\"HTTP 429\": 3}"), "{told}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("{\"HTTP 429\": 3}"), "{stderr}");
 }
 
 #[test]

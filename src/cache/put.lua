@@ -1,4 +1,4 @@
--- Writes KEYS[1] anew, unless it holds the same or a later position of the same log.
+-- Replaces KEYS[1], unless it holds the same or a later position of the same log.
 -- ARGV: the log's epoch, the sequence, then names and values of further fields.
 local kind = redis.call('TYPE', KEYS[1]).ok
 if kind == 'hash' then

@@ -112,7 +112,7 @@ fn set(page: &mut Page, name: HeaderName, value: &'static str) {
     page.headers_mut().insert(name, HeaderValue::from_static(value));
 }
 
-/// What stands between the commas of a header, however often it was sent.
+/// What is between the commas of a header, however often it was sent.
 fn words<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
     headers
         .get_all(name)

@@ -43,7 +43,7 @@ pub fn from_body(body: &[u8]) -> Result<Request, RequestError> {
     }
 }
 
-/// From what stands behind the `?` of a GET: `query` and `operationName` as they are, `variables`
+/// From what follows the `?` of a GET: `query` and `operationName` as they are, `variables`
 /// and `extensions` as JSON. Other names are not ours.
 pub fn from_url(query: &str) -> Result<Request, RequestError> {
     let mut fields = Map::new();
@@ -89,7 +89,7 @@ mod tests {
 
     #[test]
     fn each_fault_is_named() {
-        for (body, told) in [
+        for (body, expected) in [
             (b"\xFF".as_slice(), "not UTF-8"),
             (b"", "not JSON"),
             (b"{\"query\":", "not JSON"),
@@ -103,16 +103,16 @@ mod tests {
             (b"{\"query\":\"\",\"operationName\":false}", "'operationName'"),
         ] {
             let fault = from_body(body).unwrap_err().to_string();
-            assert!(fault.contains(told), "{fault}");
+            assert!(fault.contains(expected), "{fault}");
         }
-        for (url, told) in [
+        for (url, expected) in [
             ("", "'query'"),
             ("query=a&query=b", "is given twice"),
             ("query=a&variables=%7B", "'variables' must be JSON"),
             ("query=a&variables=1", "'variables'"),
         ] {
             let fault = from_url(url).unwrap_err().to_string();
-            assert!(fault.contains(told), "{fault}");
+            assert!(fault.contains(expected), "{fault}");
         }
     }
 

@@ -10,7 +10,7 @@ use crate::config::HttpStatus;
 /// A media type in which results are answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Media {
-    /// `application/json`, the older type. A proxy may use it too, so a client can't tell whose
+    /// `application/json`, the older type. A proxy may use it too, so a client can't know whose
     /// error it is.
     Json,
     /// `application/graphql-response+json`
@@ -204,7 +204,7 @@ pub fn status(codes: HttpStatus, media: Media, outcome: Outcome) -> (StatusCode,
         (_, Outcome::NotJson) => StatusCode::BAD_REQUEST,
         // Also in JSON: what retries by itself looks at nothing but this.
         (_, Outcome::Refused(ErrorCode::RateLimited)) => StatusCode::TOO_MANY_REQUESTS,
-        // A well-formed request gets 200: its client can't tell who made an error in JSON.
+        // A well-formed request gets 200: its client can't know who made an error in JSON.
         (HttpStatus::Audited, Outcome::Refused(_)) if media == Media::Json => StatusCode::OK,
         (_, Outcome::Refused(ErrorCode::Unauthenticated)) => StatusCode::UNAUTHORIZED,
         (_, Outcome::Refused(ErrorCode::Forbidden)) => StatusCode::FORBIDDEN,
@@ -216,7 +216,7 @@ pub fn status(codes: HttpStatus, media: Media, outcome: Outcome) -> (StatusCode,
             StatusCode::UNPROCESSABLE_ENTITY
         }
     };
-    // The draft: what is no success is told in GraphQL's own media type, whatever was asked for.
+    // The draft: what is no success is sent in GraphQL's own media type, whatever was asked for.
     let own = codes == HttpStatus::Draft && !status.is_success();
     (status, if own { Media::GraphqlResponse } else { media })
 }
@@ -304,16 +304,16 @@ mod tests {
             (refused(ErrorCode::Internal), 200, 500, 500),
             (refused(ErrorCode::Unavailable), 200, 503, 503),
         ] {
-            let told = |codes, media| {
+            let answered = |codes, media| {
                 let (status, media) = status(codes, media, outcome);
                 (status.as_u16(), media)
             };
-            assert_eq!(told(HttpStatus::Audited, Media::Json), (json, Media::Json));
+            assert_eq!(answered(HttpStatus::Audited, Media::Json), (json, Media::Json));
             let media = Media::GraphqlResponse;
-            assert_eq!(told(HttpStatus::Audited, media), (own, media));
-            assert_eq!(told(HttpStatus::Draft, media), (draft, media));
+            assert_eq!(answered(HttpStatus::Audited, media), (own, media));
+            assert_eq!(answered(HttpStatus::Draft, media), (draft, media));
             let expected = if draft < 300 { Media::Json } else { media };
-            assert_eq!(told(HttpStatus::Draft, Media::Json), (draft, expected));
+            assert_eq!(answered(HttpStatus::Draft, Media::Json), (draft, expected));
         }
     }
 }

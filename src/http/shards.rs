@@ -88,7 +88,7 @@ impl Shards {
         Ok(shards)
     }
 
-    /// Deals accepted connections out until told to stop.
+    /// Deals accepted connections out until asked to stop.
     pub async fn accept(
         &self,
         incoming: Incoming,
@@ -118,7 +118,7 @@ impl Shards {
             };
             let Some(stream) = stream else { continue };
             turn = (turn + 1) % self.senders.len();
-            // Waits while the shard is behind: the kernel's backlog is the bound.
+            // Waits while the shard lags: the kernel's backlog is the bound.
             let waiting = reserve.waiting_place(peer.ip());
             if self.senders[turn].send((stream, peer, waiting)).await.is_err() {
                 return;

@@ -187,8 +187,8 @@ impl Sender {
                     return self.send(Bytes::from_static(comment.as_bytes())).await;
                 }
                 Err(StreamEnd::Draining) => {
-                    let told = ": the hub restarts: come back and resume\n\n";
-                    return self.send(Bytes::from_static(told.as_bytes())).await;
+                    let comment = ": the hub restarts: come back and resume\n\n";
+                    return self.send(Bytes::from_static(comment.as_bytes())).await;
                 }
             }
         }
@@ -246,7 +246,7 @@ impl Sender {
     }
 }
 
-/// The `extensions.cursor` of an encoded result: behind its data, in which a quote is escaped, so
+/// The `extensions.cursor` of an encoded result: after its data, in which a quote is escaped, so
 /// that the last one there is can only be its own. A cursor itself has nothing to escape.
 fn cursor(result: &[u8]) -> Option<&[u8]> {
     const BEFORE: &[u8] = b"\"extensions\":{\"cursor\":\"";
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cursor_of_a_result_is_found_behind_its_data() {
+    fn the_cursor_of_a_result_is_found_after_its_data() {
         let tricky =
             br#"{"data":{"a":"\"extensions\":{\"cursor\":\"x"},"extensions":{"cursor":"Y_-1"}}"#;
         assert_eq!(cursor(tricky), Some(b"Y_-1".as_slice()));

@@ -27,7 +27,7 @@ mod migrations {
 pub enum OutboxError {
     #[error("it did not answer within {} ms (feeds.postgres.deadline_ms)", .0.as_millis())]
     Late(Duration),
-    #[error("{}", told(.0))]
+    #[error("{}", described(.0))]
     Postgres(#[from] tokio_postgres::Error),
     #[error("{0}")]
     Pool(#[from] deadpool_postgres::BuildError),
@@ -40,9 +40,9 @@ pub enum OutboxError {
 }
 
 /// What the library's own text leaves out.
-fn told(error: &tokio_postgres::Error) -> String {
+fn described(error: &tokio_postgres::Error) -> String {
     match (error.as_db_error(), error.source()) {
-        (Some(told), _) => format!("{}: {}", told.severity(), told.message()),
+        (Some(reported), _) => format!("{}: {}", reported.severity(), reported.message()),
         (None, Some(source)) => format!("{error}: {source}"),
         (None, None) => error.to_string(),
     }

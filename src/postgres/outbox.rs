@@ -20,7 +20,7 @@ use crate::market::time::Micros;
 const BATCH_ROWS: i32 = 1_024;
 /// Bytes of payloads read at once, but for the last one's.
 const BATCH_BYTES: i64 = 1 << 20;
-/// Advisory locks within the database. The doorbell's stands in the migration too.
+/// Advisory locks within the database. The doorbell's is in the migration too.
 const DOORBELL: &str = "1936749172, 1";
 
 /// What is numbered of the table.
@@ -116,7 +116,7 @@ impl Outbox {
                 match poll_fn(|cx| connection.poll_message(cx)).await {
                     Some(Ok(AsyncMessage::Notification(_))) => ringing.notify_one(),
                     Some(Ok(_)) => {}
-                    // Whoever waits asks something and so finds out.
+                    // The task that waits asks something and so finds out.
                     Some(Err(_)) | None => return ringing.notify_one(),
                 }
             }
@@ -189,12 +189,12 @@ impl Outbox {
         Ok(taken)
     }
 
-    /// What has a number behind this one.
+    /// What has a number after this one.
     async fn read(&self, position: u64, newest: u64) -> Result<Rows, OutboxError> {
-        let behind = position.cast_signed();
+        let after = position.cast_signed();
         let most = MOST_LINE_BYTES as i32;
         let parameters: [&(dyn ToSql + Sync); 4] =
-            [&behind, &i64::from(BATCH_ROWS), &BATCH_BYTES, &most];
+            [&after, &i64::from(BATCH_ROWS), &BATCH_BYTES, &most];
         let query = self.client.query(&self.read, &parameters);
         let found = within(self.deadline, query).await?;
         let mut read = Rows { rows: Vec::with_capacity(found.len()), until: position, newest };
@@ -210,7 +210,7 @@ impl Outbox {
 
     /// From now on writers ring, if nobody is in the way.
     pub async fn sleep(&self) -> Result<Sleep, OutboxError> {
-        // The second only tells who is in the way of the first.
+        // The second only shows who is in the way of the first.
         let query = format!(
             "SELECT CASE WHEN pg_try_advisory_lock({DOORBELL}) THEN 0
                  WHEN pg_try_advisory_lock_shared({DOORBELL})

@@ -236,13 +236,13 @@ impl Everything {
         counter(encoder, "feed_cuts", "Times a feed was cut off its source", &labels, &cuts)?;
         let live = column(|feed| u64::from(feed.state == FeedState::Live));
         gauges(encoder, "feed_live", "1 while the feed is live", &labels, &live)?;
-        let behind = column(|feed| feed.lag);
+        let lag = column(|feed| feed.lag);
         let help = "Bytes, rows or records at the source that are not in the log yet";
-        gauges(encoder, "feed_behind", help, &labels, &behind)
+        gauges(encoder, "feed_behind", help, &labels, &lag)
     }
 }
 
-/// What the process and its host have left, where they tell.
+/// What the process and its host have left, where they say it.
 fn host(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     let limit = descriptors::limit();
     gauge(encoder, "file_descriptors_limit", "File descriptors the process may have", limit)?;
@@ -301,7 +301,7 @@ fn counter(
     series(encoder, name, help, MetricType::Counter, labels, values.iter().map(counter))
 }
 
-/// A value for each set of labels; one without labels stands alone.
+/// A value for each set of labels; one without labels is alone.
 fn series(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,

@@ -67,7 +67,7 @@ const LINGER_ALONE: Duration = Duration::from_secs(2);
 const RING_BYTES_ALONE: usize = 128 << 10;
 /// A ring that is shrunk keeps as much, so that a reader which lags a little is still served.
 const LEAST_RING_BYTES: usize = 8 << 10;
-/// Streams without readers that are closed at once when there are too many streams. Whoever opens
+/// Streams without readers that are closed at once when there are too many streams. Opening
 /// one closes them, so they are few.
 const EVICTED_AT_ONCE: usize = 8;
 

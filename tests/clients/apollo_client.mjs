@@ -12,7 +12,7 @@ import WebSocket from 'ws';
 
 import { Follower, QUERY, connect, fail, say } from './following.mjs';
 
-// Its link tells a socket's errors apart by the browser's class, which Node has from 22 on.
+// Its link distinguishes a socket's errors by the browser's class, which Node has from 22 on.
 globalThis.WebSocket ??= WebSocket;
 
 const [url, market, lastBidSize] = process.argv.slice(2);

@@ -43,7 +43,7 @@ export class Follower {
     const cursor = () => this.#cursor;
     this.extensions = {
       cursor: true,
-      // Read anew at each reconnect, since the client writes the message anew.
+      // Read at each reconnect, since the client writes the message again.
       get after() {
         return cursor();
       },

@@ -3,7 +3,7 @@
 //
 //   node graphiql.mjs ORIGIN SCREENSHOT
 //
-// Prints a line of JSON for each thing it saw. A change of the response is told until the
+// Prints a line of JSON for each thing it saw. A change of the response is printed until the
 // standard input ends; then the subscription is stopped and the query run.
 import { chromium } from 'playwright-core';
 
@@ -70,8 +70,8 @@ await execute.click();
 if (faults.length > 0) fail(faults);
 
 await page.getByRole('tab', { name: 'Markets' }).click();
-// For a moment GraphiQL still asks for the operation of the tab before, and is told that there is
-// none of this name: then the button is pressed again.
+// For a moment GraphiQL still asks for the operation of the tab before, and the answer says that
+// none has this name: then the button is pressed again.
 let text = '';
 for (let tries = 0; !text.includes('lotSize') && tries < MOST_TRIES; tries += 1) {
   await execute.click();

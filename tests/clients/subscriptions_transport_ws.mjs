@@ -1,6 +1,6 @@
 // The npm client `subscriptions-transport-ws`, which speaks the older subprotocol `graphql-ws`, as
-// it was last released. Nothing here reconnects or resumes: it sends each operation anew by itself,
-// and so reads the getter in `extensions` anew.
+// it was last released. Nothing here reconnects or resumes: it sends each operation again by
+// itself, and so reads the getter in `extensions` again.
 //
 //   node subscriptions_transport_ws.mjs URL MARKET LAST_BID_SIZE
 import { SubscriptionClient } from 'subscriptions-transport-ws';

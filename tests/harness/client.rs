@@ -25,7 +25,7 @@ const LOOKS: u32 = 600;
 const BETWEEN_TRIES: Duration = Duration::from_millis(10);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
-/// What a close frame without a code stands for (RFC 6455, 7.1.5).
+/// What a close frame without a code means (RFC 6455, 7.1.5).
 pub const NO_CODE: u16 = 1005;
 
 pub const MODERN: &str = "graphql-transport-ws";

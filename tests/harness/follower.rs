@@ -14,7 +14,7 @@ pub const FIELDS: &str = "__typename market epoch sequence cursor checksum event
     ... on BookDelta { prevSequence mergedEvents bids { price size } asks { price size } } \
     ... on BookHeartbeat { state lastEventAgeMs }";
 
-/// A subscription to a book from its beginning, or from behind a cursor.
+/// A subscription to a book from its beginning, or after a cursor.
 pub fn subscription(market: &str, depth: u32, after: Option<&str>) -> String {
     subscription_at("RAW", market, depth, after)
 }

@@ -210,7 +210,7 @@ impl Hub {
         all.into_iter().map(|event| event["data"].clone()).collect()
     }
 
-    /// The sequence of each event of a generic topic with what it says, and the cursor behind them.
+    /// The sequence of each event of a generic topic with what it says, and the cursor after them.
     pub fn positions(&self, topic: &str) -> (Vec<Value>, Value) {
         self.events(topic, "sequence data")
     }
@@ -232,7 +232,7 @@ impl Hub {
         }
     }
 
-    /// How a feed is, as clients are told.
+    /// How a feed is, as clients see it.
     pub fn feed_status(&self, name: &str) -> Value {
         let query = "{ feeds { name state reason eventsTotal refusedTotal lag
             lastRefusal { source place reason } } }";

@@ -13,9 +13,9 @@ pub struct Listener {
     topic: String,
     cursor: Option<String>,
     chain: Option<(String, String)>,
-    /// What was published, in the order in which it was told.
-    pub told: Vec<Value>,
-    /// Why it was told something that does not follow what it knew.
+    /// What was published, in the order in which it was received.
+    pub received: Vec<Value>,
+    /// Why it received something that does not follow what it knew.
     pub reasons: Vec<String>,
 }
 
@@ -33,7 +33,7 @@ impl Listener {
         &self.topic
     }
 
-    /// Behind what it has seen.
+    /// After what it has seen.
     pub async fn connect(&self, hub: SocketAddr) -> Client {
         let mut client = Client::reconnected(hub).await;
         let after =
@@ -60,13 +60,13 @@ impl Listener {
         self.chain = Some((text("epoch"), text("sequence")));
         self.cursor = Some(text("cursor"));
         let events = frame["events"].as_array().unwrap();
-        self.told.extend(events.iter().map(|event| event["data"].clone()));
+        self.received.extend(events.iter().map(|event| event["data"].clone()));
     }
 
-    /// Until so many were told, over all cuts.
+    /// Until so many were received, over all cuts.
     pub async fn follow(&mut self, hub: SocketAddr, enough: usize) {
         let mut client = self.connect(hub).await;
-        while self.told.len() < enough {
+        while self.received.len() < enough {
             match client.seen().await {
                 Seen::Message(message) => self.take(&message),
                 Seen::Closed(1012 | 1013, _) | Seen::Cut => client = self.connect(hub).await,
@@ -86,13 +86,13 @@ impl Listener {
     ) -> usize {
         let mut random = StdRng::seed_from_u64(seed);
         let mut hopped = 0;
-        while self.told.len() < enough || hopped < hops {
+        while self.received.len() < enough || hopped < hops {
             let mut client = self.connect(hubs[random.random_range(0..hubs.len())]).await;
             hopped += 1;
             // Also before the first frame; one that has all hears a heartbeat at most.
             let frames = random.random_range(0..6);
             for _ in 0..frames {
-                if self.told.len() >= enough {
+                if self.received.len() >= enough {
                     break;
                 }
                 match client.seen().await {

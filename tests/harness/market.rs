@@ -1,4 +1,4 @@
-//! Lines that a test's feed writes: one market whose book changes in a way that is told from the
+//! Lines that a test's feed writes: one market whose book changes in a way that follows from the
 //! step's number alone, so that a test can say what the book is after any of them.
 
 use std::collections::BTreeMap;

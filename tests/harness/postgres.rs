@@ -103,7 +103,7 @@ impl Postgres {
         self.launch();
     }
 
-    /// Ends it and starts it at its other address: a failover, as far as its clients can tell.
+    /// Ends it and starts it at its other address: a failover, as far as its clients can see.
     pub fn fail_over(&mut self) {
         self.stop();
         std::mem::swap(&mut self.port, &mut self.spare_port);

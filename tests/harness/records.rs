@@ -11,7 +11,7 @@ use super::Kafka;
 
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// The generic topic that tells of a partition.
+/// The generic topic of a partition's records.
 pub fn topic_of(partition: i32) -> String {
     format!("p{partition}")
 }

@@ -34,7 +34,7 @@ if [ "$major" -lt 20 ]; then
     exit 1
 fi
 
-# A stamp is what was installed, so a changed pin installs anew and nothing else does.
+# A stamp is what was installed, so a changed pin installs again and nothing else does.
 stamp() { cat "$@" | cksum; }
 
 want=$(stamp "$clients/package-lock.json")

@@ -35,7 +35,7 @@ if [ -n "$missing" ]; then
     fi
 fi
 
-# A stamp is what was installed, so a changed pin installs anew and nothing else does.
+# A stamp is what was installed, so a changed pin installs again and nothing else does.
 want=$(cksum <"$setup/kafka/pom.xml")
 if [ "$(cat "$cache/kafka/stamp" 2>/dev/null)" != "$want" ]; then
     rm -rf "$cache/kafka"

@@ -122,7 +122,7 @@ struct ScenarioReport {
     hub_median: f64,
     ceiling_median: f64,
     ratio: f64,
-    /// Delivered messages over connections × rate, median: below 1 the hub merged or fell behind.
+    /// Delivered messages over connections × rate, median: below 1 the hub merged or lagged.
     delivered_of_rate: f64,
     /// The ceiling's too: below 1 the machine can't do it at all.
     ceiling_of_rate: f64,

@@ -62,7 +62,7 @@ pub struct Counts {
     pub created: u64,
     pub changed: u64,
     pub deleted: u64,
-    /// Orders that stood before the capture began, and the messages about them: a hub refuses
+    /// Orders that were open before the capture began, and the messages about them: a hub refuses
     /// those, as nothing says what these orders were.
     pub earlier_orders: u64,
     pub of_earlier_orders: u64,
@@ -137,7 +137,7 @@ pub struct Converter {
     markets: BTreeMap<String, Market>,
     connection_sequence: Option<u64>,
     pub counts: Counts,
-    /// Told to the user and cleared by the caller.
+    /// Printed for the user and cleared by the caller.
     pub remarks: Vec<String>,
 }
 
@@ -352,13 +352,13 @@ impl Converter {
         }
     }
 
-    /// To be called once behind the last line: says which markets never got a snapshot, and what
-    /// stood before the capture.
+    /// To be called once after the last line: says which markets never got a snapshot, and what
+    /// was open before the capture.
     pub fn finish(&mut self) {
         if self.counts.earlier_orders > 0 {
             let Counts { earlier_orders, of_earlier_orders, .. } = self.counts;
             self.remarks.push(format!(
-                "{earlier_orders} orders stood before the capture began, {of_earlier_orders} \
+                "{earlier_orders} orders were open before the capture began, {of_earlier_orders} \
                  messages are about them: a hub refuses these by name, as it never saw them placed"
             ));
         }
@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_in_the_venues_chain_is_counted_and_told() {
+    fn a_gap_in_the_venues_chain_is_counted_and_reported() {
         let mut converter = converter();
         let link = Link::After { previous: 0, last: 5 };
         converter.update(1, update(Kind::Snapshot, link, &[])).unwrap();

@@ -16,8 +16,8 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
-/// Faulty lines and gaps told one by one; after that they are only counted.
-const REMARKS_TOLD: u64 = 20;
+/// Faulty lines and gaps printed one by one; after that they are only counted.
+const REMARKS_PRINTED: u64 = 20;
 /// Lines looked at to guess the format: acks and banners come first.
 const GUESS_LINES: usize = 64;
 /// At full speed events leave in blocks, since a write each is what would be measured otherwise.
@@ -97,7 +97,7 @@ impl FromStr for Speed {
 pub enum FeedError {
     #[error("{path}: {source}")]
     File { path: PathBuf, source: io::Error },
-    #[error("can't tell whose capture {0} is: say --format")]
+    #[error("can't find out whose capture {0} is: say --format")]
     UnknownFormat(PathBuf),
     #[error("{0}")]
     Usage(String),
@@ -140,7 +140,7 @@ pub fn run(args: &FeedArgs) -> Result<(), FeedError> {
     for event in &market_events {
         out.write(event)?;
     }
-    let mut told = Told::default();
+    let mut remarks = Remarks::default();
     if let Some(Message::Book(book)) = survey.snapshot.take() {
         // Line 0: the snapshot is of another file.
         match converter.update(0, book) {
@@ -163,11 +163,11 @@ pub fn run(args: &FeedArgs) -> Result<(), FeedError> {
             }
             Err(reason) => {
                 refused_lines += 1;
-                told.tell(&format!("line {number}: {reason}"));
+                remarks.print(&format!("line {number}: {reason}"));
             }
         }
         for remark in converter.remarks.drain(..) {
-            told.tell(&remark);
+            remarks.print(&remark);
         }
         if limit_reached(args.limit, &out, &market_events) {
             break;
@@ -176,9 +176,9 @@ pub fn run(args: &FeedArgs) -> Result<(), FeedError> {
     }
     converter.finish();
     for remark in converter.remarks.drain(..) {
-        told.tell(&remark);
+        remarks.print(&remark);
     }
-    told.finish();
+    remarks.finish();
     out.flush()?;
     let summary = Summary {
         format: format.name(),
@@ -265,7 +265,7 @@ fn survey(args: &FeedArgs, format: Format) -> Result<Survey, FeedError> {
     };
     let mut reader = Reader::new(format);
     for (_, line) in lines(&args.input)? {
-        // Faulty lines are told by the second reading.
+        // Faulty lines are reported by the second reading.
         for message in reader.line(&line.map_err(at(&args.input))?).unwrap_or_default() {
             see(&message);
         }
@@ -315,7 +315,7 @@ struct Output {
     began: Instant,
     /// The recorded time of the first paced event.
     origin: Option<(i64, Instant)>,
-    told: Instant,
+    reported_at: Instant,
 }
 
 impl Output {
@@ -324,7 +324,17 @@ impl Output {
         let now = Instant::now();
         let block = Vec::with_capacity(BLOCK_BYTES + BLOCK_BYTES / 4);
         let origin = None;
-        Ok(Self { path, file, speed, block, events: 0, bytes: 0, began: now, origin, told: now })
+        Ok(Self {
+            path,
+            file,
+            speed,
+            block,
+            events: 0,
+            bytes: 0,
+            began: now,
+            origin,
+            reported_at: now,
+        })
     }
 
     fn write_all(&mut self, events: &[Event]) -> Result<(), FeedError> {
@@ -366,8 +376,8 @@ impl Output {
     }
 
     fn progress(&mut self) {
-        if self.told.elapsed() >= PROGRESS_EVERY {
-            self.told = Instant::now();
+        if self.reported_at.elapsed() >= PROGRESS_EVERY {
+            self.reported_at = Instant::now();
             eprintln!("{} events after {:.0} s", self.events, self.began.elapsed().as_secs_f64());
         }
     }
@@ -375,19 +385,19 @@ impl Output {
 
 /// Remarks on stderr, up to a number that a person reads.
 #[derive(Default)]
-struct Told(u64);
+struct Remarks(u64);
 
-impl Told {
-    fn tell(&mut self, remark: &str) {
+impl Remarks {
+    fn print(&mut self, remark: &str) {
         self.0 += 1;
-        if self.0 <= REMARKS_TOLD {
+        if self.0 <= REMARKS_PRINTED {
             eprintln!("{remark}");
         }
     }
 
     fn finish(&self) {
-        if self.0 > REMARKS_TOLD {
-            eprintln!("… and {} more", self.0 - REMARKS_TOLD);
+        if self.0 > REMARKS_PRINTED {
+            eprintln!("… and {} more", self.0 - REMARKS_PRINTED);
         }
     }
 }

@@ -41,13 +41,13 @@ struct Canceled<'a> {
 pub struct Orders {
     /// What is open of each, in units of the market's last decimal.
     open: HashMap<String, u128>,
-    /// Orders that stood before the capture began: all that is known of them is how they end.
+    /// Orders that were open before the capture began: all that is known of them is how they end.
     before: HashSet<String>,
     last: Option<String>,
 }
 
 impl Orders {
-    /// The events that one message makes, and what is to be told about it.
+    /// The events that one message makes, and a remark about it.
     ///
     /// # Errors
     /// When a number in it isn't of the market's precision.

@@ -23,7 +23,7 @@ use tokio::sync::watch;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Enough that one read takes all that a slow moment piled up.
 const READ_BYTES: usize = 64 * 1024;
-/// `type` and `id` stand in front of the payload in every server we know; behind it they aren't
+/// `type` and `id` come before the payload in every server we know; after it they aren't
 /// looked for.
 const ENVELOPE_BYTES: usize = 160;
 /// One message in so many is timed: parsing a date costs more than counting.
@@ -82,7 +82,7 @@ pub enum Phase {
     Subscribe,
 }
 
-/// The state behind a socket.
+/// The state of a socket.
 struct Connection {
     meters: Arc<Meters>,
     frames: Frames,
@@ -162,8 +162,8 @@ pub async fn open(
     address: SocketAddr,
     source: Option<IpAddr>,
 ) -> Result<(TcpStream, Vec<u8>), String> {
-    let told = |error: io::Error| error.kind().to_string();
-    let socket = local_socket(address, source).map_err(told)?;
+    let as_text = |error: io::Error| error.kind().to_string();
+    let socket = local_socket(address, source).map_err(as_text)?;
     upgraded(socket, host, path, address).await
 }
 
@@ -175,14 +175,14 @@ pub async fn upgraded(
     path: &str,
     address: SocketAddr,
 ) -> Result<(TcpStream, Vec<u8>), String> {
-    let told = |error: io::Error| error.kind().to_string();
-    let mut stream = socket.connect(address).await.map_err(told)?;
-    stream.set_nodelay(true).map_err(told)?;
+    let as_text = |error: io::Error| error.kind().to_string();
+    let mut stream = socket.connect(address).await.map_err(as_text)?;
+    stream.set_nodelay(true).map_err(as_text)?;
     let request = wire::upgrade_request(host, path);
-    stream.write_all(request.as_bytes()).await.map_err(told)?;
+    stream.write_all(request.as_bytes()).await.map_err(as_text)?;
     let mut answer = Vec::with_capacity(512);
     loop {
-        if stream.read_buf(&mut answer).await.map_err(told)? == 0 {
+        if stream.read_buf(&mut answer).await.map_err(as_text)? == 0 {
             return Err("closed before the upgrade".to_owned());
         }
         match wire::upgrade_answer(&answer) {

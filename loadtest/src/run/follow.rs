@@ -86,7 +86,7 @@ pub struct Follower {
     position: Option<(String, u64)>,
     /// `None` until a frame has shown the market's decimals.
     book: Option<Book>,
-    /// False behind a gap, where the book is known to be wrong: one loss is one fault, not a
+    /// False after a gap, where the book is known to be wrong: one loss is one fault, not a
     /// thousand.
     trusted: bool,
 }
@@ -196,7 +196,7 @@ impl Follower {
         if !self.trusted {
             return;
         }
-        // The CRC32 of nothing is 0, and a book without a level has no decimals to be told.
+        // The CRC32 of nothing is 0, and a book without a level has no known decimals.
         let (checksum, deepest) = self
             .book
             .as_ref()

@@ -24,14 +24,14 @@ pub struct Meters {
     rare: Mutex<Rare>,
 }
 
-/// Behind the lock.
+/// What the lock guards.
 #[derive(Debug, Default)]
 pub struct Rare {
     pub latency: Histogram,
     pub refusals: BTreeMap<String, u64>,
     pub closes: BTreeMap<String, u64>,
     pub follow: FollowCounts,
-    /// The first `error` message, told in the report: usually all are the same.
+    /// The first `error` message, printed in the report: usually all are the same.
     pub first_error: Option<String>,
 }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 pub struct Reader {
     /// A REST book doesn't say whose it is: the stream's name, else the symbol last seen.
     symbol: Option<String>,
-    /// A REST book that stands before the first difference.
+    /// A REST book that comes before the first difference.
     early: Option<Book>,
 }
 

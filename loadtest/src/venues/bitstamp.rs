@@ -10,7 +10,7 @@ use serde::Deserialize;
 pub struct Reader {
     /// A REST book doesn't say whose it is.
     symbol: Option<String>,
-    /// A REST book that stands before the first difference.
+    /// A REST book that comes before the first difference.
     early: Option<Book>,
 }
 

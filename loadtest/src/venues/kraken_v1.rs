@@ -1,6 +1,6 @@
 //! Kraken WebSocket v1 `book-N`: `[channel, {"as":…,"bs":…}, "book-1000", "XMR/USD"]` and updates
 //! with "a", "b" and the checksum "c", recorded as `<unix time>: <json>`. An update that touches
-//! both sides may come as two objects in one array; it is one update, and "c" stands in the last.
+//! both sides may come as two objects in one array; it is one update, and "c" is in the last.
 
 use super::{Kind, Level, Link, Message, VenueError, VenueUpdate, unix_seconds};
 use serde::Deserialize;

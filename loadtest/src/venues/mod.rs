@@ -93,7 +93,7 @@ pub enum Link {
     After { previous: u64, last: u64 },
     /// Covers a range of ids, dense from one message to the next.
     Range { first: u64, last: u64 },
-    /// Only a clock: tells what is older than the snapshot, can't tell what is missing.
+    /// Only a clock: shows what is older than the snapshot, but not what is missing.
     Clock(u64),
 }
 

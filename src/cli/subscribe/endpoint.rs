@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_a_hub_is_told_apart_from_what_we_do_not_speak() {
+    fn what_can_not_be_a_hub_differs_from_what_we_do_not_speak() {
         for text in
             ["127.0.0.1:4000", "hub", "ftp://hub/", "ws://", "ws://me:word@hub/", "ws://:1/"]
         {

@@ -1,4 +1,4 @@
-//! Why the terminal client could not go on, in words for whoever typed the command.
+//! Why the terminal client could not go on, in words for the user who typed the command.
 
 use std::fmt;
 use std::io;
@@ -23,11 +23,11 @@ pub enum ClientError {
     Connect { address: String, source: io::Error },
     #[error("no answer within {} s", .0.as_secs())]
     Late(Duration),
-    #[error("the upgrade to a WebSocket was answered with {status}{}", told(.detail))]
+    #[error("the upgrade to a WebSocket was answered with {status}{}", after_colon(.detail))]
     NoUpgrade { status: u16, detail: String },
     #[error("the server is no Spreadly hub, or speaks another protocol: {0}")]
     Protocol(String),
-    #[error("closed with {code}{}", told(.reason))]
+    #[error("closed with {code}{}", after_colon(.reason))]
     Closed { code: u16, reason: String },
     #[error("the connection was cut: {0}")]
     Cut(String),
@@ -55,7 +55,7 @@ impl ClientError {
     }
 }
 
-fn told(text: &str) -> String {
+fn after_colon(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!(": {text}") }
 }
 
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_told_with_its_numbers_and_only_a_passing_one_is_tried_again() {
+    fn an_error_is_printed_with_its_numbers_and_only_a_passing_one_is_tried_again() {
         let limit = refused(json!([
             {"message": "too deep", "extensions": {"code": "LIMIT_EXCEEDED", "limit": 12, "current": 13}},
             {"message": "bare"},

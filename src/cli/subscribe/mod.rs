@@ -28,7 +28,7 @@ use crate::signals;
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// However long the hub is away, it is found again within this.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// For the goodbye after Ctrl-C; also where whoever reads our output has stopped reading.
+/// For the goodbye after Ctrl-C; also where the reader of our output has stopped.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// One operation, and how to follow it.
@@ -38,7 +38,7 @@ pub struct Operation {
     /// A GraphQL document with one operation.
     pub document: String,
     pub variables: Map<String, Value>,
-    /// Begin behind this position.
+    /// Begin after this position.
     pub after: Option<String>,
     /// End after so many results.
     pub count: Option<u64>,
@@ -49,8 +49,8 @@ pub struct Operation {
 /// Writes each result to stdout and what happens meanwhile to stderr, until the operation is
 /// complete, the count is reached, or SIGINT or SIGTERM comes.
 ///
-/// A subscription outlives its socket: it is opened anew behind the last cursor. A query or
-/// mutation has one try, as nobody can tell whether a lost one took effect.
+/// A subscription outlives its socket: it is opened again after the last cursor. A query or
+/// mutation has one try, as nobody knows whether a lost one took effect.
 ///
 /// # Errors
 /// What can't be mended by trying again: see [`ClientError::is_retryable`].
@@ -107,7 +107,7 @@ impl Following {
     async fn run(mut self) -> Result<(), ClientError> {
         loop {
             let error = match self.operate().await {
-                // Whoever read our output has seen enough, as `head` does.
+                // The reader of our output has seen enough, as `head` does.
                 Err(ClientError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
                     return Ok(());
                 }

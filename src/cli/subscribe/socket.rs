@@ -24,7 +24,7 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 /// A silent hub is asked whether it lives, and given up after as much again. It pings every 25 s
 /// and repeats itself every 5 s, so that this is rare.
 const SILENCE: Duration = Duration::from_secs(15);
-/// What a close frame without a code stands for (RFC 6455, 7.1.5).
+/// What a close frame without a code means (RFC 6455, 7.1.5).
 const NO_CODE: u16 = 1005;
 
 /// What the hub says of the operation.
@@ -72,7 +72,7 @@ impl Socket {
         Ok(socket)
     }
 
-    /// Asks for a cursor on each result, and to begin behind one.
+    /// Asks for a cursor on each result, and to begin after one.
     pub async fn subscribe(
         &mut self,
         document: &str,

@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// An error's code stands near its beginning; a result of many levels isn't searched.
+/// An error's code is near its beginning; a result of many levels isn't searched.
 const ERROR_BYTES: usize = 1024;
 /// `mergedEvents` is the first field that the attackers' documents select.
 const HEAD_BYTES: usize = 200;
