@@ -58,8 +58,8 @@ impl StateTaken {
 }
 
 impl Live {
-    /// Puts a market's book back as [`Live::checkpoint`] gave it, with its sequence. The market must
-    /// be defined.
+    /// Puts a market's book back as [`Live::checkpoint`] gave it, with its sequence. The market has
+    /// to be defined.
     pub fn restore(&self, market: &str, sequence: u64, state: &[u8]) -> Result<(), RestoreError> {
         let unknown = || RestoreError::UnknownMarket(market.to_owned());
         let own = self.market(market).ok_or_else(unknown)?;
