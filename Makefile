@@ -76,8 +76,8 @@ docs: rust ## Build the book of docs/ into the cache
 	"$(CACHE)/mdbook/bin/mdbook" build docs --dest-dir "$(CACHE)/book"
 	@echo "the book is $(CACHE)/book/index.html"
 
-# The stock clients are among the tests of the workspace, in tests/clients.rs. All of it at once, as
-# tests/capture.rs runs the load tester, which cargo builds for its own tests only.
+# The stock clients are among the tests of the workspace, in tests/clients/stock.rs. All of it at once, as
+# tests/feeds/capture.rs runs the load tester, which cargo builds for its own tests only.
 # Without backtraces, so that what a failed test says is the last that it prints.
 unit: setup graphiql
 	RUST_BACKTRACE=0 cargo test --workspace --locked

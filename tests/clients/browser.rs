@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::clients::{Script, node};
+use crate::clients::stock::{Script, node};
 use crate::harness::http::{self, Answer};
 use crate::harness::{Client, Hub, market};
 use serde_json::json;

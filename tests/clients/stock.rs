@@ -1,6 +1,6 @@
 //! Stock clients, unchanged, against the hub as a process: npm `graphql-ws`, Apollo Client, urql
-//! and Python `gql`. Each is a script under `tests/clients/` that prints what it saw; here is what
-//! it must have seen.
+//! and Python `gql`. Each is a script beside this file that prints what it saw. The tests check
+//! what it printed.
 
 use std::io::{BufRead as _, BufReader, Lines};
 use std::path::{Path, PathBuf};

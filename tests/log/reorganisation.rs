@@ -462,7 +462,7 @@ async fn a_reorganisation_of_three_blocks_reaches_everyone_and_leaves_what_was_n
     }
     // But for the fill of the order that was canceled off the chain.
     let accepted = standing.len() + off_chain().len() + UNDONE as usize * BLOCK_EVENTS - 1;
-    crate::capture::until_read(&hub, accepted);
+    crate::feeds::capture::until_read(&hub, accepted);
     let old = away.copies.clone();
     drop(away);
 
@@ -485,7 +485,7 @@ async fn a_reorganisation_of_three_blocks_reaches_everyone_and_leaves_what_was_n
     standing.extend(fork);
     plain.append_lines("chain.ndjson", &standing);
     Client::knowing(plain.address(), BY_ORDERS).await;
-    crate::capture::until_read(&plain, standing.len() - 1);
+    crate::feeds::capture::until_read(&plain, standing.len() - 1);
     assert_eq!(answers(&hub), answers(&plain));
 
     // Who comes back with a cursor from before, now and after a kill.
@@ -538,7 +538,7 @@ fn a_client_of_server_sent_events_goes_back_too() {
             trades {{ id }} }} }}"#
     );
     let request = json!({ "query": query });
-    crate::capture::until_read(&hub, 3);
+    crate::feeds::capture::until_read(&hub, 3);
     let mut events = Events::open(hub.address(), &request, &[]);
     let mut next = || {
         let (id, result) = events.next();
@@ -672,7 +672,7 @@ async fn a_client_of_a_hub_that_was_killed_while_blocks_were_undone_holds_what_w
     }
     let plain = Hub::start_with(&[ME]);
     plain.append_lines("chain.ndjson", &standing);
-    crate::capture::until_read(&plain, standing.len());
+    crate::feeds::capture::until_read(&plain, standing.len());
     assert_eq!(answers(&hub), answers(&plain));
 }
 

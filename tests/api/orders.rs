@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use serde_json::Value;
 
-use crate::capture::{converted, recorded, until_read};
+use crate::feeds::capture::{converted, recorded, until_read};
 use crate::harness::client::PATIENCE;
 use crate::harness::follower::units;
 use crate::harness::{Client, Hub, loud};

@@ -1,0 +1,8 @@
+//! Where events come from: files, Postgres and Kafka.
+
+pub mod capture;
+mod files;
+mod kafka;
+mod kafka_produce;
+mod postgres;
+mod shared_kafka;

@@ -1,0 +1,5 @@
+//! What an operator meets: the command line, the admin port, the terminal client.
+
+mod admin;
+mod command_line;
+mod terminal;
