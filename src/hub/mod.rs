@@ -11,3 +11,6 @@ mod simulator;
 mod timers;
 
 pub use self::run::{ServeError, run};
+
+#[cfg(test)]
+mod tests;

@@ -288,7 +288,7 @@ fn producer(
     Some(Producer::new(&config, to, ownership?, waiters, statuses, readers, tracker))
 }
 
-fn executor(
+pub(super) fn executor(
     config: &Config,
     encoders: &Arc<Encoders>,
     streams: &Arc<Streams>,
@@ -370,7 +370,7 @@ fn readiness(
     })
 }
 
-fn stream_limits(limits: &Limits) -> StreamLimits {
+pub(super) fn stream_limits(limits: &Limits) -> StreamLimits {
     StreamLimits {
         ring_bytes: limits.ring_bytes_per_stream,
         linger: limits.stream_linger,
@@ -382,7 +382,7 @@ fn stream_limits(limits: &Limits) -> StreamLimits {
     }
 }
 
-fn socket_limits(config: &Config) -> spreadly_subscriptions::Limits {
+pub(super) fn socket_limits(config: &Config) -> spreadly_subscriptions::Limits {
     let limits = &config.limits;
     spreadly_subscriptions::Limits {
         message_bytes: limits.message_bytes,
@@ -397,7 +397,7 @@ fn socket_limits(config: &Config) -> spreadly_subscriptions::Limits {
     }
 }
 
-fn account_limits(limits: &Limits) -> AccountLimits {
+pub(super) fn account_limits(limits: &Limits) -> AccountLimits {
     AccountLimits {
         connections_per_address: limits.connections_per_address,
         sockets_per_address: limits.sockets_per_address,

@@ -73,6 +73,21 @@ pub fn start(
     live: Box<dyn Projection>,
     config: SequencerConfig,
 ) -> io::Result<(IngestHandle, JoinHandle<()>)> {
+    let (ingest, service) = prepare(store, admission, recovered, statuses, live, config);
+    let thread = thread::Builder::new().name("sequencer".into()).spawn(move || service.run())?;
+    Ok((ingest, thread))
+}
+
+/// As [`start`], without its thread: nothing in the queue is served before the caller runs the
+/// service.
+pub(crate) fn prepare(
+    store: Store,
+    admission: Admission,
+    recovered: Recovered,
+    statuses: FeedStatuses,
+    live: Box<dyn Projection>,
+    config: SequencerConfig,
+) -> (IngestHandle, Service) {
     let (ingest, requests) = IngestHandle::open();
     let since_checkpoint = recovered.since_checkpoint;
     let buffers = Buffers::default();
@@ -89,10 +104,8 @@ pub fn start(
         checkpoint_interval: HashMap::default(),
     };
     let shared: Shared = Arc::new(Mutex::new(Some(Box::new(sequencer))));
-    let own = shared.clone();
-    let queue = Queue { requests, held: None };
-    let thread = thread::Builder::new().name("sequencer".into()).spawn(move || run(&own, queue))?;
-    Ok((ingest.with_write_here(Arc::new(move |batch| write_here(&shared, batch))), thread))
+    let service = Service { shared: shared.clone(), queue: Queue { requests, held: None } };
+    (ingest.with_write_here(Arc::new(move |batch| write_here(&shared, batch))), service)
 }
 
 /// Empty while somebody works with it, and for good after a panic or once the thread has ended.
@@ -105,22 +118,60 @@ struct Queue {
     held: Option<Request>,
 }
 
-/// The sequencer's thread.
-fn run(shared: &Shared, mut queue: Queue) {
-    while let Some(first) = queue.held.take().or_else(|| queue.requests.blocking_recv()) {
-        let mut place = shared.lock();
-        // Empty: a panic elsewhere left a state that nobody knows. All handles close.
-        let Some(mut sequencer) = place.take() else { return };
+/// Serves the queue until the last [`IngestHandle`] is dropped.
+pub(crate) struct Service {
+    shared: Shared,
+    queue: Queue,
+}
+
+impl Service {
+    /// The sequencer's thread.
+    fn run(mut self) {
+        while let Some(first) =
+            self.queue.held.take().or_else(|| self.queue.requests.blocking_recv())
+        {
+            if !self.serve(first) {
+                return;
+            }
+        }
+        self.end();
+    }
+
+    /// The same as a task, for tests that have all parts of the hub on one thread.
+    #[cfg(test)]
+    pub(crate) async fn run_in_task(mut self) {
+        loop {
+            let first = match self.queue.held.take() {
+                Some(held) => Some(held),
+                None => self.queue.requests.recv().await,
+            };
+            let Some(first) = first else { break };
+            if !self.serve(first) {
+                return;
+            }
+        }
+        self.end();
+    }
+
+    /// False after a panic elsewhere, which left a state that nobody knows: all handles close.
+    fn serve(&mut self, first: Request) -> bool {
+        let mut place = self.shared.lock();
+        let Some(mut sequencer) = place.take() else { return false };
         // `None`: the hub shuts down while the log can't be written. What was taken is dropped
         // unanswered and nothing of it was kept, its sources still have it.
-        let _dropped = sequencer.serve(first, &mut queue);
+        let _dropped = sequencer.serve(first, &mut self.queue);
         *place = Some(sequencer);
+        true
     }
-    let Some(mut sequencer) = shared.lock().take() else { return };
-    // No last checkpoints: a restart begins at the older of two on purpose, so one taken now
-    // would only shorten what it can replay to resuming clients.
-    if let Err(error) = sequencer.store.tidy() {
-        tracing::warn!(%error, "the write-ahead log stays beside the store until the next start");
+
+    fn end(self) {
+        let Some(mut sequencer) = self.shared.lock().take() else { return };
+        // No last checkpoints: a restart begins at the older of two on purpose, so one taken now
+        // would only shorten what it can replay to resuming clients.
+        if let Err(error) = sequencer.store.tidy() {
+            let kept = "the write-ahead log stays beside the store until the next start";
+            tracing::warn!(%error, "{kept}");
+        }
     }
 }
 
@@ -136,6 +187,13 @@ fn write_here(shared: &Shared, batch: Batch) -> Result<Result<Ack, IngestError>,
     let _dropped = sequencer.take(batch, done, &mut group).and_then(|()| sequencer.commit(group));
     *place = Some(sequencer);
     Ok(answer.try_recv().unwrap_or(Err(IngestError::Closed)))
+}
+
+impl Drop for Service {
+    /// Closes the log where nobody serves the queue any more, though handles may be left.
+    fn drop(&mut self) {
+        drop(self.shared.lock().take());
+    }
 }
 
 struct Sequencer {

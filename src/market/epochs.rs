@@ -84,6 +84,11 @@ impl EpochHistory {
         self.log.renewed_at(self.since())
     }
 
+    /// The one before the current epoch; the same where there was none.
+    pub fn previous(&self) -> Epoch {
+        self.log.renewed_at(self.changes.iter().rev().nth(1).map_or(0, |change| change.at))
+    }
+
     /// Sequence of the event that began this epoch; 0 where it is the log's own.
     pub fn since(&self) -> u64 {
         self.changes.back().map_or(0, |change| change.at)

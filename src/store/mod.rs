@@ -82,6 +82,9 @@ pub struct Store {
     /// Pages the database may grow to: a full disk, as far as SQLite knows.
     #[cfg(test)]
     pub(crate) disk: std::sync::Arc<std::sync::atomic::AtomicI64>,
+    /// So many of the next commits fail, after all was written.
+    #[cfg(test)]
+    pub(crate) failing_commits: std::sync::Arc<std::sync::atomic::AtomicU32>,
     /// What SQLite was last set to.
     #[cfg(test)]
     limited: std::cell::Cell<i64>,
@@ -163,6 +166,8 @@ impl Store {
         let candles_missing = candle_table::prepare(&connection).at(path)?;
         runs::catch_up(&connection).at(path)?;
         let checkpointer = Checkpointer::start(path, &mut connection)?;
+        #[cfg(test)]
+        let failing_commits = fail_commits(&mut connection, std::sync::Arc::default());
         Ok(Self {
             path: path.to_owned(),
             synchronous,
@@ -178,6 +183,8 @@ impl Store {
             candles_missing,
             #[cfg(test)]
             disk: std::sync::Arc::new(std::sync::atomic::AtomicI64::new(i64::from(u32::MAX) - 1)),
+            #[cfg(test)]
+            failing_commits,
             #[cfg(test)]
             limited: std::cell::Cell::default(),
         })
@@ -198,6 +205,8 @@ impl Store {
         runs::catch_up(&fresh).at(&self.path)?;
         self.tail = Tail::default();
         self.checkpointer = Checkpointer::start(&self.path, &mut fresh)?;
+        #[cfg(test)]
+        fail_commits(&mut fresh, self.failing_commits.clone());
         self.connection = fresh;
         // A commit that was reported as failed may be there after all.
         self.last = self.last.max(log.newest);
@@ -285,6 +294,20 @@ fn transact<T, E: From<rusqlite::Error>>(
         run("ROLLBACK")?;
     }
     done
+}
+
+/// Lets commits of this connection fail while the count says so.
+#[cfg(test)]
+fn fail_commits(
+    connection: &mut Connection,
+    left: std::sync::Arc<std::sync::atomic::AtomicU32>,
+) -> std::sync::Arc<std::sync::atomic::AtomicU32> {
+    use std::sync::atomic::Ordering::SeqCst;
+
+    let own = left.clone();
+    let fails = move || own.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok();
+    connection.commit_hook(Some(fails)).unwrap();
+    left
 }
 
 #[cfg(test)]

@@ -218,8 +218,14 @@ impl TopicStream {
         seen: u64,
         at: &At,
     ) -> Frame {
-        let own = self.frame(place, seen, at);
+        let mut own = self.frame(place, seen, at);
         let (previous, reason) = (previous.ok(), previous.err());
+        let goes_back = reason.is_some_and(|reason| reason != SnapshotReason::Initial);
+        if goes_back && place + 1 < self.names.len() {
+            // The frames of the other topics follow. A client that is cut before them gets all of
+            // them again: to this cursor's epoch the rollback is still to come.
+            own.cursor.position.epoch = self.epochs.together.previous();
+        }
         let own = LogFrame { sequence, previous, reason, event_time, ..own };
         let bytes = (self.encode)(LiveFrame::Log(own));
         Frame::new(self.number(seen), self.number(seen), bytes)
