@@ -319,7 +319,9 @@ impl<'a> Replay<'a> {
             admission.resettle(market, Some(definition.clone()), None, false);
             let effect = Effect::Define(definition.clone());
             aside.apply(&[Applied { sequence: 0, time: None, effect, candles: Vec::new() }]);
-            let mut restore = |market: &str, _, state: &[u8]| aside.restore(market, state).is_ok();
+            let mut restore = |market: &str, sequence, state: &[u8]| {
+                aside.restore(market, sequence, state).is_ok()
+            };
             if let Some(base) = base
                 && put_back(&mut admission, &mut restore, market, &base)
             {

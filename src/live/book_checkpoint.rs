@@ -58,11 +58,16 @@ impl StateTaken {
 }
 
 impl Live {
-    /// Puts a market's book back as [`Live::checkpoint`] gave it; the market must be defined.
-    pub fn restore(&self, market: &str, state: &[u8]) -> Result<(), RestoreError> {
+    /// Puts a market's book back as [`Live::checkpoint`] gave it, with its sequence. The market
+    /// must be defined.
+    pub fn restore(&self, market: &str, sequence: u64, state: &[u8]) -> Result<(), RestoreError> {
         let unknown = || RestoreError::UnknownMarket(market.to_owned());
         let own = self.market(market).ok_or_else(unknown)?;
         let (book, event_time, since) = self.read_checkpoint(state)?;
+        // A book that is ahead would ignore the events in between.
+        if book.sequence() != sequence {
+            return Err(RestoreError::OtherSequence { own: book.sequence(), sequence });
+        }
         let best = book.best();
         let id = {
             let mut state = own.state.lock();
@@ -129,6 +134,8 @@ impl Live {
 pub enum RestoreError {
     #[error("market {0:?} is not defined")]
     UnknownMarket(String),
+    #[error("the state is of sequence {own}, not of {sequence}")]
+    OtherSequence { own: u64, sequence: u64 },
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
 }

@@ -523,7 +523,7 @@ fn a_restored_market_goes_on_where_its_checkpoint_was_taken() {
     let (sequence, state) = live.checkpoint(MARKET).unwrap();
     assert_eq!(sequence, 50);
     let (restored, streams) = (new_live(), new_streams(1 << 20));
-    restored.restore(MARKET, &state).unwrap();
+    restored.restore(MARKET, sequence, &state).unwrap();
     let stream = open_book(&restored, &streams, 5, Speed::Raw);
     assert_eq!(reason(&stream, &cursor(5, EPOCH, 49)), "ResumeTooOld");
     let client = Client::resume(&stream, 5, 50, &history);
@@ -532,8 +532,13 @@ fn a_restored_market_goes_on_where_its_checkpoint_was_taken() {
     // The log is read again from an older place: what the checkpoint holds does not count twice.
     restored.apply(&[change(50, &[(Side::Buy, 1, 9)])]);
     assert_eq!(restored.checkpoint(MARKET).unwrap().1, state);
-    assert!(matches!(restored.restore("A-B", &state), Err(RestoreError::UnknownMarket(_))));
-    assert!(restored.restore(MARKET, b"{}").is_err());
+    let restored = |market, sequence, state: &[u8]| new_live().restore(market, sequence, state);
+    assert!(matches!(restored("A-B", 50, &state), Err(RestoreError::UnknownMarket(_))));
+    assert!(restored(MARKET, 50, b"{}").is_err());
+    for other in [49, 51] {
+        let refused = restored(MARKET, other, &state);
+        assert!(matches!(refused, Err(RestoreError::OtherSequence { own: 50, .. })), "{other}");
+    }
 }
 
 #[test]
@@ -546,7 +551,7 @@ fn a_restored_offer_keeps_the_event_that_set_it() {
     before.as_object_mut().unwrap().remove("offer").unwrap();
     for (state, since) in [(state, 3), (before.to_string().into_bytes(), 5)] {
         let (restored, streams) = (new_live(), new_streams(1 << 20));
-        restored.restore(MARKET, &state).unwrap();
+        restored.restore(MARKET, sequence, &state).unwrap();
         let stream = open(&streams, "offers".into(), || {
             restored.offer_source(vec![MARKET.into()], Box::new(plain))
         });
@@ -566,7 +571,8 @@ fn a_resume_reaches_back_as_far_as_the_journal_also_in_a_restored_book() {
     let restored = Arc::new(Live::new(EPOCH, Box::new(|| 9_000_000), 3, no_log()));
     restored.define(definition(MARKET));
     live.apply(&[change(1, &[(Side::Buy, 1, 1)])]);
-    restored.restore(MARKET, &live.checkpoint(MARKET).unwrap().1).unwrap();
+    let (sequence, state) = live.checkpoint(MARKET).unwrap();
+    restored.restore(MARKET, sequence, &state).unwrap();
     for live in [live, restored] {
         let streams = new_streams(1 << 20);
         (2..=9).for_each(|sequence| {

@@ -53,7 +53,7 @@ pub fn recover_live(
         store,
         &mut admission,
         &mut |events| live.apply(events),
-        &mut |market, _, state| live.restore(market, state).is_ok(),
+        &mut |market, sequence, state| live.restore(market, sequence, state).is_ok(),
         states.unwrap_or_default(),
     )?;
     for topic in &recovered.warm {
