@@ -2,6 +2,8 @@
 //! it is final; its history is the store's. No clock, no stream, and no matching: orders that cross
 //! stay as they are until the chain's events fill them.
 
+mod checkpoint;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -15,6 +17,7 @@ use super::levels::{LevelChange, Side};
 use super::refusal::Refusal;
 use super::time::Micros;
 use super::topic::Topic;
+pub use checkpoint::OrdersError;
 
 /// Most orders open at once in all markets: at some 500 bytes each they are half a GiB.
 pub const MOST_OPEN_ORDERS: usize = 1_000_000;
@@ -319,33 +322,6 @@ impl Orders {
 
     pub fn is_empty(&self) -> bool {
         self.placed.is_empty()
-    }
-
-    /// The open orders of one market.
-    pub fn to_checkpoint(&self, market: &str) -> Vec<u8> {
-        let open: Vec<&Order> = match self.markets.get(market) {
-            Some(market) => market.open.values().collect(),
-            None => Vec::new(),
-        };
-        serde_json::to_vec(&open).unwrap_or_default()
-    }
-
-    /// Puts a market's open orders back as [`Orders::to_checkpoint`] gave them; nothing on an
-    /// error.
-    pub fn restore(&mut self, market: &str, checkpoint: &[u8]) -> Result<(), serde_json::Error> {
-        let open: Vec<Order> = serde_json::from_slice(checkpoint)?;
-        self.forget(market);
-        let id: MarketId = market.into();
-        let own = self.markets.entry(id.clone()).or_default();
-        for order in open {
-            if let Some(price) = order.rests() {
-                let added = own.add(order.side, price, order.open);
-                debug_assert!(added.is_some(), "they fitted when the checkpoint was taken");
-            }
-            self.placed.insert(order.id.clone(), id.clone());
-            own.open.insert(order.id.clone(), order);
-        }
-        Ok(())
     }
 
     /// Forgets a market's orders, to be read again from the log.

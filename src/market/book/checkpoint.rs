@@ -51,6 +51,8 @@ pub enum CheckpointError {
     Malformed(#[from] serde_json::Error),
     #[error("the checkpoint holds a level that is not a whole number")]
     Level(#[from] std::num::ParseIntError),
+    #[error("the checkpoint holds a level without a size")]
+    Empty,
     #[error("the checkpoint's journal is not in order")]
     Journal,
 }
@@ -139,6 +141,9 @@ impl Book {
             let orders = orders.into_iter().chain(std::iter::repeat(0));
             for ((price, size), orders) in written.into_iter().zip(orders) {
                 let state = LevelState { size: size.parse()?, orders };
+                if state.size == 0 {
+                    return Err(CheckpointError::Empty);
+                }
                 levels.insert(price_key(side, price.parse()?), state);
             }
         }
@@ -151,7 +156,8 @@ impl Book {
     fn take_journal(&mut self, journal: JournalCheckpoint) -> Result<(), CheckpointError> {
         let JournalCheckpoint { floor, events, touches } = journal;
         let within = |sequence: u64| floor < sequence && sequence <= self.sequence;
-        let ordered = events.is_sorted_by(|one, next| one < next)
+        let ordered = floor <= self.sequence
+            && events.is_sorted_by(|one, next| one < next)
             && touches.is_sorted_by_key(|touch| touch.0)
             && events.iter().chain(touches.iter().map(|touch| &touch.0)).all(|one| within(*one));
         if !ordered {

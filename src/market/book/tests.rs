@@ -202,7 +202,15 @@ fn events_that_leave_the_journal_take_the_floor_along_even_if_they_touched_nothi
 fn bytes_that_are_no_checkpoint_are_refused() {
     assert!(Book::from_checkpoint(b"{}", 9).is_err());
     assert!(Book::from_checkpoint(br#"{"sequence":1,"bids":[["x","1"]],"asks":[]}"#, 9).is_err());
-    for (floor, events, whole) in [(3, "[4,5]", true), (3, "[5,4]", false), (4, "[4]", false)] {
+    let empty = br#"{"sequence":1,"bids":[["7","0"]],"asks":[]}"#;
+    assert!(matches!(Book::from_checkpoint(empty, 9), Err(CheckpointError::Empty)));
+    for (floor, events, whole) in [
+        (3, "[4,5]", true),
+        (3, "[5,4]", false),
+        (4, "[4]", false),
+        (5, "[]", true),
+        (6, "[]", false),
+    ] {
         let journal = format!(r#"{{"floor":{floor},"events":{events},"touches":[]}}"#);
         let text = format!(r#"{{"sequence":5,"bids":[],"asks":[],"journal":{journal}}}"#);
         assert_eq!(Book::from_checkpoint(text.as_bytes(), 9).is_ok(), whole, "{text}");

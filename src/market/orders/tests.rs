@@ -117,6 +117,43 @@ fn what_can_not_be_is_refused_with_its_reason_and_changes_nothing() {
 }
 
 #[test]
+fn orders_that_can_not_be_open_are_refused_and_change_nothing() {
+    let mut orders = Orders::default();
+    take(&mut orders, &placed("one", "BUY", "1.5", "2")).unwrap();
+    let whole = orders.to_checkpoint("A-B");
+    let whole: Vec<serde_json::Value> = serde_json::from_slice(&whole).unwrap();
+    let largest = u128::MAX.to_string();
+    let mut twice = vec![whole[0].clone(); 2];
+    let mut refused = vec![twice.clone()];
+    twice[1]["id"] = "two".into();
+    for order in &mut twice {
+        (order["size"], order["open"]) = (largest.clone().into(), largest.clone().into());
+    }
+    refused.push(twice);
+    for (field, value) in [
+        ("market", "X-Y".into()),
+        ("status", "FILLED".into()),
+        ("open", "0".into()),
+        ("open", "1".into()),
+        ("filled", largest.into()),
+        ("priceDecimals", 19.into()),
+    ] {
+        let mut order = whole.clone();
+        order[0][field] = value;
+        refused.push(order);
+    }
+    for all in refused {
+        let checkpoint = serde_json::to_vec(&all).unwrap();
+        let refused = orders.restore("A-B", &checkpoint);
+        assert!(matches!(refused, Err(OrdersError::Impossible(_))), "{all:?}");
+        let left = orders.to_checkpoint("A-B");
+        assert_eq!(serde_json::from_slice::<Vec<serde_json::Value>>(&left).unwrap(), whole);
+    }
+    let other = serde_json::to_string(&whole).unwrap().replace("A-B", "X-Y");
+    assert!(orders.restore("X-Y", other.as_bytes()).is_err(), "it is open in another market");
+}
+
+#[test]
 fn a_level_whose_sum_does_not_fit_is_refused() {
     let mut orders = Orders::default();
     let fine = MarketDefinition { size_decimals: 18, ..definition() };
