@@ -9,7 +9,7 @@ export CARGO_TARGET_DIR ?= $(CACHE)/target
 .PHONY: help run test soak setup rust graphiql fmt clippy benches deny docs unit bench reference schema clean fuzz
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: rust graphiql ## Build for speed and run `spreadly dev`: four simulated markets on 127.0.0.1:4000
 	cargo build --release --locked --package spreadly
@@ -83,6 +83,5 @@ unit: setup graphiql
 clean: ## Remove what was built, not what was installed
 	cargo clean
 
-fuzz: rust ## Look for what breaks a session, for a minute (`ARGS` goes to the fuzzer)
-	@command -v cargo-fuzz > /dev/null || cargo install cargo-fuzz --locked
-	cd subscriptions && RUSTC_BOOTSTRAP=1 cargo fuzz run session --target-dir "$(CARGO_TARGET_DIR)/fuzz" -- $(or $(ARGS),-max_total_time=60)
+fuzz: rust ## Look for what breaks a parser, for a minute (`TARGET` chooses one, `ARGS` goes to libFuzzer)
+	@fuzz/run.sh $(TARGET) $(ARGS)

@@ -7,6 +7,8 @@ pub mod cli;
 pub mod config;
 pub mod descriptors;
 pub mod feeds;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod graphql;
 pub mod http;
 pub mod hub;

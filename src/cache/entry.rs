@@ -9,7 +9,7 @@ use spreadly_subscriptions::Epoch;
 
 /// The fields of a state beside `log` and `sequence`, which the script writes, in the order of
 /// [`Found::read`].
-pub(super) const STATE_FIELDS: [&str; 6] =
+pub(crate) const STATE_FIELDS: [&str; 6] =
     ["log", "sequence", "epoch", "topic", "state", "fingerprint"];
 
 /// The braces are the part by which a cluster places it: keys of a market lie together.
@@ -69,7 +69,7 @@ impl CachedState {
     }
 
     /// What the script is given.
-    pub(super) fn fields(&self) -> Vec<Bytes> {
+    pub(crate) fn fields(&self) -> Vec<Bytes> {
         let Self { log, epoch, sequence, topic, state } = self;
         let mut fields = vec![log.to_string(), sequence.to_string()];
         fields.extend(["epoch".to_owned(), epoch.to_string(), "topic".to_owned(), topic.clone()]);
@@ -90,7 +90,7 @@ impl Recent {
 
 impl Found {
     /// By the values of [`STATE_FIELDS`].
-    pub(super) fn read(fields: &[Option<Bytes>]) -> Self {
+    pub(crate) fn read(fields: &[Option<Bytes>]) -> Self {
         if fields.iter().all(Option::is_none) {
             return Self::Nothing;
         }

@@ -3,7 +3,7 @@
 //! and who asks must do without an answer: each question has a deadline, and after one that failed
 //! nothing is asked until a wait is over.
 
-mod entry;
+pub(crate) mod entry;
 mod lookup;
 mod writer;
 

@@ -4,7 +4,7 @@
 mod connections;
 mod context;
 mod errors;
-mod execution;
+pub(crate) mod execution;
 mod identity;
 mod limits;
 mod mutation;

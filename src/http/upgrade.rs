@@ -41,10 +41,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             Ok(place) => place,
             Err(refused) => return *refused,
         };
-        let agreed =
-            [(GRAPHQL_TRANSPORT_WS, Dialect::TransportWs), (GRAPHQL_WS, Dialect::LegacyWs)]
-                .into_iter()
-                .find(|(name, _)| offers(headers, name));
+        let agreed = agreed(headers);
         let opening = match agreed {
             Some((_, dialect)) => Opening::Accept(dialect),
             None => Opening::Refuse {
@@ -91,6 +88,13 @@ pub fn wants_websocket(headers: &HeaderMap) -> bool {
             .any(|one| one.trim().eq_ignore_ascii_case(word))
     };
     has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket")
+}
+
+/// The subprotocol that both sides know, with its name: of two the one that we prefer.
+pub(crate) fn agreed(headers: &HeaderMap) -> Option<(&'static str, Dialect)> {
+    [(GRAPHQL_TRANSPORT_WS, Dialect::TransportWs), (GRAPHQL_WS, Dialect::LegacyWs)]
+        .into_iter()
+        .find(|(name, _)| offers(headers, name))
 }
 
 fn offers(headers: &HeaderMap, protocol: &str) -> bool {

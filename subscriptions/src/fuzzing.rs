@@ -188,6 +188,16 @@ mod tests {
         assert_eq!(go(&[7, 0, 6, 0, 2, 0, 2, 5]), (5, 7), "a slot that was free again");
     }
 
+    #[test]
+    fn each_seed_of_a_session_keeps_its_rules() {
+        let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/seeds/session");
+        let seeds: Vec<_> = std::fs::read_dir(seeds).unwrap().collect();
+        assert!(!seeds.is_empty());
+        for seed in seeds {
+            fuzz_session(&std::fs::read(seed.unwrap().path()).unwrap());
+        }
+    }
+
     proptest! {
         #[test]
         fn a_session_keeps_its_rules_for_any_steps_in_any_order(

@@ -34,6 +34,12 @@ use crate::pool::{MOST_INLINE_NANOS, Pool};
 
 pub type HubSchema = Schema<Query, Mutations, Subscription>;
 
+/// The schema where no resolver finds what it needs: it parses and validates only.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn without_data() -> HubSchema {
+    Schema::build(Query, Mutations::default(), Subscription).disable_suggestions().finish()
+}
+
 /// The engine's executor for the hub's schema.
 pub struct GraphqlExecutor {
     schema: HubSchema,
