@@ -6,7 +6,8 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/spreadly
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
 .DEFAULT_GOAL := help
-.PHONY: help run test soak setup rust graphiql fmt clippy benches deny docs unit bench reference schema clean fuzz
+.PHONY: help run test soak setup rust graphiql fmt clippy benches deny docs unit bench reference schema clean fuzz \
+	instructions
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,3 +88,7 @@ clean: ## Remove what was built, not what was installed
 
 fuzz: rust ## Look for what breaks a parser, for a minute (`TARGET` chooses one, `ARGS` goes to libFuzzer)
 	@fuzz/run.sh $(TARGET) $(ARGS)
+
+instructions: rust ## How many instructions the steps of an event cost, counted by Valgrind
+	@tests/setup/valgrind.sh
+	PATH="$(CACHE)/gungraun/bin:$$PATH" cargo bench --locked --package spreadly --bench instructions -- $(ARGS)

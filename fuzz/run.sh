@@ -26,7 +26,7 @@ PATH=$cache/bin:$PATH
 have() { [ "$(cargo-fuzz --version 2>/dev/null)" = "cargo-fuzz $version" ]; }
 have || cargo install cargo-fuzz --locked --version "=$version" --root "$cache"
 
-# The sanitizers are options of a nightly compiler: a stable one takes them if it is asked like this.
+# The sanitizers are options of a nightly compiler. A stable one takes them if it is asked so.
 for target in $targets; do
     RUSTC_BOOTSTRAP=1 cargo fuzz build "$target" --target-dir "$build"
 done
