@@ -101,7 +101,7 @@ fn lines_are_no_wider_than_a_hundred_columns() {
         .map(|(lines, path)| (path, lines))
         .collect();
     println!("{wide:#?}");
-    assert_ratchet("lines above 100 columns", &wide.values().sum(), &126);
+    assert_ratchet("lines above 100 columns", &wide.values().sum(), &125);
 }
 
 /// The rooms of `src/`. A room imports only rooms that come later in this list, so there is no
