@@ -10,8 +10,18 @@ use std::path::{Path, PathBuf};
 mod limits_page;
 
 /// Folders and files of the repository's top level that hold what people write.
-const ROOMS: [&str; 9] =
-    [".github", "src", "subscriptions", "config", "loadtest", "tests", "fuzz", "web", "docs"];
+const ROOMS: [&str; 10] = [
+    ".github",
+    "src",
+    "subscriptions",
+    "config",
+    "loadtest",
+    "tests",
+    "fuzz",
+    "benches",
+    "web",
+    "docs",
+];
 const DOCUMENTS: [&str; 5] =
     ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"];
 /// Folders that hold what tools write.
