@@ -39,11 +39,11 @@ const MOST_README_LINES: usize = 120;
 
 /// Words that plain English has no need of, and how often each is used today.
 const WORDS: [(&str, usize); 9] = [
-    ("told", 9),
+    ("told", 0),
     ("tell", 0),
-    ("tells", 2),
-    ("anew", 1),
-    ("whoever", 3),
+    ("tells", 0),
+    ("anew", 0),
+    ("whoever", 0),
     ("behind", 11),
     ("stands", 0),
     ("stood", 0),

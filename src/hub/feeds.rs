@@ -126,7 +126,7 @@ impl Feeds {
     }
 }
 
-/// What reads and writes Kafka is told of it.
+/// As the feed and the producer of Kafka take it.
 pub(super) fn kafka_config(written: &KafkaFeedConfig) -> KafkaConfig {
     let KafkaFeedConfig { brokers, topics, deadline, settings, .. } = written.clone();
     let settings = settings.into_iter().map(|setting| (setting.name, setting.value)).collect();

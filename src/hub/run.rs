@@ -78,7 +78,7 @@ pub fn run(config: Config, simulator: Option<SimulatorConfig>) -> Result<(), Ser
 /// Why a hub stopped.
 enum Ended {
     Asked,
-    /// The shared log is another one than before: to be served anew at the same addresses.
+    /// The shared log is another one than before: to be served from its start, at these addresses.
     LogReplaced {
         public: SocketAddr,
         admin: SocketAddr,
@@ -94,8 +94,8 @@ enum Stage {
 }
 
 async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<Ended, ServeError> {
-    // Listening before the log is read: a port in use is told at once, probes get an answer, and
-    // clients that come early wait in the backlog.
+    // Listening before the log is read: a port in use is reported at once, probes get an answer,
+    // and clients that come early wait in the backlog.
     let public = listen("server.listen", config.server.listen)?;
     let admin = listen("admin.listen", config.admin.listen)?;
     let addresses = (public.local_addr()?, admin.local_addr()?);
@@ -200,10 +200,10 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     timers::start(&encoders, &streams, &statuses, &tracker, &stop);
 
     if let Some(begun) = begun {
-        // Whoever reads the announcement finds the simulated markets.
+        // A program that reads the announcement finds the simulated markets.
         drop(tokio::time::timeout(SIMULATOR_PATIENCE, begun).await);
     }
-    // Whoever reads the announcement may ask us to stop at once.
+    // A program that reads the announcement may ask us to stop at once.
     let stopped = signals::stopped()?;
     *stage.lock() = Stage::Running;
     announce(addresses, simulated);
@@ -214,7 +214,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
         () = replaced.cancelled() => {}
     }
 
-    // Stops in this order: no new sockets; everyone told; sockets closed over the drain while
+    // Stops in this order: no new sockets; feedStatus says it; sockets closed over the drain while
     // feeds still flow; feeds; the log, which then has everything that was acknowledged.
     tracing::info!("draining");
     *stage.lock() = Stage::Draining;

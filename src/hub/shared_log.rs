@@ -70,7 +70,7 @@ pub(super) async fn open_replica(
 ) -> Result<Store, ServeError> {
     let config = postgres(log.clone());
     let mut backoff = Backoff::between(FIRST_WAIT, LONGEST_WAIT);
-    let mut told = false;
+    let mut is_reported = false;
     loop {
         let there = blocking(store, Store::existing_replica).await?;
         let known = there.as_ref().map_or(Ok(None), |own| own.feed_position(postgres::NAME))?;
@@ -92,7 +92,7 @@ pub(super) async fn open_replica(
                 return Ok(replica);
             }
             (Err(error), None) => {
-                if !std::mem::replace(&mut told, true) {
+                if !std::mem::replace(&mut is_reported, true) {
                     tracing::warn!(%error, "the shared log does not answer, and there is no replica yet: waiting");
                 }
                 tokio::time::sleep(backoff.wait()).await;

@@ -22,7 +22,7 @@ const SWEEP_PAUSE: Duration = Duration::from_millis(2);
 /// How often rings are looked at: what may be encoded in between is well below a quarter of the
 /// smallest useful budget.
 const RESIZE: Duration = Duration::from_millis(250);
-/// Counts in a feed's status change with every event; clients are told at most this often.
+/// Counts in a feed's status change with every event; clients receive them at most this often.
 const STATUS_PACE: Duration = Duration::from_millis(250);
 
 pub fn start(
@@ -59,14 +59,14 @@ async fn every(period: Duration, stop: CancellationToken, act: impl Fn()) {
     }
 }
 
-/// Tells every topic and who follows the feeds that the hub is about to close its sockets.
+/// Says on every topic and in the state of the feeds that the hub is about to close its sockets.
 pub fn shut_down(encoders: &Encoders, statuses: &FeedStatuses) {
     encoders.set_feed_state(FeedState::ShuttingDown);
     statuses.all_shutting_down();
     encoders.set_feeds(statuses.snapshot().into_iter().map(view).collect());
 }
 
-/// Tells the streams how the feeds do.
+/// Sends the state of the feeds to the streams.
 async fn follow_feeds(encoders: Arc<Encoders>, statuses: FeedStatuses, stop: CancellationToken) {
     let mut changes = statuses.changes();
     loop {
@@ -158,7 +158,7 @@ mod tests {
     use crate::store::LogReaders;
 
     #[test]
-    fn whoever_follows_the_feeds_is_told_of_the_shutdown_before_their_tasks_end() {
+    fn followers_of_the_feeds_see_the_shutdown_before_the_tasks_of_the_feeds_end() {
         let log = LogReaders::new("nowhere".as_ref(), 1);
         let live = Arc::new(Live::new(Epoch(7), Box::new(|| 0), 16, log));
         let encoders = Encoders::new(live.clone(), 1, 100_000);
@@ -167,8 +167,8 @@ mod tests {
         statuses.register("simulator", FeedKind::Simulator);
         encoders.set_feeds(statuses.snapshot().into_iter().map(view).collect());
         shut_down(&encoders, &statuses);
-        let told: Vec<_> = live.feeds().into_iter().map(|feed| feed.state).collect();
-        assert_eq!(told, [FeedState::ShuttingDown; 2]);
+        let states: Vec<_> = live.feeds().into_iter().map(|feed| feed.state).collect();
+        assert_eq!(states, [FeedState::ShuttingDown; 2]);
         assert_eq!(live.feed_state(), FeedState::ShuttingDown);
     }
 }
