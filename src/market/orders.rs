@@ -351,7 +351,7 @@ impl MarketOrders {
     fn take_off(&mut self, side: Side, price: Fixed, before: Fixed, now: Fixed) -> LevelChange {
         let levels = self.side(side);
         let (size, orders) = levels.get(&price).copied().unwrap_or_default();
-        let (size, orders) = (size + now - before, orders - u32::from(now == 0));
+        let (size, orders) = (size - before + now, orders - u32::from(now == 0));
         match orders {
             0 => levels.remove(&price),
             _ => levels.insert(price, (size, orders)),

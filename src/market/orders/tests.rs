@@ -163,6 +163,10 @@ fn a_level_whose_sum_does_not_fit_is_refused() {
     let refused = orders.take(&fine, &second, None).unwrap_err().to_string();
     assert!(refused.ends_with("is too large for its price level"), "{refused}");
     assert_eq!(orders.len(), 1);
+    let part = event(&filled("o1", "1", "b1"));
+    let changed = orders.take(&fine, &part, None).unwrap();
+    let left = u128::MAX - 10u128.pow(18);
+    assert_eq!(changed.levels[0].size, left, "a part of the largest size");
 }
 
 /// An open order of the model: side, price, open size.
