@@ -12,11 +12,11 @@ use crate::hub::tests::client::{Client, Heard};
 use crate::hub::tests::document::Document;
 use crate::hub::tests::one_thread::Hub;
 
-const MOST_PEERS: usize = 12;
+const MOST_PEERS: usize = 8;
 /// Clients that come back at once after a restart.
-const CROWD: usize = 6;
+const CROWD: usize = 4;
 /// Operations of clients that are gone; more are forgotten.
-const MOST_AWAY: usize = 10;
+const MOST_AWAY: usize = 6;
 
 /// A connected client.
 pub(super) struct Peer {
