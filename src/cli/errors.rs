@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use spreadly_subscriptions::{CloseCode, ErrorCode};
 
-use crate::http::refusal_status;
+use crate::http::negotiation::refusal_status;
 
 const HEAD: &str = "\
 <!-- `make reference` writes this page from the codes' tables. -->

@@ -16,9 +16,9 @@ use crate::graphql::QueryLimits;
 use crate::graphql::execution::cost::{Weight, weigh};
 use crate::graphql::execution::document::{Documents, root_field};
 use crate::graphql::execution::encoder::prepared;
-use crate::graphql::execution::executor::{HubSchema, without_data};
+use crate::graphql::execution::executor::{HubSchema, schema};
 
-static SCHEMA: LazyLock<HubSchema> = LazyLock::new(without_data);
+static SCHEMA: LazyLock<HubSchema> = LazyLock::new(|| schema().finish());
 
 /// Takes a document and, after a zero byte, its variables. Returns whether it is within the limits.
 pub fn document_cost(data: &[u8]) -> bool {

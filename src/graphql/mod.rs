@@ -12,8 +12,6 @@ mod query;
 mod subscription;
 mod types;
 
-use async_graphql::Schema;
-
 pub use self::context::Caller;
 pub use self::execution::executor::GraphqlExecutor;
 pub use self::identity::Principal;
@@ -23,9 +21,7 @@ pub use self::query::HubView;
 
 /// The schema as text: what `spreadly schema` prints and `config/schema.graphql` holds.
 pub fn sdl() -> String {
-    Schema::build(query::Query, mutation::publish::Mutations::default(), subscription::Subscription)
-        .finish()
-        .sdl()
+    execution::executor::schema().finish().sdl()
 }
 
 #[cfg(test)]

@@ -14,5 +14,3 @@ pub mod sse;
 mod stall_limit;
 pub(crate) mod upgrade;
 mod waiting_connections;
-
-pub use negotiation::refusal_status;

@@ -194,8 +194,8 @@ impl Sender {
         }
     }
 
-    /// The result of a read, which comments are sent before. `None` where the stream ended: the
-    /// client is gone, or its credentials have expired.
+    /// The result of a read. Until it is there, comments are sent. `None` where the stream ended:
+    /// the client is gone, or its credentials have expired.
     async fn while_valid<T>(&self, read: impl Future<Output = T>) -> Option<T> {
         let mut read = pin!(read);
         loop {

@@ -5,7 +5,7 @@ use std::hash::{BuildHasher as _, RandomState};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use async_graphql::{Response, Schema};
+use async_graphql::{Response, Schema, SchemaBuilder};
 use async_graphql_parser::types::{ExecutableDocument, OperationType};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
@@ -34,10 +34,9 @@ use crate::pool::{MOST_INLINE_NANOS, Pool};
 
 pub type HubSchema = Schema<Query, Mutations, Subscription>;
 
-/// The schema where no resolver finds what it needs: it parses and validates only.
-#[cfg(any(test, feature = "fuzzing"))]
-pub(crate) fn without_data() -> HubSchema {
-    Schema::build(Query, Mutations::default(), Subscription).disable_suggestions().finish()
+/// The schema before it has what its resolvers need. It can be parsed against and described.
+pub(crate) fn schema() -> SchemaBuilder<Query, Mutations, Subscription> {
+    Schema::build(Query, Mutations::default(), Subscription).disable_suggestions()
 }
 
 /// The engine's executor for the hub's schema.
@@ -65,12 +64,8 @@ impl GraphqlExecutor {
         writer: MutationPort,
         everyone: Principal,
     ) -> Self {
-        let mut builder = Schema::build(Query, Mutations::default(), Subscription)
-            .data(encoders.live().clone())
-            .data(hub)
-            .data(writer)
-            .data(limits.clone())
-            .disable_suggestions();
+        let mut builder =
+            schema().data(encoders.live().clone()).data(hub).data(writer).data(limits.clone());
         if !limits.introspection {
             builder = builder.disable_introspection();
         }

@@ -4,16 +4,13 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use async_graphql::Schema;
 use async_graphql_parser::types::{ExecutableDocument, Field, Selection, SelectionSet};
 use async_graphql_value::Value;
 use futures_util::future::FutureExt;
 use serde_json::{Map, Value as Json};
 
+use super::executor::schema;
 use crate::graphql::errors::Refused;
-use crate::graphql::mutation::publish::Mutations;
-use crate::graphql::query::Query;
-use crate::graphql::subscription::Subscription;
 
 /// Fields of the schema's description that one answer may have: nearly three times the 5,100 that
 /// GraphiQL asks for, which is the largest honest question. Some 20 ms and 250 KB.
@@ -141,8 +138,7 @@ struct Shape {
 
 impl Shape {
     fn of_the_schema() -> Self {
-        let schema = Schema::build(Query, Mutations::default(), Subscription).finish();
-        let described = schema.execute(WHOLE).now_or_never();
+        let described = schema().finish().execute(WHOLE).now_or_never();
         let described =
             described.and_then(|described| described.data.into_json().ok()).unwrap_or_default();
         Self::read(&described["__schema"])
@@ -251,8 +247,7 @@ mod tests {
     }
 
     fn answered(query: &str) -> usize {
-        let schema = Schema::build(Query, Mutations::default(), Subscription).finish();
-        let answer = schema.execute(query).now_or_never().unwrap();
+        let answer = schema().finish().execute(query).now_or_never().unwrap();
         assert!(answer.errors.is_empty(), "{:?}", answer.errors);
         // The root field itself is counted with the fields of the document.
         let answer = answer.data.into_json().unwrap();
