@@ -385,7 +385,7 @@ async fn a_state_from_before_blocks_were_undone_is_not_used_and_what_is_left_is_
     let redis = Redis::start();
     let mut hub = with_steps(&redis.url(), 10).await;
     let at_height = market::step(MARKET, 10).replacen('{', r#"{"height":7,"#, 1);
-    // In no block, so it stays whatever is undone.
+    // It is in no block, so no rollback removes it.
     hub.append_lines(FILE, &[at_height, market::step(MARKET, 11)]);
     hub.until_feed("files", "the block", |feed| feed["eventsTotal"] == "14").await;
     let before = position(&hub);

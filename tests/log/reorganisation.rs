@@ -1,5 +1,5 @@
-//! Blocks of the chain are undone under live subscribers: each of them ends up with what a hub
-//! publishes that never saw those blocks, also one that comes back later or after a kill.
+//! The chain removes blocks while clients subscribe. Each client then has the state of a hub that
+//! never received those blocks. So has a client that resumes later, or after a kill.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,7 +22,7 @@ const AFTERWARDS: &str = "2026-01-01T04:00:00Z";
 const BLOCK_EVENTS: usize = 9;
 /// The last block that stays.
 const STANDING: u64 = 103;
-/// As many are undone after it.
+/// Blocks after it that the rollback removes.
 const UNDONE: u64 = 3;
 
 /// A subscription by the name of its field.
@@ -382,7 +382,7 @@ fn beginning() -> Vec<String> {
     vec![market::definition(BY_LEVELS), market::definition(BY_ORDERS), book.to_string()]
 }
 
-/// Off the chain, after the first block that is undone: it stays where it can.
+/// An event that is in no block, after the first removed one. The rollback keeps it if it can.
 fn off_chain() -> Vec<String> {
     let lines = [
         json!({"kind": "trade", "market": BY_LEVELS, "id": "off", "price": "99.5", "size": "3",
@@ -562,7 +562,7 @@ fn a_client_of_server_sent_events_goes_back_too() {
     assert_eq!(again["trades"], json!([{"id": "2"}]));
     assert_eq!((&again["prevSequence"], &again["epoch"]), (&back["sequence"], &back["epoch"]));
 
-    // One comes back after what was undone, and one after what was kept.
+    // One client resumes after the removed events, and one after those that stay.
     for (place, (id, _)) in received.iter().enumerate() {
         let header = format!("Last-Event-ID: {id}");
         let mut events = Events::open(hub.address(), &request, &[&header]);
