@@ -151,8 +151,8 @@ pub(in crate::config) fn files(table: &mut Table<'_>) -> FilesFeedConfig {
             ),
             default: None,
             does: "Silence after which the feed's topics are `STALE`; 0 means never.",
-            notes: "A quiet folder is not stale by default, as nobody promised that lines keep \
-                    coming.",
+            notes: "By default a folder without new lines is not stale: its writer may have \
+                    nothing to write.",
         }),
     }
 }

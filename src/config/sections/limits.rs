@@ -170,8 +170,8 @@ pub(in crate::config) fn read(table: &mut Table<'_>) -> Limits {
             takes: whole(1 << 16..=1 << 40),
             default: 16 << 20,
             does: "HTTP replies that the clients of an address have not read yet.",
-            notes: "Above it, a further reply of more than 16 KiB gets 429. One reply may have any \
-                    size.",
+            notes: "Above it, a further reply of more than 16 KiB gets 429. A client without \
+                    unread replies gets a reply of any size.",
         }),
         reply_bytes: table.key(Key {
             name: "limits.reply_bytes",
@@ -253,10 +253,11 @@ pub(in crate::config) fn read(table: &mut Table<'_>) -> Limits {
         }),
         query_complexity: table.key(Key {
             name: "limits.query_complexity",
-            unit: "fields",
+            unit: "selections",
             takes: whole(1..=10_000_000),
             default: 2_000,
-            does: "Fields of a document, with its fragments expanded.",
+            does: "Fields, fragment spreads and inline fragments of a document, with its \
+                   fragments expanded.",
             notes: "",
         }),
         query_aliases: table.key(Key {

@@ -148,6 +148,8 @@ struct Cost {
     /// Below `__schema` and `__type`.
     introspection_depth: usize,
     fields: usize,
+    /// Fields, fragment spreads and inline fragments: the steps of a walk through it.
+    selections: usize,
     aliases: usize,
     /// Below `bids` and `asks`; once a level of the book is known, times the depth. Below `candles`
     /// times how many are asked for.
@@ -159,13 +161,14 @@ impl Cost {
         self.depth = self.depth.max(other.depth);
         self.introspection_depth = self.introspection_depth.max(other.introspection_depth);
         self.fields = self.fields.saturating_add(other.fields);
+        self.selections = self.selections.saturating_add(other.selections);
         self.aliases = self.aliases.saturating_add(other.aliases);
         self.level_fields = self.level_fields.saturating_add(other.level_fields);
     }
 
     fn check(&self, limits: &QueryLimits) -> Result<(), Refused> {
         for (name, limit, current) in [
-            ("query_complexity", limits.query_complexity, self.fields),
+            ("query_complexity", limits.query_complexity, self.selections),
             ("query_depth", limits.query_depth, self.depth),
             ("query_depth", INTROSPECTION_DEPTH, self.introspection_depth),
             ("query_aliases", limits.query_aliases, self.aliases),
@@ -217,7 +220,7 @@ impl<'a> Scale<'a, '_> {
     fn set(&mut self, set: &'a SelectionSet) -> Result<Cost, Refused> {
         let mut sum = Cost::default();
         for selection in &set.items {
-            sum.add(match &selection.node {
+            let mut cost = match &selection.node {
                 Selection::Field(field) => {
                     let mut cost = self.set(&field.node.selection_set.node)?;
                     match field.node.name.node.as_str() {
@@ -246,7 +249,9 @@ impl<'a> Scale<'a, '_> {
                     self.fragment(&spread.node.fragment_name.node, Some(spread.pos))?
                 }
                 Selection::InlineFragment(inline) => self.set(&inline.node.selection_set.node)?,
-            });
+            };
+            cost.selections = cost.selections.saturating_add(1);
+            sum.add(cost);
         }
         Ok(sum)
     }
@@ -394,6 +399,18 @@ mod tests {
         let refused = serde_json::from_slice::<serde_json::Value>(&refused).unwrap();
         assert_eq!(refused[0]["message"], "Unknown fragment: \"A\"");
         assert_eq!(refused[0]["locations"], serde_json::json!([{"line": 1, "column": 2}]));
+    }
+
+    #[test]
+    fn spreads_count_like_fields_as_each_is_a_step_of_every_later_walk() {
+        // A thousand fields, each in forty inline fragments.
+        let spreads = |name: &str| format!("...{name} ").repeat(10);
+        let nested = format!("{}{{__typename}}{}", "{...on Query".repeat(40), "}".repeat(40));
+        let mut query = format!("{{{}}} fragment C on Query{nested}", spreads("A"));
+        for (name, next) in [("A", "B"), ("B", "C")] {
+            query += &format!("fragment {name} on Query{{{}}}", spreads(next));
+        }
+        assert_limit(&query, "query_complexity", 2_000, 10 + 100 + 1_000 + 1_000 * 41);
     }
 
     #[test]
