@@ -3,6 +3,7 @@
 
 mod cache;
 mod feeds;
+mod limits;
 mod memory;
 mod mutations;
 mod run;

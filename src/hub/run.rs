@@ -8,19 +8,20 @@ use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
 use serde_json::json;
-use spreadly_subscriptions::{Meters, StreamLimits, Streams};
+use spreadly_subscriptions::{Meters, Streams};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::feeds::Feeds;
+use super::limits::{account_limits, query_limits, socket_limits, stream_limits};
 use super::shared_log::SharedLog;
 use super::{cache, feeds, memory, mutations, shared_log, timers};
-use crate::budgets::{AccountLimits, Accounts, HubShare};
+use crate::budgets::{Accounts, HubShare};
 use crate::cache::{CacheMeters, OrderBooks};
-use crate::config::{Config, Limits, Synchronous};
+use crate::config::{Config, Synchronous};
 use crate::feeds::kafka::Producer;
 use crate::feeds::simulator::SimulatorConfig;
-use crate::graphql::{GraphqlExecutor, HubView, MutationPort, Principal, QueryLimits};
+use crate::graphql::{GraphqlExecutor, HubView, MutationPort, Principal};
 use crate::http::connection_limits::DescriptorReserve;
 use crate::http::listener::{self, Incoming};
 use crate::http::routes::HttpConfig;
@@ -302,16 +303,7 @@ pub(super) fn executor(
         sockets: Box::new(move || sockets.sockets_open.get()),
         operations: Box::new(move || operations.readers_open.get()),
     };
-    let limits = QueryLimits {
-        query_depth: config.limits.query_depth,
-        query_complexity: config.limits.query_complexity,
-        query_aliases: config.limits.query_aliases,
-        query_tokens: config.limits.query_tokens,
-        query_level_fields: config.limits.query_level_fields,
-        markets_per_subscription: config.limits.markets_per_subscription,
-        book_depth: config.limits.book_depth,
-        ..QueryLimits::default()
-    };
+    let limits = query_limits(&config.limits);
     let everyone = Principal { account: config.identity.development_account.clone() };
     let (encoders, streams, pool) = (encoders.clone(), streams.clone(), pool.clone());
     Arc::new(GraphqlExecutor::new(encoders, streams, pool, view, limits, writer, everyone))
@@ -368,48 +360,6 @@ fn readiness(
         }));
         rows
     })
-}
-
-pub(super) fn stream_limits(limits: &Limits) -> StreamLimits {
-    StreamLimits {
-        ring_bytes: limits.ring_bytes_per_stream,
-        linger: limits.stream_linger,
-        most_streams: limits.streams,
-        memory_bytes: match limits.memory_bytes {
-            0 => memory::available() / 4,
-            bytes => bytes,
-        },
-    }
-}
-
-pub(super) fn socket_limits(config: &Config) -> spreadly_subscriptions::Limits {
-    let limits = &config.limits;
-    spreadly_subscriptions::Limits {
-        message_bytes: limits.message_bytes,
-        message_bytes_before_ack: limits.message_bytes_before_ack,
-        operations_per_socket: limits.operations_per_socket,
-        pending_operations_per_socket: limits.pending_operations_per_socket,
-        subscribe_rate: limits.subscribe_rate,
-        subscribe_burst: limits.subscribe_burst,
-        init_timeout: limits.init_timeout,
-        writer_stall: limits.writer_stall,
-        ping_interval: config.server.ping_interval,
-    }
-}
-
-pub(super) fn account_limits(limits: &Limits) -> AccountLimits {
-    AccountLimits {
-        connections_per_address: limits.connections_per_address,
-        sockets_per_address: limits.sockets_per_address,
-        streams_per_socket: limits.streams_per_socket,
-        streams_per_address: limits.streams_per_address,
-        log_readers_per_address: limits.log_readers_per_address,
-        reply_bytes_per_address: limits.reply_bytes_per_address,
-        reply_bytes: limits.reply_bytes,
-        cost_rate: limits.cost_rate,
-        cost_burst: limits.cost_burst,
-        exempt_loopback: limits.exempt_loopback,
-    }
 }
 
 fn http_config(config: &Config) -> HttpConfig {

@@ -20,7 +20,7 @@ use crate::budgets::{Accounts, HubShare};
 use crate::cache::OrderBooks;
 use crate::config::{Config, Overrides};
 use crate::graphql::GraphqlExecutor;
-use crate::hub::{mutations, run, timers};
+use crate::hub::{limits, mutations, run, timers};
 use crate::ingest::feed_status::{At, FeedId, FeedKind, FeedStatuses, Place};
 use crate::ingest::handle::{Ack, Batch, Incoming, IngestError, IngestHandle};
 use crate::ingest::projection::LiveProjection;
@@ -80,14 +80,15 @@ impl Home {
             sequencer::prepare(store, admission, recovered, statuses.clone(), side, sequencing);
 
         let meters = Arc::new(Meters::default());
-        let streams = Arc::new(Streams::new(run::stream_limits(&config.limits), meters.clone()));
+        let streams = Arc::new(Streams::new(limits::stream_limits(&config.limits), meters.clone()));
         let pool = Pool::start(1).unwrap();
         let writer = mutations::writer(&ingest, None);
         let executor = run::executor(config, &encoders, &streams, &pool, &meters, writer);
-        let shard = Shard::new(executor, run::socket_limits(config), meters.clone());
+        let shard = Shard::new(executor, limits::socket_limits(config), meters.clone());
         let tracker = TaskTracker::new();
         timers::start(&encoders, &streams, &statuses, &tracker, &stop);
-        let accounts = Accounts::new(run::account_limits(&config.limits), HubShare::of_shards(1));
+        let accounts =
+            Accounts::new(limits::account_limits(&config.limits), HubShare::of_shards(1));
         let local = LocalSet::new();
         let sequencer = local.spawn_local(service.run_in_task());
         local.spawn_local(shard.clone().run(encoders.worker_here(0)));
