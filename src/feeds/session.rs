@@ -37,8 +37,8 @@ pub(super) struct Remote {
 }
 
 impl Remote {
-    /// Has one session after the other, each of which reads until it is cut off; says `true` to
-    /// what it is given once it has read all there was. Ends when the log is closed.
+    /// Runs one session after the other. A session reads until its connection ends. It sets its
+    /// argument to `true` once it has read all there was. Returns when the log is closed.
     pub(super) async fn follow<E: Display>(
         &self,
         session: impl AsyncFn(&mut bool) -> Result<Infallible, Cut<E>>,

@@ -33,8 +33,8 @@ impl Media {
         }
     }
 
-    /// The one that is liked most by the client; the first listed among equals; ours where it says
-    /// nothing or "anything". `None` where it takes neither.
+    /// The type that the client prefers. Of equals it is the one that comes first in our order, also
+    /// without an `Accept` header. `None` if the client takes neither.
     pub fn accepted(headers: &HeaderMap, codes: HttpStatus) -> Option<Self> {
         let ours = match codes {
             HttpStatus::Audited => [Self::Json, Self::GraphqlResponse],

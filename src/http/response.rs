@@ -101,7 +101,7 @@ fn of_type(content: &'static str, body: Either<Full<Bytes>, Events>) -> Reply {
     let mut reply = Response::new(body);
     let headers = reply.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content));
-    // What is asked for changes with each event, and its form with the Accept.
+    // Each event may change the result, and the `Accept` header chooses its form (`negotiation`).
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::VARY, HeaderValue::from_static("accept"));
     reply

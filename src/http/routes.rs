@@ -212,8 +212,8 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             return page.map(Either::Left);
         }
         match (request.method(), request.uri().path()) {
-            // Also of a POST: a page of another origin can send one that its browser asks nobody
-            // about, though it could not read the answer.
+            // This holds for POST too: a browser sends some POSTs of another origin without a
+            // preflight request.
             (_, "/graphql") if !self.allows(request.headers()) => refusal(
                 StatusCode::FORBIDDEN,
                 ErrorCode::Forbidden,

@@ -182,8 +182,8 @@ impl Sender {
                 Err(StreamEnd::Refused(errors)) => {
                     return self.send(refusal(&errors, self.resumed.get())).await;
                 }
-                Err(StreamEnd::TooSlow) => {
-                    let comment = ": too slow: the hub no longer has what was missed, resume\n\n";
+                Err(StreamEnd::CannotContinue) => {
+                    let comment = ": the hub can't continue from what you have now: resume\n\n";
                     return self.send(Bytes::from_static(comment.as_bytes())).await;
                 }
                 Err(StreamEnd::Draining) => {

@@ -215,7 +215,7 @@ impl Ack {
         ack
     }
 
-    /// Takes what came of further lines of the same request in.
+    /// Adds the results of further lines of the same request.
     pub fn add(&mut self, further: Self) {
         let Self { accepted, logged_only, known, refused, last_sequence, last_refusal, order } =
             further;

@@ -12,7 +12,7 @@ use super::frame::{
     Speed, book_topic, shape,
 };
 use super::pace::QUIET_BEATS;
-use super::refusal::bad_cursor;
+use super::reader_errors::bad_cursor;
 use crate::market::book::{Book, Changes};
 use crate::market::epochs::{EpochHistory, ResumeFrom};
 use crate::market::levels::Side;
@@ -312,7 +312,7 @@ impl BookStream {
             (Wanted::After { seen, .. }, Some(changes)) => {
                 (seen, now.delta(self.depth, seen, changes), None)
             }
-            (Wanted::After { .. }, None) => return Err(Reply::TooSlow),
+            (Wanted::After { .. }, None) => return Err(Reply::CannotContinue),
             (Wanted::Snapshot(reason), _) => {
                 now.snapshot_encodings.fetch_add(1, Ordering::Relaxed);
                 let frame = LiveFrame::Snapshot(now.snapshot(self.depth, reason));

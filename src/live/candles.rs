@@ -9,7 +9,7 @@ use spreadly_subscriptions::{Cursor, Epoch, Frame, ResponseStream, Resume};
 
 use super::frame::{CandleFrame, Encode, FeedState, LiveFrame, SnapshotReason, candles_topic};
 use super::pace::{QUIET_BEATS, Touched};
-use super::refusal::bad_cursor;
+use super::reader_errors::bad_cursor;
 use crate::market::candles::{Candle, Interval, SERIES_KEPT, Series};
 use crate::market::definition::MarketDefinition;
 use crate::market::effect::Applied;
@@ -316,7 +316,7 @@ impl CandleBoard {
         let Some(after) = after else {
             return self.start(stream, None, SnapshotReason::Initial, moment);
         };
-        let Some(own) = self.streams.get(&stream.id()) else { return Resume::TooSlow };
+        let Some(own) = self.streams.get(&stream.id()) else { return Resume::CannotContinue };
         let topic = candles_topic(&self.definition.market, own.interval);
         let position = match Cursor::decode(after).and_then(|cursor| cursor.only(topic)) {
             Ok(position) => position,
@@ -359,7 +359,9 @@ impl CandleBoard {
         otherwise: SnapshotReason,
         moment: &Moment,
     ) -> Resume {
-        let Some(mut own) = self.streams.remove(&stream.id()) else { return Resume::TooSlow };
+        let Some(mut own) = self.streams.remove(&stream.id()) else {
+            return Resume::CannotContinue;
+        };
         let missed = seen.and_then(|seen| Some((seen, self.missed(own.interval, seen, moment)?)));
         let (seen, reason) = match &missed {
             Some((seen, _)) => (*seen, None),

@@ -48,7 +48,7 @@ pub(super) enum Reply {
     Ring { seen: u64, next: u64 },
     Frames { frames: Vec<Frame>, next: u64 },
     Refused(Bytes),
-    TooSlow,
+    CannotContinue,
 }
 
 impl From<Reply> for Resume {
@@ -57,7 +57,7 @@ impl From<Reply> for Resume {
             Reply::Ring { seen, next } => Self::Ring { seen, next },
             Reply::Frames { frames, next } => Self::Frames { frames, next },
             Reply::Refused(errors) => Self::Refused(errors),
-            Reply::TooSlow => Self::TooSlow,
+            Reply::CannotContinue => Self::CannotContinue,
         }
     }
 }

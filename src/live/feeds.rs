@@ -94,7 +94,7 @@ impl FeedBoard {
     /// States all feeds, for those that join and those that lagged.
     pub(super) fn join(&mut self, stream: &ResponseStream) -> Resume {
         self.advance(stream.id());
-        let Some(own) = self.streams.get_mut(&stream.id()) else { return Resume::TooSlow };
+        let Some(own) = self.streams.get_mut(&stream.id()) else { return Resume::CannotContinue };
         let (encode, sequence) = (&mut own.encode, own.sequence);
         let stated = own.stated.get_or_insert_with(|| {
             let frame = |view: &FeedView| {

@@ -14,7 +14,7 @@ use super::Live;
 use super::book_stream::{BookStream, Now};
 use super::drafts::{Draft, Drafter, LongFrames, Reply, Wanted};
 use super::markets::Market;
-use super::refusal::gone;
+use super::reader_errors::gone;
 
 /// What makes the replies of a stream of this market.
 pub(super) fn drafter(long: Arc<LongFrames>, live: &Arc<Live>, market: &Arc<Market>) -> Drafter {
@@ -53,15 +53,15 @@ async fn make(
     let Some((id, is_shared)) =
         stream.upgrade().map(|stream| (stream.id(), stream.readership().shared))
     else {
-        return Reply::TooSlow;
+        return Reply::CannotContinue;
     };
     // What several addresses read is no work of the one that opened it.
     let line = if is_shared { long.pool.common() } else { &long.line };
-    let Ok(place) = long.pool.enter(line).await else { return Reply::TooSlow };
+    let Ok(place) = long.pool.enter(line).await else { return Reply::CannotContinue };
     let draft = match source.with(id, |own, now| own.draft(now, wanted)) {
         Some(Ok(draft)) => draft,
         Some(Err(reply)) => return reply,
-        None => return Reply::TooSlow,
+        None => return Reply::CannotContinue,
     };
     let Draft { frame, wanted, previous, sequence, restated, next, notice } = draft;
     let encoding = long.clone();
@@ -72,7 +72,7 @@ async fn make(
     let frame = match encoded.await {
         Ok((_, Some(frame))) => frame,
         Ok((_, None)) => return Reply::Refused(gone()),
-        Err(_) => return Reply::TooSlow,
+        Err(_) => return Reply::CannotContinue,
     };
     source.with(id, |own, _| own.keep(wanted, restated, &frame));
     Reply::Frames { frames: std::iter::once(frame).chain(notice).collect(), next }

@@ -338,7 +338,7 @@ impl<T: MarketValue> MarketStreams<T> {
         now: Micros,
         previous: impl Fn(&MarketId, &MarketEntry<T>) -> Result<u64, SnapshotReason>,
     ) -> Resume {
-        let Some(own) = self.streams.get_mut(&stream.id()) else { return Resume::TooSlow };
+        let Some(own) = self.streams.get_mut(&stream.id()) else { return Resume::CannotContinue };
         let (sequence, encode, state) = (own.last, &mut own.encode, self.state);
         let link = FrameLink {
             previous: None,

@@ -25,7 +25,7 @@ mod market_streams;
 mod markets;
 mod offers;
 mod pace;
-mod refusal;
+mod reader_errors;
 mod rollback;
 mod source;
 mod tickers;

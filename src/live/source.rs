@@ -13,7 +13,7 @@ use super::frame::{Encode, Speed, TopicName};
 use super::long_frames::drafter;
 use super::markets::Market;
 use super::pace::with_pace;
-use super::refusal::gone;
+use super::reader_errors::gone;
 use super::topics::Replay;
 use crate::market::candles::Interval;
 use crate::market::definition::MarketId;
@@ -201,9 +201,9 @@ impl LiveSource {
         stream: &ResponseStream,
         act: impl FnOnce(&mut BookStream, &Now<'_>) -> Answer,
     ) -> Resume {
-        let Some(market) = market.get() else { return Resume::TooSlow };
+        let Some(market) = market.get() else { return Resume::CannotContinue };
         let mut state = market.state.lock();
-        state.with(&self.live, stream.id(), act).map_or(Resume::TooSlow, Resume::from)
+        state.with(&self.live, stream.id(), act).map_or(Resume::CannotContinue, Resume::from)
     }
 }
 
@@ -250,7 +250,7 @@ impl Source for LiveSource {
             }
             Target::Candles { market, .. } => match market.get() {
                 Some(market) => market.candles.lock().catch_up(stream, seen, &live.moment()),
-                None => Resume::TooSlow,
+                None => Resume::CannotContinue,
             },
             Target::Offers(_) => live.offers.lock().catch_up(stream, seen, live.now()),
             Target::Tickers(_) => live.tickers.lock().catch_up(stream, seen, live.now()),

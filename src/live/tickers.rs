@@ -5,7 +5,7 @@ use spreadly_subscriptions::{Cursor, CursorError, Position, ResponseStream, Resu
 use super::frame::{LiveFrame, SnapshotReason, TickerFrame, TickerView, ticker_topic};
 use super::market_streams::{FrameLink, MarketEntry, MarketStreams, MarketValue};
 use super::pace::Touched;
-use super::refusal::bad_cursor;
+use super::reader_errors::bad_cursor;
 use crate::market::bbo::BestBidOffer;
 use crate::market::candles::Candle;
 use crate::market::definition::MarketId;
@@ -151,7 +151,7 @@ impl Tickers {
         now: Micros,
     ) -> Resume {
         self.advance(stream.id(), now);
-        let Some(markets) = self.markets_of(stream.id()) else { return Resume::TooSlow };
+        let Some(markets) = self.markets_of(stream.id()) else { return Resume::CannotContinue };
         let resumed = match after.map(|after| cursor_position(after, markets)).transpose() {
             Ok(resumed) => resumed,
             Err(fault) => return Resume::Refused(bad_cursor(fault)),

@@ -97,9 +97,9 @@ impl Source for WaitingSource {
             }
             // A position of another epoch may be of a log that is gone: the source answers it.
             if live.is_pending(sequence) && epoch == live.epoch() {
-                return Resume::TooSlow;
+                return Resume::CannotContinue;
             }
-            let Some(stream) = stream.upgrade() else { return Resume::TooSlow };
+            let Some(stream) = stream.upgrade() else { return Resume::CannotContinue };
             let start = source.join(&stream, Some(&after));
             drop(stream);
             match start {

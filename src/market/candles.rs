@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use super::fixed::Fixed;
 use super::time::Micros;
 
-/// How long after a bucket's end trades may come before it is called closed: what a block explorer
-/// or a venue is usually late by. One that comes later still enters its bucket.
+/// From the end of a bucket until it counts as closed, in microseconds. Block explorers and venues
+/// report trades about so late. A trade that comes even later still enters its bucket.
 pub const CLOSE_GRACE: Micros = 2_000_000;
 
 /// Candles of one interval kept in memory: for M1 more than half a day of busy minutes, which is
@@ -178,7 +178,7 @@ fn product(tick: &Tick) -> U256 {
     U256::from(tick.price) * U256::from(tick.size)
 }
 
-/// See [`Candle::vwap`].
+/// Rounded down, see [`Candle::vwap`]. Tickers use it too.
 pub fn vwap(notional: U256, volume: Fixed) -> Option<Fixed> {
     // No larger than the highest price, unless a sum was full.
     (volume > 0).then(|| (notional / U256::from(volume)).try_into().unwrap_or(Fixed::MAX))

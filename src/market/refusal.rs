@@ -7,8 +7,8 @@ use thiserror::Error;
 use super::definition::MarketId;
 use super::event::{KINDS, MOST_LINE_BYTES, MOST_NESTING};
 
-/// Why an event is refused: what is wrong with it and what to do about it. Its place is added
-/// by the feed that brought it.
+/// Why an event is refused: what is wrong with it and what to do about it. `ingest` adds the place
+/// that the feed states, and counts it (`Ack::refuse`, then `FeedStatuses`).
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Refusal {
     #[error("the line is longer than {MOST_LINE_BYTES} bytes: split it into several events")]

@@ -121,8 +121,8 @@ pub(crate) const INIT_TIMEOUT: &str = "Connection initialisation timeout";
 pub(crate) const EXPIRED: &str = "The sign-in has expired: sign in again";
 pub(crate) const TOO_MANY_INITS: &str = "Too many initialisation requests";
 pub(crate) const RESTARTING: &str = "The hub restarts: come back";
-pub(crate) const FRAMES_GONE: &str =
-    "Too slow: the hub no longer has what was missed, resume or restart";
+pub(crate) const CANNOT_CONTINUE: &str =
+    "The hub can't continue from what you have now: resume with your cursor";
 
 pub(crate) fn message_too_large(limit: usize) -> String {
     format!("message_bytes: the limit is {limit}")

@@ -35,7 +35,7 @@ impl Request {
         let query = match query {
             Some(Value::String(query)) => query,
             None if is_persisted() => String::new(),
-            _ => return Err("a 'query' that is a string is missing"),
+            _ => return Err("'query' must be a string"),
         };
         Ok(Self { query, operation_name, variables, extensions })
     }

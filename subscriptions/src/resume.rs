@@ -22,15 +22,16 @@ pub enum Resume {
     /// The answer takes time and reads the log for this operation alone, so it first waits as long
     /// as [`crate::StreamPermit::throttle`] says. A task of the operation awaits it, and ends with
     /// the operation. The future has its own deadline; one that takes longer than
-    /// [`crate::limits::START_DEADLINE`] counts as [`Resume::TooSlow`].
+    /// [`crate::limits::START_DEADLINE`] counts as [`Resume::CannotContinue`].
     Throttled(BoxFuture<'static, Resume>),
     /// The answer takes time, as another thread makes it from memory. Awaited like
     /// [`Resume::Throttled`], but not throttled.
     Pending(BoxFuture<'static, Resume>),
     /// The operation ends with these errors (a JSON array of GraphQL errors).
     Refused(Bytes),
-    /// Nothing can be merged and the log can't help: the connection is closed with 1013.
-    TooSlow,
+    /// The frames can't be made: nothing can be merged and the log does not help, or the answer
+    /// took too long. The connection is closed with 1013.
+    CannotContinue,
 }
 
 /// Awaits an answer that takes time, first for as long as its client is throttled.
@@ -41,7 +42,7 @@ pub(crate) async fn await_answer(
     if let Some(throttle) = throttle {
         tokio::time::sleep(throttle).await;
     }
-    tokio::time::timeout(START_DEADLINE, answer).await.unwrap_or(Resume::TooSlow)
+    tokio::time::timeout(START_DEADLINE, answer).await.unwrap_or(Resume::CannotContinue)
 }
 
 impl fmt::Debug for Resume {
@@ -53,7 +54,7 @@ impl fmt::Debug for Resume {
             Self::Throttled(_) => f.write_str("Throttled"),
             Self::Pending(_) => f.write_str("Pending"),
             Self::Refused(errors) => write!(f, "Refused({errors:?})"),
-            Self::TooSlow => f.write_str("TooSlow"),
+            Self::CannotContinue => f.write_str("CannotContinue"),
         }
     }
 }

@@ -250,7 +250,8 @@ fn json_id(id: &str) -> String {
 }
 
 fn limit_error(name: &str, limit: usize, current: usize) -> Value {
-    let message = format!("limit {name} is {limit}: complete an operation before the next one");
+    let message =
+        format!("limit {name} is {limit}: complete an operation before you start another");
     GraphqlError::limit_exceeded(name, limit, current, message).into_list()
 }
 

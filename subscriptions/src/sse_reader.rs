@@ -23,7 +23,7 @@ pub enum StreamEnd {
     /// The source refused: a JSON array of GraphQL errors.
     Refused(bytes::Bytes),
     /// The frames that the reader missed are no longer available.
-    TooSlow,
+    CannotContinue,
     /// The hub shuts down.
     Draining,
 }
@@ -80,7 +80,7 @@ impl<S: Socket, E: Executor> SseReader<S, E> {
                 }
                 Step::Refused(errors) => return Err(StreamEnd::Refused(errors)),
                 // An earlier call that waited was not awaited to its end.
-                Step::TooSlow | Step::Waiting => return Err(StreamEnd::TooSlow),
+                Step::CannotContinue | Step::Waiting => return Err(StreamEnd::CannotContinue),
             }
         }
     }

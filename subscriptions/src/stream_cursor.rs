@@ -61,8 +61,8 @@ pub(crate) enum Step {
     Waiting,
     /// End with these errors (a JSON array of GraphQL errors).
     Refused(Bytes),
-    /// End: the frames that it missed are no longer available.
-    TooSlow,
+    /// End: the source can't make the frames that it missed.
+    CannotContinue,
 }
 
 impl<Task> StreamCursor<Task> {
@@ -119,7 +119,7 @@ impl<Task> StreamCursor<Task> {
                 Resume::Throttled(answer) => return Step::Await { answer, throttled: true },
                 Resume::Pending(answer) => return Step::Await { answer, throttled: false },
                 Resume::Refused(errors) => return Step::Refused(errors),
-                Resume::TooSlow => return Step::TooSlow,
+                Resume::CannotContinue => return Step::CannotContinue,
             }
         }
     }
@@ -348,7 +348,7 @@ mod tests {
             assert!(matches!(bench.step(), Step::Waiting));
             assert!(bench.cursor.answer(answer.now_or_never().unwrap()));
             assert_eq!(Rc::strong_count(&task), 1, "the task ends");
-            assert!(!bench.cursor.answer(Resume::TooSlow), "no second answer is awaited");
+            assert!(!bench.cursor.answer(Resume::CannotContinue), "no second answer is awaited");
             assert_eq!(bench.send(MOST), [sequence]);
         }
         assert!(matches!(bench.step(), Step::UpToDate));
@@ -360,8 +360,8 @@ mod tests {
         let mut refused = Bench::new(None, [Resume::Refused(Bytes::from_static(b"[]"))]);
         assert!(matches!(refused.step(), Step::Refused(errors) if *errors == *b"[]"));
         let begin = Resume::Ring { seen: 0, next: 0 };
-        let mut slow = Bench::new(None, [begin, Resume::TooSlow]);
+        let mut slow = Bench::new(None, [begin, Resume::CannotContinue]);
         slow.push(1..=20);
-        assert!(matches!(slow.step(), Step::TooSlow));
+        assert!(matches!(slow.step(), Step::CannotContinue));
     }
 }

@@ -241,11 +241,11 @@ mod tests {
         fn attach(&self, _: &Arc<ResponseStream>) {}
 
         fn join(&self, _: &ResponseStream, _: Option<&str>) -> Resume {
-            Resume::TooSlow
+            Resume::CannotContinue
         }
 
         fn catch_up(&self, _: &ResponseStream, _: u64) -> Resume {
-            Resume::TooSlow
+            Resume::CannotContinue
         }
 
         fn detach(&self, _: &ResponseStream) {}

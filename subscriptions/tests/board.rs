@@ -219,7 +219,7 @@ impl Source for BoardSource {
             Kind::Fields => {}
             Kind::Log => {
                 self.board.too_slow.fetch_add(1, Ordering::Relaxed);
-                return Resume::TooSlow;
+                return Resume::CannotContinue;
             }
             Kind::Kept => return self.board.replay(stream, seen),
         }

@@ -98,7 +98,7 @@ fn a_reader_ends_with_its_reason_refused_too_slow_or_draining() {
         for value in 0..100 {
             hub.board.set(1, value, 100);
         }
-        assert!(matches!(slow.frames().await, Err(StreamEnd::TooSlow)));
+        assert!(matches!(slow.frames().await, Err(StreamEnd::CannotContinue)));
         drop((refused, slow));
 
         let mut readers = [read(&hub, "fields", None), read(&hub, "fields", None)];

@@ -98,7 +98,8 @@ struct Files {
 /// What the two threads share.
 struct Reading {
     folder: Folder,
-    /// The feed waits for its bell, and of the folder nothing is wrong, unread or undelivered.
+    /// The feed waits for its doorbell, and the folder has no fault and no line that is not
+    /// delivered.
     asleep: bool,
     left: Left,
     /// Of the last batch.

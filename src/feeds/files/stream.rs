@@ -26,8 +26,8 @@ pub(super) struct Stream {
     pub(super) progress: FileProgress,
     /// Shown with each line; the name, shared.
     source: Arc<str>,
-    /// How far a line that is too long was looked through for its end. Not progress: after a crash
-    /// the line is looked through again from its beginning.
+    /// The offset up to which the end of an overlong line was searched for. It is no progress:
+    /// after a crash the search starts at the line's beginning again.
     skipped_to: Option<u64>,
 }
 

@@ -280,7 +280,10 @@ impl Wanted {
         let id = self.event_id().unwrap_or_default();
         let found = read_in_turn(ctx, move |log| log.order_of_event(&id)).await?;
         let Some(found) = found else {
-            return Err(fault(ErrorCode::Conflict, "clientId is the name of something else"));
+            return Err(fault(
+                ErrorCode::Conflict,
+                "another event has this clientId: choose a new one",
+            ));
         };
         let order = stored_order(&found)?;
         let number = |text: &Decimal, decimals| crate::market::fixed::parse(&text.0, decimals).ok();
@@ -295,7 +298,10 @@ impl Wanted {
         match same {
             true => Ok((order, found.sequence)),
             false => {
-                let message = format!("clientId is the name of another order, {}", order.id);
+                let message = format!(
+                    "order {} has this clientId and other values: choose a new clientId",
+                    order.id
+                );
                 Err(fault(ErrorCode::Conflict, &message))
             }
         }

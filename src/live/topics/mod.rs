@@ -355,7 +355,7 @@ impl Topics {
         self.advance(stream, now);
         let at = At { state: self.state, now };
         let Some(own) = self.streams.get_mut(&stream) else {
-            return Continuation::Here(Resume::TooSlow);
+            return Continuation::Here(Resume::CannotContinue);
         };
         let forgotten = own
             .names()
@@ -376,7 +376,7 @@ impl Topics {
         let at = At { state: self.state, now };
         match self.streams.get_mut(&stream) {
             Some(own) => own.catch_up(seen, |name| end_of(&self.topics, name), &at),
-            None => Continuation::Here(Resume::TooSlow),
+            None => Continuation::Here(Resume::CannotContinue),
         }
     }
 

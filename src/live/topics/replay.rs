@@ -11,7 +11,7 @@ use super::continuation::{Continuation, Reach};
 use super::stream::{At, TopicStream, frames_of};
 use crate::live::Live;
 use crate::live::frame::{Item, ItemBody, TopicName};
-use crate::live::refusal::log_unavailable;
+use crate::live::reader_errors::log_unavailable;
 use crate::market::definition::MarketDefinition;
 use crate::market::event::{Body, parse};
 use crate::market::orders::OrderUpdate;
@@ -79,7 +79,7 @@ impl Replay {
                 tokio::time::sleep(BETWEEN_TRIES).await;
                 place = ask(&live);
             }
-            Resume::TooSlow
+            Resume::CannotContinue
         }))
     }
 
@@ -91,7 +91,7 @@ impl Replay {
             }
         }
         match self {
-            Self::CatchingUp => Resume::TooSlow,
+            Self::CatchingUp => Resume::CannotContinue,
             Self::Joining => Resume::Refused(log_unavailable()),
         }
     }

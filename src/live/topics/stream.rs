@@ -15,7 +15,7 @@ use crate::live::frame::{
     Encode, FeedState, Item, LiveFrame, LogCursor, LogFrame, SnapshotReason, TopicName, log_topics,
 };
 use crate::live::pace::QUIET_BEATS;
-use crate::live::refusal::{bad_cursor, resync_required};
+use crate::live::reader_errors::{bad_cursor, resync_required};
 use crate::market::epochs::{EpochHistory, MOST_EPOCH_CHANGES, ResumeFrom};
 use crate::market::time::Micros;
 
@@ -288,7 +288,7 @@ impl TopicStream {
         let place = self.bases.partition_point(|(base, _)| *base <= seen);
         let Some((base, _)) = place.checked_sub(1).map(|place| self.bases[place]) else {
             // From before more changes than are remembered.
-            return Continuation::Here(Resume::TooSlow);
+            return Continuation::Here(Resume::CannotContinue);
         };
         let sequence = seen - base;
         match self.bases.iter().skip(place).map(|(_, undone)| *undone).min() {

@@ -609,7 +609,7 @@ fn a_replay_is_given_up_where_the_live_state_does_not_follow_the_log() {
     let (stream, cursor) = (hub.open(&[0]), at_the_beginning(&hub));
     hub.undo_in_log(&[(0, all[1])]);
     let (end, took) = end_of(stream.source().join(&stream, Some(&cursor)));
-    assert!(matches!(end, Resume::TooSlow), "{end:?}");
+    assert!(matches!(end, Resume::CannotContinue), "{end:?}");
     assert_eq!(took, 50 * Duration::from_millis(20));
 }
 

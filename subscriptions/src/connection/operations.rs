@@ -158,7 +158,9 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 self.stop(slot, context);
                 self.refuse(operation, &errors);
             }
-            Step::TooSlow => self.close(CloseCode::TryAgainLater, close::FRAMES_GONE, context),
+            Step::CannotContinue => {
+                self.close(CloseCode::TryAgainLater, close::CANNOT_CONTINUE, context)
+            }
         }
     }
 
