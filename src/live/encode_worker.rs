@@ -20,10 +20,10 @@ use super::pace::Touched;
 
 /// Longest turn of a worker: how late a socket or the next event may be because of it.
 const SLICE: Duration = Duration::from_micros(150);
-/// Longest turn while no more than a few streams wait: what a commit changes leaves together then,
-/// in one write a socket.
+/// Longest turn while no more than a few streams wait, or no more than a few that several clients
+/// read: what a commit changes leaves together then, in one write a socket.
 const COMMIT_SLICE: Duration = Duration::from_millis(1);
-const FEW_STREAMS: usize = 16;
+pub(super) const FEW_STREAMS: usize = 16;
 /// Time after an event before what was pushed leaves: by then the most shared streams have pushed.
 const FIRST_SLICE: Duration = Duration::from_micros(100);
 /// Time that streams whose pace is RAW have to push an event before the next one of its market or
@@ -220,11 +220,21 @@ impl EncodeWorker {
         let followers = self.live.followers.lock();
         let mut schedule = self.live.schedule.lock();
         for id in touched {
-            let readership = followers.get(id).map(|follower| follower.stream().readership());
-            if let Some(readership) = readership.filter(|readership| readership.readers > 0) {
+            if let Some(readership) = followers.get(id).and_then(|one| one.readership()) {
                 schedule.ready(*id, readership);
             }
         }
+    }
+
+    /// Whether so few streams wait that all of them push before any frame leaves. If several clients
+    /// read some of them, only these count: nothing else is sent before their frames.
+    fn few_wait(&self) -> bool {
+        let schedule = self.live.schedule.lock();
+        let waiting = match schedule.waiting_shared() {
+            0 => schedule.waiting(),
+            shared => shared,
+        };
+        waiting <= FEW_STREAMS
     }
 
     /// Puts the streams that an event touched into the schedule; of many only the shared ones.
@@ -334,7 +344,7 @@ impl Worker for EncodeWorker {
         let (mut serve_until, mut owed) = (begin, false);
         loop {
             // Those that are not in the schedule yet wait: first the shared ones' frames leave.
-            let few = self.live.schedule.lock().waiting() <= FEW_STREAMS;
+            let few = self.few_wait();
             if now >= begin + if few { COMMIT_SLICE } else { SLICE } {
                 break;
             }

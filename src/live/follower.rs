@@ -3,8 +3,9 @@
 //! has its turn.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 
-use spreadly_subscriptions::{Pace, ResponseStream};
+use spreadly_subscriptions::{Pace, Readership, ResponseStream};
 use tokio::time::Instant;
 
 use super::Live;
@@ -29,11 +30,30 @@ pub struct Follower {
     pub(super) markets: Vec<MarketId>,
     /// As its clients asked for.
     pub(super) pace: Pace,
+    /// It has changes to push that it was not scheduled for, as nobody read it.
+    pub(super) skipped: AtomicBool,
 }
 
 impl Follower {
     pub(super) fn new(stream: &Arc<ResponseStream>, followed: Followed) -> Self {
-        Self { stream: stream.clone(), followed, markets: Vec::new(), pace: Pace::Raw }
+        Self {
+            stream: stream.clone(),
+            followed,
+            markets: Vec::new(),
+            pace: Pace::Raw,
+            skipped: AtomicBool::new(false),
+        }
+    }
+
+    /// How many clients read it, if it has any. Otherwise the next one that joins advances it.
+    pub(super) fn readership(&self) -> Option<Readership> {
+        let current = || Some(self.stream.readership()).filter(|now| now.readers > 0);
+        current().or_else(|| {
+            self.skipped.store(true, Ordering::Relaxed);
+            // A reader that is not seen here sees the mark.
+            fence(Ordering::SeqCst);
+            current()
+        })
     }
 
     /// What it pushes into.
@@ -87,6 +107,16 @@ impl Live {
             Followed::Tickers => self.tickers.lock().advance(id, self.now()),
             Followed::Topics => self.topics.lock().advance(id, self.now()),
             Followed::Feeds => self.feeds.lock().advance(id),
+        }
+    }
+
+    /// Pushes what was left out while nobody read a stream. A reader calls it when it joins.
+    pub(super) fn advance_skipped(&self, stream: u64) {
+        let Some(follower) = self.follower(stream) else { return };
+        // It was counted as a reader before.
+        fence(Ordering::SeqCst);
+        if follower.skipped.swap(false, Ordering::Relaxed) {
+            self.advance(&follower);
         }
     }
 

@@ -217,6 +217,7 @@ impl Source for LiveSource {
 
     fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Resume {
         let live = &self.live;
+        live.advance_skipped(stream.id());
         match &self.target {
             Target::Book { market, .. } | Target::Candles { market, .. }
                 if market.get().is_none_or(|market| market.is_gone()) =>

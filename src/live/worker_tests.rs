@@ -3,10 +3,10 @@
 
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
-use spreadly_subscriptions::{Turn, Worker};
+use spreadly_subscriptions::{Pace, Turn, Worker};
 
 use super::*;
-use crate::live::encode_worker::MARKED_AT_ONCE;
+use crate::live::encode_worker::{FEW_STREAMS, MARKED_AT_ONCE};
 
 const WORKERS: usize = 3;
 /// So little that owners are merged for it now and then.
@@ -20,6 +20,7 @@ fn works(worker: &impl Worker) -> bool {
 /// A stream with one client, on a worker.
 struct Followed {
     worker: usize,
+    document: String,
     client: Client,
 }
 
@@ -28,6 +29,8 @@ struct Storm {
     streams: Streams,
     history: History,
     followed: Vec<Followed>,
+    /// Clients that left a stream which may be kept for them.
+    left: Vec<Followed>,
     opened: u64,
 }
 
@@ -35,7 +38,14 @@ impl Storm {
     fn new() -> Self {
         let encoders = Encoders::new(new_live(), WORKERS, STREAM_COST_RATE);
         let history = History::from([(0, Sides::default())]);
-        Self { encoders, streams: new_streams(4 << 10), history, followed: vec![], opened: 0 }
+        Self {
+            encoders,
+            streams: new_streams(4 << 10),
+            history,
+            followed: vec![],
+            left: vec![],
+            opened: 0,
+        }
     }
 
     fn event(&mut self, random: &mut SmallRng) -> Applied {
@@ -58,7 +68,8 @@ impl Storm {
         let speed = [Speed::Raw, Speed::Raw, Speed::Ms100, Speed::S1][random.random_range(0..4)];
         let live = self.encoders.state_of(worker).clone();
         self.opened += 1;
-        let stream = open(&self.streams, format!("{}", self.opened), || {
+        let document = self.opened.to_string();
+        let stream = open(&self.streams, document.clone(), || {
             live.book_source(MARKET, depth, speed, Box::new(plain), None).unwrap()
         });
         let client = match random.random_bool(0.5) {
@@ -71,7 +82,7 @@ impl Storm {
                 Client::resume(&stream, depth, from, &self.history)
             }
         };
-        self.followed.push(Followed { worker, client });
+        self.followed.push(Followed { worker, document, client });
     }
 
     fn close(&mut self, random: &mut SmallRng) {
@@ -82,6 +93,38 @@ impl Storm {
             let later = Instant::now() + std::time::Duration::from_secs(3_600);
             self.streams.forget_idle(usize::MAX, later);
         }
+    }
+
+    /// A client leaves, and its stream lingers.
+    fn leave(&mut self, random: &mut SmallRng) {
+        if !self.followed.is_empty() {
+            let gone = random.random_range(0..self.followed.len());
+            let mut gone = self.followed.swap_remove(gone);
+            gone.client.drain(&self.history);
+            self.streams.release(&gone.client.stream);
+            self.left.push(gone);
+        }
+    }
+
+    /// It comes back with its cursor, and has at once what its worker has taken. True if the stream
+    /// was still there.
+    fn come_back(&mut self) -> bool {
+        let Some(Followed { worker, document, client }) = self.left.pop() else { return false };
+        self.run(worker);
+        let live = self.encoders.state_of(worker).clone();
+        let stream = open(&self.streams, document.clone(), || {
+            live.book_source(MARKET, client.depth, Speed::Raw, Box::new(plain), None).unwrap()
+        });
+        let is_same = Arc::ptr_eq(&stream, &client.stream);
+        let seen = client.seen.unwrap();
+        let mut client = Client::resume(&stream, client.depth, seen, &self.history);
+        client.drain(&self.history);
+        if live.follower(stream.id()).unwrap().pace == Pace::Raw && stream.slowed_to().is_none() {
+            let current = self.history.last_key_value().unwrap().1;
+            assert_eq!(client.book, current.top(client.depth));
+        }
+        self.followed.push(Followed { worker, document, client });
+        is_same
     }
 
     fn run(&self, worker: usize) {
@@ -108,6 +151,27 @@ fn an_event_is_pushed_by_the_worker_and_not_by_the_thread_that_brings_it() {
 }
 
 #[test]
+fn a_reader_that_comes_back_to_a_stream_that_nobody_read_gets_at_once_what_it_missed() {
+    let mut storm = Storm::new();
+    let live = storm.encoders.state_of(0).clone();
+    let stream = open_book(&live, &storm.streams, 20, Speed::Raw);
+    let client = Client::join(&stream, 20, &storm.history);
+    let seen = client.seen.unwrap();
+    storm.streams.release(&stream);
+    let event = change(seen + 1, &[(Side::Buy, 7, 3)]);
+    let mut book = storm.history[&seen].clone();
+    book.set(Side::Buy, 7, 3);
+    storm.history.insert(event.sequence, book);
+    storm.encoders.apply(vec![event]);
+    storm.run(0);
+    let again = open_book(&live, &storm.streams, 20, Speed::Raw);
+    assert!(Arc::ptr_eq(&stream, &again), "it lingers");
+    let mut client = Client::resume(&again, 20, seen, &storm.history);
+    client.drain(&storm.history);
+    assert_eq!(client.seen, Some(seen + 1));
+}
+
+#[test]
 fn a_stream_with_several_readers_does_not_wait_until_many_others_are_scheduled() {
     let encoders = Encoders::new(new_live(), 1, STREAM_COST_RATE);
     let (live, streams) = (encoders.state_of(0).clone(), new_streams(1 << 20));
@@ -127,6 +191,40 @@ fn a_stream_with_several_readers_does_not_wait_until_many_others_are_scheduled()
     assert!(pushed(&shared) && !alone.iter().any(pushed));
     while works(encoders.worker(0)) {}
     assert!(alone.iter().all(pushed));
+}
+
+#[test]
+fn streams_with_several_readers_push_in_one_turn_though_many_others_wait() {
+    // Six of these take longer than the moment that an event has among many streams.
+    let slow = |frame| {
+        let until = Instant::now() + std::time::Duration::from_micros(30);
+        while Instant::now() < until {}
+        plain(frame)
+    };
+    let push_together = || {
+        let encoders = Encoders::new(new_live(), 1, 1_000_000);
+        let (live, streams) = (encoders.state_of(0).clone(), new_streams(1 << 20));
+        let opened = |key: usize| {
+            let stream = open(&streams, key.to_string(), || {
+                live.book_source(MARKET, 10, Speed::Raw, Box::new(slow), None).unwrap()
+            });
+            Client::join(&stream, 10, &History::from([(0, Sides::default())]));
+            stream
+        };
+        let _alone: Vec<_> = (0..200).map(opened).collect();
+        let shared: Vec<_> = (200..206).map(opened).collect();
+        (200..206).for_each(|key| drop(opened(key)));
+        (1..=3).any(|sequence| {
+            encoders.apply(vec![change(sequence, &[(Side::Buy, 5, u128::from(sequence))])]);
+            while live.applied.get() < sequence {
+                let _turn = encoders.worker(0).turn();
+            }
+            let others = live.schedule.lock().waiting();
+            others > FEW_STREAMS && shared.iter().all(|one| one.index_after(sequence).is_some())
+        })
+    };
+    // If the thread is suspended, a turn ends early.
+    assert!((0..20).any(|_| push_together()));
 }
 
 #[test]
@@ -231,7 +329,7 @@ fn no_stream_misses_an_event_whatever_happens_before_its_turn() {
         println!("seed {seed}");
         let mut random = SmallRng::seed_from_u64(seed);
         let mut storm = Storm::new();
-        let (mut raced, mut lost, mut closed) = (0, 0, 0);
+        let (mut raced, mut lost, mut closed, mut came_back) = (0, 0, 0, 0);
         for _ in 0..4_000 {
             match random.random_range(0..20) {
                 0..7 => {
@@ -257,6 +355,14 @@ fn no_stream_misses_an_event_whatever_happens_before_its_turn() {
                     storm.encoders.worker(random.random_range(0..WORKERS)).lose_changes();
                     lost += 1;
                 }
+                15 => {
+                    storm.leave(&mut random);
+                    if random.random_bool(0.7) {
+                        let events = (0..2).map(|_| storm.event(&mut random)).collect();
+                        storm.encoders.apply(events);
+                        came_back += usize::from(storm.come_back());
+                    }
+                }
                 16 => storm.encoders.set_feed_state(match random.random_bool(0.5) {
                     true => FeedState::Live,
                     false => FeedState::Stale,
@@ -270,12 +376,13 @@ fn no_stream_misses_an_event_whatever_happens_before_its_turn() {
             }
         }
         assert!(raced > 200 && lost > 10 && closed > 200, "{raced} {lost} {closed}");
+        assert!(came_back > 20, "{came_back}");
         let last = *storm.history.last_key_value().unwrap().0;
         (0..WORKERS).for_each(|worker| storm.run(worker));
         for _ in 0..4 {
             (0..WORKERS).for_each(|worker| storm.encoders.state_of(worker).heartbeat());
         }
-        for Followed { worker, client } in &mut storm.followed {
+        for Followed { worker, client, .. } in &mut storm.followed {
             client.drain(&storm.history);
             assert_eq!(client.seen, Some(last), "on worker {worker}");
         }

@@ -85,6 +85,8 @@ pub struct Schedule {
     waiting: usize,
     /// Of these, streams that the next event waits for.
     blocking: usize,
+    /// Of those that wait, streams that several clients read.
+    shared: usize,
     /// By pace, see [`Pace::MERGING`].
     merging: [Portions; 3],
     /// When the waits were last checked.
@@ -103,6 +105,7 @@ impl Schedule {
             queue: ReadyQueue::default(),
             waiting: 0,
             blocking: 0,
+            shared: 0,
             merging: Pace::MERGING.map(|pace| Portions::new(pace, now)),
             checked: now,
             spent: Duration::ZERO,
@@ -139,7 +142,7 @@ impl Schedule {
         self.owners.remove(state.owner);
         self.remove_from_pace(id, state.pace);
         if state.waits_since.is_some() {
-            self.leave_queue(state.is_blocking);
+            self.leave_queue(state.is_blocking, state.readership);
         }
     }
 
@@ -155,9 +158,10 @@ impl Schedule {
         }
     }
 
-    fn leave_queue(&mut self, was_blocking: bool) {
+    fn leave_queue(&mut self, was_blocking: bool, readership: Readership) {
         self.waiting -= 1;
         self.blocking -= usize::from(was_blocking);
+        self.shared -= usize::from(readership.readers > 1);
     }
 
     /// A stream may have something to push. If it waits already, it keeps its place.
@@ -177,6 +181,7 @@ impl Schedule {
         state.is_blocking = state.pace == Pace::Raw && !over_budget;
         self.waiting += 1;
         self.blocking += usize::from(state.is_blocking);
+        self.shared += usize::from(readership.readers > 1);
         let sharing = self.owners.sharing(state.owner, readership);
         let score = readership.readers as f64 / (f64::from(state.cost) * sharing as f64);
         state.wait = self.queue.push(id, score, state.pace, self.spent);
@@ -199,7 +204,8 @@ impl Schedule {
                 let is_short = self.spent - since <= SHORT_WAIT;
                 state.short_waits = if is_short { state.short_waits.saturating_add(1) } else { 0 };
                 let was_blocking = std::mem::take(&mut state.is_blocking);
-                self.leave_queue(was_blocking);
+                let readership = state.readership;
+                self.leave_queue(was_blocking, readership);
                 self.sweep_stale();
                 return Some(id);
             }
@@ -238,7 +244,12 @@ impl Schedule {
         self.waiting
     }
 
-    /// Of these, streams of pace RAW within their budgets: the next event should wait for them, for
+    /// Of these, streams that several clients read.
+    pub fn waiting_shared(&self) -> usize {
+        self.shared
+    }
+
+    /// Of those that wait, streams of pace RAW within their budgets: the next event should wait for them, for
     /// a limited time.
     pub fn blocking(&self) -> usize {
         self.blocking
