@@ -12,6 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::{Body, Frame as Piece};
 use hyper::header::HeaderMap;
+use spreadly_subscriptions::limits::STALLED_READER;
 use spreadly_subscriptions::{ErrorCode, Executor, Frame, SseReader, StreamEnd};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
@@ -176,7 +177,15 @@ impl Sender {
             match read {
                 Ok(frames) => {
                     for frame in &frames {
-                        self.event(frame).await?;
+                        let mut sent = pin!(self.event(frame));
+                        let soon = tokio::time::timeout(STALLED_READER, sent.as_mut()).await;
+                        match soon {
+                            Ok(sent) => sent?,
+                            Err(_) => {
+                                let _stalled = reader.stall();
+                                sent.await?;
+                            }
+                        }
                     }
                 }
                 Err(StreamEnd::Refused(errors)) => {

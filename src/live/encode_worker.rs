@@ -242,7 +242,7 @@ impl EncodeWorker {
         if touched.len() > FEW_STREAMS {
             let followers = self.live.followers.lock();
             let is_shared = |id: &u64| {
-                followers.get(id).is_some_and(|follower| follower.stream().readers() > 1)
+                followers.get(id).is_some_and(|one| one.stream().readership().readers > 1)
             };
             self.unmarked.lock().add(touched.extract_if(.., |id| !is_shared(id)));
         }
@@ -303,7 +303,7 @@ impl EncodeWorker {
         for () in upkeep() {
             let Some(id) = rounds.beats.pop_front() else { return };
             let Some(follower) = self.live.follower(id) else { continue };
-            if follower.stream().readers() > 0 {
+            if follower.stream().readership().readers > 0 {
                 self.advance(&follower, |follower| self.live.beat(follower));
             }
         }

@@ -265,6 +265,10 @@ impl Source for LiveSource {
         }
     }
 
+    fn advance(&self, stream: &ResponseStream) {
+        self.live.advance_skipped(stream.id());
+    }
+
     fn detach(&self, stream: &ResponseStream) {
         let live = &self.live;
         live.end(stream.id(), || match &self.target {

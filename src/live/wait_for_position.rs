@@ -113,6 +113,10 @@ impl Source for WaitingSource {
         self.source.catch_up(stream, seen)
     }
 
+    fn advance(&self, stream: &ResponseStream) {
+        self.source.advance(stream);
+    }
+
     fn detach(&self, stream: &ResponseStream) {
         self.source.detach(stream);
     }

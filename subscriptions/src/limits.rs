@@ -93,6 +93,10 @@ pub(crate) const BYTES_OF_A_REFUSAL: usize = 1 << 10;
 /// How often the deadlines of sockets are checked.
 pub(crate) const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 
+/// How long a socket may be full before its operations do not count among the readers of their
+/// streams. A stream on which nobody else counts is not encoded until the socket takes bytes again.
+pub const STALLED_READER: Duration = Duration::from_secs(1);
+
 /// Ping intervals without a byte from the peer after which it counts as silent. One ping may be
 /// late by chance, two are not.
 pub const SILENT_INTERVALS: u32 = 2;

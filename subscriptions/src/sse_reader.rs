@@ -52,6 +52,12 @@ impl<S: Socket, E: Executor> SseReader<S, E> {
         Self { context, stream, signal, handle, cursor, progress, permit }
     }
 
+    /// The client took nothing for [`crate::limits::STALLED_READER`].
+    pub fn stall(&self) -> StalledReader<'_> {
+        self.stream.stall_reader();
+        StalledReader(&self.stream)
+    }
+
     /// The next frames, at least one, as soon as there are some. Must be awaited to its end: frames
     /// that it has read by then would be lost.
     ///
@@ -83,6 +89,17 @@ impl<S: Socket, E: Executor> SseReader<S, E> {
                 Step::CannotContinue | Step::Waiting => return Err(StreamEnd::CannotContinue),
             }
         }
+    }
+}
+
+/// While it lives, a reader does not count among the readers of its stream, as its client takes
+/// nothing.
+pub struct StalledReader<'a>(&'a Arc<ResponseStream>);
+
+impl Drop for StalledReader<'_> {
+    fn drop(&mut self) {
+        self.0.unstall_reader();
+        self.0.source().advance(self.0);
     }
 }
 

@@ -35,6 +35,10 @@ pub trait Source: Send + Sync {
     /// that the ring no longer holds, or has been sent a whole page.
     fn catch_up(&self, stream: &ResponseStream, seen: u64) -> Resume;
 
+    /// A reader that did not count in [`ResponseStream::readership`] counts again: push what was
+    /// left out because nobody else counted.
+    fn advance(&self, stream: &ResponseStream);
+
     /// The last operation ended and no other came: forget the stream.
     fn detach(&self, stream: &ResponseStream);
 }
@@ -64,6 +68,8 @@ pub(crate) struct StreamContext {
 
 struct Readers {
     count: AtomicUsize,
+    /// Of these, readers whose sockets are full for long.
+    stalled: AtomicUsize,
     /// The owner of the operation that opened the stream.
     owner: u64,
     /// Operations of other owners have read it as well.
@@ -93,6 +99,7 @@ impl ResponseStream {
             listeners: Mutex::default(),
             readers: Readers {
                 count: AtomicUsize::new(1),
+                stalled: AtomicUsize::new(0),
                 owner,
                 shared: AtomicBool::new(false),
                 idle_since: Mutex::new(Instant::now()),
@@ -218,9 +225,20 @@ impl ResponseStream {
         self.readers.owner
     }
 
-    /// How many readers it has, and whether of several owners.
+    /// How many readers can take frames, and whether it has had several owners.
     pub fn readership(&self) -> Readership {
-        Readership { readers: self.readers(), shared: self.is_shared() }
+        let stalled = self.readers.stalled.load(Ordering::Acquire);
+        Readership { readers: self.readers().saturating_sub(stalled), shared: self.is_shared() }
+    }
+
+    /// A reader's socket is full for long: it takes no frames.
+    pub(crate) fn stall_reader(&self) {
+        self.readers.stalled.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// It takes frames again, or ends.
+    pub(crate) fn unstall_reader(&self) {
+        self.readers.stalled.fetch_sub(1, Ordering::AcqRel);
     }
 
     pub(crate) fn is_shared(&self) -> bool {

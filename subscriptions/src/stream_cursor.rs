@@ -207,6 +207,8 @@ mod tests {
             self.answer(format!("catch up {seen}"))
         }
 
+        fn advance(&self, _: &ResponseStream) {}
+
         fn detach(&self, _: &ResponseStream) {}
     }
 

@@ -248,6 +248,8 @@ mod tests {
             Resume::CannotContinue
         }
 
+        fn advance(&self, _: &ResponseStream) {}
+
         fn detach(&self, _: &ResponseStream) {}
     }
 

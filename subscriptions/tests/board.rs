@@ -236,6 +236,9 @@ impl Source for BoardSource {
         }
     }
 
+    /// The board pushes for any reader.
+    fn advance(&self, _: &ResponseStream) {}
+
     fn detach(&self, stream: &ResponseStream) {
         let mut state = self.board.state.lock();
         state.snapshot.remove(&stream.id());

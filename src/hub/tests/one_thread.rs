@@ -116,7 +116,7 @@ pub(super) struct Hub {
     shard: Rc<Shard<DuplexStream, GraphqlExecutor>>,
     sequencer: JoinHandle<()>,
     ingest: IngestHandle,
-    encoders: Arc<Encoders>,
+    pub(super) encoders: Arc<Encoders>,
     statuses: FeedStatuses,
     feed: FeedId,
     accounts: Accounts,

@@ -142,6 +142,43 @@ fn a_client_that_was_cut_resumes_after_its_last_frame_also_on_the_next_hub() {
 }
 
 #[test]
+fn a_stream_whose_readers_are_all_stalled_is_not_encoded_until_one_takes_frames_again() {
+    paused(|began| async move {
+        let (_home, hub) = hub(began).await;
+        let encoded = || hub.encoders.workers().map(|(own, _)| own.advanced.load(SeqCst)).sum();
+        let mut client = hub.connect(1 << 10).await;
+        hub.during(client.subscribe("s", BOOK)).await;
+        let mut last = next(&hub, &mut client).await;
+        for size in 1..=20 {
+            feed(&hub, &[change(true, 10, size)]).await;
+        }
+        let before: u64 = encoded();
+        assert!(before >= 20, "{before}");
+        // The pipe is full, and stays so for longer than `STALLED_READER`.
+        hub.advance(Duration::from_secs(2)).await;
+        for size in 21..=40 {
+            feed(&hub, &[change(true, 10, size)]).await;
+        }
+        hub.settle().await;
+        let unread: u64 = encoded();
+        assert!(unread <= before + 1, "{unread} after {before}");
+        let mut merged = 0;
+        while last["sequence"] != "41" {
+            let frame = next(&hub, &mut client).await;
+            assert_eq!(frame["prevSequence"], last["sequence"], "{frame}");
+            merged += frame["mergedEvents"].as_u64().unwrap();
+            last = frame;
+        }
+        assert_eq!((merged, &last["bids"]), (40, &json!([{"price": "1.0", "size": "4.0"}])));
+        // And each event has a frame again.
+        for size in 41..=50 {
+            feed(&hub, &[change(true, 10, size)]).await;
+            assert_eq!(next(&hub, &mut client).await["mergedEvents"], 1);
+        }
+    });
+}
+
+#[test]
 fn a_refused_event_is_reported_with_its_place_and_the_next_one_is_taken() {
     paused(|began| async move {
         let (_home, hub) = hub(began).await;

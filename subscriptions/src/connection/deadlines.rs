@@ -11,7 +11,7 @@ use crate::executor::Executor;
 use crate::framing;
 use crate::limits::{
     MESSAGE_TIMEOUT, PONG_INTERVALS, REFUSALS_AT_ONCE, REFUSALS_PER_SWEEP, SILENT_INTERVALS,
-    UNHEARD_BYTES,
+    STALLED_READER, UNHEARD_BYTES,
 };
 use crate::socket::Socket;
 
@@ -28,6 +28,9 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             self.wake();
         }
         self.refusals_left = (self.refusals_left + REFUSALS_PER_SWEEP).min(REFUSALS_AT_ONCE);
+        if self.stalled_since.is_some_and(|since| now >= since + STALLED_READER) {
+            self.stall_streams();
+        }
         // Each branch but the last queues something, so the task that flushes it is woken.
         let passed = |since: Instant, most: Duration| now.saturating_duration_since(since) >= most;
         let expires_at = self.grant.as_ref().and_then(|grant| grant.expires_at);

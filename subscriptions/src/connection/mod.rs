@@ -67,6 +67,8 @@ pub(crate) struct Connection<S, E: Executor> {
     closing: Option<Instant>,
     /// Since when nothing could be written although something waits.
     stalled_since: Option<Instant>,
+    /// Operations that do not count among the readers of their streams, as the socket is full.
+    stalled_streams: u32,
     /// Bytes that were written since the last read: our ping may be queued after them.
     unheard_bytes: usize,
     replies_sent: usize,
@@ -132,6 +134,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 unheard_bytes: 0,
                 pinged: now,
                 stalled_since: None,
+                stalled_streams: 0,
                 closing: None,
                 drain_at: None,
                 ignore_input: false,

@@ -54,7 +54,13 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 let handle = context.subscribe(&stream, subscriber);
                 self.waiting.push_back(operation.slot);
                 let cursor = StreamCursor::new(after);
-                Running::Stream(StreamOperation { stream, handle, cursor, permit })
+                Running::Stream(StreamOperation {
+                    stream,
+                    handle,
+                    cursor,
+                    permit,
+                    is_stalled: false,
+                })
             }
         };
         let slot = operation.slot as usize;
@@ -83,6 +89,38 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             Some(Some(Running::Stream(operation))) => Some(operation),
             _ => None,
         }
+    }
+
+    /// The socket is full for long: until it takes bytes again, its operations do not count among
+    /// the readers of their streams.
+    pub(super) fn stall_streams(&mut self) {
+        for running in self.running.iter_mut().flatten() {
+            if let Running::Stream(operation) = running
+                && !std::mem::replace(&mut operation.is_stalled, true)
+            {
+                operation.stream.stall_reader();
+                self.stalled_streams += 1;
+            }
+        }
+    }
+
+    /// The socket takes bytes again, and has got all that waited: one of its operations counts
+    /// again. False if all do.
+    pub(super) fn unstall_stream(&mut self) -> bool {
+        if self.stalled_streams == 0 {
+            return false;
+        }
+        let mut operations =
+            self.running.iter_mut().flatten().filter_map(|running| match running {
+                Running::Stream(operation) if operation.is_stalled => Some(operation),
+                _ => None,
+            });
+        let Some(operation) = operations.next() else { return false };
+        operation.is_stalled = false;
+        self.stalled_streams -= 1;
+        operation.stream.unstall_reader();
+        operation.stream.source().advance(&operation.stream);
+        true
     }
 
     fn refuse(&mut self, operation: OperationRef, errors: &[u8]) {
@@ -125,6 +163,10 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             Some(Running::Single(task)) => task.abort(),
             Some(Running::Stream(operation)) => {
                 self.streams -= 1;
+                if operation.is_stalled {
+                    self.stalled_streams -= 1;
+                    operation.stream.unstall_reader();
+                }
                 context.unsubscribe(operation.handle);
                 self.waiting.retain(|one| *one != slot);
             }

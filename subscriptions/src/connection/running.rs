@@ -21,6 +21,8 @@ pub(super) struct StreamOperation {
     pub(super) handle: SubscriberHandle,
     pub(super) cursor: StreamCursor<AnswerTask>,
     pub(super) permit: Option<Box<dyn StreamPermit>>,
+    /// It does not count among the readers of its stream, as its socket is full for long.
+    pub(super) is_stalled: bool,
 }
 
 /// A task that waits for a source's answer; ends with the operation it waits for.

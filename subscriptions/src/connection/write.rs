@@ -126,9 +126,15 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 if self.turn(cx, slot, context)?.is_pending() {
                     return Ok(());
                 }
-            } else {
+            } else if self.stalled_streams == 0 {
                 self.can_write_inline = true;
                 return Ok(());
+            } else if turns == STEPS_PER_TURN || (turns > 0 && timer.is_over()) {
+                cx.waker().wake_by_ref();
+                return Ok(());
+            } else {
+                turns += 1;
+                self.unstall_stream();
             }
         }
     }
