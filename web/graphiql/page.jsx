@@ -23,7 +23,7 @@ const fetcher = createGraphiQLFetcher({
   enableIncrementalDelivery: false,
 });
 
-// A market that this hub has, so that what stands there runs as it is.
+// A market that this hub has, so that the first document runs unchanged.
 async function someMarket() {
   const query = '{ markets { id } }';
   const found = await fetch(url, {
@@ -34,8 +34,8 @@ async function someMarket() {
   return found.data?.markets[0]?.id ?? 'ERG-USD';
 }
 
-const subscription = (market) => `# The first frame is a snapshot. Then come changes, each behind the
-# one before: its prevSequence is the last sequence you saw.
+const subscription = (market) => `# The first frame is a snapshot. Each later frame has what changed since
+# the frame before: its prevSequence is the last sequence you saw.
 # A size of 0 removes its level.
 subscription Book {
   orderBook(market: "${market}", depth: 10) {

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use spreadly_subscriptions::ErrorCode;
 
-/// Close codes after which no stock client comes back, each a fault that would only repeat itself.
-/// 1007 to 1011 among them.
+/// Close codes after which no stock client comes back: each is a fault that would only repeat
+/// itself.
 const FINAL_CODES: [u16; 13] =
     [1002, 1003, 1007, 1008, 1009, 1010, 1011, 4400, 4401, 4406, 4409, 4429, 4500];
 
@@ -104,6 +104,7 @@ impl fmt::Display for GraphqlErrors {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use spreadly_subscriptions::CloseCode;
 
     use super::*;
 
@@ -119,6 +120,15 @@ mod tests {
         }
         for code in [1000, 1001, 1006, 1012, 1013, 4403, 4408] {
             assert!(closed(code).is_retryable(), "{code}");
+        }
+    }
+
+    #[test]
+    fn it_comes_back_after_each_close_of_the_hub_after_which_stock_clients_do() {
+        // The hub closes with 1000 only at the request of a client, which this one never makes.
+        for code in CloseCode::ALL.into_iter().filter(|code| *code != CloseCode::Done) {
+            let closed = ClientError::Closed { code: code.number(), reason: String::new() };
+            assert_eq!(closed.is_retryable(), code.reconnects().starts_with("yes"), "{code:?}");
         }
     }
 
