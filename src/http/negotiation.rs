@@ -33,8 +33,8 @@ impl Media {
         }
     }
 
-    /// The type that the client prefers. Of equals it is the one that comes first in our order, also
-    /// without an `Accept` header. `None` if the client takes neither.
+    /// The type that the client prefers, and of equals the one that it lists first. It is the first
+    /// of ours without an `Accept` header, or with `*/*`. `None` if the client takes neither.
     pub fn accepted(headers: &HeaderMap, codes: HttpStatus) -> Option<Self> {
         let ours = match codes {
             HttpStatus::Audited => [Self::Json, Self::GraphqlResponse],

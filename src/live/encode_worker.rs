@@ -226,8 +226,8 @@ impl EncodeWorker {
         }
     }
 
-    /// Whether so few streams wait that all of them push before any frame leaves. If several clients
-    /// read some of them, only these count: nothing else is sent before their frames.
+    /// Whether so few streams wait that all of them push before any frame leaves. If several
+    /// clients read some of them, only these count: nothing else is sent before their frames.
     fn few_wait(&self) -> bool {
         let schedule = self.live.schedule.lock();
         let waiting = match schedule.waiting_shared() {

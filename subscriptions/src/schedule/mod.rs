@@ -249,8 +249,8 @@ impl Schedule {
         self.shared
     }
 
-    /// Of those that wait, streams of pace RAW within their budgets: the next event should wait for them, for
-    /// a limited time.
+    /// Of those that wait, streams of pace RAW within their budgets: the next event should wait for
+    /// them, for a limited time.
     pub fn blocking(&self) -> usize {
         self.blocking
     }
