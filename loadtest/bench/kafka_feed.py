@@ -30,7 +30,7 @@ from ports import free_port
 MARKETS = 100
 PARTITIONS = 8
 RATES = [10_000, 20_000, 40_000, 60_000, 80_000, 100_000, 120_000, 150_000]
-KEEPS_UP, BEHIND, LATE = "keeps up", "falls behind", "the producer was late"
+KEEPS_UP, LAGS, LATE = "keeps up", "lags", "the producer was late"
 TRIES = 3
 
 
@@ -252,7 +252,7 @@ def live_at(options, broker, rate, topic):
     producing = broker.produce(topic, records, rate)
     took = float(producing.communicate()[0])
     # Two seconds after the last record is not keeping up.
-    verdict = KEEPS_UP if hub.until(records, 2) else BEHIND
+    verdict = KEEPS_UP if hub.until(records, 2) else LAGS
     if verdict == KEEPS_UP and took >= 1.1 * records / rate:
         verdict = LATE
     report = json.loads(storm.communicate()[0])

@@ -37,10 +37,10 @@ pub struct HubView {
     pub operations: Box<dyn Fn() -> u64 + Send + Sync>,
 }
 
-/// Reads.
+/// Operations that read data once.
 pub struct Query;
 
-/// Reads.
+/// Operations that read data once.
 #[Object]
 impl Query {
     /// All markets, sorted by id.
@@ -63,7 +63,7 @@ impl Query {
         market: ID,
         #[graphql(
             default_with = "Some(25)",
-            desc = "Most levels a side, from 1 to the hub's limit (5,000)."
+            desc = "Largest number of levels on each side, from 1 to the hub's limit (5,000)."
         )]
         depth: Option<i32>,
     ) -> Option<Result<BookSnapshot>> {
@@ -98,7 +98,8 @@ impl Query {
         #[graphql(desc = "The length of a candle.")] interval: Interval,
         from: Option<DateTime>,
         to: Option<DateTime>,
-        #[graphql(default_with = "Some(500)", desc = "From 1 to 5,000.")] last: Option<i32>,
+        #[graphql(default_with = "Some(500)", desc = "Number of candles, from 1 to 5,000.")]
+        last: Option<i32>,
     ) -> Result<Vec<Candle>> {
         candle::asked(ctx, &market, interval, (from, to), last).await
     }
@@ -115,7 +116,10 @@ impl Query {
         &self,
         ctx: &Context<'_>,
         market: ID,
-        #[graphql(default_with = "Some(100)", desc = "Most in the page, from 1 to 1,000.")]
+        #[graphql(
+            default_with = "Some(100)",
+            desc = "Largest number of entries in the page, from 1 to 1,000."
+        )]
         first: Option<i32>,
         #[graphql(desc = "The page after this cursor.")] after: Option<Cursor>,
         #[graphql(desc = "At this time or later.")] from: Option<DateTime>,
@@ -134,7 +138,10 @@ impl Query {
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "1 to 128 characters.")] topic: String,
-        #[graphql(default_with = "Some(100)", desc = "Most in the page, from 1 to 1,000.")]
+        #[graphql(
+            default_with = "Some(100)",
+            desc = "Largest number of entries in the page, from 1 to 1,000."
+        )]
         first: Option<i32>,
         #[graphql(desc = "The page after this cursor.")] after: Option<Cursor>,
     ) -> Result<EventConnection> {
@@ -147,7 +154,10 @@ impl Query {
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "Which orders; all if absent.")] filter: Option<OrderFilter>,
-        #[graphql(default_with = "Some(100)", desc = "Most in the page, from 1 to 1,000.")]
+        #[graphql(
+            default_with = "Some(100)",
+            desc = "Largest number of entries in the page, from 1 to 1,000."
+        )]
         first: Option<i32>,
         #[graphql(desc = "The page after this cursor.")] after: Option<Cursor>,
     ) -> Result<OrderConnection> {
@@ -159,7 +169,7 @@ impl Query {
         order::find(ctx, id.0).await.transpose()
     }
 
-    /// How each feed does.
+    /// The state of each feed.
     async fn feeds(&self, ctx: &Context<'_>) -> Result<Vec<FeedStatus>> {
         Ok(live(ctx)?.feeds().into_iter().map(FeedStatus::from).collect())
     }
@@ -194,8 +204,8 @@ pub(super) async fn read<T: Send + 'static>(
     admit(ctx, Work::LogRead, 1)?;
     let place = account.log_reader().await.map_err(|most| {
         let message = format!(
-            "limit log_readers_per_address is {most}: your address reads the log as often already, \
-             try again"
+            "limit log_readers_per_address is {most}: your address has as many reads of the log \
+             open, try again"
         );
         fault(ErrorCode::Unavailable, &message)
     })?;

@@ -132,10 +132,10 @@ impl Slot {
     }
 }
 
-/// Live data.
+/// Operations that follow data as it changes.
 pub struct Subscription;
 
-/// Live data.
+/// Operations that follow data as it changes.
 #[GraphqlSubscription]
 impl Subscription {
     /// A market's order book. The first frame is a snapshot, or the changes after `after`.
@@ -145,7 +145,7 @@ impl Subscription {
         market: ID,
         #[graphql(
             default_with = "Some(25)",
-            desc = "Most levels a side, from 1 to the hub's limit (5,000)."
+            desc = "Largest number of levels on each side, from 1 to the hub's limit (5,000)."
         )]
         depth: Option<i32>,
         #[graphql(
@@ -179,7 +179,7 @@ impl Subscription {
     async fn best_bid_offer(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "From 1 to the hub's limit (100).")] markets: Vec<ID>,
+        #[graphql(desc = "Ids of markets, from 1 to the hub's limit (100).")] markets: Vec<ID>,
     ) -> Result<BoxStream<'static, BestBidOfferFrame>> {
         let known = known_markets(ctx, &markets)?;
         let spec = SourceSpec::BestBidOffer { markets: known };
@@ -218,8 +218,8 @@ impl Subscription {
         &self,
         ctx: &Context<'_>,
         #[graphql(
-            desc = "From 1 to the hub's limit (100); absent or null: all that are defined now, \
-                    as long as these are no more."
+            desc = "Ids of markets, from 1 to the hub's limit (100). Absent or null: all markets \
+                    that are defined now, if these are not more."
         )]
         markets: Option<Vec<ID>>,
     ) -> Result<BoxStream<'static, TickerFrame>> {
@@ -245,7 +245,7 @@ impl Subscription {
     async fn trades(
         &self,
         ctx: &Context<'_>,
-        #[graphql(desc = "From 1 to the hub's limit (100).")] markets: Vec<ID>,
+        #[graphql(desc = "Ids of markets, from 1 to the hub's limit (100).")] markets: Vec<ID>,
         #[graphql(desc = "Resume after the frame of this cursor. The markets must be the same.")]
         after: Option<Cursor>,
     ) -> Result<BoxStream<'static, TradeFrame>> {

@@ -228,7 +228,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
                     return refusal(
                         StatusCode::NOT_ACCEPTABLE,
                         ErrorCode::BadRequest,
-                        "Accept must let application/graphql-response+json or application/json in",
+                        "Accept must allow application/graphql-response+json or application/json",
                     );
                 }
                 self.graphql(request, accepts, caller, account)
@@ -314,7 +314,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
                 return Err(Box::new(refusal(
                     StatusCode::NOT_ACCEPTABLE,
                     ErrorCode::BadRequest,
-                    "a subscription is a text/event-stream: accept it, or open a WebSocket",
+                    "a subscription is sent as text/event-stream: add it to Accept, or open a WebSocket",
                 )));
             }
             Some(OperationKind::Subscription) => {

@@ -502,7 +502,7 @@ mod tests {
         let mut admission = defined();
         send(&mut admission, &define(2, 2)).unwrap();
         send(&mut admission, &book("delta", r#"[["10.55","1"]]"#, "[]")).unwrap();
-        let reason = "market A-B has a book or trades at 2 price and 2 size decimals: they can't change under them, define a new market";
+        let reason = "market A-B has a book or trades at 2 price and 2 size decimals: they can't change now, define a new market";
         assert_eq!(send(&mut admission, &define(1, 2)), Err(reason.into()));
         assert!(send(&mut admission, &define(2, 2)).is_ok(), "a new status or tick size is fine");
     }

@@ -42,7 +42,7 @@ pub enum Refusal {
     MixedBook { market: MarketId, has: &'static str, sent: &'static str },
     #[error(
         "market {market} has a book or trades at {price} price and {size} size decimals: they \
-         can't change under them, define a new market"
+         can't change now, define a new market"
     )]
     DecimalsChanged { market: MarketId, price: u8, size: u8 },
     #[error("order \"{0}\" was placed before: give each order an id of its own")]
@@ -51,18 +51,18 @@ pub enum Refusal {
     UnknownOrder(Box<str>),
     #[error("order \"{order}\": a fill of {size} is beyond its open size {open}")]
     Overfilled { order: Box<str>, size: String, open: String },
-    #[error("order \"{order}\" is one of market {has}, not of {sent}")]
+    #[error("order \"{order}\" belongs to market {has}, not to {sent}")]
     OtherMarket { order: Box<str>, has: MarketId, sent: MarketId },
     #[error(
         "`block.reverted` or `source.gap` came in one batch with other events: a bug of this feed, \
          report it"
     )]
     NotAlone,
-    #[error("{0} accounts have orders already: that is the most")]
+    #[error("{0} accounts have orders: no more are allowed")]
     TooManyAccounts(usize),
-    #[error("{0} orders are open already: that is the most")]
+    #[error("{0} orders are open: no more are allowed")]
     TooManyOrders(usize),
-    #[error("{0} markets are defined already: that is the most")]
+    #[error("{0} markets are defined: no more are allowed")]
     TooManyMarkets(usize),
     #[error("topic {0:?} belongs to Kafka (feeds.kafka.own_topics): send it there")]
     TopicOfKafka(Arc<str>),

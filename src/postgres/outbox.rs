@@ -1,6 +1,6 @@
 //! One connection to the database: the table's migrations, numbering and reading it, and the
 //! doorbell. Does not know what a row means. Everything has a deadline, as a database that is
-//! stopped or behind a broken network says nothing at all.
+//! stopped or unreachable says nothing at all.
 
 use std::future::poll_fn;
 use std::sync::Arc;

@@ -238,7 +238,7 @@ impl Everything {
         gauges(encoder, "feed_live", "1 while the feed is live", &labels, &live)?;
         let lag = column(|feed| feed.lag);
         let help = "Bytes, rows or records at the source that are not in the log yet";
-        gauges(encoder, "feed_behind", help, &labels, &lag)
+        gauges(encoder, "feed_lag", help, &labels, &lag)
     }
 }
 

@@ -290,7 +290,7 @@ async fn what_is_refused_is_refused_as_without_kafka() {
     let small = self::owning(&kafka, &small).await;
     let large = format!("{:?}", "x".repeat(2_000));
     let answer = ask(small.address(), &publication("news", &large, None)).await;
-    let message = "Kafka does not take it, the hub's log says why: nothing was written";
+    let message = "Kafka refused it: nothing was written, and the hub's log has the reason";
     assert_eq!(fault(&answer), ("UNAVAILABLE", message));
     assert!(small.log().contains("records do not get into Kafka"), "{}", small.log());
     published(small.address(), "news", "1", None).await;

@@ -291,7 +291,7 @@ async fn a_hub_whose_log_lost_its_end_begins_a_new_epoch_with_what_is_left() {
 
 /// Going on after a position that it does not have would publish the past again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hub_behind_its_client_sends_it_elsewhere_and_serves_it_once_it_caught_up() {
+async fn a_hub_that_lags_its_client_sends_it_elsewhere_and_serves_it_once_it_caught_up() {
     let postgres = Postgres::start();
     let (one, mut two) = (on(&postgres), on(&postgres));
     let mut listener = Listener::begin("news", two.address()).await;

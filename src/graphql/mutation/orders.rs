@@ -46,7 +46,7 @@ pub struct OrderMutations;
 /// An order to place.
 #[derive(InputObject)]
 pub struct PlaceOrderInput {
-    /// `BASE-QUOTE`.
+    /// The market's id, `BASE-QUOTE`.
     market: ID,
     /// Buy or sell.
     side: Side,
@@ -62,7 +62,7 @@ pub struct PlaceOrderInput {
     client_id: Option<String>,
     /// When it expires.
     expires_at: Option<DateTime>,
-    /// Of its metadata document on IPFS.
+    /// CID of its metadata document on IPFS.
     metadata_cid: Option<String>,
 }
 
@@ -91,7 +91,7 @@ pub struct CancelOrderInput {
 /// A canceled order, and the position of the cancellation in the log.
 #[derive(SimpleObject)]
 pub struct CancelOrderPayload {
-    /// As it is afterwards.
+    /// The order after the cancellation.
     order: Order,
     /// The epoch of `sequence`. Sequences of different epochs can't be compared.
     epoch: ID,

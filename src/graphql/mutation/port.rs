@@ -36,12 +36,12 @@ pub enum WriteError {
     Unreachable,
     #[error("Kafka can't be reached now: nothing was written, ask again")]
     KafkaAway,
-    #[error("too much is on its way into Kafka: nothing was written, ask again")]
+    #[error("too many records wait for Kafka: nothing was written, ask again")]
     KafkaFull,
-    #[error("Kafka does not take it, the hub's log says why: nothing was written")]
+    #[error("Kafka refused it: nothing was written, and the hub's log has the reason")]
     KafkaRefused,
     #[error(
-        "it did not come back from Kafka in time: it may be written later, ask again with the same \
+        "Kafka did not confirm it in time: it may be written later, ask again with the same \
          id"
     )]
     KafkaLate,

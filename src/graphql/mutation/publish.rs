@@ -30,7 +30,7 @@ pub struct PublishPayload {
     duplicate: bool,
 }
 
-/// Writes.
+/// Operations that change data.
 #[derive(Default, MergedObject)]
 #[graphql(name = "Mutation")]
 pub struct Mutations(Publishing, OrderMutations);
@@ -105,7 +105,7 @@ async fn published_before(
 ) -> Result<u64> {
     let stored = read_in_turn(ctx, move |log| log.find(&id)).await?;
     let conflict =
-        || fault(ErrorCode::Conflict, "another event has this id: publish under one of its own");
+        || fault(ErrorCode::Conflict, "another event has this id: choose a new one");
     let stored = stored.ok_or_else(|| internal("an id that is known is not in the log"))?;
     match item(&stored, |_| None).map(|one| one.body) {
         Ok(ItemBody::Message(known))

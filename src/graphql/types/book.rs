@@ -147,7 +147,7 @@ impl OutputType for Levels {
 #[derive(Interface)]
 #[expect(clippy::duplicated_attributes, reason = "fields of one type are no duplicates")]
 #[graphql(
-    field(name = "market", ty = "ID", desc = "`BASE-QUOTE`."),
+    field(name = "market", ty = "ID", desc = "The market's id, `BASE-QUOTE`."),
     field(
         name = "epoch",
         ty = "ID",
@@ -189,7 +189,7 @@ pub struct BookSnapshot(pub live::BookSnapshot);
 /// The best levels of a book.
 #[Object]
 impl BookSnapshot {
-    /// `BASE-QUOTE`.
+    /// The market's id, `BASE-QUOTE`.
     async fn market(&self) -> ID {
         ID(self.0.head.definition.market.to_string())
     }
@@ -234,7 +234,7 @@ impl BookSnapshot {
         self.0.reason.into()
     }
 
-    /// Most levels on each side.
+    /// The depth of the window: the largest number of levels on each side.
     async fn depth(&self) -> i32 {
         i32::try_from(self.0.head.depth).unwrap_or(i32::MAX)
     }
@@ -256,7 +256,7 @@ pub struct BookDelta(pub live::BookDelta);
 /// Changes of the best levels of a book.
 #[Object]
 impl BookDelta {
-    /// `BASE-QUOTE`.
+    /// The market's id, `BASE-QUOTE`.
     async fn market(&self) -> ID {
         ID(self.0.head.definition.market.to_string())
     }
@@ -323,7 +323,7 @@ pub struct BookHeartbeat(pub live::BookHeartbeat);
 /// Sent at least every 5 seconds while nothing changes.
 #[Object]
 impl BookHeartbeat {
-    /// `BASE-QUOTE`.
+    /// The market's id, `BASE-QUOTE`.
     async fn market(&self) -> ID {
         ID(self.0.head.definition.market.to_string())
     }

@@ -142,7 +142,7 @@ impl CandleFrame {
 /// epoch is the same and its `prevSequence` is the previous `sequence`.
 #[Object]
 impl CandleFrame {
-    /// `BASE-QUOTE`.
+    /// The market's id, `BASE-QUOTE`.
     async fn market(&self) -> ID {
         ID(self.0.definition.market.to_string())
     }

@@ -9,7 +9,7 @@ use crate::live::{self, FeedView};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[graphql(remote = "live::FeedState")]
 pub enum FeedState {
-    /// Up to date.
+    /// The data is up to date.
     Live,
     /// The source is disconnected or late.
     Stale,
@@ -22,7 +22,7 @@ pub enum FeedState {
 /// An event that a feed brought and the hub did not take.
 #[derive(SimpleObject)]
 pub struct Refusal {
-    /// A file, a topic, a table.
+    /// The file, topic or table that the event came from.
     source: String,
     /// Where in the source: a line, an offset, a row.
     place: String,
@@ -49,8 +49,8 @@ pub struct FeedStatus {
     last_refusal: Option<Refusal>,
     /// When the newest event was written to the log, by the hub's clock.
     last_event_time: Option<DateTime>,
-    /// What its source has and the log does not have yet: bytes of files, rows of Postgres, records
-    /// of Kafka. 0 when it has caught up.
+    /// Consumer lag: what its source has and the log does not have yet. In bytes of files, rows of
+    /// Postgres or records of Kafka; 0 when it has caught up.
     lag: Option<UInt64>,
 }
 

@@ -8,11 +8,11 @@ use super::scalars::{DateTime, UInt64};
 /// This hub.
 #[derive(SimpleObject)]
 pub struct Hub {
-    /// Of the program.
+    /// Version of the hub's program.
     pub version: String,
     /// The epoch of its sequences.
     pub epoch: ID,
-    /// By the hub's clock.
+    /// When it started, by its own clock.
     pub started_at: DateTime,
     /// Seconds since it started.
     pub uptime: i32,

@@ -12,9 +12,9 @@ use crate::market::levels;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[graphql(remote = "levels::Side")]
 pub enum Side {
-    /// Of who pays the quote.
+    /// The buyer's side: it pays the quote and receives the base.
     Buy,
-    /// Sells the base.
+    /// The seller's side: it gives the base and receives the quote.
     Sell,
 }
 
@@ -22,7 +22,7 @@ pub enum Side {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 #[graphql(remote = "Status")]
 pub enum MarketStatus {
-    /// It trades.
+    /// The market trades.
     Active,
     /// Trading is paused.
     Halted,
@@ -36,7 +36,7 @@ pub struct Market(pub Arc<MarketDefinition>);
 /// A pair that trades.
 #[Object]
 impl Market {
-    /// `BASE-QUOTE`.
+    /// The market's id, `BASE-QUOTE`.
     async fn id(&self) -> ID {
         ID(self.0.market.to_string())
     }

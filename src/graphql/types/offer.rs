@@ -14,7 +14,7 @@ pub struct BestBidOfferFrame(pub live::Offer);
 /// The best bid and the best offer of one market.
 #[Object]
 impl BestBidOfferFrame {
-    /// `BASE-QUOTE`.
+    /// The market's id, `BASE-QUOTE`.
     async fn market(&self) -> ID {
         ID(self.0.definition.market.to_string())
     }

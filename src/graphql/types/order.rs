@@ -37,7 +37,7 @@ pub enum OrderStatus {
     PartiallyFilled,
     /// All of it is filled.
     Filled,
-    /// What was open is canceled.
+    /// The open rest of the order was canceled.
     Canceled,
 }
 
@@ -88,7 +88,7 @@ impl Order {
         ID(self.state.id.to_string())
     }
 
-    /// `BASE-QUOTE`.
+    /// The market's id, `BASE-QUOTE`.
     async fn market(&self) -> ID {
         ID(self.state.market.to_string())
     }
@@ -144,7 +144,7 @@ impl Order {
         self.state.box_id.as_deref().map(ID::from)
     }
 
-    /// Of its metadata document on IPFS.
+    /// CID of its metadata document on IPFS.
     async fn metadata_cid(&self) -> Option<ID> {
         self.state.metadata_cid.as_deref().map(ID::from)
     }
@@ -168,11 +168,11 @@ impl Order {
 /// What an event did to an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 pub enum OrderEvent {
-    /// It is new.
+    /// The order was placed.
     Placed,
-    /// Some or all of it was filled.
+    /// Some or all of the order was filled.
     Filled,
-    /// What was open is canceled.
+    /// The open rest of the order was canceled.
     Canceled,
 }
 
@@ -351,15 +351,15 @@ fn topic_parts(topic: &str) -> (Option<&str>, Option<&str>) {
 /// Which orders to list. All conditions must hold.
 #[derive(InputObject, Default)]
 pub struct OrderFilter {
-    /// Of one market.
+    /// Orders of one market.
     market: Option<ID>,
-    /// Of one account. Only the client's own account is allowed.
+    /// Orders of one account. Only the client's own account is allowed.
     account: Option<ID>,
-    /// Of one side.
+    /// Orders of one side.
     side: Option<Side>,
-    /// In one status.
+    /// Orders in one status.
     status: Option<OrderStatus>,
-    /// Those that can still be filled, or those that can't.
+    /// `true`: orders that can still be filled. `false`: the others.
     open: Option<bool>,
 }
 

@@ -35,7 +35,7 @@ impl Ticker {
 /// minute and the 1,439 minutes before it, by the hub's clock.
 #[Object]
 impl Ticker {
-    /// `BASE-QUOTE`.
+    /// The market's id, `BASE-QUOTE`.
     async fn market(&self) -> ID {
         ID(self.0.definition.market.to_string())
     }
@@ -127,7 +127,7 @@ pub struct TickerFrame(pub live::TickerFrame);
 /// if its epoch is the same and its `prevSequence` is the previous `sequence`.
 #[Object]
 impl TickerFrame {
-    /// `BASE-QUOTE`.
+    /// The market's id, `BASE-QUOTE`.
     async fn market(&self) -> ID {
         ID(self.0.definition.market.to_string())
     }

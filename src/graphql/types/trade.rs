@@ -29,7 +29,7 @@ impl Trade {
         self.trade.id.as_deref().map(ID::from)
     }
 
-    /// `BASE-QUOTE`.
+    /// The market's id, `BASE-QUOTE`.
     async fn market(&self) -> ID {
         ID(self.trade.market.to_string())
     }
@@ -78,7 +78,7 @@ pub struct TradeFrame(pub LogFrame);
 /// epoch is the same and its `prevSequence` is the previous `sequence`.
 #[Object]
 impl TradeFrame {
-    /// `BASE-QUOTE`.
+    /// The market's id, `BASE-QUOTE`.
     async fn market(&self) -> ID {
         ID::from(Topic::parse(&self.0.topic).and_then(Topic::market).unwrap_or_default())
     }

@@ -99,7 +99,7 @@ fn what_can_not_be_is_refused_with_its_reason_and_changes_nothing() {
             placed("o1", "SELL", "11", "1"),
             "order \"o1\" was placed before: give each order an id of its own",
         ),
-        (other.to_owned(), "order \"o1\" is one of market A-B, not of C-D"),
+        (other.to_owned(), "order \"o1\" belongs to market A-B, not to C-D"),
         (placed("o3", "BUY", "0", "1"), "market A-B: price \"0\" must be above 0"),
         (placed("o3", "BUY", "1", "0.00"), "market A-B: size \"0.00\" must be above 0"),
         (placed("o3", "BUY", "1.55", "1"), "market A-B: price \"1.55\" has more than 1 decimals"),
@@ -109,7 +109,7 @@ fn what_can_not_be_is_refused_with_its_reason_and_changes_nothing() {
         assert_eq!(take(&mut orders, &line), Err(reason.to_owned()));
     }
     take(&mut orders, &placed("o2", "BUY", "10", "1")).unwrap();
-    let reason = Err("2 orders are open already: that is the most".to_owned());
+    let reason = Err("2 orders are open: no more are allowed".to_owned());
     assert_eq!(take(&mut orders, &placed("o3", "BUY", "10", "1")), reason);
     let changed = take(&mut orders, &canceled("o1")).unwrap();
     assert_eq!(changed.levels, [level(Side::Buy, 100, 100, 1)]);
