@@ -104,8 +104,7 @@ async fn published_before(
     data: &serde_json::Value,
 ) -> Result<u64> {
     let stored = read_in_turn(ctx, move |log| log.find(&id)).await?;
-    let conflict =
-        || fault(ErrorCode::Conflict, "another event has this id: choose a new one");
+    let conflict = || fault(ErrorCode::Conflict, "another event has this id: choose a new one");
     let stored = stored.ok_or_else(|| internal("an id that is known is not in the log"))?;
     match item(&stored, |_| None).map(|one| one.body) {
         Ok(ItemBody::Message(known))
