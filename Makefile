@@ -42,6 +42,8 @@ reference: rust ## Write config/spreadly.toml and the generated pages of docs/re
 	cargo run --quiet --locked --package spreadly -- errors > "$(CACHE)/errors.md"
 	cp "$(CACHE)/configuration.md" docs/reference/configuration.md
 	cp "$(CACHE)/errors.md" docs/reference/errors.md
+	cargo run --quiet --locked --package spreadly -- metrics > "$(CACHE)/metrics.md"
+	cp "$(CACHE)/metrics.md" docs/reference/metrics.md
 
 schema: rust ## Write config/schema.graphql again
 	cargo run --quiet --locked --package spreadly -- schema > "$(CACHE)/schema.graphql"

@@ -20,6 +20,7 @@ use self::serve::Serve;
 use self::subscribe::{ClientError, Endpoint, Subscribe};
 use crate::config;
 use crate::graphql;
+use crate::telemetry::metrics;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -31,6 +32,7 @@ Examples:
   spreadly config > spreadly.toml                 every key at its default, with its meaning
   spreadly schema > schema.graphql
   spreadly errors                                 error codes and close codes, with their remedies
+  spreadly metrics                                what /metrics counts
   spreadly subscribe 'subscription { feedStatus { name state } }'
   spreadly publish news '{\"headline\": \"hello\"}'
 
@@ -69,6 +71,8 @@ enum Command {
     Schema,
     /// Print every error code, HTTP status and close code, and what a client does then
     Errors,
+    /// Print every metric, with its type and meaning
+    Metrics,
     /// Follow a GraphQL subscription, or run a query, and print each result as a line of JSON
     #[command(after_help = subscribe::EXAMPLES)]
     Subscribe(Subscribe),
@@ -101,6 +105,10 @@ pub fn run() -> ExitCode {
         }
         Command::Errors => {
             print!("{}", errors::page());
+            ExitCode::SUCCESS
+        }
+        Command::Metrics => {
+            print!("{}", metrics::page());
             ExitCode::SUCCESS
         }
         Command::Subscribe(subscribe) => exit_code(subscribe.run()),

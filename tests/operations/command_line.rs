@@ -79,6 +79,7 @@ fn the_committed_reference_pages_and_the_documented_file_are_what_the_program_pr
         (&["config", "--reference"][..], "docs/reference/configuration.md"),
         (&["config"], "config/spreadly.toml"),
         (&["errors"], "docs/reference/errors.md"),
+        (&["metrics"], "docs/reference/metrics.md"),
     ] {
         let output = spreadly(arguments);
         assert_eq!(output.status.code(), Some(0));
