@@ -44,7 +44,7 @@ const WORDS: [(&str, usize); 9] = [
     ("tells", 0),
     ("anew", 0),
     ("whoever", 0),
-    ("behind", 11),
+    ("behind", 2),
     ("stands", 0),
     ("stood", 0),
     ("deaf", 0),

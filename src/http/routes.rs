@@ -314,7 +314,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
                 return Err(Box::new(refusal(
                     StatusCode::NOT_ACCEPTABLE,
                     ErrorCode::BadRequest,
-                    "a subscription is sent as text/event-stream: add it to Accept, or open a WebSocket",
+                    "a subscription is sent as text/event-stream: accept it, or open a WebSocket",
                 )));
             }
             Some(OperationKind::Subscription) => {

@@ -109,6 +109,11 @@ async fn no_frame_of_a_book_to_a_depth_of_1500_is_one_that_a_stock_client_refuse
     });
     hub.append_lines("book.ndjson", &[market.to_string(), book("book.snapshot", false)]);
     let mut client = Client::knowing(hub.address(), "L-L").await;
+    // The market may be there before its book is.
+    let has_book = r#"{ orderBook(market: "L-L", depth: 1) { bids { price } } }"#;
+    while hub.query(has_book)["orderBook"]["bids"] == json!([]) {
+        tokio::task::yield_now().await;
+    }
     let levels = "{ __typename price size orders }";
     let sides = format!("bids {levels} asks {levels}");
     let query = format!(

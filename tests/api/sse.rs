@@ -9,6 +9,9 @@ use crate::harness::{Client, Follower, Hub, follower, loud, market};
 
 const MARKET: &str = "XBT-USD";
 
+const TAKEN: &str = "spreadly_feed_events_total{feed=\"files\"}";
+const ADVANCED: &str = "spreadly_streams_advanced_total";
+
 async fn hub_with(settings: &[&str]) -> Hub {
     let hub = Hub::start_with(settings);
     hub.append_lines("book.ndjson", &market::beginning(MARKET));
@@ -190,6 +193,36 @@ async fn a_client_that_stops_reading_is_cut_and_the_others_miss_nothing() {
     }
     loud::say(&format!("cut after {steps} events that were not read"));
     assert_eq!(copy.snapshots, 1);
+}
+
+#[tokio::test]
+async fn a_stream_that_only_a_stalled_client_reads_is_not_encoded_and_then_comes_whole() {
+    let hub = hub_with(&["server.send_buffer_bytes=4096"]).await;
+    let mut events = open(&hub, &[]);
+    let mut copy = Follower::new(1, 8);
+    copy.apply(&message(events.next().1));
+    let taken = metric(&hub, TAKEN);
+    let (mut steps, mut encoded) = (0, 0);
+    loop {
+        let lines: Vec<_> = (steps..steps + 100).map(|n| market::step(MARKET, n)).collect();
+        hub.append_lines("book.ndjson", &lines);
+        steps += 100;
+        until(&hub, TAKEN, taken + steps as u64);
+        let before = std::mem::replace(&mut encoded, metric(&hub, ADVANCED));
+        if before == encoded {
+            break;
+        }
+    }
+    loud::say(&format!(
+        "{encoded} frames of {steps} events were encoded for a client that reads none"
+    ));
+    let awaited = market::bids_after(steps);
+    while copy.bids != awaited {
+        copy.apply(&message(events.next().1));
+    }
+    hub.append_lines("book.ndjson", &[market::step(MARKET, steps)]);
+    copy.apply(&message(events.next().1));
+    assert_eq!(copy.bids, market::bids_after(steps + 1));
 }
 
 /// Connections of a browser's EventSource to one URL: it returns with its last id whenever a

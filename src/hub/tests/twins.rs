@@ -179,6 +179,39 @@ fn a_stream_whose_readers_are_all_stalled_is_not_encoded_until_one_takes_frames_
 }
 
 #[test]
+fn after_a_stall_no_operation_waits_until_a_slow_client_has_all_that_others_send() {
+    paused(|began| async move {
+        let (_home, hub) = hub(began).await;
+        let mut client = hub.connect(1 << 10).await;
+        for (id, query) in [("book", BOOK), ("news", NEWS)] {
+            hub.during(client.subscribe(id, query)).await;
+            hub.during(client.next(id)).await;
+        }
+        let mut size = 0;
+        let mut change_book = async || {
+            size += 1;
+            feed(&hub, &[change(true, 10, size)]).await;
+        };
+        for _ in 0..20 {
+            change_book().await;
+        }
+        // The pipe is full, and stays so for longer than `STALLED_READER`.
+        hub.advance(Duration::from_secs(2)).await;
+        feed(&hub, &[news(1)]).await;
+        // It reads again, more slowly than its book changes.
+        for _ in 0..100 {
+            change_book().await;
+            change_book().await;
+            let Heard::Message(message) = hub.during(client.hear()).await else { panic!("open") };
+            if message["id"] == "news" {
+                return;
+            }
+        }
+        panic!("the news never comes");
+    });
+}
+
+#[test]
 fn a_refused_event_is_reported_with_its_place_and_the_next_one_is_taken() {
     paused(|began| async move {
         let (_home, hub) = hub(began).await;

@@ -104,23 +104,18 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         }
     }
 
-    /// The socket takes bytes again, and has got all that waited: one of its operations counts
-    /// again. False if all do.
-    pub(super) fn unstall_stream(&mut self) -> bool {
-        if self.stalled_streams == 0 {
-            return false;
-        }
+    /// The socket takes bytes again: one of its operations counts again, if any does not.
+    pub(super) fn unstall_stream(&mut self) {
         let mut operations =
             self.running.iter_mut().flatten().filter_map(|running| match running {
                 Running::Stream(operation) if operation.is_stalled => Some(operation),
                 _ => None,
             });
-        let Some(operation) = operations.next() else { return false };
+        let Some(operation) = operations.next() else { return };
         operation.is_stalled = false;
         self.stalled_streams -= 1;
         operation.stream.unstall_reader();
         operation.stream.source().advance(&operation.stream);
-        true
     }
 
     fn refuse(&mut self, operation: OperationRef, errors: &[u8]) {

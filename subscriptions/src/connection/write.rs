@@ -116,25 +116,26 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                     let _shut = Pin::new(&mut self.socket).poll_shutdown(cx)?;
                 }
                 return Ok(());
-            } else if let Some(slot) = self.waiting.pop_front() {
-                if turns == STEPS_PER_TURN || (turns > 0 && timer.is_over()) {
-                    self.waiting.push_front(slot);
-                    cx.waker().wake_by_ref();
-                    return Ok(());
-                }
-                turns += 1;
-                if self.turn(cx, slot, context)?.is_pending() {
-                    return Ok(());
-                }
-            } else if self.stalled_streams == 0 {
+            } else if self.waiting.is_empty() && self.stalled_streams == 0 {
                 self.can_write_inline = true;
                 return Ok(());
             } else if turns == STEPS_PER_TURN || (turns > 0 && timer.is_over()) {
                 cx.waker().wake_by_ref();
                 return Ok(());
-            } else {
+            } else if self.stalled_streams > 0
+                && (self.stalled_since.is_none() || self.waiting.is_empty())
+            {
+                // Before those that wait: a slow client may never have all that these send. Also if
+                // none waits any more: then no write would ever show that the socket has room.
                 turns += 1;
                 self.unstall_stream();
+            } else if let Some(slot) = self.waiting.pop_front() {
+                turns += 1;
+                if self.turn(cx, slot, context)?.is_pending() {
+                    return Ok(());
+                }
+            } else {
+                return Ok(());
             }
         }
     }
