@@ -213,9 +213,7 @@ async fn a_stream_that_only_a_stalled_client_reads_is_not_encoded_and_then_comes
             break;
         }
     }
-    loud::say(&format!(
-        "{encoded} frames of {steps} events were encoded for a client that reads none"
-    ));
+    loud::say(&format!("{encoded} frames of {steps} events were encoded while nobody read"));
     let awaited = market::bids_after(steps);
     while copy.bids != awaited {
         copy.apply(&message(events.next().1));

@@ -176,15 +176,17 @@ async fn an_event_is_resolved_and_encoded_once_for_all_who_ask_for_the_same() {
     assert_eq!(metric(&hub, "response_streams_open"), 1);
 }
 
-/// Follows over every cut until `awaited` items came; how often it had to resume.
+/// Follows after what it has `received`, over every cut, until it has `awaited` items; how often it
+/// had to resume.
 async fn follow_through(
     address: std::net::SocketAddr,
     query: impl Fn(Option<&str>) -> String,
+    mut received: Received,
     awaited: usize,
 ) -> (Received, usize) {
-    let (mut received, mut resumed) = (Received::default(), 0);
+    let mut resumed = 0;
     let mut client = Client::reconnected(address).await;
-    client.try_subscribe("s", &query(None)).await;
+    client.try_subscribe("s", &query(received.cursor.as_deref())).await;
     while received.items.len() < awaited {
         match client.seen().await {
             Seen::Message(message) if message["type"] == "ping" => {
@@ -209,17 +211,19 @@ async fn trades_and_events_go_on_after_a_cursor_whenever_the_hub_is_killed() {
     let mut hub = knowing(&["XBT-USD", "ERG-USD"], &[]).await;
     let address = hub.address();
     let (one, both, news) = (STEPS as usize, 2 * STEPS as usize, STEPS as usize);
+    let of_one = |after: Option<&str>| trades(&["XBT-USD"], after);
+    let of_both = |after: Option<&str>| trades(&["ERG-USD", "XBT-USD"], after);
+    let of_news = |after: Option<&str>| events("news", after);
     let following = [
-        tokio::spawn(follow_through(address, |after| trades(&["XBT-USD"], after), one)),
-        tokio::spawn(follow_through(address, |after| trades(&["ERG-USD", "XBT-USD"], after), both)),
-        tokio::spawn(follow_through(address, |after| events("news", after), news)),
+        tokio::spawn(follow_through(address, of_one, Received::default(), one)),
+        tokio::spawn(follow_through(address, of_both, Received::default(), both)),
+        tokio::spawn(follow_through(address, of_news, Received::default(), news)),
     ];
     // One more begins now, leaves, and comes back when all is written.
-    let mut early = (Client::reconnected(address).await, Received::default());
-    early.0.try_subscribe("s", &trades(&["XBT-USD"], None)).await;
-    early.1.take(&early.0.message().await);
-    let begun = early.1.cursor.unwrap();
-    drop(early.0);
+    let (mut client, mut early) = (Client::reconnected(address).await, Received::default());
+    client.try_subscribe("s", &of_one(None)).await;
+    early.take(&client.message().await);
+    drop(client);
     // Everyone is at the beginning before the first line is written.
     while metric(&hub, "readers_open") < 3 {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -257,8 +261,7 @@ async fn trades_and_events_go_on_after_a_cursor_whenever_the_hub_is_killed() {
     assert_eq!(all[1].ids(), each);
     let numbers: Vec<_> = all[2].items.iter().map(|item| item["data"]["number"].as_u64()).collect();
     assert_eq!(numbers, (0..STEPS).map(Some).collect::<Vec<_>>());
-    let after = |after: Option<&str>| trades(&["XBT-USD"], after.or(Some(&begun)));
-    let (late, _) = follow_through(address, after, one).await;
+    let (late, _) = follow_through(address, of_one, early, one).await;
     assert_eq!(late.ids(), xbt);
     let largest = late.largest;
     loud::say(&format!("{KILLS} kills, {resumes} resumes, up to {largest} items in a frame"));

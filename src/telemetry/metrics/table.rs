@@ -1,5 +1,5 @@
-//! Every metric: its name, type and label, and what it counts. `/metrics` sends these texts, and the
-//! reference page is made of them.
+//! Every metric: its name, type and label, and what it counts. `/metrics` sends these texts, and
+//! the reference page has them.
 
 use std::fmt::Write as _;
 
