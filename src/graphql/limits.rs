@@ -8,7 +8,8 @@ const QUERY_BYTES: usize = 32 * 1_024;
 pub struct QueryLimits {
     /// Levels of selection sets, fragments expanded.
     pub query_depth: usize,
-    /// Fields, fragment spreads and inline fragments, fragments expanded.
+    /// Fields, fragment spreads, inline fragments, directives and values of arguments, fragments
+    /// expanded.
     pub query_complexity: usize,
     /// Aliases, fragments expanded.
     pub query_aliases: usize,

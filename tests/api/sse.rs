@@ -207,7 +207,7 @@ async fn a_stream_that_only_a_stalled_client_reads_is_not_encoded_and_then_comes
         let lines: Vec<_> = (steps..steps + 100).map(|n| market::step(MARKET, n)).collect();
         hub.append_lines("book.ndjson", &lines);
         steps += 100;
-        until(&hub, TAKEN, taken + steps as u64);
+        until(&hub, TAKEN, taken + steps);
         let before = std::mem::replace(&mut encoded, metric(&hub, ADVANCED));
         if before == encoded {
             break;

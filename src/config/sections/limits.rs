@@ -256,9 +256,9 @@ pub(in crate::config) fn read(table: &mut Table<'_>) -> Limits {
             unit: "selections",
             takes: whole(1..=10_000_000),
             default: 2_000,
-            does: "Fields, fragment spreads and inline fragments of a document, with its \
-                   fragments expanded.",
-            notes: "",
+            does: "Selections of a document, with its fragments expanded.",
+            notes: "They are fields, fragment spreads and inline fragments. Directives and the \
+                    values of arguments count as well.",
         }),
         query_aliases: table.key(Key {
             name: "limits.query_aliases",

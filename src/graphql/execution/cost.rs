@@ -5,10 +5,11 @@
 use std::collections::HashMap;
 
 use async_graphql::Pos;
+use async_graphql_parser::Positioned;
 use async_graphql_parser::types::{
     ExecutableDocument, Field, OperationDefinition, Selection, SelectionSet,
 };
-use async_graphql_value::Value;
+use async_graphql_value::{Name, Value};
 use serde_json::Map;
 
 use super::introspection;
@@ -113,7 +114,12 @@ impl Iterator for Tokens<'_> {
     }
 }
 
-/// Before parsing: how long, how many tokens, how deeply nested. Returns the tokens.
+/// Bytes of text that cost the parser as much as a token: it reads strings and comments byte by
+/// byte.
+const BYTES_OF_A_TOKEN: usize = 5;
+
+/// Before parsing: how long, how many tokens, how deeply nested. Returns the tokens that parsing it
+/// is worth.
 pub fn check_text(text: &str, limits: &QueryLimits) -> Result<usize, Refused> {
     if text.len() > limits.query_bytes {
         return Err(Refused::limit("query_bytes", limits.query_bytes, text.len()));
@@ -138,7 +144,7 @@ pub fn check_text(text: &str, limits: &QueryLimits) -> Result<usize, Refused> {
     if deepest > MOST_NESTING {
         return Err(Refused::limit("query_depth", limits.query_depth, deepest));
     }
-    Ok(count)
+    Ok(count.max(text.len() / BYTES_OF_A_TOKEN))
 }
 
 /// What a selection set expands to. Saturating, as the sum of a fragment bomb exceeds any integer.
@@ -148,7 +154,8 @@ struct Cost {
     /// Below `__schema` and `__type`.
     introspection_depth: usize,
     fields: usize,
-    /// Fields, fragment spreads and inline fragments: the steps of a walk through it.
+    /// Fields, fragment spreads and inline fragments, with their directives and the values of their
+    /// arguments: the steps of a walk through it.
     selections: usize,
     aliases: usize,
     /// Below `bids` and `asks`; once a level of the book is known, times the depth. Below `candles`
@@ -179,6 +186,31 @@ impl Cost {
         }
         Ok(())
     }
+}
+
+/// A selection with its directives and the values of its arguments. Validation looks at each of
+/// them as often as the selection is spread.
+fn steps(selection: &Selection) -> usize {
+    let of_directives = selection.directives().iter().map(|one| 1 + values(&one.node.arguments));
+    let of_arguments = match selection {
+        Selection::Field(field) => values(&field.node.arguments),
+        _ => 0,
+    };
+    1 + of_arguments + of_directives.sum::<usize>()
+}
+
+fn values(arguments: &[(Positioned<Name>, Positioned<Value>)]) -> usize {
+    arguments.iter().map(|(_, value)| scalars(&value.node)).sum()
+}
+
+/// At least one. The parser has bounded how deep it recurses.
+fn scalars(value: &Value) -> usize {
+    let inner: usize = match value {
+        Value::List(all) => all.iter().map(scalars).sum(),
+        Value::Object(all) => all.values().map(scalars).sum(),
+        _ => 0,
+    };
+    inner.max(1)
 }
 
 /// Each fragment is weighed once, however often it is spread.
@@ -250,7 +282,7 @@ impl<'a> Scale<'a, '_> {
                 }
                 Selection::InlineFragment(inline) => self.set(&inline.node.selection_set.node)?,
             };
-            cost.selections = cost.selections.saturating_add(1);
+            cost.selections = cost.selections.saturating_add(steps(&selection.node));
             sum.add(cost);
         }
         Ok(sum)
@@ -411,6 +443,37 @@ mod tests {
             query += &format!("fragment {name} on Query{{{}}}", spreads(next));
         }
         assert_limit(&query, "query_complexity", 2_000, 10 + 100 + 1_000 + 1_000 * 41);
+    }
+
+    #[test]
+    fn values_of_arguments_and_directives_count_as_often_as_they_are_spread() {
+        let values = "1 ".repeat(300);
+        let of = |argument: &str| {
+            format!("{{{}}} fragment A on Query{{{argument}}}", "...A ".repeat(10))
+        };
+        // Ten spreads of a field with 300 values.
+        let expected = 10 + 10 * 301;
+        for argument in [
+            format!("candles(from: [{values}])"),
+            format!("a @b(c: [{}])", "1 ".repeat(299)),
+            format!("a(b: [{}])", format!("{{c: [{}]}} ", "1 ".repeat(100)).repeat(3)),
+        ] {
+            assert_limit(&of(&argument), "query_complexity", 2_000, expected);
+        }
+        assert_eq!(refusal(&of("a(b: [1 1 1])")), None);
+    }
+
+    #[test]
+    fn a_long_string_or_comment_is_charged_like_the_tokens_that_would_cost_as_much() {
+        let limits = QueryLimits::default();
+        let charged = |text: &str| check_text(text, &limits).unwrap_or_default();
+        assert_eq!(charged("{a}"), 3);
+        for text in [
+            format!("{{a(b: \"{}\")}}", "x".repeat(30_000)),
+            format!("{{a}}#{}", "x".repeat(30_000)),
+        ] {
+            assert!(charged(&text) >= 6_000, "{}", charged(&text));
+        }
     }
 
     #[test]
