@@ -16,7 +16,7 @@ use spreadly_subscriptions::limits::STALLED_READER;
 use spreadly_subscriptions::{ErrorCode, Executor, Frame, SseReader, StreamEnd};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::delivery::Delivery;
 use crate::budgets::ConnectionPlace;
@@ -177,14 +177,13 @@ impl Sender {
             match read {
                 Ok(frames) => {
                     for frame in &frames {
-                        let mut sent = pin!(self.event(frame));
-                        let soon = tokio::time::timeout(STALLED_READER, sent.as_mut()).await;
-                        match soon {
-                            Ok(sent) => sent?,
-                            Err(_) => {
-                                let _stalled = reader.stall();
-                                sent.await?;
-                            }
+                        let mut event = pin!(self.event(frame));
+                        if let Ok(sent) = timeout(STALLED_READER, event.as_mut()).await {
+                            sent?;
+                        } else {
+                            reader.stall();
+                            event.await?;
+                            reader.resume();
                         }
                     }
                 }
@@ -245,7 +244,7 @@ impl Sender {
     }
 
     async fn send(&self, piece: Bytes) -> Option<()> {
-        match tokio::time::timeout(self.pace.stall, self.sender.send(piece)).await {
+        match timeout(self.pace.stall, self.sender.send(piece)).await {
             Ok(sent) => sent.ok(),
             Err(_) => {
                 self.cut.notify_one();

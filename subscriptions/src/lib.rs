@@ -64,7 +64,7 @@ pub use rounds::Priority;
 pub use schedule::{PaceChange, Schedule};
 pub use shard::{Opening, Shard};
 pub use socket::Socket;
-pub use sse_reader::{SseReader, StalledReader, StreamEnd};
+pub use sse_reader::{SseReader, StreamEnd};
 pub use stream::{ResponseStream, Source};
 pub use streams::{OpenError, StreamLimits, Streams};
 pub use worker::{Turn, Worker};

@@ -37,6 +37,7 @@ pub struct SseReader<S: Socket, E: Executor> {
     cursor: StreamCursor<()>,
     progress: Progress,
     permit: Option<Box<dyn StreamPermit>>,
+    is_stalled: bool,
 }
 
 impl<S: Socket, E: Executor> SseReader<S, E> {
@@ -49,13 +50,22 @@ impl<S: Socket, E: Executor> SseReader<S, E> {
         let signal = Rc::<ReaderSignal>::default();
         let handle = context.add_reader(&stream, signal.clone());
         let (cursor, progress) = (StreamCursor::new(after), Progress::default());
-        Self { context, stream, signal, handle, cursor, progress, permit }
+        Self { context, stream, signal, handle, cursor, progress, permit, is_stalled: false }
     }
 
-    /// The client took nothing for [`crate::limits::STALLED_READER`].
-    pub fn stall(&self) -> StalledReader<'_> {
-        self.stream.stall_reader();
-        StalledReader(&self.stream)
+    /// The client took nothing for [`crate::limits::STALLED_READER`]: until it does, it does not
+    /// count among the readers of its stream.
+    pub fn stall(&mut self) {
+        if !std::mem::replace(&mut self.is_stalled, true) {
+            self.stream.stall_reader();
+        }
+    }
+
+    /// The client takes frames again.
+    pub fn resume(&mut self) {
+        if std::mem::take(&mut self.is_stalled) {
+            self.stream.resume_reader();
+        }
     }
 
     /// The next frames, at least one, as soon as there are some. Must be awaited to its end: frames
@@ -92,19 +102,11 @@ impl<S: Socket, E: Executor> SseReader<S, E> {
     }
 }
 
-/// While it lives, a reader does not count among the readers of its stream, as its client takes
-/// nothing.
-pub struct StalledReader<'a>(&'a Arc<ResponseStream>);
-
-impl Drop for StalledReader<'_> {
-    fn drop(&mut self) {
-        self.0.unstall_reader();
-        self.0.source().advance(self.0);
-    }
-}
-
 impl<S: Socket, E: Executor> Drop for SseReader<S, E> {
     fn drop(&mut self) {
+        if self.is_stalled {
+            self.stream.end_stalled_reader();
+        }
         self.context.remove_reader(self.handle);
     }
 }

@@ -236,9 +236,15 @@ impl ResponseStream {
         self.readers.stalled.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// It takes frames again, or ends.
-    pub(crate) fn unstall_reader(&self) {
+    /// It ends.
+    pub(crate) fn end_stalled_reader(&self) {
         self.readers.stalled.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// It takes frames again: the source pushes what it left out.
+    pub(crate) fn resume_reader(&self) {
+        self.readers.stalled.fetch_sub(1, Ordering::AcqRel);
+        self.source.advance(self);
     }
 
     pub(crate) fn is_shared(&self) -> bool {

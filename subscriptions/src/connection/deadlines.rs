@@ -28,11 +28,11 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             self.wake();
         }
         self.refusals_left = (self.refusals_left + REFUSALS_PER_SWEEP).min(REFUSALS_AT_ONCE);
-        if self.stalled_since.is_some_and(|since| now >= since + STALLED_READER) {
+        let passed = |since: Instant, most: Duration| now.saturating_duration_since(since) >= most;
+        if self.stalled_since.is_some_and(|since| passed(since, STALLED_READER)) {
             self.stall_streams();
         }
         // Each branch but the last queues something, so the task that flushes it is woken.
-        let passed = |since: Instant, most: Duration| now.saturating_duration_since(since) >= most;
         let expires_at = self.grant.as_ref().and_then(|grant| grant.expires_at);
         if let Some(deadline) = self.closing {
             self.dead = now >= deadline;

@@ -94,6 +94,9 @@ impl<S: Socket, E: Executor> Connection<S, E> {
     /// The socket is full for long: until it takes bytes again, its operations do not count among
     /// the readers of their streams.
     pub(super) fn stall_streams(&mut self) {
+        if self.stalled_streams == self.streams {
+            return;
+        }
         for running in self.running.iter_mut().flatten() {
             if let Running::Stream(operation) = running
                 && !std::mem::replace(&mut operation.is_stalled, true)
@@ -114,8 +117,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         let Some(operation) = operations.next() else { return };
         operation.is_stalled = false;
         self.stalled_streams -= 1;
-        operation.stream.unstall_reader();
-        operation.stream.source().advance(&operation.stream);
+        operation.stream.resume_reader();
     }
 
     fn refuse(&mut self, operation: OperationRef, errors: &[u8]) {
@@ -160,7 +162,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
                 self.streams -= 1;
                 if operation.is_stalled {
                     self.stalled_streams -= 1;
-                    operation.stream.unstall_reader();
+                    operation.stream.end_stalled_reader();
                 }
                 context.unsubscribe(operation.handle);
                 self.waiting.retain(|one| *one != slot);

@@ -122,20 +122,17 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             } else if turns == STEPS_PER_TURN || (turns > 0 && timer.is_over()) {
                 cx.waker().wake_by_ref();
                 return Ok(());
-            } else if self.stalled_streams > 0
-                && (self.stalled_since.is_none() || self.waiting.is_empty())
-            {
-                // Before those that wait: a slow client may never have all that these send. Also if
-                // none waits any more: then no write would ever show that the socket has room.
-                turns += 1;
-                self.unstall_stream();
-            } else if let Some(slot) = self.waiting.pop_front() {
-                turns += 1;
-                if self.turn(cx, slot, context)?.is_pending() {
-                    return Ok(());
-                }
             } else {
-                return Ok(());
+                turns += 1;
+                // Stalled ones first: a slow client may never have all that waits. Also if none
+                // waits any more: then no write would ever show that the socket has room.
+                let unstalls = self.stalled_streams > 0 && self.stalled_since.is_none();
+                let slot = if unstalls { None } else { self.waiting.pop_front() };
+                match slot {
+                    None => self.unstall_stream(),
+                    Some(slot) if self.turn(cx, slot, context)?.is_pending() => return Ok(()),
+                    Some(_) => {}
+                }
             }
         }
     }
