@@ -132,6 +132,24 @@ impl Storm {
     }
 }
 
+/// A stream of a book that was joined at its beginning.
+fn joined(live: &Arc<Live>, streams: &Streams, key: usize, encode: Encode) -> Arc<ResponseStream> {
+    let stream = open(streams, key.to_string(), || {
+        live.book_source(MARKET, 10, Speed::Raw, encode, None).unwrap()
+    });
+    Client::join(&stream, 10, &History::from([(0, Sides::default())]));
+    stream
+}
+
+/// Takes so many microseconds at least for each frame.
+fn slow(micros: u64) -> Encode {
+    Box::new(move |frame| {
+        let until = Instant::now() + std::time::Duration::from_micros(micros);
+        while Instant::now() < until {}
+        plain(frame)
+    })
+}
+
 #[test]
 fn an_event_is_pushed_by_the_worker_and_not_by_the_thread_that_brings_it() {
     let mut random = SmallRng::seed_from_u64(1);
@@ -175,13 +193,7 @@ fn a_reader_that_comes_back_to_a_stream_that_nobody_read_gets_at_once_what_it_mi
 fn a_stream_with_several_readers_does_not_wait_until_many_others_are_scheduled() {
     let encoders = Encoders::new(new_live(), 1, STREAM_COST_RATE);
     let (live, streams) = (encoders.state_of(0).clone(), new_streams(1 << 20));
-    let opened = |key: usize| {
-        let stream = open(&streams, key.to_string(), || {
-            live.book_source(MARKET, 10, Speed::Raw, Box::new(plain), None).unwrap()
-        });
-        Client::join(&stream, 10, &History::from([(0, Sides::default())]));
-        stream
-    };
+    let opened = |key: usize| joined(&live, &streams, key, Box::new(plain));
     let alone: Vec<_> = (0..100).map(opened).collect();
     let shared = opened(100);
     opened(100);
@@ -196,21 +208,10 @@ fn a_stream_with_several_readers_does_not_wait_until_many_others_are_scheduled()
 #[test]
 fn streams_with_several_readers_push_in_one_turn_though_many_others_wait() {
     // Six of these take longer than the moment that an event has among many streams.
-    let slow = |frame| {
-        let until = Instant::now() + std::time::Duration::from_micros(30);
-        while Instant::now() < until {}
-        plain(frame)
-    };
     let push_together = || {
         let encoders = Encoders::new(new_live(), 1, 1_000_000);
         let (live, streams) = (encoders.state_of(0).clone(), new_streams(1 << 20));
-        let opened = |key: usize| {
-            let stream = open(&streams, key.to_string(), || {
-                live.book_source(MARKET, 10, Speed::Raw, Box::new(slow), None).unwrap()
-            });
-            Client::join(&stream, 10, &History::from([(0, Sides::default())]));
-            stream
-        };
+        let opened = |key: usize| joined(&live, &streams, key, slow(30));
         let _alone: Vec<_> = (0..200).map(opened).collect();
         let shared: Vec<_> = (200..206).map(opened).collect();
         (200..206).for_each(|key| drop(opened(key)));
@@ -231,16 +232,8 @@ fn streams_with_several_readers_push_in_one_turn_though_many_others_wait() {
 fn many_streams_that_events_touch_are_scheduled_in_portions_and_each_once() {
     let encoders = Encoders::new(new_live(), 1, STREAM_COST_RATE);
     let (live, streams) = (encoders.state_of(0).clone(), new_streams(1 << 20));
-    let history = History::from([(0, Sides::default())]);
-    let alone: Vec<_> = (0..1_000)
-        .map(|key| {
-            let stream = open(&streams, key.to_string(), || {
-                live.book_source(MARKET, 10, Speed::Raw, Box::new(plain), None).unwrap()
-            });
-            Client::join(&stream, 10, &history);
-            stream
-        })
-        .collect();
+    let opened = |key: usize| joined(&live, &streams, key, Box::new(plain));
+    let alone: Vec<_> = (0..1_000).map(opened).collect();
     let worker = encoders.worker(0);
     encoders.apply(vec![change(1, &[(Side::Buy, 5, 1)])]);
     assert!(works(worker));
@@ -296,18 +289,7 @@ fn an_event_does_not_wait_for_streams_of_other_markets() {
 fn an_event_waits_for_streams_of_its_own_market_no_longer_than_its_budget() {
     let encoders = Encoders::new(new_live(), 1, STREAM_COST_RATE);
     let (live, streams) = (encoders.state_of(0).clone(), new_streams(1 << 20));
-    let slow = |frame| {
-        let until = Instant::now() + std::time::Duration::from_millis(1);
-        while Instant::now() < until {}
-        plain(frame)
-    };
-    let opened = |key: usize| {
-        let stream = open(&streams, key.to_string(), || {
-            live.book_source(MARKET, 10, Speed::Raw, Box::new(slow), None).unwrap()
-        });
-        Client::join(&stream, 10, &History::from([(0, Sides::default())]));
-        stream
-    };
+    let opened = |key: usize| joined(&live, &streams, key, slow(1_000));
     let all: Vec<_> = (0..100).map(opened).collect();
     for sequence in 1..3 {
         encoders.apply(vec![change(sequence, &[(Side::Buy, 5, u128::from(sequence))])]);
