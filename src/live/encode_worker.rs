@@ -77,20 +77,44 @@ struct Rounds {
     repaced: VecDeque<PaceChange>,
 }
 
-/// Streams that events touched and that are not in the schedule yet, each once.
+/// Streams that events touched and that are not in the schedule yet.
 #[derive(Default)]
 struct Unmarked {
-    ids: HashSet<u64>,
+    /// Each once.
     queue: VecDeque<u64>,
+    /// Those of `queue`.
+    ids: HashSet<u64>,
+    /// Not in `queue` yet, as that takes longer than the frames of shared streams can wait.
+    added: Touched,
 }
 
 impl Unmarked {
-    fn add(&mut self, touched: impl IntoIterator<Item = u64>) {
-        self.queue.extend(touched.into_iter().filter(|id| self.ids.insert(*id)));
+    /// Takes the same time for any number of streams, if none was added since `settle`.
+    fn add(&mut self, mut touched: Touched) {
+        if self.added.is_empty() {
+            self.added = touched;
+        } else {
+            self.added.append(&mut touched);
+        }
+    }
+
+    fn settle(&mut self) {
+        self.queue.extend(self.added.drain(..).filter(|id| self.ids.insert(*id)));
+    }
+
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty() && self.added.is_empty()
+    }
+
+    /// How many there are.
+    fn count(&mut self) -> usize {
+        self.settle();
+        self.queue.len()
     }
 
     /// The next ones.
     fn take(&mut self, most: usize) -> Touched {
+        self.settle();
         let taken: Touched = self.queue.drain(..most.min(self.queue.len())).collect();
         for id in &taken {
             self.ids.remove(id);
@@ -135,7 +159,7 @@ impl EncodeWorker {
 
     /// Streams that events touched and that are not in the schedule yet.
     pub(super) fn unscheduled(&self) -> usize {
-        self.unmarked.lock().queue.len()
+        self.unmarked.lock().count()
     }
 
     /// Drops the changes that wait here, as if there had been no room.
@@ -153,16 +177,16 @@ impl EncodeWorker {
     /// in any case, then where these are of the same market or topic.
     fn is_blocked(&self, for_a_moment: bool, now: Instant) -> bool {
         let schedule = self.live.schedule.lock();
-        let unmarked = self.unmarked.lock();
-        let awaited = schedule.blocking() + unmarked.queue.len();
+        let mut unmarked = self.unmarked.lock();
         let mut unpushed = self.unpushed.lock();
-        if awaited == 0 {
+        if schedule.blocking() == 0 && unmarked.is_empty() {
             unpushed.clear();
             return false;
         }
         if for_a_moment {
             return true;
         }
+        let awaited = schedule.blocking() + unmarked.count();
         // Not locked for longer: the sequencer waits for it.
         let (next, events) = {
             let inbox = self.inbox.lock();
@@ -240,11 +264,8 @@ impl EncodeWorker {
     /// Puts the streams that an event touched into the schedule; of many only the shared ones.
     fn mark_shared(&self, touched: &mut Touched) {
         if touched.len() > FEW_STREAMS {
-            let followers = self.live.followers.lock();
-            let is_shared = |id: &u64| {
-                followers.get(id).is_some_and(|one| one.stream().readership().readers > 1)
-            };
-            self.unmarked.lock().add(touched.extract_if(.., |id| !is_shared(id)));
+            let shared = self.live.take_shared(touched);
+            self.unmarked.lock().add(std::mem::replace(touched, shared));
         }
         self.mark(touched);
         touched.clear();

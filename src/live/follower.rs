@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::Live;
 use super::markets::Market;
+use super::pace::Touched;
 use crate::market::definition::MarketId;
 
 /// What a stream follows.
@@ -74,7 +75,23 @@ impl Live {
     /// A stream ends.
     pub(super) fn unfollow(&self, stream: u64) -> Option<Arc<Follower>> {
         self.schedule.lock().remove(stream);
-        self.followers.lock().remove(&stream)
+        let mut followers = self.followers.lock();
+        self.shared.lock().remove(&stream);
+        followers.remove(&stream)
+    }
+
+    /// Takes out the streams that several clients read. It looks at no other stream, so that many
+    /// others do not delay the frames of these.
+    pub(super) fn take_shared(&self, touched: &mut Touched) -> Touched {
+        let followers = self.followers.lock();
+        let mut shared = self.shared.lock();
+        let taken: Touched = touched.extract_if(.., |id| shared.contains(id)).collect();
+        for id in &taken {
+            if followers.get(id).is_none_or(|one| one.stream.readership().readers <= 1) {
+                shared.remove(id);
+            }
+        }
+        taken
     }
 
     /// The streams that follow.
@@ -110,10 +127,15 @@ impl Live {
         }
     }
 
-    /// Pushes what was left out while nobody read a stream. A reader calls it when it joins.
-    pub(super) fn advance_skipped(&self, stream: u64) {
-        let Some(follower) = self.follower(stream) else { return };
-        // It was counted as a reader before.
+    /// A reader joins a stream, or takes frames again, and is counted already: pushes what was left
+    /// out while nobody read the stream.
+    pub(super) fn welcome_reader(&self, stream: u64) {
+        let followers = self.followers.lock();
+        let Some(follower) = followers.get(&stream).cloned() else { return };
+        if follower.stream.readership().readers > 1 {
+            self.shared.lock().insert(stream);
+        }
+        drop(followers);
         fence(Ordering::SeqCst);
         if follower.skipped.swap(false, Ordering::Relaxed) {
             self.advance(&follower);

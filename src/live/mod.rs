@@ -35,7 +35,7 @@ mod wait_for_position;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use parking_lot::{Mutex, RwLock};
 use spreadly_subscriptions::{Epoch, Schedule};
 use tokio::time::Instant;
@@ -86,7 +86,9 @@ pub struct Live {
     feed_state: Mutex<FeedState>,
     applied: AppliedSequence,
     followers: Mutex<HashMap<u64, Arc<Follower>>>,
-    /// Which of them is advanced next.
+    /// Streams that several clients read, or read until lately.
+    shared: Mutex<HashSet<u64>>,
+    /// Which follower is advanced next.
     schedule: Mutex<Schedule>,
     /// Of a worker's copy: the state that it copies.
     origin: Option<Arc<Live>>,
@@ -118,6 +120,7 @@ impl Live {
             feed_state: Mutex::new(FeedState::Live),
             applied: AppliedSequence::default(),
             followers: Mutex::default(),
+            shared: Mutex::default(),
             // Nothing is served by it: copies have schedules of their own.
             schedule: Mutex::new(Schedule::new(0, Instant::now())),
             origin: None,

@@ -217,7 +217,7 @@ impl Source for LiveSource {
 
     fn join(&self, stream: &ResponseStream, after: Option<&str>) -> Resume {
         let live = &self.live;
-        live.advance_skipped(stream.id());
+        live.welcome_reader(stream.id());
         match &self.target {
             Target::Book { market, .. } | Target::Candles { market, .. }
                 if market.get().is_none_or(|market| market.is_gone()) =>
@@ -266,7 +266,7 @@ impl Source for LiveSource {
     }
 
     fn advance(&self, stream: &ResponseStream) {
-        self.live.advance_skipped(stream.id());
+        self.live.welcome_reader(stream.id());
     }
 
     fn detach(&self, stream: &ResponseStream) {
