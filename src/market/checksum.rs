@@ -1,9 +1,8 @@
 //! The checksum a client compares its own book with: CRC32 (ISO 3309) of the best ten levels, as
 //! Kraken's API v2 defines it.
 
-use std::fmt::Write as _;
-
 use super::book::Book;
+use super::fixed;
 use super::levels::Level;
 use super::levels::Side;
 
@@ -11,17 +10,18 @@ use super::levels::Side;
 const CHECKSUM_DEPTH: usize = 10;
 
 /// Of the book as it is now: asks from the best up, then bids from the best down; each price and
-/// size at the market's precision, without the dot and without leading zeros. That is how
-/// [`super::fixed::Fixed`] prints, so the decimals need not be known here.
+/// size at the market's precision, without the dot and without leading zeros. These are the digits
+/// of a [`fixed::Fixed`], so the decimals need not be known here.
 pub fn of(book: &Book) -> u32 {
     over(book.levels(Side::Sell, CHECKSUM_DEPTH).chain(book.levels(Side::Buy, CHECKSUM_DEPTH)))
 }
 
 fn over(levels: impl Iterator<Item = Level>) -> u32 {
     let mut text = String::with_capacity(2 * CHECKSUM_DEPTH * 24);
+    let mut buffer = itoa::Buffer::new();
     for Level { price, size, .. } in levels {
-        // Writing into a string does not fail.
-        let _ = write!(text, "{price}{size}");
+        text.push_str(fixed::digits(price, &mut buffer));
+        text.push_str(fixed::digits(size, &mut buffer));
     }
     crc32fast::hash(text.as_bytes())
 }

@@ -44,13 +44,29 @@ pub fn parse(text: &str, decimals: u8) -> Result<Fixed, FixedError> {
     value.and_then(|value| value.checked_mul(unit)).ok_or(FixedError::TooLarge)
 }
 
+/// Writes the digits alone, without leading zeros.
+pub fn digits(value: Fixed, buffer: &mut itoa::Buffer) -> &str {
+    // Arithmetic of 64 bits costs a fraction of that of 128.
+    match u64::try_from(value) {
+        Ok(small) => buffer.format(small),
+        Err(_) => buffer.format(value),
+    }
+}
+
 /// Writes with exactly `decimals` decimals.
 pub fn format(value: Fixed, decimals: u8) -> String {
-    if decimals == 0 {
-        return value.to_string();
+    let mut buffer = itoa::Buffer::new();
+    let digits = digits(value, &mut buffer);
+    let decimals = usize::from(decimals);
+    let mut text = String::with_capacity(digits.len().max(decimals + 1) + 1);
+    let (whole, fraction) = digits.split_at(digits.len().saturating_sub(decimals));
+    text.push_str(if whole.is_empty() { "0" } else { whole });
+    if decimals > 0 {
+        text.push('.');
+        text.extend(std::iter::repeat_n('0', decimals - fraction.len()));
+        text.push_str(fraction);
     }
-    let unit = 10u128.pow(u32::from(decimals));
-    format!("{}.{:0width$}", value / unit, value % unit, width = usize::from(decimals))
+    text
 }
 
 #[cfg(test)]
@@ -67,6 +83,21 @@ mod tests {
         assert_eq!(parse("1.234", 2), Err(FixedError::TooPrecise(2)));
         assert_eq!(parse("1.230", 2), Ok(123));
         assert_eq!(parse(&"9".repeat(40), 0), Err(FixedError::TooLarge));
+    }
+
+    #[test]
+    fn as_many_decimals_are_written_as_the_market_has() {
+        for (value, decimals, text) in [
+            (0, 0, "0"),
+            (0, 2, "0.00"),
+            (7, 0, "7"),
+            (7, 2, "0.07"),
+            (123, 3, "0.123"),
+            (1_230, 3, "1.230"),
+            (u128::from(u64::MAX) + 1, 18, "18.446744073709551616"),
+        ] {
+            assert_eq!(format(value, decimals), text);
+        }
     }
 
     proptest! {
