@@ -20,6 +20,7 @@ use super::types::candle::{CandleFrame, Interval};
 use super::types::event::EventFrame;
 use super::types::feed::FeedStatus;
 use super::types::head::BookSpeed;
+use super::types::in_order::InOrder;
 use super::types::offer::BestBidOfferFrame;
 use super::types::order::OrderFrame;
 use super::types::scalars::Cursor;
@@ -154,25 +155,22 @@ impl Subscription {
         )]
         speed: Option<BookSpeed>,
         #[graphql(desc = "Resume after the frame of this cursor.")] after: Option<Cursor>,
-    ) -> Result<BoxStream<'static, BookFrame>> {
+    ) -> Result<Frames<BookFrame>> {
         // Read from the request before it came here: it must not be part of the stream.
         drop(after);
         let depth = checked_depth(depth, state::<QueryLimits>(ctx)?)?;
         let speed = speed.unwrap_or(BookSpeed::Raw).into();
         let spec = SourceSpec::OrderBook { market: known(ctx, &market)?, depth, speed };
-        let frames = slot(ctx)?.frames(spec).filter_map(|frame| {
-            ready(match frame {
-                LiveFrame::Snapshot(frame) => Some(BookFrame::Snapshot(BookSnapshot(frame))),
-                LiveFrame::Delta(frame) => Some(BookFrame::Delta(BookDelta(frame))),
-                LiveFrame::Heartbeat(frame) => Some(BookFrame::Heartbeat(BookHeartbeat(frame))),
-                LiveFrame::Offer(_)
-                | LiveFrame::Candles(_)
-                | LiveFrame::Ticker(_)
-                | LiveFrame::Feed(_)
-                | LiveFrame::Log(_) => None,
-            })
-        });
-        Ok(frames.boxed())
+        frames(ctx, spec, |frame| match frame {
+            LiveFrame::Snapshot(frame) => Some(BookFrame::Snapshot(BookSnapshot(frame))),
+            LiveFrame::Delta(frame) => Some(BookFrame::Delta(BookDelta(frame))),
+            LiveFrame::Heartbeat(frame) => Some(BookFrame::Heartbeat(BookHeartbeat(frame))),
+            LiveFrame::Offer(_)
+            | LiveFrame::Candles(_)
+            | LiveFrame::Ticker(_)
+            | LiveFrame::Feed(_)
+            | LiveFrame::Log(_) => None,
+        })
     }
 
     /// The best bid and offer of some markets: the current ones, then each change.
@@ -180,16 +178,13 @@ impl Subscription {
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "Ids of markets, from 1 to the hub's limit (100).")] markets: Vec<ID>,
-    ) -> Result<BoxStream<'static, BestBidOfferFrame>> {
+    ) -> Result<Frames<BestBidOfferFrame>> {
         let known = known_markets(ctx, &markets)?;
         let spec = SourceSpec::BestBidOffer { markets: known };
-        let frames = slot(ctx)?.frames(spec).filter_map(|frame| {
-            ready(match frame {
-                LiveFrame::Offer(offer) => Some(BestBidOfferFrame(offer)),
-                _ => None,
-            })
-        });
-        Ok(frames.boxed())
+        frames(ctx, spec, |frame| match frame {
+            LiveFrame::Offer(offer) => Some(BestBidOfferFrame(offer)),
+            _ => None,
+        })
     }
 
     /// A market's candles: the newest one, or all that changed after `after`. Then each candle that
@@ -200,17 +195,14 @@ impl Subscription {
         market: ID,
         #[graphql(desc = "The length of a candle.")] interval: Interval,
         #[graphql(desc = "Resume after the frame of this cursor.")] after: Option<Cursor>,
-    ) -> Result<BoxStream<'static, CandleFrame>> {
+    ) -> Result<Frames<CandleFrame>> {
         // Read from the request before it came here: it must not be part of the stream.
         drop(after);
         let spec = SourceSpec::Candles { market: known(ctx, &market)?, interval: interval.into() };
-        let frames = slot(ctx)?.frames(spec).filter_map(|frame| {
-            ready(match frame {
-                LiveFrame::Candles(frame) => Some(CandleFrame(frame)),
-                _ => None,
-            })
-        });
-        Ok(frames.boxed())
+        frames(ctx, spec, |frame| match frame {
+            LiveFrame::Candles(frame) => Some(CandleFrame(frame)),
+            _ => None,
+        })
     }
 
     /// The tickers of some markets: the current ones, then each change.
@@ -222,7 +214,7 @@ impl Subscription {
                     that are defined now, if these are not more."
         )]
         markets: Option<Vec<ID>>,
-    ) -> Result<BoxStream<'static, TickerFrame>> {
+    ) -> Result<Frames<TickerFrame>> {
         let markets = match markets {
             Some(markets) => markets,
             None => {
@@ -231,13 +223,10 @@ impl Subscription {
             }
         };
         let spec = SourceSpec::Tickers { markets: known_markets(ctx, &markets)? };
-        let frames = slot(ctx)?.frames(spec).filter_map(|frame| {
-            ready(match frame {
-                LiveFrame::Ticker(frame) => Some(TickerFrame(*frame)),
-                _ => None,
-            })
-        });
-        Ok(frames.boxed())
+        frames(ctx, spec, |frame| match frame {
+            LiveFrame::Ticker(frame) => Some(TickerFrame(*frame)),
+            _ => None,
+        })
     }
 
     /// The trades of some markets, without gaps. With `after`, the missed trades come first,
@@ -248,18 +237,15 @@ impl Subscription {
         #[graphql(desc = "Ids of markets, from 1 to the hub's limit (100).")] markets: Vec<ID>,
         #[graphql(desc = "Resume after the frame of this cursor. The markets must be the same.")]
         after: Option<Cursor>,
-    ) -> Result<BoxStream<'static, TradeFrame>> {
+    ) -> Result<Frames<TradeFrame>> {
         // Read from the request before it came here: it must not be part of the stream.
         drop(after);
         let known = known_markets(ctx, &markets)?;
         let topics = known.iter().map(|market| Topic::Trades(market).name()).collect();
-        let frames = slot(ctx)?.frames(SourceSpec::Topics(topics)).filter_map(|frame| {
-            ready(match frame {
-                LiveFrame::Log(frame) => Some(TradeFrame(frame)),
-                _ => None,
-            })
-        });
-        Ok(frames.boxed())
+        frames(ctx, SourceSpec::Topics(topics), |frame| match frame {
+            LiveFrame::Log(frame) => Some(TradeFrame(frame)),
+            _ => None,
+        })
     }
 
     /// The events of a generic topic, without gaps. With `after`, the missed events come first,
@@ -269,16 +255,13 @@ impl Subscription {
         ctx: &Context<'_>,
         #[graphql(desc = "1 to 128 characters. The topic may be without events.")] topic: String,
         #[graphql(desc = "Resume after the frame of this cursor.")] after: Option<Cursor>,
-    ) -> Result<BoxStream<'static, EventFrame>> {
+    ) -> Result<Frames<EventFrame>> {
         drop(after);
         let spec = SourceSpec::Topics(vec![checked_topic(&topic)?]);
-        let frames = slot(ctx)?.frames(spec).filter_map(|frame| {
-            ready(match frame {
-                LiveFrame::Log(frame) => Some(EventFrame(frame)),
-                _ => None,
-            })
-        });
-        Ok(frames.boxed())
+        frames(ctx, spec, |frame| match frame {
+            LiveFrame::Log(frame) => Some(EventFrame(frame)),
+            _ => None,
+        })
     }
 
     /// Events of orders, without gaps. With `after`, the missed events come first, several in a
@@ -293,7 +276,7 @@ impl Subscription {
             desc = "Resume after the frame of this cursor. `market` and `account` must be the same."
         )]
         after: Option<Cursor>,
-    ) -> Result<BoxStream<'static, OrderFrame>> {
+    ) -> Result<Frames<OrderFrame>> {
         drop(after);
         let account = account.map(|account| own(ctx, &account)).transpose()?;
         let market = market.map(|market| known(ctx, &market)).transpose()?;
@@ -301,30 +284,33 @@ impl Subscription {
             return Err(fault(ErrorCode::ValidationFailed, "name a market, an account or both"));
         }
         let topic = Topic::Orders { market: market.as_deref(), account: account.as_deref() }.name();
-        let frames = slot(ctx)?.frames(SourceSpec::Topics(vec![topic])).filter_map(|frame| {
-            ready(match frame {
-                LiveFrame::Log(frame) => Some(OrderFrame(frame)),
-                _ => None,
-            })
-        });
-        Ok(frames.boxed())
+        frames(ctx, SourceSpec::Topics(vec![topic]), |frame| match frame {
+            LiveFrame::Log(frame) => Some(OrderFrame(frame)),
+            _ => None,
+        })
     }
 
     /// The state of each feed: all current states, then each change, and each state again every few
     /// seconds.
-    async fn feed_status(&self, ctx: &Context<'_>) -> Result<BoxStream<'static, FeedStatus>> {
-        let frames = slot(ctx)?.frames(SourceSpec::FeedStatus).filter_map(|frame| {
-            ready(match frame {
-                LiveFrame::Feed(view) => Some(FeedStatus::from(view)),
-                _ => None,
-            })
-        });
-        Ok(frames.boxed())
+    async fn feed_status(&self, ctx: &Context<'_>) -> Result<Frames<FeedStatus>> {
+        frames(ctx, SourceSpec::FeedStatus, |frame| match frame {
+            LiveFrame::Feed(view) => Some(FeedStatus::from(view)),
+            _ => None,
+        })
     }
 }
 
-fn slot<'a>(ctx: &Context<'a>) -> Result<&'a Arc<Slot>> {
-    state(ctx)
+/// The frames of one subscription.
+type Frames<T> = BoxStream<'static, InOrder<T>>;
+
+/// Names the source, and takes from it what this subscription sends.
+fn frames<T: Send + 'static>(
+    ctx: &Context<'_>,
+    spec: SourceSpec,
+    select: fn(LiveFrame) -> Option<T>,
+) -> Result<Frames<T>> {
+    let frames = state::<Arc<Slot>>(ctx)?.frames(spec);
+    Ok(frames.filter_map(move |frame| ready(select(frame).map(InOrder))).boxed())
 }
 
 fn known(ctx: &Context<'_>, market: &str) -> Result<MarketId> {

@@ -20,6 +20,7 @@ use crate::pool::give_way;
 
 /// One price level of a book.
 #[derive(Clone, SimpleObject)]
+#[graphql(serial)]
 pub struct PriceLevel {
     /// In the quote, at the market's precision.
     price: Decimal,
@@ -187,7 +188,7 @@ pub enum BookFrame {
 pub struct BookSnapshot(pub live::BookSnapshot);
 
 /// The best levels of a book.
-#[Object]
+#[Object(serial)]
 impl BookSnapshot {
     /// The market's id, `BASE-QUOTE`.
     async fn market(&self) -> ID {
@@ -254,7 +255,7 @@ impl BookSnapshot {
 pub struct BookDelta(pub live::BookDelta);
 
 /// Changes of the best levels of a book.
-#[Object]
+#[Object(serial)]
 impl BookDelta {
     /// The market's id, `BASE-QUOTE`.
     async fn market(&self) -> ID {
@@ -321,7 +322,7 @@ impl BookDelta {
 pub struct BookHeartbeat(pub live::BookHeartbeat);
 
 /// Sent at least every 5 seconds while nothing changes.
-#[Object]
+#[Object(serial)]
 impl BookHeartbeat {
     /// The market's id, `BASE-QUOTE`.
     async fn market(&self) -> ID {

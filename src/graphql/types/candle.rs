@@ -58,7 +58,7 @@ impl Candle {
 
 /// The trades of one bucket of time: from `start`, and before `end`, by the times of the trades. A
 /// bucket without trades repeats the previous close, with volume 0 and count 0.
-#[Object]
+#[Object(serial)]
 impl Candle {
     /// The first moment of its bucket.
     async fn start(&self) -> DateTime {
@@ -140,7 +140,7 @@ impl CandleFrame {
 /// Candles of one market and interval, in their current state: one after each trade, several after
 /// a merge or a resume, none in a heartbeat. A frame follows the previous one if and only if its
 /// epoch is the same and its `prevSequence` is the previous `sequence`.
-#[Object]
+#[Object(serial)]
 impl CandleFrame {
     /// The market's id, `BASE-QUOTE`.
     async fn market(&self) -> ID {

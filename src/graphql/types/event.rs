@@ -21,7 +21,7 @@ pub struct Event {
 }
 
 /// An event of a generic topic.
-#[Object]
+#[Object(serial)]
 impl Event {
     /// As its source gave it; null if the source gave none.
     async fn id(&self) -> Option<ID> {
@@ -64,7 +64,7 @@ pub struct EventFrame(pub LogFrame);
 
 /// Events of a generic topic, without gaps. A frame follows the previous one if and only if its
 /// epoch is the same and its `prevSequence` is the previous `sequence`.
-#[Object]
+#[Object(serial)]
 impl EventFrame {
     /// As the subscription names it.
     async fn topic(&self) -> &str {

@@ -34,7 +34,7 @@ pub enum MarketStatus {
 pub struct Market(pub Arc<MarketDefinition>);
 
 /// A pair that trades.
-#[Object]
+#[Object(serial)]
 impl Market {
     /// The market's id, `BASE-QUOTE`.
     async fn id(&self) -> ID {

@@ -6,6 +6,7 @@ pub mod event;
 pub mod feed;
 pub mod head;
 pub mod hub;
+pub mod in_order;
 pub mod market;
 pub mod offer;
 pub mod order;

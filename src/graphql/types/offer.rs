@@ -12,7 +12,7 @@ use crate::live;
 pub struct BestBidOfferFrame(pub live::Offer);
 
 /// The best bid and the best offer of one market.
-#[Object]
+#[Object(serial)]
 impl BestBidOfferFrame {
     /// The market's id, `BASE-QUOTE`.
     async fn market(&self) -> ID {

@@ -33,7 +33,7 @@ impl Ticker {
 
 /// A summary of a market's trades and of its best bid and offer. "24 hours" means the current
 /// minute and the 1,439 minutes before it, by the hub's clock.
-#[Object]
+#[Object(serial)]
 impl Ticker {
     /// The market's id, `BASE-QUOTE`.
     async fn market(&self) -> ID {
@@ -125,7 +125,7 @@ pub struct TickerFrame(pub live::TickerFrame);
 
 /// The ticker of one market, or a heartbeat. A frame follows the market's previous one if and only
 /// if its epoch is the same and its `prevSequence` is the previous `sequence`.
-#[Object]
+#[Object(serial)]
 impl TickerFrame {
     /// The market's id, `BASE-QUOTE`.
     async fn market(&self) -> ID {

@@ -22,7 +22,7 @@ pub struct Trade {
 }
 
 /// A trade.
-#[Object]
+#[Object(serial)]
 impl Trade {
     /// As its source gave it; null if the source gave none.
     async fn id(&self) -> Option<ID> {
@@ -76,7 +76,7 @@ pub struct TradeFrame(pub LogFrame);
 
 /// Trades of one market, without gaps. A frame follows the market's previous one if and only if its
 /// epoch is the same and its `prevSequence` is the previous `sequence`.
-#[Object]
+#[Object(serial)]
 impl TradeFrame {
     /// The market's id, `BASE-QUOTE`.
     async fn market(&self) -> ID {
