@@ -18,11 +18,14 @@ pub enum Work {
     /// A response stream that nobody had opened: validated, its source found and attached. More
     /// than that takes, as it costs something with each event until it is swept.
     Stream,
-    /// A field that is selected, fragments expanded: validated and resolved.
+    /// A field that is selected, fragments expanded: validated and resolved. Or a selection of the
+    /// whole document, if these are more, as all of it is validated.
     Field,
     /// A field of a price level or a candle that is resolved and encoded.
     LevelField,
-    /// The same of a shared snapshot that another client caused: it is only sent again.
+    /// A field of a market, trade, event, order or feed in a list: resolved and encoded.
+    ItemField,
+    /// A level's field of a shared snapshot that another client caused: it is only sent again.
     SharedLevelField,
     /// A field of the schema's own description.
     IntrospectionField,
@@ -43,7 +46,7 @@ pub enum Work {
 }
 
 impl Work {
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Connection,
         Self::Message,
         Self::Request,
@@ -51,6 +54,7 @@ impl Work {
         Self::Stream,
         Self::Field,
         Self::LevelField,
+        Self::ItemField,
         Self::SharedLevelField,
         Self::IntrospectionField,
         Self::LogRead,
@@ -71,6 +75,7 @@ impl Work {
             Self::Stream => "stream",
             Self::Field => "field",
             Self::LevelField => "level_field",
+            Self::ItemField => "item_field",
             Self::SharedLevelField => "shared_level_field",
             Self::IntrospectionField => "introspection",
             Self::LogRead => "log_read",
@@ -92,6 +97,7 @@ impl Work {
             Self::Stream => 500_000,
             Self::Field => 500,
             Self::LevelField => 100,
+            Self::ItemField => 200,
             Self::SharedLevelField => 10,
             Self::IntrospectionField => 800,
             Self::LogRead => 60_000,

@@ -112,7 +112,7 @@ pub(super) fn limits(table: &mut Table<'_>, limits: &Limits) {
         1,
     );
     at_least(
-        ("limits.query_level_fields", limits.query_level_fields),
+        ("limits.query_list_fields", limits.query_list_fields),
         ("limits.book_depth", limits.book_depth),
         FIELDS_OF_A_LEVEL,
     );

@@ -109,7 +109,7 @@ limits.query_depth = 5
 limits.query_complexity = 4
 limits.query_aliases = 3
 limits.query_tokens = 20
-limits.query_level_fields = 1_000
+limits.query_list_fields = 1_000
 limits.markets_per_subscription = 2
 limits.book_depth = 10
 limits.writer_stall_ms = 102
@@ -459,7 +459,7 @@ fn values_that_do_not_go_together_are_faults() {
     // The deepest book may be asked for with all of its fields.
     assert_eq!(
         faults("limits.book_depth = 8334", &[]),
-        ["default: limits.query_level_fields: given 100000, but it may not be below 100008: 12 \
+        ["default: limits.query_list_fields: given 100000, but it may not be below 100008: 12 \
              for each of limits.book_depth, which is 8334"]
     );
     assert!(load("limits.book_depth = 8333", &[], Overrides::default()).is_ok());

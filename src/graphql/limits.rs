@@ -15,10 +15,10 @@ pub struct QueryLimits {
     pub query_aliases: usize,
     /// Lexical tokens of the document.
     pub query_tokens: usize,
-    /// Fields of price levels and candles in one result: the depth of each book times what is
-    /// selected below its `bids` and `asks`, the number of candles times what is selected of each,
-    /// fragments expanded.
-    pub query_level_fields: usize,
+    /// Fields of list items in one result, fragments expanded: the depth of each book times what is
+    /// selected below its `bids` and `asks`; the number of candles, or of entries of a page, or of
+    /// all markets, times what is selected below.
+    pub query_list_fields: usize,
     /// Bytes of the document. Each open stream keeps its own, so this times the streams is memory.
     pub query_bytes: usize,
     /// Markets one subscription may name.
@@ -36,7 +36,7 @@ impl Default for QueryLimits {
             query_complexity: 2_000,
             query_aliases: 30,
             query_tokens: 2_000,
-            query_level_fields: 100_000,
+            query_list_fields: 100_000,
             query_bytes: QUERY_BYTES,
             markets_per_subscription: 100,
             book_depth: 5_000,

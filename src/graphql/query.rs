@@ -46,8 +46,7 @@ impl Query {
     /// All markets, sorted by id.
     async fn markets(&self, ctx: &Context<'_>) -> Result<Vec<Market>> {
         let definitions = live(ctx)?.definitions();
-        let fields = ctx.field().selection_set().count();
-        offload::before(ctx, Work::Field, definitions.len() * fields).await;
+        offload::before_items(ctx, definitions.len()).await?;
         Ok(definitions.into_iter().map(Market).collect())
     }
 
@@ -171,7 +170,9 @@ impl Query {
 
     /// The state of each feed.
     async fn feeds(&self, ctx: &Context<'_>) -> Result<Vec<FeedStatus>> {
-        Ok(live(ctx)?.feeds().into_iter().map(FeedStatus::from).collect())
+        let feeds = live(ctx)?.feeds();
+        offload::before_items(ctx, feeds.len()).await?;
+        Ok(feeds.into_iter().map(FeedStatus::from).collect())
     }
 
     /// This hub.

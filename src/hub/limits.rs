@@ -55,7 +55,7 @@ pub(super) fn query_limits(limits: &Limits) -> QueryLimits {
         query_complexity: limits.query_complexity,
         query_aliases: limits.query_aliases,
         query_tokens: limits.query_tokens,
-        query_level_fields: limits.query_level_fields,
+        query_list_fields: limits.query_list_fields,
         markets_per_subscription: limits.markets_per_subscription,
         book_depth: limits.book_depth,
         ..QueryLimits::default()

@@ -59,6 +59,11 @@ impl Live {
         definitions
     }
 
+    /// Markets that are known, also those that a rollback removed.
+    pub fn market_count(&self) -> usize {
+        self.markets.read().len()
+    }
+
     /// The best `depth` levels of a market now.
     pub fn snapshot(&self, market: &str, depth: usize) -> Option<BookSnapshot> {
         let market = self.market(market)?;

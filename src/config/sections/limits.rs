@@ -48,7 +48,7 @@ pub struct Limits {
     pub query_aliases: usize,
     pub query_tokens: usize,
     /// Fields of price levels in one result.
-    pub query_level_fields: usize,
+    pub query_list_fields: usize,
     pub markets_per_subscription: usize,
     /// Levels a side that a client may ask for.
     pub book_depth: usize,
@@ -277,14 +277,16 @@ pub(in crate::config) fn read(table: &mut Table<'_>) -> Limits {
             notes: "They are counted first, as parsing is what costs. GraphiQL's introspection, \
                     the largest honest query, fits.",
         }),
-        query_level_fields: table.key(Key {
-            name: "limits.query_level_fields",
+        query_list_fields: table.key(Key {
+            name: "limits.query_list_fields",
             unit: "fields",
             takes: whole(1_000..=1_000_000_000),
             default: 100_000,
-            does: "Fields of price levels and candles in one result.",
+            does: "Fields of list items in one result.",
             notes: "For a book, it is the depth times the fields selected below bids and asks, of \
                     snapshot and delta. For candles, it is their number times the fields of each. \
+                    For a page, it is `first` times the fields selected below; for `markets`, the \
+                    number of markets times these. \
                     100,000 is some 4 MB; a book of 5,000 levels with every field takes 60,000. At \
                     least 12 for each of `limits.book_depth`: all fields of a level, on both \
                     sides, of snapshot and delta.",

@@ -26,6 +26,7 @@ const READ_AT_ONCE: usize = 512;
 
 /// A trade in a list.
 #[derive(SimpleObject)]
+#[graphql(serial)]
 pub struct TradeEdge {
     /// Pass this as `after` of this list for the next page, or of `trades(markets:)` of this market
     /// to receive what follows.
@@ -47,6 +48,7 @@ pub struct TradeConnection {
 
 /// An event in a list.
 #[derive(SimpleObject)]
+#[graphql(serial)]
 pub struct EventEdge {
     /// Pass this as `after` of this list for the next page, or of `events(topic:)` to receive what
     /// follows.
@@ -117,7 +119,7 @@ async fn page(
     });
     let found = found.await?;
     charge(ctx, Work::Row, found.looked_at)?;
-    offload::before(ctx, Work::Row, found.items.len()).await;
+    offload::before_items(ctx, found.items.len()).await?;
     let at = move |sequence| list.cursor(sequence);
     let info = PageInfo {
         has_next_page: found.more,

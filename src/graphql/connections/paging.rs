@@ -12,8 +12,8 @@ use crate::live::{LogCursor, log_topics};
 use crate::market::epochs::{EpochHistory, ResumeFrom};
 
 /// Nodes in a page: what a client can take in at once.
-const MOST_PER_PAGE: usize = 1_000;
-const DEFAULT_PER_PAGE: usize = 100;
+pub const MOST_PER_PAGE: usize = 1_000;
+pub const DEFAULT_PER_PAGE: usize = 100;
 
 /// The position of a page in its list.
 #[derive(SimpleObject)]

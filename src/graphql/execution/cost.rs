@@ -7,13 +7,14 @@ use std::collections::HashMap;
 use async_graphql::Pos;
 use async_graphql_parser::Positioned;
 use async_graphql_parser::types::{
-    ExecutableDocument, Field, OperationDefinition, Selection, SelectionSet,
+    ExecutableDocument, Field, OperationDefinition, OperationType, Selection, SelectionSet,
 };
 use async_graphql_value::{Name, Value};
 use serde_json::Map;
 
 use super::introspection;
 use crate::budgets::Work;
+use crate::graphql::connections::paging::{DEFAULT_PER_PAGE, MOST_PER_PAGE};
 use crate::graphql::errors::{ErrorCode, Refused};
 use crate::graphql::limits::{DEFAULT_CANDLES, DEFAULT_DEPTH, MOST_CANDLES, QueryLimits};
 
@@ -161,6 +162,8 @@ struct Cost {
     /// Below `bids` and `asks`; once a level of the book is known, times the depth. Below `candles`
     /// times how many are asked for.
     level_fields: usize,
+    /// Below other lists of a query, times their items.
+    item_fields: usize,
 }
 
 impl Cost {
@@ -171,6 +174,7 @@ impl Cost {
         self.selections = self.selections.saturating_add(other.selections);
         self.aliases = self.aliases.saturating_add(other.aliases);
         self.level_fields = self.level_fields.saturating_add(other.level_fields);
+        self.item_fields = self.item_fields.saturating_add(other.item_fields);
     }
 
     fn check(&self, limits: &QueryLimits) -> Result<(), Refused> {
@@ -218,7 +222,7 @@ struct Scale<'a, 'd> {
     document: &'a ExecutableDocument,
     /// `None` while a fragment is being weighed: meeting it again is a cycle.
     fragments: HashMap<&'a str, Option<Cost>>,
-    /// How many levels or candles a field of these asks for.
+    /// How many levels, candles or items of another list a field asks for; 0 if it is none of these.
     asked: &'d dyn Fn(&Field) -> usize,
 }
 
@@ -265,7 +269,10 @@ impl<'a> Scale<'a, '_> {
                             let last = (self.asked)(&field.node);
                             cost.level_fields = cost.fields.saturating_mul(last);
                         }
-                        _ => {}
+                        _ => {
+                            let items = cost.fields.saturating_mul((self.asked)(&field.node));
+                            cost.item_fields = cost.item_fields.max(items);
+                        }
                     }
                     cost.fields = cost.fields.saturating_add(1);
                     cost.aliases =
@@ -290,31 +297,50 @@ impl<'a> Scale<'a, '_> {
 }
 
 /// Before validation: what the document expands to, all operations together, and each fragment by
-/// itself, as validation looks at unused ones too.
-pub fn check_document(document: &ExecutableDocument, limits: &QueryLimits) -> Result<(), Refused> {
+/// itself, as validation looks at unused ones too. Returns the steps of a walk through all
+/// operations and, once, through each fragment.
+pub fn check_document(
+    document: &ExecutableDocument,
+    limits: &QueryLimits,
+) -> Result<usize, Refused> {
     let mut scale = Scale { document, fragments: HashMap::new(), asked: &|_| 0 };
     let mut sum = Cost::default();
     for (_, operation) in document.operations.iter() {
         sum.add(scale.set(&operation.node.selection_set.node)?);
     }
     sum.check(limits)?;
+    let mut steps = sum.selections;
     for (name, fragment) in &document.fragments {
         let mut cost = scale.fragment(name, None)?;
+        steps += own_steps(&fragment.node.selection_set.node);
         if fragment.node.type_condition.node.on.node.starts_with("__") {
             cost.introspection_depth = std::mem::take(&mut cost.depth);
         }
         cost.check(limits)?;
     }
-    Ok(())
+    Ok(steps)
+}
+
+/// Without what is spread. The number of tokens bounds it.
+fn own_steps(set: &SelectionSet) -> usize {
+    let inner = |selection: &Selection| match selection {
+        Selection::Field(field) => own_steps(&field.node.selection_set.node),
+        Selection::InlineFragment(inline) => own_steps(&inline.node.selection_set.node),
+        Selection::FragmentSpread(_) => 0,
+    };
+    set.items.iter().map(|one| steps(&one.node) + inner(&one.node)).sum()
 }
 
 /// What an operation is charged for before it runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Weight {
-    /// Fields that are selected, fragments expanded.
+    /// Fields that are selected, fragments expanded; or the steps of validation, if these are more.
     pub fields: usize,
     /// Fields of price levels and candles in its result.
     pub level_fields: usize,
+    /// Fields of the items of its lists, if these are as long as it allows; beyond levels and
+    /// candles. Charged when the items are known.
+    pub item_fields: usize,
     /// Fields of the schema's description in its result.
     pub introspection_fields: usize,
 }
@@ -333,19 +359,26 @@ impl Weight {
     }
 }
 
-/// Before an operation runs, when its variables are known: how many fields of price levels, of
-/// candles and of the schema its result may have. All else that a result repeats is bounded by the
-/// number of markets.
+/// Before an operation runs, when its variables are known: how many fields of list items and of the
+/// schema its result may have, on a hub with so many markets.
 pub fn weigh(
     document: &ExecutableDocument,
     operation: &OperationDefinition,
     variables: Option<&Map<String, serde_json::Value>>,
     limits: &QueryLimits,
+    markets: usize,
 ) -> Result<Weight, Refused> {
+    // What one frame of a subscription holds is not in its document.
+    let is_query = operation.ty == OperationType::Query;
     let asked = |field: &Field| {
         let (argument, default, most) = match field.name.node.as_str() {
             "candles" => ("last", DEFAULT_CANDLES, MOST_CANDLES),
-            _ => ("depth", DEFAULT_DEPTH, limits.book_depth),
+            "orderBook" => ("depth", DEFAULT_DEPTH, limits.book_depth),
+            "trades" | "events" | "orders" if is_query => {
+                ("first", DEFAULT_PER_PAGE, MOST_PER_PAGE)
+            }
+            "markets" if is_query => return markets,
+            _ => return 0,
         };
         let whole = |value: &Value| match value {
             Value::Number(number) => number.as_u64(),
@@ -367,16 +400,16 @@ pub fn weigh(
     };
     let mut scale = Scale { document, fragments: HashMap::new(), asked: &asked };
     let root = &operation.selection_set.node;
-    let Cost { fields, level_fields, introspection_depth, .. } = scale.set(root)?;
-    if level_fields > limits.query_level_fields {
-        let limit = limits.query_level_fields;
-        return Err(Refused::limit("query_level_fields", limit, level_fields));
+    let Cost { fields, level_fields, item_fields, introspection_depth, .. } = scale.set(root)?;
+    let (list_fields, limit) = (level_fields.saturating_add(item_fields), limits.query_list_fields);
+    if list_fields > limit {
+        return Err(Refused::limit("query_list_fields", limit, list_fields));
     }
     let introspection_fields = match introspection_depth {
         0 => 0,
         _ => introspection::weigh(document, root, variables)?,
     };
-    Ok(Weight { fields, level_fields, introspection_fields })
+    Ok(Weight { fields, level_fields, item_fields, introspection_fields })
 }
 
 #[cfg(test)]
@@ -474,6 +507,96 @@ mod tests {
         ] {
             assert!(charged(&text) >= 6_000, "{}", charged(&text));
         }
+    }
+
+    #[test]
+    fn what_is_validated_and_not_run_counts_too() {
+        let steps = |query: &str| {
+            let document = async_graphql_parser::parse_query(query).unwrap();
+            check_document(&document, &QueryLimits::default()).ok()
+        };
+        assert_eq!(steps("{a b{c}}"), Some(3));
+        assert_eq!(steps("query A{a} query B{b{c d}}"), Some(1 + 3));
+        // As often as it is spread, and once by itself.
+        assert_eq!(steps("{...F ...F} fragment F on Query{a b}"), Some(2 + 2 * 2 + 2));
+        assert_eq!(steps("{a} fragment F on Query{...on Query{a(b:[1 2])}}"), Some(1 + 1 + 3));
+    }
+
+    #[test]
+    fn the_items_of_a_list_are_counted_with_its_longest_length() {
+        let weigh = |query: &str| {
+            let document = async_graphql_parser::parse_query(query).unwrap();
+            let (_, operation) = document.operations.iter().next().unwrap();
+            let weight = weigh(&document, &operation.node, None, &QueryLimits::default(), 50);
+            weight.map(|weight| weight.item_fields).map_err(|refused| {
+                let errors: serde_json::Value =
+                    serde_json::from_slice(&refused.into_bytes()).unwrap();
+                errors[0]["extensions"]["current"].clone()
+            })
+        };
+        assert_eq!(weigh("{markets{id base}}"), Ok(100));
+        assert_eq!(weigh("{trades(market:1){nodes{id}}}"), Ok(2 * 100));
+        assert_eq!(weigh("{events(topic:1,first:7){edges{node{data}}}}"), Ok(3 * 7));
+        assert_eq!(weigh("query($n:Int=9){orders(first:$n){nodes{id}}}"), Ok(2 * 9));
+        // Refused where it is resolved.
+        assert_eq!(weigh("{trades(market:1,first:1001){nodes{id}}}"), Ok(0));
+        assert_eq!(weigh("subscription{trades(markets:1){trades{id}}}"), Ok(0));
+        let twice = "{a:trades(market:1,first:1000){nodes{...T}} b:markets{...T}} fragment T on T";
+        let fields = |count: usize| format!("{twice}{{{}}}", "id ".repeat(count));
+        assert_eq!(weigh(&fields(90)), Ok(91 * 1_000 + 90 * 50));
+        assert_eq!(weigh(&fields(100)), Err((101 * 1_000 + 100 * 50).into()));
+    }
+
+    /// The fields of objects in lists that `Query` leads to.
+    #[test]
+    fn each_list_of_the_schema_is_known_to_be_priced() {
+        use async_graphql_parser::types::{BaseType, TypeKind, TypeSystemDefinition};
+
+        let schema = async_graphql_parser::parse_schema(crate::graphql::sdl()).unwrap();
+        let mut objects = HashMap::new();
+        for definition in schema.definitions {
+            if let TypeSystemDefinition::Type(definition) = definition
+                && let TypeKind::Object(object) = definition.node.kind
+            {
+                objects.insert(definition.node.name.node, object.fields);
+            }
+        }
+        let (mut lists, mut seen, mut next) = (Vec::new(), Vec::new(), vec![Name::new("Query")]);
+        while let Some(name) = next.pop() {
+            for field in &objects[&name] {
+                let mut base = &field.node.ty.node.base;
+                let is_list = matches!(base, BaseType::List(_));
+                while let BaseType::List(item) = base {
+                    base = &item.base;
+                }
+                let BaseType::Named(item) = base else { unreachable!("it is no list any more") };
+                if !objects.contains_key(item) {
+                    continue;
+                }
+                if is_list {
+                    lists.push(format!("{name}.{}", field.node.name.node));
+                }
+                if !seen.contains(item) {
+                    seen.push(item.clone());
+                    next.push(item.clone());
+                }
+            }
+        }
+        lists.sort_unstable();
+        let known = [
+            "BookSnapshot.asks",
+            "BookSnapshot.bids",
+            "EventConnection.edges",
+            "EventConnection.nodes",
+            "OrderConnection.edges",
+            "OrderConnection.nodes",
+            "Query.candles",
+            "Query.feeds",
+            "Query.markets",
+            "TradeConnection.edges",
+            "TradeConnection.nodes",
+        ];
+        assert_eq!(lists, known);
     }
 
     #[test]

@@ -23,8 +23,16 @@ const MOST_DOCUMENTS: usize = 1_024;
 /// below 16 MiB of text.
 const MOST_CACHED_BYTES: usize = 16 * 1_024;
 
+/// A parsed document within the limits.
+#[derive(Debug)]
+pub struct Document {
+    pub tree: ExecutableDocument,
+    /// See [`cost::check_document`].
+    pub steps: usize,
+}
+
 /// Parsed documents by their text. The hash is keyed, as clients choose the texts.
-pub struct Documents(Cache<Box<str>, Arc<ExecutableDocument>, UnitWeighter, RandomState>);
+pub struct Documents(Cache<Box<str>, Arc<Document>, UnitWeighter, RandomState>);
 
 impl Default for Documents {
     fn default() -> Self {
@@ -46,13 +54,13 @@ impl Documents {
         text: &str,
         limits: &QueryLimits,
         charge: impl FnOnce(usize),
-    ) -> Result<Arc<ExecutableDocument>, Refused> {
+    ) -> Result<Arc<Document>, Refused> {
         let cacheable = text.len() <= MOST_CACHED_BYTES;
         if cacheable && let Some(document) = self.0.get(text) {
             return Ok(document);
         }
         charge(cost::check_text(text, limits)?);
-        let document = Arc::new(parse_query(text).map_err(|fault| {
+        let tree = parse_query(text).map_err(|fault| {
             let at = fault.positions().next();
             // The parser's message shows the line it stopped at.
             let message = match cacheable {
@@ -60,8 +68,9 @@ impl Documents {
                 false => "the document is not valid GraphQL".to_owned(),
             };
             Refused::new(ErrorCode::BadRequest, &message, at)
-        })?);
-        cost::check_document(&document, limits)?;
+        })?;
+        let steps = cost::check_document(&tree, limits)?;
+        let document = Arc::new(Document { tree, steps });
         if cacheable {
             self.0.insert(text.into(), document.clone());
         }
@@ -265,7 +274,7 @@ mod tests {
                 let again = normalised(&text, None);
                 prop_assert_eq!(normalised(&again, None), again.clone());
                 let reparsed = Documents::default().parse(&again, &limits, drop).unwrap();
-                prop_assert_eq!(reparsed.fragments.len(), document.fragments.len());
+                prop_assert_eq!(reparsed.tree.fragments.len(), document.tree.fragments.len());
             }
         }
     }

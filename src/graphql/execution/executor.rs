@@ -16,7 +16,7 @@ use spreadly_subscriptions::{
 };
 
 use super::cost::{self, Weight};
-use super::document::{self, After, Documents};
+use super::document::{self, After, Document, Documents};
 use super::encoder::{StreamRequest, prepared, said};
 use super::offload::{Offload, Outcome, Running, Stage};
 use super::persisted::Persisted;
@@ -90,19 +90,23 @@ impl GraphqlExecutor {
         if let Some(hash) = brought {
             self.persisted.keep(hash, &request.query);
         }
-        let operation = document::operation(&document, name)?;
-        let variables = request.variables.as_ref();
-        let weight = cost::weigh(&document, &operation.node, variables, &self.limits)?;
-        match operation.node.ty {
-            OperationType::Subscription => self.plan_stream(&document, request, caller, weight),
+        let Document { tree, steps } = &*document;
+        let operation = &document::operation(tree, name)?.node;
+        let (variables, markets) =
+            (request.variables.as_ref(), self.encoders.live().market_count());
+        let mut weight = cost::weigh(tree, operation, variables, &self.limits, markets)?;
+        // All of it is validated, whatever runs.
+        weight.fields = weight.fields.max(*steps);
+        match operation.ty {
+            OperationType::Subscription => self.plan_stream(tree, request, caller, weight),
             OperationType::Query | OperationType::Mutation => {
                 spend(&caller.account, weight);
-                self.plan_single(&document, request, caller, weight)
+                self.plan_single(tree, request, caller, weight)
             }
         }
     }
 
-    fn parse(&self, query: &str, caller: &Caller) -> Result<Arc<ExecutableDocument>, Refused> {
+    fn parse(&self, query: &str, caller: &Caller) -> Result<Arc<Document>, Refused> {
         let charge = |tokens| caller.account.spend(Work::DocumentToken, tokens);
         self.documents.parse(query, &self.limits, charge)
     }
@@ -293,7 +297,7 @@ impl Executor for GraphqlExecutor {
         self.persisted.complete(&mut request).ok()?;
         let name = request.operation_name.as_deref().filter(|name| !name.is_empty());
         let document = self.parse(&request.query, caller).ok()?;
-        Some(match document::operation(&document, name).ok()?.node.ty {
+        Some(match document::operation(&document.tree, name).ok()?.node.ty {
             OperationType::Query => OperationKind::Query,
             OperationType::Mutation => OperationKind::Mutation,
             OperationType::Subscription => OperationKind::Subscription,

@@ -355,7 +355,7 @@ fn the_levels_of_a_result_are_counted_with_the_depth_however_it_is_given() {
     let too_many = |query: &str, variables: Value, current: usize| {
         let extensions = refusal(execute(&executor, query, variables));
         assert_eq!(extensions["code"], "LIMIT_EXCEEDED", "{query}");
-        assert_eq!(extensions["name"], "query_level_fields");
+        assert_eq!(extensions["name"], "query_list_fields");
         assert_eq!(
             (&extensions["limit"], &extensions["current"]),
             (&json!(100_000), &json!(current))
@@ -570,7 +570,7 @@ fn candle_queries_have_limits_and_refuse_unknown_markets() {
             b:candles(market:"A-B",interval:M1,last:5000){{{fields}}}}}"#
     );
     let extensions = refusal(execute(&executor, &twice, json!({})));
-    assert_eq!(extensions["name"], "query_level_fields");
+    assert_eq!(extensions["name"], "query_list_fields");
     assert_eq!(extensions["current"], 110_000);
     let of_none = r#"subscription{candles(market:"no",interval:M1){sequence}}"#;
     assert_eq!(refusal(execute(&executor, of_none, json!({})))["code"], "NOT_FOUND");

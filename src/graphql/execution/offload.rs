@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use async_graphql::{Result, SelectionField};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use spreadly_subscriptions::SingleResult;
@@ -19,6 +20,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::budgets::{ClientAccount, ExceededLimit, Work};
+use crate::graphql::context::charge;
 use crate::graphql::errors::Refused;
 use crate::pool::{Broken, MOST_INLINE_NANOS, Pool, PoolPlace, Waiting};
 
@@ -88,6 +90,19 @@ pub async fn before(ctx: &async_graphql::Context<'_>, work: Work, count: usize) 
     {
         stage.go(true).await;
     }
+}
+
+/// To be awaited before the items of a list are resolved, which it charges.
+pub async fn before_items(ctx: &async_graphql::Context<'_>, items: usize) -> Result<()> {
+    let fields = items.saturating_mul(fields_below(ctx.field()));
+    charge(ctx, Work::ItemField, fields)?;
+    before(ctx, Work::ItemField, fields).await;
+    Ok(())
+}
+
+/// Fields that are selected below one, fragments expanded.
+fn fields_below(field: SelectionField<'_>) -> usize {
+    field.selection_set().map(|one| 1 + fields_below(one)).sum()
 }
 
 /// Wakes a query that waits for something, wherever it was polled.

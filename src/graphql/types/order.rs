@@ -81,7 +81,7 @@ impl Order {
 }
 
 /// A single order, after its last event or after the event that it is part of.
-#[Object]
+#[Object(serial)]
 impl Order {
     /// The same for its whole life.
     async fn id(&self) -> ID {
@@ -199,7 +199,7 @@ impl OrderUpdate {
 }
 
 /// One event of an order.
-#[Object]
+#[Object(serial)]
 impl OrderUpdate {
     /// What happened.
     async fn event(&self) -> OrderEvent {
@@ -260,7 +260,7 @@ pub struct OrderFrame(pub LogFrame);
 
 /// Events of orders, without gaps. A frame follows the previous one if and only if its epoch is the
 /// same and its `prevSequence` is the previous `sequence`.
-#[Object]
+#[Object(serial)]
 impl OrderFrame {
     /// As the subscription names it; null if it names none.
     async fn market(&self) -> Option<ID> {
@@ -376,6 +376,7 @@ pub struct OrderConnection {
 
 /// An order in a page.
 #[derive(SimpleObject)]
+#[graphql(serial)]
 pub struct OrderEdge {
     /// Pass this as `after` for the next page.
     cursor: Cursor,
@@ -407,7 +408,7 @@ pub async fn page(
     };
     let mut found = read(ctx, move |log| log.orders(&query)).await?;
     charge(ctx, Work::Row, found.len())?;
-    offload::before(ctx, Work::Row, found.len()).await;
+    offload::before_items(ctx, found.len()).await?;
     let has_next_page = found.len() > first;
     found.truncate(first);
     let edges: Vec<OrderEdge> = found
