@@ -97,7 +97,7 @@ impl Work {
             Self::Stream => 500_000,
             Self::Field => 500,
             Self::LevelField => 100,
-            Self::ItemField => 200,
+            Self::ItemField => 120,
             Self::SharedLevelField => 10,
             Self::IntrospectionField => 800,
             Self::LogRead => 60_000,
