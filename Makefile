@@ -27,6 +27,7 @@ bench: rust ## How near we are to the machine's limit, measured in the same run
 	"$(CARGO_TARGET_DIR)/release/spreadly-storm" flood --hub "$(CARGO_TARGET_DIR)/release/spreadly" \
 		--plan loadtest/plans/short.args
 	python3 loadtest/bench/many_operations.py "$(CARGO_TARGET_DIR)/release/spreadly"
+	python3 loadtest/bench/prices.py "$(CARGO_TARGET_DIR)/release/spreadly"
 	python3 loadtest/bench/stopped_reader.py "$(CARGO_TARGET_DIR)/release/spreadly" \
 		"$(CARGO_TARGET_DIR)/release/spreadly-storm"
 	cargo build --release --locked --package spreadly --example single_event_limit
@@ -81,9 +82,10 @@ docs: rust ## Build the book of docs/ into the cache
 
 # The stock clients are among the tests of the workspace, in tests/clients/stock.rs. All of it at once, as
 # tests/feeds/capture.rs runs the load tester, which cargo builds for its own tests only.
-# Without backtraces, so that what a failed test says is the last that it prints.
+# Without backtraces, so that what a failed test says is the last that it prints. Optimised a little:
+# it compiles for one minute longer, and runs for three minutes less.
 unit: setup graphiql
-	RUST_BACKTRACE=0 cargo test --workspace --locked
+	CARGO_PROFILE_DEV_OPT_LEVEL=1 RUST_BACKTRACE=0 cargo test --workspace --locked
 
 clean: ## Remove what was built, not what was installed
 	cargo clean

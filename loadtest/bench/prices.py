@@ -4,8 +4,9 @@
 
 Starts the hub in a temporary folder with 20 markets. Sends each document many times over one HTTP
 connection: as the same text, which is parsed once, and with a comment that makes each text a new
-one. Prints a line for each: microseconds of the hub's processor and microseconds charged, a request,
-and their ratio. A ratio far above 1 is work that a client gets for less than its cost.
+one. Prints a line for each, with two times for a request, in microseconds: the hub's processor time
+and what was charged; and their ratio. A ratio far above 1 is work that a client gets for less than
+its cost.
 It needs Linux (/proc) and the standard library alone.
 """
 

@@ -2,6 +2,7 @@
 //! time that the hub spends on it. Fixed, so that a client can foresee what is refused, and so that
 //! a hub on a slow machine refuses the same. From the processor time of a release build for some
 //! hundred of each; only their proportions matter, as `limits.cost_rate` scales all of them.
+//! `loadtest/bench/prices.py` compares them with the cost of whole requests.
 
 /// A kind of work; each says what is counted of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -119,6 +119,7 @@ async fn page(
     });
     let found = found.await?;
     charge(ctx, Work::Row, found.looked_at)?;
+    offload::before(ctx, Work::Row, found.items.len()).await;
     offload::before_items(ctx, found.items.len()).await?;
     let at = move |sequence| list.cursor(sequence);
     let info = PageInfo {

@@ -222,7 +222,7 @@ struct Scale<'a, 'd> {
     document: &'a ExecutableDocument,
     /// `None` while a fragment is being weighed: meeting it again is a cycle.
     fragments: HashMap<&'a str, Option<Cost>>,
-    /// How many levels, candles or items of another list a field asks for; 0 if it is none of these.
+    /// How many levels, candles or items of another list a field asks for; 0 if it asks for none.
     asked: &'d dyn Fn(&Field) -> usize,
 }
 

@@ -408,6 +408,7 @@ pub async fn page(
     };
     let mut found = read(ctx, move |log| log.orders(&query)).await?;
     charge(ctx, Work::Row, found.len())?;
+    offload::before(ctx, Work::Row, found.len()).await;
     offload::before_items(ctx, found.len()).await?;
     let has_next_page = found.len() > first;
     found.truncate(first);
