@@ -174,8 +174,8 @@ impl OutputType for Levels {
     field(
         name = "slowed_to",
         ty = "Option<BookSpeed>",
-        desc = "How often the hub pushes this stream while it is overloaded, where that is less \
-                often than the client asked for; otherwise null."
+        desc = "The pace that an overloaded hub slowed this stream to; null where it is as the \
+                client asked."
     )
 )]
 pub enum BookFrame {
@@ -369,7 +369,7 @@ impl BookHeartbeat {
         self.0.state.into()
     }
 
-    /// Milliseconds from `eventTime` to `publishTime`.
+    /// Milliseconds from `eventTime` to `publishTime`; 0 where `eventTime` is null.
     async fn last_event_age_ms(&self) -> i32 {
         live::age_ms(self.0.head.event_time, self.0.head.publish_time)
     }

@@ -190,7 +190,7 @@ impl TickerFrame {
         self.0.state.into()
     }
 
-    /// Milliseconds from `eventTime` to `publishTime`.
+    /// Milliseconds from `eventTime` to `publishTime`; 0 where `eventTime` is null.
     async fn last_event_age_ms(&self) -> i32 {
         age_ms(self.0.event_time, self.0.publish_time)
     }
