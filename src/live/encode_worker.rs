@@ -31,9 +31,8 @@ const FIRST_SLICE: Duration = Duration::from_micros(100);
 /// streams wait, all events that wait share it.
 const EVENT_BUDGET: Duration = Duration::from_millis(5);
 /// Time of a turn, beside its slice, in which streams are asked whether they were quiet for long,
-/// and in which they get slower or faster paces. Some of either are done in any case.
+/// and in which they get slower or faster paces. One of either is done in any case.
 const UPKEEP_SLICE: Duration = Duration::from_micros(50);
-const UPKEEP_AT_ONCE: usize = 4;
 /// Merged streams whose time has come that are put into the schedule in one turn.
 const DUE_AT_ONCE: usize = 128;
 /// Streams that an event touched and one client reads that are put into the schedule in one turn,
@@ -405,6 +404,6 @@ impl Worker for EncodeWorker {
 fn upkeep() -> impl Iterator<Item = ()> {
     let begin = Instant::now();
     (0..)
-        .take_while(move |done| *done < UPKEEP_AT_ONCE || begin.elapsed() < UPKEEP_SLICE)
+        .take_while(move |done| *done == 0 || begin.elapsed() < UPKEEP_SLICE)
         .map(|_| ())
 }

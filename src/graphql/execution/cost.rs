@@ -26,6 +26,10 @@ const MOST_NESTING: usize = 64;
 /// a deep one.
 const MOST_NAME_BYTES: usize = 64;
 
+/// How often one place of a result may be selected. The library resolves it each time and merges the
+/// results, and a list has it once an item.
+const MOST_REPEATS: usize = 20;
+
 /// Depth allowed from `__schema` and `__type` down: what GraphiQL asks has 15 levels.
 const INTROSPECTION_DEPTH: usize = 20;
 
@@ -309,6 +313,10 @@ pub fn check_document(
         sum.add(scale.set(&operation.node.selection_set.node)?);
     }
     sum.check(limits)?;
+    // Only now, as it expands the fragments.
+    for (_, operation) in document.operations.iter() {
+        check_repeats(document, vec![&operation.node.selection_set.node])?;
+    }
     let mut steps = sum.selections;
     for (name, fragment) in &document.fragments {
         let mut cost = scale.fragment(name, None)?;
@@ -319,6 +327,40 @@ pub fn check_document(
         cost.check(limits)?;
     }
     Ok(steps)
+}
+
+/// `sets` are all selections of one place of the result.
+fn check_repeats<'a>(
+    document: &'a ExecutableDocument,
+    mut sets: Vec<&'a SelectionSet>,
+) -> Result<(), Refused> {
+    let mut places: HashMap<&str, (usize, Vec<&SelectionSet>)> = HashMap::new();
+    while let Some(set) = sets.pop() {
+        for selection in &set.items {
+            match &selection.node {
+                Selection::Field(field) => {
+                    let key = field.node.response_key().node.as_str();
+                    let (repeats, below) = places.entry(key).or_default();
+                    *repeats += 1;
+                    below.push(&field.node.selection_set.node);
+                }
+                Selection::FragmentSpread(spread) => {
+                    let fragment = document.fragments.get(&spread.node.fragment_name.node);
+                    sets.extend(fragment.map(|fragment| &fragment.node.selection_set.node));
+                }
+                Selection::InlineFragment(inline) => {
+                    sets.push(&inline.node.selection_set.node);
+                }
+            }
+        }
+    }
+    for (repeats, below) in places.into_values() {
+        if repeats > MOST_REPEATS {
+            return Err(Refused::limit("query_repeats", MOST_REPEATS, repeats));
+        }
+        check_repeats(document, below)?;
+    }
+    Ok(())
 }
 
 /// Without what is spread. The number of tokens bounds it.
@@ -510,6 +552,24 @@ mod tests {
     }
 
     #[test]
+    fn a_place_of_the_result_is_selected_twenty_times_at_most() {
+        let times = |count: usize, text: &str| text.repeat(count);
+        assert_eq!(refusal(&format!("{{{}}}", times(20, "a "))), None);
+        assert_limit(&format!("{{{}}}", times(21, "a ")), "query_repeats", 20, 21);
+        // Aliases are places of their own.
+        assert_eq!(refusal(&format!("{{{} b:a c:a}}", times(20, "a "))), None);
+        // In fragments, and in several selections of the place around it.
+        let spread = format!("{{{}}} fragment F on Query{{... on Query{{a}}}}", times(21, "...F "));
+        assert_limit(&spread, "query_repeats", 20, 21);
+        let nested = format!("{{{}}}", times(7, "a{b b b} "));
+        assert_limit(&nested, "query_repeats", 20, 21);
+        assert_eq!(refusal(&format!("{{{}}}", times(6, "a{b b b} "))), None);
+        // Places of different operations are different.
+        let operations = format!("query A{{{0}}} query B{{{0}}}", times(20, "a "));
+        assert_eq!(refusal(&operations), None);
+    }
+
+    #[test]
     fn what_is_validated_and_not_run_counts_too() {
         let steps = |query: &str| {
             let document = async_graphql_parser::parse_query(query).unwrap();
@@ -616,7 +676,8 @@ mod tests {
         let aliases: String = (0..31).map(|one| format!("a{one}:__typename ")).collect();
         assert_limit(&format!("{{{aliases}}}"), "query_aliases", 30, 31);
         assert_limit(&format!("{{{}}}", "a ".repeat(1_999)), "query_tokens", 2_000, 2_001);
-        assert_eq!(refusal(&format!("{{{}}}", "a ".repeat(1_998))), None);
+        // Not by its tokens.
+        assert_limit(&format!("{{{}}}", "a ".repeat(1_998)), "query_repeats", 20, 1_998);
         assert_limit(&format!("{{a}}#{}", "é".repeat(20_000)), "query_bytes", 32_768, 40_004);
         assert_limit(&format!("{{{}:a}}", "a".repeat(65)), "name_bytes", 64, 65);
     }

@@ -6,13 +6,15 @@
 //! that an event may wait for runs on the socket's thread, as a thread of the pool may be kept
 //! from its core while it holds the lock.
 
+use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use async_graphql::{Result, SelectionField};
+use async_graphql::{Name, Positioned, Result};
+use async_graphql_parser::types::{FragmentDefinition, Selection, SelectionSet};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use spreadly_subscriptions::SingleResult;
@@ -92,18 +94,36 @@ pub async fn before(ctx: &async_graphql::Context<'_>, work: Work, count: usize) 
     }
 }
 
+/// What an item of a list costs beside its fields, in fields.
+const FIELDS_OF_AN_ITEM: usize = 4;
+
 /// To be awaited before the items of a list are resolved, which it charges.
 pub async fn before_items(ctx: &async_graphql::Context<'_>, items: usize) -> Result<()> {
-    let fields = items.saturating_mul(fields_below(ctx.field()));
+    let below = steps_below(&ctx.item.node.selection_set.node, &ctx.query_env.fragments);
+    let fields = items.saturating_mul(FIELDS_OF_AN_ITEM + below);
     charge(ctx, Work::ItemField, fields)?;
     before(ctx, Work::ItemField, fields).await;
     Ok(())
 }
 
-/// Fields that are selected below one, fragments expanded.
-fn fields_below(field: SelectionField<'_>) -> usize {
-    field.selection_set().map(|one| 1 + fields_below(one)).sum()
+/// Selections below a field, fragments expanded, also those that a directive skips: the library
+/// walks through all of them for each item. The document's limits bound it.
+fn steps_below(set: &SelectionSet, fragments: &Fragments) -> usize {
+    let below = |selection: &Selection| match selection {
+        Selection::Field(field) => steps_below(&field.node.selection_set.node, fragments),
+        Selection::InlineFragment(inline) => {
+            steps_below(&inline.node.selection_set.node, fragments)
+        }
+        Selection::FragmentSpread(spread) => {
+            fragments.get(&spread.node.fragment_name.node).map_or(0, |fragment| {
+                steps_below(&fragment.node.selection_set.node, fragments)
+            })
+        }
+    };
+    set.items.iter().map(|one| 1 + below(&one.node)).sum()
 }
+
+type Fragments = HashMap<Name, Positioned<FragmentDefinition>>;
 
 /// Wakes a query that waits for something, wherever it was polled.
 #[derive(Default)]
