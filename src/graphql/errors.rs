@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use async_graphql::{Context, Error, ErrorExtensions, Pos, Response, ServerError, Value};
 use bytes::Bytes;
+use serde::Serialize as _;
+use serde_json::ser::{Formatter, Serializer};
 pub(super) use spreadly_subscriptions::ErrorCode;
 use spreadly_subscriptions::GraphqlError;
 
@@ -160,9 +162,23 @@ pub(super) fn encode(mut response: Response, cursor: Option<String>) -> Vec<u8> 
         response.extensions.insert("cursor".to_owned(), Value::String(cursor));
     }
     let mut written = Written::default();
-    match serde_json::to_writer(&mut written, &response) {
+    let mut json = Serializer::with_formatter(&mut written, BinaryIsJson);
+    match response.serialize(&mut json) {
         Ok(()) => written.bytes,
         Err(fault) => internal_result(&fault.to_string()),
+    }
+}
+
+/// Writes bytes as they are, see [`super::types::scalars::Json::from_text`].
+struct BinaryIsJson;
+
+impl Formatter for BinaryIsJson {
+    fn write_byte_array<W: io::Write + ?Sized>(
+        &mut self,
+        writer: &mut W,
+        value: &[u8],
+    ) -> io::Result<()> {
+        writer.write_all(value)
     }
 }
 

@@ -403,7 +403,5 @@ impl Worker for EncodeWorker {
 /// As many steps as one kind of upkeep may make in a turn.
 fn upkeep() -> impl Iterator<Item = ()> {
     let begin = Instant::now();
-    (0..)
-        .take_while(move |done| *done == 0 || begin.elapsed() < UPKEEP_SLICE)
-        .map(|_| ())
+    (0..).take_while(move |done| *done == 0 || begin.elapsed() < UPKEEP_SLICE).map(|_| ())
 }

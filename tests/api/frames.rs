@@ -48,7 +48,7 @@ async fn no_line_that_is_taken_becomes_a_frame_that_a_stock_client_refuses() {
     let numbers = |count: usize| format!("[{}]", vec!["1e15"; count].join(","));
     let taken = [
         text(MOST_DATA_BYTES),
-        numbers((MOST_DATA_BYTES - 1) / 19),
+        numbers((MOST_DATA_BYTES - 1) / 5),
         numbers(5_000),
         numbers(5_000),
         text(40_000),
@@ -76,7 +76,7 @@ async fn no_line_that_is_taken_becomes_a_frame_that_a_stock_client_refuses() {
     let (largest, _) = read(&mut late, events).await;
     assert!(largest > MOST_DATA_BYTES && largest <= MOST_FRAME_BYTES, "{largest} from the log");
 
-    let refused = [text(MOST_DATA_BYTES + 1), numbers(MOST_DATA_BYTES / 19 + 1)];
+    let refused = [text(MOST_DATA_BYTES + 1), numbers(MOST_DATA_BYTES / 5 + 1)];
     for (number, data) in refused.iter().enumerate() {
         hub.append_lines("messages.ndjson", &[line(&topic, "more", data)]);
         let count = (number + 1).to_string();

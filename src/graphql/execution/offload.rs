@@ -114,11 +114,9 @@ fn steps_below(set: &SelectionSet, fragments: &Fragments) -> usize {
         Selection::InlineFragment(inline) => {
             steps_below(&inline.node.selection_set.node, fragments)
         }
-        Selection::FragmentSpread(spread) => {
-            fragments.get(&spread.node.fragment_name.node).map_or(0, |fragment| {
-                steps_below(&fragment.node.selection_set.node, fragments)
-            })
-        }
+        Selection::FragmentSpread(spread) => fragments
+            .get(&spread.node.fragment_name.node)
+            .map_or(0, |fragment| steps_below(&fragment.node.selection_set.node, fragments)),
     };
     set.items.iter().map(|one| 1 + below(&one.node)).sum()
 }

@@ -117,18 +117,27 @@ impl ScalarType for Cursor {
     }
 }
 
-/// Any JSON. Numbers with a fraction are as exact as 64 bit floats.
+/// Any JSON. The hub sends what its source wrote.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Json(pub Value);
 
 impl Json {
-    /// From text that is known to be JSON.
+    /// Text that is known to be JSON, to be sent as it is: it may be selected many times.
+    ///
+    /// `errors::encode` writes what is binary as JSON. Nothing else of the schema is.
     pub fn from_text(text: &str) -> Self {
-        Self(serde_json::from_str(text).unwrap_or_default())
+        let mut bytes = text.as_bytes().to_vec();
+        // Only between tokens can there be one, where a space means the same. A line of an event
+        // stream ends with it.
+        bytes
+            .iter_mut()
+            .filter(|byte| matches!(**byte, b'\n' | b'\r'))
+            .for_each(|byte| *byte = b' ');
+        Self(Value::Binary(bytes.into()))
     }
 }
 
-/// Any JSON. Numbers with a fraction are as exact as 64 bit floats.
+/// Any JSON. The hub sends what its source wrote.
 #[Scalar(name = "JSON")]
 impl ScalarType for Json {
     fn parse(value: Value) -> InputValueResult<Self> {
@@ -149,6 +158,14 @@ mod tests {
         let written = |micros| DateTime(micros).to_value().to_string();
         assert_eq!(written(0), "\"1970-01-01T00:00:00.000000Z\"");
         assert_eq!(written(1_700_000_000_123_450), "\"2023-11-14T22:13:20.123450Z\"");
+    }
+
+    #[test]
+    fn json_is_sent_as_it_was_written_on_one_line() {
+        let written = "{\"a\":\n [1.0, 1e15,\t12345678901234567890.5]\r}";
+        let response = async_graphql::Response::new(Json::from_text(written).to_value());
+        let sent = String::from_utf8(crate::graphql::errors::encode(response, None)).unwrap();
+        assert_eq!(sent, "{\"data\":{\"a\":  [1.0, 1e15,\t12345678901234567890.5] }}");
     }
 
     #[test]

@@ -17,10 +17,6 @@ use crate::market::fixed::{self, MOST_DECIMALS};
 use crate::market::refusal::Refusal;
 use crate::market::trade::WrittenTrade;
 
-/// How much longer `data` can be when it is sent than as it was written: `1e15` becomes
-/// `1000000000000000.0`.
-const MOST_DATA_GROWTH: usize = 4;
-
 /// A book's line that has these fields only, all of them of their types: nearly all that a hub
 /// reads are, and this reads each byte once. [`Fields`] reads all others, and says what is wrong.
 #[derive(Deserialize)]
@@ -269,27 +265,16 @@ fn message(fields: &Fields<'_>) -> Result<Message, Refusal> {
     let topic: String = required(fields.topic, "topic")?;
     check_topic(&topic).map_err(|reason| fault("topic", reason))?;
     let data = fields.data.ok_or(Refusal::Missing("data"))?;
-    let sent = sent_bytes(data);
-    if sent > MOST_DATA_BYTES {
+    let bytes = data.get().len();
+    if bytes > MOST_DATA_BYTES {
         let reason = format!(
-            "has {sent} bytes as it is sent, at most {MOST_DATA_BYTES} fit: split it into several events"
+            "has {bytes} bytes, at most {MOST_DATA_BYTES} fit: split it into several events"
         );
         return Err(fault("data", reason));
     }
     readable(data, "data")?;
     let id = boxed(fields.id, "id")?;
     Ok(Message { id, topic: topic.into(), data: data.get().into() })
-}
-
-/// Of a JSON as clients are sent it, or a number that is surely below [`MOST_DATA_BYTES`]: only a
-/// long one is worth reading.
-fn sent_bytes(data: &RawValue) -> usize {
-    let written = data.get();
-    if written.len() <= MOST_DATA_BYTES / MOST_DATA_GROWTH {
-        return written.len();
-    }
-    serde_json::from_str::<serde_json::Value>(written)
-        .map_or(written.len(), |value| value.to_string().len())
 }
 
 /// Why something happened, for people.

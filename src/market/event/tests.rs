@@ -235,11 +235,7 @@ fn every_limit_holds_to_the_byte() {
     let text = |bytes: usize| format!("\"{}\"", "d".repeat(bytes - 2));
     assert!(data(&text(MOST_DATA_BYTES)).is_ok());
     let refused = data(&text(MOST_DATA_BYTES + 1)).unwrap_err().to_string();
-    assert!(refused.contains("has 1000001 bytes as it is sent"), "{refused}");
-    // What grows when it is sent: 18 bytes of 4, with a comma each.
-    let numbers = |count: usize| data(&format!("[{}]", vec!["1e15"; count].join(",")));
-    assert!(numbers((MOST_DATA_BYTES - 1) / 19).is_ok());
-    assert!(numbers(MOST_DATA_BYTES / 19 + 1).is_err());
+    assert!(refused.contains("has 1000001 bytes"), "{refused}");
     let id = |bytes: usize| {
         let id = "i".repeat(bytes);
         parse(format!(r#"{{"kind":"block.reverted","height":1,"id":"{id}"}}"#).as_bytes()).map(drop)
