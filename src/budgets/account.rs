@@ -1,10 +1,12 @@
 //! One client address: what it holds open, and what it may still cost.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustix::time::{ClockId, clock_gettime};
 use spreadly_subscriptions::bucket::{Bucket, Flow};
 use spreadly_subscriptions::{Budget, EXEMPT, GraphqlError, Priority, Rank, millis};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -42,6 +44,8 @@ pub struct AccountLimits {
     pub cost_rate: u32,
     /// Microseconds of processor time that an address can save up.
     pub cost_burst: u32,
+    /// Whether work that takes longer than its price is charged what it took.
+    pub cost_measured: bool,
     /// Loopback is counted and never refused by any of these.
     pub exempt_loopback: bool,
 }
@@ -58,6 +62,7 @@ impl Default for AccountLimits {
             reply_bytes: 256 << 20,
             cost_rate: 50_000,
             cost_burst: 1_000_000,
+            cost_measured: true,
             exempt_loopback: true,
         }
     }
@@ -94,6 +99,18 @@ const SMALL_REPLY_BYTES: usize = 16 << 10;
 /// Sockets of an address that are written to with those of others; further ones are written to
 /// after them.
 const FIRST_SOCKETS: usize = 4;
+
+thread_local! {
+    /// Nanoseconds that this thread charged, to any account.
+    static CHARGED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Processor time of this thread, in nanoseconds.
+fn thread_nanos() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let part = |part: i64| u64::try_from(part).unwrap_or_default();
+    part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)
+}
 
 /// See the module's text. Shared by all connections of its address.
 pub struct ClientAccount {
@@ -235,8 +252,24 @@ impl ClientAccount {
         self.spend_at(work, count, Instant::now());
     }
 
+    /// Does work of this address, and charges what it took beyond what was charged meanwhile.
+    pub fn measure<T>(&self, work: impl FnOnce() -> T) -> T {
+        if !self.shared.limits.cost_measured {
+            return work();
+        }
+        let (began, charged) = (thread_nanos(), CHARGED.get());
+        let done = work();
+        let took = thread_nanos().saturating_sub(began);
+        let excess = took.saturating_sub(CHARGED.get().wrapping_sub(charged));
+        if excess > 0 {
+            self.spend(Work::Measured, usize::try_from(excess).unwrap_or(usize::MAX));
+        }
+        done
+    }
+
     pub(super) fn spend_at(&self, work: Work, count: usize, now: Instant) {
         let nanos = work.nanos().saturating_mul(count as u64);
+        CHARGED.set(CHARGED.get().wrapping_add(nanos));
         self.shared.meters.charge(work, nanos);
         // What the operator's own tools cost makes nothing dearer for clients.
         if !self.exempt && nanos > 0 {
@@ -481,6 +514,29 @@ mod tests {
             account.turn_at(Work::Page, now);
         }
         assert_eq!(account.turn_at(Work::Page, now), Some(MOST_TURN_WAIT));
+    }
+
+    #[test]
+    fn work_that_takes_longer_than_its_price_is_charged_what_it_took() {
+        let charged = |limits: AccountLimits, spent: Work| {
+            let accounts = Accounts::new(limits, HubShare::of_shards(1));
+            let account = accounts.of([203, 0, 113, 7].into());
+            let began = thread_nanos();
+            let busy = || {
+                account.spend(spent, 1);
+                while thread_nanos() - began < 20_000_000 {}
+            };
+            // What is measured inside of it is charged once.
+            account.measure(|| account.measure(busy));
+            account.meters().charges().map(|(_, micros)| micros).sum::<u64>()
+        };
+        let measured = charged(AccountLimits::default(), Work::Request);
+        assert!((20_000..100_000).contains(&measured), "{measured}");
+        let priced = AccountLimits { cost_measured: false, ..AccountLimits::default() };
+        assert_eq!(charged(priced, Work::Request), 20);
+        // Its price is above what it took.
+        let once = charged(AccountLimits::default(), Work::Topic);
+        assert!((20_000..100_000).contains(&once), "{once}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The kinds of work that a client can cause, each with its price: an estimate of the processor
 //! time that the hub spends on it. Fixed, so that a client can foresee what is refused, and so that
-//! a hub on a slow machine refuses the same. From the processor time of a release build for some
+//! a hub on a slow machine refuses nearly the same. What takes longer than its prices is charged what
+//! it took, so that no request is cheaper than it is. From the processor time of a release build for some
 //! hundred of each; only their proportions matter, as `limits.cost_rate` scales all of them.
 //! `loadtest/bench/prices.py` compares them with the cost of whole requests.
 
@@ -42,12 +43,14 @@ pub enum Work {
     /// A generic topic that had no event before. Far more than its processor time: it takes a
     /// place in the hub's memory.
     Topic,
+    /// A nanosecond that a request took beyond all these.
+    Measured,
     /// A KiB of a request's body or variables, or of a result that is encoded for one client alone.
     Kib,
 }
 
 impl Work {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Connection,
         Self::Message,
         Self::Request,
@@ -63,6 +66,7 @@ impl Work {
         Self::Row,
         Self::Write,
         Self::Topic,
+        Self::Measured,
         Self::Kib,
     ];
 
@@ -84,6 +88,7 @@ impl Work {
             Self::Row => "row",
             Self::Write => "write",
             Self::Topic => "topic",
+            Self::Measured => "measured",
             Self::Kib => "kib",
         }
     }
@@ -106,6 +111,7 @@ impl Work {
             Self::Row => 2_000,
             Self::Write => 150_000,
             Self::Topic => 10_000_000,
+            Self::Measured => 1,
             Self::Kib => 4_000,
         }
     }

@@ -102,6 +102,7 @@ limits.cost_rate = 13
 limits.cost_burst = 14
 limits.stream_cost_rate = 16
 limits.reserved_descriptors = 15
+limits.cost_measured = false
 limits.exempt_loopback = false
 identity.development_account = "9g"
 limits.init_timeout_ms = 101

@@ -291,7 +291,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             })?;
             let body = self.body(request).await?;
             account.spend(Work::Kib, body.len() >> 10);
-            body::from_body(&body)
+            account.measure(|| body::from_body(&body))
         };
         caller.delivery.work();
         let mut request = parsed.map_err(|fault| {
@@ -300,7 +300,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         })?;
         let Grant { principal, expires_at } = self.authenticate(&headers, &account).await?;
         let (mut place, mut resumed) = (None, false);
-        match self.executor.kind(&request, &principal) {
+        match account.measure(|| self.executor.kind(&request, &principal)) {
             // A GET is what a link or an image of any page can cause.
             Some(OperationKind::Mutation) if by_get => {
                 return Err(Box::new(not_allowed("POST", "a mutation is not run by GET: POST it")));
@@ -329,7 +329,8 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             }
             _ => {}
         }
-        Ok(match (self.executor.execute(request, &principal), place) {
+        let execution = account.measure(|| self.executor.execute(request, &principal));
+        Ok(match (execution, place) {
             (Execution::Single(result), _) => match result.await {
                 Ok(result) => {
                     let place = account.enter_reply(result.json.len()).map_err(unread_replies)?;

@@ -45,6 +45,7 @@ pub(super) fn account_limits(limits: &Limits) -> AccountLimits {
         reply_bytes: limits.reply_bytes,
         cost_rate: limits.cost_rate,
         cost_burst: limits.cost_burst,
+        cost_measured: limits.cost_measured,
         exempt_loopback: limits.exempt_loopback,
     }
 }

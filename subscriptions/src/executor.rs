@@ -89,6 +89,9 @@ pub trait Executor: Send + Sync + 'static {
     /// Charges a client for a message of any type, with so many bytes.
     fn charge_message(&self, client: &Self::Client, bytes: usize) -> Budget;
 
+    /// Does what a client asked for, and charges what it took beyond what was charged meanwhile.
+    fn measure<T>(&self, client: &Self::Client, work: impl FnOnce() -> T) -> T;
+
     /// `Low` for a client that caused much work lately: its connections wait for those of others.
     fn priority(&self, client: &Self::Client) -> Priority;
 

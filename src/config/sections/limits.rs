@@ -41,6 +41,7 @@ pub struct Limits {
     pub stream_cost_rate: u32,
     /// File descriptors that the public port leaves to everything else.
     pub reserved_descriptors: usize,
+    pub cost_measured: bool,
     pub exempt_loopback: bool,
     pub init_timeout: Duration,
     pub query_depth: usize,
@@ -224,6 +225,15 @@ pub(in crate::config) fn read(table: &mut Table<'_>) -> Limits {
                     free, a new connection takes that of an HTTP connection that waits for its \
                     client. Where there is none either, it waits. At most half of the system's \
                     limit is reserved.",
+        }),
+        cost_measured: table.key(Key {
+            name: "limits.cost_measured",
+            unit: "",
+            takes: flag(),
+            default: true,
+            does: "Whether a request that takes longer than its prices is charged what it took.",
+            notes: "Turn it off on a machine on which all work takes longer than the prices, which \
+                    are those of a release build.",
         }),
         exempt_loopback: table.key(Key {
             name: "limits.exempt_loopback",

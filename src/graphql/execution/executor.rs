@@ -279,6 +279,10 @@ impl Executor for GraphqlExecutor {
         client.charge_message(bytes)
     }
 
+    fn measure<T>(&self, client: &Arc<ClientAccount>, work: impl FnOnce() -> T) -> T {
+        client.measure(work)
+    }
+
     fn priority(&self, client: &Arc<ClientAccount>) -> Priority {
         client.priority()
     }

@@ -162,18 +162,22 @@ impl Offload {
         let runtime = Handle::current();
         loop {
             let polled = match self.stage.arrive() {
-                false => running.as_mut().poll(&mut Context::from_waker(&waker)),
+                false => {
+                    let poll = || running.as_mut().poll(&mut Context::from_waker(&waker));
+                    self.account.measure(poll)
+                }
                 true => {
                     let (waiting, entered) = match place.take() {
                         Some(place) => place,
                         None => self.enter().await.map_err(Refused::into_bytes)?,
                     };
                     let (runtime, waker) = (runtime.clone(), waker.clone());
+                    let account = self.account.clone();
                     let ran = entered.run(move || {
                         // Its timers and its reads of the log are of the socket's runtime.
                         let _entered = runtime.enter();
-                        let polled = running.as_mut().poll(&mut Context::from_waker(&waker));
-                        (polled, running)
+                        let poll = || running.as_mut().poll(&mut Context::from_waker(&waker));
+                        (account.measure(poll), running)
                     });
                     let (entered, (polled, back)) = ran.await.map_err(broken)?;
                     running = back;

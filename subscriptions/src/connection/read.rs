@@ -60,17 +60,27 @@ impl<S: Socket, E: Executor> Connection<S, E> {
         Ok(())
     }
 
-    /// Handles what was read: messages in their order, also within one segment. What is left when
-    /// the turn is over is kept for the next one.
+    /// Handles what was read, at the cost of its client.
     pub(super) fn handle_input(
+        &mut self,
+        input: &[u8],
+        turn: &TurnTimer,
+        context: &ShardContext<Self, E>,
+    ) {
+        if !self.ignore_input {
+            let client = self.client.clone();
+            context.executor.measure(&client, || self.handle_messages(input, turn, context));
+        }
+    }
+
+    /// Handles messages in their order, also within one segment. What is left when the turn is over
+    /// is kept for the next one.
+    fn handle_messages(
         &mut self,
         mut input: &[u8],
         turn: &TurnTimer,
         context: &ShardContext<Self, E>,
     ) {
-        if self.ignore_input {
-            return;
-        }
         let mut messages = 0;
         let has_new_bytes = !input.is_empty();
         loop {
