@@ -1,7 +1,7 @@
 //! A GraphQL request as HTTP brings it: a body of JSON, or the query of a URL.
 
 use serde_json::{Map, Value};
-use spreadly_subscriptions::Request;
+use spreadly_subscriptions::{MOST_JSON_VALUES, Request, has_too_many_values};
 
 use super::negotiation::Outcome;
 
@@ -12,6 +12,8 @@ pub enum RequestError {
     NotUtf8,
     #[error("the body is not JSON: {0}")]
     NotJson(String),
+    #[error("the body has more than {MOST_JSON_VALUES} JSON values: send less at once")]
+    TooManyValues,
     #[error("batches are off: send one request at a time")]
     Batch,
     #[error("not a GraphQL request: {0}")]
@@ -22,7 +24,7 @@ impl RequestError {
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::NotUtf8 | Self::NotJson(_) => Outcome::NotJson,
-            Self::Batch | Self::Malformed(_) => Outcome::Malformed,
+            Self::TooManyValues | Self::Batch | Self::Malformed(_) => Outcome::Malformed,
         }
     }
 }
@@ -34,6 +36,9 @@ fn malformed(reason: &str) -> RequestError {
 /// From the body of a POST.
 pub fn from_body(body: &[u8]) -> Result<Request, RequestError> {
     let text = std::str::from_utf8(body).map_err(|_| RequestError::NotUtf8)?;
+    if has_too_many_values(text) {
+        return Err(RequestError::TooManyValues);
+    }
     let value =
         serde_json::from_str(text).map_err(|fault| RequestError::NotJson(fault.to_string()));
     match value? {
@@ -117,8 +122,15 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_thousand_nested_brackets_are_refused_without_a_stack_overflow() {
-        let body = format!("{{\"query\":\"\",\"variables\":{}", "[".repeat(100_000));
-        assert!(matches!(from_body(body.as_bytes()), Err(RequestError::NotJson(_))));
+    fn a_body_of_too_many_values_is_refused_before_it_is_read() {
+        let refused = |nested: usize| {
+            let body = format!("{{\"query\":\"\",\"variables\":{}", "[".repeat(nested));
+            from_body(body.as_bytes()).unwrap_err()
+        };
+        // Neither overflows the stack.
+        assert!(matches!(refused(9_000), RequestError::NotJson(_)));
+        assert_eq!(refused(100_000), RequestError::TooManyValues);
+        let expected = "the body has more than 10000 JSON values: send less at once";
+        assert_eq!(refused(100_000).to_string(), expected);
     }
 }

@@ -5,7 +5,7 @@
 use serde_json::{Map, Value};
 
 use crate::limits::OPERATION_ID_BYTES;
-use crate::request::Request;
+use crate::request::{Request, has_too_many_values};
 
 /// A message of a client.
 #[derive(Debug)]
@@ -26,6 +26,9 @@ pub(crate) enum ClientMessage {
 
 /// A message's type and the rest of it, in either dialect.
 pub(crate) fn object(text: &str) -> Result<(String, Map<String, Value>), &'static str> {
+    if has_too_many_values(text) {
+        return Err("Message has more than 10000 JSON values");
+    }
     let Ok(Value::Object(mut message)) = serde_json::from_str(text) else {
         return Err("Message is not a JSON object");
     };
@@ -116,6 +119,14 @@ mod tests {
     }
 
     #[test]
+    fn a_message_of_too_many_values_is_refused_before_it_is_read() {
+        let nested = format!(r#"{{"type":"ping","payload":{}"#, "[".repeat(100_000));
+        let reason = read(&nested).unwrap_err();
+        assert_eq!(reason, "Message has more than 10000 JSON values");
+        assert!(reason.len() <= CLOSE_REASON_BYTES);
+    }
+
+    #[test]
     fn each_malformed_message_has_its_reason() {
         let cases = [
             ("", "Message is not a JSON object"),
@@ -147,8 +158,8 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_thousand_nested_brackets_are_refused_without_a_stack_overflow() {
-        let text = format!(r#"{{"type":"ping","payload":{}"#, "[".repeat(100_000));
+    fn nested_brackets_are_refused_without_a_stack_overflow() {
+        let text = format!(r#"{{"type":"ping","payload":{}"#, "[".repeat(9_000));
         assert_eq!(read(&text).err(), Some("Message is not a JSON object"));
     }
 }

@@ -2,6 +2,28 @@
 
 use serde_json::{Map, Value};
 
+/// Most values in the JSON of one message or HTTP body. A short value costs the parser, and then
+/// memory, some hundred times its bytes.
+pub const MOST_JSON_VALUES: usize = 10_000;
+
+/// Whether a JSON text has more values than [`MOST_JSON_VALUES`], keys aside. To be asked before it
+/// is parsed.
+pub fn has_too_many_values(json: &str) -> bool {
+    let (mut values, mut in_string, mut escaped) = (1, false, false);
+    // No value is shorter than a byte.
+    json.len() > MOST_JSON_VALUES
+        && json.bytes().any(|byte| {
+            match byte {
+                _ if escaped => escaped = false,
+                b'\\' => escaped = in_string,
+                b'"' => in_string = !in_string,
+                b',' | b'[' | b'{' if !in_string => values += 1,
+                _ => {}
+            }
+            values > MOST_JSON_VALUES
+        })
+}
+
 /// A GraphQL request, from a `subscribe` payload or an HTTP body.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
@@ -50,4 +72,24 @@ pub enum OperationKind {
     Query,
     Mutation,
     Subscription,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_counted_wherever_they_are_and_no_text_counts_for_more_than_one() {
+        let list = |values: usize| format!("[{}]", vec!["0"; values].join(","));
+        // The list itself is one.
+        assert!(!has_too_many_values(&list(MOST_JSON_VALUES - 1)));
+        assert!(has_too_many_values(&list(MOST_JSON_VALUES)));
+        for most in ["[", "{\"a\":", "[0,", "\"\\\\\",", "\"\\\"\","] {
+            assert!(has_too_many_values(&most.repeat(MOST_JSON_VALUES + 1)), "{most}");
+        }
+        for text in ["[,{", "\\\"[", "\\\\,"] {
+            let text = format!("[\"{}\"]", text.repeat(MOST_JSON_VALUES));
+            assert!(!has_too_many_values(&text), "{}", &text[..20]);
+        }
+    }
 }

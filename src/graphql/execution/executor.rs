@@ -12,7 +12,7 @@ use futures_util::future::{BoxFuture, FutureExt, ready};
 use serde_json::{Map, Value};
 use spreadly_subscriptions::{
     Budget, Credentials, Execution, Executor, Grant, InitRefused, OpenError, OperationKey,
-    OperationKind, Priority, Request, SingleResult, Source, Streams,
+    OperationKind, PERSISTED, Priority, Request, SingleResult, Source, Streams,
 };
 
 use super::cost::{self, Weight};
@@ -92,6 +92,12 @@ impl GraphqlExecutor {
         }
         let Document { tree, steps } = &*document;
         let operation = &document::operation(tree, name)?.node;
+        // Others are of no effect: they take no memory while a query waits, and keep no two clients
+        // of a subscription apart.
+        if let Some(variables) = &mut request.variables {
+            let declared = &operation.variable_definitions;
+            variables.retain(|name, _| declared.iter().any(|one| one.node.name.node == *name));
+        }
         let (variables, markets) =
             (request.variables.as_ref(), self.encoders.live().market_count());
         let mut weight = cost::weigh(tree, operation, variables, &self.limits, markets)?;
@@ -158,15 +164,7 @@ impl GraphqlExecutor {
         let name = request.operation_name.filter(|name| !name.is_empty());
         let operation = document::operation(document, name.as_deref())?;
         let field = document::root_field(document, operation)?;
-        let given = request.variables.unwrap_or_default();
-        // Others are of no effect, and must not keep two clients apart.
-        let declared = operation
-            .node
-            .variable_definitions
-            .iter()
-            .filter_map(|one| given.get_key_value(one.node.name.node.as_str()));
-        let mut variables: Map<String, Value> =
-            declared.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let mut variables = request.variables.unwrap_or_default();
 
         let mut cut = None;
         let mut neutral = None;
@@ -297,7 +295,13 @@ impl Executor for GraphqlExecutor {
     }
 
     fn kind(&self, request: &Request, caller: &Caller) -> Option<OperationKind> {
-        let mut request = request.clone();
+        let named = request.extensions.as_ref().and_then(|all| all.get_key_value(PERSISTED));
+        let mut request = Request {
+            query: request.query.clone(),
+            operation_name: request.operation_name.clone(),
+            extensions: named.map(|(key, hash)| Map::from_iter([(key.clone(), hash.clone())])),
+            variables: None,
+        };
         self.persisted.complete(&mut request).ok()?;
         let name = request.operation_name.as_deref().filter(|name| !name.is_empty());
         let document = self.parse(&request.query, caller).ok()?;
