@@ -32,6 +32,7 @@ impl Batch {
 
     /// Takes new frames out of a stream's ring; false if there are none.
     pub(crate) fn read(&mut self, stream: &ResponseStream) -> bool {
+        debug_assert!(!self.is_under_way(), "a batch ends before the next one");
         self.start = self.next;
         if stream.read(self.next, FRAMES_PER_WRITE, &mut self.frames) {
             self.next += self.frames.len() as u64;
@@ -40,6 +41,11 @@ impl Batch {
             self.next = stream.next_index();
             self.overrun = true;
         }
+        self.is_under_way()
+    }
+
+    /// It was read and has not ended.
+    pub(crate) fn is_under_way(&self) -> bool {
         self.overrun || !self.frames.is_empty()
     }
 

@@ -149,6 +149,11 @@ impl FanOut {
     fn read_batch<C, E>(&self, context: &ShardContext<C, E>, index: usize) -> bool {
         let mut subscribers = context.subscribers.borrow_mut();
         let Some(local) = subscribers.stream_mut(index) else { return false };
+        if local.batches[Rank::First as usize].is_under_way() {
+            // It is listed twice: a push may ring between two rounds, and a stream that is gone may
+            // have rung under the same index.
+            return false;
+        }
         local.reset_listener();
         for (_, signal) in &local.readers {
             signal.notify();

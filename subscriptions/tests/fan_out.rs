@@ -4,10 +4,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
 use serde_json::json;
 use spreadly_subscriptions::{Dialect, Limits, Rank, StreamLimits};
 
-use super::client::{Heard, subscribe};
+use super::client::{Follower, Heard, subscribe};
 use super::{Hub, paused};
 
 /// Sockets of either rank: fewer than a fan-out writes to between two yields.
@@ -93,6 +95,50 @@ fn sockets_of_the_last_rank_are_written_to_after_all_others() {
             let order = order(streams).await;
             let expected = [Rank::First, Rank::Last].map(|rank| vec![rank; SOCKETS * streams]);
             assert_eq!(order, expected.concat(), "{streams} streams");
+        }
+    });
+}
+
+#[test]
+fn frames_that_are_pushed_between_full_batches_reach_everyone_once() {
+    // Up to more than a write takes, and less than a ring holds.
+    const BURST: u64 = 50;
+    const EVENTS: u64 = 20_000;
+    paused(async {
+        let hub = Hub::start(Limits::default(), StreamLimits::default());
+        let mut tasks = Vec::new();
+        // While the last rank has something left, the shard yields between two fan-outs.
+        for rank in [Rank::First, Rank::Last] {
+            let mut client = hub.connect_ranked(rank, Dialect::TransportWs, 1 << 20);
+            client.init().await;
+            client.say(&subscribe("1", "fields", json!({}))).await;
+            let Heard::Message(message) = client.hear().await else { panic!("closed") };
+            let mut follower = Follower::default();
+            follower.take(&message["payload"]["data"]).unwrap();
+            let board = hub.board.clone();
+            tasks.push(tokio::task::spawn_local(async move {
+                while board.fields().1.len() < 2 || follower.seen != Some(board.fields().0) {
+                    let Heard::Message(message) = client.hear().await else { panic!("closed") };
+                    follower.take(&message["payload"]["data"]).unwrap();
+                }
+            }));
+        }
+        let board = hub.board.clone();
+        tasks.push(tokio::task::spawn_local(async move {
+            let mut random = StdRng::seed_from_u64(1);
+            let mut pushed = 0;
+            while pushed < EVENTS {
+                for value in 0..random.random_range(1..=BURST) {
+                    board.set(1, value, 0);
+                    pushed += 1;
+                }
+                tokio::task::yield_now().await;
+            }
+            board.set(2, 0, 0);
+        }));
+        for task in tasks {
+            let ended = tokio::time::timeout(Duration::from_secs(60), task).await;
+            ended.expect("the last frame comes").unwrap();
         }
     });
 }
