@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::time::{ClockId, clock_gettime};
 use spreadly_subscriptions::bucket::{Bucket, Flow};
 use spreadly_subscriptions::{Budget, EXEMPT, GraphqlError, Priority, Rank, millis};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -16,7 +15,7 @@ use super::meters::{ClientMeters, ExceededLimit};
 use super::pressure::Pressure;
 use super::prices::Work;
 use super::streams::StreamCounts;
-use crate::pool::Line;
+use crate::pool::{Line, thread_time};
 
 /// How long a read of the log waits for another one of its own address: longer than most of them
 /// take, so that a page with several lists in one query has them all, and shorter than anyone
@@ -103,13 +102,6 @@ const FIRST_SOCKETS: usize = 4;
 thread_local! {
     /// Nanoseconds that this thread charged, to any account.
     static CHARGED: Cell<u64> = const { Cell::new(0) };
-}
-
-/// Processor time of this thread, in nanoseconds.
-fn thread_nanos() -> u64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    let part = |part: i64| u64::try_from(part).unwrap_or_default();
-    part(time.tv_sec) * 1_000_000_000 + part(time.tv_nsec)
 }
 
 /// See the module's text. Shared by all connections of its address.
@@ -257,14 +249,25 @@ impl ClientAccount {
         if !self.shared.limits.cost_measured {
             return work();
         }
-        let (began, charged) = (thread_nanos(), CHARGED.get());
+        let (began, charged) = (thread_time(), CHARGED.get());
         let done = work();
-        let took = thread_nanos().saturating_sub(began);
-        let excess = took.saturating_sub(CHARGED.get().wrapping_sub(charged));
+        self.charge_excess(thread_time() - began, CHARGED.get().wrapping_sub(charged));
+        done
+    }
+
+    /// Charges what work took beyond the nanoseconds that were charged for it.
+    fn charge_excess(&self, took: Duration, charged: u64) {
+        let excess = took.as_nanos().saturating_sub(charged.into());
         if excess > 0 {
             self.spend(Work::Measured, usize::try_from(excess).unwrap_or(usize::MAX));
         }
-        done
+    }
+
+    /// A page of the log took so much processor time. Its price was charged before, by `turn`.
+    pub fn made_page(&self, took: Duration) {
+        if self.shared.limits.cost_measured {
+            self.charge_excess(took, Work::Page.nanos());
+        }
     }
 
     pub(super) fn spend_at(&self, work: Work, count: usize, now: Instant) {
@@ -521,10 +524,10 @@ mod tests {
         let charged = |limits: AccountLimits, spent: Work| {
             let accounts = Accounts::new(limits, HubShare::of_shards(1));
             let account = accounts.of([203, 0, 113, 7].into());
-            let began = thread_nanos();
+            let began = thread_time();
             let busy = || {
                 account.spend(spent, 1);
-                while thread_nanos() - began < 20_000_000 {}
+                while thread_time() - began < Duration::from_millis(20) {}
             };
             // What is measured inside of it is charged once.
             account.measure(|| account.measure(busy));

@@ -1,9 +1,9 @@
 //! The kinds of work that a client can cause, each with its price: an estimate of the processor
 //! time that the hub spends on it. Fixed, so that a client can foresee what is refused, and so that
-//! a hub on a slow machine refuses nearly the same. What takes longer than its prices is charged what
-//! it took, so that no request is cheaper than it is. From the processor time of a release build for some
-//! hundred of each; only their proportions matter, as `limits.cost_rate` scales all of them.
-//! `loadtest/bench/prices.py` compares them with the cost of whole requests.
+//! a hub on a slow machine refuses nearly the same. What takes longer than its prices is charged
+//! what it took, so that no request is cheaper than it is. From the processor time of a release
+//! build for some hundred of each; only their proportions matter, as `limits.cost_rate` scales all
+//! of them. `loadtest/bench/prices.py` compares them with the cost of whole requests.
 
 /// A kind of work; each says what is counted of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -38,6 +38,14 @@ impl StreamPermit for ReadPlace {
     fn throttle(&self) -> Option<Duration> {
         self.account.turn(Work::Page)
     }
+
+    fn measure(&self, answer: &mut dyn FnMut()) {
+        self.account.measure(answer);
+    }
+
+    fn made_page(&self, took: Duration) {
+        self.account.made_page(took);
+    }
 }
 
 /// Lets work of a resolver begin, and charges it.

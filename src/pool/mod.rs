@@ -15,9 +15,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 pub use self::line::{Line, LineFull, Waiting};
@@ -32,6 +33,13 @@ pub const MOST_INLINE_NANOS: u64 = 250_000;
 /// What is added to the nice value of a thread of the pool. On a busy core such a thread gets about
 /// a tenth of the time of one without, so its work goes on, but late.
 const NICENESS: i32 = 10;
+
+/// Processor time that this thread took so far.
+pub fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
+}
 
 thread_local! {
     static IS_IN_POOL: Cell<bool> = const { Cell::new(false) };

@@ -43,6 +43,17 @@ pub trait StreamPermit: Send {
     /// Called before the operation waits for [`crate::resume::Resume::Throttled`], which mostly
     /// reads a page of the log for it. Returns how long its client has to wait first, if at all.
     fn throttle(&self) -> Option<Duration>;
+
+    /// Lets the stream's source answer, and charges what that took beyond what was charged
+    /// meanwhile.
+    fn measure(&self, answer: &mut dyn FnMut()) {
+        answer();
+    }
+
+    /// A page of the log was made for the operation, which took so much processor time.
+    fn made_page(&self, took: Duration) {
+        let _ = took;
+    }
 }
 
 /// What a client sends to prove who it is.

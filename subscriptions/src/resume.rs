@@ -17,8 +17,9 @@ pub enum Resume {
     /// ring at `next`. Never empty.
     Frames { frames: Vec<Frame>, next: u64 },
     /// Send these frames first (a page of the log), then ask [`crate::Source::catch_up`] again.
-    /// Never empty, so that each page brings its reader forward.
-    Page(Vec<Frame>),
+    /// Never empty, so that each page brings its reader forward. Making them took so much processor
+    /// time.
+    Page { frames: Vec<Frame>, took: Duration },
     /// The answer takes time and reads the log for this operation alone, so it first waits as long
     /// as [`crate::StreamPermit::throttle`] says. A task of the operation awaits it, and ends with
     /// the operation. The future has its own deadline; one that takes longer than
@@ -50,7 +51,7 @@ impl fmt::Debug for Resume {
         match self {
             Self::Ring { seen, next } => write!(f, "Ring {{ seen: {seen}, next: {next} }}"),
             Self::Frames { frames, next } => write!(f, "Frames {{ {frames:?}, next: {next} }}"),
-            Self::Page(frames) => write!(f, "Page({frames:?})"),
+            Self::Page { frames, .. } => write!(f, "Page({frames:?})"),
             Self::Throttled(_) => f.write_str("Throttled"),
             Self::Pending(_) => f.write_str("Pending"),
             Self::Refused(errors) => write!(f, "Refused({errors:?})"),

@@ -79,8 +79,9 @@ impl<S: Socket, E: Executor> SseReader<S, E> {
                 return Err(StreamEnd::Draining);
             }
             let mut frames = Vec::new();
-            let Self { context, stream, cursor, progress, .. } = self;
-            match cursor.next(stream, progress, FRAMES_PER_WRITE, &mut frames, &context.meters) {
+            let Self { context, stream, cursor, progress, permit, .. } = self;
+            let (meters, permit) = (&context.meters, permit.as_deref());
+            match cursor.next(stream, progress, FRAMES_PER_WRITE, &mut frames, meters, permit) {
                 Step::Send => {
                     cursor.sent(progress, &frames);
                     context.count_delivered(frames.len());

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+use crate::executor::StreamPermit;
 use crate::meters::Meters;
 use crate::resume::Resume;
 use crate::ring::Frame;
@@ -65,6 +66,14 @@ pub(crate) enum Step {
     CannotContinue,
 }
 
+/// The answer of a source, at the cost of the client whose permit it is.
+fn measured(permit: Option<&dyn StreamPermit>, ask: impl FnOnce() -> Resume) -> Resume {
+    let Some(permit) = permit else { return ask() };
+    let (mut ask, mut answer) = (Some(ask), None);
+    permit.measure(&mut || answer = ask.take().map(|ask| ask()));
+    answer.unwrap_or(Resume::CannotContinue)
+}
+
 impl<Task> StreamCursor<Task> {
     /// A reader that goes on after the cursor `after` of its client, or begins now.
     pub(crate) fn new(after: Option<String>) -> Self {
@@ -80,6 +89,7 @@ impl<Task> StreamCursor<Task> {
         most: usize,
         into: &mut Vec<Frame>,
         meters: &Meters,
+        permit: Option<&dyn StreamPermit>,
     ) -> Step {
         loop {
             let resume = match self.backlog.as_deref_mut() {
@@ -88,15 +98,19 @@ impl<Task> StreamCursor<Task> {
                 }
                 None => {
                     meters.catch_ups.add(1);
-                    stream.source().catch_up(stream, progress.seen)
+                    measured(permit, || stream.source().catch_up(stream, progress.seen))
                 }
                 Some(Backlog::Frames { frames, .. }) => {
                     into.extend(frames.iter().take(most).cloned());
                     return Step::Send;
                 }
                 Some(Backlog::Waiting { .. }) => return Step::Waiting,
-                Some(Backlog::Join(after)) => stream.source().join(stream, after.as_deref()),
-                Some(Backlog::Ask) => stream.source().catch_up(stream, progress.seen),
+                Some(Backlog::Join(after)) => {
+                    measured(permit, || stream.source().join(stream, after.as_deref()))
+                }
+                Some(Backlog::Ask) => {
+                    measured(permit, || stream.source().catch_up(stream, progress.seen))
+                }
                 Some(answered @ Backlog::Answered(_)) => {
                     match std::mem::replace(answered, Backlog::Ask) {
                         Backlog::Answered(resume) => resume,
@@ -111,7 +125,10 @@ impl<Task> StreamCursor<Task> {
                     progress.next = next;
                     self.push_back(frames.into(), Then::Ring);
                 }
-                Resume::Page(frames) => {
+                Resume::Page { frames, took } => {
+                    if let Some(permit) = permit {
+                        permit.made_page(took);
+                    }
                     meters.replayed_pages.add(1);
                     debug_assert!(!frames.is_empty(), "a page brings its reader forward");
                     self.push_back(frames.into(), Then::Ask);
@@ -174,6 +191,7 @@ impl<Task> StreamCursor<Task> {
 mod tests {
     use std::rc::Rc;
     use std::sync::Arc;
+    use std::time::Duration;
 
     use futures_util::FutureExt as _;
     use parking_lot::Mutex;
@@ -241,7 +259,7 @@ mod tests {
         fn step(&mut self) -> Step {
             self.frames.clear();
             let Self { stream, meters, cursor, progress, frames, .. } = self;
-            cursor.next(stream, progress, MOST, frames, meters)
+            cursor.next(stream, progress, MOST, frames, meters, None)
         }
 
         /// Sends at most so many of the next frames, and returns their sequences.
@@ -312,7 +330,8 @@ mod tests {
 
     #[test]
     fn after_each_page_the_source_is_asked_again_and_the_ring_is_not_read() {
-        let pages = [Resume::Page(frames(1..=4)), Resume::Page(frames(5..=6))];
+        let page = |frames| Resume::Page { frames, took: Duration::ZERO };
+        let pages = [page(frames(1..=4)), page(frames(5..=6))];
         let ring = Resume::Ring { seen: 6, next: 1 };
         let mut bench = Bench::new(Some("0"), pages.into_iter().chain([ring]));
         bench.push(6..=7);
@@ -338,7 +357,8 @@ mod tests {
 
     #[test]
     fn an_answer_that_takes_time_is_awaited_once_and_ends_its_task() {
-        let page = || async { Resume::Page(frames(1..=1)) }.boxed();
+        let page =
+            || async { Resume::Page { frames: frames(1..=1), took: Duration::ZERO } }.boxed();
         let snapshot = async { Resume::Frames { frames: frames(2..=2), next: 0 } }.boxed();
         let answers = [Resume::Throttled(page()), Resume::Pending(snapshot)];
         let mut bench = Bench::new(Some("0"), answers);

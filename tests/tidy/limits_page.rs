@@ -42,7 +42,6 @@ const NO_ROW: [(&str, &[&str]); 8] = [
             "http::sse::COPIED_BYTES",
             "feeds::files::stream::CHUNK_BYTES",
             "graphql::connections::READ_AT_ONCE",
-            "live::encode_worker::UPKEEP_AT_ONCE",
             "schedule::portions::MOST_PORTIONS",
             "store::log::RESERVED_AT_ONCE",
         ],
@@ -51,7 +50,6 @@ const NO_ROW: [(&str, &[&str]); 8] = [
         "an estimate or a ratio of the code's own",
         &[
             "live::frame::ITEM_BYTES",
-            "market::event::parse::MOST_DATA_GROWTH",
             "schedule::MOST_OF_USUAL",
             "feeds::kafka::partitions::MOST_REMADE",
         ],

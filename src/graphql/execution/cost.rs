@@ -26,8 +26,7 @@ const MOST_NESTING: usize = 64;
 /// a deep one.
 const MOST_NAME_BYTES: usize = 64;
 
-/// How often one place of a result may be selected. The library resolves it each time and merges the
-/// results, and a list has it once an item.
+/// How often one place of a result may be selected: the library resolves it each time.
 const MOST_REPEATS: usize = 20;
 
 /// Depth allowed from `__schema` and `__type` down: what GraphiQL asks has 15 levels.
@@ -163,8 +162,7 @@ struct Cost {
     /// arguments: the steps of a walk through it.
     selections: usize,
     aliases: usize,
-    /// Below `bids` and `asks`; once a level of the book is known, times the depth. Below `candles`
-    /// times how many are asked for.
+    /// Below `bids` and `asks`, times the depth; below `candles`, times their number.
     level_fields: usize,
     /// Below other lists of a query, times their items.
     item_fields: usize,
@@ -301,8 +299,7 @@ impl<'a> Scale<'a, '_> {
 }
 
 /// Before validation: what the document expands to, all operations together, and each fragment by
-/// itself, as validation looks at unused ones too. Returns the steps of a walk through all
-/// operations and, once, through each fragment.
+/// itself, as validation looks at unused ones too. Returns the steps of a walk through all of it.
 pub fn check_document(
     document: &ExecutableDocument,
     limits: &QueryLimits,
@@ -313,7 +310,6 @@ pub fn check_document(
         sum.add(scale.set(&operation.node.selection_set.node)?);
     }
     sum.check(limits)?;
-    // Only now, as it expands the fragments.
     for (_, operation) in document.operations.iter() {
         check_repeats(document, vec![&operation.node.selection_set.node])?;
     }
@@ -329,7 +325,6 @@ pub fn check_document(
     Ok(steps)
 }
 
-/// `sets` are all selections of one place of the result.
 fn check_repeats<'a>(
     document: &'a ExecutableDocument,
     mut sets: Vec<&'a SelectionSet>,
@@ -363,7 +358,7 @@ fn check_repeats<'a>(
     Ok(())
 }
 
-/// Without what is spread. The number of tokens bounds it.
+/// Without what is spread.
 fn own_steps(set: &SelectionSet) -> usize {
     let inner = |selection: &Selection| match selection {
         Selection::Field(field) => own_steps(&field.node.selection_set.node),
@@ -380,8 +375,7 @@ pub struct Weight {
     pub fields: usize,
     /// Fields of price levels and candles in its result.
     pub level_fields: usize,
-    /// Fields of the items of its lists, if these are as long as it allows; beyond levels and
-    /// candles. Charged when the items are known.
+    /// Fields of items of other lists, at their longest. Charged once they are known.
     pub item_fields: usize,
     /// Fields of the schema's description in its result.
     pub introspection_fields: usize,

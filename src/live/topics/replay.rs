@@ -16,6 +16,7 @@ use crate::market::definition::MarketDefinition;
 use crate::market::event::{Body, parse};
 use crate::market::orders::OrderUpdate;
 use crate::market::trade::Trade;
+use crate::pool::thread_time;
 use crate::store::{LogReader, ReadError, Span, StoreError, Stored};
 
 /// Events of a page: some milliseconds of reading and encoding.
@@ -69,9 +70,15 @@ impl Replay {
                     }
                 };
                 let (reading, names) = (live.clone(), names.clone());
-                let read = move |log: &LogReader| page(&reading, log, stream, &names, reach);
+                let read = move |log: &LogReader| {
+                    let began = thread_time();
+                    let frames = page(&reading, log, stream, &names, reach)?;
+                    Ok((frames, thread_time() - began))
+                };
                 match live.log.clone().soon(LONGEST_WAIT, read).await {
-                    Ok(frames) if !frames.is_empty() => return Resume::Page(frames),
+                    Ok((frames, took)) if !frames.is_empty() => {
+                        return Resume::Page { frames, took };
+                    }
                     Ok(_) => {}
                     Err(error) => return self.failed(&error),
                 }

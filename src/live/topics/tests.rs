@@ -217,7 +217,7 @@ impl Client {
                     between();
                     answer
                 }
-                Resume::Page(frames) => {
+                Resume::Page { frames, .. } => {
                     frames.iter().for_each(|frame| self.take(frame));
                     self.pages += 1;
                     stream.source().catch_up(stream, self.seen)

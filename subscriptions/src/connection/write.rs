@@ -196,8 +196,9 @@ impl<S: Socket, E: Executor> Connection<S, E> {
             frames.clear();
             let mut progress = context.progress(handle);
             let (stream, meters) = (&operation.stream, &context.meters);
-            let step =
-                operation.cursor.next(stream, &mut progress, FRAMES_PER_WRITE, &mut frames, meters);
+            let (cursor, permit) = (&mut operation.cursor, operation.permit.as_deref());
+            let most = FRAMES_PER_WRITE;
+            let step = cursor.next(stream, &mut progress, most, &mut frames, meters, permit);
             if !matches!(step, Step::Send) {
                 context.frames.replace(frames);
                 context.set_progress(handle, progress);
