@@ -82,10 +82,9 @@ docs: rust ## Build the book of docs/ into the cache
 
 # The stock clients are among the tests of the workspace, in tests/clients/stock.rs. All of it at once, as
 # tests/feeds/capture.rs runs the load tester, which cargo builds for its own tests only.
-# Without backtraces, so that what a failed test says is the last that it prints. Optimised a little:
-# it compiles for one minute longer, and runs for three minutes less.
+# Without backtraces, so that what a failed test says is the last that it prints.
 unit: setup graphiql
-	CARGO_PROFILE_DEV_OPT_LEVEL=1 CARGO_INCREMENTAL=0 RUST_BACKTRACE=0 cargo test --workspace --locked
+	RUST_BACKTRACE=0 cargo test --workspace --locked
 
 clean: ## Remove what was built, not what was installed
 	cargo clean

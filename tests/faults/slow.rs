@@ -70,8 +70,9 @@ async fn a_reader_that_sleeps_has_the_book_again_and_the_one_beside_it_missed_no
 
 #[tokio::test]
 async fn a_reader_that_takes_nothing_for_too_long_is_closed_and_the_one_beside_it_missed_nothing() {
+    // A ring that holds all: what is merged might fit into the kernel's buffers.
     let hub = Hub::start_with(&[
-        "limits.ring_bytes_per_stream=65536",
+        "limits.ring_bytes_per_stream=8388608",
         "server.send_buffer_bytes=65536",
         "limits.writer_stall_ms=500",
     ]);
