@@ -150,10 +150,8 @@ impl Board {
             let state = board.state.lock();
             let first = state.kept.partition_point(|frame| frame.sequence <= seen);
             let following = state.kept[first..].iter().take_while(|frame| frame.sequence <= until);
-            {
-                let frames = following.take(PAGE).cloned().collect();
-                Resume::Page { frames, took: Duration::ZERO }
-            }
+            let frames = following.take(PAGE).cloned().collect();
+            Resume::Page { frames, took: Duration::ZERO }
         }))
     }
 
