@@ -1,11 +1,13 @@
 //! The GraphQL of the attackers. A serial number in an alias makes a document like no other; what
 //! the hub has to do for it is the same.
 
-use super::markets::{DEEP_LEVELS, ORDERS, TOPIC};
+use super::markets::{DEEP_LEVELS, LARGE_TOPIC, ORDERS, TOPIC};
 use super::spec::Kind;
 use serde_json::json;
 use std::fmt::Write;
 
+/// How often a document may select one place of its result (`query_repeats`).
+const MOST_REPEATS: usize = 20;
 /// Every event changes some of the best 20 levels, so it concerns each of these depths.
 const LEAST_DEPTH: u64 = 20;
 const DEPTHS: u64 = 480;
@@ -67,6 +69,20 @@ fn book(market: &str, depth: u64) -> String {
     format!(
         "orderBook(market: \"{market}\", depth: {depth}) {{ ... on BookDelta {{ mergedEvents \
          prevSequence {LEVELS} }} ... on BookSnapshot {{ reason {LEVELS} }} sequence }}"
+    )
+}
+
+/// A subscription to the cursors of the topic of large events.
+pub fn cursors() -> String {
+    format!("subscription {{ events(topic: \"{LARGE_TOPIC}\") {{ cursor }} }}")
+}
+
+/// A subscription that resumes there, and selects each event as often as it may.
+pub fn resume(cursor: &str) -> String {
+    let data = (0..MOST_REPEATS).fold(String::new(), |all, one| format!("{all} d{one}: data"));
+    format!(
+        "subscription {{ events(topic: \"{LARGE_TOPIC}\", after: \"{cursor}\") \
+         {{ sequence events {{ {data} }} }} }}"
     )
 }
 

@@ -19,12 +19,17 @@ pub const OTHER: &str = "CALM-USD";
 /// Has orders, for the lists that `queries` asks for.
 pub const ORDERS: &str = "ORDERS-USD";
 pub const TOPIC: &str = "flood-news";
+/// Has large events, for `resumes`.
+pub const LARGE_TOPIC: &str = "flood-large";
 /// What a client may ask for at most by default.
 pub const DEEP_LEVELS: usize = 5000;
 /// Price levels that each event changes: a message of some 450 bytes, as in `bench`.
 const CHANGED_LEVELS: usize = 5;
 /// Trades, orders and messages to be listed: several pages of each.
 const HISTORY: usize = 2000;
+/// Large events a second, and their bytes.
+const LARGE_RATE: f64 = 10.0;
+const LARGE_BYTES: usize = 100 * 1024;
 
 #[derive(Debug, Clone, Copy)]
 pub struct Written {
@@ -78,29 +83,54 @@ impl Feeding {
     /// # Errors
     /// When the folder can't be written to.
     pub fn start(feeds: &Path, market: Market, phase: PhaseNow) -> Result<Self, String> {
-        let path = feeds.join(format!("{}.ndjson", market.name));
+        let beginning = feeder::beginning(market.name, market.levels, Timestamp::now());
+        let Market { name, rate, offset, trades, .. } = market;
+        Self::write(feeds, name, &beginning, (rate, offset), phase, move |number, time| {
+            let delta = feeder::delta(name, number, CHANGED_LEVELS, time);
+            if trades { delta + &trade(name, number, time) } else { delta }
+        })
+    }
+
+    /// Writes large events to a topic until stopped.
+    ///
+    /// # Errors
+    /// As [`Feeding::start`].
+    pub fn large_events(feeds: &Path, phase: PhaseNow) -> Result<Self, String> {
+        let data = "x".repeat(LARGE_BYTES);
+        let line = move |_, time| {
+            let event = json!({"kind": "message", "topic": LARGE_TOPIC, "data": data,
+                "time": printed_time(time)});
+            format!("{event}\n")
+        };
+        Self::write(feeds, LARGE_TOPIC, "", (LARGE_RATE, Duration::ZERO), phase, line)
+    }
+
+    fn write(
+        feeds: &Path,
+        name: &str,
+        beginning: &str,
+        (rate, offset): (f64, Duration),
+        phase: PhaseNow,
+        lines: impl Fn(u64, Timestamp) -> String + Send + 'static,
+    ) -> Result<Self, String> {
+        let path = feeds.join(format!("{name}.ndjson"));
         let fault = |error: std::io::Error| format!("{}: {error}", path.display());
         let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(fault)?;
-        let beginning = feeder::beginning(market.name, market.levels, Timestamp::now());
         file.write_all(beginning.as_bytes()).map_err(fault)?;
         let timeline = Arc::new(Timeline::default());
         let stop = Arc::new(AtomicBool::new(false));
         let (noted, stopped) = (Arc::clone(&timeline), Arc::clone(&stop));
         let thread = thread::spawn(move || {
-            let began = Instant::now() + market.offset;
+            let began = Instant::now() + offset;
             for number in 1_u64.. {
                 // From the beginning, so that a late event doesn't move those after it.
-                let due = began + Duration::from_secs_f64(number as f64 / market.rate);
+                let due = began + Duration::from_secs_f64(number as f64 / rate);
                 thread::sleep(due.saturating_duration_since(Instant::now()));
                 if stopped.load(Ordering::Relaxed) {
                     break;
                 }
                 let time = noted.note(phase.get());
-                let mut lines = feeder::delta(market.name, number, CHANGED_LEVELS, time);
-                if market.trades {
-                    lines += &trade(market.name, number, time);
-                }
-                file.write_all(lines.as_bytes())?;
+                file.write_all(lines(number, time).as_bytes())?;
             }
             Ok(())
         });

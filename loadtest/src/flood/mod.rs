@@ -233,6 +233,10 @@ impl Flood {
         markets::write_history(&hub.feeds)?;
         let attacked = Feeding::start(&hub.feeds, self.market(markets::ATTACKED), phase.clone())?;
         let other = Feeding::start(&hub.feeds, self.market(markets::OTHER), phase.clone())?;
+        let large = match spec.attack {
+            Attack::Resumes => Some(Feeding::large_events(&hub.feeds, phase.clone())?),
+            _ => None,
+        };
         let groups = [(markets::ATTACKED, &attacked), (markets::OTHER, &other)];
         let groups = groups.map(|(market, feeding)| Group {
             market,
@@ -273,6 +277,7 @@ impl Flood {
         let seen = steady.finish()?;
         attacked.stop()?;
         other.stop()?;
+        large.map_or(Ok(()), Feeding::stop)?;
         let [attacked, other] = seen.as_slice() else {
             return Err("the steady subscribers reported nothing".to_owned());
         };

@@ -19,6 +19,8 @@ pub enum Attack {
     Queries,
     /// Sockets that subscribe and never read
     Silent,
+    /// Sockets that resume far back in a topic of large events, and never read
+    Resumes,
     /// Streams of server-sent events that are never read
     Sse,
     /// HTTP replies of a deep book that are never read
@@ -78,6 +80,8 @@ impl Attack {
             Self::Churn => (5, 8),
             Self::Snapshots | Self::Queries => (50, 1),
             Self::Silent => (500, 8),
+            // All that one address may have open.
+            Self::Resumes => (100, 256),
             Self::Sse => (500, 1),
             Self::Replies => (1000, 1),
             // As many aliases as a document may have.

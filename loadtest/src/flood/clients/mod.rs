@@ -102,14 +102,14 @@ impl Client {
                 }
                 Attack::Snapshots => documents::subscribe(&self, documents::Loop::Deep).await,
                 Attack::Queries | Attack::Topics => requests::ask(&self).await,
-                Attack::Silent => unread::sockets(&self).await,
+                Attack::Silent | Attack::Resumes => unread::sockets(&self).await,
                 Attack::Sse | Attack::Replies => unread::replies(&self).await,
                 Attack::HalfOpen => unread::half_open(&self).await,
             }
         };
         // Those that never read wait for the end themselves, and then look at what they were sent.
         match self.spec.attack {
-            Attack::Silent | Attack::Sse | Attack::Replies => working.await,
+            Attack::Silent | Attack::Resumes | Attack::Sse | Attack::Replies => working.await,
             _ => tokio::select! {
                 () = working => {}
                 _ = stopped.wait_for(|stopped| *stopped) => {}

@@ -6,7 +6,8 @@ use super::{Client, RETRY_PAUSE, texts};
 use crate::flood::http;
 use crate::flood::socket::Socket;
 use crate::flood::spec::Attack;
-use crate::run::client::local_socket;
+use crate::run::client::{local_socket, string_after};
+use std::borrow::Cow;
 use std::io;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -18,6 +19,8 @@ const RECEIVE_BUFFER: u32 = 4096;
 const LAST_BYTES: u64 = 1024 * 1024;
 /// How often a reply that isn't read is looked at, for whether the hub cut it.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// How many places in a topic the operations of a socket resume at. Each has a page of its own.
+const CURSORS: usize = 30;
 /// Half of a request: no empty line ends it.
 const HALF: &[u8] = b"POST /graphql HTTP/1.1\r\nHost: localhost\r\nContent-Type: appli";
 
@@ -31,8 +34,17 @@ pub async fn sockets(client: &Client) {
     };
     client.counts.opened();
     let mut acknowledged = false;
-    while !acknowledged {
-        let turn = socket.turn(|message| acknowledged |= message.kind == b"connection_ack");
+    let wanted = if spec.attack == Attack::Resumes { CURSORS } else { 0 };
+    let mut cursors = Vec::new();
+    if wanted > 0 {
+        socket.send(&texts::subscribe_message(spec.operations as u64, &texts::cursors()));
+    }
+    while !acknowledged || cursors.len() < wanted {
+        let turn = socket.turn(|message| {
+            acknowledged |= message.kind == b"connection_ack";
+            let cursor = string_after(message.text, b"\"cursor\":\"").map(String::from_utf8_lossy);
+            cursors.extend(cursor.map(Cow::into_owned));
+        });
         if let Err(end) = turn.await {
             return client.counts.closed(end);
         }
@@ -42,7 +54,10 @@ pub async fn sockets(client: &Client) {
             true => client.counts.serial(),
             false => operation as u64,
         };
-        let query = texts::subscription(spec.kind, &spec.market, serial);
+        let query = match cursors.get(operation % wanted.max(1)) {
+            Some(cursor) => texts::resume(cursor),
+            None => texts::subscription(spec.kind, &spec.market, serial),
+        };
         socket.send(&texts::subscribe_message(operation as u64, &query));
         client.counts.asked();
     }
