@@ -13,7 +13,8 @@ pub enum Work {
     /// A message over a WebSocket, whatever it says; its KiB are charged too.
     Message,
     /// A request: taken in, weighed, answered; for an operation that many clients share it is all.
-    /// Over HTTP it is charged twice, once for HTTP itself.
+    /// Over HTTP it is charged twice, once for HTTP itself, and once more for each further piece of
+    /// its body.
     Request,
     /// A lexical token of a document that was not parsed lately.
     DocumentToken,

@@ -1,9 +1,13 @@
 //! A GraphQL request as HTTP brings it: a body of JSON, or the query of a URL.
 
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
 use serde_json::{Map, Value};
 use spreadly_subscriptions::{MOST_JSON_VALUES, Request, has_too_many_values};
 
 use super::negotiation::Outcome;
+use crate::budgets::{ClientAccount, RateLimited, Work};
 
 /// Why there is no request.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +31,32 @@ impl RequestError {
             Self::TooManyValues | Self::Batch | Self::Malformed(_) => Outcome::Malformed,
         }
     }
+}
+
+/// Why a body was not read to its end.
+#[derive(Debug, PartialEq, Eq)]
+pub enum ReadFault {
+    /// It is too large, or its client broke off.
+    TooLarge,
+    RateLimited(RateLimited),
+}
+
+/// Reads at most so many bytes. Each piece after the first one costs as much as a request.
+pub async fn read(
+    body: Incoming,
+    most_bytes: usize,
+    account: &ClientAccount,
+) -> Result<Bytes, ReadFault> {
+    let mut body = Limited::new(body, most_bytes);
+    let mut bytes = BytesMut::new();
+    while let Some(piece) = body.frame().await {
+        let piece = piece.map_err(|_| ReadFault::TooLarge)?.into_data().unwrap_or_default();
+        if !bytes.is_empty() {
+            account.admit(Work::Request, 1).map_err(ReadFault::RateLimited)?;
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes.freeze())
 }
 
 fn malformed(reason: &str) -> RequestError {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Either, Full, Limited};
+use http_body_util::{Either, Full};
 use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::service::service_fn;
@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::body::ReadFault;
 use super::connection_limits::{client_address, is_trusted};
 use super::delivery::Delivery;
 use super::negotiation::{self, Accepts, Media, Outcome};
@@ -289,7 +290,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             negotiation::check_content(&headers).map_err(|reason| {
                 Box::new(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, ErrorCode::BadRequest, reason))
             })?;
-            let body = self.body(request).await?;
+            let body = self.body(request, &account).await?;
             account.spend(Work::Kib, body.len() >> 10);
             account.measure(|| body::from_body(&body))
         };
@@ -413,14 +414,20 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         reply
     }
 
-    async fn body(&self, request: Request<Incoming>) -> Result<Bytes, Box<Reply>> {
+    /// The body of a POST. The error is an answer.
+    async fn body(
+        &self,
+        request: Request<Incoming>,
+        account: &ClientAccount,
+    ) -> Result<Bytes, Box<Reply>> {
         let most = self.config.message_bytes;
         // As announced; a body in chunks is only known to be longer than the limit.
         let announced = request.body().size_hint().lower();
-        let body = Limited::new(request.into_body(), most).collect();
-        match tokio::time::timeout(self.config.body_timeout, body).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(_)) => {
+        let read = body::read(request.into_body(), most, account);
+        match tokio::time::timeout(self.config.body_timeout, read).await {
+            Ok(Ok(body)) => Ok(body),
+            Ok(Err(ReadFault::RateLimited(limited))) => Err(Box::new(rate_limited(limited).await)),
+            Ok(Err(ReadFault::TooLarge)) => {
                 let current = usize::try_from(announced).unwrap_or(usize::MAX).max(most + 1);
                 let message = format!("limit message_bytes is {most}: send less at once");
                 let status = StatusCode::PAYLOAD_TOO_LARGE;

@@ -374,6 +374,34 @@ async fn connections_that_wait_give_their_descriptors_up_to_clients_of_other_add
 }
 
 #[tokio::test]
+async fn a_body_in_thousands_of_pieces_costs_its_client_until_it_is_refused() {
+    let hub = Hub::start_with(&[
+        "limits.exempt_loopback=false",
+        "limits.cost_rate=1000",
+        "limits.cost_burst=100000",
+    ]);
+    let host = hub.address();
+    let ask = |local, pieces: usize| {
+        let head = format!(
+            "POST /graphql HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n\
+             Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        );
+        let query = r#"{"query":"{ __typename }"}"#;
+        let blanks = "1\r\n \r\n".repeat(pieces);
+        let body = format!("{blanks}{:x}\r\n{query}\r\n0\r\n\r\n", query.len());
+        let mut stream = connect_from(local, hub.address());
+        // The hub may answer and close before it has read all.
+        drop(stream.write_all((head + &body).as_bytes()));
+        http::read(&mut stream)
+    };
+    assert_eq!(ask("127.0.0.2", 100).status, 200);
+    let refused = ask("127.0.0.3", 9_000);
+    assert_eq!(refused.status, 429);
+    assert_eq!(refused.error()["name"], "cost_rate");
+    assert_eq!(ask("127.0.0.2", 100).status, 200, "another address has its own budget");
+}
+
+#[tokio::test]
 async fn replies_over_http_that_an_address_does_not_read_are_limited_by_their_bytes() {
     let hub = Hub::start_with(&[
         "limits.exempt_loopback=false",
