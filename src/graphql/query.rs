@@ -1,5 +1,6 @@
 //! The queries: one look at the state now.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use crate::budgets::{ClientAccount, Work};
 use crate::live::Live;
 use crate::market::time::Micros;
 use crate::market::topic::Topic;
+use crate::pool::thread_time;
 use crate::store::{LogReader, ReadError, StoreError};
 
 /// How long a mutation waits for its turn at the log.
@@ -192,13 +194,14 @@ impl Query {
 }
 
 /// Reads the log beside its writer. Waits a moment for a place among the readers of the client's
-/// address, and for one among those of all clients.
+/// address, and for one among those of all clients. Charges its rows, and what it took beyond them.
 ///
 /// # Errors
 /// `RATE_LIMITED` where the address has spent what it may; `UNAVAILABLE` while as many read as may,
 /// or while the log can't be read.
 pub(super) async fn read<T: Send + 'static>(
     ctx: &Context<'_>,
+    rows: impl FnOnce(&T) -> usize,
     read: impl FnOnce(&LogReader) -> std::result::Result<T, StoreError> + Send + 'static,
 ) -> Result<T> {
     let account = state::<Arc<ClientAccount>>(ctx)?.clone();
@@ -213,9 +216,16 @@ pub(super) async fn read<T: Send + 'static>(
     let read = move |log: &LogReader| {
         // Given back when the read is done: its client may be gone long before.
         let _place = place;
-        read(log)
+        let began = thread_time();
+        Ok((read(log)?, thread_time() - began))
     };
-    live(ctx)?.log().clone().for_query(read).await.map_err(unreadable)
+    let read = live(ctx)?.log().clone().for_query(read);
+    let (found, took) = read.await.map_err(unreadable)?;
+    let rows = rows(&found);
+    account.spend(Work::Row, rows);
+    let price = Work::LogRead.nanos() + Work::Row.nanos().saturating_mul(rows as u64);
+    account.charge_beyond(took, &Cell::new(price));
+    Ok(found)
 }
 
 /// The same for mutations, which wait for their turn: one that has written must not fail because

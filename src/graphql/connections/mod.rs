@@ -5,7 +5,6 @@ pub mod paging;
 use async_graphql::{Context, Result, SimpleObject};
 
 use self::paging::{List, PageInfo};
-use super::context::charge;
 use super::errors::{ErrorCode, fault};
 use super::execution::offload;
 use super::query::{live, read};
@@ -106,7 +105,8 @@ async fn page(
     if from.zip(to).is_some_and(|(from, to)| from > to) {
         return Err(fault(ErrorCode::ValidationFailed, "from must not be later than to"));
     }
-    let found = read(ctx, move |log| {
+    let rows = |found: &Found| found.looked_at;
+    let found = read(ctx, rows, move |log| {
         let wanted = |one: &Item| match (from, to) {
             (None, None) => true,
             _ => one.time.is_some_and(|time| {
@@ -118,7 +118,6 @@ async fn page(
         search.run(log, wanted, |stored| item(stored, |market| live.definition(market)))
     });
     let found = found.await?;
-    charge(ctx, Work::Row, found.looked_at)?;
     offload::before(ctx, Work::Row, found.items.len()).await;
     offload::before_items(ctx, found.items.len()).await?;
     let at = move |sequence| list.cursor(sequence);

@@ -8,7 +8,6 @@ use super::feed::FeedState;
 use super::head::{BookSpeed, SnapshotReason};
 use super::scalars::{Cursor, DateTime, Decimal, UInt64};
 use crate::budgets::Work;
-use crate::graphql::context::charge;
 use crate::graphql::errors::{ErrorCode, fault, limit_exceeded};
 use crate::graphql::execution::offload;
 use crate::graphql::limits::{DEFAULT_CANDLES, MOST_CANDLES};
@@ -250,8 +249,7 @@ pub async fn asked(
     let (from, to) = (from.map(|from| from.0), to.map(|to| to.0));
     let span = CandleSpan { interval, from, to, most, now };
     let market = definition.market.clone();
-    let candles = read(ctx, move |log| log.candles(&market, &span)).await?;
-    charge(ctx, Work::Row, candles.len())?;
+    let candles = read(ctx, Vec::len, move |log| log.candles(&market, &span)).await?;
     let fields = ctx.field().selection_set().count();
     offload::before(ctx, Work::LevelField, candles.len() * fields).await;
     let candle = |candle| Candle { candle, interval, definition: definition.clone(), now };
