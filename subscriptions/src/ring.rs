@@ -34,6 +34,9 @@ impl Frame {
 /// What a frame costs beside its bytes: its own fields and the allocation's header.
 const FRAME_OVERHEAD_BYTES: usize = size_of::<Frame>() + 16;
 
+/// A ring that is shrunk keeps as much, so that a reader which lags a little is still served.
+pub(crate) const LEAST_RING_BYTES: usize = 8 << 10;
+
 /// Frames `first..next`, in the order they were pushed.
 #[derive(Debug)]
 pub(crate) struct Ring {
@@ -66,8 +69,18 @@ impl Ring {
         self.frames.shrink_to(self.frames.len() * 2);
     }
 
-    /// Appends a frame; drops the oldest ones if there are too many bytes. The newest one always
-    /// stays, however large it is.
+    /// As [`Ring::limit`], but the newest frame stays only if it is within the limit, too.
+    pub(crate) fn shrink(&mut self, most_bytes: usize) {
+        self.limit(most_bytes);
+        if self.bytes > most_bytes {
+            self.first = self.next();
+            self.frames = VecDeque::new();
+            self.bytes = 0;
+        }
+    }
+
+    /// Appends a frame; drops the oldest ones if there are too many bytes. The newest one stays,
+    /// however large it is.
     pub(crate) fn push(&mut self, frame: Frame) {
         self.bytes += frame.tail.len() + FRAME_OVERHEAD_BYTES;
         self.frames.push_back(frame);
@@ -163,5 +176,12 @@ mod tests {
         ring.push(Frame::new(10, 11, vec![b'x'; 10_000]));
         assert_eq!((ring.first, ring.next()), (10, 11));
         assert_eq!(ring.bytes_from(10), Some(10_001));
+        ring.limit(10_000);
+        assert_eq!(ring.bytes_from(10), Some(10_001));
+        ring.shrink(10_001 + FRAME_OVERHEAD_BYTES);
+        assert_eq!(ring.bytes_from(10), Some(10_001));
+        ring.shrink(10_000);
+        assert_eq!((ring.bytes_from(10), ring.bytes, ring.next()), (None, 0, 11));
+        assert_eq!(ring.bytes_from(11), Some(0), "a reader that has read it goes on");
     }
 }

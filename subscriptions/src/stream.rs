@@ -15,7 +15,7 @@ use crate::meters::Meters;
 use crate::pace::Pace;
 use crate::readership::Readership;
 use crate::resume::Resume;
-use crate::ring::{Frame, Ring};
+use crate::ring::{Frame, LEAST_RING_BYTES, Ring};
 use crate::signal::Listener;
 
 /// Where a response stream gets its frames: the hub's state of a topic. May lock its own state, and
@@ -130,7 +130,7 @@ impl ResponseStream {
             if self.context.memory.used() > self.context.memory.budget() && self.readers() < 2 {
                 // Without waiting for the next `Streams::resize_rings`.
                 let half = ring.bytes() / 2;
-                ring.limit(half);
+                ring.shrink(half.max(LEAST_RING_BYTES));
             }
             self.context.memory.change(before, ring.bytes());
         }
@@ -285,7 +285,7 @@ impl ResponseStream {
         idle.then(|| now.saturating_duration_since(*self.readers.idle_since.lock()))
     }
 
-    /// Sets how many bytes the ring may hold.
+    /// Sets how many bytes the ring may hold beside its newest frame.
     pub(crate) fn limit_ring(&self, most_bytes: usize) {
         let mut ring = self.ring.lock();
         let before = ring.bytes();
@@ -293,6 +293,16 @@ impl ResponseStream {
         self.context.memory.change(before, ring.bytes());
     }
 
+    /// Sets how many bytes the ring may hold in all. Returns how many it freed.
+    pub(crate) fn shrink_ring(&self, most_bytes: usize) -> usize {
+        let mut ring = self.ring.lock();
+        let before = ring.bytes();
+        ring.shrink(most_bytes);
+        self.context.memory.change(before, ring.bytes());
+        before - ring.bytes()
+    }
+
+    #[cfg(test)]
     pub(crate) fn ring_bytes(&self) -> usize {
         self.ring.lock().bytes()
     }

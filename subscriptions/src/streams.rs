@@ -14,6 +14,7 @@ use crate::idle_streams::Linger;
 use crate::key::OperationKey;
 use crate::memory::{Memory, STREAM_BYTES};
 use crate::meters::Meters;
+use crate::ring::LEAST_RING_BYTES;
 use crate::stream::{ResponseStream, Source, StreamContext};
 
 /// Bounds of the table and of the memory of its streams.
@@ -65,8 +66,6 @@ const LINGER_ALONE: Duration = Duration::from_secs(2);
 /// What the ring of such a stream holds at most. All streams of one address with full rings would
 /// be 4 GiB.
 const RING_BYTES_ALONE: usize = 128 << 10;
-/// A ring that is shrunk keeps as much, so that a reader which lags a little is still served.
-const LEAST_RING_BYTES: usize = 8 << 10;
 /// Streams without readers that are closed at once when there are too many streams. Opening
 /// one closes them, so they are few.
 const EVICTED_AT_ONCE: usize = 8;
@@ -205,11 +204,10 @@ impl Streams {
             if excess == 0 {
                 break;
             }
-            let before = stream.ring_bytes();
             let kept = if stream.readers() == 0 { 0 } else { LEAST_RING_BYTES };
-            stream.limit_ring(kept);
-            self.context.meters.rings_shrunk.add(u64::from(before > kept));
-            excess = excess.saturating_sub(before.saturating_sub(kept));
+            let freed = stream.shrink_ring(kept);
+            self.context.meters.rings_shrunk.add(u64::from(freed > 0));
+            excess = excess.saturating_sub(freed);
         }
     }
 
