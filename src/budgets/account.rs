@@ -15,6 +15,7 @@ use super::meters::{ClientMeters, ExceededLimit};
 use super::pressure::Pressure;
 use super::prices::Work;
 use super::streams::StreamCounts;
+use super::unread::MOST_ANSWERS;
 use crate::pool::{Line, thread_time};
 
 /// How long a read of the log waits for another one of its own address: longer than most of them
@@ -80,7 +81,7 @@ pub(super) struct Shared {
     pub meters: Arc<ClientMeters>,
     pub pressure: Pressure,
     /// Of all accounts.
-    pub reply_bytes: AtomicUsize,
+    pub unread_bytes: AtomicUsize,
 }
 
 impl Shared {
@@ -91,9 +92,6 @@ impl Shared {
 
 /// An address that has spent this part of its burst has its turns after others.
 const LOW_PRIORITY_PART: u64 = 8;
-
-/// A reply of so many bytes is sent however many others are on their way.
-const SMALL_REPLY_BYTES: usize = 16 << 10;
 
 /// Sockets of an address that are written to with those of others; further ones are written to
 /// after them.
@@ -108,14 +106,16 @@ thread_local! {
 pub struct ClientAccount {
     /// Unique in this process; an address that was forgotten gets another one.
     id: u64,
-    shared: Arc<Shared>,
-    exempt: bool,
+    pub(super) shared: Arc<Shared>,
+    pub(super) exempt: bool,
     bucket: Mutex<Bucket>,
     connections: AtomicUsize,
     sockets: AtomicUsize,
-    reply_bytes: AtomicUsize,
+    pub(super) unread_bytes: AtomicUsize,
     streams: Arc<StreamCounts>,
     log_readers: Arc<Semaphore>,
+    /// Of answers that are made now.
+    pub(super) answers: Semaphore,
     line: Arc<Line>,
 }
 
@@ -129,30 +129,6 @@ impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         (self.count)(&self.account).fetch_sub(1, Ordering::Relaxed);
     }
-}
-
-/// The bytes of a reply over HTTP that is on its way; given back when dropped.
-pub struct ReplyPlace {
-    account: Arc<ClientAccount>,
-    bytes: usize,
-}
-
-impl Drop for ReplyPlace {
-    fn drop(&mut self) {
-        self.account.reply_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.account.shared.reply_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-/// A reply over HTTP does not fit beside those that were not read yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UnreadReplies {
-    /// The limit's name in the configuration.
-    pub name: &'static str,
-    /// Bytes.
-    pub limit: usize,
-    /// Bytes that were not read yet, of the address or of all.
-    pub current: usize,
 }
 
 /// An address has spent what it may for now.
@@ -203,9 +179,10 @@ impl ClientAccount {
             bucket: Mutex::new(Bucket::new(shared.flow(), now)),
             connections: AtomicUsize::new(0),
             sockets: AtomicUsize::new(0),
-            reply_bytes: AtomicUsize::new(0),
+            unread_bytes: AtomicUsize::new(0),
             streams: StreamCounts::new(streams, ExceededLimit::StreamsPerAddress, None),
             log_readers: Arc::new(Semaphore::new(readers)),
+            answers: Semaphore::new(bounded(MOST_ANSWERS).min(Semaphore::MAX_PERMITS)),
             line: if exempt { Line::exempt() } else { Line::limited() },
             shared,
         }
@@ -251,22 +228,19 @@ impl ClientAccount {
         }
         let (began, charged) = (thread_time(), CHARGED.get());
         let done = work();
-        self.charge_excess(thread_time() - began, CHARGED.get().wrapping_sub(charged));
+        let charged = CHARGED.get().wrapping_sub(charged);
+        self.charge_beyond(thread_time() - began, &Cell::new(charged));
         done
     }
 
-    /// Charges what work took beyond the nanoseconds that were charged for it.
-    fn charge_excess(&self, took: Duration, charged: u64) {
-        let excess = took.as_nanos().saturating_sub(charged.into());
-        if excess > 0 {
-            self.spend(Work::Measured, usize::try_from(excess).unwrap_or(usize::MAX));
-        }
-    }
-
-    /// A page of the log took so much processor time. Its price was charged before, by `turn`.
-    pub fn made_page(&self, took: Duration) {
-        if self.shared.limits.cost_measured {
-            self.charge_excess(took, Work::Page.nanos());
+    /// Charges the processor time that work took beyond what was charged for it: `prepaid`
+    /// nanoseconds, of which the rest stays.
+    pub fn charge_beyond(&self, took: Duration, prepaid: &Cell<u64>) {
+        let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let paid = prepaid.get().min(took);
+        prepaid.set(prepaid.get() - paid);
+        if self.shared.limits.cost_measured && took > paid {
+            self.spend(Work::Measured, usize::try_from(took - paid).unwrap_or(usize::MAX));
         }
     }
 
@@ -328,36 +302,6 @@ impl ClientAccount {
         let limit = self.shared.limits.sockets_per_address;
         let fits = |current| current < limit;
         self.enter(|account| &account.sockets, fits, ExceededLimit::SocketsPerAddress)
-    }
-
-    /// Counts a reply over HTTP in until it has left, or says how many bytes of others have not.
-    /// One reply of any size may be on its way, and small ones always, as mutations have such. An
-    /// address may hold no more than what all of them leave free, so each has a share.
-    ///
-    /// # Errors
-    /// The limit that the reply exceeds.
-    pub fn enter_reply(self: &Arc<Self>, bytes: usize) -> Result<ReplyPlace, UnreadReplies> {
-        let AccountLimits { reply_bytes_per_address, reply_bytes, .. } = self.shared.limits;
-        let of_all = self.shared.reply_bytes.load(Ordering::Relaxed);
-        let free = reply_bytes.saturating_sub(of_all);
-        let limit = reply_bytes_per_address.min(free);
-        let fits = |current| {
-            self.exempt || bytes <= SMALL_REPLY_BYTES || current == 0 || current + bytes <= limit
-        };
-        let entered =
-            self.reply_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |current| {
-                fits(current).then_some(current + bytes)
-            });
-        let Err(current) = entered else {
-            self.shared.reply_bytes.fetch_add(bytes, Ordering::Relaxed);
-            return Ok(ReplyPlace { account: self.clone(), bytes });
-        };
-        let (reason, limit, current) = match free < reply_bytes_per_address {
-            true => (ExceededLimit::ReplyBytes, reply_bytes, of_all),
-            false => (ExceededLimit::ReplyBytesPerAddress, reply_bytes_per_address, current),
-        };
-        self.shared.meters.refuse(reason);
-        Err(UnreadReplies { name: reason.name(), limit, current })
     }
 
     /// Counts something in where it fits beside what is there, or says how much that is.
@@ -458,36 +402,6 @@ mod tests {
         account.admit_at(Work::Request, 1, now + refused.retry_after).unwrap();
         let counted: Vec<_> = accounts.meters().rate_limits().filter(|one| one.1 > 0).collect();
         assert_eq!(counted, [("request", 2)]);
-    }
-
-    #[test]
-    fn all_addresses_together_hold_no_more_unread_replies_than_their_limit_and_share_it() {
-        const REPLY: usize = 100 << 10;
-        let limits = AccountLimits {
-            reply_bytes_per_address: 10 * REPLY,
-            reply_bytes: 40 * REPLY,
-            ..AccountLimits::default()
-        };
-        let accounts = Accounts::new(limits, HubShare::of_shards(1));
-        let all: Vec<_> = (0..20).map(|last| accounts.of([203, 0, 113, last].into())).collect();
-        let mut held = Vec::new();
-        for _ in 0..10 {
-            for account in &all {
-                held.extend(account.enter_reply(REPLY));
-            }
-        }
-        assert!(held.len() <= 40, "{}", held.len());
-        let fewest = all.iter().map(|one| one.reply_bytes.load(Ordering::Relaxed)).min();
-        assert!(fewest >= Some(REPLY), "each has one at least: {fewest:?}");
-        let refused = all[0].enter_reply(REPLY).err().unwrap();
-        assert_eq!((refused.name, refused.limit), ("reply_bytes", 40 * REPLY));
-        assert_eq!(refused.current, held.len() * REPLY);
-        assert!(all[0].enter_reply(SMALL_REPLY_BYTES).is_ok());
-        let late = accounts.of([203, 0, 113, 200].into());
-        assert!(late.enter_reply(REPLY).is_ok(), "the first one of an address");
-        drop(held);
-        let of_one = (0..20).map_while(|_| all[0].enter_reply(REPLY).ok()).collect::<Vec<_>>();
-        assert_eq!(of_one.len(), 10, "its own limit again");
     }
 
     #[test]

@@ -9,13 +9,13 @@ mod pressure;
 mod prices;
 mod streams;
 mod table;
+mod unread;
 
-pub use self::account::{
-    AccountLimits, ClientAccount, ConnectionPlace, RateLimited, ReplyPlace, UnreadReplies,
-};
+pub use self::account::{AccountLimits, ClientAccount, ConnectionPlace, RateLimited};
 pub use self::address::ClientAddress;
 pub use self::meters::{ClientMeters, ExceededLimit};
 pub use self::pressure::HubShare;
 pub use self::prices::Work;
 pub use self::streams::{StreamCounts, StreamPlace, TooManyStreams};
 pub use self::table::Accounts;
+pub use self::unread::{UnreadPlace, UnreadReplies};

@@ -42,8 +42,8 @@ impl Accounts {
         let now = Instant::now();
         let meters = Arc::<ClientMeters>::default();
         let pressure = Pressure::new(share, now);
-        let reply_bytes = AtomicUsize::new(0);
-        let shared = Arc::new(Shared { limits, meters, pressure, reply_bytes });
+        let unread_bytes = AtomicUsize::new(0);
+        let shared = Arc::new(Shared { limits, meters, pressure, unread_bytes });
         let crowd = Arc::new(ClientAccount::new(shared.clone(), false, now));
         let table = Table { accounts: HashMap::new(), sweep_at: SWEEP_FROM, swept: now, crowd };
         Self { shared, table: Mutex::new(table) }

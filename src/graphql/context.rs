@@ -1,14 +1,18 @@
 //! The sender of a request: the principal it proved to be, and the account that pays for its work.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_graphql::{Context, Result};
-use spreadly_subscriptions::StreamPermit;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use spreadly_subscriptions::{Answer, StreamPermit};
 
 use super::errors::{rate_limited, state};
 use super::identity::Principal;
 use crate::budgets::{ClientAccount, StreamCounts, StreamPlace as CountedPlace, Work};
+use crate::pool::thread_time;
 
 /// Of one socket, or of one request over HTTP.
 #[derive(Clone)]
@@ -31,20 +35,30 @@ impl Caller {
 /// An operation's place among the streams that its socket reads.
 pub(super) struct ReadPlace {
     pub account: Arc<ClientAccount>,
+    /// Nanoseconds that were charged for the next answers of the source.
+    pub prepaid: Cell<u64>,
     pub _counted: CountedPlace,
 }
 
 impl StreamPermit for ReadPlace {
     fn throttle(&self) -> Option<Duration> {
-        self.account.turn(Work::Page)
+        let wait = self.account.turn(Work::Page);
+        self.prepaid.set(self.prepaid.get() + Work::Page.nanos());
+        wait
     }
 
     fn measure(&self, answer: &mut dyn FnMut()) {
-        self.account.measure(answer);
+        let began = thread_time();
+        answer();
+        self.took(thread_time() - began);
     }
 
-    fn made_page(&self, took: Duration) {
-        self.account.made_page(took);
+    fn in_turn(&self, answer: BoxFuture<'static, Answer>) -> BoxFuture<'static, Answer> {
+        self.account.clone().answer_in_turn(answer).boxed()
+    }
+
+    fn took(&self, took: Duration) {
+        self.account.charge_beyond(took, &self.prepaid);
     }
 }
 

@@ -4,13 +4,13 @@
 use parking_lot::Mutex;
 
 use super::waiting_connections::WaitingPlace;
-use crate::budgets::ReplyPlace;
+use crate::budgets::UnreadPlace;
 
 /// See the module's text. Dropped after the connection.
 pub struct Delivery {
     /// `None` for a proxy's connection, which may have clients that do not wait.
     waiting: Option<WaitingPlace>,
-    unsent: Mutex<Option<ReplyPlace>>,
+    unsent: Mutex<Option<UnreadPlace>>,
 }
 
 impl Delivery {
@@ -29,7 +29,7 @@ impl Delivery {
     }
 
     /// A reply is about to be sent, whose bytes have this place.
-    pub fn begin_reply(&self, place: ReplyPlace) {
+    pub fn begin_reply(&self, place: UnreadPlace) {
         *self.unsent.lock() = Some(place);
     }
 

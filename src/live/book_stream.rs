@@ -235,7 +235,7 @@ impl BookStream {
             && self.is_long(now, wanted, drafter.most_levels)
         {
             let make = || (drafter.make)(Arc::downgrade(&self.stream), wanted);
-            return Answer::Later(self.drafts.share(wanted, make));
+            return self.drafts.share(wanted, make);
         }
         Answer::Now(match self.draft(now, wanted) {
             Err(reply) => reply,

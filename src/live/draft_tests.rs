@@ -90,7 +90,7 @@ impl Long {
 
 fn soon(start: Resume) -> BoxFuture<'static, Resume> {
     match start {
-        Resume::Pending(answer) => answer,
+        Resume::Pending(answer) => answer.map(|answer| answer.resume).boxed(),
         other => panic!("{other:?}"),
     }
 }
@@ -122,7 +122,7 @@ fn what_is_pushed_while_a_snapshot_is_encoded_follows_it() {
         if !long.stream.read(client.next, usize::MAX, &mut frames) {
             let source = long.stream.source();
             let start = match source.catch_up(&long.stream, 50) {
-                Resume::Pending(answer) => block_on(answer),
+                Resume::Pending(answer) => block_on(answer).resume,
                 start => start,
             };
             client.start(start, &long.history);

@@ -3,11 +3,12 @@
 //! frame share it.
 
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
-use spreadly_subscriptions::{Frame, ResponseStream, Resume};
+use spreadly_subscriptions::{self as engine, Frame, ResponseStream, Resume};
 
 use super::frame::{Encode, LiveFrame, SnapshotReason};
 use crate::pool::{Line, MOST_INLINE_NANOS, Pool};
@@ -62,20 +63,44 @@ impl From<Reply> for Resume {
     }
 }
 
+/// A reply that took time to make.
+#[derive(Clone, Debug)]
+pub(super) struct Made {
+    pub(super) reply: Reply,
+    /// Processor time.
+    pub(super) took: Duration,
+}
+
+impl From<Reply> for Made {
+    fn from(reply: Reply) -> Self {
+        Self { reply, took: Duration::ZERO }
+    }
+}
+
 /// A reply that is being made.
-pub(super) type Drafting = Shared<BoxFuture<'static, Reply>>;
+pub(super) type Drafting = Shared<BoxFuture<'static, Made>>;
 
 /// What a stream answers a reader.
 pub(super) enum Answer {
     Now(Reply),
-    Later(Drafting),
+    Later {
+        drafting: Drafting,
+        /// Whether it is made for this reader, who pays for it.
+        is_first: bool,
+    },
 }
 
 impl From<Answer> for Resume {
     fn from(answer: Answer) -> Self {
         match answer {
             Answer::Now(reply) => reply.into(),
-            Answer::Later(drafting) => Self::Pending(drafting.map(Self::from).boxed()),
+            Answer::Later { drafting, is_first } => {
+                let answer = move |Made { reply, took }| engine::Answer {
+                    resume: reply.into(),
+                    took: if is_first { took } else { Duration::ZERO },
+                };
+                Self::Pending(drafting.map(answer).boxed())
+            }
         }
     }
 }
@@ -104,28 +129,28 @@ pub(super) struct Drafter {
 
 /// Makes the reply of a stream for what its reader wants.
 pub(super) type MakeReply =
-    Box<dyn Fn(Weak<ResponseStream>, Wanted) -> BoxFuture<'static, Reply> + Send + Sync>;
+    Box<dyn Fn(Weak<ResponseStream>, Wanted) -> BoxFuture<'static, Made> + Send + Sync>;
 
 /// Replies that are being made for readers of one stream; none for nearly all streams.
 #[derive(Default)]
-pub(super) struct Drafts(Vec<(Wanted, WeakShared<BoxFuture<'static, Reply>>)>);
+pub(super) struct Drafts(Vec<(Wanted, WeakShared<BoxFuture<'static, Made>>)>);
 
 impl Drafts {
     /// The reply that others wait for already, or a new one.
     pub(super) fn share(
         &mut self,
         wanted: Wanted,
-        make: impl FnOnce() -> BoxFuture<'static, Reply>,
-    ) -> Drafting {
+        make: impl FnOnce() -> BoxFuture<'static, Made>,
+    ) -> Answer {
         let waited_for = |one: &WeakShared<_>| one.upgrade().filter(|own| own.peek().is_none());
         self.0.retain(|(_, one)| waited_for(one).is_some());
         let same = self.0.iter().find(|(own, _)| *own == wanted);
         if let Some(drafting) = same.and_then(|(_, one)| waited_for(one)) {
-            return drafting;
+            return Answer::Later { drafting, is_first: false };
         }
         let drafting = make().shared();
         self.0.extend(drafting.downgrade().map(|one| (wanted, one)));
-        drafting
+        Answer::Later { drafting, is_first: true }
     }
 
     pub(super) fn clear(&mut self) {

@@ -12,9 +12,10 @@ use spreadly_subscriptions::{Frame, ResponseStream};
 
 use super::Live;
 use super::book_stream::{BookStream, Now};
-use super::drafts::{Draft, Drafter, LongFrames, Reply, Wanted};
+use super::drafts::{Draft, Drafter, LongFrames, Made, Reply, Wanted};
 use super::markets::Market;
 use super::reader_errors::gone;
+use crate::pool::thread_time;
 
 /// What makes the replies of a stream of this market.
 pub(super) fn drafter(long: Arc<LongFrames>, live: &Arc<Live>, market: &Arc<Market>) -> Drafter {
@@ -49,31 +50,36 @@ async fn make(
     source: DraftSource,
     stream: Weak<ResponseStream>,
     wanted: Wanted,
-) -> Reply {
+) -> Made {
     let Some((id, is_shared)) =
         stream.upgrade().map(|stream| (stream.id(), stream.readership().shared))
     else {
-        return Reply::CannotContinue;
+        return Reply::CannotContinue.into();
     };
     // What several addresses read is no work of the one that opened it.
     let line = if is_shared { long.pool.common() } else { &long.line };
-    let Ok(place) = long.pool.enter(line).await else { return Reply::CannotContinue };
+    let Ok(place) = long.pool.enter(line).await else { return Reply::CannotContinue.into() };
+    let began = thread_time();
     let draft = match source.with(id, |own, now| own.draft(now, wanted)) {
         Some(Ok(draft)) => draft,
-        Some(Err(reply)) => return reply,
-        None => return Reply::CannotContinue,
+        Some(Err(reply)) => return reply.into(),
+        None => return Reply::CannotContinue.into(),
     };
+    let taking = thread_time() - began;
     let Draft { frame, wanted, previous, sequence, restated, next, notice } = draft;
     let encoding = long.clone();
     let encoded = place.run(move || {
+        let began = thread_time();
         let mut encode = (encoding.encoder)()?;
-        Some(Frame::new(previous, sequence, encode(frame)))
+        let frame = Frame::new(previous, sequence, encode(frame));
+        Some((frame, thread_time() - began))
     });
-    let frame = match encoded.await {
-        Ok((_, Some(frame))) => frame,
-        Ok((_, None)) => return Reply::Refused(gone()),
-        Err(_) => return Reply::CannotContinue,
+    let (frame, encoding) = match encoded.await {
+        Ok((_, Some(encoded))) => encoded,
+        Ok((_, None)) => return Reply::Refused(gone()).into(),
+        Err(_) => return Reply::CannotContinue.into(),
     };
     source.with(id, |own, _| own.keep(wanted, restated, &frame));
-    Reply::Frames { frames: std::iter::once(frame).chain(notice).collect(), next }
+    let reply = Reply::Frames { frames: std::iter::once(frame).chain(notice).collect(), next };
+    Made { reply, took: taking + encoding }
 }

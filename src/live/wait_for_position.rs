@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use spreadly_subscriptions::{Cursor, Epoch, ResponseStream, Resume, Source};
+use spreadly_subscriptions::{Answer, Cursor, Epoch, ResponseStream, Resume, Source};
 use tokio::time::Instant;
 
 use super::Live;
+use crate::pool::thread_time;
 
 /// A hub that lags more than this closes with 1013, so that its client tries another one.
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
@@ -97,15 +98,18 @@ impl Source for WaitingSource {
             }
             // A position of another epoch may be of a log that is gone: the source answers it.
             if live.is_pending(sequence) && epoch == live.epoch() {
-                return Resume::CannotContinue;
+                return Resume::CannotContinue.into();
             }
-            let Some(stream) = stream.upgrade() else { return Resume::CannotContinue };
+            let Some(stream) = stream.upgrade() else { return Resume::CannotContinue.into() };
+            let began = thread_time();
             let start = source.join(&stream, Some(&after));
             drop(stream);
-            match start {
+            let asking = thread_time() - began;
+            let Answer { resume, took } = match start {
                 Resume::Throttled(later) | Resume::Pending(later) => later.await,
-                start => start,
-            }
+                start => start.into(),
+            };
+            Answer { resume, took: asking + took }
         }))
     }
 

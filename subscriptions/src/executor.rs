@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use crate::request::{OperationKind, Request};
+use crate::resume::Answer;
 use crate::rounds::Priority;
 use crate::stream::ResponseStream;
 
@@ -44,14 +45,19 @@ pub trait StreamPermit: Send {
     /// reads a page of the log for it. Returns how long its client has to wait first, if at all.
     fn throttle(&self) -> Option<Duration>;
 
-    /// Lets the stream's source answer, and charges what that took beyond what was charged
-    /// meanwhile.
+    /// Lets the stream's source answer, and charges the processor time that this took.
     fn measure(&self, answer: &mut dyn FnMut()) {
         answer();
     }
 
-    /// A page of the log was made for the operation, which took so much processor time.
-    fn made_page(&self, took: Duration) {
+    /// Awaits an answer of the stream's source that takes time, after others that the client waits
+    /// for, so that it does not hold more of them than it may.
+    fn in_turn(&self, answer: BoxFuture<'static, Answer>) -> BoxFuture<'static, Answer> {
+        answer
+    }
+
+    /// Charges what an answer took that was awaited.
+    fn took(&self, took: Duration) {
         let _ = took;
     }
 }

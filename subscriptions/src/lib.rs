@@ -58,7 +58,7 @@ pub use pace::Pace;
 pub use position::{Cursor, CursorError, Epoch, Position, topic_hash};
 pub use readership::Readership;
 pub use request::{MOST_JSON_VALUES, OperationKind, PERSISTED, Request, has_too_many_values};
-pub use resume::Resume;
+pub use resume::{Answer, Resume};
 pub use ring::Frame;
 pub use rounds::Priority;
 pub use schedule::{PaceChange, Schedule};

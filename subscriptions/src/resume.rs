@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
+use crate::executor::StreamPermit;
 use crate::limits::START_DEADLINE;
 use crate::ring::Frame;
 
@@ -17,17 +18,16 @@ pub enum Resume {
     /// ring at `next`. Never empty.
     Frames { frames: Vec<Frame>, next: u64 },
     /// Send these frames first (a page of the log), then ask [`crate::Source::catch_up`] again.
-    /// Never empty, so that each page brings its reader forward. Making them took so much processor
-    /// time.
-    Page { frames: Vec<Frame>, took: Duration },
+    /// Never empty, so that each page brings its reader forward.
+    Page(Vec<Frame>),
     /// The answer takes time and reads the log for this operation alone, so it first waits as long
     /// as [`crate::StreamPermit::throttle`] says. A task of the operation awaits it, and ends with
     /// the operation. The future has its own deadline; one that takes longer than
     /// [`crate::limits::START_DEADLINE`] counts as [`Resume::CannotContinue`].
-    Throttled(BoxFuture<'static, Resume>),
+    Throttled(BoxFuture<'static, Answer>),
     /// The answer takes time, as another thread makes it from memory. Awaited like
     /// [`Resume::Throttled`], but not throttled.
-    Pending(BoxFuture<'static, Resume>),
+    Pending(BoxFuture<'static, Answer>),
     /// The operation ends with these errors (a JSON array of GraphQL errors).
     Refused(Bytes),
     /// The frames can't be made: nothing can be merged and the log does not help, or the answer
@@ -35,15 +35,40 @@ pub enum Resume {
     CannotContinue,
 }
 
-/// Awaits an answer that takes time, first for as long as its client is throttled.
-pub(crate) async fn await_answer(
-    answer: BoxFuture<'static, Resume>,
-    throttle: Option<Duration>,
-) -> Resume {
-    if let Some(throttle) = throttle {
-        tokio::time::sleep(throttle).await;
+/// An answer that took time. It is no further one of this kind.
+#[derive(Debug)]
+pub struct Answer {
+    pub resume: Resume,
+    /// Processor time that it took, which the client of the operation pays.
+    pub took: Duration,
+}
+
+/// What cost next to nothing.
+impl From<Resume> for Answer {
+    fn from(resume: Resume) -> Self {
+        Self { resume, took: Duration::ZERO }
     }
-    tokio::time::timeout(START_DEADLINE, answer).await.unwrap_or(Resume::CannotContinue)
+}
+
+/// Awaits an answer that takes time in the turn of its client, first for as long as the client is
+/// throttled.
+pub(crate) fn await_answer(
+    answer: BoxFuture<'static, Answer>,
+    throttled: bool,
+    permit: Option<&dyn StreamPermit>,
+) -> impl Future<Output = Answer> + use<> {
+    let throttle = permit.filter(|_| throttled).and_then(StreamPermit::throttle);
+    let answer = match permit {
+        Some(permit) => permit.in_turn(answer),
+        None => answer,
+    };
+    async move {
+        if let Some(throttle) = throttle {
+            tokio::time::sleep(throttle).await;
+        }
+        let answer = tokio::time::timeout(START_DEADLINE, answer).await;
+        answer.unwrap_or(Resume::CannotContinue.into())
+    }
 }
 
 impl fmt::Debug for Resume {
@@ -51,7 +76,7 @@ impl fmt::Debug for Resume {
         match self {
             Self::Ring { seen, next } => write!(f, "Ring {{ seen: {seen}, next: {next} }}"),
             Self::Frames { frames, next } => write!(f, "Frames {{ {frames:?}, next: {next} }}"),
-            Self::Page { frames, .. } => write!(f, "Page({frames:?})"),
+            Self::Page(frames) => write!(f, "Page({frames:?})"),
             Self::Throttled(_) => f.write_str("Throttled"),
             Self::Pending(_) => f.write_str("Pending"),
             Self::Refused(errors) => write!(f, "Refused({errors:?})"),

@@ -91,9 +91,8 @@ impl<S: Socket, E: Executor> SseReader<S, E> {
                 Step::UpToDate => self.signal.notified().await,
                 Step::Await { answer, throttled } => {
                     cursor.wait(());
-                    let permit = self.permit.as_ref().filter(|_| throttled);
-                    let throttle = permit.and_then(|permit| permit.throttle());
-                    self.cursor.answer(await_answer(answer, throttle).await);
+                    let answer = await_answer(answer, throttled, permit);
+                    self.cursor.answer(answer.await);
                 }
                 Step::Refused(errors) => return Err(StreamEnd::Refused(errors)),
                 // An earlier call that waited was not awaited to its end.

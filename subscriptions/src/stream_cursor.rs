@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 
 use crate::executor::StreamPermit;
 use crate::meters::Meters;
-use crate::resume::Resume;
+use crate::resume::{Answer, Resume};
 use crate::ring::Frame;
 use crate::stream::ResponseStream;
 
@@ -35,7 +35,7 @@ enum Backlog<Task> {
     /// The source was asked, and its answer takes time.
     Waiting { _task: Task },
     /// The answer came and was not used yet.
-    Answered(Resume),
+    Answered(Answer),
     /// Frames to send: a snapshot, a merged delta, a page of the log.
     Frames { frames: VecDeque<Frame>, then: Then },
     /// A page was sent: ask the source what follows it.
@@ -57,7 +57,7 @@ pub(crate) enum Step {
     UpToDate,
     /// Await the answer, after the throttle of the client if `throttled`. Call
     /// [`StreamCursor::wait`] before, and [`StreamCursor::answer`] with the result.
-    Await { answer: BoxFuture<'static, Resume>, throttled: bool },
+    Await { answer: BoxFuture<'static, Answer>, throttled: bool },
     /// Nothing: an answer is awaited already.
     Waiting,
     /// End with these errors (a JSON array of GraphQL errors).
@@ -113,7 +113,12 @@ impl<Task> StreamCursor<Task> {
                 }
                 Some(answered @ Backlog::Answered(_)) => {
                     match std::mem::replace(answered, Backlog::Ask) {
-                        Backlog::Answered(resume) => resume,
+                        Backlog::Answered(Answer { resume, took }) => {
+                            if let Some(permit) = permit {
+                                permit.took(took);
+                            }
+                            resume
+                        }
                         _ => continue,
                     }
                 }
@@ -125,10 +130,7 @@ impl<Task> StreamCursor<Task> {
                     progress.next = next;
                     self.push_back(frames.into(), Then::Ring);
                 }
-                Resume::Page { frames, took } => {
-                    if let Some(permit) = permit {
-                        permit.made_page(took);
-                    }
+                Resume::Page(frames) => {
                     meters.replayed_pages.add(1);
                     debug_assert!(!frames.is_empty(), "a page brings its reader forward");
                     self.push_back(frames.into(), Then::Ask);
@@ -158,7 +160,7 @@ impl<Task> StreamCursor<Task> {
     }
 
     /// The answer of the source. False if none is awaited.
-    pub(crate) fn answer(&mut self, answer: Resume) -> bool {
+    pub(crate) fn answer(&mut self, answer: Answer) -> bool {
         let is_awaited = matches!(self.backlog.as_deref(), Some(Backlog::Waiting { .. }));
         if is_awaited {
             self.backlog = Some(Box::new(Backlog::Answered(answer)));
@@ -189,6 +191,8 @@ impl<Task> StreamCursor<Task> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::future::ready;
     use std::rc::Rc;
     use std::sync::Arc;
     use std::time::Duration;
@@ -237,6 +241,21 @@ mod tests {
         cursor: StreamCursor<Rc<()>>,
         progress: Progress,
         frames: Vec<Frame>,
+        payer: Payer,
+    }
+
+    /// A client's permit. It adds up what the client pays.
+    #[derive(Default)]
+    struct Payer(Cell<Duration>);
+
+    impl StreamPermit for Payer {
+        fn throttle(&self) -> Option<Duration> {
+            None
+        }
+
+        fn took(&self, took: Duration) {
+            self.0.set(self.0.get() + took);
+        }
     }
 
     const MOST: usize = 3;
@@ -253,13 +272,14 @@ mod tests {
             let stream = ResponseStream::new(1, key, source, 1 << 10, 1, context);
             let cursor = StreamCursor::new(after.map(str::to_owned));
             let progress = Progress::default();
-            Self { stream, script, meters, cursor, progress, frames: Vec::new() }
+            let (frames, payer) = (Vec::new(), Payer::default());
+            Self { stream, script, meters, cursor, progress, frames, payer }
         }
 
         fn step(&mut self) -> Step {
             self.frames.clear();
-            let Self { stream, meters, cursor, progress, frames, .. } = self;
-            cursor.next(stream, progress, MOST, frames, meters, None)
+            let Self { stream, meters, cursor, progress, frames, payer, .. } = self;
+            cursor.next(stream, progress, MOST, frames, meters, Some(payer))
         }
 
         /// Sends at most so many of the next frames, and returns their sequences.
@@ -330,8 +350,7 @@ mod tests {
 
     #[test]
     fn after_each_page_the_source_is_asked_again_and_the_ring_is_not_read() {
-        let page = |frames| Resume::Page { frames, took: Duration::ZERO };
-        let pages = [page(frames(1..=4)), page(frames(5..=6))];
+        let pages = [Resume::Page(frames(1..=4)), Resume::Page(frames(5..=6))];
         let ring = Resume::Ring { seen: 6, next: 1 };
         let mut bench = Bench::new(Some("0"), pages.into_iter().chain([ring]));
         bench.push(6..=7);
@@ -357,12 +376,13 @@ mod tests {
 
     #[test]
     fn an_answer_that_takes_time_is_awaited_once_and_ends_its_task() {
-        let page =
-            || async { Resume::Page { frames: frames(1..=1), took: Duration::ZERO } }.boxed();
-        let snapshot = async { Resume::Frames { frames: frames(2..=2), next: 0 } }.boxed();
-        let answers = [Resume::Throttled(page()), Resume::Pending(snapshot)];
+        let later =
+            |resume, millis| ready(Answer { resume, took: Duration::from_millis(millis) }).boxed();
+        let page = later(Resume::Page(frames(1..=1)), 3);
+        let snapshot = later(Resume::Frames { frames: frames(2..=2), next: 0 }, 4);
+        let answers = [Resume::Throttled(page), Resume::Pending(snapshot)];
         let mut bench = Bench::new(Some("0"), answers);
-        for (expected, sequence) in [(true, 1), (false, 2)] {
+        for (expected, sequence, millis) in [(true, 1, 3), (false, 2, 7)] {
             let Step::Await { answer, throttled } = bench.step() else { panic!("no wait") };
             assert_eq!(throttled, expected);
             let task = Rc::new(());
@@ -370,8 +390,10 @@ mod tests {
             assert!(matches!(bench.step(), Step::Waiting));
             assert!(bench.cursor.answer(answer.now_or_never().unwrap()));
             assert_eq!(Rc::strong_count(&task), 1, "the task ends");
-            assert!(!bench.cursor.answer(Resume::CannotContinue), "no second answer is awaited");
+            let second = Resume::CannotContinue.into();
+            assert!(!bench.cursor.answer(second), "no second answer is awaited");
             assert_eq!(bench.send(MOST), [sequence]);
+            assert_eq!(bench.payer.0.get(), Duration::from_millis(millis));
         }
         assert!(matches!(bench.step(), Step::UpToDate));
         assert_eq!(bench.asked(), [r#"join Some("0")"#, "catch up 1"]);

@@ -124,7 +124,7 @@ impl Board {
         }
         Resume::Pending(Box::pin(async move {
             tokio::time::sleep(PAGE_TAKES).await;
-            Resume::Frames { frames: vec![frame], next }
+            Resume::Frames { frames: vec![frame], next }.into()
         }))
     }
 
@@ -151,7 +151,7 @@ impl Board {
             let first = state.kept.partition_point(|frame| frame.sequence <= seen);
             let following = state.kept[first..].iter().take_while(|frame| frame.sequence <= until);
             let frames = following.take(PAGE).cloned().collect();
-            Resume::Page { frames, took: Duration::ZERO }
+            Resume::Page(frames).into()
         }))
     }
 

@@ -170,16 +170,18 @@ pub(in crate::config) fn read(table: &mut Table<'_>) -> Limits {
             unit: "bytes",
             takes: whole(1 << 16..=1 << 40),
             default: 16 << 20,
-            does: "HTTP replies that the clients of an address have not read yet.",
-            notes: "Above it, a further reply of more than 16 KiB gets 429. A client without \
-                    unread replies gets a reply of any size.",
+            does: "HTTP replies, and answers to resumes, that the clients of an address have not \
+                   read yet.",
+            notes: "Above it, a further reply of more than 16 KiB gets 429, and a page of the log \
+                    or a long snapshot waits. A client without unread replies gets a reply of any \
+                    size.",
         }),
         reply_bytes: table.key(Key {
             name: "limits.reply_bytes",
             unit: "bytes",
             takes: whole(1 << 16..=1 << 40),
             default: 256 << 20,
-            does: "HTTP replies that the clients of all addresses have not read yet.",
+            does: "The same of all addresses.",
             notes: "At least `limits.reply_bytes_per_address`. An address may hold no more than \
                     the bytes that are still free, so each gets a share. Its first reply is always \
                     sent.",

@@ -1,6 +1,7 @@
 //! What a request becomes: a query runs once, and a subscription becomes a response stream that
 //! identical subscriptions share.
 
+use std::cell::Cell;
 use std::hash::{BuildHasher as _, RandomState};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -217,12 +218,15 @@ impl GraphqlExecutor {
             self.build(request, document, price).map_err(Refused::into_bytes)
         });
         let after = resumed.or(cursor);
+        let mut prepaid = if built { weight.level_nanos() } else { 0 };
         if !built && after.is_none() {
             account.spend(Work::SharedLevelField, weight.level_fields);
+            prepaid = Work::SharedLevelField.nanos().saturating_mul(weight.level_fields as u64);
         }
         match opened {
             Ok(stream) => {
-                let place = ReadPlace { account: account.clone(), _counted: place };
+                let (account, prepaid) = (account.clone(), Cell::new(prepaid));
+                let place = ReadPlace { account, prepaid, _counted: place };
                 Ok(Execution::Stream { stream, after, permit: Some(Box::new(place)) })
             }
             Err(OpenError::Refused(errors)) => Ok(Execution::Refused(errors)),

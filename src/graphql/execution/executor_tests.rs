@@ -713,7 +713,8 @@ async fn a_deep_snapshot_is_encoded_on_the_pool_by_the_document_of_its_stream() 
     let (_there, Resume::Pending(answer)) = join(3_000, json!({ "cursor": true })) else {
         panic!("at once")
     };
-    let Resume::Frames { frames, .. } = answer.await else { panic!("no frames") };
+    let answer = answer.await;
+    let Resume::Frames { frames, .. } = answer.resume else { panic!("no frames") };
     let there = parsed(&frames[0]);
     assert_eq!(pool_jobs(&executor), 1);
     let book = |result: &Value, field: &str| result["data"]["book"][field].clone();

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use spreadly_subscriptions::{Frame, Resume};
+use spreadly_subscriptions::{Answer, Frame, Resume};
 
 use super::continuation::{Continuation, Reach};
 use super::stream::{At, TopicStream, frames_of};
@@ -56,14 +56,14 @@ impl Replay {
         Resume::Throttled(Box::pin(async move {
             for _ in 0..MOST_TRIES {
                 let reach = match place {
-                    Continuation::Here(start) => return start,
+                    Continuation::Here(start) => return start.into(),
                     Continuation::Log(reach) => reach,
                     Continuation::Forgotten(name) => {
                         let topic = name.clone();
                         let read = move |log: &LogReader| log.last_until(&topic, u64::MAX);
                         match live.log.clone().soon(LONGEST_WAIT, read).await {
                             Ok(last) => live.topics.lock().recall(&name, last.unwrap_or(0)),
-                            Err(error) => return self.failed(&error),
+                            Err(error) => return self.failed(&error).into(),
                         }
                         place = ask(&live);
                         continue;
@@ -77,16 +77,16 @@ impl Replay {
                 };
                 match live.log.clone().soon(LONGEST_WAIT, read).await {
                     Ok((frames, took)) if !frames.is_empty() => {
-                        return Resume::Page { frames, took };
+                        return Answer { resume: Resume::Page(frames), took };
                     }
                     Ok(_) => {}
-                    Err(error) => return self.failed(&error),
+                    Err(error) => return self.failed(&error).into(),
                 }
                 // A rollback came while it was read, or the stream was closed.
                 tokio::time::sleep(BETWEEN_TRIES).await;
                 place = ask(&live);
             }
-            Resume::CannotContinue
+            Resume::CannotContinue.into()
         }))
     }
 

@@ -215,9 +215,9 @@ impl Client {
                 Resume::Throttled(answer) => {
                     let answer = runtime.block_on(answer);
                     between();
-                    answer
+                    answer.resume
                 }
-                Resume::Page { frames, .. } => {
+                Resume::Page(frames) => {
                     frames.iter().for_each(|frame| self.take(frame));
                     self.pages += 1;
                     stream.source().catch_up(stream, self.seen)
@@ -578,7 +578,7 @@ fn what_was_read_before_a_rollback_is_not_sent_after_it() {
     hub.undo(&[(0, all[1])]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let mut client = Client::default();
-    client.go_on(&stream, runtime.block_on(reading), &mut || {});
+    client.go_on(&stream, runtime.block_on(reading).resume, &mut || {});
     assert_eq!(client.received, [all[0], all[2], all[3]]);
     assert_eq!(client.reorganisations, 1, "it asked again where to go on");
 }
@@ -597,7 +597,7 @@ fn end_of(start: Resume) -> (Resume, Duration) {
     let runtime = runtime.enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let began = tokio::time::Instant::now();
-        let end = tokio::time::timeout(Duration::from_secs(600), reading).await.unwrap();
+        let end = tokio::time::timeout(Duration::from_secs(600), reading).await.unwrap().resume;
         (end, began.elapsed())
     })
 }

@@ -9,7 +9,7 @@ use crate::close::{self, CloseCode};
 use crate::context::ShardContext;
 use crate::executor::{Execution, Executor};
 use crate::framing;
-use crate::resume::{Resume, await_answer};
+use crate::resume::{Answer, await_answer};
 use crate::session::OperationRef;
 use crate::socket::Socket;
 use crate::stream_cursor::{Progress, Step, StreamCursor};
@@ -208,14 +208,14 @@ impl<S: Socket, E: Executor> Connection<S, E> {
     fn spawn_answer(
         &mut self,
         slot: u32,
-        answer: BoxFuture<'static, Resume>,
+        answer: BoxFuture<'static, Answer>,
         throttled: bool,
     ) -> AnswerTask {
         let (own, operation) = (self.own.clone(), self.session.reference(slot));
-        let permit = self.stream_mut(slot).and_then(|operation| operation.permit.as_ref());
-        let throttle = permit.filter(|_| throttled).and_then(|permit| permit.throttle());
+        let permit = self.stream_mut(slot).and_then(|operation| operation.permit.as_deref());
+        let answer = await_answer(answer, throttled, permit);
         let task = tokio::task::spawn_local(async move {
-            let answer = await_answer(answer, throttle).await;
+            let answer = answer.await;
             if let Some(connection) = own.upgrade() {
                 connection.borrow_mut().answer(operation, answer);
             }
@@ -224,7 +224,7 @@ impl<S: Socket, E: Executor> Connection<S, E> {
     }
 
     /// A source has answered.
-    fn answer(&mut self, operation: OperationRef, answer: Resume) {
+    fn answer(&mut self, operation: OperationRef, answer: Answer) {
         let OperationRef { slot, .. } = operation;
         if self.session.reference(slot) == operation
             && let Some(stream) = self.stream_mut(slot)
