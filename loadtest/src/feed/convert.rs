@@ -388,7 +388,10 @@ impl Link {
     fn last(self) -> u64 {
         match self {
             Self::Unnumbered => 0,
-            Self::After { last, .. } | Self::Range { last, .. } | Self::Clock(last) => last,
+            Self::After { last, .. }
+            | Self::Range { last, .. }
+            | Self::Leaping { last, .. }
+            | Self::Clock(last) => last,
         }
     }
 
@@ -397,10 +400,18 @@ impl Link {
             Self::Unnumbered => Order::Next,
             Self::After { previous, .. } if previous == seen => Order::Next,
             Self::After { last, .. } if last <= seen => Order::Stale,
-            Self::Range { last, .. } | Self::Clock(last) if last <= seen => Order::Stale,
+            Self::Range { last, .. } | Self::Leaping { last, .. } | Self::Clock(last)
+                if last <= seen =>
+            {
+                Order::Stale
+            }
             Self::Range { first, .. } if first <= seen.saturating_add(1) => Order::Next,
+            // The first one after the book covers the id of it.
+            Self::Leaping { first, previous, .. } if previous == seen || first <= seen => {
+                Order::Next
+            }
             Self::Clock(_) => Order::Next,
-            Self::After { .. } | Self::Range { .. } => Order::Gap,
+            Self::After { .. } | Self::Range { .. } | Self::Leaping { .. } => Order::Gap,
         }
     }
 }
@@ -508,5 +519,14 @@ mod tests {
         assert_eq!(Link::After { previous: 900, last: 3 }.order_after(900), Order::Next);
         assert_eq!(Link::After { previous: 900, last: 3 }.order_after(901), Order::Stale);
         assert_eq!(Link::After { previous: 900, last: 950 }.order_after(901), Order::Gap);
+    }
+
+    #[test]
+    fn of_ids_that_leap_the_named_one_alone_says_what_follows() {
+        let link = |first, last, previous| Link::Leaping { first, last, previous };
+        assert_eq!(link(100, 105, 90).order_after(102), Order::Next, "it covers the book's id");
+        assert_eq!(link(137, 142, 105).order_after(105), Order::Next);
+        assert_eq!(link(180, 190, 150).order_after(142), Order::Gap);
+        assert_eq!(link(90, 101, 80).order_after(102), Order::Stale);
     }
 }

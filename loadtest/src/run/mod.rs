@@ -30,6 +30,8 @@ Examples:
       what a delivered message costs the hub, and what a connection weighs
   spreadly-storm run --connections 20 --market XMR-USD --market SC-EUR --depth 10 --follow
       verify every frame: chain, book and checksum; exit code 1 if anything is wrong
+  spreadly-storm run --connections 1000 --allow-failures 0.01
+      exit code 1 if more than 10 sockets are refused or closed, or 10 operations end in errors
   spreadly-storm run --connections 15000 --ramp 2000 --json \\
       --query 'subscription { trades(markets: [\"ERG-USD\"]) { __typename } }'")]
 pub struct RunArgs {
@@ -74,6 +76,10 @@ pub struct RunArgs {
     /// Local addresses to connect from, in turn: one address has some 28,000 ports
     #[arg(long, value_delimiter = ',', value_name = "ADDRESS,…")]
     source_addresses: Vec<IpAddr>,
+    /// Share of sockets that may be refused or closed, and of operations that may end in errors,
+    /// before the run counts as failed (exit code 1)
+    #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
+    allow_failures: f64,
     /// One JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -99,7 +105,7 @@ pub struct Storm {
 }
 
 /// # Errors
-/// When nothing could be measured, or `--follow` found a fault.
+/// When nothing could be measured, `--follow` found a fault, or more failed than is allowed.
 pub fn run(args: &RunArgs) -> Result<(), String> {
     let storm = Storm {
         url: args.url.clone(),
@@ -124,7 +130,7 @@ pub fn run(args: &RunArgs) -> Result<(), String> {
         }
         // Following nothing proves nothing.
         Some(_) if report.ready == 0 => Err("no operation had a result".to_owned()),
-        _ => Ok(()),
+        _ => report.check_failures(args.operations_per_connection, args.allow_failures),
     }
 }
 

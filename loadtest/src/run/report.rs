@@ -50,6 +50,12 @@ pub struct HubReport {
     pub idle_kib_per_connection: f64,
 }
 
+/// Each reason with its count.
+fn reasons(counts: &BTreeMap<String, u64>) -> String {
+    let each: Vec<_> = counts.iter().map(|(reason, count)| format!("{reason}: {count}")).collect();
+    each.join(", ")
+}
+
 impl Report {
     /// # Errors
     /// Never, as far as JSON goes.
@@ -60,6 +66,30 @@ impl Report {
             self.print();
         }
         Ok(())
+    }
+
+    /// # Errors
+    /// What failed, where it is more than `allowed`, a share of all.
+    pub fn check_failures(&self, operations: usize, allowed: f64) -> Result<(), String> {
+        let sockets = self.connections as u64;
+        let all = sockets.saturating_mul(operations as u64);
+        let refused = self.refused.values().sum();
+        let closed = self.closes.values().sum();
+        let (refusals, closes) = (reasons(&self.refused), reasons(&self.closes));
+        let mut faults = Vec::new();
+        for (failed, of, what) in [
+            (refused, sockets, format!("sockets were refused ({refusals})")),
+            (closed, sockets, format!("sockets were closed ({closes})")),
+            (self.errors, all, "operations ended in errors".to_owned()),
+        ] {
+            if failed as f64 > of as f64 * allowed {
+                faults.push(format!("{failed} of {of} {what}"));
+            }
+        }
+        match faults.is_empty() {
+            true => Ok(()),
+            false => Err(format!("{}: more than --allow-failures {allowed}", faults.join(", "))),
+        }
     }
 
     fn print(&self) {

@@ -1,5 +1,5 @@
-//! Binance differences (`depthUpdate`, ids `U`..=`u`), spliced onto the REST book whose
-//! `lastUpdateId` falls inside them. Read plain or as combined streams
+//! Binance differences (`depthUpdate`, ids `U`..=`u`; of futures `pu` names the id before), spliced
+//! onto the REST book whose `lastUpdateId` falls inside them. Read plain or as combined streams
 //! (`{"stream":"btcusdt@depth","data":…}`), the REST book as a line among them or as its own file.
 
 use super::{Kind, Level, Link, Message, VenueError, VenueUpdate};
@@ -23,8 +23,21 @@ struct Difference {
     first: u64,
     #[serde(rename = "u")]
     last: u64,
+    /// Of futures alone.
+    #[serde(rename = "pu")]
+    previous: Option<u64>,
     b: Vec<Level>,
     a: Vec<Level>,
+}
+
+impl Difference {
+    fn link(&self) -> Link {
+        let Self { first, last, .. } = *self;
+        match self.previous {
+            Some(previous) => Link::Leaping { first, last, previous },
+            None => Link::Range { first, last },
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -65,6 +78,7 @@ impl Reader {
         if let Some(book) = self.early.take() {
             messages.push(snapshot(difference.s.clone(), book));
         }
+        let link = difference.link();
         messages.push(Message::Book(VenueUpdate {
             symbol: difference.s,
             kind: Kind::Delta,
@@ -73,7 +87,7 @@ impl Reader {
             asks: difference.a,
             time: difference.time.checked_mul(1_000),
             received: None,
-            link: Link::Range { first: difference.first, last: difference.last },
+            link,
             checksum: None,
         }));
         Ok(messages)

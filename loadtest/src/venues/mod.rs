@@ -93,6 +93,8 @@ pub enum Link {
     After { previous: u64, last: u64 },
     /// Covers a range of ids, dense from one message to the next.
     Range { first: u64, last: u64 },
+    /// The same, but ids leap from one message to the next: it names the last id before it.
+    Leaping { first: u64, last: u64, previous: u64 },
     /// Only a clock: shows what is older than the snapshot, but not what is missing.
     Clock(u64),
 }
