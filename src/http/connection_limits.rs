@@ -2,7 +2,7 @@
 //! whose a connection is. How many an address may have is for its account to say.
 
 use std::io;
-use std::net::{IpAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -112,20 +112,27 @@ impl DescriptorReserve {
     }
 }
 
-/// The client on the far side of our proxies: the last address in `X-Forwarded-For` that no
-/// trusted proxy has, as everything before it is the client's own word.
+/// The client on the far side of our proxies: in `X-Forwarded-For` the last address that no trusted
+/// proxy has, as everything before it is the client's own word. Where an entry can't be read, it is
+/// the proxy that wrote it.
 pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
-    if !is_trusted(peer, trusted) {
-        return peer;
+    let values = headers.get_all("x-forwarded-for").iter().rev();
+    let mut entries = values.flat_map(|value| value.to_str().unwrap_or_default().rsplit(','));
+    let mut client = peer;
+    while is_trusted(client, trusted)
+        && let Some(address) = entries.next().and_then(|entry| forwarded_address(entry.trim()))
+    {
+        client = address;
     }
-    headers
-        .get_all("x-forwarded-for")
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|one| one.trim().parse().ok())
-        .rfind(|one| !is_trusted(*one, trusted))
-        .unwrap_or(peer)
+    client
+}
+
+/// The address of an entry, which may have a port, and brackets around an IPv6 address.
+fn forwarded_address(entry: &str) -> Option<IpAddr> {
+    let bare = || entry.parse().ok();
+    let with_port = || entry.parse().ok().map(|address: SocketAddr| address.ip());
+    let in_brackets = || entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
+    bare().or_else(with_port).or_else(in_brackets)
 }
 
 /// Whether a peer is a proxy of ours, whose connections are other clients'.
@@ -136,6 +143,30 @@ pub fn is_trusted(peer: IpAddr, trusted: &[Network]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_an_entry_the_address_counts_and_nothing_before_one_that_can_not_be_read() {
+        let proxy = "10.0.0.1";
+        let trusted: [Network; 1] = ["10.0.0.0/8".parse().unwrap()];
+        for (entries, client) in [
+            ("6.6.6.6, 203.0.113.7:5555", "203.0.113.7"),
+            ("6.6.6.6,[2001:db8::1]:5555", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("6.6.6.6, 203.0.113.7, 10.0.0.9:80", "203.0.113.7"),
+            ("6.6.6.6, unknown", proxy),
+            ("6.6.6.6, unknown, 10.0.0.9", "10.0.0.9"),
+            ("6.6.6.6, [203.0.113.7]", proxy),
+            ("6.6.6.6, 203.0.113.7:", proxy),
+            ("6.6.6.6,", proxy),
+            ("", proxy),
+            ("10.0.0.3, 10.0.0.2", "10.0.0.3"),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append("x-forwarded-for", entries.parse().unwrap());
+            let found = client_address(proxy.parse().unwrap(), &headers, &trusted);
+            assert_eq!(found, client.parse::<IpAddr>().unwrap(), "{entries}");
+        }
+    }
 
     #[test]
     fn a_forwarded_address_counts_only_from_a_trusted_proxy() {
