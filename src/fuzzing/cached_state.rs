@@ -253,7 +253,8 @@ mod tests {
             |(sequence, bids, asks, counts, journal)| {
                 let levels = format!(r#""bids":{bids},"asks":{asks},"bid_orders":{counts}"#);
                 let book = format!(r#"{{"sequence":{sequence},{levels}{journal}}}"#);
-                (sequence, format!(r#"{{"eventTime":null,"offer":null,"book":{book}}}"#))
+                let head = r#""eventTime":null,"offer":null,"hasBook":true,"gap":null"#;
+                (sequence, format!(r#"{{{head},"book":{book}}}"#))
             },
         )
     }

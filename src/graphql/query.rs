@@ -57,7 +57,7 @@ impl Query {
         Ok(live(ctx)?.definition(&id).map(Market))
     }
 
-    /// The best levels of a market's book now; null if there is no such market.
+    /// The best levels of a market's book now; null if there is no such market, or no book yet.
     async fn order_book(
         &self,
         ctx: &Context<'_>,

@@ -16,6 +16,7 @@ use crate::feeds::postgres;
 use crate::feeds::simulator::SimulatorConfig;
 use crate::ingest::feed_status::{Cause, FeedId, FeedKind, FeedStatuses};
 use crate::ingest::handle::IngestHandle;
+use crate::live::Live;
 use crate::store::LogReaders;
 
 /// What every feed is given.
@@ -24,6 +25,8 @@ pub(super) struct Feeds {
     /// Where the log is shared: what reads it, what enters it, and the handle of the replica.
     pub(super) shared: Option<SharedLog>,
     pub(super) statuses: FeedStatuses,
+    /// Knows which markets are defined.
+    pub(super) live: Arc<Live>,
     /// Shutdown waits for what it tracks.
     pub(super) tracker: TaskTracker,
     pub(super) stop: CancellationToken,
@@ -54,6 +57,7 @@ impl Feeds {
 
     fn files(&self, written: FilesFeedConfig) {
         let feed = self.statuses.register("files", FeedKind::Files);
+        let live = self.live.clone();
         let files = FilesConfig {
             path: written.path,
             mode: match written.mode {
@@ -61,6 +65,7 @@ impl Feeds {
                 FilesMode::Poll => files::Mode::Poll,
             },
             poll_interval: written.poll_interval,
+            is_defined: Arc::new(move |market| live.definition(market).is_some()),
         };
         self.on_own_thread("file", feed, move |ingest, statuses, stop| {
             files::run(files, ingest, statuses, feed, stop)

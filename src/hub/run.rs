@@ -195,8 +195,14 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     let simulator = simulator.map(|simulator| (simulator, log));
     let simulated = simulator.is_some();
     let watched = tracker.clone();
-    let feeds =
-        Feeds { ingest, shared, statuses: statuses.clone(), tracker: watched, stop: stop.clone() };
+    let feeds = Feeds {
+        ingest,
+        shared,
+        statuses: statuses.clone(),
+        live: encoders.live().clone(),
+        tracker: watched,
+        stop: stop.clone(),
+    };
     let begun = feeds.start(config.feeds.clone(), simulator);
     timers::start(&encoders, &streams, &statuses, &tracker, &stop);
 

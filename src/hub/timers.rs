@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ingest::feed_status::{self, FeedId, FeedStatus, FeedStatuses};
-use crate::live::{Encoders, FeedState, FeedView, RefusedEvent};
+use crate::live::{Encoders, FeedState, FeedView, Live, RefusedEvent};
+use crate::market::book_gap::BookGap;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_secs(1);
@@ -63,7 +64,7 @@ async fn every(period: Duration, stop: CancellationToken, act: impl Fn()) {
 pub fn shut_down(encoders: &Encoders, statuses: &FeedStatuses) {
     encoders.set_feed_state(FeedState::ShuttingDown);
     statuses.all_shutting_down();
-    encoders.set_feeds(statuses.snapshot().into_iter().map(view).collect());
+    encoders.set_feeds(views(statuses.snapshot(), encoders.live()));
 }
 
 /// Sends the state of the feeds to the streams.
@@ -76,7 +77,7 @@ async fn follow_feeds(encoders: Arc<Encoders>, statuses: FeedStatuses, stop: Can
         if encoders.live().feed_state() != FeedState::ShuttingDown {
             encoders.set_feed_state(worst(&feeds));
         }
-        encoders.set_feeds(feeds.into_iter().map(view).collect());
+        encoders.set_feeds(views(feeds, encoders.live()));
         let pause = async {
             tokio::time::sleep(STATUS_PACE).await;
             changes.changed().await
@@ -100,8 +101,18 @@ fn worst(feeds: &[FeedStatus]) -> FeedState {
     }
 }
 
-fn view(feed: FeedStatus) -> FeedView {
+/// Most books with gaps that the status of a feed names.
+const MOST_GAPS: usize = 100;
+
+fn views(feeds: Vec<FeedStatus>, live: &Live) -> Vec<FeedView> {
+    let gaps = live.book_gaps();
+    feeds.into_iter().map(|feed| view(feed, &gaps)).collect()
+}
+
+fn view(feed: FeedStatus, gaps: &[Arc<BookGap>]) -> FeedView {
+    let is_own = |gap: &&Arc<BookGap>| gap.source.as_deref().is_none_or(|own| own == &*feed.name);
     FeedView {
+        gaps: gaps.iter().filter(is_own).take(MOST_GAPS).cloned().collect(),
         name: feed.name.to_string(),
         kind: format!("{:?}", feed.kind).to_uppercase(),
         state: match feed.state {
@@ -112,6 +123,7 @@ fn view(feed: FeedStatus) -> FeedView {
         },
         reason: feed.reason,
         events_total: feed.events_total,
+        known_total: feed.known_total,
         refused_total: feed.refused_total,
         last_refusal: feed.last_refusal.map(|refusal| RefusedEvent {
             source: refusal.place.source.to_string(),
@@ -158,6 +170,23 @@ mod tests {
     use crate::store::LogReaders;
 
     #[test]
+    fn a_status_names_a_hundred_books_with_gaps_of_its_own_feed() {
+        let statuses = FeedStatuses::new();
+        statuses.register("files", FeedKind::Files);
+        let gap = |number: usize, source: Option<&str>| {
+            let (market, source) = (number.to_string().into(), source.map(Box::from));
+            Arc::new(BookGap { market, source, reason: "a fault".into() })
+        };
+        let named = |gaps: &[_]| {
+            let status = statuses.snapshot().remove(0);
+            view(status, gaps).gaps.len()
+        };
+        assert_eq!(named(&[gap(1, Some("files")), gap(2, Some("kafka")), gap(3, None)]), 2);
+        let many: Vec<_> = (0..=MOST_GAPS).map(|number| gap(number, None)).collect();
+        assert_eq!(named(&many), MOST_GAPS);
+    }
+
+    #[test]
     fn followers_of_the_feeds_see_the_shutdown_before_the_tasks_of_the_feeds_end() {
         let log = LogReaders::new("nowhere".as_ref(), 1);
         let live = Arc::new(Live::new(Epoch(7), Box::new(|| 0), 16, log));
@@ -165,7 +194,7 @@ mod tests {
         let statuses = FeedStatuses::new();
         statuses.register("files", FeedKind::Files);
         statuses.register("simulator", FeedKind::Simulator);
-        encoders.set_feeds(statuses.snapshot().into_iter().map(view).collect());
+        encoders.set_feeds(views(statuses.snapshot(), &live));
         shut_down(&encoders, &statuses);
         let states: Vec<_> = live.feeds().into_iter().map(|feed| feed.state).collect();
         assert_eq!(states, [FeedState::ShuttingDown; 2]);

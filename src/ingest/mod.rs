@@ -3,6 +3,7 @@
 
 pub mod feed_status;
 pub mod handle;
+mod losses;
 pub mod projection;
 pub mod rollback;
 pub mod sequencer;

@@ -27,6 +27,7 @@ use super::feed_status::FeedStatuses;
 use super::handle::{
     Ack, Answer, Batch, Incoming, IngestError, IngestHandle, Request, WeakIngestHandle, body, now,
 };
+use super::losses::{BookSources, Lost};
 use super::projection::Projection;
 use super::rollback;
 use super::waiters::Waiters;
@@ -100,6 +101,7 @@ pub(crate) fn prepare(
         config,
         handles,
         buffers,
+        book_sources: BookSources::default(),
         since_checkpoint,
         checkpoint_interval: HashMap::default(),
     };
@@ -204,6 +206,7 @@ struct Sequencer {
     config: SequencerConfig,
     handles: WeakIngestHandle,
     buffers: Buffers,
+    book_sources: BookSources,
     since_checkpoint: HashMap<MarketId, u64>,
     /// Events between the last checkpoint of a market and its next one.
     checkpoint_interval: HashMap<MarketId, u64>,
@@ -293,23 +296,48 @@ impl Sequencer {
         }
         let now = now();
         let Group {
-            mut deliveries, mut events, mut effects, progress, watched, mut outcomes, ..
+            mut deliveries,
+            mut events,
+            mut effects,
+            progress,
+            sources,
+            watched,
+            mut outcomes,
+            ..
         } = group;
         let mut appended = if events.is_empty() && progress.is_empty() {
             Appended::default()
         } else {
             self.persist(|store| store.append(&events, &progress, now))?
         };
-        events.clear();
+        let mut lost = Vec::new();
+        let mut sources = sources.into_iter().peekable();
         let mut applied = std::mem::take(&mut self.buffers.applied);
         let mut due = BTreeSet::new();
         let mut watched = watched.into_iter().peekable();
         let written = appended.sequences.into_iter().zip(effects.drain(..)).enumerate();
         for (place, (sequence, (index, time, effect))) in written {
             let watched = watched.next_if(|(own, _)| *own == place).map(|(_, own)| own);
-            let ack = &mut deliveries[index].ack;
+            let source = sources.next_if(|(own, _)| *own == place).map(|(_, own)| own);
+            let mut unasked = Ack::default();
+            let ack = match index {
+                Some(index) => &mut deliveries[index].ack,
+                None => &mut unasked,
+            };
             let Some(sequence) = sequence else {
-                ack.known += 1;
+                let NewEvent { id, topic, body, numbered, .. } = &events[place];
+                match (source, id) {
+                    (Some(source), Some(id)) if self.is_taken(id, Some(topic), body.as_bytes()) => {
+                        let reason = Refusal::IdTaken(id.clone());
+                        if let Effect::Replace { market, .. } | Effect::Change { market, .. } =
+                            effect
+                        {
+                            lost.push((index, market, source.clone(), reason.clone(), *numbered));
+                        }
+                        ack.refuse(source, reason);
+                    }
+                    _ => ack.known += 1,
+                }
                 outcomes.extend(watched.map(|own| (own, Ack::of_known())));
                 continue;
             };
@@ -337,7 +365,16 @@ impl Sequencer {
         }
         let mut applied = self.live.apply(applied);
         applied.clear();
+        events.clear();
         self.buffers = Buffers { events, effects, applied };
+        if !lost.is_empty() {
+            let mut gaps = self.group();
+            for (index, market, source, reason, numbered) in lost {
+                let feed = index.and_then(|index| deliveries[index].feed);
+                self.lose(feed, Lost::Book(&market), (&source, &reason), numbered, &mut gaps);
+            }
+            self.commit_gaps(gaps)?;
+        }
         for (watched, ack) in outcomes {
             self.config.waiters.answer(watched, &ack);
         }
@@ -351,6 +388,19 @@ impl Sequencer {
         for market in due {
             self.checkpoint(&market);
         }
+        Some(())
+    }
+
+    /// Commits gaps of books alone.
+    fn commit_gaps(&mut self, gaps: Group) -> Option<()> {
+        let Group { events, effects, .. } = gaps;
+        let now = now();
+        let appended = self.persist(|store| store.append(&events, &[], now))?;
+        let written = appended.sequences.into_iter().zip(effects);
+        let gaps = written.filter_map(|(sequence, (_, time, effect))| {
+            Some(Applied { sequence: sequence?, time, effect, candles: Vec::new() })
+        });
+        self.live.apply(gaps.collect());
         Some(())
     }
 

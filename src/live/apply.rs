@@ -1,10 +1,13 @@
 //! What changes the live state: events of the log, the clock, and the state of the feeds.
 
+use std::sync::Arc;
+
 use super::Live;
 #[cfg(test)]
 use super::frame::Speed;
 use super::frame::{FeedState, Item, ItemBody, TopicName};
 use super::pace::Touched;
+use crate::market::book_gap::BookGap;
 use crate::market::definition::MarketId;
 use crate::market::effect::{Applied, Effect};
 use crate::market::levels::{Level, LevelChange};
@@ -12,6 +15,17 @@ use crate::market::ticker::LastTrade;
 use crate::market::time::Micros;
 use crate::market::topic::Topic;
 use crate::market::trade::Trade;
+
+/// What an event does to a book.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum BookChange {
+    /// Replaces it.
+    Snapshot,
+    /// Sets levels of one that had a snapshot.
+    Levels,
+    /// Sets levels of one that is summed from orders, from the first one on.
+    Order,
+}
 
 impl Live {
     /// Applies events of the log, in the log's order, from one thread. Advances the streams that
@@ -34,11 +48,16 @@ impl Live {
                     self.define_at(definition.clone(), event.sequence, touched);
                 }
             }
-            Effect::Replace { market, levels } => self.change(event, market, levels, true, touched),
-            Effect::Change { market, levels } => self.change(event, market, levels, false, touched),
+            Effect::Replace { market, levels } => {
+                self.change(event, market, levels, BookChange::Snapshot, touched);
+            }
+            Effect::Change { market, levels } => {
+                self.change(event, market, levels, BookChange::Levels, touched);
+            }
+            Effect::Gap(gap) => self.lose(event, gap, touched),
             Effect::Order { update, levels } => {
                 let order = &update.order;
-                self.change(event, &order.market, levels, false, touched);
+                self.change(event, &order.market, levels, BookChange::Order, touched);
                 let own = Topic::orders_of(&order.market).name();
                 for topic in order.account_topics().iter().chain([&own]) {
                     self.publish(topic, event, ItemBody::Order(update.clone()), touched);
@@ -86,7 +105,7 @@ impl Live {
         event: &Applied,
         id: &MarketId,
         levels: &[LevelChange],
-        replace: bool,
+        kind: BookChange,
         touched: &mut Touched,
     ) {
         let Some(market) = self.market(id) else {
@@ -95,22 +114,69 @@ impl Live {
             debug_assert!(self.origin.is_some(), "an event for {id}, which is not defined");
             return;
         };
-        let best = {
+        let (best, healed) = {
             let mut state = market.state.lock();
             if event.sequence <= state.book.sequence() {
                 // Read again after an older checkpoint of another market, or copied later.
                 return;
             }
-            match replace {
-                true => state.book.replace(event.sequence, levels),
-                false => state.book.apply(event.sequence, levels),
+            // Changes of a book that nobody knows make no book.
+            let begins = kind != BookChange::Levels && !state.has_book;
+            state.has_book |= begins;
+            match kind {
+                BookChange::Snapshot => state.book.replace(event.sequence, levels),
+                _ if !state.has_book => state.book.apply(event.sequence, &[]),
+                _ => state.book.apply(event.sequence, levels),
+            }
+            let healed = kind == BookChange::Snapshot && state.gap.take().is_some();
+            if healed || begins {
+                touched.extend(state.streams.keys());
             }
             state.event_time = event.time;
             state.checksum.take();
             touched.extend(&state.raw);
-            state.book.best()
+            (state.book.best(), healed)
         };
+        if healed {
+            self.set_gap(id, None, touched);
+        }
         self.change_offer(id, best, event.sequence, event.time, touched);
+    }
+
+    /// Takes that a book missed an event.
+    fn lose(&self, event: &Applied, gap: &Arc<BookGap>, touched: &mut Touched) {
+        let Some(market) = self.market(&gap.market) else { return };
+        {
+            let mut state = market.state.lock();
+            if event.sequence <= state.book.sequence() {
+                return;
+            }
+            state.book.apply(event.sequence, &[]);
+            state.gap = Some(gap.clone());
+            touched.extend(state.streams.keys());
+        }
+        self.set_gap(&gap.market, Some(gap), touched);
+    }
+
+    /// Takes for all that is made of a book whether the book missed an event.
+    pub(super) fn set_gap(
+        &self,
+        market: &MarketId,
+        gap: Option<&Arc<BookGap>>,
+        touched: &mut Touched,
+    ) {
+        match gap {
+            Some(gap) => drop(self.book_gaps.lock().insert(market.clone(), gap.clone())),
+            None if self.book_gaps.lock().remove(market).is_none() => return,
+            None => {}
+        }
+        self.offers.lock().set_gap(market, gap.is_some(), touched);
+        self.tickers.lock().set_gap(market, gap.is_some(), touched);
+    }
+
+    /// The books that missed an event and had no snapshot since.
+    pub fn book_gaps(&self) -> Vec<Arc<BookGap>> {
+        self.book_gaps.lock().values().cloned().collect()
     }
 
     pub(super) fn change_offer(

@@ -1,12 +1,16 @@
 //! A market's book with its offer, as the store and the cache keep it.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 use spreadly_subscriptions::Epoch;
 
 use super::Live;
+use super::markets::MarketState;
 use super::pace::Touched;
 use crate::market::bbo::BestBidOffer;
 use crate::market::book::{Book, BookState, CheckpointError};
+use crate::market::book_gap::BookGap;
 use crate::market::levels::Level;
 use crate::market::time::Micros;
 
@@ -21,7 +25,21 @@ struct Checkpoint<B> {
     event_time: Option<Micros>,
     /// The event that set the best bid and offer; `None` if book and offer were not of one moment.
     offer: Option<OfferMark>,
+    has_book: bool,
+    /// See [`super::markets::MarketState`].
+    gap: Option<Arc<BookGap>>,
     book: B,
+}
+
+/// What [`Live::read_checkpoint`] gives.
+pub(super) struct BookRead {
+    pub(super) book: Book,
+    /// Of its last event.
+    pub(super) event_time: Option<Micros>,
+    /// The event that set the offer.
+    pub(super) offer: OfferMark,
+    pub(super) has_book: bool,
+    pub(super) gap: Option<Arc<BookGap>>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -38,6 +56,8 @@ pub struct StateTaken {
     pub epoch: Epoch,
     event_time: Option<Micros>,
     offer: Option<OfferMark>,
+    has_book: bool,
+    gap: Option<Arc<BookGap>>,
     book: BookState,
 }
 
@@ -49,10 +69,11 @@ impl StateTaken {
 
     /// What [`Live::restore`] takes. Costs milliseconds for a large book.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let Self { event_time, offer, book, .. } = self;
+        let Self { event_time, offer, has_book, gap, book, .. } = self;
         let book = serde_json::from_slice::<Box<serde_json::value::RawValue>>(&book.to_bytes());
         let Ok(book) = book else { return Vec::new() };
-        let checkpoint = Checkpoint { event_time: *event_time, offer: *offer, book };
+        let (has_book, gap) = (*has_book, gap.clone());
+        let checkpoint = Checkpoint { event_time: *event_time, offer: *offer, has_book, gap, book };
         serde_json::to_vec(&checkpoint).unwrap_or_default()
     }
 }
@@ -63,34 +84,31 @@ impl Live {
     pub fn restore(&self, market: &str, sequence: u64, state: &[u8]) -> Result<(), RestoreError> {
         let unknown = || RestoreError::UnknownMarket(market.to_owned());
         let own = self.market(market).ok_or_else(unknown)?;
-        let (book, event_time, since) = self.read_checkpoint(state)?;
+        let read = self.read_checkpoint(state)?;
         // A book that is ahead would ignore the events in between.
-        if book.sequence() != sequence {
-            return Err(RestoreError::OtherSequence { own: book.sequence(), sequence });
+        if read.book.sequence() != sequence {
+            return Err(RestoreError::OtherSequence { own: read.book.sequence(), sequence });
         }
-        let best = book.best();
+        let (best, since, gap) = (read.book.best(), read.offer, read.gap.clone());
         let id = {
             let mut state = own.state.lock();
-            (state.book, state.event_time) = (book, event_time);
-            state.checksum.take();
+            state.put_back(read);
             state.definition.market.clone()
         };
-        self.change_offer(&id, best, since.sequence, since.event_time, &mut Touched::new());
+        let mut touched = Touched::new();
+        self.set_gap(&id, gap.as_ref(), &mut touched);
+        self.change_offer(&id, best, since.sequence, since.event_time, &mut touched);
         Ok(())
     }
 
-    /// A book as [`Live::checkpoint`] gave it, the time of its last event, and the event that set
-    /// its offer.
-    pub(super) fn read_checkpoint(
-        &self,
-        state: &[u8],
-    ) -> Result<(Book, Option<Micros>, OfferMark), CheckpointError> {
+    /// A book as [`Live::checkpoint`] gave it.
+    pub(super) fn read_checkpoint(&self, state: &[u8]) -> Result<BookRead, CheckpointError> {
         let checkpoint: Checkpoint<&serde_json::value::RawValue> = serde_json::from_slice(state)?;
-        let Checkpoint { event_time, offer, book } = checkpoint;
+        let Checkpoint { event_time, offer, has_book, gap, book } = checkpoint;
         let book = Book::from_checkpoint(book.get().as_bytes(), self.journal_touches)?;
         // Where the event that set the offer isn't known, the book's last event is a safe answer.
         let unknown = OfferMark { sequence: book.sequence(), event_time };
-        Ok((book, event_time, offer.unwrap_or(unknown)))
+        Ok(BookRead { book, event_time, offer: offer.unwrap_or(unknown), has_book, gap })
     }
 
     /// A market's state and the sequence of its last event; `None` if the market is not known. Call
@@ -107,10 +125,8 @@ impl Live {
         // The book changes before its offer does: an offer that isn't the book's is of another
         // moment.
         for _ in 0..MOST_LOOKS {
-            let (epoch, book, event_time) = {
-                let state = own.state.lock();
-                (state.epochs.epoch(), state.book.state(journal), state.event_time)
-            };
+            let taken = own.state.lock().taken(journal);
+            let book = &taken.book;
             let offer = self.offers.lock().get(market);
             let prices = |(bid, ask): (Option<Level>, Option<Level>)| {
                 [bid, ask].map(|level| level.map(|level| (level.price, level.size)))
@@ -120,12 +136,33 @@ impl Live {
             });
             if let Some(BestBidOffer { sequence, event_time: time, .. }) = offer {
                 let offer = OfferMark { sequence, event_time: time };
-                return Some(StateTaken { epoch, event_time, offer: Some(offer), book });
+                return Some(StateTaken { offer: Some(offer), ..taken });
             }
         }
-        let state = own.state.lock();
-        let (epoch, book) = (state.epochs.epoch(), state.book.state(journal));
-        Some(StateTaken { epoch, event_time: state.event_time, offer: None, book })
+        let taken = own.state.lock().taken(journal);
+        Some(taken)
+    }
+}
+
+impl MarketState {
+    /// The state without its offer.
+    fn taken(&self, journal: usize) -> StateTaken {
+        StateTaken {
+            epoch: self.epochs.epoch(),
+            event_time: self.event_time,
+            offer: None,
+            has_book: self.has_book,
+            gap: self.gap.clone(),
+            book: self.book.state(journal),
+        }
+    }
+
+    /// Takes what a checkpoint holds.
+    pub(super) fn put_back(&mut self, read: BookRead) {
+        let BookRead { book, event_time, offer: _, has_book, gap } = read;
+        (self.book, self.event_time) = (book, event_time);
+        (self.has_book, self.gap) = (has_book, gap);
+        self.checksum.take();
     }
 }
 

@@ -33,7 +33,8 @@ pub(super) struct Now<'a> {
     pub(super) epochs: &'a EpochHistory,
     /// Counts the times that the book was replaced as a whole, and why it was the last time.
     pub(super) restated: (u64, SnapshotReason),
-    pub(super) state: FeedState,
+    /// Of all feeds; the state of the book is in the head.
+    pub(super) feed_state: FeedState,
     pub(super) snapshot_encodings: &'a AtomicU64,
 }
 
@@ -71,6 +72,7 @@ pub(super) struct BookStream {
     last: u64,
     restated: u64,
     state: FeedState,
+    feed_state: FeedState,
     quiet_beats: u8,
     encode: Encode,
     /// How frames are encoded that take long; `None` where none does.
@@ -98,7 +100,8 @@ impl BookStream {
             speed,
             last: now.book.sequence(),
             restated: now.restated.0,
-            state: now.state,
+            state: now.head.state,
+            feed_state: now.feed_state,
             quiet_beats: 0,
             encode,
             long,
@@ -124,9 +127,14 @@ impl BookStream {
 
     /// Pushes what changed in the window since the last frame; nothing if nothing did.
     pub(super) fn advance(&mut self, now: &Now<'_>) {
+        let before = self.stream.next_index();
         self.push_changes(now, false);
-        if self.state != now.state {
-            self.announce(now);
+        if self.state != now.head.state {
+            // The frame of a snapshot that ended a gap, or began the book, says it too.
+            match before != self.stream.next_index() && self.feed_state == now.feed_state {
+                true => self.state = now.head.state,
+                false => self.announce(now),
+            }
         }
     }
 
@@ -186,10 +194,10 @@ impl BookStream {
     /// Pushes a heartbeat, which says the feed's state, at once.
     fn announce(&mut self, now: &Now<'_>) {
         self.flush(now);
-        self.state = now.state;
-        let beat = BookHeartbeat { head: now.head(self.depth), state: now.state };
+        (self.state, self.feed_state) = (now.head.state, now.feed_state);
+        let beat = BookHeartbeat { head: now.head(self.depth) };
         let frame = self.push(self.last, LiveFrame::Heartbeat(beat));
-        self.notice = (now.state != FeedState::Live).then_some(frame);
+        self.notice = (now.feed_state != FeedState::Live).then_some(frame);
     }
 
     pub(super) fn join(&mut self, now: &Now<'_>, after: Option<&str>) -> Answer {
@@ -346,13 +354,13 @@ impl BookStream {
     /// next.
     fn notice(&mut self, now: &Now<'_>, sequence: u64) -> Option<Frame> {
         // The ring follows an older cached snapshot, with the next heartbeat in it.
-        if now.state == FeedState::Live || sequence != now.book.sequence() {
+        if now.feed_state == FeedState::Live || sequence != now.book.sequence() {
             return None;
         }
         if let Some(frame) = self.notice.as_ref().filter(|frame| frame.sequence == sequence) {
             return Some(frame.clone());
         }
-        let beat = BookHeartbeat { head: now.head(self.depth), state: now.state };
+        let beat = BookHeartbeat { head: now.head(self.depth) };
         let frame = Frame::new(sequence, sequence, (self.encode)(LiveFrame::Heartbeat(beat)));
         self.notice = Some(frame.clone());
         Some(frame)

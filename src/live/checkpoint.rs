@@ -45,6 +45,7 @@ pub fn put_back(
     checkpoint: &Checkpoint,
 ) -> bool {
     if let Some(Topic::Book(_)) = Topic::parse(&checkpoint.topic) {
+        admission.settle_book(market);
         return restore(market, checkpoint.sequence, &checkpoint.state);
     }
     let Ok(both) = serde_json::from_slice::<WithOrders<&RawValue>>(&checkpoint.state) else {

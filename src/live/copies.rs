@@ -107,6 +107,7 @@ impl Live {
             if *count == 0 {
                 copied.markets.remove(market);
                 self.markets.write().remove(market);
+                self.book_gaps.lock().remove(market);
                 self.offers.lock().forget(market);
                 self.tickers.lock().forget(market);
             }
@@ -142,6 +143,7 @@ impl Live {
             return;
         };
         let state = theirs.state.lock().copy();
+        let gap = state.gap.clone();
         let candles = theirs.candles.lock().copy();
         match self.known(id) {
             Some(own) => {
@@ -166,6 +168,8 @@ impl Live {
         if let Some(ticker) = ticker {
             self.tickers.lock().adopt(ticker);
         }
+        // Offer and ticker were copied later than the book.
+        self.set_gap(id, gap.as_ref(), &mut Touched::new());
     }
 
     /// Whether a definition is newer than what is known of the market here. A copy takes only those
@@ -185,6 +189,8 @@ impl MarketState {
             definition: self.definition.clone(),
             epochs: self.epochs.clone(),
             book: self.book.clone(),
+            has_book: self.has_book,
+            gap: self.gap.clone(),
             event_time: self.event_time,
             checksum: OnceCell::new(),
             defined_at: self.defined_at,

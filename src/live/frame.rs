@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use spreadly_subscriptions::{Cursor, CursorError, Epoch, Position, topic_hash};
 
+use crate::market::book_gap::BookGap;
 use crate::market::candles::{Candle, Interval};
 use crate::market::definition::MarketDefinition;
 use crate::market::epochs::EpochHistory;
@@ -80,6 +81,9 @@ pub struct BookHead {
     pub publish_time: Micros,
     /// The pace of the stream while it can't keep the one that its clients asked for.
     pub slowed_to: Option<Speed>,
+    pub state: FeedState,
+    /// Why this book is not up to date, where other markets may be.
+    pub state_reason: Option<Arc<str>>,
 }
 
 impl BookHead {
@@ -121,7 +125,6 @@ pub struct BookDelta {
 #[derive(Clone, Debug)]
 pub struct BookHeartbeat {
     pub head: BookHead,
-    pub state: FeedState,
 }
 
 /// One market's best bid and offer.
@@ -171,19 +174,28 @@ pub struct FeedView {
     pub state: FeedState,
     pub reason: Option<String>,
     pub events_total: u64,
+    pub known_total: u64,
     pub refused_total: u64,
     pub last_refusal: Option<RefusedEvent>,
     /// When the newest event went into the log, by the hub's clock.
     pub last_event_time: Option<Micros>,
     /// What the source has and the log has not: bytes of files, rows, or records.
     pub lag: Option<u64>,
+    /// Books that missed an event which it brought, and had no snapshot since.
+    pub gaps: Vec<Arc<BookGap>>,
 }
 
 impl FeedView {
     /// Differs in more than its counts of good events, which change all the time.
     pub(super) fn differs_from(&self, earlier: &Self) -> bool {
-        (self.state, &self.reason, self.refused_total, &self.last_refusal)
-            != (earlier.state, &earlier.reason, earlier.refused_total, &earlier.last_refusal)
+        (self.state, &self.reason, self.refused_total, &self.last_refusal, &self.gaps)
+            != (
+                earlier.state,
+                &earlier.reason,
+                earlier.refused_total,
+                &earlier.last_refusal,
+                &earlier.gaps,
+            )
     }
 }
 

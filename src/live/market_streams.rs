@@ -46,11 +46,23 @@ pub(super) struct MarketEntry<T> {
     pub(super) definition: Arc<MarketDefinition>,
     pub(super) epochs: EpochHistory,
     pub(super) value: T,
+    /// The market's book missed an event: what is made of it is not up to date.
+    has_gap: bool,
     /// Counts the changes by events, and those by the clock.
     events: u64,
     rolls: u64,
     /// Streams that follow it and push each change.
     raw: BTreeSet<u64>,
+}
+
+impl<T> MarketEntry<T> {
+    /// The state of the market, where this is the one of all.
+    fn state(&self, of_all: FeedState) -> FeedState {
+        match of_all {
+            FeedState::Live if self.has_gap => FeedState::Stale,
+            state => state,
+        }
+    }
 }
 
 impl<T: MarketValue> MarketEntry<T> {
@@ -139,6 +151,7 @@ impl<T: MarketValue> MarketStreams<T> {
             definition: definition.clone(),
             epochs: epochs.clone(),
             value: T::default(),
+            has_gap: false,
             events: 0,
             rolls: 0,
             raw: BTreeSet::new(),
@@ -242,6 +255,18 @@ impl<T: MarketValue> MarketStreams<T> {
         touched.extend(self.streams.keys());
     }
 
+    /// Sets whether a market's book missed an event.
+    pub(super) fn set_gap(&mut self, market: &str, has_gap: bool, touched: &mut Touched) {
+        let Some(entry) = self.markets.get_mut(market) else { return };
+        entry.has_gap = has_gap;
+        touched.extend(&entry.raw);
+        for stream in self.streams.values_mut() {
+            if let Some(pushed) = stream.markets.get_mut(market) {
+                pushed.stated.clear();
+            }
+        }
+    }
+
     /// Pushes what changed since the stream's last frames, at most one frame for each market.
     pub(super) fn advance(&mut self, stream: u64, now: Micros) {
         let Some(own) = self.streams.get_mut(&stream) else { return };
@@ -249,7 +274,7 @@ impl<T: MarketValue> MarketStreams<T> {
         for (market, pushed) in &own.markets {
             let Some(entry) = self.markets.get(market) else { continue };
             if pushed.is_old(entry)
-                || pushed.state != self.state
+                || pushed.state != entry.state(self.state)
                 || pushed.epoch != entry.epochs.epoch()
             {
                 due.push((entry.value.sequence(), market));
@@ -261,7 +286,8 @@ impl<T: MarketValue> MarketStreams<T> {
         due.sort_unstable();
         let due: Vec<_> = due.into_iter().map(|(_, market)| market.clone()).collect();
         for market in due {
-            own.push(&market, &self.markets[&market], self.state, now);
+            let entry = &self.markets[&market];
+            own.push(&market, entry, entry.state(self.state), now);
         }
     }
 
@@ -278,7 +304,7 @@ impl<T: MarketValue> MarketStreams<T> {
             .collect();
         for market in quiet {
             if let Some(entry) = self.markets.get(&market) {
-                own.push(&market, entry, self.state, now);
+                own.push(&market, entry, entry.state(self.state), now);
             }
         }
     }
@@ -294,7 +320,7 @@ impl<T: MarketValue> MarketStreams<T> {
         for market in markets {
             let Some(entry) = self.markets.get_mut(market) else { continue };
             entry.raw.insert(id);
-            pushed.insert(market.clone(), entry.pushed(self.state));
+            pushed.insert(market.clone(), entry.pushed(entry.state(self.state)));
         }
         let stream = stream.clone();
         let own = MarketStream { stream, encode, last: self.sequence, markets: pushed };
@@ -339,18 +365,19 @@ impl<T: MarketValue> MarketStreams<T> {
         previous: impl Fn(&MarketId, &MarketEntry<T>) -> Result<u64, SnapshotReason>,
     ) -> Resume {
         let Some(own) = self.streams.get_mut(&stream.id()) else { return Resume::CannotContinue };
-        let (sequence, encode, state) = (own.last, &mut own.encode, self.state);
+        let (sequence, encode) = (own.last, &mut own.encode);
         let link = FrameLink {
             previous: None,
             merged_events: 0,
             reason: None,
             is_heartbeat: false,
-            state,
+            state: self.state,
             now,
         };
         let mut frames = Vec::with_capacity(own.markets.len());
         for (market, pushed) in &mut own.markets {
             let Some(entry) = self.markets.get(market) else { continue };
+            let link = FrameLink { state: entry.state(self.state), ..link };
             let tail = match previous(market, entry) {
                 Ok(seen) => {
                     let link = FrameLink { previous: Some(seen), ..link };

@@ -10,14 +10,18 @@ use parking_lot::Mutex;
 use super::Live;
 use super::book_stream::{BookStream, Now};
 use super::candles::CandleBoard;
-use super::frame::{BookHead, BookSnapshot, SnapshotReason, Speed};
+use super::frame::{BookHead, BookSnapshot, FeedState, SnapshotReason, Speed};
 use super::pace::Touched;
 use crate::market::book::Book;
+use crate::market::book_gap::BookGap;
 use crate::market::checksum;
 use crate::market::definition::{MarketDefinition, MarketId};
 use crate::market::epochs::EpochHistory;
 use crate::market::time::Micros;
 use crate::market::topic::Topic;
+
+/// Why a book is not up to date that had no event yet.
+const NO_BOOK: &str = "the market has no book yet: it waits for the first snapshot or order";
 
 /// A market with its streams.
 pub(super) struct Market {
@@ -32,6 +36,10 @@ pub(super) struct MarketState {
     pub(super) definition: Arc<MarketDefinition>,
     pub(super) epochs: EpochHistory,
     pub(super) book: Book,
+    /// It had a snapshot, or is summed from orders.
+    pub(super) has_book: bool,
+    /// The book missed an event, and had no snapshot since.
+    pub(super) gap: Option<Arc<BookGap>>,
     /// Of the last event, at its source.
     pub(super) event_time: Option<Micros>,
     /// Of the current book; computed when the first frame needs it.
@@ -64,11 +72,11 @@ impl Live {
         self.markets.read().len()
     }
 
-    /// The best `depth` levels of a market now.
+    /// The best `depth` levels of a market now; `None` also while it has no book.
     pub fn snapshot(&self, market: &str, depth: usize) -> Option<BookSnapshot> {
         let market = self.market(market)?;
         let state = market.state.lock();
-        Some(state.now(self).snapshot(depth, SnapshotReason::Initial))
+        state.has_book.then(|| state.now(self).snapshot(depth, SnapshotReason::Initial))
     }
 
     pub(super) fn market(&self, id: &str) -> Option<Arc<Market>> {
@@ -114,6 +122,7 @@ impl Live {
             state.definition = definition.clone();
             if !same {
                 state.book = self.empty_book(state.book.sequence());
+                (state.has_book, state.gap) = (false, None);
                 state.restate(SnapshotReason::EpochChange, touched);
             }
         } else {
@@ -122,6 +131,8 @@ impl Live {
                 definition,
                 book: self.empty_book(0),
                 epochs,
+                has_book: false,
+                gap: None,
                 event_time: None,
                 checksum: OnceCell::new(),
                 defined_at: sequence,
@@ -165,6 +176,7 @@ impl Market {
 impl MarketState {
     pub(super) fn now<'a>(&'a self, live: &'a Live) -> Now<'a> {
         let checksum = *self.checksum.get_or_init(|| checksum::of(&self.book));
+        let (state, state_reason) = self.soundness(live);
         Now {
             head: BookHead {
                 definition: self.definition.clone(),
@@ -175,12 +187,27 @@ impl MarketState {
                 event_time: self.event_time,
                 publish_time: live.now(),
                 slowed_to: None,
+                state,
+                state_reason,
             },
             book: &self.book,
             epochs: &self.epochs,
             restated: self.restated,
-            state: live.feed_state(),
+            feed_state: live.feed_state(),
             snapshot_encodings: &live.snapshot_encodings,
+        }
+    }
+
+    /// Whether the book is up to date and whole; why not, where that is the market's own.
+    fn soundness(&self, live: &Live) -> (FeedState, Option<Arc<str>>) {
+        let reason = match &self.gap {
+            Some(gap) => Some(Arc::from(&*gap.reason)),
+            None if !self.has_book => Some(Arc::from(NO_BOOK)),
+            None => None,
+        };
+        match live.feed_state() {
+            FeedState::Live if reason.is_some() => (FeedState::Stale, reason),
+            state => (state, reason),
         }
     }
 

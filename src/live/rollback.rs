@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Live;
-use super::book_checkpoint::{OfferMark, RestoreError};
+use super::book_checkpoint::{BookRead, OfferMark, RestoreError};
 use super::frame::SnapshotReason;
 use super::pace::Touched;
 use crate::market::bbo::BestBidOffer;
@@ -149,25 +149,37 @@ impl Live {
             Defined::Not => market.gone.store(true, Ordering::Release),
         }
         let read = left.book.as_deref().map(|state| self.read_checkpoint(state)).transpose();
-        let (best, rebuilt) = {
+        let mut done = Ok(());
+        let (best, rebuilt, gap) = {
             let mut state = market.state.lock();
-            let rebuilt = match &read {
-                Ok(Some((book, event_time, since))) => {
-                    (state.book, state.event_time) = (book.clone(), *event_time);
-                    Some(*since)
+            let rebuilt = match read {
+                Ok(Some(read)) => {
+                    let since = read.offer;
+                    state.put_back(read);
+                    Some(since)
                 }
                 Ok(None) if !market.is_gone() => None,
-                Ok(None) | Err(_) => {
-                    (state.book, state.event_time) = (self.empty_book(0), None);
-                    Some(OfferMark { sequence: 0, event_time: None })
+                other => {
+                    done = other.map(drop);
+                    let offer = OfferMark { sequence: 0, event_time: None };
+                    let (book, event_time) = (self.empty_book(0), None);
+                    state.put_back(BookRead {
+                        book,
+                        event_time,
+                        offer,
+                        has_book: false,
+                        gap: None,
+                    });
+                    Some(offer)
                 }
             };
             state.epochs.begin(change);
             state.book.begin_epoch(change.at);
             let reason = SnapshotReason::of_epoch(&state.epochs);
             state.restate(reason, touched);
-            (state.book.best(), rebuilt)
+            (state.book.best(), rebuilt, state.gap.clone())
         };
+        self.set_gap(&left.market, gap.as_ref(), touched);
         let known = self.offers.lock().get(&left.market).unwrap_or_default();
         let known = OfferMark { sequence: known.sequence, event_time: known.event_time };
         let OfferMark { sequence, event_time } = rebuilt.unwrap_or(known);
@@ -180,6 +192,6 @@ impl Live {
         let trades = (left.last, left.event_time);
         let mut tickers = self.tickers.lock();
         tickers.roll_back(change, &offer, &left.candles, trades, moment.now, touched);
-        Ok(read.map(drop)?)
+        Ok(done?)
     }
 }

@@ -50,8 +50,14 @@ fn no_log() -> Arc<LogReaders> {
 
 fn new_live() -> Arc<Live> {
     let live = Arc::new(Live::new(EPOCH, Box::new(|| 9_000_000), JOURNAL_TOUCHES, no_log()));
-    live.define(definition(MARKET));
+    define(&live, MARKET);
     live
+}
+
+/// Defines a market, as if it had a snapshot without levels at the beginning of the log.
+fn define(live: &Live, market: &str) {
+    live.define(definition(market));
+    live.market(market).unwrap().state.lock().has_book = true;
 }
 
 fn new_streams(ring_bytes: usize) -> Streams {
@@ -86,7 +92,9 @@ fn plain(frame: LiveFrame) -> Vec<u8> {
                                "asks": pairs(one.asks.iter().copied()) });
             book("delta", &one.head, rest)
         }
-        LiveFrame::Heartbeat(one) => book("heartbeat", &one.head, json!({ "state": one.state })),
+        LiveFrame::Heartbeat(one) => {
+            book("heartbeat", &one.head, json!({ "state": one.head.state }))
+        }
         LiveFrame::Offer(one) => json!({
             "kind": "offer", "market": &*one.definition.market, "sequence": one.sequence,
             "previous": one.previous, "merged": one.merged_events,
@@ -710,10 +718,12 @@ fn a_joiner_gets_all_feeds_and_then_each_change() {
         state,
         reason: None,
         events_total,
+        known_total: 0,
         refused_total: 0,
         last_refusal: None,
         last_event_time: None,
         lag: None,
+        gaps: Vec::new(),
     };
     let stream = open(&streams, "feeds".into(), || live.feed_source(Box::new(plain)));
     assert!(matches!(stream.source().join(&stream, None), Resume::Ring { next: 0, .. }));
@@ -789,7 +799,7 @@ impl Traded {
         let read = clock.clone();
         let now = Box::new(move || read.load(Ordering::Relaxed));
         let live = Arc::new(Live::new(EPOCH, now, JOURNAL_TOUCHES, no_log()));
-        live.define(definition(MARKET));
+        define(&live, MARKET);
         Self { live, clock, candles: BTreeMap::new() }
     }
 

@@ -257,7 +257,7 @@ fn many_streams_that_events_touch_are_scheduled_in_portions_and_each_once() {
 fn an_event_does_not_wait_for_streams_of_other_markets() {
     let encoders = Encoders::new(new_live(), 1, STREAM_COST_RATE);
     let other = "C-D";
-    encoders.live().define(definition(other));
+    define(encoders.live(), other);
     let (live, streams) = (encoders.state_of(0).clone(), new_streams(1 << 20));
     let opened = |key: usize, market: &str| {
         let stream = open(&streams, format!("{market} {key}"), || {

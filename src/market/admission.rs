@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet, HashSetExt as _};
 
+use super::book_gap::BookGap;
 use super::definition::{MarketDefinition, MarketId};
 use super::effect::Effect;
 use super::event::{Body, Event, OrderEvent, WrittenLevel};
@@ -52,6 +53,10 @@ pub struct Admitted {
 struct Market {
     definition: Arc<MarketDefinition>,
     mode: Option<BookMode>,
+    /// Its book had a snapshot.
+    has_book: bool,
+    /// Its book missed an event, and had no snapshot since.
+    has_gap: bool,
     /// It has trades, which are at its decimals too.
     traded: bool,
     /// Kept, as every book event is logged under it.
@@ -75,6 +80,11 @@ impl Admission {
         Self::default()
     }
 
+    /// The ids of all markets.
+    pub fn markets(&self) -> impl Iterator<Item = &MarketId> {
+        self.markets.keys()
+    }
+
     /// A market as it is now defined.
     pub fn definition(&self, market: &str) -> Option<&Arc<MarketDefinition>> {
         self.markets.get(market).map(|market| &market.definition)
@@ -85,6 +95,18 @@ impl Admission {
         if let Some(market) = self.markets.get_mut(market) {
             market.mode = Some(mode);
         }
+    }
+
+    /// Settles that a market's book had a snapshot, as a checkpoint shows it.
+    pub fn settle_book(&mut self, market: &str) {
+        if let Some(market) = self.markets.get_mut(market) {
+            market.has_book = true;
+        }
+    }
+
+    /// Whether a market has a book of price levels that is whole, so that it has something to lose.
+    pub fn is_whole(&self, market: &str) -> bool {
+        self.markets.get(market).is_some_and(|market| market.has_book && !market.has_gap)
     }
 
     /// Where a market's book comes from; `None` while it has none.
@@ -108,6 +130,8 @@ impl Admission {
         let known = self.markets.entry(Arc::clone(market));
         let known = known.or_insert_with(|| Market::new(Arc::clone(&definition)));
         (known.definition, known.mode, known.traded) = (definition, mode, traded);
+        // What is left may be without a snapshot. Then a gap is logged that says nothing new.
+        (known.has_book, known.has_gap) = (mode == Some(BookMode::Levels), false);
     }
 
     /// Settles that an account has orders, as the log shows it at start-up.
@@ -141,6 +165,7 @@ impl Admission {
                 known.check_mode(BookMode::Levels)?;
                 let levels = known.levels(bids, asks, Doubled::Refused)?;
                 known.mode = Some(BookMode::Levels);
+                (known.has_book, known.has_gap) = (true, false);
                 Ok(known.book(Effect::Replace { market: known.id(), levels }))
             }
             Body::BookDelta { market, bids, asks } => {
@@ -149,6 +174,12 @@ impl Admission {
                 let levels = known.levels(bids, asks, Doubled::LastWins)?;
                 known.mode = Some(BookMode::Levels);
                 Ok(known.book(Effect::Change { market: known.id(), levels }))
+            }
+            Body::BookGap(gap) => {
+                let known = self.market(&gap.market)?;
+                known.check_mode(BookMode::Levels)?;
+                known.has_gap = true;
+                Ok(known.book(Effect::Gap(Arc::new(BookGap::clone(gap)))))
             }
             Body::Order(order) => self.order(order, event.time),
             Body::Trade(written) => {
@@ -232,7 +263,16 @@ impl Market {
         let id = &definition.market;
         let book_topic = Topic::Book(id).name();
         let (orders_topic, trades_topic) = (Topic::orders_of(id).name(), Topic::Trades(id).name());
-        Self { definition, mode: None, traded: false, book_topic, orders_topic, trades_topic }
+        Self {
+            definition,
+            mode: None,
+            has_book: false,
+            has_gap: false,
+            traded: false,
+            book_topic,
+            orders_topic,
+            trades_topic,
+        }
     }
 
     fn id(&self) -> MarketId {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::book_gap::BookGap;
 use super::candles::Candle;
 use super::definition::{MarketDefinition, MarketId};
 use super::event::Message;
@@ -19,6 +20,8 @@ pub enum Effect {
     Replace { market: MarketId, levels: Vec<LevelChange> },
     /// Sets levels of a market's book; absolute sizes.
     Change { market: MarketId, levels: Vec<LevelChange> },
+    /// Events of a market's book are missing: it is wrong until it is replaced.
+    Gap(Arc<BookGap>),
     /// Changes a single order, and with it the levels of its market's book (absolute sizes).
     Order { update: Arc<OrderUpdate>, levels: Vec<LevelChange> },
     /// Somebody traded; in the topic `Topic::Trades`.
@@ -34,6 +37,7 @@ impl Effect {
     pub fn book(&self) -> Option<&MarketId> {
         match self {
             Self::Replace { market, .. } | Self::Change { market, .. } => Some(market),
+            Self::Gap(gap) => Some(&gap.market),
             Self::Order { update, .. } => Some(&update.order.market),
             Self::Define(_) | Self::Trade(_) | Self::Message(_) | Self::None => None,
         }

@@ -9,6 +9,9 @@ pub type Fixed = u128;
 /// Most decimals a market may have.
 pub const MOST_DECIMALS: u8 = 18;
 
+/// Largest exponent, either way: beyond it no number fits.
+const MOST_EXPONENT: u32 = 64;
+
 /// As many digits are below 2^64, whose arithmetic costs a fraction of that of 128 bits.
 const U64_DIGITS: usize = 19;
 
@@ -22,12 +25,16 @@ pub enum FixedError {
     TooLarge,
 }
 
-/// Reads digits with at most one dot, no sign, no exponent. Zeros beyond `decimals` are fine.
+/// Reads digits with at most one dot, without a sign, and perhaps an exponent (`7.3e-7`). Zeros
+/// beyond `decimals` are fine.
 pub fn parse(text: &str, decimals: u8) -> Result<Fixed, FixedError> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
     if whole.is_empty() || !digits(whole) || !digits(fraction) || text.ends_with('.') {
-        return Err(FixedError::Malformed);
+        return match text.split_once(['e', 'E']) {
+            Some((mantissa, exponent)) => parse(&plain(mantissa, exponent)?, decimals),
+            None => Err(FixedError::Malformed),
+        };
     }
     let kept = fraction.trim_end_matches('0');
     if kept.len() > usize::from(decimals) {
@@ -42,6 +49,29 @@ pub fn parse(text: &str, decimals: u8) -> Result<Fixed, FixedError> {
         }
     };
     value.and_then(|value| value.checked_mul(unit)).ok_or(FixedError::TooLarge)
+}
+
+/// Writes a number that has an exponent without one.
+fn plain(mantissa: &str, exponent: &str) -> Result<String, FixedError> {
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{whole}{fraction}");
+    let exponent: i32 = exponent.parse().map_err(|_| FixedError::Malformed)?;
+    if exponent.unsigned_abs() > MOST_EXPONENT
+        || whole.is_empty()
+        || mantissa.ends_with('.')
+        || !digits.bytes().all(|byte| byte.is_ascii_digit())
+    {
+        return Err(FixedError::Malformed);
+    }
+    // Zeros on both sides, as many as the dot may be moved.
+    let zeros = "0".repeat(MOST_EXPONENT as usize);
+    let dot = whole.len() + zeros.len();
+    let dot = dot.checked_add_signed(exponent as isize).ok_or(FixedError::Malformed)?;
+    let all = format!("{zeros}{digits}{zeros}");
+    let (whole, fraction) = all.split_at(dot);
+    let whole = whole.trim_start_matches('0');
+    // With a last zero, as there are digits after a dot.
+    Ok(format!("{}.{fraction}0", if whole.is_empty() { "0" } else { whole }))
 }
 
 /// Writes the digits alone, without leading zeros.
@@ -77,12 +107,35 @@ mod tests {
 
     #[test]
     fn bad_numbers_are_named() {
-        for text in ["", ".", "1.", ".5", "-1", "+1", "1e5", "1,5", "0x1", "1.2.3", "NaN", " 1"] {
+        for text in ["", ".", "1.", ".5", "-1", "+1", "1,5", "0x1", "1.2.3", "NaN", " 1"] {
+            assert_eq!(parse(text, 8), Err(FixedError::Malformed), "{text:?}");
+            let with_exponent = format!("{text}e1");
+            assert_eq!(parse(&with_exponent, 8), Err(FixedError::Malformed), "{with_exponent:?}");
+        }
+        for text in ["1e", "e1", "1e1e1", "1e1.0", "1e--1", "1e65", "1e-65", "1e99999999999"] {
             assert_eq!(parse(text, 8), Err(FixedError::Malformed), "{text:?}");
         }
         assert_eq!(parse("1.234", 2), Err(FixedError::TooPrecise(2)));
         assert_eq!(parse("1.230", 2), Ok(123));
         assert_eq!(parse(&"9".repeat(40), 0), Err(FixedError::TooLarge));
+    }
+
+    #[test]
+    fn an_exponent_moves_the_dot_and_loses_nothing() {
+        for (text, decimals, value) in [
+            ("7.3E-7", 8, Ok(73)),
+            ("7.3e-7", 7, Err(FixedError::TooPrecise(7))),
+            ("1e5", 0, Ok(100_000)),
+            ("1.25e+1", 1, Ok(125)),
+            ("1.250e1", 1, Ok(125)),
+            ("0e-64", 0, Ok(0)),
+            ("0.5e1", 0, Ok(5)),
+            ("100e-2", 0, Ok(1)),
+            ("12.5e0", 1, Ok(125)),
+            ("1e64", 0, Err(FixedError::TooLarge)),
+        ] {
+            assert_eq!(parse(text, decimals), value, "{text}");
+        }
     }
 
     #[test]

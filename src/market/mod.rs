@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod bbo;
 pub mod book;
+pub mod book_gap;
 pub mod candles;
 pub mod checksum;
 pub mod definition;

@@ -58,11 +58,17 @@ impl Ownership {
             },
             Body::Market(definition) => &*definition.market,
             Body::BookSnapshot { market, .. } | Body::BookDelta { market, .. } => market,
+            Body::BookGap(gap) => &gap.market,
             Body::Trade(trade) => &trade.market,
             // Of the chain or of a whole source, which is nobody's.
             Body::Reverted { .. } | Body::BlockApplied | Body::Gap { .. } => return None,
         };
-        self.markets.has(market).then(|| Owned::Market(market.into()))
+        self.has_market(market).then(|| Owned::Market(market.into()))
+    }
+
+    /// Whether Kafka owns a market.
+    pub fn has_market(&self, market: &str) -> bool {
+        self.markets.has(market)
     }
 }
 

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::definition::MarketId;
 use super::event::{KINDS, MOST_LINE_BYTES, MOST_NESTING};
+use super::trade::MOST_AHEAD;
 
 /// Why an event is refused: what is wrong with it and what to do about it. `ingest` adds the place
 /// that the feed states, and counts it (`Ack::refuse`, then `FeedStatuses`).
@@ -45,6 +46,14 @@ pub enum Refusal {
          can't change now, define a new market"
     )]
     DecimalsChanged { market: MarketId, price: u8, size: u8 },
+    #[error(
+        "the trade's time is {seconds} s ahead of the hub's clock, and at most {} s are allowed: \
+         check the clock of its source",
+        MOST_AHEAD.as_secs()
+    )]
+    TooFarAhead { seconds: i64 },
+    #[error("another event has the id \"{0}\": give each event an id of its own")]
+    IdTaken(Box<str>),
     #[error("order \"{0}\" was placed before: give each order an id of its own")]
     DoubledOrder(Box<str>),
     #[error("order \"{0}\" is not open: it was never placed, or is filled or canceled already")]

@@ -1,10 +1,17 @@
 //! A trade: what was bought and sold, at which price, exactly.
 
+use std::time::Duration;
+
 use thiserror::Error;
 
 use super::definition::{MarketDefinition, MarketId};
 use super::fixed::{self, Fixed, FixedError, MOST_DECIMALS};
 use super::levels::Side;
+
+/// How far the time of a trade may be ahead of the hub's clock. A candle and `last` of a later
+/// moment would stay until that moment. Clocks that are set by the network differ by less than a
+/// second.
+pub const MOST_AHEAD: Duration = Duration::from_secs(10);
 
 /// A `trade` event, not yet at its market's precision.
 #[derive(Clone, Debug, PartialEq, Eq)]

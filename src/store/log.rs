@@ -98,6 +98,11 @@ impl Store {
             .at(&self.path)
     }
 
+    /// The event of this id.
+    pub fn find(&self, id: &str) -> Result<Option<Stored>, StoreError> {
+        reader::find(&self.connection, id).at(&self.path)
+    }
+
     /// Writes events, the candles of their trades and progress in one transaction: all of it or, on
     /// an error, nothing.
     pub fn append(

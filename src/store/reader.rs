@@ -212,7 +212,7 @@ pub(super) fn read_span(
     Ok(events)
 }
 
-fn find(connection: &Connection, id: &str) -> rusqlite::Result<Option<Stored>> {
+pub(super) fn find(connection: &Connection, id: &str) -> rusqlite::Result<Option<Stored>> {
     connection
         .prepare_cached("SELECT sequence, topic, body, received_micros FROM events WHERE id = ?1")?
         .query_row([id], stored)

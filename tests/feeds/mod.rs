@@ -2,6 +2,7 @@
 
 pub mod capture;
 mod files;
+mod gaps;
 mod kafka;
 mod kafka_produce;
 mod postgres;

@@ -141,14 +141,14 @@ impl Client {
     /// A socket that has its `connection_ack`, on a hub that has read the market from its feed.
     pub async fn knowing(address: SocketAddr, market: &str) -> Self {
         let mut client = Self::connected(address).await;
-        let query = format!(r#"{{ orderBook(market: "{market}") {{ sequence }} }}"#);
+        let query = format!(r#"{{ market(id: "{market}") {{ id }} }}"#);
         for number in 0..LOOKS {
             client.subscribe(&format!("look {number}"), &query).await;
             let mut known = false;
             loop {
                 let message = client.message().await;
                 match message["type"].as_str() {
-                    Some("next") => known = !message["payload"]["data"]["orderBook"].is_null(),
+                    Some("next") => known = !message["payload"]["data"]["market"].is_null(),
                     _ => break,
                 }
             }

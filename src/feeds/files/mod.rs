@@ -31,6 +31,7 @@
 
 mod doorbell;
 mod folder;
+mod markets;
 mod stream;
 
 use std::fs;
@@ -45,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::doorbell::{Doorbell, Ring};
 use self::folder::{Folder, Turn};
+use self::markets::IsDefined;
 use self::stream::identity;
 use crate::ingest::feed_status::{Cause, FeedId, FeedStatuses};
 use crate::ingest::handle::{Batch, IngestError, IngestHandle};
@@ -65,12 +67,13 @@ pub enum Mode {
     Poll,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct FilesConfig {
     /// Made when it is missing. As written it also names the feed's progress in the log.
     pub path: PathBuf,
     pub mode: Mode,
     pub poll_interval: Duration,
+    pub is_defined: IsDefined,
 }
 
 /// Runs until `shutdown`, or until the log is closed. Reads files in place, so it wants a thread
@@ -168,7 +171,8 @@ impl Files {
         backoff.reset();
         // What can't be made is reported by the first look at it.
         drop(fs::create_dir_all(&self.config.path));
-        let folder = Folder::new(&self.config.path, &self.name, progress);
+        let is_defined = self.config.is_defined.clone();
+        let folder = Folder::new(&self.config.path, &self.name, progress, is_defined);
         let mut side = Side {
             reading: Arc::new(Mutex::new(Reading::new(folder))),
             watch: None,

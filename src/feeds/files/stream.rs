@@ -8,6 +8,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::markets::Markets;
 use crate::ingest::feed_status::{At, Place};
 use crate::ingest::handle::Incoming;
 use crate::market::event::{MOST_LINE_BYTES, begins_epochs};
@@ -55,9 +56,20 @@ pub(super) enum Read {
     Lines {
         /// There is more to read at once.
         more: bool,
+        /// The next line waits for the definition of this market.
+        waits_for: Option<Box<str>>,
     },
     /// The file holds something else than what was read of it before.
     Another,
+}
+
+/// What became of a window.
+struct Split {
+    /// Bytes that were taken.
+    taken: usize,
+    /// Every whole line was.
+    ended: bool,
+    waits_for: Option<Box<str>>,
 }
 
 impl Stream {
@@ -124,13 +136,14 @@ impl Stream {
 
     /// Takes at most `room` lines, not all of them if they don't fit into one chunk. The buffer is
     /// the caller's, as one serves all streams. `size` is the file's when it was last looked at.
-    /// Lines that are appended later are found by the next look.
+    /// Lines that are appended later are found by the next look. With `markets`, a line waits for
+    /// the definition of its market.
     pub(super) fn read(
         &mut self,
         file: &File,
         size: u64,
         buffer: &mut Vec<u8>,
-        room: usize,
+        (room, markets): (usize, Option<&mut Markets>),
         lines: &mut Lines,
     ) -> io::Result<Read> {
         if let Some(from) = self.skipped_to {
@@ -157,28 +170,44 @@ impl Stream {
             }
             if got < want {
                 // A line without its end waits for it.
-                return Ok(Read::Lines { more: false });
+                return Ok(Read::Lines { more: false, waits_for: None });
             }
             if want > MOST_LINE_BYTES {
                 self.skipped_to = Some(self.progress.offset + got as u64);
-                return Ok(Read::Lines { more: true });
+                return Ok(Read::Lines { more: true, waits_for: None });
             }
             want = MOST_LINE_BYTES + 1;
         };
-        let (taken, ended) = self.split(&buffer[before..before + got], room, lines);
+        let window = &buffer[before..before + got];
+        let Split { taken, ended, waits_for } = self.split(window, room, markets, lines);
         self.advance(start, &buffer[..before + taken]);
-        Ok(Read::Lines { more: !ended || got == want })
+        let more = waits_for.is_none() && (!ended || got == want);
+        Ok(Read::Lines { more, waits_for })
     }
 
-    /// Cuts a window into lines; says how many bytes were taken and whether every whole line was.
-    fn split(&mut self, window: &[u8], room: usize, lines: &mut Lines) -> (usize, bool) {
+    /// Cuts a window into lines.
+    fn split(
+        &mut self,
+        window: &[u8],
+        room: usize,
+        mut markets: Option<&mut Markets>,
+        lines: &mut Lines,
+    ) -> Split {
         let mut taken = 0;
         let mut left = room;
         for line in window.split_inclusive(|byte| *byte == b'\n') {
             let Some(text) = line.strip_suffix(b"\n") else { break };
             let blank = text.iter().all(u8::is_ascii_whitespace);
-            if left == 0 || !(blank || lines.admits(text)) {
-                return (taken, false);
+            if left == 0 {
+                return Split { taken, ended: false, waits_for: None };
+            }
+            if let Some(markets) = markets.as_deref_mut()
+                && let Err(market) = markets.admit(text)
+            {
+                return Split { taken, ended: false, waits_for: Some(market) };
+            }
+            if !(blank || lines.admits(text)) {
+                return Split { taken, ended: false, waits_for: None };
             }
             self.progress.line += 1;
             if !blank {
@@ -188,7 +217,7 @@ impl Stream {
             }
             taken += line.len();
         }
-        (taken, true)
+        Split { taken, ended: true, waits_for: None }
     }
 
     /// Looks for the end of a line that is too long.
@@ -206,7 +235,7 @@ impl Stream {
         let got = read_at(file, buffer, start, u64::MAX)?.saturating_sub(before);
         let Some(end) = buffer[before..before + got].iter().position(|byte| *byte == b'\n') else {
             self.skipped_to = Some(from + got as u64);
-            return Ok(Read::Lines { more: got == CHUNK_BYTES });
+            return Ok(Read::Lines { more: got == CHUNK_BYTES, waits_for: None });
         };
         let mut head = [0; FINGERPRINT_BYTES as usize];
         if read_at(file, &mut head, 0, u64::MAX)? < head.len() {
@@ -218,7 +247,7 @@ impl Stream {
         self.skipped_to = None;
         self.progress.head = fingerprint(&head);
         self.advance(start, &buffer[..before + end + 1]);
-        Ok(Read::Lines { more: true })
+        Ok(Read::Lines { more: true, waits_for: None })
     }
 
     /// Puts the offset after a window of whole lines that begins at `start`.

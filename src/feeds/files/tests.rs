@@ -32,7 +32,7 @@ impl Bench {
         let home = tempfile::tempdir().unwrap();
         fs::create_dir(home.path().join("feeds")).unwrap();
         let store = Store::open(&home.path().join("log.db")).unwrap();
-        let folder = Folder::new(&home.path().join("feeds"), "feeds", vec![]);
+        let folder = Folder::new(&home.path().join("feeds"), "feeds", vec![], Arc::new(|_| false));
         Self { home, store, folder }
     }
 
@@ -69,7 +69,8 @@ impl Bench {
     /// As after `kill -9`: only what is committed is left.
     fn crash(&mut self) {
         let progress = self.store.file_progress("feeds").unwrap();
-        self.folder = Folder::new(&self.home.path().join("feeds"), "feeds", progress);
+        self.folder =
+            Folder::new(&self.home.path().join("feeds"), "feeds", progress, Arc::new(|_| false));
     }
 
     fn log(&self) -> Vec<String> {
@@ -251,6 +252,51 @@ fn what_is_no_regular_file_of_ours_is_ignored_with_a_reason() {
 }
 
 #[test]
+fn a_line_waits_for_the_definition_of_its_market_which_another_file_may_have() {
+    let mut bench = Bench::new();
+    let used =
+        |number: u32| format!(r#"{{"kind":"book.delta","market":"A-B","number":{number}}}"#) + "\n";
+    bench.append("a.ndjson", &("1\n".to_owned() + &used(1) + &used(2)));
+    bench.append("b.ndjson", "2\n");
+    bench.drain();
+    assert_eq!(bench.log(), ["1", "2"]);
+    let note = "a.ndjson waits for the definition of market A-B";
+    assert_eq!(bench.folder.note().as_deref(), Some(note));
+    assert_eq!(bench.folder.unread_bytes(), 2 * used(1).len() as u64);
+    bench.crash();
+    let defined = "{\"kind\":\"market\",\"market\":\"A-B\"}";
+    bench.append("c.ndjson", &format!("{defined}\n"));
+    bench.drain();
+    assert_eq!(bench.folder.note(), None);
+    let waited = [used(1), used(2)].map(|line| line.trim_end().to_owned());
+    assert_eq!(bench.log()[2..], [&[defined.to_owned()], &waited[..]].concat());
+    // In vain: it is handed on, for the hub to refuse it, and no further line of the file waits.
+    let other = used(3).replace("A-B", "C-D") + &used(4).replace("A-B", "E-F");
+    bench.append("a.ndjson", &other);
+    bench.drain();
+    assert_eq!(bench.log().len(), 5);
+    bench.folder.patience = Duration::ZERO;
+    bench.drain();
+    assert_eq!(bench.log().len(), 7);
+    assert_eq!(bench.folder.note(), None);
+}
+
+#[test]
+fn a_last_line_without_a_newline_is_reported_until_that_comes() {
+    let mut bench = Bench::new();
+    bench.append("a.ndjson", "1\n23");
+    bench.drain();
+    assert_eq!(bench.folder.note(), None, "its writer may be in the middle of it");
+    bench.drain();
+    bench.drain();
+    let note = "a.ndjson: the last 2 bytes have no newline, so they wait for one";
+    assert_eq!(bench.folder.note().as_deref(), Some(note));
+    bench.append("a.ndjson", "\n");
+    bench.drain();
+    assert_eq!((bench.folder.note(), bench.log()), (None, vec!["1".into(), "23".into()]));
+}
+
+#[test]
 fn a_line_that_is_too_long_is_refused_with_its_place_and_the_next_one_read() {
     let mut bench = Bench::new();
     let long = "x".repeat(3 * MOST_LINE_BYTES);
@@ -326,7 +372,8 @@ fn gone(count: u64) -> Vec<FileProgress> {
 #[test]
 fn of_more_than_ten_thousand_files_that_are_gone_the_oldest_is_forgotten() {
     let mut bench = Bench::new();
-    bench.folder = Folder::new(&bench.home.path().join("feeds"), "feeds", gone(10_002));
+    bench.folder =
+        Folder::new(&bench.home.path().join("feeds"), "feeds", gone(10_002), Arc::new(|_| false));
     bench.folder.look(Ring::Scan).unwrap();
     let forgotten: Vec<_> = bench.folder.turn().progress;
     assert!(forgotten.iter().all(|one| one.forgotten));
@@ -337,7 +384,8 @@ fn of_more_than_ten_thousand_files_that_are_gone_the_oldest_is_forgotten() {
 fn a_file_too_many_is_not_read_and_is_named() {
     let mut bench = Bench::new();
     bench.append("new.ndjson", "1\n");
-    bench.folder = Folder::new(&bench.home.path().join("feeds"), "feeds", gone(100_000));
+    bench.folder =
+        Folder::new(&bench.home.path().join("feeds"), "feeds", gone(100_000), Arc::new(|_| false));
     bench.folder.look(Ring::Scan).unwrap();
     let fault = bench.folder.fault().unwrap();
     assert_eq!(fault, "new.ndjson: more than 100000 files: move old ones");
@@ -529,6 +577,7 @@ impl Running {
             path: home.path().join("feeds"),
             mode,
             poll_interval: Duration::from_millis(5),
+            is_defined: Arc::new(|_| true),
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(
@@ -701,7 +750,8 @@ fn an_unreadable_file_halts_the_feed_names_itself_and_others_flow() {
 
 /// A feed that sleeps, with a sequencer that does not write at once.
 fn asleep(bench: &mut Bench) -> Reading {
-    let folder = Folder::new(&bench.home.path().join("feeds"), "feeds", vec![]);
+    let folder =
+        Folder::new(&bench.home.path().join("feeds"), "feeds", vec![], Arc::new(|_| false));
     let mut reading = Reading::new(std::mem::replace(&mut bench.folder, folder));
     reading.asleep = true;
     reading.delivered -= LULL;

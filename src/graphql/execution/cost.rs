@@ -642,6 +642,7 @@ mod tests {
             "BookSnapshot.bids",
             "EventConnection.edges",
             "EventConnection.nodes",
+            "FeedStatus.gaps",
             "OrderConnection.edges",
             "OrderConnection.nodes",
             "Query.candles",

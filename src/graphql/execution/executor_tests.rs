@@ -72,7 +72,11 @@ fn executor() -> GraphqlExecutor {
 
 fn buy(executor: &GraphqlExecutor, sequence: u64, levels: impl Iterator<Item = (u128, u128)>) {
     let level = |(price, size)| LevelChange { side: Side::Buy, price, size, orders: 0 };
-    let effect = Effect::Change { market: MARKET.into(), levels: levels.map(level).collect() };
+    let (market, levels) = (MARKET.into(), levels.map(level).collect());
+    let effect = match executor.encoders.live().snapshot(MARKET, 1) {
+        None => Effect::Replace { market, levels },
+        Some(_) => Effect::Change { market, levels },
+    };
     executor.encoders.live().apply(&[Applied {
         sequence,
         time: None,
@@ -536,10 +540,12 @@ fn a_panic_within_a_subscription_is_the_error_of_each_frame_from_then_on() {
         state: crate::live::FeedState::Live,
         reason: None,
         events_total: 0,
+        known_total: 0,
         refused_total: 0,
         last_refusal: None,
         last_event_time: None,
         lag: None,
+        gaps: Vec::new(),
     };
     for _ in 0..2 {
         let result = encoder.encode(LiveFrame::Feed(view.clone()));
@@ -607,6 +613,9 @@ async fn a_query_that_takes_long_is_resolved_on_the_pool_and_a_cheap_one_where_i
     assert_eq!((bids.len(), &bids[0]), (3_000, &json!({"price": "0.3000", "size": "0.01"})));
     assert_eq!(pool_jobs(&executor), 1);
     // It could be as deep, but is not.
+    let effect = Effect::Replace { market: "A-B".into(), levels: Vec::new() };
+    let empty = Applied { sequence: 9, time: None, effect, candles: Vec::new() };
+    executor.encoders.live().apply(&[empty]);
     let shallow = r#"{orderBook(market:"A-B",depth:3000){bids{price size}}}"#;
     let shallow = late(execute(&executor, shallow, Value::Null)).await.unwrap();
     assert_eq!(shallow["data"]["orderBook"]["bids"], json!([]));

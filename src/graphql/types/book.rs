@@ -176,6 +176,13 @@ impl OutputType for Levels {
         ty = "Option<BookSpeed>",
         desc = "The pace that an overloaded hub slowed this stream to; null where it is as the \
                 client asked."
+    ),
+    field(name = "state", ty = "FeedState", desc = "Whether the book is up to date."),
+    field(
+        name = "state_reason",
+        ty = "Option<&str>",
+        desc = "Why this book is STALE while others may be LIVE: it missed an event, or had none \
+                yet."
     )
 )]
 pub enum BookFrame {
@@ -223,6 +230,16 @@ impl BookSnapshot {
     /// The pace that an overloaded hub slowed this stream to; null where it is as the client asked.
     async fn slowed_to(&self) -> Option<BookSpeed> {
         self.0.head.slowed_to.map(BookSpeed::from)
+    }
+
+    /// Whether the book is up to date.
+    async fn state(&self) -> FeedState {
+        self.0.head.state.into()
+    }
+
+    /// Why this book is STALE while others may be LIVE: it missed an event, or had none yet.
+    async fn state_reason(&self) -> Option<&str> {
+        self.0.head.state_reason.as_deref()
     }
 
     /// The hub's clock.
@@ -292,6 +309,16 @@ impl BookDelta {
         self.0.head.slowed_to.map(BookSpeed::from)
     }
 
+    /// Whether the book is up to date.
+    async fn state(&self) -> FeedState {
+        self.0.head.state.into()
+    }
+
+    /// Why this book is STALE while others may be LIVE: it missed an event, or had none yet.
+    async fn state_reason(&self) -> Option<&str> {
+        self.0.head.state_reason.as_deref()
+    }
+
     /// The hub's clock.
     async fn publish_time(&self) -> DateTime {
         DateTime(self.0.head.publish_time)
@@ -359,14 +386,19 @@ impl BookHeartbeat {
         self.0.head.slowed_to.map(BookSpeed::from)
     }
 
+    /// Whether the book is up to date.
+    async fn state(&self) -> FeedState {
+        self.0.head.state.into()
+    }
+
+    /// Why this book is STALE while others may be LIVE: it missed an event, or had none yet.
+    async fn state_reason(&self) -> Option<&str> {
+        self.0.head.state_reason.as_deref()
+    }
+
     /// The hub's clock.
     async fn publish_time(&self) -> DateTime {
         DateTime(self.0.head.publish_time)
-    }
-
-    /// Whether the book is up to date.
-    async fn state(&self) -> FeedState {
-        self.0.state.into()
     }
 
     /// Milliseconds from `eventTime` to `publishTime`; 0 where `eventTime` is null.

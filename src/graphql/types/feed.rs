@@ -1,9 +1,12 @@
 //! Feeds, and how they do.
 
-use async_graphql::{Enum, SimpleObject};
+use std::sync::Arc;
+
+use async_graphql::{Enum, ID, SimpleObject};
 
 use super::scalars::{DateTime, UInt64};
 use crate::live::{self, FeedView};
+use crate::market::book_gap;
 
 /// Whether the hub's data is up to date.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
@@ -30,6 +33,15 @@ pub struct Refusal {
     reason: String,
 }
 
+/// A book that missed an event, and had no snapshot since.
+#[derive(SimpleObject)]
+pub struct BookGap {
+    /// The market's id, `BASE-QUOTE`.
+    market: ID,
+    /// What was refused, or what its source reports.
+    reason: String,
+}
+
 /// The state of one feed.
 #[derive(SimpleObject)]
 pub struct FeedStatus {
@@ -43,6 +55,8 @@ pub struct FeedStatus {
     reason: Option<String>,
     /// Events taken since the hub started.
     events_total: UInt64,
+    /// Events whose `id` was in the log already, since the hub started. They count once.
+    known_total: UInt64,
     /// Events refused since the hub started.
     refused_total: UInt64,
     /// The newest refused event.
@@ -52,6 +66,9 @@ pub struct FeedStatus {
     /// Consumer lag: what its source has and the log does not have yet. In bytes of files, rows of
     /// Postgres or records of Kafka; 0 when it has caught up.
     lag: Option<UInt64>,
+    /// Books that missed an event of this feed. They are STALE until their next `book.snapshot`. At
+    /// most 100 are named.
+    gaps: Vec<BookGap>,
 }
 
 impl From<FeedView> for FeedStatus {
@@ -61,16 +78,22 @@ impl From<FeedView> for FeedStatus {
             place: one.place,
             reason: one.reason,
         };
+        let gap = |one: &Arc<book_gap::BookGap>| BookGap {
+            market: ID(one.market.to_string()),
+            reason: one.reason.to_string(),
+        };
         Self {
             name: view.name,
             kind: view.kind,
             state: view.state.into(),
             reason: view.reason,
             events_total: UInt64(view.events_total),
+            known_total: UInt64(view.known_total),
             refused_total: UInt64(view.refused_total),
             last_refusal: view.last_refusal.map(refusal),
             last_event_time: view.last_event_time.map(DateTime),
             lag: view.lag.map(UInt64),
+            gaps: view.gaps.iter().map(gap).collect(),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! those that start the hub as a process: as real as the latter but for sockets, threads and feeds,
 //! and fast enough for a storm of thousands of steps.
 
+mod broken_lines;
 mod checker;
 mod client;
 mod document;

@@ -2,7 +2,7 @@
 //! event, in each epoch. Shares no code with the hub. Only positions and the names of epochs are
 //! the hub's own.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, hash_map};
 use std::ops::Bound::{Excluded, Included};
 use std::rc::Rc;
 
@@ -16,10 +16,18 @@ const CHECKSUM_LEVELS: usize = 10;
 /// Sizes by price, both in tenths.
 pub(super) type Levels = BTreeMap<u64, u64>;
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Book {
     pub(super) bids: Levels,
     pub(super) asks: Levels,
+    /// It had a snapshot.
+    is_there: bool,
+}
+
+impl PartialEq for Book {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.bids, &self.asks) == (&other.bids, &other.asks)
+    }
 }
 
 impl Book {
@@ -35,7 +43,7 @@ impl Book {
     pub(super) fn window(&self, depth: usize) -> Self {
         let bids = self.bids.iter().rev().take(depth).map(|(price, size)| (*price, *size));
         let asks = self.asks.iter().take(depth).map(|(price, size)| (*price, *size));
-        Self { bids: bids.collect(), asks: asks.collect() }
+        Self { bids: bids.collect(), asks: asks.collect(), ..Self::default() }
     }
 
     /// As the protocol defines it (P-25).
@@ -181,7 +189,8 @@ pub(super) struct Model {
     epochs: BTreeMap<Scope, String>,
     /// Scopes that lost an event since their epochs were named.
     lost: HashSet<Scope>,
-    known: HashSet<String>,
+    /// Lines by their ids.
+    known: HashMap<String, String>,
 }
 
 impl Model {
@@ -202,10 +211,17 @@ impl Model {
         for event in events {
             if let What::Nonsense(_) = event.what {
                 counts.refused += 1;
-            } else if event.id.as_ref().is_some_and(|id| !self.known.insert(id.clone())) {
-                counts.known += 1;
-            } else {
-                accepted.push(event.clone());
+                continue;
+            }
+            let line = event.line();
+            match event.id.as_ref().map(|id| self.known.entry(id.clone())) {
+                Some(hash_map::Entry::Occupied(known)) if *known.get() == line => counts.known += 1,
+                Some(hash_map::Entry::Occupied(_)) => counts.refused += 1,
+                Some(hash_map::Entry::Vacant(new)) => {
+                    new.insert(line);
+                    accepted.push(event.clone());
+                }
+                None => accepted.push(event.clone()),
             }
         }
         counts.accepted = accepted.len();
@@ -279,9 +295,12 @@ fn add(history: &mut History, row: &Row) {
         What::Book { replaces, levels, .. } => {
             let mut book = match history.last_key_value() {
                 Some((_, Entry::Book(book))) if !replaces => Book::clone(book),
-                _ => Book::default(),
+                _ => Book { is_there: *replaces, ..Book::default() },
             };
-            book.set(levels);
+            // Changes before the first snapshot make no book.
+            if book.is_there {
+                book.set(levels);
+            }
             Entry::Book(Rc::new(book))
         }
         What::Trade { price, size, .. } => {

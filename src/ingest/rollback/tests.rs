@@ -95,7 +95,9 @@ impl Hub {
         let mut all = BTreeMap::new();
         for definition in self.live.definitions() {
             let market = &*definition.market;
-            let book = self.live.snapshot(market, 1_000).unwrap();
+            let book = self.live.snapshot(market, 1_000);
+            let head = book.as_ref().map(|book| (book.head.checksum, book.head.event_time));
+            let sides = book.map(|book| (book.bids, book.asks));
             let ticker = self.live.ticker(market).unwrap();
             let candles = |interval| {
                 let (from, to) = (None, None);
@@ -109,9 +111,8 @@ impl Hub {
             };
             let candles: Vec<_> = Interval::ALL.map(candles).into();
             let value = json!({
-                "definition": *definition, "bids": format!("{:?}", book.bids),
-                "asks": format!("{:?}", book.asks), "checksum": book.head.checksum,
-                "eventTime": book.head.event_time, "candles": candles,
+                "definition": *definition, "book": format!("{head:?} {sides:?}"),
+                "candles": candles,
                 "ticker": format!("{:?}", (ticker.last, ticker.day, ticker.bid, ticker.ask)),
             });
             all.insert(market.to_owned(), value);
@@ -134,8 +135,8 @@ impl Hub {
     fn positions(&self) -> Value {
         let markets = self.live.definitions().into_iter().map(|definition| {
             let market = &*definition.market;
-            let book = self.live.snapshot(market, 1).unwrap().head;
-            (market.to_owned(), (book.epoch.to_string(), book.sequence))
+            let head = self.live.snapshot(market, 1).map(|book| book.head);
+            (market.to_owned(), head.map(|head| (head.epoch.to_string(), head.sequence)))
         });
         let topics = ["trades:L-U", "orders:O-U", "orders@one", "message:t"];
         let topics = topics.map(|topic| self.live.epochs(topic).epoch().to_string());

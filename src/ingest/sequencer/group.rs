@@ -1,21 +1,26 @@
 //! A group: what one commit writes, and how batches are admitted into it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use super::{Queue, Sequencer, begins_epochs};
-use crate::ingest::feed_status::FeedId;
+use crate::ingest::feed_status::{FeedId, Place};
 use crate::ingest::handle::{
-    Ack, Answer, Batch, Incoming, IngestError, Lease, Request, body, json,
+    Ack, Answer, Batch, Incoming, IngestError, Lease, Request, body, json, now,
 };
+use crate::ingest::losses::{Lost, cut};
 use crate::ingest::waiters::Watched;
 use crate::market::admission::Admitted;
+use crate::market::book_gap::BookGap;
+use crate::market::definition::MarketId;
 use crate::market::effect::{Applied, Effect};
-use crate::market::event::{Body, Event, OrderEvent, PlacedOrder, parse};
+use crate::market::event::{Body, Event, MOST_REASON_BYTES, OrderEvent, PlacedOrder, parse};
 use crate::market::orders::Order;
 use crate::market::ownership::Ownership;
 use crate::market::refusal::Refusal;
 use crate::market::time::Micros;
-use crate::store::{NewEvent, NewTrade, OrderRecord, Progress, StoreError};
+use crate::market::trade::MOST_AHEAD;
+use crate::store::{NewEvent, NewTrade, Numbered, OrderRecord, Progress, StoreError};
 
 /// Most events of one commit, unless a single batch has more: some 5 ms of work, which is how
 /// long a mutation may wait for a file that is being read in.
@@ -33,7 +38,7 @@ pub(super) struct Delivery {
 #[derive(Default)]
 pub(super) struct Buffers {
     pub(super) events: Vec<NewEvent>,
-    pub(super) effects: Vec<(usize, Option<Micros>, Effect)>,
+    pub(super) effects: Vec<(Option<usize>, Option<Micros>, Effect)>,
     pub(super) applied: Vec<Applied>,
 }
 
@@ -42,15 +47,17 @@ pub(super) struct Buffers {
 pub(super) struct Group {
     pub(super) deliveries: Vec<Delivery>,
     pub(super) events: Vec<NewEvent>,
-    /// Of each event: which delivery brought it, its time and what it does.
-    pub(super) effects: Vec<(usize, Option<Micros>, Effect)>,
+    /// Of each event: which delivery brought it, if one did, its time and what it does.
+    pub(super) effects: Vec<(Option<usize>, Option<Micros>, Effect)>,
     pub(super) progress: Vec<Progress>,
+    /// Where feeds brought those of the events from that have an id, by their places, which rise.
+    pub(super) sources: Vec<(usize, Place)>,
     /// Those of the events that somebody waits for, by their places, which rise.
     pub(super) watched: Vec<(usize, Watched)>,
     /// What became of them, and of those that do not get so far.
     pub(super) outcomes: Vec<(Watched, Ack)>,
-    /// Ids of the events in this group, see [`Sequencer::is_known`].
-    pub(super) ids: HashSet<Box<str>>,
+    /// Ids of the events in this group with their places, see [`Sequencer::is_known`].
+    pub(super) ids: HashMap<Box<str>, usize>,
     /// Orders that were placed in this group: the log does not know them yet.
     pub(super) placed: HashSet<Box<str>>,
 }
@@ -111,7 +118,7 @@ impl Sequencer {
         group: &mut Group,
     ) -> Option<()> {
         let index = group.deliveries.len();
-        let foreign = self.config.ownership.clone().filter(|_| !self.statuses.is_kafka(batch.feed));
+        let foreign = self.foreign(batch.feed);
         let watching = !self.config.waiters.is_empty();
         group.progress.extend(batch.progress);
         // Grown step by step a large group would touch several times its memory, all of it new.
@@ -123,6 +130,14 @@ impl Sequencer {
             let event = match read {
                 Ok(event) => event,
                 Err(reason) => {
+                    let lost = match Lost::of_line(line.as_deref().unwrap_or_default()) {
+                        // Its name may be what is broken.
+                        Lost::Book(market) if self.admission.definition(market).is_none() => {
+                            Lost::Unknown
+                        }
+                        lost => lost,
+                    };
+                    self.lose(batch.feed, lost, (&place, &reason), numbered, group);
                     group.deliveries[index].ack.refuse(place, reason);
                     continue;
                 }
@@ -132,7 +147,8 @@ impl Sequencer {
                 group.deliveries[index].ack.refuse(place, Refusal::NotAlone);
                 continue;
             }
-            if let Some(refusal) = foreign.as_ref().and_then(|owner| self.owned(owner, &event)) {
+            let owned = foreign.as_ref().and_then(|owner| self.owned(owner, &event));
+            if let Some(refusal) = owned.or_else(|| too_far_ahead(&event, numbered)) {
                 group.deliveries[index].ack.refuse(place, refusal);
                 continue;
             }
@@ -146,13 +162,23 @@ impl Sequencer {
                 && let Some(id) = &event.id
                 && self.is_known(id, group)?
             {
-                group.deliveries[index].ack.known += 1;
+                let line = line.as_deref().unwrap_or_default();
+                let is_taken = match group.ids.get(id) {
+                    Some(own) => !is_same(group.events[*own].body.as_bytes(), line),
+                    None => self.is_taken(id, None, line),
+                };
+                let ack = &mut group.deliveries[index].ack;
+                match is_taken && batch.feed.is_some() {
+                    true => ack.refuse(place, Refusal::IdTaken(id.clone())),
+                    false => ack.known += 1,
+                }
                 group.outcomes.extend(watched.map(|own| (own, Ack::of_known())));
                 continue;
             }
             match self.check_order(&event, group)?.and_then(|()| self.admission.admit(&event)) {
                 Ok(Admitted { topic, effect }) => {
-                    group.ids.extend(event.id.clone());
+                    let at = group.events.len();
+                    group.ids.extend(event.id.clone().map(|id| (id, at)));
                     if let Effect::Order { update, .. } = &effect {
                         group.placed.insert((&*update.order.id).into());
                     }
@@ -167,11 +193,19 @@ impl Sequencer {
                     drop(read);
                     let (order, body) = (record(&effect), line.map(body).unwrap_or_default());
                     let new = NewEvent { topic, id, body, height, order, trade, numbered };
-                    group.watched.extend(watched.map(|own| (group.events.len(), own)));
+                    group.watched.extend(watched.map(|own| (at, own)));
+                    if let Some(feed) = batch.feed {
+                        if let Effect::Replace { market, .. } = &effect {
+                            self.book_sources.note(market, feed, &place.source);
+                        }
+                        group.sources.extend(new.id.is_some().then_some((at, place)));
+                    }
                     group.events.push(new);
-                    group.effects.push((index, time, effect));
+                    group.effects.push((Some(index), time, effect));
                 }
                 Err(reason) => {
+                    let lost = Lost::of_event(&event, &reason);
+                    self.lose(batch.feed, lost, (&place, &reason), numbered, group);
                     let refused = || Ack::of_refused(place.clone(), reason.clone());
                     group.outcomes.extend(watched.map(|own| (own, refused())));
                     group.deliveries[index].ack.refuse(place, reason);
@@ -179,6 +213,46 @@ impl Sequencer {
             }
         }
         Some(())
+    }
+
+    /// Logs for each market whose book a refused event was lost to that the book has a gap.
+    pub(super) fn lose(
+        &mut self,
+        feed: Option<FeedId>,
+        lost: Lost<'_>,
+        (place, reason): (&Place, &Refusal),
+        numbered: Option<Numbered>,
+        group: &mut Group,
+    ) {
+        // The client of a mutation gets the refusal as its answer.
+        let Some(feed) = feed else { return };
+        let markets = match lost {
+            Lost::Nothing => return,
+            Lost::Book(market) => vec![MarketId::from(market)],
+            // It has the number of one event only.
+            Lost::Unknown if numbered.is_some() => return,
+            Lost::Unknown => self.book_sources.of(feed, &place.source, self.admission.markets()),
+        };
+        let source = self.statuses.get(feed).map(|status| status.name.as_ref().into());
+        let foreign = self.foreign(Some(feed));
+        let is_foreign = |market: &str| foreign.as_ref().is_some_and(|own| own.has_market(market));
+        for market in markets {
+            if is_foreign(&market) || !self.admission.is_whole(&market) {
+                continue;
+            }
+            let reason = cut(&format!("{place}: {reason}"), MOST_REASON_BYTES).into();
+            let gap = BookGap { market, source: source.clone(), reason };
+            let body: Box<str> = gap.line().into();
+            let event = Event::new(Body::BookGap(Box::new(gap)));
+            let Ok(Admitted { topic, effect }) = self.admission.admit(&event) else { continue };
+            group.events.push(NewEvent { topic, body, numbered, ..NewEvent::default() });
+            group.effects.push((None, None, effect));
+        }
+    }
+
+    /// What Kafka owns, for events of other feeds.
+    fn foreign(&self, feed: Option<FeedId>) -> Option<Arc<Ownership>> {
+        self.config.ownership.clone().filter(|_| !self.statuses.is_kafka(feed))
     }
 
     /// Why an event of another log is refused, if Kafka owns what it belongs to.
@@ -191,7 +265,14 @@ impl Sequencer {
     /// count twice, so these are looked up before they are admitted. With other events the log's
     /// own check, while writing, is early enough.
     fn is_known(&mut self, id: &str, group: &Group) -> Option<bool> {
-        Some(group.ids.contains(id) || self.persist(|store| store.knows(id))?)
+        Some(group.ids.contains_key(id) || self.persist(|store| store.knows(id))?)
+    }
+
+    /// Whether another event than this one has an id that the log knows; of another topic, or other
+    /// content. A log that can't be read now says no.
+    pub(super) fn is_taken(&self, id: &str, topic: Option<&str>, body: &[u8]) -> bool {
+        let Ok(Some(stored)) = self.store.find(id) else { return false };
+        !is_same(stored.body.as_bytes(), body) || topic.is_some_and(|topic| *topic != *stored.topic)
     }
 
     /// Whether an order that is placed is a new one: those that are final are known to the log
@@ -206,6 +287,21 @@ impl Sequencer {
         }
         Some(Ok(()))
     }
+}
+
+/// Whether two lines say the same.
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let value = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).ok();
+    one == other || value(one) == value(other)
+}
+
+/// Why a trade is refused whose time is still to come. On a shared log the clock is the log's, so
+/// that all hubs refuse the same trades.
+fn too_far_ahead(event: &Event<'_>, numbered: Option<Numbered>) -> Option<Refusal> {
+    let (Body::Trade(_), Some(time)) = (&event.body, event.time) else { return None };
+    let ahead = time.saturating_sub(numbered.map_or_else(now, |own| own.received));
+    let most = Micros::try_from(MOST_AHEAD.as_micros()).unwrap_or(Micros::MAX);
+    (ahead > most).then_some(Refusal::TooFarAhead { seconds: ahead / 1_000_000 })
 }
 
 /// What queries read of the order that an event changed.

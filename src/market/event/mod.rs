@@ -3,6 +3,7 @@
 
 mod fields;
 mod parse;
+mod subject;
 
 use std::borrow::Cow;
 use std::ops::Deref;
@@ -10,11 +11,13 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::book_gap::BookGap;
 use super::definition::{MarketDefinition, MarketId};
 use super::levels::Side;
 use super::time::Micros;
 use super::trade::WrittenTrade;
 pub use parse::{begins_epochs, check_topic, parse};
+pub use subject::{Named, Subject, named_market, subject};
 
 /// Longest line, in bytes without its newline: a book of some 20,000 levels. What is longer is
 /// skipped by the feeds without being held in memory.
@@ -38,7 +41,7 @@ pub const MOST_HEIGHT: u64 = i64::MAX as u64;
 pub const MOST_NESTING: usize = 64;
 
 /// What [`parse`] reads, for the refusal of any other kind.
-pub(super) const KINDS: &str = "market, book.snapshot, book.delta, trade, order.placed, \
+pub(super) const KINDS: &str = "market, book.snapshot, book.delta, book.gap, trade, order.placed, \
                                 order.filled, order.canceled, block.applied, block.reverted, \
                                 source.gap, message";
 
@@ -82,6 +85,13 @@ pub struct Event<'a> {
     pub body: Body<'a>,
 }
 
+impl<'a> Event<'a> {
+    /// One without an id, a time and a block.
+    pub fn new(body: Body<'a>) -> Self {
+        Self { id: None, time: None, height: None, body }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub enum Body<'a> {
     Market(MarketDefinition),
@@ -95,6 +105,8 @@ pub enum Body<'a> {
         bids: Vec<WrittenLevel<'a>>,
         asks: Vec<WrittenLevel<'a>>,
     },
+    /// Events of a market's book are missing.
+    BookGap(Box<BookGap>),
     Order(Box<OrderEvent>),
     Trade(WrittenTrade),
     Message(Message),

@@ -12,6 +12,7 @@ use super::{
     MOST_NESTING, MOST_REASON_BYTES, MOST_SOURCE_BYTES, MOST_TOPIC_CHARACTERS, Message, OrderEvent,
     OrderType, PlacedOrder, Text, WrittenLevel,
 };
+use crate::market::book_gap::BookGap;
 use crate::market::definition::{MarketDefinition, MarketId, MarketStatus, check_market};
 use crate::market::fixed::{self, MOST_DECIMALS};
 use crate::market::refusal::Refusal;
@@ -96,6 +97,11 @@ fn read_fields(text: &str) -> Result<Event<'_>, Refusal> {
             let (market, bids, asks) = book(&fields)?;
             Body::BookDelta { market, bids, asks }
         }
+        "book.gap" => Body::BookGap(Box::new(BookGap {
+            market: market_id(&fields)?,
+            source: fields.source.map(|_| source(&fields)).transpose()?,
+            reason: reason(&fields)?.ok_or(Refusal::Missing("reason"))?,
+        })),
         "trade" => Body::Trade(trade(&fields)?),
         "order.placed" => order_placed(&fields)?,
         "order.filled" => order_filled(&fields)?,

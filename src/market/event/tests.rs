@@ -125,7 +125,7 @@ fn each_fault_is_named() {
     let all = [
         (
             r#"{"kind":"nonsense"}"#,
-            "unknown kind \"nonsense\": use one of market, book.snapshot, book.delta, trade, order.placed, order.filled, order.canceled, block.applied, block.reverted, source.gap, message",
+            "unknown kind \"nonsense\": use one of market, book.snapshot, book.delta, book.gap, trade, order.placed, order.filled, order.canceled, block.applied, block.reverted, source.gap, message",
         ),
         (r#"{"market":"A-B"}"#, "field `kind` is missing"),
         (
@@ -142,7 +142,7 @@ fn each_fault_is_named() {
             "field `price` has another type: invalid type: floating point `1.5`, expected a string",
         ),
         (
-            r#"{"kind":"trade","market":"A-B","price":"1e5","size":"1"}"#,
+            r#"{"kind":"trade","market":"A-B","price":"1e5x","size":"1"}"#,
             "field `price` is not a plain decimal number such as \"12.5\"",
         ),
         (

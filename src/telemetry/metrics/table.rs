@@ -30,7 +30,7 @@ impl Metric {
     }
 }
 
-pub(super) const METRICS: [Metric; 52] = [
+pub(super) const METRICS: [Metric; 53] = [
     gauge("websockets_open", "WebSockets and event streams that are open"),
     gauge("readers_open", "operations that read a stream"),
     gauge("response_streams_open", "response streams that are open"),
@@ -52,6 +52,7 @@ pub(super) const METRICS: [Metric; 52] = [
     counter("snapshot_encodings", "snapshots that were encoded because none could be shared"),
     counter("reorganisations", "times that blocks of the chain were removed"),
     counter("events_undone", "events that were removed with blocks"),
+    gauge("book_gaps", "books that missed an event and had no snapshot since"),
     counter("source_gaps", "times that events of a source were lost"),
     counter("closes", "sockets that the hub closed, by close code").by("code"),
     gauge(

@@ -10,9 +10,10 @@ use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::doorbell::Ring;
+use super::markets::{IsDefined, Markets};
 use super::stream::{Stream, identity};
 use crate::descriptors;
 use crate::ingest::handle::Incoming;
@@ -43,7 +44,19 @@ struct Followed {
     size: u64,
     queued: bool,
     quiet_scans: u8,
+    /// Its lines wait for the definition of their market. Not again after it waited in vain.
+    is_patient: bool,
 }
+
+/// A stream whose next line waits for the definition of its market.
+struct Waiting {
+    market: Box<str>,
+    since: Instant,
+}
+
+/// How long a line waits for the definition of its market, which may be in another file or come by
+/// another feed. Then it is refused.
+const DEFINITION_WAIT: Duration = Duration::from_secs(10);
 
 /// What a batch is made of.
 #[derive(Debug, Default)]
@@ -70,6 +83,12 @@ pub(super) struct Folder {
     uses: u64,
     /// Files that can't be read, with the reason.
     pub(super) faults: BTreeMap<Box<str>, String>,
+    /// Streams whose last line has no newline yet, and how often the folder was compared since.
+    unended: BTreeMap<u64, u32>,
+    markets: Markets,
+    waiting: BTreeMap<u64, Waiting>,
+    /// [`DEFINITION_WAIT`]; other times in tests.
+    pub(super) patience: Duration,
     /// What is left alone, with the reason.
     ignored: BTreeMap<String, &'static str>,
     buffer: Vec<u8>,
@@ -79,6 +98,10 @@ pub(super) struct Folder {
     pub(super) out_of_descriptors: bool,
 }
 
+/// How often the folder is compared before a last line without a newline is reported: its writer
+/// may be in the middle of it.
+const UNENDED_SCANS: u32 = 2;
+
 struct Entry {
     name: Box<str>,
     metadata: Metadata,
@@ -86,7 +109,12 @@ struct Entry {
 
 impl Folder {
     /// Goes on from what the log says was read.
-    pub(super) fn new(path: &Path, feed: &str, progress: Vec<FileProgress>) -> Self {
+    pub(super) fn new(
+        path: &Path,
+        feed: &str,
+        progress: Vec<FileProgress>,
+        is_defined: IsDefined,
+    ) -> Self {
         let mut folder = Self {
             path: path.to_owned(),
             feed: feed.into(),
@@ -100,6 +128,10 @@ impl Folder {
             opened: BTreeMap::new(),
             uses: 0,
             faults: BTreeMap::new(),
+            unended: BTreeMap::new(),
+            markets: Markets::new(is_defined),
+            waiting: BTreeMap::new(),
+            patience: DEFINITION_WAIT,
             ignored: BTreeMap::new(),
             buffer: Vec::new(),
             needs_scan: true,
@@ -158,7 +190,8 @@ impl Folder {
             let followed: &Followed = self.streams.get(id)?;
             Some(followed.size.saturating_sub(followed.stream.progress.offset))
         };
-        self.due.iter().filter_map(unread).sum()
+        let waiting = self.waiting.keys().filter(|id| !self.due.contains(id));
+        self.due.iter().chain(waiting).filter_map(unread).sum()
     }
 
     /// Why not all of the folder gets in, if so.
@@ -167,10 +200,23 @@ impl Folder {
         summary(all, self.faults.len())
     }
 
-    /// What is left alone on purpose, if anything.
+    /// What is left alone on purpose, or waits for its writer, if anything.
     pub(super) fn note(&self) -> Option<String> {
-        let all = self.ignored.iter().map(|(name, reason)| format!("{name} is ignored: {reason}"));
-        summary(all, self.ignored.len())
+        let ignored =
+            self.ignored.iter().map(|(name, reason)| format!("{name} is ignored: {reason}"));
+        let unended = self.unended.iter().filter(|(_, scans)| **scans >= UNENDED_SCANS);
+        let count = self.ignored.len() + self.waiting.len() + unended.clone().count();
+        let waiting = self.waiting.iter().filter_map(|(id, Waiting { market, .. })| {
+            let name = &self.streams.get(id)?.stream.progress.name;
+            Some(format!("{name} waits for the definition of market {market}"))
+        });
+        let unended = unended.filter_map(|(id, _)| {
+            let Followed { stream, size, .. } = self.streams.get(id)?;
+            let bytes = size.saturating_sub(stream.progress.offset);
+            let name = &stream.progress.name;
+            Some(format!("{name}: the last {bytes} bytes have no newline, so they wait for one"))
+        });
+        summary(ignored.chain(waiting).chain(unended), count)
     }
 
     /// One named file, without a look at all the others. Whatever is not plainly "the file we know
@@ -242,6 +288,7 @@ impl Folder {
             size: 0,
             queued: false,
             quiet_scans: 0,
+            is_patient: true,
         };
         self.streams.insert(id, followed);
         id
@@ -250,6 +297,8 @@ impl Folder {
     fn forget(&mut self, id: u64) {
         self.close(id);
         self.moved.remove(&id);
+        self.unended.remove(&id);
+        self.waiting.remove(&id);
         let Some(followed) = self.streams.remove(&id) else { return };
         let progress = followed.stream.progress;
         let file = (progress.device, progress.inode);

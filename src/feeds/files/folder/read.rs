@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io;
+use std::time::Instant;
 
-use super::{Entry, FileId, Folder, Turn};
+use super::{Entry, FileId, Folder, Turn, Waiting};
 use crate::feeds::files::stream::{CHUNK_BYTES, Lines, Read, identity, open};
 
 /// Files kept open, so that what is appended to a file after it was moved out of the folder or
@@ -65,6 +66,9 @@ impl Folder {
             self.change(id, |followed| followed.queued = false);
             bytes += self.read(id, BATCH_LINES - lines.all.len(), &mut lines);
         }
+        if self.markets.take_news() {
+            self.release();
+        }
         turn.lines = lines.all;
         turn.progress = std::mem::take(&mut self.forgotten);
         for id in std::mem::take(&mut self.moved) {
@@ -84,7 +88,9 @@ impl Folder {
         let held = held.map_or_else(|| self.open_as(&name, file), Ok);
         let read = held.and_then(|held| {
             let Some(followed) = self.streams.get_mut(&id) else { return Ok(Read::Another) };
-            let read = followed.stream.read(&held, followed.size, &mut buffer, room, lines);
+            let markets = followed.is_patient.then_some(&mut self.markets);
+            let (size, limits) = (followed.size, (room, markets));
+            let read = followed.stream.read(&held, size, &mut buffer, limits, lines);
             self.opened.remove(&followed.opened);
             self.hold(id, held);
             read
@@ -94,12 +100,14 @@ impl Folder {
         buffer.shrink_to(CHUNK_BYTES * 2);
         self.buffer = buffer;
         let mut unended = false;
+        let mut waits = false;
         match read {
-            Ok(Read::Lines { more }) => {
+            Ok(Read::Lines { more, waits_for }) => {
                 unended = more;
                 if more {
                     self.queue(id);
                 }
+                waits = self.wait_for(id, waits_for);
             }
             Ok(Read::Another) => {
                 self.change(id, |followed| {
@@ -113,7 +121,15 @@ impl Folder {
             }
             Err(error) => self.fail(id, &name, &error),
         }
-        let to = self.streams.get(&id).map_or(from, |followed| followed.stream.progress.offset);
+        let (to, size) = self
+            .streams
+            .get(&id)
+            .map_or((from, from), |followed| (followed.stream.progress.offset, followed.size));
+        if unended || waits || to >= size {
+            self.unended.remove(&id);
+        } else {
+            self.unended.entry(id).or_default();
+        }
         if to != from {
             self.moved.insert(id);
         } else if unended {
@@ -121,5 +137,44 @@ impl Folder {
             return CHUNK_BYTES;
         }
         usize::try_from(to.saturating_sub(from)).unwrap_or(CHUNK_BYTES)
+    }
+
+    /// Lets a stream wait for the definition of a market, or wait no longer. Whether it waits.
+    fn wait_for(&mut self, id: u64, market: Option<Box<str>>) -> bool {
+        let Some(market) = market else {
+            self.waiting.remove(&id);
+            return false;
+        };
+        let since = self.waiting.remove(&id).map_or_else(Instant::now, |before| before.since);
+        self.waiting.insert(id, Waiting { market, since });
+        true
+    }
+
+    /// Reads on in the streams whose market is defined by now.
+    pub(super) fn release(&mut self) {
+        let Self { waiting, markets, .. } = self;
+        let ready: Vec<u64> = waiting
+            .iter()
+            .filter(|(_, one)| markets.knows(&one.market))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ready {
+            self.waiting.remove(&id);
+            self.queue(id);
+        }
+    }
+
+    /// Reads on in the streams that waited for too long: their lines are refused, unless their
+    /// market is defined in the last moment.
+    pub(super) fn give_up(&mut self) {
+        let patience = self.patience;
+        let late = |one: &Waiting| one.since.elapsed() >= patience;
+        let given_up: Vec<u64> =
+            self.waiting.iter().filter(|(_, one)| late(one)).map(|(id, _)| *id).collect();
+        for id in given_up {
+            self.waiting.remove(&id);
+            self.change(id, |followed| followed.is_patient = false);
+            self.queue(id);
+        }
     }
 }

@@ -22,6 +22,9 @@ impl Folder {
         self.needs_scan = false;
         self.out_of_descriptors = false;
         self.faults.clear();
+        self.unended.values_mut().for_each(|scans| *scans += 1);
+        self.release();
+        self.give_up();
         for followed in self.streams.values_mut() {
             followed.alive = false;
         }

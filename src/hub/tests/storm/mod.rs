@@ -5,6 +5,7 @@
 mod clients;
 mod events;
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use rand::rngs::SmallRng;
@@ -61,6 +62,8 @@ struct Storm {
     step: usize,
     height: u64,
     ids: u64,
+    /// The last events that have an id.
+    with_ids: VecDeque<Event>,
     /// The last batch that was taken.
     last: Vec<Event>,
     /// Messages that were published under an id, with their positions.
@@ -118,6 +121,7 @@ impl Storm {
             step: 0,
             height: 10,
             ids: 0,
+            with_ids: VecDeque::new(),
             last: Vec::new(),
             published: Vec::new(),
             tally: Tally::default(),

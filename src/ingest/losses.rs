@@ -1,0 +1,79 @@
+//! What a refused event means for books. A book of price levels that missed an event is wrong until
+//! its next snapshot.
+
+use std::sync::Arc;
+
+use foldhash::HashMap;
+
+use super::feed_status::FeedId;
+use crate::market::definition::MarketId;
+use crate::market::event::{Body, Event, Subject, subject};
+use crate::market::refusal::Refusal;
+
+/// Which book lost a refused event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lost<'a> {
+    /// None: it is of no book, or the book is as it was meant to be.
+    Nothing,
+    /// The book of this market.
+    Book(&'a str),
+    /// Any of those that the source brings.
+    Unknown,
+}
+
+impl<'a> Lost<'a> {
+    /// By a line that can't be read. Empty: a line that was too long to be held.
+    pub(crate) fn of_line(line: &'a [u8]) -> Self {
+        match subject(line) {
+            Subject::Book(market) => Self::Book(market),
+            Subject::Unknown => Self::Unknown,
+            Subject::Other => Self::Nothing,
+        }
+    }
+
+    /// By an event that was refused for this reason.
+    pub(crate) fn of_event(event: &'a Event<'_>, reason: &Refusal) -> Self {
+        // A book of another kind lost nothing, and one that does not exist waits for a snapshot.
+        if let Refusal::MixedBook { .. } | Refusal::UnknownMarket(_) = reason {
+            return Self::Nothing;
+        }
+        match &event.body {
+            Body::BookSnapshot { market, .. } | Body::BookDelta { market, .. } => {
+                Self::Book(market)
+            }
+            _ => Self::Nothing,
+        }
+    }
+}
+
+/// Which source brought the last snapshot of each book, since the start.
+#[derive(Default)]
+pub(super) struct BookSources(HashMap<MarketId, (FeedId, Arc<str>)>);
+
+impl BookSources {
+    /// A source brought a snapshot.
+    pub(super) fn note(&mut self, market: &MarketId, feed: FeedId, source: &Arc<str>) {
+        match self.0.get(market) {
+            Some((own, known)) if (own, &**known) == (&feed, &**source) => {}
+            _ => drop(self.0.insert(market.clone(), (feed, source.clone()))),
+        }
+    }
+
+    /// The markets that a source may bring: those that it brought, and those that none did.
+    pub(super) fn of<'a>(
+        &self,
+        feed: FeedId,
+        source: &str,
+        markets: impl Iterator<Item = &'a MarketId>,
+    ) -> Vec<MarketId> {
+        let is_of = |market: &&MarketId| {
+            self.0.get(*market).is_none_or(|(own, known)| (*own, &**known) == (feed, source))
+        };
+        markets.filter(is_of).cloned().collect()
+    }
+}
+
+/// The beginning of a text, of at most so many bytes.
+pub(crate) fn cut(text: &str, most: usize) -> &str {
+    &text[..text.floor_char_boundary(most)]
+}

@@ -1,0 +1,142 @@
+//! Books that missed an event, and books that had none yet: they say so, alone, until they are
+//! whole.
+
+use serde_json::{Value, json};
+
+use crate::harness::{Client, Hub, market};
+
+const FILE: &str = "books.ndjson";
+const FAULTY: &str = "XBT-USD";
+const WHOLE: &str = "ERG-USD";
+
+fn books(fields: &str) -> String {
+    format!(
+        "subscription {{ orderBook(market: \"{FAULTY}\")
+         {{ __typename sequence state stateReason {fields} }} }}"
+    )
+}
+
+/// The frame of a message.
+fn frame(message: &Value) -> &Value {
+    &message["payload"]["data"]["orderBook"]
+}
+
+/// The next frame in this state.
+async fn frame_in(client: &mut Client, state: &str) -> Value {
+    loop {
+        let message = client.message().await;
+        assert_eq!(message["type"], "next", "{message}");
+        if frame(&message)["state"] == state {
+            return frame(&message).clone();
+        }
+    }
+}
+
+fn state_of(hub: &Hub, market: &str) -> Value {
+    let query = format!("{{ orderBook(market: \"{market}\") {{ state stateReason }} }}");
+    hub.query(&query)["orderBook"].clone()
+}
+
+fn gaps(hub: &Hub) -> Value {
+    hub.query("{ feeds { gaps { market reason } } }")["feeds"][0]["gaps"].clone()
+}
+
+#[tokio::test]
+async fn a_book_that_missed_an_event_says_so_alone_until_its_next_snapshot() {
+    let mut hub = Hub::start();
+    for name in [FAULTY, WHOLE] {
+        hub.append_lines(FILE, &market::beginning(name));
+    }
+    let mut client = Client::knowing(hub.address(), WHOLE).await;
+    client.subscribe("1", &books("")).await;
+    frame_in(&mut client, "LIVE").await;
+    let mut offers = Client::connected(hub.address()).await;
+    let query = format!(
+        "subscription {{ bestBidOffer(markets: [\"{FAULTY}\", \"{WHOLE}\"]) {{ market state }} }}"
+    );
+    offers.subscribe("1", &query).await;
+    let faults = [
+        market::delta(FAULTY, &[("100.05", "0")], &[]),
+        market::delta(FAULTY, &[("100.0", "0")], &[]).replace("[[", "[[["),
+        market::snapshot(FAULTY, &[("1.0", "1"), ("1.0", "2")], &[]),
+        "\u{1}".to_owned() + &market::delta(FAULTY, &[("100.0", "0")], &[]),
+    ];
+    for (number, fault) in faults.iter().enumerate() {
+        hub.append_lines(FILE, &[fault.as_str(), &market::step(FAULTY, 1)]);
+        let stale = frame_in(&mut client, "STALE").await;
+        let reason = stale["stateReason"].as_str().unwrap();
+        assert!(reason.starts_with("books.ndjson line "), "{fault}: {reason}");
+        let named = json!([{ "market": FAULTY, "reason": reason }]);
+        hub.until_feed("files", "the gap", |_| gaps(&hub) == named).await;
+        assert_eq!(state_of(&hub, WHOLE), json!({ "state": "LIVE", "stateReason": null }));
+        let whole = json!({ "state": "STALE", "stateReason": reason });
+        assert_eq!(state_of(&hub, FAULTY), whole);
+        if number == 0 {
+            hub.restart();
+            assert_eq!(state_of(&hub, FAULTY), whole, "also after a restart");
+            client = Client::knowing(hub.address(), WHOLE).await;
+            client.subscribe("1", &books("")).await;
+            let first = client.message().await;
+            assert_eq!(frame(&first)["stateReason"], reason, "from the first frame on");
+        }
+        hub.append_lines(FILE, &[&market::beginning(FAULTY)[1]]);
+        frame_in(&mut client, "LIVE").await;
+        hub.until_feed("files", "its end", |_| gaps(&hub) == json!([])).await;
+        assert_eq!(state_of(&hub, FAULTY)["state"], "LIVE");
+    }
+    let mut stale = Vec::new();
+    while stale.is_empty() {
+        let message = offers.message().await;
+        let offer = &message["payload"]["data"]["bestBidOffer"];
+        stale.extend((offer["state"] == "STALE").then(|| offer["market"].clone()));
+    }
+    assert_eq!(stale, [FAULTY]);
+}
+
+#[tokio::test]
+async fn before_its_first_snapshot_a_market_has_no_book_and_an_empty_one_is_another_thing() {
+    let hub = Hub::start();
+    hub.append_lines(FILE, &[market::definition(FAULTY)]);
+    let mut early = Client::knowing(hub.address(), FAULTY).await;
+    let fields = "... on BookSnapshot { bids { price } } ... on BookDelta { bids { price } }";
+    early.subscribe("1", &books(fields)).await;
+    let first = frame_in(&mut early, "STALE").await;
+    assert_eq!(first["bids"], json!([]));
+    assert!(first["stateReason"].as_str().unwrap().contains("no book yet"), "{first}");
+    let deltas: Vec<_> = (0..5).map(|number| market::step(FAULTY, number)).collect();
+    hub.append_lines(FILE, &deltas);
+    hub.until_feed("files", "the deltas", |feed| feed["eventsTotal"] == "6").await;
+    assert_eq!(state_of(&hub, FAULTY), Value::Null);
+    let mut late = Client::connected(hub.address()).await;
+    late.subscribe("1", &books(fields)).await;
+    assert_eq!(frame(&late.message().await)["bids"], json!([]));
+    hub.append_lines(FILE, &[market::snapshot(FAULTY, &[], &[])]);
+    for client in [&mut early, &mut late] {
+        let empty = frame_in(client, "LIVE").await;
+        assert_eq!(empty["stateReason"], Value::Null);
+    }
+    assert_eq!(state_of(&hub, FAULTY), json!({ "state": "LIVE", "stateReason": null }));
+    hub.append_lines(FILE, &[market::step(FAULTY, 0)]);
+    loop {
+        let message = early.message().await;
+        if frame(&message)["bids"] == json!([{ "price": "100.0" }]) {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_book_is_whole_whatever_the_file_with_its_definition_is_called() {
+    let hub = Hub::start_with(&[]);
+    let mut beginning = market::beginning(FAULTY);
+    let definition = beginning.remove(0);
+    let steps: Vec<_> = (0..3_000).map(|number| market::step(FAULTY, number)).collect();
+    hub.append_lines("a.ndjson", &[beginning, steps].concat());
+    hub.append_lines("markets.ndjson", &[definition]);
+    let all = hub.until_feed("files", "all", |feed| feed["eventsTotal"] == "3002").await;
+    assert_eq!((&all["refusedTotal"], &all["lag"]), (&json!("0"), &json!("0")), "{all}");
+    let book =
+        hub.query(&format!("{{ orderBook(market: \"{FAULTY}\") {{ state bids {{ price }} }} }}"));
+    assert_eq!(book["orderBook"]["state"], "LIVE");
+    assert_eq!(book["orderBook"]["bids"].as_array().unwrap().len(), 12);
+}
