@@ -270,14 +270,21 @@ fn a_line_waits_for_the_definition_of_its_market_which_another_file_may_have() {
     assert_eq!(bench.folder.note(), None);
     let waited = [used(1), used(2)].map(|line| line.trim_end().to_owned());
     assert_eq!(bench.log()[2..], [&[defined.to_owned()], &waited[..]].concat());
+    // A name that begins like a known one is another.
+    bench.append("a.ndjson", &used(9).replace("A-B", "A-BC"));
+    bench.drain();
+    assert!(bench.folder.note().is_some_and(|note| note.ends_with("market A-BC")));
+    bench.append("c.ndjson", &format!("{}\n", defined.replace("A-B", "A-BC")));
+    bench.drain();
+    assert_eq!(bench.log().len(), 7);
     // In vain: it is handed on, for the hub to refuse it, and no further line of the file waits.
     let other = used(3).replace("A-B", "C-D") + &used(4).replace("A-B", "E-F");
     bench.append("a.ndjson", &other);
     bench.drain();
-    assert_eq!(bench.log().len(), 5);
+    assert_eq!(bench.log().len(), 7);
     bench.folder.patience = Duration::ZERO;
     bench.drain();
-    assert_eq!(bench.log().len(), 7);
+    assert_eq!(bench.log().len(), 9);
     assert_eq!(bench.folder.note(), None);
 }
 
