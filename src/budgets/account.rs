@@ -16,7 +16,7 @@ use super::pressure::Pressure;
 use super::prices::Work;
 use super::streams::StreamCounts;
 use super::unread::MOST_ANSWERS;
-use crate::pool::{Line, thread_time};
+use crate::pool::{Line, timed};
 
 /// How long a read of the log waits for another one of its own address: longer than most of them
 /// take, so that a page with several lists in one query has them all, and shorter than anyone
@@ -226,10 +226,10 @@ impl ClientAccount {
         if !self.shared.limits.cost_measured {
             return work();
         }
-        let (began, charged) = (thread_time(), CHARGED.get());
-        let done = work();
+        let charged = CHARGED.get();
+        let (done, took) = timed(work);
         let charged = CHARGED.get().wrapping_sub(charged);
-        self.charge_beyond(thread_time() - began, &Cell::new(charged));
+        self.charge_beyond(took, &Cell::new(charged));
         done
     }
 
@@ -376,6 +376,7 @@ mod tests {
     use super::super::pressure::HubShare;
     use super::super::table::Accounts;
     use super::*;
+    use crate::pool::thread_time;
 
     fn account(limits: AccountLimits, address: &str) -> Arc<ClientAccount> {
         Accounts::new(limits, HubShare::of_shards(1)).of(address.parse().unwrap())

@@ -12,7 +12,7 @@ use spreadly_subscriptions::{Answer, StreamPermit};
 use super::errors::{rate_limited, state};
 use super::identity::Principal;
 use crate::budgets::{ClientAccount, StreamCounts, StreamPlace as CountedPlace, Work};
-use crate::pool::thread_time;
+use crate::pool::timed;
 
 /// Of one socket, or of one request over HTTP.
 #[derive(Clone)]
@@ -48,9 +48,8 @@ impl StreamPermit for ReadPlace {
     }
 
     fn measure(&self, answer: &mut dyn FnMut()) {
-        let began = thread_time();
-        answer();
-        self.took(thread_time() - began);
+        let ((), took) = timed(answer);
+        self.took(took);
     }
 
     fn in_turn(&self, answer: BoxFuture<'static, Answer>) -> BoxFuture<'static, Answer> {

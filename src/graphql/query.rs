@@ -23,7 +23,7 @@ use crate::budgets::{ClientAccount, Work};
 use crate::live::Live;
 use crate::market::time::Micros;
 use crate::market::topic::Topic;
-use crate::pool::thread_time;
+use crate::pool::timed;
 use crate::store::{LogReader, ReadError, StoreError};
 
 /// How long a mutation waits for its turn at the log.
@@ -216,8 +216,8 @@ pub(super) async fn read<T: Send + 'static>(
     let read = move |log: &LogReader| {
         // Given back when the read is done: its client may be gone long before.
         let _place = place;
-        let began = thread_time();
-        Ok((read(log)?, thread_time() - began))
+        let (found, took) = timed(|| read(log));
+        Ok((found?, took))
     };
     let read = live(ctx)?.log().clone().for_query(read);
     let (found, took) = read.await.map_err(unreadable)?;

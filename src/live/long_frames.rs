@@ -15,7 +15,7 @@ use super::book_stream::{BookStream, Now};
 use super::drafts::{Draft, Drafter, LongFrames, Made, Reply, Wanted};
 use super::markets::Market;
 use super::reader_errors::gone;
-use crate::pool::thread_time;
+use crate::pool::timed;
 
 /// What makes the replies of a stream of this market.
 pub(super) fn drafter(long: Arc<LongFrames>, live: &Arc<Live>, market: &Arc<Market>) -> Drafter {
@@ -59,24 +59,23 @@ async fn make(
     // What several addresses read is no work of the one that opened it.
     let line = if is_shared { long.pool.common() } else { &long.line };
     let Ok(place) = long.pool.enter(line).await else { return Reply::CannotContinue.into() };
-    let began = thread_time();
-    let draft = match source.with(id, |own, now| own.draft(now, wanted)) {
+    let (draft, taking) = timed(|| source.with(id, |own, now| own.draft(now, wanted)));
+    let draft = match draft {
         Some(Ok(draft)) => draft,
         Some(Err(reply)) => return reply.into(),
         None => return Reply::CannotContinue.into(),
     };
-    let taking = thread_time() - began;
     let Draft { frame, wanted, previous, sequence, restated, next, notice } = draft;
     let encoding = long.clone();
     let encoded = place.run(move || {
-        let began = thread_time();
-        let mut encode = (encoding.encoder)()?;
-        let frame = Frame::new(previous, sequence, encode(frame));
-        Some((frame, thread_time() - began))
+        timed(|| {
+            let mut encode = (encoding.encoder)()?;
+            Some(Frame::new(previous, sequence, encode(frame)))
+        })
     });
     let (frame, encoding) = match encoded.await {
-        Ok((_, Some(encoded))) => encoded,
-        Ok((_, None)) => return Reply::Refused(gone()).into(),
+        Ok((_, (Some(frame), took))) => (frame, took),
+        Ok((_, (None, _))) => return Reply::Refused(gone()).into(),
         Err(_) => return Reply::CannotContinue.into(),
     };
     source.with(id, |own, _| own.keep(wanted, restated, &frame));

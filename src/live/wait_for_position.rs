@@ -10,7 +10,7 @@ use spreadly_subscriptions::{Answer, Cursor, Epoch, ResponseStream, Resume, Sour
 use tokio::time::Instant;
 
 use super::Live;
-use crate::pool::thread_time;
+use crate::pool::timed;
 
 /// A hub that lags more than this closes with 1013, so that its client tries another one.
 const LONGEST_WAIT: Duration = Duration::from_secs(4);
@@ -101,10 +101,8 @@ impl Source for WaitingSource {
                 return Resume::CannotContinue.into();
             }
             let Some(stream) = stream.upgrade() else { return Resume::CannotContinue.into() };
-            let began = thread_time();
-            let start = source.join(&stream, Some(&after));
+            let (start, asking) = timed(|| source.join(&stream, Some(&after)));
             drop(stream);
-            let asking = thread_time() - began;
             let Answer { resume, took } = match start {
                 Resume::Throttled(later) | Resume::Pending(later) => later.await,
                 start => start.into(),

@@ -41,6 +41,13 @@ pub fn thread_time() -> Duration {
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
+/// Does work, and says how much processor time this thread took for it.
+pub fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
+    let began = thread_time();
+    let done = work();
+    (done, thread_time() - began)
+}
+
 thread_local! {
     static IS_IN_POOL: Cell<bool> = const { Cell::new(false) };
 }

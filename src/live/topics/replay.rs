@@ -16,7 +16,7 @@ use crate::market::definition::MarketDefinition;
 use crate::market::event::{Body, parse};
 use crate::market::orders::OrderUpdate;
 use crate::market::trade::Trade;
-use crate::pool::thread_time;
+use crate::pool::timed;
 use crate::store::{LogReader, ReadError, Span, StoreError, Stored};
 
 /// Events of a page: some milliseconds of reading and encoding.
@@ -71,9 +71,8 @@ impl Replay {
                 };
                 let (reading, names) = (live.clone(), names.clone());
                 let read = move |log: &LogReader| {
-                    let began = thread_time();
-                    let frames = page(&reading, log, stream, &names, reach)?;
-                    Ok((frames, thread_time() - began))
+                    let (frames, took) = timed(|| page(&reading, log, stream, &names, reach));
+                    Ok((frames?, took))
                 };
                 match live.log.clone().soon(LONGEST_WAIT, read).await {
                     Ok((frames, took)) if !frames.is_empty() => {
