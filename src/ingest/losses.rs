@@ -72,8 +72,3 @@ impl BookSources {
         markets.filter(is_of).cloned().collect()
     }
 }
-
-/// The beginning of a text, of at most so many bytes.
-pub(crate) fn cut(text: &str, most: usize) -> &str {
-    &text[..text.floor_char_boundary(most)]
-}

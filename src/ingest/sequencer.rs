@@ -291,7 +291,7 @@ impl Sequencer {
     }
 
     fn commit(&mut self, group: Group) -> Option<()> {
-        if group.deliveries.is_empty() {
+        if group.deliveries.is_empty() && group.events.is_empty() {
             return Some(());
         }
         let now = now();
@@ -373,7 +373,7 @@ impl Sequencer {
                 let feed = index.and_then(|index| deliveries[index].feed);
                 self.lose(feed, Lost::Book(&market), (&source, &reason), numbered, &mut gaps);
             }
-            self.commit_gaps(gaps)?;
+            self.commit(gaps)?;
         }
         for (watched, ack) in outcomes {
             self.config.waiters.answer(watched, &ack);
@@ -388,19 +388,6 @@ impl Sequencer {
         for market in due {
             self.checkpoint(&market);
         }
-        Some(())
-    }
-
-    /// Commits gaps of books alone.
-    fn commit_gaps(&mut self, gaps: Group) -> Option<()> {
-        let Group { events, effects, .. } = gaps;
-        let now = now();
-        let appended = self.persist(|store| store.append(&events, &[], now))?;
-        let written = appended.sequences.into_iter().zip(effects);
-        let gaps = written.filter_map(|(sequence, (_, time, effect))| {
-            Some(Applied { sequence: sequence?, time, effect, candles: Vec::new() })
-        });
-        self.live.apply(gaps.collect());
         Some(())
     }
 

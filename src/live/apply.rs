@@ -138,7 +138,7 @@ impl Live {
             (state.book.best(), healed)
         };
         if healed {
-            self.set_gap(id, None, touched);
+            self.set_gap(id, false, touched);
         }
         self.change_offer(id, best, event.sequence, event.time, touched);
     }
@@ -155,28 +155,13 @@ impl Live {
             state.gap = Some(gap.clone());
             touched.extend(state.streams.keys());
         }
-        self.set_gap(&gap.market, Some(gap), touched);
+        self.set_gap(&gap.market, true, touched);
     }
 
     /// Takes for all that is made of a book whether the book missed an event.
-    pub(super) fn set_gap(
-        &self,
-        market: &MarketId,
-        gap: Option<&Arc<BookGap>>,
-        touched: &mut Touched,
-    ) {
-        match gap {
-            Some(gap) => drop(self.book_gaps.lock().insert(market.clone(), gap.clone())),
-            None if self.book_gaps.lock().remove(market).is_none() => return,
-            None => {}
-        }
-        self.offers.lock().set_gap(market, gap.is_some(), touched);
-        self.tickers.lock().set_gap(market, gap.is_some(), touched);
-    }
-
-    /// The books that missed an event and had no snapshot since.
-    pub fn book_gaps(&self) -> Vec<Arc<BookGap>> {
-        self.book_gaps.lock().values().cloned().collect()
+    pub(super) fn set_gap(&self, market: &str, has_gap: bool, touched: &mut Touched) {
+        self.offers.lock().set_gap(market, has_gap, touched);
+        self.tickers.lock().set_gap(market, has_gap, touched);
     }
 
     pub(super) fn change_offer(

@@ -89,14 +89,14 @@ impl Live {
         if read.book.sequence() != sequence {
             return Err(RestoreError::OtherSequence { own: read.book.sequence(), sequence });
         }
-        let (best, since, gap) = (read.book.best(), read.offer, read.gap.clone());
+        let (best, since, has_gap) = (read.book.best(), read.offer, read.gap.is_some());
         let id = {
             let mut state = own.state.lock();
             state.put_back(read);
             state.definition.market.clone()
         };
         let mut touched = Touched::new();
-        self.set_gap(&id, gap.as_ref(), &mut touched);
+        self.set_gap(&id, has_gap, &mut touched);
         self.change_offer(&id, best, since.sequence, since.event_time, &mut touched);
         Ok(())
     }

@@ -107,7 +107,6 @@ impl Live {
             if *count == 0 {
                 copied.markets.remove(market);
                 self.markets.write().remove(market);
-                self.book_gaps.lock().remove(market);
                 self.offers.lock().forget(market);
                 self.tickers.lock().forget(market);
             }
@@ -143,7 +142,7 @@ impl Live {
             return;
         };
         let state = theirs.state.lock().copy();
-        let gap = state.gap.clone();
+        let has_gap = state.gap.is_some();
         let candles = theirs.candles.lock().copy();
         match self.known(id) {
             Some(own) => {
@@ -169,7 +168,7 @@ impl Live {
             self.tickers.lock().adopt(ticker);
         }
         // Offer and ticker were copied later than the book.
-        self.set_gap(id, gap.as_ref(), &mut Touched::new());
+        self.set_gap(id, has_gap, &mut Touched::new());
     }
 
     /// Whether a definition is newer than what is known of the market here. A copy takes only those

@@ -258,7 +258,9 @@ impl<T: MarketValue> MarketStreams<T> {
     /// Sets whether a market's book missed an event.
     pub(super) fn set_gap(&mut self, market: &str, has_gap: bool, touched: &mut Touched) {
         let Some(entry) = self.markets.get_mut(market) else { return };
-        entry.has_gap = has_gap;
+        if std::mem::replace(&mut entry.has_gap, has_gap) == has_gap {
+            return;
+        }
         touched.extend(&entry.raw);
         for stream in self.streams.values_mut() {
             if let Some(pushed) = stream.markets.get_mut(market) {

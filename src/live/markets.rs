@@ -145,6 +145,15 @@ impl Live {
         }
     }
 
+    /// The books that missed an event and had no snapshot since, sorted by their markets.
+    pub fn book_gaps(&self) -> Vec<Arc<BookGap>> {
+        let all = self.all();
+        let mut gaps: Vec<_> =
+            all.iter().filter_map(|market| market.state.lock().gap.clone()).collect();
+        gaps.sort_unstable_by(|one, other| one.market.cmp(&other.market));
+        gaps
+    }
+
     pub(super) fn empty_book(&self, sequence: u64) -> Book {
         Book::with_journal(sequence, self.journal_touches)
     }

@@ -32,7 +32,6 @@ mod tickers;
 mod topics;
 mod wait_for_position;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
@@ -51,7 +50,6 @@ use self::pace::Touched;
 use self::tickers::Tickers;
 use self::topics::Topics;
 use self::wait_for_position::AppliedSequence;
-use crate::market::book_gap::BookGap;
 use crate::market::definition::MarketId;
 use crate::market::epochs::EpochHistory;
 use crate::market::ticker::LastTrade;
@@ -85,8 +83,6 @@ pub struct Live {
     /// Read what a resumed client missed.
     log: Arc<LogReaders>,
     feeds: Mutex<FeedBoard>,
-    /// Of the books in `markets`.
-    book_gaps: Mutex<BTreeMap<MarketId, Arc<BookGap>>>,
     feed_state: Mutex<FeedState>,
     applied: AppliedSequence,
     followers: Mutex<HashMap<u64, Arc<Follower>>>,
@@ -121,7 +117,6 @@ impl Live {
             topics: Mutex::new(Topics::new(epoch)),
             log,
             feeds: Mutex::default(),
-            book_gaps: Mutex::default(),
             feed_state: Mutex::new(FeedState::Live),
             applied: AppliedSequence::default(),
             followers: Mutex::default(),

@@ -150,7 +150,7 @@ impl Live {
         }
         let read = left.book.as_deref().map(|state| self.read_checkpoint(state)).transpose();
         let mut done = Ok(());
-        let (best, rebuilt, gap) = {
+        let (best, rebuilt, has_gap) = {
             let mut state = market.state.lock();
             let rebuilt = match read {
                 Ok(Some(read)) => {
@@ -177,9 +177,9 @@ impl Live {
             state.book.begin_epoch(change.at);
             let reason = SnapshotReason::of_epoch(&state.epochs);
             state.restate(reason, touched);
-            (state.book.best(), rebuilt, state.gap.clone())
+            (state.book.best(), rebuilt, state.gap.is_some())
         };
-        self.set_gap(&left.market, gap.as_ref(), touched);
+        self.set_gap(&left.market, has_gap, touched);
         let known = self.offers.lock().get(&left.market).unwrap_or_default();
         let known = OfferMark { sequence: known.sequence, event_time: known.event_time };
         let OfferMark { sequence, event_time } = rebuilt.unwrap_or(known);

@@ -8,7 +8,7 @@ use crate::ingest::feed_status::{FeedId, Place};
 use crate::ingest::handle::{
     Ack, Answer, Batch, Incoming, IngestError, Lease, Request, body, json, now,
 };
-use crate::ingest::losses::{Lost, cut};
+use crate::ingest::losses::Lost;
 use crate::ingest::waiters::Watched;
 use crate::market::admission::Admitted;
 use crate::market::book_gap::BookGap;
@@ -240,7 +240,8 @@ impl Sequencer {
             if is_foreign(&market) || !self.admission.is_whole(&market) {
                 continue;
             }
-            let reason = cut(&format!("{place}: {reason}"), MOST_REASON_BYTES).into();
+            let reason = format!("{place}: {reason}");
+            let reason = reason[..reason.floor_char_boundary(MOST_REASON_BYTES)].into();
             let gap = BookGap { market, source: source.clone(), reason };
             let body: Box<str> = gap.line().into();
             let event = Event::new(Body::BookGap(Box::new(gap)));
