@@ -236,6 +236,7 @@ impl Sequencer {
                     continue;
                 }
             };
+            let kind = event.kind();
             let Event { id, body: what, .. } = event;
             let (height, source) = match what {
                 Body::Reverted { height } => (Some(height), None),
@@ -245,7 +246,7 @@ impl Sequencer {
             };
             // It has no height itself, so no later rollback removes it.
             let body = line.map(body).unwrap_or_default();
-            let new = NewEvent { topic, id, body, numbered, ..NewEvent::default() };
+            let new = NewEvent { topic, id, kind, body, numbered, ..NewEvent::default() };
             let now = now();
             // Not asked by anyone else meanwhile.
             let admission = std::mem::take(&mut self.admission);
@@ -325,9 +326,9 @@ impl Sequencer {
                 None => &mut unasked,
             };
             let Some(sequence) = sequence else {
-                let NewEvent { id, topic, body, numbered, .. } = &events[place];
+                let NewEvent { id, numbered, .. } = &events[place];
                 match (source, id) {
-                    (Some(source), Some(id)) if self.is_taken(id, Some(topic), body.as_bytes()) => {
+                    (Some(source), Some(id)) if self.is_taken(&events[place]) => {
                         let reason = Refusal::IdTaken(id.clone());
                         if let Effect::Replace { market, .. } | Effect::Change { market, .. } =
                             effect

@@ -52,7 +52,7 @@ pub enum Refusal {
         MOST_AHEAD.as_secs()
     )]
     TooFarAhead { seconds: i64 },
-    #[error("another event has the id \"{0}\": give each event an id of its own")]
+    #[error("another event of this topic and kind has the id \"{0}\": give each an id of its own")]
     IdTaken(Box<str>),
     #[error("order \"{0}\" was placed before: give each order an id of its own")]
     DoubledOrder(Box<str>),

@@ -33,7 +33,9 @@ static INSERT_ROWS: LazyLock<String> = LazyLock::new(|| {
 #[derive(Clone, Debug, Default)]
 pub struct NewEvent {
     pub topic: Arc<str>,
+    /// With its kind, see [`EventId`].
     pub id: Option<Box<str>>,
+    pub kind: &'static str,
     /// The line as written.
     pub body: Box<str>,
     /// The height of the block whose removal removes the event.
@@ -44,6 +46,14 @@ pub struct NewEvent {
     pub trade: Option<NewTrade>,
     /// Where this store is a replica; otherwise it numbers the event itself.
     pub numbered: Option<Numbered>,
+}
+
+/// What an event is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EventId<'a> {
+    pub topic: &'a str,
+    pub kind: &'a str,
+    pub id: &'a str,
 }
 
 /// The place of an event in the log that this one is a replica of.
@@ -64,7 +74,7 @@ impl NewEvent {
 /// What [`Store::append`] did.
 #[derive(Debug, Default)]
 pub struct Appended {
-    /// Of each event; `None` for one whose id was known: it counts once.
+    /// Of each event; `None` for one that was known by its id: it counts once.
     pub sequences: Vec<Option<u64>>,
     /// Of each trade by its sequence: the candle of each interval as it left them.
     pub candles: HashMap<u64, Vec<Candle>>,
@@ -90,16 +100,8 @@ pub struct TopicPosition {
 }
 
 impl Store {
-    /// Whether an event with this id is in the log.
-    pub fn knows(&self, id: &str) -> Result<bool, StoreError> {
-        self.connection
-            .prepare_cached("SELECT 1 FROM events WHERE id = ?1")
-            .and_then(|mut statement| statement.exists([id]))
-            .at(&self.path)
-    }
-
     /// The event of this id.
-    pub fn find(&self, id: &str) -> Result<Option<Stored>, StoreError> {
+    pub fn find(&self, id: EventId<'_>) -> Result<Option<Stored>, StoreError> {
         reader::find(&self.connection, id).at(&self.path)
     }
 
@@ -237,14 +239,15 @@ impl Store {
         let Numbered { sequence, received } = event.after(last, now);
         let rows = connection
             .prepare_cached(
-                "INSERT INTO events (sequence, topic, id, body, received_micros, height)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-                 ON CONFLICT (id) WHERE id IS NOT NULL DO NOTHING",
+                "INSERT INTO events (sequence, topic, id, kind, body, received_micros, height)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+                 ON CONFLICT (id, kind, topic) WHERE id IS NOT NULL DO NOTHING",
             )?
             .execute(params![
                 sequence.cast_signed(),
                 &*event.topic,
                 event.id.as_deref(),
+                event.id.as_ref().map(|_| event.kind),
                 &*event.body,
                 received,
                 event.height.map(reader::bound)

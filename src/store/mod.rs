@@ -36,7 +36,7 @@ pub use self::candle_table::{CandleSpan, MarketCandles, NewTrade};
 pub use self::checkpoint::Checkpoint;
 use self::fault::At;
 pub use self::fault::StoreError;
-pub use self::log::{Appended, NewEvent, Numbered, Stored, TopicPosition};
+pub use self::log::{Appended, EventId, NewEvent, Numbered, Stored, TopicPosition};
 use self::mark::Mark;
 pub use self::orders::OrderRecord;
 pub use self::progress::{FeedPosition, FileProgress, Fingerprint, Progress};

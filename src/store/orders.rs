@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::Store;
 use super::fault::{At, StoreError};
@@ -31,6 +31,14 @@ impl Store {
         self.connection
             .prepare_cached("SELECT 1 FROM orders WHERE id = ?1")
             .and_then(|mut statement| statement.exists([id]))
+            .at(&self.path)
+    }
+
+    /// The market of an order that was ever placed.
+    pub fn market_of_order(&self, id: &str) -> Result<Option<Box<str>>, StoreError> {
+        self.connection
+            .prepare_cached("SELECT market FROM orders WHERE id = ?1")
+            .and_then(|mut statement| statement.query_row([id], |row| row.get(0)).optional())
             .at(&self.path)
     }
 

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 
 use super::fault::{At, StoreError};
-use super::{Stored, TopicPosition, runs, schema};
+use super::{EventId, Stored, TopicPosition, runs, schema};
 
 /// A read-only connection of its own: reads while the writer writes, and never blocks it.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl LogReader {
     }
 
     /// The event of this id.
-    pub fn find(&self, id: &str) -> Result<Option<Stored>, StoreError> {
+    pub fn find(&self, id: EventId<'_>) -> Result<Option<Stored>, StoreError> {
         find(&self.connection, id).at(&self.path)
     }
 
@@ -74,16 +74,15 @@ impl LogReader {
         self.one_order(by_id, id)
     }
 
-    /// The order that the event of this id placed.
-    pub fn order_of_event(&self, id: &str) -> Result<Option<StoredOrder>, StoreError> {
-        let by_event = "SELECT placed, state FROM orders JOIN events ON sequence = placed
-                        WHERE events.id = ?1";
-        self.one_order(by_event, id)
+    /// The order that an event placed.
+    pub fn order_of_event(&self, sequence: u64) -> Result<Option<StoredOrder>, StoreError> {
+        let by_event = "SELECT placed, state FROM orders WHERE placed = ?1";
+        self.one_order(by_event, bound(sequence))
     }
 
-    fn one_order(&self, query: &str, id: &str) -> Result<Option<StoredOrder>, StoreError> {
+    fn one_order(&self, query: &str, by: impl ToSql) -> Result<Option<StoredOrder>, StoreError> {
         let one = |connection: &Connection| {
-            connection.prepare_cached(query)?.query_row([id], stored_order).optional()
+            connection.prepare_cached(query)?.query_row([by], stored_order).optional()
         };
         one(&self.connection).at(&self.path)
     }
@@ -212,10 +211,16 @@ pub(super) fn read_span(
     Ok(events)
 }
 
-pub(super) fn find(connection: &Connection, id: &str) -> rusqlite::Result<Option<Stored>> {
+pub(super) fn find(
+    connection: &Connection,
+    EventId { topic, kind, id }: EventId<'_>,
+) -> rusqlite::Result<Option<Stored>> {
     connection
-        .prepare_cached("SELECT sequence, topic, body, received_micros FROM events WHERE id = ?1")?
-        .query_row([id], stored)
+        .prepare_cached(
+            "SELECT sequence, topic, body, received_micros FROM events
+             WHERE id = ?1 AND kind = ?2 AND topic = ?3",
+        )?
+        .query_row([id, kind, topic], stored)
         .optional()
 }
 

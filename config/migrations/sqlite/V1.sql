@@ -8,17 +8,18 @@ CREATE TABLE log (
     indexed INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
--- Rows are only ever moved, to `undone`. `id` is unique where it is given. `height` is the block
--- whose removal removes the event.
+-- Rows are only ever moved, to `undone`. `id` is unique within a topic and a kind of event. `kind`
+-- is there where `id` is. `height` is the block whose removal removes the event.
 CREATE TABLE events (
     sequence INTEGER PRIMARY KEY,
     topic TEXT NOT NULL,
     id TEXT,
+    kind TEXT,
     body TEXT NOT NULL,
     received_micros INTEGER NOT NULL,
     height INTEGER
 ) STRICT;
-CREATE UNIQUE INDEX events_id ON events (id) WHERE id IS NOT NULL;
+CREATE UNIQUE INDEX events_id ON events (id, kind, topic) WHERE id IS NOT NULL;
 CREATE INDEX events_height ON events (height) WHERE height IS NOT NULL;
 
 -- Which events each topic has. No two runs of a topic overlap; `last` is the last sequence of its

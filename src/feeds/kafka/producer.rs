@@ -21,10 +21,10 @@ use super::KafkaConfig;
 use super::brokers::{self, Connections};
 use crate::ingest::feed_status::{FeedKind, FeedStatuses};
 use crate::ingest::handle::Ack;
-use crate::ingest::waiters::{MOST_WAITERS, Waiters, Waiting};
-use crate::market::event;
+use crate::ingest::waiters::{self, MOST_WAITERS, Waiters, Waiting};
+use crate::market::event::{self, Event};
 use crate::market::ownership::Ownership;
-use crate::store::LogReaders;
+use crate::store::{EventId, LogReaders};
 
 /// How long a hub that is cut off from Kafka, or has only begun to read it, is waited for. Until
 /// then nothing is handed over, so that it is certain that nothing was written.
@@ -42,7 +42,20 @@ const MOST_KIB: usize = 64 * 1024;
 pub struct Outgoing {
     key: String,
     id: Box<str>,
+    kind: &'static str,
+    /// Of the log; `None` where its line does not say it.
+    topic: Option<Arc<str>>,
+    /// By what it is awaited.
+    awaited: Box<str>,
     line: String,
+}
+
+impl Outgoing {
+    /// Of an event that has an id.
+    fn new(key: String, event: &Event<'_>, line: String) -> Option<Self> {
+        let (id, awaited) = (event.id.clone()?, waiters::key(event)?);
+        Some(Self { key, id, kind: event.kind(), topic: event.topic(), awaited, line })
+    }
 }
 
 /// Why it is not known that records were written.
@@ -97,17 +110,21 @@ impl Producer {
     /// The line as a record, if it is of what Kafka owns; otherwise the line.
     pub fn outgoing(&self, line: String) -> Result<Outgoing, String> {
         // What can't be read is refused by the sequencer.
-        let Ok(event) = event::parse(line.as_bytes()) else { return Err(line) };
+        let Ok(mut event) = event::parse(line.as_bytes()) else { return Err(line) };
         let Some(owned) = self.ownership.of(&event, |_| None) else { return Err(line) };
         let key = owned.key().to_owned();
-        if let Some(id) = event.id {
-            return Ok(Outgoing { key, id, line });
-        }
-        let id = format!("{:032x}", rand::random::<u128>());
-        // All else stays as it is written, to the last digit.
-        let fields = line.trim_start().strip_prefix('{').unwrap_or_default();
-        let line = format!(r#"{{"id":"{id}",{fields}"#);
-        Ok(Outgoing { key, id: id.into(), line })
+        let named = match &event.id {
+            Some(_) => line.clone(),
+            None => {
+                let id = format!("{:032x}", rand::random::<u128>());
+                // All else stays as it is written, to the last digit.
+                let fields = line.trim_start().strip_prefix('{').unwrap_or_default();
+                let named = format!(r#"{{"id":"{id}",{fields}"#);
+                event.id = Some(id.into());
+                named
+            }
+        };
+        Outgoing::new(key, &event, named).ok_or(line)
     }
 
     /// Back once all of them are in the hub's log, or refused there.
@@ -125,7 +142,7 @@ impl Producer {
     }
 
     async fn produce(&self, records: &[Outgoing]) -> Result<Ack, ProduceError> {
-        let expect = |one: &Outgoing| self.waiters.expect(&one.id, &one.line);
+        let expect = |one: &Outgoing| self.waiters.expect(&one.awaited, &one.line);
         let awaited: Option<Vec<_>> = records.iter().map(expect).collect();
         let awaited = awaited.ok_or(ProduceError::Full)?;
         let deliveries = self.hand_over(records)?;
@@ -138,10 +155,12 @@ impl Producer {
 
     /// Whether all of them are in the log already.
     async fn are_known(&self, records: &[Outgoing]) -> bool {
-        let ids: Vec<_> = records.iter().map(|one| one.id.clone()).collect();
+        let ids: Vec<_> =
+            records.iter().map(|one| (one.topic.clone(), one.kind, one.id.clone())).collect();
         let known = self.readers.clone().now(move |log| {
-            for id in &ids {
-                if log.find(id)?.is_none() {
+            for (topic, kind, id) in &ids {
+                let Some(topic) = topic else { return Ok(false) };
+                if log.find(EventId { topic, kind, id })?.is_none() {
                     return Ok(false);
                 }
             }

@@ -25,7 +25,7 @@ use crate::market::refusal::Refusal;
 use crate::market::rules::{self, RuleBroken, Wish};
 use crate::market::time::{Micros, time_text};
 use crate::market::topic::Topic;
-use crate::store::OrderQuery;
+use crate::store::{EventId, LogReader, OrderQuery};
 
 /// Longest `clientId`, in bytes: with the account's it makes the id of an event.
 const MOST_CLIENT_ID_BYTES: usize = 48;
@@ -278,7 +278,12 @@ impl Wanted {
     /// The order that was placed under the same `clientId`, and the position of that.
     async fn placed_before(&self, ctx: &Context<'_>) -> Result<(orders::Order, u64)> {
         let id = self.event_id().unwrap_or_default();
-        let found = read_in_turn(ctx, move |log| log.order_of_event(&id)).await?;
+        let topic = Topic::orders_of(&self.input.market).name();
+        let find = move |log: &LogReader| {
+            let event = log.find(EventId { topic: &topic, kind: "order.placed", id: &id })?;
+            event.map_or(Ok(None), |event| log.order_of_event(event.sequence))
+        };
+        let found = read_in_turn(ctx, find).await?;
         let Some(found) = found else {
             return Err(fault(
                 ErrorCode::Conflict,
@@ -288,8 +293,7 @@ impl Wanted {
         let order = stored_order(&found)?;
         let number = |text: &Decimal, decimals| crate::market::fixed::parse(&text.0, decimals).ok();
         let price = self.input.price.as_ref();
-        let same = *order.market == *self.input.market
-            && order.side == self.input.side.into()
+        let same = order.side == self.input.side.into()
             && order.order_type == self.order_type.into()
             && order.price == price.and_then(|price| number(price, order.price_decimals))
             && Some(order.size) == number(&self.input.size, order.size_decimals)

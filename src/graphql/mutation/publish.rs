@@ -14,6 +14,8 @@ use crate::graphql::types::scalars::{Cursor, Json, UInt64};
 use crate::live::{ItemBody, item};
 use crate::market::event::{MOST_ID_BYTES, MOST_LINE_BYTES};
 use crate::market::time::time_text;
+use crate::market::topic::Topic;
+use crate::store::{EventId, LogReader};
 
 /// The published event's position in the log.
 #[derive(SimpleObject)]
@@ -50,7 +52,7 @@ impl Publishing {
         #[graphql(desc = "What to publish.")] data: Json,
         #[graphql(
             desc = "Makes retries safe: an event with a known id is not published again. 1 to 128 \
-                    bytes, unique among all events."
+                    bytes, unique within the topic."
         )]
         id: Option<ID>,
     ) -> Result<PublishPayload> {
@@ -103,14 +105,16 @@ async fn published_before(
     topic: &str,
     data: &serde_json::Value,
 ) -> Result<u64> {
-    let stored = read_in_turn(ctx, move |log| log.find(&id)).await?;
+    let log_topic = Topic::Message(topic).name();
+    let find =
+        move |log: &LogReader| log.find(EventId { topic: &log_topic, kind: "message", id: &id });
+    let stored = read_in_turn(ctx, find).await?;
     let conflict = || fault(ErrorCode::Conflict, "another event has this id: choose a new one");
     let stored = stored.ok_or_else(|| internal("an id that is known is not in the log"))?;
     match item(&stored, |_| None).map(|one| one.body) {
         Ok(ItemBody::Message(known))
-            if *known.topic == *topic
-                && serde_json::from_str::<serde_json::Value>(&known.data).ok().as_ref()
-                    == Some(data) =>
+            if serde_json::from_str::<serde_json::Value>(&known.data).ok().as_ref()
+                == Some(data) =>
         {
             Ok(stored.sequence)
         }

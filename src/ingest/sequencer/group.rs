@@ -19,8 +19,9 @@ use crate::market::orders::Order;
 use crate::market::ownership::Ownership;
 use crate::market::refusal::Refusal;
 use crate::market::time::Micros;
+use crate::market::topic::Topic;
 use crate::market::trade::MOST_AHEAD;
-use crate::store::{NewEvent, NewTrade, Numbered, OrderRecord, Progress, StoreError};
+use crate::store::{EventId, NewEvent, NewTrade, Numbered, OrderRecord, Progress, StoreError};
 
 /// Most events of one commit, unless a single batch has more: some 5 ms of work, which is how
 /// long a mutation may wait for a file that is being read in.
@@ -56,10 +57,19 @@ pub(super) struct Group {
     pub(super) watched: Vec<(usize, Watched)>,
     /// What became of them, and of those that do not get so far.
     pub(super) outcomes: Vec<(Watched, Ack)>,
-    /// Ids of the events in this group with their places, see [`Sequencer::is_known`].
-    pub(super) ids: HashMap<Box<str>, usize>,
+    /// Definitions and events of orders in this group that have an id: the place of each, see
+    /// [`Sequencer::line_of_id`].
+    ids: HashMap<IdKey, usize>,
     /// Orders that were placed in this group: the log does not know them yet.
     pub(super) placed: HashSet<Box<str>>,
+}
+
+/// An [`EventId`] of its own.
+#[derive(PartialEq, Eq, Hash)]
+struct IdKey {
+    topic: Arc<str>,
+    kind: &'static str,
+    id: Box<str>,
 }
 
 impl Sequencer {
@@ -152,24 +162,18 @@ impl Sequencer {
                 group.deliveries[index].ack.refuse(place, refusal);
                 continue;
             }
-            let watched = match &event.id {
-                Some(id) if watching => {
-                    self.config.waiters.watch(id, line.as_deref().unwrap_or_default())
-                }
-                _ => None,
+            let watched = match watching {
+                true => self.config.waiters.watch(&event, line.as_deref().unwrap_or_default()),
+                false => None,
             };
-            if matches!(event.body, Body::Market(_) | Body::Order(_))
-                && let Some(id) = &event.id
-                && self.is_known(id, group)?
+            let key = self.id_key(&event)?;
+            if let Some(key) = &key
+                && let Some(known) = self.line_of_id(key, group)?
             {
-                let line = line.as_deref().unwrap_or_default();
-                let is_taken = match group.ids.get(id) {
-                    Some(own) => !is_same(group.events[*own].body.as_bytes(), line),
-                    None => self.is_taken(id, None, line),
-                };
+                let is_taken = !is_same(known.as_bytes(), line.as_deref().unwrap_or_default());
                 let ack = &mut group.deliveries[index].ack;
                 match is_taken && batch.feed.is_some() {
-                    true => ack.refuse(place, Refusal::IdTaken(id.clone())),
+                    true => ack.refuse(place, Refusal::IdTaken(key.id.clone())),
                     false => ack.known += 1,
                 }
                 group.outcomes.extend(watched.map(|own| (own, Ack::of_known())));
@@ -178,7 +182,7 @@ impl Sequencer {
             match self.check_order(&event, group)?.and_then(|()| self.admission.admit(&event)) {
                 Ok(Admitted { topic, effect }) => {
                     let at = group.events.len();
-                    group.ids.extend(event.id.clone().map(|id| (id, at)));
+                    group.ids.extend(key.map(|key| (key, at)));
                     if let Effect::Order { update, .. } = &effect {
                         group.placed.insert((&*update.order.id).into());
                     }
@@ -188,11 +192,12 @@ impl Sequencer {
                         }
                         _ => None,
                     };
+                    let kind = event.kind();
                     let Event { id, time, height, body: read } = event;
                     // It is made of the line.
                     drop(read);
                     let (order, body) = (record(&effect), line.map(body).unwrap_or_default());
-                    let new = NewEvent { topic, id, body, height, order, trade, numbered };
+                    let new = NewEvent { topic, id, kind, body, height, order, trade, numbered };
                     group.watched.extend(watched.map(|own| (at, own)));
                     if let Some(feed) = batch.feed {
                         if let Effect::Replace { market, .. } = &effect {
@@ -262,18 +267,50 @@ impl Sequencer {
         Some(ownership.of(event, market_of)?.refusal())
     }
 
-    /// A definition that is sent again must not undo a newer one, and an order's event must not
-    /// count twice, so these are looked up before they are admitted. With other events the log's
+    /// By what an event is looked up before it is admitted: a definition that is sent again must
+    /// not undo a newer one, and an order's event must not count twice. With other events the log's
     /// own check, while writing, is early enough.
-    fn is_known(&mut self, id: &str, group: &Group) -> Option<bool> {
-        Some(group.ids.contains_key(id) || self.persist(|store| store.knows(id))?)
+    fn id_key(&mut self, event: &Event<'_>) -> Option<Option<IdKey>> {
+        let Some(id) = &event.id else { return Some(None) };
+        let topic = match &event.body {
+            Body::Market(_) => event.topic(),
+            Body::Order(order) => match event.topic() {
+                Some(topic) => Some(topic),
+                None => {
+                    let market = match self.admission.orders().market_of(order) {
+                        Ok(market) => Some(market),
+                        // One that is final is known to the log alone.
+                        Err(_) => self
+                            .persist(|store| store.market_of_order(order.order()))?
+                            .map(MarketId::from),
+                    };
+                    market.map(|market| Topic::orders_of(&market).name())
+                }
+            },
+            _ => None,
+        };
+        Some(topic.map(|topic| IdKey { topic, kind: event.kind(), id: id.clone() }))
     }
 
-    /// Whether another event than this one has an id that the log knows; of another topic, or other
-    /// content. A log that can't be read now says no.
-    pub(super) fn is_taken(&self, id: &str, topic: Option<&str>, body: &[u8]) -> bool {
-        let Ok(Some(stored)) = self.store.find(id) else { return false };
-        !is_same(stored.body.as_bytes(), body) || topic.is_some_and(|topic| *topic != *stored.topic)
+    /// The line under an id, of this group or of the log.
+    fn line_of_id(&mut self, key: &IdKey, group: &Group) -> Option<Option<Box<str>>> {
+        if let Some(own) = group.ids.get(key) {
+            return Some(Some(group.events[*own].body.clone()));
+        }
+        let IdKey { topic, kind, id } = key;
+        let stored = self.persist(|store| store.find(EventId { topic, kind, id }))?;
+        Some(stored.map(|stored| stored.body))
+    }
+
+    /// Whether the log has other content under the id of an event. One that can't be read now says
+    /// no.
+    pub(super) fn is_taken(&self, event: &NewEvent) -> bool {
+        let NewEvent { topic, id, kind, body, .. } = event;
+        let Some(id) = id else { return false };
+        let stored = self.store.find(EventId { topic, kind, id });
+        stored.is_ok_and(|stored| {
+            stored.is_some_and(|stored| !is_same(stored.body.as_bytes(), body.as_bytes()))
+        })
     }
 
     /// Whether an order that is placed is a new one: those that are final are known to the log

@@ -16,6 +16,7 @@ use super::group::GROUP_EVENTS;
 use super::*;
 use crate::ingest::feed_status::{At, FeedId, FeedKind, FeedState, Place};
 use crate::ingest::projection::MakeAside;
+use crate::ingest::waiters;
 use crate::live::Rollback;
 use crate::market::book_gap::BookGap;
 use crate::market::levels::Side;
@@ -295,10 +296,10 @@ async fn another_event_under_a_known_id_is_refused_and_the_same_one_is_known() {
     let snapshot = delta("A-B", 5, 1).replace("delta", "snapshot");
     let markets = ["A-B", "C-D"].map(|name| market(name, "ACTIVE", name));
     hub.send(&[&markets[..], &[snapshot]].concat()).await;
-    let taken = "another event has the id \"1\": give each event an id of its own";
-    // In one batch, and in a later one.
-    let ack = hub.send(&[trade("A-B", 1), trade("C-D", 1), trade("A-B", 1)]).await;
-    assert_eq!((ack.accepted, ack.known, ack.refused), (1, 1, 1));
+    let taken = "another event of this topic and kind has the id \"1\": give each an id of its own";
+    // In one batch, and in a later one. Another market, or another kind, has ids of its own.
+    let ack = hub.send(&[trade("A-B", 1), trade("C-D", 1), trade("A-B", 1), trade("A-B", 2)]).await;
+    assert_eq!((ack.accepted, ack.known, ack.refused), (2, 1, 1));
     assert_eq!(ack.last_refusal.unwrap().reason.to_string(), taken);
     let spaced = trade("A-B", 1).replace(",", " , ");
     let ack = hub.send(&[spaced, trade("A-B", 2), trade("A-B", 1)]).await;
@@ -314,8 +315,10 @@ async fn another_event_under_a_known_id_is_refused_and_the_same_one_is_known() {
     assert!(hub.model.lock().gaps.is_empty());
     // A change of a book that is refused is missing in it.
     let change = delta("A-B", 6, 1).replace("{", "{\"id\":\"1\",");
-    let ack = hub.send(&[change.clone(), change]).await;
-    assert_eq!((ack.accepted, ack.refused), (0, 2));
+    let other = change.replace("[\"6", "[\"7");
+    assert_ne!(change, other);
+    let ack = hub.send(&[change.clone(), other, change]).await;
+    assert_eq!((ack.accepted, ack.known, ack.refused), (1, 1, 1));
     let gaps = hub.model.lock().gaps.clone();
     assert_eq!(gaps.len(), 1, "{gaps:?}");
     assert!(gaps[0].reason.ends_with(taken), "{gaps:?}");
@@ -766,11 +769,14 @@ async fn a_client_that_waits_for_an_event_receives_its_outcome() {
     hub.send(&[market("O-P", "ACTIVE", "d")]).await;
     let message =
         |topic: &str| format!(r#"{{"kind":"message","id":"m","topic":"{topic}","data":1}}"#);
-    let expect = |id: &str, line: &str| hub.waiters.expect(id, line).unwrap();
-    let mut order = expect("p1", &placed(1, 5, 3));
-    let mut published = expect("m", &message("t"));
-    let mut late = expect("m", &message("u"));
-    let mut unknown = expect("f", &filled(7, 1).replacen('{', r#"{"id":"f","#, 1));
+    let expect = |line: &str| {
+        let event = event::parse(line.as_bytes()).unwrap();
+        hub.waiters.expect(&waiters::key(&event).unwrap(), line).unwrap()
+    };
+    let mut order = expect(&placed(1, 5, 3));
+    let mut published = expect(&message("t"));
+    let mut late = expect(&message("t").replace(":1", ":2"));
+    let mut unknown = expect(&filled(7, 1).replacen('{', r#"{"id":"f","#, 1));
     let refused = filled(7, 1).replacen('{', r#"{"id":"f","#, 1);
     // In one group, among others.
     let lines = [message("v").replace("\"m\"", "\"n\""), placed(1, 5, 3), message("t"), refused];
@@ -786,8 +792,8 @@ async fn a_client_that_waits_for_an_event_receives_its_outcome() {
     assert_eq!((unknown.refused, &unknown.last_refusal), (1, &ack.last_refusal));
 
     // Known already: before they are admitted, and while they are written.
-    for (id, line) in [("p1", placed(1, 5, 3)), ("m", message("t"))] {
-        let mut again = expect(id, &line);
+    for line in [placed(1, 5, 3), message("t")] {
+        let mut again = expect(&line);
         assert_eq!(hub.send(&[line]).await.known, 1);
         assert_eq!(again.outcome().await, Ack::of_known());
     }

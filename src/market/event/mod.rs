@@ -15,6 +15,7 @@ use super::book_gap::BookGap;
 use super::definition::{MarketDefinition, MarketId};
 use super::levels::Side;
 use super::time::Micros;
+use super::topic::Topic;
 use super::trade::WrittenTrade;
 pub use parse::{begins_epochs, check_topic, parse};
 pub use subject::{Named, Subject, named_market, subject};
@@ -77,7 +78,7 @@ pub type WrittenLevel<'a> = (Text<'a>, Text<'a>);
 /// An event whose JSON is well formed and whose kind is known.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event<'a> {
-    /// Makes the event idempotent: the same id from any feed counts once.
+    /// Makes the event idempotent: the same id from any feed counts once within its topic and kind.
     pub id: Option<Box<str>>,
     pub time: Option<Micros>,
     /// Height of its block, at most [`MOST_HEIGHT`]. A rollback of the block removes the event.
@@ -89,6 +90,38 @@ impl<'a> Event<'a> {
     /// One without an id, a time and a block.
     pub fn new(body: Body<'a>) -> Self {
         Self { id: None, time: None, height: None, body }
+    }
+
+    /// The topic that it belongs to. `None` for an event of an order whose line names no market.
+    pub fn topic(&self) -> Option<Arc<str>> {
+        let topic = match &self.body {
+            Body::Market(definition) => Topic::Market(&definition.market),
+            Body::BookSnapshot { market, .. } | Body::BookDelta { market, .. } => {
+                Topic::Book(market)
+            }
+            Body::BookGap(gap) => Topic::Book(&gap.market),
+            Body::Trade(trade) => Topic::Trades(&trade.market),
+            Body::Order(order) => Topic::orders_of(order.market()?),
+            Body::Message(message) => Topic::Message(&message.topic),
+            Body::BlockApplied | Body::Reverted { .. } | Body::Gap { .. } => Topic::Blocks,
+        };
+        Some(topic.name())
+    }
+
+    /// As its line names it.
+    pub fn kind(&self) -> &'static str {
+        match &self.body {
+            Body::Market(_) => "market",
+            Body::BookSnapshot { .. } => "book.snapshot",
+            Body::BookDelta { .. } => "book.delta",
+            Body::BookGap(_) => "book.gap",
+            Body::Trade(_) => "trade",
+            Body::Order(order) => order.kind(),
+            Body::Message(_) => "message",
+            Body::BlockApplied => "block.applied",
+            Body::Reverted { .. } => "block.reverted",
+            Body::Gap { .. } => "source.gap",
+        }
     }
 }
 
@@ -137,6 +170,15 @@ impl OrderEvent {
             Self::Placed(placed) => &placed.order,
             Self::Filled(filled) => &filled.order,
             Self::Canceled(canceled) => &canceled.order,
+        }
+    }
+
+    /// See [`Event::kind`].
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Placed(_) => "order.placed",
+            Self::Filled(_) => "order.filled",
+            Self::Canceled(_) => "order.canceled",
         }
     }
 
