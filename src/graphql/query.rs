@@ -188,7 +188,7 @@ impl Query {
             uptime: i32::try_from(seconds).unwrap_or(i32::MAX),
             sockets: UInt64((view.sockets)()),
             operations: UInt64((view.operations)()),
-            state: live.feed_state().into(),
+            state: live.feed_states().others().into(),
         })
     }
 }

@@ -57,6 +57,9 @@ impl Feeds {
 
     fn files(&self, written: FilesFeedConfig) {
         let feed = self.statuses.register("files", FeedKind::Files);
+        if !written.is_required {
+            self.statuses.make_optional(feed);
+        }
         let live = self.live.clone();
         let files = FilesConfig {
             path: written.path,
@@ -77,7 +80,7 @@ impl Feeds {
     }
 
     fn postgres(&mut self, written: PostgresFeedConfig) {
-        let feed = self.remote("postgres", FeedKind::Postgres);
+        let feed = self.remote("postgres", FeedKind::Postgres, written.is_required);
         let config = shared_log::postgres(written);
         let Some(SharedLog { reader, writer, requests, replica }) = self.shared.take() else {
             return self.on_own_thread("Postgres", feed, move |ingest, statuses, stop| {
@@ -92,7 +95,7 @@ impl Feeds {
     }
 
     fn kafka(&self, written: KafkaFeedConfig) {
-        let feed = self.remote("kafka", FeedKind::Kafka);
+        let feed = self.remote("kafka", FeedKind::Kafka, written.is_required);
         let config = kafka_config(&written);
         self.on_own_thread("Kafka", feed, move |ingest, statuses, stop| {
             kafka::run(config, ingest, statuses, feed, stop)
@@ -100,8 +103,11 @@ impl Feeds {
     }
 
     /// A feed that is not live before it has reached its source and read all that was there.
-    fn remote(&self, name: &str, kind: FeedKind) -> FeedId {
+    fn remote(&self, name: &str, kind: FeedKind, is_required: bool) -> FeedId {
         let feed = self.statuses.register(name, kind);
+        if !is_required {
+            self.statuses.make_optional(feed);
+        }
         self.statuses.stale(feed, Some(format!("connecting to {kind:?}")));
         feed
     }

@@ -116,6 +116,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
         Some((_, log)) => shared_log::open_replica(&config.store, log).await?,
         None => Store::open_with(&config.store.path, synchronous(config.store.synchronous))?,
     };
+    statuses.sources().restore(&store.topic_sources()?);
     let journal = config.limits.journal_touches_per_market;
     let log = LogReaders::new(&config.store.path, MOST_READERS);
     let live = Arc::new(Live::new(store.epoch(), Box::new(now), journal, log.clone()));
@@ -361,7 +362,7 @@ fn readiness(
         ];
         rows.extend(statuses.snapshot().into_iter().map(|feed| Dependency {
             name: format!("feed {}", feed.name),
-            ready: feed.state == crate::ingest::feed_status::FeedState::Live,
+            ready: feed.is_ready,
             detail: feed.reason.unwrap_or_else(|| "live".to_owned()),
         }));
         rows

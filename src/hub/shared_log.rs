@@ -58,7 +58,7 @@ impl SharedLog {
 }
 
 pub(super) fn postgres(written: PostgresFeedConfig) -> PostgresConfig {
-    let PostgresFeedConfig { url, poll_interval, deadline } = written;
+    let PostgresFeedConfig { url, poll_interval, deadline, .. } = written;
     PostgresConfig { url: url.secret().clone(), poll_interval, deadline }
 }
 

@@ -1,6 +1,7 @@
 //! What the hub does by the clock: feeds' health reaches the streams, idle streams go, rings give
 //! way where memory is short.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::ingest::feed_status::{self, FeedId, FeedStatus, FeedStatuses};
-use crate::live::{Encoders, FeedState, FeedView, Live, RefusedEvent};
+use crate::ingest::topic_sources::TopicSources;
+use crate::live::{Encoders, FeedState, FeedStates, FeedView, Live, RefusedEvent};
 use crate::market::book_gap::BookGap;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -62,7 +64,7 @@ async fn every(period: Duration, stop: CancellationToken, act: impl Fn()) {
 
 /// Says on every topic and in the state of the feeds that the hub is about to close its sockets.
 pub fn shut_down(encoders: &Encoders, statuses: &FeedStatuses) {
-    encoders.set_feed_state(FeedState::ShuttingDown);
+    encoders.set_feed_states(FeedStates::all(FeedState::ShuttingDown));
     statuses.all_shutting_down();
     encoders.set_feeds(views(statuses.snapshot(), encoders.live()));
 }
@@ -70,12 +72,17 @@ pub fn shut_down(encoders: &Encoders, statuses: &FeedStatuses) {
 /// Sends the state of the feeds to the streams.
 async fn follow_feeds(encoders: Arc<Encoders>, statuses: FeedStatuses, stop: CancellationToken) {
     let mut changes = statuses.changes();
+    let mut computed = None;
     loop {
         changes.mark_unchanged();
         let feeds = statuses.snapshot();
         // The drain's own word stays the last.
-        if encoders.live().feed_state() != FeedState::ShuttingDown {
-            encoders.set_feed_state(worst(&feeds));
+        if encoders.live().feed_states().others() != FeedState::ShuttingDown {
+            let of = (health(&feeds), statuses.sources().changes());
+            if computed.as_ref() != Some(&of) {
+                encoders.set_feed_states(states(&feeds, statuses.sources()));
+                computed = Some(of);
+            }
         }
         encoders.set_feeds(views(feeds, encoders.live()));
         let pause = async {
@@ -89,15 +96,34 @@ async fn follow_feeds(encoders: Arc<Encoders>, statuses: FeedStatuses, stop: Can
     }
 }
 
-/// Every feed may carry any market, so what one lacks, all may.
-fn worst(feeds: &[FeedStatus]) -> FeedState {
-    let has = |state| feeds.iter().any(|feed| feed.state == state);
-    if has(feed_status::FeedState::Halted) {
-        FeedState::Halted
-    } else if has(feed_status::FeedState::Stale) {
-        FeedState::Stale
-    } else {
-        FeedState::Live
+/// What decides the states of topics.
+type Health = Vec<(feed_status::FeedState, BTreeMap<Arc<str>, String>)>;
+
+fn health(feeds: &[FeedStatus]) -> Health {
+    feeds.iter().map(|feed| (feed.state, feed.source_faults.clone())).collect()
+}
+
+/// A topic has the worst state of its sources. A topic without a known source may be of any feed.
+fn states(feeds: &[FeedStatus], sources: &TopicSources) -> FeedStates {
+    let worst = feeds.iter().map(|feed| feed.state).max().unwrap_or_default();
+    match worst {
+        feed_status::FeedState::Live => FeedStates::default(),
+        worst => {
+            let known = sources.states(feeds).into_iter();
+            let known = known.map(|(topic, state)| (topic, state.into())).collect();
+            FeedStates::new(known, worst.into())
+        }
+    }
+}
+
+impl From<feed_status::FeedState> for FeedState {
+    fn from(state: feed_status::FeedState) -> Self {
+        match state {
+            feed_status::FeedState::Live => Self::Live,
+            feed_status::FeedState::Stale => Self::Stale,
+            feed_status::FeedState::Halted => Self::Halted,
+            feed_status::FeedState::ShuttingDown => Self::ShuttingDown,
+        }
     }
 }
 
@@ -115,12 +141,7 @@ fn view(feed: FeedStatus, gaps: &[Arc<BookGap>]) -> FeedView {
         gaps: gaps.iter().filter(is_own).take(MOST_GAPS).cloned().collect(),
         name: feed.name.to_string(),
         kind: format!("{:?}", feed.kind).to_uppercase(),
-        state: match feed.state {
-            feed_status::FeedState::Live => FeedState::Live,
-            feed_status::FeedState::Stale => FeedState::Stale,
-            feed_status::FeedState::Halted => FeedState::Halted,
-            feed_status::FeedState::ShuttingDown => FeedState::ShuttingDown,
-        },
+        state: feed.state.into(),
         reason: feed.reason,
         events_total: feed.events_total,
         known_total: feed.known_total,
@@ -198,6 +219,6 @@ mod tests {
         shut_down(&encoders, &statuses);
         let states: Vec<_> = live.feeds().into_iter().map(|feed| feed.state).collect();
         assert_eq!(states, [FeedState::ShuttingDown; 2]);
-        assert_eq!(live.feed_state(), FeedState::ShuttingDown);
+        assert_eq!(live.feed_states(), FeedStates::all(FeedState::ShuttingDown));
     }
 }

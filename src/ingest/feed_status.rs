@@ -8,12 +8,17 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::topic_sources::TopicSources;
 use crate::market::refusal::Refusal;
 use crate::market::time::Micros;
 
-/// As clients see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Most names of a reason.
+const MOST_NAMED: usize = 3;
+
+/// As clients see it. A later one is worse.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FeedState {
+    #[default]
     Live,
     /// Cut off from its source, or late.
     Stale,
@@ -100,6 +105,12 @@ pub struct FeedStatus {
     pub name: Arc<str>,
     pub kind: FeedKind,
     pub state: FeedState,
+    /// The same without what single sources of it lack.
+    pub state_as_a_whole: FeedState,
+    /// Whether clients can be sent to the hub as far as this feed goes.
+    pub is_ready: bool,
+    /// Sources that can't be read, with their reasons.
+    pub source_faults: BTreeMap<Arc<str>, String>,
     /// What is wrong, or what is passed over on purpose while the feed is live.
     pub reason: Option<String>,
     /// Events that went into the log since the hub started.
@@ -115,6 +126,16 @@ pub struct FeedStatus {
     pub lag: u64,
     /// How often it was cut off from its source since the hub started.
     pub cuts_total: u64,
+}
+
+impl FeedStatus {
+    /// The state of one of its sources.
+    pub fn of(&self, source: &str) -> FeedState {
+        match self.source_faults.contains_key(source) {
+            true => self.state_as_a_whole.max(FeedState::Halted),
+            false => self.state_as_a_whole,
+        }
+    }
 }
 
 /// What one commit brought from one feed.
@@ -135,6 +156,7 @@ struct Entry {
     note: Option<String>,
     /// It brought events that change nothing a client can see yet.
     logged_only: bool,
+    is_optional: bool,
     shutting_down: bool,
 }
 
@@ -147,11 +169,13 @@ pub struct FeedStatuses {
     entries: Arc<Mutex<Vec<Entry>>>,
     /// Rises with each change; a watcher that is slow sees only the newest.
     generation: Arc<watch::Sender<u64>>,
+    sources: TopicSources,
 }
 
 impl Default for FeedStatuses {
     fn default() -> Self {
-        Self { entries: Arc::default(), generation: Arc::new(watch::Sender::new(0)) }
+        let generation = Arc::new(watch::Sender::new(0));
+        Self { entries: Arc::default(), generation, sources: TopicSources::default() }
     }
 }
 
@@ -167,6 +191,9 @@ impl FeedStatuses {
             name: name.into(),
             kind,
             state: FeedState::Live,
+            state_as_a_whole: FeedState::Live,
+            is_ready: true,
+            source_faults: BTreeMap::new(),
             reason: None,
             events_total: 0,
             known_total: 0,
@@ -185,6 +212,7 @@ impl FeedStatuses {
             stale: None,
             note: None,
             logged_only: false,
+            is_optional: false,
             shutting_down: false,
         });
         drop(entries);
@@ -199,6 +227,22 @@ impl FeedStatuses {
 
     pub fn get(&self, feed: FeedId) -> Option<FeedStatus> {
         self.entries.lock().get(usize::from(feed.0)).map(|entry| entry.status.clone())
+    }
+
+    /// Which feed brings which topic.
+    pub fn sources(&self) -> &TopicSources {
+        &self.sources
+    }
+
+    pub fn name(&self, feed: FeedId) -> Option<Arc<str>> {
+        self.entries.lock().get(usize::from(feed.0)).map(|entry| entry.status.name.clone())
+    }
+
+    /// The name of the first feed of a kind.
+    pub fn first_of(&self, kind: FeedKind) -> Option<Arc<str>> {
+        let entries = self.entries.lock();
+        let first = entries.iter().find(|entry| entry.status.kind == kind)?;
+        Some(first.status.name.clone())
     }
 
     pub fn is_kafka(&self, feed: Option<FeedId>) -> bool {
@@ -233,6 +277,16 @@ impl FeedStatuses {
         self.change(feed, |entry| {
             entry.halted.remove(&cause);
         });
+    }
+
+    /// The hub is ready also where this feed is not live.
+    pub fn make_optional(&self, feed: FeedId) {
+        self.change(feed, |entry| entry.is_optional = true);
+    }
+
+    /// The sources of a feed that can't be read. Only their topics are HALTED.
+    pub fn source_faults(&self, feed: FeedId, faults: BTreeMap<Arc<str>, String>) {
+        self.change(feed, |entry| entry.status.source_faults = faults);
     }
 
     /// For what stops every feed at once.
@@ -330,7 +384,7 @@ impl Entry {
         let before = self.status.clone();
         change(self);
         let reasons: Vec<&str> = self.halted.values().map(String::as_str).collect();
-        let (state, reason) = if !reasons.is_empty() {
+        let (whole, reason) = if !reasons.is_empty() {
             (FeedState::Halted, Some(reasons.join("; ")))
         } else if self.stale.is_some() {
             (FeedState::Stale, self.stale.clone())
@@ -339,15 +393,69 @@ impl Entry {
             let notes: Vec<&str> = self.note.as_deref().into_iter().chain(logged_only).collect();
             (FeedState::Live, (!notes.is_empty()).then(|| notes.join("; ")))
         };
-        self.status.state = if self.shutting_down { FeedState::ShuttingDown } else { state };
-        self.status.reason = reason;
+        let faults = &self.status.source_faults;
+        let faulty = faults.iter().map(|(source, reason)| format!("{source}: {reason}"));
+        let faulty = summary(faulty, faults.len());
+        let whole = if self.shutting_down { FeedState::ShuttingDown } else { whole };
+        self.status.state_as_a_whole = whole;
+        // Of single sources that can't be read, only their own topics are not live.
+        self.status.is_ready = !self.halted.contains_key(&Cause::Store)
+            && (self.is_optional || whole == FeedState::Live);
+        self.status.state = match &faulty {
+            Some(_) => whole.max(FeedState::Halted),
+            None => whole,
+        };
+        let reasons: Vec<String> = faulty.into_iter().chain(reason).collect();
+        self.status.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
         self.status != before
     }
+}
+
+/// The first of these in one text, and how many there are beside them; `None` if there is none.
+pub fn summary(all: impl Iterator<Item = String>, count: usize) -> Option<String> {
+    let named: Vec<_> = all.take(MOST_NAMED).collect();
+    let more = count - named.len();
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    (!named.is_empty()).then(|| named.join("; ") + &more)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_that_can_not_be_read_halts_only_itself() {
+        let board = FeedStatuses::new();
+        let feed = board.register("files", FeedKind::Files);
+        board.note(feed, Some("b.txt is ignored".into()));
+        board.source_faults(feed, [("a.ndjson".into(), "no".into())].into());
+        let status = board.get(feed).unwrap();
+        assert_eq!((status.state, status.state_as_a_whole), (FeedState::Halted, FeedState::Live));
+        assert_eq!(status.reason.as_deref(), Some("a.ndjson: no; b.txt is ignored"));
+        assert_eq!(status.of("a.ndjson"), FeedState::Halted);
+        assert_eq!(status.of("c.ndjson"), FeedState::Live);
+        assert!(status.is_ready);
+        board.stale(feed, Some("late".into()));
+        assert_eq!(board.get(feed).unwrap().of("c.ndjson"), FeedState::Stale);
+        board.stale(feed, None);
+        board.source_faults(feed, BTreeMap::new());
+        assert_eq!(board.get(feed).unwrap().state, FeedState::Live);
+    }
+
+    #[test]
+    fn a_hub_is_ready_without_an_optional_feed_but_not_without_its_log() {
+        let board = FeedStatuses::new();
+        let feed = board.register("kafka", FeedKind::Kafka);
+        let is_ready = || board.get(feed).unwrap().is_ready;
+        board.stale(feed, Some("cut off".into()));
+        assert!(!is_ready());
+        board.make_optional(feed);
+        assert!(is_ready());
+        board.halt_all(Cause::Store, "disk full");
+        assert!(!is_ready());
+        board.clear_all(Cause::Store);
+        assert!(is_ready());
+    }
 
     #[test]
     fn a_feed_is_live_again_only_when_every_cause_is_gone() {

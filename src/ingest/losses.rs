@@ -1,12 +1,6 @@
 //! What a refused event means for books. A book of price levels that missed an event is wrong until
 //! its next snapshot.
 
-use std::sync::Arc;
-
-use foldhash::HashMap;
-
-use super::feed_status::FeedId;
-use crate::market::definition::MarketId;
 use crate::market::event::{Body, Event, Subject, subject};
 use crate::market::refusal::Refusal;
 
@@ -43,32 +37,5 @@ impl<'a> Lost<'a> {
             }
             _ => Self::Nothing,
         }
-    }
-}
-
-/// Which source brought the last snapshot of each book, since the start.
-#[derive(Default)]
-pub(super) struct BookSources(HashMap<MarketId, (FeedId, Arc<str>)>);
-
-impl BookSources {
-    /// A source brought a snapshot.
-    pub(super) fn note(&mut self, market: &MarketId, feed: FeedId, source: &Arc<str>) {
-        match self.0.get(market) {
-            Some((own, known)) if (own, &**known) == (&feed, &**source) => {}
-            _ => drop(self.0.insert(market.clone(), (feed, source.clone()))),
-        }
-    }
-
-    /// The markets that a source may bring: those that it brought, and those that none did.
-    pub(super) fn of<'a>(
-        &self,
-        feed: FeedId,
-        source: &str,
-        markets: impl Iterator<Item = &'a MarketId>,
-    ) -> Vec<MarketId> {
-        let is_of = |market: &&MarketId| {
-            self.0.get(*market).is_none_or(|(own, known)| (*own, &**known) == (feed, source))
-        };
-        markets.filter(is_of).cloned().collect()
     }
 }

@@ -7,6 +7,7 @@ mod losses;
 pub mod projection;
 pub mod rollback;
 pub mod sequencer;
+pub mod topic_sources;
 pub mod waiters;
 
 use std::time::Duration;

@@ -23,11 +23,11 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::feed_status::FeedStatuses;
+use super::feed_status::{FeedId, FeedStatuses, Place};
 use super::handle::{
     Ack, Answer, Batch, Incoming, IngestError, IngestHandle, Request, WeakIngestHandle, body, now,
 };
-use super::losses::{BookSources, Lost};
+use super::losses::Lost;
 use super::projection::Projection;
 use super::rollback;
 use super::waiters::Waiters;
@@ -39,7 +39,7 @@ use crate::market::event::{self, Body, Event};
 use crate::market::ownership::Ownership;
 use crate::market::refusal::Refusal;
 use crate::recovery::Recovered;
-use crate::store::{Appended, NewEvent, RollbackTransaction, Store};
+use crate::store::{Appended, NewEvent, RollbackTransaction, Store, TopicSource};
 use group::{Buffers, Delivery, Group};
 
 /// Events of a book between two checkpoints. A restart replays one to two such stretches of each
@@ -101,7 +101,8 @@ pub(crate) fn prepare(
         config,
         handles,
         buffers,
-        book_sources: BookSources::default(),
+        new_sources: Vec::new(),
+        noted: None,
         since_checkpoint,
         checkpoint_interval: HashMap::default(),
     };
@@ -206,7 +207,10 @@ struct Sequencer {
     config: SequencerConfig,
     handles: WeakIngestHandle,
     buffers: Buffers,
-    book_sources: BookSources,
+    /// Sources of topics that the log does not have yet.
+    new_sources: Vec<TopicSource>,
+    /// The last topic and source that were noted.
+    noted: Option<(Arc<str>, FeedId, Arc<str>)>,
     since_checkpoint: HashMap<MarketId, u64>,
     /// Events between the last checkpoint of a market and its next one.
     checkpoint_interval: HashMap<MarketId, u64>,
@@ -389,7 +393,34 @@ impl Sequencer {
         for market in due {
             self.checkpoint(&market);
         }
+        self.save_sources();
         Some(())
+    }
+
+    /// A feed brought an event of a topic.
+    fn note_source(&mut self, topic: &Arc<str>, feed: FeedId, place: &Place) {
+        // Nearly always it is the one before.
+        if let Some((own_topic, own_feed, source)) = &self.noted
+            && *own_feed == feed
+            && Arc::ptr_eq(own_topic, topic)
+            && Arc::ptr_eq(source, &place.source)
+        {
+            return;
+        }
+        let Some(name) = self.statuses.name(feed) else { return };
+        self.new_sources.extend(self.statuses.sources().note(topic, &name, &place.source));
+        self.noted = Some((topic.clone(), feed, place.source.clone()));
+    }
+
+    /// What could not be written is learned again after a restart.
+    fn save_sources(&mut self) {
+        if self.new_sources.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.save_topic_sources(&self.new_sources) {
+            tracing::warn!(%error, "sources of topics not saved");
+        }
+        self.new_sources.clear();
     }
 
     /// One that fails is taken at the next turn: until then a restart only replays more.

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::Live;
+use super::feed_states::FeedStates;
 #[cfg(test)]
 use super::frame::Speed;
-use super::frame::{FeedState, Item, ItemBody, TopicName};
+use super::frame::{Item, ItemBody, TopicName};
 use super::pace::Touched;
 use crate::market::book_gap::BookGap;
 use crate::market::definition::MarketId;
@@ -229,22 +230,25 @@ impl Live {
 
     /// Whether what every stream says is up to date; those that follow this state itself say it at
     /// once.
-    pub fn set_feed_state(&self, state: FeedState) {
+    pub fn set_feed_states(&self, states: FeedStates) {
         let mut touched = Touched::new();
-        self.take_feed_state(state, &mut touched);
+        self.take_feed_states(states, &mut touched);
         self.advance_all(&touched);
     }
 
-    pub(super) fn take_feed_state(&self, state: FeedState, touched: &mut Touched) {
-        if std::mem::replace(&mut *self.feed_state.lock(), state) == state {
+    pub(super) fn take_feed_states(&self, states: FeedStates, touched: &mut Touched) {
+        let mut own = self.feed_states.lock();
+        if *own == states {
             return;
         }
+        *own = states.clone();
+        drop(own);
         for market in self.all() {
             touched.extend(market.state.lock().streams.keys());
             touched.extend(market.candles.lock().streams());
         }
-        self.offers.lock().set_state(state, touched);
-        self.tickers.lock().set_state(state, touched);
-        self.topics.lock().set_state(state, touched);
+        self.offers.lock().set_states(states.clone(), touched);
+        self.tickers.lock().set_states(states.clone(), touched);
+        self.topics.lock().set_states(states, touched);
     }
 }

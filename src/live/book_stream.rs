@@ -33,7 +33,7 @@ pub(super) struct Now<'a> {
     pub(super) epochs: &'a EpochHistory,
     /// Counts the times that the book was replaced as a whole, and why it was the last time.
     pub(super) restated: (u64, SnapshotReason),
-    /// Of all feeds; the state of the book is in the head.
+    /// Of its feeds; the state of the book is in the head.
     pub(super) feed_state: FeedState,
     pub(super) snapshot_encodings: &'a AtomicU64,
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use spreadly_subscriptions::{Cursor, Epoch, Frame, ResponseStream, Resume};
 
+use super::feed_states::FeedStates;
 use super::frame::{CandleFrame, Encode, FeedState, LiveFrame, SnapshotReason, candles_topic};
 use super::pace::{QUIET_BEATS, Touched};
 use super::reader_errors::bad_cursor;
@@ -26,10 +27,10 @@ const TRADES_KEPT: usize = 4_096;
 const MOST_ROLLED: usize = 8;
 
 /// The time and state of the hub at one moment.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Moment {
     pub(super) now: Micros,
-    pub(super) state: FeedState,
+    pub(super) states: FeedStates,
 }
 
 pub(super) struct CandleBoard {
@@ -202,7 +203,7 @@ impl CandleBoard {
                 }
                 None => self.restate(&mut own, SnapshotReason::Lagged, moment),
             }
-        } else if !rolled.is_empty() || own.state != moment.state {
+        } else if !rolled.is_empty() || own.state != self.state(&moment.states) {
             own.push(self.frame(&own, Some(own.last), None, 0, rolled, moment));
         }
         self.streams.insert(stream, own);
@@ -248,6 +249,10 @@ impl CandleBoard {
         self.streams.keys()
     }
 
+    fn state(&self, states: &FeedStates) -> FeedState {
+        states.of_trades(&self.definition.market)
+    }
+
     fn series(&self, interval: Interval) -> &Series {
         // There is one of each.
         self.series.iter().find(|one| one.interval() == interval).unwrap_or(&self.series[0])
@@ -274,7 +279,7 @@ impl CandleBoard {
             event_time: self.event_time,
             publish_time: moment.now,
             slowed_to: None,
-            state: moment.state,
+            state: self.state(&moment.states),
         }
     }
 
@@ -282,7 +287,7 @@ impl CandleBoard {
         &mut self,
         stream: &Arc<ResponseStream>,
         interval: Interval,
-        state: FeedState,
+        states: &FeedStates,
         encode: Encode,
     ) {
         let own = CandleStream {
@@ -291,7 +296,7 @@ impl CandleBoard {
             encode,
             last: self.sequence,
             epoch: self.epochs.epoch(),
-            state,
+            state: self.state(states),
             rolled: Vec::new(),
             quiet_beats: 0,
             started: None,

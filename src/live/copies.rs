@@ -48,7 +48,7 @@ impl Live {
     /// Copies what every stream may follow: the state of the feeds.
     fn take_from_origin(&self, touched: &mut Touched) {
         let Some(origin) = &self.origin else { return };
-        self.take_feed_state(origin.feed_state(), touched);
+        self.take_feed_states(origin.feed_states(), touched);
         let views = origin.feeds();
         self.feeds.lock().set(views, touched);
     }

@@ -226,7 +226,7 @@ impl EncodeWorker {
                 // The origin has reported what could not be read.
                 drop(self.live.take_rollback(&left, touched));
             }
-            Some((Change::FeedState(state), _)) => self.live.take_feed_state(state, touched),
+            Some((Change::FeedStates(states), _)) => self.live.take_feed_states(states, touched),
             Some((Change::Feeds(views), _)) => {
                 self.live.feeds.lock().set(views.to_vec(), touched);
             }

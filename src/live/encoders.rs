@@ -11,7 +11,8 @@ use spreadly_subscriptions::Worker;
 use super::Live;
 use super::book_checkpoint::RestoreError;
 use super::encode_worker::{EncodeMeters, EncodeWorker};
-use super::frame::{FeedState, FeedView};
+use super::feed_states::FeedStates;
+use super::frame::FeedView;
 use super::inbox::Change;
 use super::rollback::Rollback;
 use crate::market::effect::Applied;
@@ -97,10 +98,10 @@ impl Encoders {
     }
 
     /// Whether what every stream says is up to date.
-    pub fn set_feed_state(&self, state: FeedState) {
-        if self.live.feed_state() != state {
-            self.live.set_feed_state(state);
-            self.pass_on(|| Change::FeedState(state));
+    pub fn set_feed_states(&self, states: FeedStates) {
+        if self.live.feed_states() != states {
+            self.live.set_feed_states(states.clone());
+            self.pass_on(|| Change::FeedStates(states.clone()));
         }
     }
 

@@ -53,10 +53,13 @@ impl SnapshotReason {
     }
 }
 
-/// Whether the hub's data is up to date.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// Whether data is up to date. A later one is worse.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum FeedState {
+    #[default]
     Live,
     /// The source is cut off or late.
     Stale,

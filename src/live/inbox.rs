@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::frame::{FeedState, FeedView};
+use super::feed_states::FeedStates;
+use super::frame::FeedView;
 use super::rollback::Rollback;
 use crate::market::effect::{Applied, Effect};
 
@@ -16,7 +17,7 @@ const MOST_WAITING_LEVELS: usize = 1 << 20;
 pub(super) enum Change {
     Events(Arc<Vec<Applied>>),
     RolledBack(Arc<Rollback>),
-    FeedState(FeedState),
+    FeedStates(FeedStates),
     Feeds(Arc<Vec<FeedView>>),
 }
 

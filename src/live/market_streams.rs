@@ -10,6 +10,7 @@ use bytes::Bytes;
 use foldhash::{HashMap, HashMapExt as _};
 use spreadly_subscriptions::{Epoch, Frame, ResponseStream, Resume};
 
+use super::feed_states::FeedStates;
 use super::frame::{Encode, FeedState, LiveFrame, SnapshotReason};
 use super::pace::{QUIET_BEATS, Touched};
 use crate::market::definition::{MarketDefinition, MarketId};
@@ -23,6 +24,9 @@ pub(super) trait MarketValue: Clone + Default {
 
     /// Raises the sequence to where an epoch began.
     fn set_sequence(&mut self, sequence: u64);
+
+    /// Of the feeds that it is made of.
+    fn feed_state(states: &FeedStates, market: &str) -> FeedState;
 
     fn frame(entry: &MarketEntry<Self>, link: FrameLink) -> LiveFrame;
 }
@@ -48,6 +52,7 @@ pub(super) struct MarketEntry<T> {
     pub(super) value: T,
     /// The market's book missed an event: what is made of it is not up to date.
     has_gap: bool,
+    feed_state: FeedState,
     /// Counts the changes by events, and those by the clock.
     events: u64,
     rolls: u64,
@@ -56,9 +61,9 @@ pub(super) struct MarketEntry<T> {
 }
 
 impl<T> MarketEntry<T> {
-    /// The state of the market, where this is the one of all.
-    fn state(&self, of_all: FeedState) -> FeedState {
-        match of_all {
+    /// Whether the value is up to date.
+    fn state(&self) -> FeedState {
+        match self.feed_state {
             FeedState::Live if self.has_gap => FeedState::Stale,
             state => state,
         }
@@ -66,7 +71,7 @@ impl<T> MarketEntry<T> {
 }
 
 impl<T: MarketValue> MarketEntry<T> {
-    fn pushed(&self, state: FeedState) -> Pushed {
+    fn pushed(&self) -> Pushed {
         Pushed {
             quiet_beats: 0,
             stated: StatedFrames::default(),
@@ -74,13 +79,13 @@ impl<T: MarketValue> MarketEntry<T> {
             sequence: self.value.sequence(),
             events: self.events,
             rolls: self.rolls,
-            state,
+            state: self.state(),
         }
     }
 }
 
 pub(super) struct MarketStreams<T> {
-    state: FeedState,
+    states: FeedStates,
     /// Of the last event of the log that changed any value.
     sequence: u64,
     markets: HashMap<MarketId, MarketEntry<T>>,
@@ -138,7 +143,7 @@ impl StatedFrames {
 impl<T: MarketValue> MarketStreams<T> {
     pub(super) fn new() -> Self {
         Self {
-            state: FeedState::Live,
+            states: FeedStates::default(),
             sequence: 0,
             markets: HashMap::new(),
             streams: BTreeMap::new(),
@@ -152,6 +157,7 @@ impl<T: MarketValue> MarketStreams<T> {
             epochs: epochs.clone(),
             value: T::default(),
             has_gap: false,
+            feed_state: T::feed_state(&self.states, &definition.market),
             events: 0,
             rolls: 0,
             raw: BTreeSet::new(),
@@ -176,7 +182,9 @@ impl<T: MarketValue> MarketStreams<T> {
         self.sequence = self.sequence.max(entry.value.sequence());
         let before = self.markets.remove(&id);
         let raw = before.map(|before| before.raw).unwrap_or_default();
-        self.markets.insert(id, MarketEntry { raw, ..entry });
+        // The other copy may know other states of the feeds.
+        let feed_state = T::feed_state(&self.states, &id);
+        self.markets.insert(id, MarketEntry { raw, feed_state, ..entry });
     }
 
     pub(super) fn forget(&mut self, market: &str) {
@@ -250,8 +258,14 @@ impl<T: MarketValue> MarketStreams<T> {
         self.raise_to_epoch(market);
     }
 
-    pub(super) fn set_state(&mut self, state: FeedState, touched: &mut Touched) {
-        self.state = state;
+    pub(super) fn set_states(&mut self, states: FeedStates, touched: &mut Touched) {
+        for (market, entry) in &mut self.markets {
+            entry.feed_state = T::feed_state(&states, market);
+        }
+        self.states = states;
+        for stream in self.streams.values_mut() {
+            stream.markets.values_mut().for_each(|pushed| pushed.stated.clear());
+        }
         touched.extend(self.streams.keys());
     }
 
@@ -276,7 +290,7 @@ impl<T: MarketValue> MarketStreams<T> {
         for (market, pushed) in &own.markets {
             let Some(entry) = self.markets.get(market) else { continue };
             if pushed.is_old(entry)
-                || pushed.state != entry.state(self.state)
+                || pushed.state != entry.state()
                 || pushed.epoch != entry.epochs.epoch()
             {
                 due.push((entry.value.sequence(), market));
@@ -289,7 +303,7 @@ impl<T: MarketValue> MarketStreams<T> {
         let due: Vec<_> = due.into_iter().map(|(_, market)| market.clone()).collect();
         for market in due {
             let entry = &self.markets[&market];
-            own.push(&market, entry, entry.state(self.state), now);
+            own.push(&market, entry, now);
         }
     }
 
@@ -306,7 +320,7 @@ impl<T: MarketValue> MarketStreams<T> {
             .collect();
         for market in quiet {
             if let Some(entry) = self.markets.get(&market) {
-                own.push(&market, entry, entry.state(self.state), now);
+                own.push(&market, entry, now);
             }
         }
     }
@@ -322,7 +336,7 @@ impl<T: MarketValue> MarketStreams<T> {
         for market in markets {
             let Some(entry) = self.markets.get_mut(market) else { continue };
             entry.raw.insert(id);
-            pushed.insert(market.clone(), entry.pushed(entry.state(self.state)));
+            pushed.insert(market.clone(), entry.pushed());
         }
         let stream = stream.clone();
         let own = MarketStream { stream, encode, last: self.sequence, markets: pushed };
@@ -373,13 +387,13 @@ impl<T: MarketValue> MarketStreams<T> {
             merged_events: 0,
             reason: None,
             is_heartbeat: false,
-            state: self.state,
+            state: FeedState::Live,
             now,
         };
         let mut frames = Vec::with_capacity(own.markets.len());
         for (market, pushed) in &mut own.markets {
             let Some(entry) = self.markets.get(market) else { continue };
-            let link = FrameLink { state: entry.state(self.state), ..link };
+            let link = FrameLink { state: entry.state(), ..link };
             let tail = match previous(market, entry) {
                 Ok(seen) => {
                     let link = FrameLink { previous: Some(seen), ..link };
@@ -402,13 +416,7 @@ impl<T: MarketValue> MarketStreams<T> {
 
 impl MarketStream {
     /// Pushes a market's value: after what was pushed of it, or stated where an epoch began.
-    fn push<T: MarketValue>(
-        &mut self,
-        market: &MarketId,
-        entry: &MarketEntry<T>,
-        state: FeedState,
-        now: Micros,
-    ) {
+    fn push<T: MarketValue>(&mut self, market: &MarketId, entry: &MarketEntry<T>, now: Micros) {
         let Some(pushed) = self.markets.get_mut(market) else { return };
         let same_epoch = pushed.epoch == entry.epochs.epoch();
         let link = FrameLink {
@@ -416,10 +424,10 @@ impl MarketStream {
             merged_events: if same_epoch { entry.events - pushed.events } else { 0 },
             reason: (!same_epoch).then(|| SnapshotReason::of_epoch(&entry.epochs)),
             is_heartbeat: !pushed.is_old(entry),
-            state,
+            state: entry.state(),
             now,
         };
-        *pushed = entry.pushed(state);
+        *pushed = entry.pushed();
         let bytes = (self.encode)(T::frame(entry, link));
         // Over all markets of the stream, so that its numbers rise.
         let sequence = self.last.max(entry.value.sequence());

@@ -185,7 +185,8 @@ impl Market {
 impl MarketState {
     pub(super) fn now<'a>(&'a self, live: &'a Live) -> Now<'a> {
         let checksum = *self.checksum.get_or_init(|| checksum::of(&self.book));
-        let (state, state_reason) = self.soundness(live);
+        let feed_state = live.feed_states.lock().of_book(&self.definition.market);
+        let (state, state_reason) = self.soundness(feed_state);
         Now {
             head: BookHead {
                 definition: self.definition.clone(),
@@ -202,19 +203,19 @@ impl MarketState {
             book: &self.book,
             epochs: &self.epochs,
             restated: self.restated,
-            feed_state: live.feed_state(),
+            feed_state,
             snapshot_encodings: &live.snapshot_encodings,
         }
     }
 
     /// Whether the book is up to date and whole; why not, where that is the market's own.
-    fn soundness(&self, live: &Live) -> (FeedState, Option<Arc<str>>) {
+    fn soundness(&self, feed_state: FeedState) -> (FeedState, Option<Arc<str>>) {
         let reason = match &self.gap {
             Some(gap) => Some(Arc::from(&*gap.reason)),
             None if !self.has_book => Some(Arc::from(NO_BOOK)),
             None => None,
         };
-        match live.feed_state() {
+        match feed_state {
             FeedState::Live if reason.is_some() => (FeedState::Stale, reason),
             state => (state, reason),
         }

@@ -16,6 +16,7 @@ mod copies;
 mod drafts;
 mod encode_worker;
 mod encoders;
+mod feed_states;
 mod feeds;
 mod follower;
 mod frame;
@@ -59,6 +60,7 @@ use crate::store::{self, LogReaders};
 pub use self::book_checkpoint::{RestoreError, StateTaken};
 pub use self::drafts::LongFrames;
 pub use self::encoders::Encoders;
+pub use self::feed_states::FeedStates;
 pub use self::frame::{
     BookDelta, BookHead, BookHeartbeat, BookSnapshot, CandleFrame, Encode, FeedState, FeedView,
     Item, ItemBody, LiveFrame, LogCursor, LogFrame, Offer, RefusedEvent, SnapshotReason, Speed,
@@ -83,7 +85,7 @@ pub struct Live {
     /// Read what a resumed client missed.
     log: Arc<LogReaders>,
     feeds: Mutex<FeedBoard>,
-    feed_state: Mutex<FeedState>,
+    feed_states: Mutex<FeedStates>,
     applied: AppliedSequence,
     followers: Mutex<HashMap<u64, Arc<Follower>>>,
     /// Streams that several clients read, or read until lately.
@@ -117,7 +119,7 @@ impl Live {
             topics: Mutex::new(Topics::new(epoch)),
             log,
             feeds: Mutex::default(),
-            feed_state: Mutex::new(FeedState::Live),
+            feed_states: Mutex::default(),
             applied: AppliedSequence::default(),
             followers: Mutex::default(),
             shared: Mutex::default(),
@@ -153,8 +155,8 @@ impl Live {
         (self.clock)()
     }
 
-    pub fn feed_state(&self) -> FeedState {
-        *self.feed_state.lock()
+    pub fn feed_states(&self) -> FeedStates {
+        self.feed_states.lock().clone()
     }
 
     /// Sequence of a log topic's last event; 0 if there is none.
@@ -182,7 +184,7 @@ impl Live {
     }
 
     fn moment(&self) -> Moment {
-        Moment { now: self.now(), state: self.feed_state() }
+        Moment { now: self.now(), states: self.feed_states() }
     }
 
     /// Takes what the store keeps of a market's candles, with its latest trade and the time of the

@@ -2,7 +2,8 @@
 
 use spreadly_subscriptions::{ResponseStream, Resume};
 
-use super::frame::{LiveFrame, Offer, SnapshotReason};
+use super::feed_states::FeedStates;
+use super::frame::{FeedState, LiveFrame, Offer, SnapshotReason};
 use super::market_streams::{FrameLink, MarketEntry, MarketStreams, MarketValue};
 use super::pace::Touched;
 use crate::market::bbo::BestBidOffer;
@@ -20,6 +21,10 @@ impl MarketValue for BestBidOffer {
 
     fn set_sequence(&mut self, sequence: u64) {
         self.sequence = sequence;
+    }
+
+    fn feed_state(states: &FeedStates, market: &str) -> FeedState {
+        states.of_book(market)
     }
 
     /// A heartbeat repeats the offer.

@@ -171,8 +171,7 @@ impl LiveSource {
             }
             Target::Candles { market, interval } => {
                 let market = market.find(live)?;
-                let state = live.feed_state();
-                market.candles.lock().attach(stream, *interval, state, encode);
+                market.candles.lock().attach(stream, *interval, &live.feed_states(), encode);
                 Followed::Candles(market.clone())
             }
             Target::Offers(markets) => {

@@ -18,6 +18,7 @@ use crate::market::candles::{Interval, Tick};
 use crate::market::definition::{MarketDefinition, MarketStatus};
 use crate::market::effect::{Applied, Effect};
 use crate::market::levels::{Level, LevelChange, Side};
+use crate::market::topic::Topic as LogTopic;
 use crate::market::trade::Trade;
 
 #[path = "draft_tests.rs"]
@@ -350,7 +351,7 @@ proptest! {
                 }
                 Step::Tick => live.tick(Speed::Ms100),
                 Step::Beat => live.heartbeat(),
-                Step::State(state) => live.set_feed_state(state),
+                Step::State(state) => live.set_feed_states(FeedStates::all(state)),
                 Step::Join(index) => {
                     clients.push(Client::join(&open[index], shapes[index].0, &history));
                 }
@@ -650,16 +651,32 @@ fn a_stale_feed_is_sent_at_once_to_current_readers_and_to_later_ones() {
     let (live, streams, history) = busy();
     let stream = open_book(&live, &streams, 2, Speed::S1);
     let mut client = Client::join(&stream, 2, &history);
-    live.set_feed_state(FeedState::Stale);
-    live.set_feed_state(FeedState::Stale);
+    live.set_feed_states(FeedStates::all(FeedState::Stale));
+    live.set_feed_states(FeedStates::all(FeedState::Stale));
     assert_eq!(stream.next_index(), 1);
     client.drain(&history);
     let Resume::Frames { frames, .. } = stream.source().join(&stream, None) else { panic!() };
     assert_eq!(frames.len(), 2);
     assert_eq!(parsed(&frames[1])["rest"]["state"], "STALE");
-    live.set_feed_state(FeedState::Live);
+    live.set_feed_states(FeedStates::all(FeedState::Live));
     let Resume::Frames { frames, .. } = stream.source().join(&stream, None) else { panic!() };
     assert_eq!(frames.len(), 1);
+}
+
+#[test]
+fn a_book_whose_own_source_is_sound_stays_live_while_others_are_not() {
+    let (live, streams, history) = busy();
+    let stream = open_book(&live, &streams, 2, Speed::S1);
+    let mut client = Client::join(&stream, 2, &history);
+    let book = LogTopic::Book(&live.definitions()[0].market).name();
+    let states =
+        |own| FeedStates::new([(book.clone(), own)].into_iter().collect(), FeedState::Halted);
+    live.set_feed_states(states(FeedState::Live));
+    assert_eq!(stream.next_index(), 0);
+    live.set_feed_states(states(FeedState::Stale));
+    assert_eq!(stream.next_index(), 1);
+    client.drain(&history);
+    assert_eq!(live.feed_states().others(), FeedState::Halted);
 }
 
 #[test]

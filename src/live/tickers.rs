@@ -2,7 +2,8 @@
 
 use spreadly_subscriptions::{Cursor, CursorError, Position, ResponseStream, Resume};
 
-use super::frame::{LiveFrame, SnapshotReason, TickerFrame, TickerView, ticker_topic};
+use super::feed_states::FeedStates;
+use super::frame::{FeedState, LiveFrame, SnapshotReason, TickerFrame, TickerView, ticker_topic};
 use super::market_streams::{FrameLink, MarketEntry, MarketStreams, MarketValue};
 use super::pace::Touched;
 use super::reader_errors::bad_cursor;
@@ -25,6 +26,10 @@ impl MarketValue for Ticker {
 
     fn set_sequence(&mut self, sequence: u64) {
         self.sequence = sequence;
+    }
+
+    fn feed_state(states: &FeedStates, market: &str) -> FeedState {
+        states.of_market(market)
     }
 
     fn frame(entry: &MarketEntry<Self>, link: FrameLink) -> LiveFrame {

@@ -7,6 +7,7 @@ use spreadly_subscriptions::{Pace, Turn, Worker};
 
 use super::*;
 use crate::live::encode_worker::{FEW_STREAMS, MARKED_AT_ONCE};
+use crate::market::topic::Topic as LogTopic;
 
 const WORKERS: usize = 3;
 /// So little that owners are merged for it now and then.
@@ -345,10 +346,15 @@ fn no_stream_misses_an_event_whatever_happens_before_its_turn() {
                         came_back += usize::from(storm.come_back());
                     }
                 }
-                16 => storm.encoders.set_feed_state(match random.random_bool(0.5) {
-                    true => FeedState::Live,
-                    false => FeedState::Stale,
-                }),
+                16 => {
+                    let mut state = || match random.random_bool(0.5) {
+                        true => FeedState::Live,
+                        false => FeedState::Stale,
+                    };
+                    let topics = [LogTopic::Book("A-B").name(), LogTopic::Trades("A-B").name()];
+                    let known = topics.map(|topic| (topic, state())).into_iter().collect();
+                    storm.encoders.set_feed_states(FeedStates::new(known, state()));
+                }
                 _ if !storm.followed.is_empty() => {
                     let place = random.random_range(0..storm.followed.len());
                     let history = &storm.history;

@@ -23,7 +23,7 @@ use super::leases::{LeaseError, Leases};
 use super::ownership_guard::OwnershipGuard;
 use super::waiters::Waiters;
 use crate::ingest::backoff;
-use crate::ingest::feed_status::{Cause, FeedId, FeedStatuses};
+use crate::ingest::feed_status::{Cause, FeedId, FeedKind, FeedStatuses};
 use crate::ingest::handle::{
     self, Ack, Answer, Batch, Incoming, IngestError, IngestHandle, Request,
 };
@@ -204,9 +204,17 @@ impl Writer {
         let (mut bodies, mut places) = (Vec::new(), Vec::new());
         let ownership_guard =
             self.config.ownership_guard.as_ref().filter(|_| !self.statuses.is_kafka(feed));
+        let name = feed.and_then(|feed| self.statuses.name(feed));
         for Incoming { place, line, .. } in lines {
             match readable(line, ownership_guard).await {
-                Ok(body) => {
+                Ok((body, topic)) => {
+                    if let (Some(feed), Some(topic)) = (&name, &topic) {
+                        // It comes back through the reader of the log.
+                        let log = self.statuses.first_of(FeedKind::Postgres);
+                        for feed in std::iter::once(feed).chain(&log) {
+                            self.statuses.sources().note(topic, feed, &place.source);
+                        }
+                    }
                     bodies.push(body);
                     places.push(place);
                 }
@@ -344,11 +352,12 @@ impl Insertion {
     }
 }
 
-/// A line as the table takes it. What no hub would take is refused where it came from.
+/// A line as the table takes it, and its topic where it names one. What no hub would take is refused
+/// where it came from.
 async fn readable(
     line: Result<Vec<u8>, Refusal>,
     ownership_guard: Option<&OwnershipGuard>,
-) -> Result<Box<str>, Refusal> {
+) -> Result<(Box<str>, Option<Arc<str>>), Refusal> {
     let line = line?;
     let event = event::parse(&line)?;
     if let Some(ownership_guard) = ownership_guard
@@ -356,13 +365,14 @@ async fn readable(
     {
         return Err(refusal);
     }
-    Ok(handle::body(line))
+    let topic = event.topic();
+    Ok((handle::body(line), topic))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ingest::feed_status::{At, FeedKind, Place};
+    use crate::ingest::feed_status::{At, Place};
     use crate::ingest::handle::MOST_WAITING;
 
     #[tokio::test(start_paused = true)]

@@ -24,6 +24,7 @@ mod rebuild;
 mod rollback;
 mod runs;
 mod schema;
+mod topic_sources;
 mod wal;
 
 use std::fs::File;
@@ -44,6 +45,7 @@ pub use self::reader::{LogReader, OrderQuery, Span, StoredOrder};
 pub use self::readers::{LogReaders, MOST_READERS, ReadError};
 pub use self::rollback::RollbackTransaction;
 use self::runs::Tail;
+pub use self::topic_sources::TopicSource;
 use self::wal::Checkpointer;
 
 /// What a power cut may take; a killed process loses nothing either way.

@@ -39,6 +39,14 @@ CREATE TABLE checkpoints (
     PRIMARY KEY (topic, sequence)
 ) STRICT;
 
+-- Which sources each topic had events of: a file of a feed, a partition. Safe to lose.
+CREATE TABLE topic_sources (
+    topic TEXT NOT NULL,
+    feed TEXT NOT NULL,
+    source TEXT NOT NULL,
+    PRIMARY KEY (topic, feed, source)
+) STRICT, WITHOUT ROWID;
+
 -- How far each file of a feed is read. `moved` rises over all rows. Without it files are read
 -- again.
 CREATE TABLE files (

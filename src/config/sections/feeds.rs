@@ -7,7 +7,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::config::SecretUrl;
-use crate::config::kind::{list, millis, one_of, text};
+use crate::config::kind::{flag, list, millis, one_of, text};
 use crate::config::table::{HOUR_MS, Key, Table};
 use crate::market::definition::check_market;
 use crate::market::event::check_topic;
@@ -56,6 +56,7 @@ pub struct FilesFeedConfig {
     pub poll_interval: Duration,
     /// Silence after which its topics are `STALE`. None: a quiet folder is not stale.
     pub stale_after: Option<Duration>,
+    pub is_required: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +75,7 @@ pub struct PostgresFeedConfig {
     pub poll_interval: Duration,
     /// For any answer of the database: then it counts as cut off.
     pub deadline: Duration,
+    pub is_required: bool,
 }
 
 /// Topics of Kafka, whose partitions are read from where the log has them.
@@ -87,6 +89,7 @@ pub struct KafkaFeedConfig {
     /// For any answer of the brokers: then they count as cut off.
     pub deadline: Duration,
     pub settings: Vec<KafkaSetting>,
+    pub is_required: bool,
 }
 
 /// What belongs to Kafka: mutations write it there, and its events are taken from nowhere else.
@@ -154,7 +157,20 @@ pub(in crate::config) fn files(table: &mut Table<'_>) -> FilesFeedConfig {
             notes: "By default a folder without new lines is not stale: its writer may have \
                     nothing to write.",
         }),
+        is_required: required(table, "feeds.files.required"),
     }
+}
+
+fn required(table: &mut Table<'_>, name: &'static str) -> bool {
+    table.key(Key {
+        name,
+        unit: "",
+        takes: flag(),
+        default: true,
+        does: "Whether the hub is ready (`/readyz`) only while this feed is live.",
+        notes: "Turn it off for a feed that the hub can do without. Its topics are `STALE` while it \
+                is cut off. A single file that can't be read never takes the hub out of `/readyz`.",
+    })
 }
 
 fn folder(path: &str) -> Result<PathBuf, String> {
@@ -199,6 +215,7 @@ pub(in crate::config) fn postgres(table: &mut Table<'_>) -> PostgresFeedConfig {
             does: "Time for each answer of the database; then it counts as cut off.",
             notes: "The feed's topics are `STALE` then, and the hub connects again.",
         }),
+        is_required: required(table, "feeds.postgres.required"),
     }
 }
 
@@ -264,6 +281,7 @@ pub(in crate::config) fn kafka(table: &mut Table<'_>) -> KafkaFeedConfig {
                     depends that a record counts once, such as `acks` and `group.id`: it sets them \
                     itself.",
         }),
+        is_required: required(table, "feeds.kafka.required"),
     }
 }
 

@@ -236,10 +236,10 @@ impl Files {
 
     /// Updates the status. Returns whether all of the folder can be read.
     fn report(&self, side: &mut Side, step: &Step) -> bool {
-        let (fault, lag, note, out_of_descriptors) = {
+        let (faults, lag, note, out_of_descriptors) = {
             let folder = &side.reading.lock().folder;
-            let fault = step.fault.clone().or_else(|| folder.fault());
-            (fault, folder.unread_bytes(), folder.note(), folder.out_of_descriptors)
+            let faults = folder.faults.clone();
+            (faults, folder.unread_bytes(), folder.note(), folder.out_of_descriptors)
         };
         self.statuses.set_lag(self.feed, lag);
         self.statuses.note(self.feed, note);
@@ -253,16 +253,13 @@ impl Files {
             return false;
         }
         side.warned_of_descriptors = false;
-        match fault {
-            Some(reason) => {
-                self.statuses.halt(self.feed, Cause::Source, &reason);
-                false
-            }
-            None => {
-                self.statuses.clear(self.feed, Cause::Source);
-                true
-            }
+        let healthy = step.fault.is_none() && faults.is_empty();
+        self.statuses.source_faults(self.feed, faults);
+        match &step.fault {
+            Some(reason) => self.statuses.halt(self.feed, Cause::Source, reason),
+            None => self.statuses.clear(self.feed, Cause::Source),
         }
+        healthy
     }
 
     fn keep_watch(&self, side: &mut Side) {

@@ -200,8 +200,9 @@ impl Sequencer {
                     let new = NewEvent { topic, id, kind, body, height, order, trade, numbered };
                     group.watched.extend(watched.map(|own| (at, own)));
                     if let Some(feed) = batch.feed {
-                        if let Effect::Replace { market, .. } = &effect {
-                            self.book_sources.note(market, feed, &place.source);
+                        // A row of a shared log does not say which source it came from.
+                        if numbered.is_none() {
+                            self.note_source(&new.topic, feed, &place);
                         }
                         group.sources.extend(new.id.is_some().then_some((at, place)));
                     }
@@ -231,14 +232,22 @@ impl Sequencer {
     ) {
         // The client of a mutation gets the refusal as its answer.
         let Some(feed) = feed else { return };
+        let name = self.statuses.name(feed);
         let markets = match lost {
             Lost::Nothing => return,
             Lost::Book(market) => vec![MarketId::from(market)],
             // It has the number of one event only.
             Lost::Unknown if numbered.is_some() => return,
-            Lost::Unknown => self.book_sources.of(feed, &place.source, self.admission.markets()),
+            Lost::Unknown => {
+                let is_of = |market: &&MarketId| {
+                    let topic = Topic::Book(market).to_string();
+                    let sources = self.statuses.sources();
+                    sources.may_bring(&topic, name.as_deref().unwrap_or_default(), &place.source)
+                };
+                self.admission.markets().filter(is_of).cloned().collect()
+            }
         };
-        let source = self.statuses.get(feed).map(|status| status.name.as_ref().into());
+        let source: Option<Box<str>> = name.as_deref().map(Box::from);
         let foreign = self.foreign(Some(feed));
         let is_foreign = |market: &str| foreign.as_ref().is_some_and(|own| own.has_market(market));
         for market in markets {

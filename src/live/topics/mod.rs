@@ -18,7 +18,8 @@ use self::continuation::Continuation;
 use self::idle::Idle;
 use self::stream::{At, StreamEpochs, TopicStream};
 use self::topic::Topic;
-use super::frame::{Encode, FeedState, Item, TopicName};
+use super::feed_states::FeedStates;
+use super::frame::{Encode, Item, TopicName};
 use super::pace::Touched;
 use crate::market::epochs::{EpochChange, EpochHistory};
 use crate::market::time::Micros;
@@ -32,7 +33,7 @@ pub(super) struct Topics {
     epoch: Epoch,
     /// Of a worker: only topics that are followed are here, others are kept elsewhere.
     is_copy: bool,
-    state: FeedState,
+    states: FeedStates,
     /// Topics that are followed, and remembered topics that have events. Nothing is kept of names
     /// that were only asked for.
     topics: HashMap<TopicName, Topic>,
@@ -49,7 +50,7 @@ impl Topics {
         Self {
             epoch,
             is_copy: false,
-            state: FeedState::Live,
+            states: FeedStates::default(),
             topics: HashMap::new(),
             idle: Idle::default(),
             epochs: HashMap::new(),
@@ -240,7 +241,7 @@ impl Topics {
     /// Pushes the events that a stream has not pushed.
     pub(super) fn advance(&mut self, stream: u64, now: Micros) {
         let Some(own) = self.streams.get_mut(&stream) else { return };
-        let at = At { state: self.state, now };
+        let at = At { states: self.states.clone(), now };
         let names = own.names().clone();
         let seen = own.last();
         let mut items: Vec<(usize, u64, &Item)> = Vec::new();
@@ -266,17 +267,17 @@ impl Topics {
                 own.skip_to(last);
             }
         }
-        self.announce(stream, &at, |own, _| own.state() != at.state);
+        self.announce(stream, &at, |own, place| own.is_other_state(place, &at));
     }
 
-    pub(super) fn set_state(&mut self, state: FeedState, touched: &mut Touched) {
-        self.state = state;
+    pub(super) fn set_states(&mut self, states: FeedStates, touched: &mut Touched) {
+        self.states = states;
         touched.extend(self.streams.keys());
     }
 
     /// Called each second: topics that were quiet for long say that they live.
     pub(super) fn beat(&mut self, stream: u64, now: Micros) {
-        let at = At { state: self.state, now };
+        let at = At { states: self.states.clone(), now };
         if let Some(own) = self.streams.get_mut(&stream) {
             own.forget_pages();
         }
@@ -291,7 +292,7 @@ impl Topics {
         for place in due {
             own.beat(place, end_of(&self.topics, &names[place]), at);
         }
-        own.set_state(at.state);
+        own.set_states(at);
     }
 
     /// Whether a stream pushes each event.
@@ -325,7 +326,7 @@ impl Topics {
             }
         }
         let (epochs, last) = (self.stream_epochs(&names), self.last_of(&names));
-        let own = TopicStream::new(stream.clone(), names, epochs, (last, self.state), encode);
+        let own = TopicStream::new(stream.clone(), names, epochs, (last, &self.states), encode);
         self.streams.insert(stream.id(), own);
     }
 
@@ -353,7 +354,7 @@ impl Topics {
     pub(super) fn join(&mut self, stream: u64, after: Option<&str>, now: Micros) -> Continuation {
         // So that the ring's next frames follow those that are made here.
         self.advance(stream, now);
-        let at = At { state: self.state, now };
+        let at = At { states: self.states.clone(), now };
         let Some(own) = self.streams.get_mut(&stream) else {
             return Continuation::Here(Resume::CannotContinue);
         };
@@ -373,7 +374,7 @@ impl Topics {
 
     pub(super) fn catch_up(&mut self, stream: u64, seen: u64, now: Micros) -> Continuation {
         self.advance(stream, now);
-        let at = At { state: self.state, now };
+        let at = At { states: self.states.clone(), now };
         match self.streams.get_mut(&stream) {
             Some(own) => own.catch_up(seen, |name| end_of(&self.topics, name), &at),
             None => Continuation::Here(Resume::CannotContinue),
@@ -392,7 +393,7 @@ impl Topics {
         if undone_at != self.undone_at {
             return None;
         }
-        let at = At { state: self.state, now };
+        let at = At { states: self.states.clone(), now };
         let own = self.streams.get_mut(&stream).filter(|own| own.base() == base)?;
         Some(make(own, &at))
     }

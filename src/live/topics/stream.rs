@@ -11,6 +11,7 @@ use std::sync::Arc;
 use spreadly_subscriptions::{Epoch, Frame, Position, ResponseStream, Resume};
 
 use super::continuation::{Continuation, Reach};
+use crate::live::feed_states::FeedStates;
 use crate::live::frame::{
     Encode, FeedState, Item, LiveFrame, LogCursor, LogFrame, SnapshotReason, TopicName, log_topics,
 };
@@ -30,7 +31,7 @@ const MOST_PAGES: usize = 4;
 
 /// The moment of a frame.
 pub(super) struct At {
-    pub(super) state: FeedState,
+    pub(super) states: FeedStates,
     pub(super) now: Micros,
 }
 
@@ -54,7 +55,8 @@ pub(super) struct TopicStream {
     epochs: StreamEpochs,
     /// The last event of any of them, which is the ring's last.
     last: u64,
-    state: FeedState,
+    /// Of each topic, in the order of the names: what readers were sent.
+    states: Box<[FeedState]>,
     /// Bases of the ring's numbers, newest last and never none; each with the first event that its
     /// rollback removed.
     bases: VecDeque<(u64, u64)>,
@@ -78,11 +80,12 @@ impl TopicStream {
         stream: Arc<ResponseStream>,
         names: Arc<[TopicName]>,
         epochs: StreamEpochs,
-        (last, state): (u64, FeedState),
+        (last, states): (u64, &FeedStates),
         encode: Encode,
     ) -> Self {
         let topics = log_topics(&names);
         let quiet = vec![Quiet::default(); names.len()].into_boxed_slice();
+        let states = states_of(&names, states);
         Self {
             stream,
             encode,
@@ -90,7 +93,7 @@ impl TopicStream {
             topics,
             epochs,
             last,
-            state,
+            states,
             bases: VecDeque::from([(0, u64::MAX)]),
             quiet,
             pages: VecDeque::new(),
@@ -124,7 +127,7 @@ impl TopicStream {
             event_time: None,
             publish_time: at.now,
             slowed_to: None,
-            state: at.state,
+            state: at.states.of_topic(&self.names[place]),
             items: Vec::new(),
         }
     }
@@ -175,13 +178,14 @@ impl TopicStream {
         self.last
     }
 
-    /// The feeds' state that readers were sent.
-    pub(super) fn state(&self) -> FeedState {
-        self.state
+    /// Whether readers were sent another state of a topic.
+    pub(super) fn is_other_state(&self, place: usize, at: &At) -> bool {
+        self.states[place] != at.states.of_topic(&self.names[place])
     }
 
-    pub(super) fn set_state(&mut self, state: FeedState) {
-        self.state = state;
+    /// Readers were sent these states.
+    pub(super) fn set_states(&mut self, at: &At) {
+        self.states = states_of(&self.names, &at.states);
     }
 
     /// Takes the last event of a topic that was forgotten. Before a reader gets anything.
@@ -266,8 +270,9 @@ impl TopicStream {
                 return Continuation::Here(Resume::Refused(resync_required(requested, epoch)));
             }
         }
-        if requested.sequence == self.last && at.state != FeedState::Live {
-            let names = self.names.clone();
+        let names = self.names.clone();
+        let is_live = |name: &TopicName| at.states.of_topic(name) == FeedState::Live;
+        if requested.sequence == self.last && !names.iter().all(is_live) {
             let notice = |(place, name)| {
                 let end = end(name);
                 self.position(place, Ok(end.0), end, self.last, at)
@@ -378,6 +383,11 @@ impl TopicStream {
         self.pages.clear();
         self.back = None;
     }
+}
+
+/// The state of each of these topics.
+fn states_of(names: &[TopicName], states: &FeedStates) -> Box<[FeedState]> {
+    names.iter().map(|name| states.of_topic(name)).collect()
 }
 
 /// Cuts events of one topic into those of each frame; `bytes` says how long an event's line is.

@@ -11,7 +11,7 @@ use spreadly_subscriptions::{Cursor, Frame, Meters, OperationKey, StreamLimits, 
 
 use super::topic::MOST_RECENT;
 use super::*;
-use crate::live::frame::{LiveFrame, LogCursor, log_topics};
+use crate::live::frame::{FeedState, LiveFrame, LogCursor, log_topics};
 use crate::live::{Live, Rollback};
 use crate::market::admission::Admission;
 use crate::market::effect::Applied;
@@ -410,7 +410,7 @@ fn quiet_topics_beat_and_a_change_of_state_is_sent_at_once() {
         received,
         [(Some(last), Some(last), Some("LIVE")), (Some(0), Some(0), Some("LIVE"))]
     );
-    hub.live.set_feed_state(FeedState::Stale);
+    hub.live.set_feed_states(FeedStates::all(FeedState::Stale));
     assert!(frames(2).iter().all(|beat| beat["state"] == "STALE"));
     assert_eq!(stream.next_index(), 4);
     // Who resumes at the end while the state is not live hears of it.
@@ -420,7 +420,7 @@ fn quiet_topics_beat_and_a_change_of_state_is_sent_at_once() {
     let Resume::Frames { frames, .. } = &start else { panic!("{start:?}") };
     assert_eq!(frames.len(), 2);
     client.go_on(&stream, start, &mut || {});
-    hub.live.set_feed_state(FeedState::Live);
+    hub.live.set_feed_states(FeedStates::all(FeedState::Live));
     assert_eq!(stream.next_index(), 6);
 }
 

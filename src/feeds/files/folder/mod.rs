@@ -10,12 +10,14 @@ use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::doorbell::Ring;
 use super::markets::{IsDefined, Markets};
 use super::stream::{Stream, identity};
 use crate::descriptors;
+use crate::ingest::feed_status::summary;
 use crate::ingest::handle::Incoming;
 use crate::store::{FileProgress, Fingerprint};
 
@@ -24,8 +26,6 @@ pub(super) const MOST_STREAMS: usize = 100_000;
 /// A file changed this recently may change again without its times telling (they are as coarse as
 /// the kernel's tick, 4 to 10 ms): it is looked into at every scan.
 const RACY: Duration = Duration::from_millis(100);
-/// Names in a reason; the rest is a number.
-const MOST_NAMED: usize = 3;
 
 const ENDING: &str = ".ndjson";
 
@@ -82,7 +82,7 @@ pub(super) struct Folder {
     opened: BTreeMap<u64, u64>,
     uses: u64,
     /// Files that can't be read, with the reason.
-    pub(super) faults: BTreeMap<Box<str>, String>,
+    pub(super) faults: BTreeMap<Arc<str>, String>,
     /// Streams whose last line has no newline yet, and how often the folder was compared since.
     unended: BTreeMap<u64, u32>,
     markets: Markets,
@@ -192,12 +192,6 @@ impl Folder {
         };
         let waiting = self.waiting.keys().filter(|id| !self.due.contains(id));
         self.due.iter().chain(waiting).filter_map(unread).sum()
-    }
-
-    /// Why not all of the folder gets in, if so.
-    pub(super) fn fault(&self) -> Option<String> {
-        let all = self.faults.iter().map(|(name, reason)| format!("{name}: {reason}"));
-        summary(all, self.faults.len())
     }
 
     /// What is left alone on purpose, or waits for its writer, if anything.
@@ -402,11 +396,4 @@ fn stamp(metadata: &Metadata) -> Seen {
 /// A name that would be ours if it were UTF-8.
 fn is_ours(name: &OsStr) -> bool {
     name.as_encoded_bytes().ends_with(ENDING.as_bytes())
-}
-
-fn summary(all: impl Iterator<Item = String>, count: usize) -> Option<String> {
-    let named: Vec<_> = all.take(MOST_NAMED).collect();
-    let more = count - named.len();
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    (!named.is_empty()).then(|| named.join("; ") + &more)
 }

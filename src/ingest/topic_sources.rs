@@ -1,0 +1,155 @@
+//! Which sources each topic had events of: a file of a feed, a partition, a table. What a source
+//! lacks, only its topics lack. Of a topic without a known source, any feed may be the source.
+//!
+//! The log keeps them, so that a restart need not wait for an event of each topic.
+
+use std::sync::Arc;
+
+use foldhash::HashMap;
+use parking_lot::Mutex;
+
+use super::feed_status::{FeedState, FeedStatus};
+use crate::store::TopicSource;
+
+/// Most topics whose sources are known; some 200 bytes each. Further ones count as of any source.
+pub const MOST_TOPICS: usize = 100_000;
+/// Most sources of a topic, such as the files of a source that begins one each day. With one more,
+/// those before are forgotten.
+pub const MOST_SOURCES: usize = 16;
+
+/// See the module's text. Clones share it.
+#[derive(Clone, Default)]
+pub struct TopicSources(Arc<Mutex<Known>>);
+
+#[derive(Default)]
+struct Known {
+    /// Of each topic, the feed and the name of each source.
+    topics: HashMap<Arc<str>, Vec<(Arc<str>, Arc<str>)>>,
+    /// Counts the changes.
+    changes: u64,
+}
+
+impl TopicSources {
+    /// Takes what the log keeps.
+    pub fn restore(&self, kept: &[TopicSource]) {
+        for TopicSource { topic, feed, source, .. } in kept {
+            self.note(topic, feed, source);
+        }
+    }
+
+    /// A topic had an event of a source. What is new is given back, for the log.
+    pub fn note(
+        &self,
+        topic: &Arc<str>,
+        feed: &Arc<str>,
+        source: &Arc<str>,
+    ) -> Option<TopicSource> {
+        let mut known = self.0.lock();
+        let is_full = known.topics.len() >= MOST_TOPICS;
+        let mut replaces = false;
+        match known.topics.get_mut(topic) {
+            Some(sources) if sources.iter().any(|own| is(own, feed, source)) => return None,
+            Some(sources) => {
+                replaces = sources.len() >= MOST_SOURCES;
+                if replaces {
+                    sources.clear();
+                }
+                sources.push((feed.clone(), source.clone()));
+            }
+            None if is_full => return None,
+            None => {
+                known.topics.insert(topic.clone(), vec![(feed.clone(), source.clone())]);
+            }
+        }
+        known.changes += 1;
+        let (topic, feed, source) = (topic.clone(), feed.clone(), source.clone());
+        Some(TopicSource { topic, feed, source, replaces })
+    }
+
+    /// Whether a topic may have events of this source: it had some, or its sources are not known.
+    pub fn may_bring(&self, topic: &str, feed: &str, source: &str) -> bool {
+        let known = self.0.lock();
+        known.topics.get(topic).is_none_or(|all| all.iter().any(|own| is(own, feed, source)))
+    }
+
+    /// Counts the changes.
+    pub fn changes(&self) -> u64 {
+        self.0.lock().changes
+    }
+
+    /// The state of each topic with a known source, which is the worst of its sources. A feed that
+    /// is not among these brings nothing any more.
+    pub fn states(&self, feeds: &[FeedStatus]) -> HashMap<Arc<str>, FeedState> {
+        let feeds: HashMap<&str, &FeedStatus> =
+            feeds.iter().map(|feed| (&*feed.name, feed)).collect();
+        let known = self.0.lock();
+        let mut states = HashMap::default();
+        for (topic, sources) in &known.topics {
+            let state =
+                |(feed, source): &(Arc<str>, Arc<str>)| Some(feeds.get(&**feed)?.of(source));
+            if let Some(worst) = sources.iter().filter_map(state).max() {
+                states.insert(topic.clone(), worst);
+            }
+        }
+        states
+    }
+}
+
+fn is((own_feed, own_source): &(Arc<str>, Arc<str>), feed: &str, source: &str) -> bool {
+    **own_source == *source && **own_feed == *feed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::feed_status::{FeedKind, FeedStatuses};
+
+    fn note(all: &TopicSources, topic: &str, feed: &str, source: &str) -> Option<bool> {
+        Some(all.note(&topic.into(), &feed.into(), &source.into())?.replaces)
+    }
+
+    #[test]
+    fn a_topic_has_the_worst_state_of_its_own_sources() {
+        let statuses = FeedStatuses::new();
+        let files = statuses.register("files", FeedKind::Files);
+        let kafka = statuses.register("kafka", FeedKind::Kafka);
+        let sources = statuses.sources();
+        assert_eq!(note(sources, "A", "files", "a"), Some(false));
+        assert_eq!(note(sources, "A", "files", "a"), None);
+        note(sources, "B", "files", "b");
+        note(sources, "C", "kafka", "p[0]");
+        note(sources, "C", "files", "b");
+        note(sources, "D", "gone", "x");
+        let states = || {
+            let states = sources.states(&statuses.snapshot());
+            ["A", "B", "C", "D"].map(|topic| states.get(topic).copied())
+        };
+        let live = Some(FeedState::Live);
+        assert_eq!(states(), [live, live, live, None]);
+        statuses.source_faults(files, [("a".into(), "no".into())].into());
+        assert_eq!(states(), [Some(FeedState::Halted), live, live, None]);
+        statuses.stale(kafka, Some("cut off".into()));
+        assert_eq!(states(), [Some(FeedState::Halted), live, Some(FeedState::Stale), None]);
+        statuses.source_faults(files, [].into());
+        assert_eq!(states(), [live, live, Some(FeedState::Stale), None]);
+        assert!(sources.may_bring("A", "files", "a"));
+        assert!(!sources.may_bring("A", "files", "b"));
+        assert!(sources.may_bring("E", "files", "b"));
+    }
+
+    #[test]
+    fn a_source_too_many_replaces_the_others_and_a_topic_too_many_is_of_any_source() {
+        let sources = TopicSources::default();
+        for number in 0..MOST_SOURCES {
+            assert_eq!(note(&sources, "A", "files", &number.to_string()), Some(false));
+        }
+        assert_eq!(note(&sources, "A", "files", "one more"), Some(true));
+        assert!(!sources.may_bring("A", "files", "0"));
+        for number in 1..MOST_TOPICS {
+            assert_eq!(note(&sources, &number.to_string(), "files", "a"), Some(false));
+        }
+        assert_eq!(note(&sources, "one more", "files", "a"), None);
+        assert!(sources.may_bring("one more", "files", "b"));
+        assert_eq!(note(&sources, "A", "files", "0"), Some(false));
+    }
+}
