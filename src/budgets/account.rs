@@ -115,7 +115,7 @@ pub struct ClientAccount {
     streams: Arc<StreamCounts>,
     log_readers: Arc<Semaphore>,
     /// Of answers that are made now.
-    pub(super) answers: Semaphore,
+    pub(super) answers: Arc<Semaphore>,
     line: Arc<Line>,
 }
 
@@ -182,7 +182,7 @@ impl ClientAccount {
             unread_bytes: AtomicUsize::new(0),
             streams: StreamCounts::new(streams, ExceededLimit::StreamsPerAddress, None),
             log_readers: Arc::new(Semaphore::new(readers)),
-            answers: Semaphore::new(bounded(MOST_ANSWERS).min(Semaphore::MAX_PERMITS)),
+            answers: Arc::new(Semaphore::new(bounded(MOST_ANSWERS).min(Semaphore::MAX_PERMITS))),
             line: if exempt { Line::exempt() } else { Line::limited() },
             shared,
         }
@@ -229,16 +229,17 @@ impl ClientAccount {
         let charged = CHARGED.get();
         let (done, took) = timed(work);
         let charged = CHARGED.get().wrapping_sub(charged);
-        self.charge_beyond(took, &Cell::new(charged));
+        self.charge_beyond(took, &AtomicU64::new(charged));
         done
     }
 
     /// Charges the processor time that work took beyond what was charged for it: `prepaid`
     /// nanoseconds, of which the rest stays.
-    pub fn charge_beyond(&self, took: Duration, prepaid: &Cell<u64>) {
+    pub fn charge_beyond(&self, took: Duration, prepaid: &AtomicU64) {
         let took = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        let paid = prepaid.get().min(took);
-        prepaid.set(prepaid.get() - paid);
+        let rest = |prepaid: u64| Some(prepaid.saturating_sub(took));
+        let paid = prepaid.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
+        let paid = paid.unwrap_or_default().min(took);
         if self.shared.limits.cost_measured && took > paid {
             self.spend(Work::Measured, usize::try_from(took - paid).unwrap_or(usize::MAX));
         }

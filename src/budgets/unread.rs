@@ -2,7 +2,7 @@
 //! that resume or lag. One count for each address, and one for all of them.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -105,18 +105,29 @@ impl ClientAccount {
     /// Awaits an answer of a stream's source. Few answers of an address are made at a time. Each
     /// waits until its bytes fit beside those that the address has not read. The caller limits the
     /// wait.
-    pub async fn answer_in_turn(self: Arc<Self>, answer: BoxFuture<'static, Answer>) -> Answer {
-        let Ok(_making) = self.answers.acquire().await else {
+    ///
+    /// An answer that has begun is made to its end, and the address pays what it took beyond
+    /// `prepaid` nanoseconds. So one that nobody waits for any more is not free.
+    pub async fn answer_in_turn(
+        self: Arc<Self>,
+        answer: BoxFuture<'static, Answer>,
+        prepaid: Arc<AtomicU64>,
+    ) -> Answer {
+        let Ok(making) = self.answers.clone().acquire_owned().await else {
             return Resume::CannotContinue.into();
         };
-        let mut answer = answer.await;
+        let payer = self.clone();
+        let made = tokio::spawn(async move {
+            let answer = answer.await;
+            payer.charge_beyond(answer.took, &prepaid);
+            (answer, making)
+        });
+        let Ok((mut answer, _making)) = made.await else {
+            return Resume::CannotContinue.into();
+        };
         let (Resume::Frames { frames, .. } | Resume::Page(frames)) = &mut answer.resume else {
             return answer;
         };
-        // What was made for another reader is counted there.
-        if answer.took.is_zero() {
-            return answer;
-        }
         let bytes = frames.iter().map(|frame| frame.tail.len()).sum();
         let place = loop {
             match self.enter_unread(bytes, false) {
@@ -189,15 +200,14 @@ mod tests {
         let limits = AccountLimits { reply_bytes_per_address: 1_000, ..AccountLimits::default() };
         let accounts = Accounts::new(limits, HubShare::of_shards(1));
         let account = accounts.of([203, 0, 113, 7].into());
-        let answer = |bytes| account.clone().answer_in_turn(page(bytes, ROOM_POLL_INTERVAL));
+        let answer =
+            |bytes| account.clone().answer_in_turn(page(bytes, Duration::ZERO), Arc::default());
         let large = frames(answer(5_000).await);
         assert_eq!(large[1].tail.len(), 2_500, "one of any size");
         let soon = Duration::from_secs(60);
         assert!(timeout(soon, answer(10)).await.is_err());
-        let others = account.clone().answer_in_turn(page(10, Duration::ZERO));
-        assert_eq!(frames(others.await).len(), 2, "what another reader holds is free");
         let neighbour = accounts.of([203, 0, 113, 8].into());
-        let theirs = neighbour.clone().answer_in_turn(page(10, ROOM_POLL_INTERVAL));
+        let theirs = neighbour.clone().answer_in_turn(page(10, Duration::ZERO), Arc::default());
         assert_eq!(frames(theirs.await).len(), 2);
         // Its last frame holds the place.
         let (first, last) = (large[0].tail.clone(), large[1].tail.clone());
@@ -217,18 +227,45 @@ mod tests {
         let accounts = Accounts::new(AccountLimits::default(), HubShare::of_shards(1));
         let account = accounts.of([203, 0, 113, 7].into());
         let begun = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let end = Arc::new(tokio::sync::Notify::new());
         let all = (0..MOST_ANSWERS * 3).map(|_| {
-            let begun = begun.clone();
-            let never = async move {
+            let (begun, end) = (begun.clone(), end.clone());
+            let awaited = async move {
                 begun.fetch_add(1, Ordering::Relaxed);
-                std::future::pending().await
+                end.notified().await;
+                page(10, Duration::ZERO).await
             };
-            account.clone().answer_in_turn(never.boxed())
+            account.clone().answer_in_turn(awaited.boxed(), Arc::default())
         });
         let all = futures_util::future::join_all(all);
         assert!(timeout(Duration::from_secs(1), all).await.is_err());
         assert_eq!(begun.load(Ordering::Relaxed), MOST_ANSWERS);
-        let next = account.clone().answer_in_turn(page(10, ROOM_POLL_INTERVAL));
-        assert_eq!(frames(next.await).len(), 2, "who gives up gives the place back");
+        let next = || account.clone().answer_in_turn(page(10, Duration::ZERO), Arc::default());
+        // Those that have begun are made to their end, though nobody waits for them.
+        assert!(timeout(Duration::from_secs(1), next()).await.is_err());
+        end.notify_waiters();
+        assert_eq!(frames(next().await).len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_nobody_waits_for_any_more_is_charged() {
+        let limits = AccountLimits { cost_measured: true, ..AccountLimits::default() };
+        let accounts = Accounts::new(limits, HubShare::of_shards(1));
+        let account = accounts.of([203, 0, 113, 7].into());
+        let charged = || {
+            let charges = account.shared.meters.charges();
+            charges.into_iter().find(|(work, _)| *work == "measured").map(|(_, micros)| micros)
+        };
+        let took = Duration::from_millis(7);
+        let slow = async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            page(10, took).await
+        };
+        let prepaid = Arc::new(AtomicU64::new(2_000_000));
+        let answer = account.clone().answer_in_turn(slow.boxed(), prepaid);
+        assert!(timeout(Duration::from_millis(1), answer).await.is_err());
+        assert_eq!(charged(), Some(0));
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(charged(), Some(5_000));
     }
 }

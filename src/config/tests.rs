@@ -126,11 +126,14 @@ path = "inbox"
 mode = "poll"
 poll_interval_ms = 11
 stale_after_ms = 5000
+required = false
 [feeds.postgres]
+required = false
 url = "postgres://hub@one:1,two:2/exchange?target_session_attrs=read-write"
 poll_interval_ms = 12
 deadline_ms = 104
 [feeds.kafka]
+required = false
 brokers = "one:9092,two:9092"
 topics = ["events"]
 own_topics = ["news", "*"]

@@ -1,7 +1,7 @@
 //! The sender of a request: the principal it proved to be, and the account that pays for its work.
 
-use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_graphql::{Context, Result};
@@ -36,28 +36,24 @@ impl Caller {
 pub(super) struct ReadPlace {
     pub account: Arc<ClientAccount>,
     /// Nanoseconds that were charged for the next answers of the source.
-    pub prepaid: Cell<u64>,
+    pub prepaid: Arc<AtomicU64>,
     pub _counted: CountedPlace,
 }
 
 impl StreamPermit for ReadPlace {
     fn throttle(&self) -> Option<Duration> {
         let wait = self.account.turn(Work::Page);
-        self.prepaid.set(self.prepaid.get() + Work::Page.nanos());
+        self.prepaid.fetch_add(Work::Page.nanos(), Ordering::Relaxed);
         wait
     }
 
     fn measure(&self, answer: &mut dyn FnMut()) {
         let ((), took) = timed(answer);
-        self.took(took);
+        self.account.charge_beyond(took, &self.prepaid);
     }
 
     fn in_turn(&self, answer: BoxFuture<'static, Answer>) -> BoxFuture<'static, Answer> {
-        self.account.clone().answer_in_turn(answer).boxed()
-    }
-
-    fn took(&self, took: Duration) {
-        self.account.charge_beyond(took, &self.prepaid);
+        self.account.clone().answer_in_turn(answer, self.prepaid.clone()).boxed()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The queries: one look at the state now.
 
-use std::cell::Cell;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use async_graphql::{Context, Error, ID, Object, Result};
@@ -224,7 +224,7 @@ pub(super) async fn read<T: Send + 'static>(
     let rows = rows(&found);
     account.spend(Work::Row, rows);
     let price = Work::LogRead.nanos() + Work::Row.nanos().saturating_mul(rows as u64);
-    account.charge_beyond(took, &Cell::new(price));
+    account.charge_beyond(took, &AtomicU64::new(price));
     Ok(found)
 }
 

@@ -214,7 +214,9 @@ impl Live {
         self.roll(&mut touched);
         self.advance_all(&touched);
         for follower in self.followers() {
-            self.beat(&follower);
+            if self.beat(&follower) {
+                self.advance(&follower);
+            }
         }
     }
 

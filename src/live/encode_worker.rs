@@ -39,6 +39,11 @@ const DUE_AT_ONCE: usize = 128;
 /// and further ones whenever none waits in it.
 pub(super) const MARKED_AT_ONCE: usize = 64;
 const BEAT: Duration = Duration::from_secs(1);
+/// Streams whose owner is beyond a budget are asked in one of so many rounds: their heartbeats come
+/// at a quarter of the pace.
+const SLOW_BEAT: u32 = 4;
+/// Longest step of one stream of many markets or topics. The rest of it has its turn again.
+const STEP: Duration = Duration::from_micros(100);
 
 /// What the workers did, since the start.
 #[derive(Debug, Default)]
@@ -70,6 +75,8 @@ struct Rounds {
     next_beat: Instant,
     /// Streams that are still to be asked whether they were quiet for long.
     beats: VecDeque<u64>,
+    /// Times that streams were asked.
+    beaten: u32,
     /// Merged streams whose time has come.
     due: Vec<u64>,
     /// Streams that are still to be given the pace that the schedule has for them.
@@ -138,6 +145,7 @@ impl EncodeWorker {
             rounds: Mutex::new(Rounds {
                 next_beat: Instant::now() + BEAT,
                 beats: VecDeque::new(),
+                beaten: 0,
                 due: Vec::new(),
                 repaced: VecDeque::new(),
             }),
@@ -249,6 +257,13 @@ impl EncodeWorker {
         }
     }
 
+    /// Puts a stream into the schedule that no event waits for.
+    fn mark_unawaited(&self, follower: &Follower) {
+        if let Some(readership) = follower.readership() {
+            self.live.schedule.lock().ready_unawaited(follower.stream().id(), readership);
+        }
+    }
+
     /// Whether so few streams wait that all of them push before any frame leaves. If several
     /// clients read some of them, only these count: nothing else is sent before their frames.
     fn few_wait(&self) -> bool {
@@ -281,14 +296,17 @@ impl EncodeWorker {
     fn serve(&self) -> bool {
         let Some(id) = self.live.schedule.lock().pop() else { return false };
         let Some(follower) = self.live.follower(id) else { return true };
-        self.advance(&follower, |follower| self.live.advance(follower));
+        let until = Some(Instant::now() + STEP);
+        if !self.advance(&follower, |follower| self.live.advance_until(follower, until)) {
+            self.mark_unawaited(&follower);
+        }
         true
     }
 
-    fn advance(&self, follower: &Follower, act: impl FnOnce(&Follower)) {
+    fn advance<T>(&self, follower: &Follower, act: impl FnOnce(&Follower) -> T) -> T {
         let stream = follower.stream();
         let (before, begin) = (stream.next_index(), Instant::now());
-        act(follower);
+        let done = act(follower);
         let (took, pushed) = (begin.elapsed(), stream.next_index() != before);
         self.live.schedule.lock().served(stream.id(), took, pushed, begin);
         if pushed {
@@ -296,6 +314,7 @@ impl EncodeWorker {
             self.meters.advanced.fetch_add(1, Ordering::Relaxed);
             self.meters.nanos.fetch_add(nanos, Ordering::Relaxed);
         }
+        done
     }
 
     /// Schedules what is due by the clock.
@@ -312,9 +331,24 @@ impl EncodeWorker {
             self.live.roll(&mut touched);
             self.mark_shared(&mut touched);
             if rounds.beats.is_empty() {
-                rounds.beats = self.live.followers.lock().keys().copied().collect();
+                self.begin_beats(&mut rounds);
             }
         }
+    }
+
+    fn begin_beats(&self, rounds: &mut Rounds) {
+        rounds.beats = self.live.followers.lock().keys().copied().collect();
+        rounds.beaten = rounds.beaten.wrapping_add(1);
+    }
+
+    /// As if a second had passed.
+    #[cfg(test)]
+    pub(super) fn beat_all(&self) {
+        self.begin_beats(&mut self.rounds.lock());
+        while !self.rounds.lock().beats.is_empty() {
+            self.beat();
+        }
+        while self.serve() {}
     }
 
     /// Lets streams that were quiet for long push a heartbeat, for a moment.
@@ -323,8 +357,13 @@ impl EncodeWorker {
         for () in upkeep() {
             let Some(id) = rounds.beats.pop_front() else { return };
             let Some(follower) = self.live.follower(id) else { continue };
-            if follower.stream().readership().readers > 0 {
-                self.advance(&follower, |follower| self.live.beat(follower));
+            let is_late = !rounds.beaten.is_multiple_of(SLOW_BEAT)
+                && self.live.schedule.lock().is_over_budget(id);
+            if follower.stream().readership().readers > 0
+                && !is_late
+                && self.advance(&follower, |follower| self.live.beat(follower))
+            {
+                self.mark_unawaited(&follower);
             }
         }
     }

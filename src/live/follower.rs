@@ -114,17 +114,24 @@ impl Live {
 
     /// Pushes what a stream has not pushed yet; nothing if there is nothing.
     pub fn advance(&self, follower: &Follower) {
+        self.advance_until(follower, None);
+    }
+
+    /// As [`Self::advance`]. A stream of many markets or topics stops at a moment: false if more is
+    /// left.
+    pub(super) fn advance_until(&self, follower: &Follower, until: Option<Instant>) -> bool {
         let id = follower.stream.id();
         match &follower.followed {
             Followed::Book(market) => {
                 market.state.lock().with(self, id, |stream, now| stream.advance(now));
             }
             Followed::Candles(market) => market.candles.lock().advance(id, &self.moment()),
-            Followed::Offers => self.offers.lock().advance(id, self.now()),
-            Followed::Tickers => self.tickers.lock().advance(id, self.now()),
-            Followed::Topics => self.topics.lock().advance(id, self.now()),
+            Followed::Offers => return self.offers.lock().advance_until(id, self.now(), until),
+            Followed::Tickers => return self.tickers.lock().advance_until(id, self.now(), until),
+            Followed::Topics => return self.topics.lock().advance_until(id, self.now(), until),
             Followed::Feeds => self.feeds.lock().advance(id),
         }
+        true
     }
 
     /// A reader joins a stream, or takes frames again, and is counted already: pushes what was left
@@ -142,20 +149,22 @@ impl Live {
         }
     }
 
-    /// Call it each second: a stream that was quiet for long pushes a heartbeat.
-    pub fn beat(&self, follower: &Follower) {
+    /// Call it each second: a stream that was quiet for long pushes a heartbeat. True if it is to
+    /// be advanced for that, as it may have many to push.
+    pub fn beat(&self, follower: &Follower) -> bool {
         let id = follower.stream.id();
         match &follower.followed {
             Followed::Book(market) => {
                 market.state.lock().with(self, id, |stream, now| stream.beat(now));
             }
             Followed::Candles(market) => market.candles.lock().beat(id, &self.moment()),
-            Followed::Offers => self.offers.lock().beat(id, self.now()),
-            Followed::Tickers => self.tickers.lock().beat(id, self.now()),
-            Followed::Topics => self.topics.lock().beat(id, self.now()),
+            Followed::Offers => return self.offers.lock().beat(id),
+            Followed::Tickers => return self.tickers.lock().beat(id),
+            Followed::Topics => return self.topics.lock().beat(id),
             // Touched as a whole, see [`Live::roll`].
             Followed::Feeds => {}
         }
+        false
     }
 
     /// Sets how often a stream pushes.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use foldhash::{HashMap, HashMapExt as _};
 use spreadly_subscriptions::{Epoch, Frame, ResponseStream, Resume};
+use tokio::time::Instant;
 
 use super::feed_states::FeedStates;
 use super::frame::{Encode, FeedState, LiveFrame, SnapshotReason};
@@ -285,11 +286,23 @@ impl<T: MarketValue> MarketStreams<T> {
 
     /// Pushes what changed since the stream's last frames, at most one frame for each market.
     pub(super) fn advance(&mut self, stream: u64, now: Micros) {
-        let Some(own) = self.streams.get_mut(&stream) else { return };
+        self.advance_until(stream, now, None);
+    }
+
+    /// As [`Self::advance`], up to a moment but at least one frame. Pushes the heartbeats that are
+    /// due too. False if more are left.
+    pub(super) fn advance_until(
+        &mut self,
+        stream: u64,
+        now: Micros,
+        until: Option<Instant>,
+    ) -> bool {
+        let Some(own) = self.streams.get_mut(&stream) else { return true };
         let mut due: Vec<(u64, &MarketId)> = Vec::new();
         for (market, pushed) in &own.markets {
             let Some(entry) = self.markets.get(market) else { continue };
             if pushed.is_old(entry)
+                || pushed.quiet_beats >= QUIET_BEATS
                 || pushed.state != entry.state()
                 || pushed.epoch != entry.epochs.epoch()
             {
@@ -297,32 +310,28 @@ impl<T: MarketValue> MarketStreams<T> {
             }
         }
         if due.is_empty() {
-            return;
+            return true;
         }
         due.sort_unstable();
         let due: Vec<_> = due.into_iter().map(|(_, market)| market.clone()).collect();
-        for market in due {
-            let entry = &self.markets[&market];
-            own.push(&market, entry, now);
+        for (place, market) in due.iter().enumerate() {
+            if place > 0 && until.is_some_and(|until| Instant::now() >= until) {
+                return false;
+            }
+            own.push(market, &self.markets[market], now);
         }
+        true
     }
 
-    /// Called each second: pushes a heartbeat of each market that was quiet for long.
-    pub(super) fn beat(&mut self, stream: u64, now: Micros) {
-        let Some(own) = self.streams.get_mut(&stream) else { return };
-        let quiet: Vec<_> = own
-            .markets
-            .iter_mut()
-            .filter_map(|(market, pushed)| {
-                pushed.quiet_beats += 1;
-                (pushed.quiet_beats >= QUIET_BEATS).then(|| market.clone())
-            })
-            .collect();
-        for market in quiet {
-            if let Some(entry) = self.markets.get(&market) {
-                own.push(&market, entry, now);
-            }
+    /// Called each second. Whether a market was quiet for long: then the stream is to be advanced.
+    pub(super) fn beat(&mut self, stream: u64) -> bool {
+        let Some(own) = self.streams.get_mut(&stream) else { return false };
+        let mut is_due = false;
+        for pushed in own.markets.values_mut() {
+            pushed.quiet_beats = pushed.quiet_beats.saturating_add(1);
+            is_due |= pushed.quiet_beats >= QUIET_BEATS;
         }
+        is_due
     }
 
     pub(super) fn attach(

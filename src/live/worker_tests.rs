@@ -412,3 +412,43 @@ fn offers_tickers_candles_and_topics_are_merged_without_a_break_in_their_chains(
         assert_eq!(frame["merged"], 9, "{frame}");
     }
 }
+
+#[test]
+fn a_stream_of_many_markets_pushes_its_heartbeats_in_steps() {
+    let encoders = Encoders::new(new_live(), 1, STREAM_COST_RATE);
+    let names: Vec<_> = (0..10).map(|number| format!("M{number}-X")).collect();
+    names.iter().for_each(|name| define(encoders.live(), name));
+    let (live, streams) = (encoders.state_of(0).clone(), new_streams(1 << 20));
+    let markets: Vec<MarketId> = names.iter().map(|name| name.as_str().into()).collect();
+    let topics: Vec<_> = names.iter().map(|name| LogTopic::Trades(name).name()).collect();
+    let sources = [
+        live.offer_source(markets.clone(), Box::new(plain)),
+        live.ticker_source(markets, Box::new(plain)),
+        live.topic_source(topics, Box::new(plain)),
+    ];
+    for (number, source) in sources.into_iter().enumerate() {
+        let stream = open(&streams, number.to_string(), || source);
+        let _joined = stream.source().join(&stream, None);
+        let follower = live.follower(stream.id()).unwrap();
+        let before = stream.next_index();
+        let due: Vec<_> = (0..4).map(|_| live.beat(&follower)).collect();
+        assert_eq!(due, [false, false, false, true]);
+        let passed = Some(Instant::now());
+        let steps = (0..).take_while(|_| !live.advance_until(&follower, passed)).count();
+        assert_eq!((steps, stream.next_index() - before), (9, 10), "stream {number}");
+    }
+}
+
+#[test]
+fn heartbeats_of_an_owner_over_budget_come_at_a_quarter_of_the_pace() {
+    let encoders = Encoders::new(new_live(), 1, 1);
+    let (live, streams) = (encoders.state_of(0).clone(), new_streams(1 << 20));
+    let all: Vec<_> = (0..20).map(|key| joined(&live, &streams, key, slow(10))).collect();
+    encoders.apply(vec![change(1, &[(Side::Buy, 5, 1)])]);
+    let worker = encoders.worker(0);
+    while works(worker) {}
+    assert!(live.schedule.lock().is_over_budget(all[0].id()));
+    let before = all[0].next_index();
+    (0..32).for_each(|_| worker.beat_all());
+    assert_eq!(all[0].next_index() - before, 2, "8 otherwise");
+}

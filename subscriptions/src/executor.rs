@@ -51,14 +51,10 @@ pub trait StreamPermit: Send {
     }
 
     /// Awaits an answer of the stream's source that takes time, after others that the client waits
-    /// for, so that it does not hold more of them than it may.
+    /// for, so that it does not hold more of them than it may. Charges what the answer takes, also
+    /// where the operation ends before it comes.
     fn in_turn(&self, answer: BoxFuture<'static, Answer>) -> BoxFuture<'static, Answer> {
         answer
-    }
-
-    /// Charges what an answer took that was awaited.
-    fn took(&self, took: Duration) {
-        let _ = took;
     }
 }
 

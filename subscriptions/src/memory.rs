@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// What a stream costs beside its ring and its cached frames: the parsed document, the state of the
 /// GraphQL library, and the entries in the tables. An estimate from the sizes of these parts.
-pub const STREAM_BYTES: usize = 24 << 10;
+pub const STREAM_BYTES: usize = 48 << 10;
 
 /// See the module's text.
 #[derive(Debug)]

@@ -63,6 +63,9 @@ const VERSION: u8 = 1;
 const MOST_POSITIONS: usize = 128;
 const HEADER_BYTES: usize = 5;
 const POSITION_BYTES: usize = 24;
+/// Longest cursor, as text.
+pub(crate) const MOST_CURSOR_BYTES: usize =
+    (HEADER_BYTES + MOST_POSITIONS * POSITION_BYTES) * 4 / 3 + 4;
 
 impl Cursor {
     pub fn single(shape: u32, topic: u64, position: Position) -> Self {
@@ -82,8 +85,7 @@ impl Cursor {
     }
 
     pub fn decode(text: &str) -> Result<Self, CursorError> {
-        let most = (HEADER_BYTES + MOST_POSITIONS * POSITION_BYTES) * 4 / 3 + 4;
-        if text.len() > most {
+        if text.len() > MOST_CURSOR_BYTES {
             return Err(CursorError::Malformed);
         }
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| CursorError::Malformed)?;

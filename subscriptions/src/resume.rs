@@ -71,6 +71,18 @@ pub(crate) fn await_answer(
     }
 }
 
+impl Resume {
+    /// Of its frames.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Frames { frames, .. } | Self::Page(frames) => {
+                frames.iter().map(|frame| frame.tail.len()).sum()
+            }
+            _ => 0,
+        }
+    }
+}
+
 impl fmt::Debug for Resume {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

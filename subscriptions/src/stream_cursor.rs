@@ -5,13 +5,19 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 
 use crate::executor::StreamPermit;
 use crate::meters::Meters;
+use crate::position::MOST_CURSOR_BYTES;
 use crate::resume::{Answer, Resume};
 use crate::ring::Frame;
 use crate::stream::ResponseStream;
+
+/// Bytes of frames that a source may give a reader at once. More of them wait for the turn of their
+/// client first, which counts them.
+const MOST_BYTES_AT_ONCE: usize = 64 << 10;
 
 /// How far a reader has read. Kept outside of the cursor, where the fan-out needs it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,7 +83,12 @@ fn measured(permit: Option<&dyn StreamPermit>, ask: impl FnOnce() -> Resume) -> 
 impl<Task> StreamCursor<Task> {
     /// A reader that goes on after the cursor `after` of its client, or begins now.
     pub(crate) fn new(after: Option<String>) -> Self {
-        let after = after.map(String::into_boxed_str);
+        // It may wait for long. One that is too long is no cursor, as the empty one.
+        let kept = |text: String| match text.len() <= MOST_CURSOR_BYTES {
+            true => text.into_boxed_str(),
+            false => Box::default(),
+        };
+        let after = after.map(kept);
         Self { backlog: Some(Box::new(Backlog::Join(after))) }
     }
 
@@ -92,6 +103,7 @@ impl<Task> StreamCursor<Task> {
         permit: Option<&dyn StreamPermit>,
     ) -> Step {
         loop {
+            let mut is_counted = permit.is_none();
             let resume = match self.backlog.as_deref_mut() {
                 None if stream.read(progress.next, most, into) => {
                     return if into.is_empty() { Step::UpToDate } else { Step::Send };
@@ -113,10 +125,8 @@ impl<Task> StreamCursor<Task> {
                 }
                 Some(answered @ Backlog::Answered(_)) => {
                     match std::mem::replace(answered, Backlog::Ask) {
-                        Backlog::Answered(Answer { resume, took }) => {
-                            if let Some(permit) = permit {
-                                permit.took(took);
-                            }
+                        Backlog::Answered(Answer { resume, .. }) => {
+                            is_counted = true;
                             resume
                         }
                         _ => continue,
@@ -124,6 +134,10 @@ impl<Task> StreamCursor<Task> {
                 }
             };
             self.backlog = None;
+            if !is_counted && resume.bytes() > MOST_BYTES_AT_ONCE {
+                let answer = std::future::ready(resume.into()).boxed();
+                return Step::Await { answer, throttled: false };
+            }
             match resume {
                 Resume::Ring { seen, next } => *progress = Progress { next, seen },
                 Resume::Frames { frames, next } => {
@@ -191,13 +205,11 @@ impl<Task> StreamCursor<Task> {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
     use std::future::ready;
     use std::rc::Rc;
     use std::sync::Arc;
     use std::time::Duration;
 
-    use futures_util::FutureExt as _;
     use parking_lot::Mutex;
 
     use super::*;
@@ -241,20 +253,13 @@ mod tests {
         cursor: StreamCursor<Rc<()>>,
         progress: Progress,
         frames: Vec<Frame>,
-        payer: Payer,
     }
 
-    /// A client's permit. It adds up what the client pays.
-    #[derive(Default)]
-    struct Payer(Cell<Duration>);
+    struct Permit;
 
-    impl StreamPermit for Payer {
+    impl StreamPermit for Permit {
         fn throttle(&self) -> Option<Duration> {
             None
-        }
-
-        fn took(&self, took: Duration) {
-            self.0.set(self.0.get() + took);
         }
     }
 
@@ -272,14 +277,13 @@ mod tests {
             let stream = ResponseStream::new(1, key, source, 1 << 10, 1, context);
             let cursor = StreamCursor::new(after.map(str::to_owned));
             let progress = Progress::default();
-            let (frames, payer) = (Vec::new(), Payer::default());
-            Self { stream, script, meters, cursor, progress, frames, payer }
+            Self { stream, script, meters, cursor, progress, frames: Vec::new() }
         }
 
         fn step(&mut self) -> Step {
             self.frames.clear();
-            let Self { stream, meters, cursor, progress, frames, payer, .. } = self;
-            cursor.next(stream, progress, MOST, frames, meters, Some(payer))
+            let Self { stream, meters, cursor, progress, frames, .. } = self;
+            cursor.next(stream, progress, MOST, frames, meters, Some(&Permit))
         }
 
         /// Sends at most so many of the next frames, and returns their sequences.
@@ -376,13 +380,12 @@ mod tests {
 
     #[test]
     fn an_answer_that_takes_time_is_awaited_once_and_ends_its_task() {
-        let later =
-            |resume, millis| ready(Answer { resume, took: Duration::from_millis(millis) }).boxed();
-        let page = later(Resume::Page(frames(1..=1)), 3);
-        let snapshot = later(Resume::Frames { frames: frames(2..=2), next: 0 }, 4);
+        let later = |resume: Resume| ready(Answer::from(resume)).boxed();
+        let page = later(Resume::Page(frames(1..=1)));
+        let snapshot = later(Resume::Frames { frames: frames(2..=2), next: 0 });
         let answers = [Resume::Throttled(page), Resume::Pending(snapshot)];
         let mut bench = Bench::new(Some("0"), answers);
-        for (expected, sequence, millis) in [(true, 1, 3), (false, 2, 7)] {
+        for (expected, sequence) in [(true, 1), (false, 2)] {
             let Step::Await { answer, throttled } = bench.step() else { panic!("no wait") };
             assert_eq!(throttled, expected);
             let task = Rc::new(());
@@ -393,10 +396,34 @@ mod tests {
             let second = Resume::CannotContinue.into();
             assert!(!bench.cursor.answer(second), "no second answer is awaited");
             assert_eq!(bench.send(MOST), [sequence]);
-            assert_eq!(bench.payer.0.get(), Duration::from_millis(millis));
         }
         assert!(matches!(bench.step(), Step::UpToDate));
         assert_eq!(bench.asked(), [r#"join Some("0")"#, "catch up 1"]);
+    }
+
+    #[test]
+    fn large_frames_wait_for_the_turn_of_their_client_and_small_ones_do_not() {
+        let snapshot = |bytes| {
+            let frames = vec![Frame::new(1, 2, vec![b'x'; bytes])];
+            Resume::Frames { frames, next: 0 }
+        };
+        let mut small = Bench::new(None, [snapshot(MOST_BYTES_AT_ONCE / 2)]);
+        assert_eq!(small.send(MOST), [2]);
+        let mut large = Bench::new(None, [snapshot(MOST_BYTES_AT_ONCE + 1)]);
+        let Step::Await { answer, throttled: false } = large.step() else { panic!("no wait") };
+        large.cursor.wait(Rc::new(()));
+        assert!(large.cursor.answer(answer.now_or_never().unwrap()));
+        assert_eq!(large.send(MOST), [2]);
+    }
+
+    #[test]
+    fn a_cursor_that_is_too_long_is_not_kept() {
+        for (length, kept) in [(MOST_CURSOR_BYTES, MOST_CURSOR_BYTES), (MOST_CURSOR_BYTES + 1, 0)] {
+            let refused = Resume::Refused(Bytes::from_static(b"[]"));
+            let mut bench = Bench::new(Some(&"A".repeat(length)), [refused]);
+            assert!(matches!(bench.step(), Step::Refused(_)));
+            assert_eq!(bench.asked(), [format!("join {:?}", Some("A".repeat(kept)))]);
+        }
     }
 
     #[test]

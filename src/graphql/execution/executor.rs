@@ -1,10 +1,10 @@
 //! What a request becomes: a query runs once, and a subscription becomes a response stream that
 //! identical subscriptions share.
 
-use std::cell::Cell;
 use std::hash::{BuildHasher as _, RandomState};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use async_graphql::{Response, Schema, SchemaBuilder};
 use async_graphql_parser::types::{ExecutableDocument, OperationType};
@@ -225,7 +225,7 @@ impl GraphqlExecutor {
         }
         match opened {
             Ok(stream) => {
-                let (account, prepaid) = (account.clone(), Cell::new(prepaid));
+                let (account, prepaid) = (account.clone(), Arc::new(AtomicU64::new(prepaid)));
                 let place = ReadPlace { account, prepaid, _counted: place };
                 Ok(Execution::Stream { stream, after, permit: Some(Box::new(place)) })
             }

@@ -115,6 +115,19 @@ pub(super) struct Event {
 }
 
 impl Event {
+    /// By what it counts once.
+    fn key(&self) -> Option<String> {
+        let (kind, of) = match &self.what {
+            What::Nonsense(_) => return None,
+            What::Define { market, .. } => ("market", market),
+            What::Book { market, replaces: true, .. } => ("book.snapshot", market),
+            What::Book { market, replaces: false, .. } => ("book.delta", market),
+            What::Trade { market, .. } => ("trade", market),
+            What::Message { topic, .. } => ("message", topic),
+        };
+        Some(format!("{kind} {of} {}", self.id.as_ref()?))
+    }
+
     /// As a feed writes it.
     pub(super) fn line(&self) -> String {
         let mut line = match &self.what {
@@ -189,7 +202,7 @@ pub(super) struct Model {
     epochs: BTreeMap<Scope, String>,
     /// Scopes that lost an event since their epochs were named.
     lost: HashSet<Scope>,
-    /// Lines by their ids.
+    /// Lines by their kinds, topics and ids.
     known: HashMap<String, String>,
 }
 
@@ -214,7 +227,7 @@ impl Model {
                 continue;
             }
             let line = event.line();
-            match event.id.as_ref().map(|id| self.known.entry(id.clone())) {
+            match event.key().map(|key| self.known.entry(key)) {
                 Some(hash_map::Entry::Occupied(known)) if *known.get() == line => counts.known += 1,
                 Some(hash_map::Entry::Occupied(_)) => counts.refused += 1,
                 Some(hash_map::Entry::Vacant(new)) => {
@@ -248,8 +261,8 @@ impl Model {
         let removed: Vec<_> = self.rows.extract_if(.., is_removed).collect();
         for row in &removed {
             self.lost.extend(scope(&row.event.what));
-            if let Some(id) = &row.event.id {
-                self.known.remove(id);
+            if let Some(key) = row.event.key() {
+                self.known.remove(&key);
             }
         }
         removed.len()

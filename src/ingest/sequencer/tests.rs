@@ -143,6 +143,7 @@ impl Hub {
         .unwrap();
         let replayed = recovered.replayed;
         let board = FeedStatuses::new();
+        board.sources().restore(&store.topic_sources().unwrap());
         let feed = board.register("test", FeedKind::Files);
         let shutdown = CancellationToken::new();
         let commits = Arc::default();
@@ -244,7 +245,7 @@ async fn a_book_that_missed_an_event_has_one_gap_until_its_next_snapshot() {
     let hub = Hub::start(&path(&folder), 1_000);
     let snapshot = |name: &str| delta(name, 5, 1).replace("delta", "snapshot");
     let too_precise = |name: &str| delta(name, 5, 1).replace("\"5\"", "\"5.55\"");
-    let names = ["A-B", "C-D", "E-F"];
+    let names = ["A-B", "C-D", "E-F", "G-H"];
     let markets: Vec<_> = names.iter().map(|name| market(name, "ACTIVE", name)).collect();
     hub.send(&markets).await;
     let gaps = |hub: &Hub| -> Vec<String> {
@@ -275,15 +276,22 @@ async fn a_book_that_missed_an_event_has_one_gap_until_its_next_snapshot() {
     hub.send(&["{\"kind\":\"book.delta\",\"market\":\"C-D\",\"bids\":[[\"1".to_owned()]).await;
     assert_eq!(gaps(&hub).len(), 1);
     // One that does not concerns all that its source brings.
-    let mut other = hub.batch(&[snapshot("C-D")]);
+    hub.send(&[snapshot("C-D")]).await;
+    let mut other = hub.batch(&[snapshot("G-H")]);
     other.lines[0].place.source = "other".into();
     hub.ingest.deliver(other).await.unwrap();
     hub.send(&["\u{1}garbage".to_owned()]).await;
-    let all = gaps(&hub);
-    assert!(all.len() == 1 && all[0].starts_with("A-B test line 1"), "{all:?}");
+    let mut all = gaps(&hub);
+    all.sort_unstable();
+    assert_eq!(all.len(), 2, "{all:?}");
+    assert!(all[0].starts_with("A-B test line 1") && all[1].starts_with("C-D"), "{all:?}");
     hub.stop();
     let hub = Hub::start(&path(&folder), 1_000);
-    assert_eq!(hub.model.lock().gaps.len(), 4, "they are in the log");
+    assert_eq!(hub.model.lock().gaps.len(), 5, "they are in the log");
+    // Which source brings which topic is in the log too.
+    gaps(&hub);
+    hub.send(&[snapshot("A-B"), snapshot("C-D"), "\u{1}garbage".to_owned()]).await;
+    assert_eq!(gaps(&hub).len(), 2);
 }
 
 #[tokio::test]

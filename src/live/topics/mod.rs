@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt as _};
 use spreadly_subscriptions::{Epoch, ResponseStream, Resume};
+use tokio::time::Instant;
 
 use self::continuation::Continuation;
 use self::idle::Idle;
@@ -240,7 +241,18 @@ impl Topics {
 
     /// Pushes the events that a stream has not pushed.
     pub(super) fn advance(&mut self, stream: u64, now: Micros) {
-        let Some(own) = self.streams.get_mut(&stream) else { return };
+        self.advance_until(stream, now, None);
+    }
+
+    /// As [`Self::advance`]. Then pushes the positions of topics whose state changed or that were
+    /// quiet for long, up to a moment but at least one. False if more are left.
+    pub(super) fn advance_until(
+        &mut self,
+        stream: u64,
+        now: Micros,
+        until: Option<Instant>,
+    ) -> bool {
+        let Some(own) = self.streams.get_mut(&stream) else { return true };
         let at = At { states: self.states.clone(), now };
         let names = own.names().clone();
         let seen = own.last();
@@ -267,7 +279,7 @@ impl Topics {
                 own.skip_to(last);
             }
         }
-        self.announce(stream, &at, |own, place| own.is_other_state(place, &at));
+        self.announce(stream, &at, until)
     }
 
     pub(super) fn set_states(&mut self, states: FeedStates, touched: &mut Touched) {
@@ -275,24 +287,25 @@ impl Topics {
         touched.extend(self.streams.keys());
     }
 
-    /// Called each second: topics that were quiet for long say that they live.
-    pub(super) fn beat(&mut self, stream: u64, now: Micros) {
-        let at = At { states: self.states.clone(), now };
-        if let Some(own) = self.streams.get_mut(&stream) {
-            own.forget_pages();
-        }
-        self.announce(stream, &at, TopicStream::is_quiet);
+    /// Called each second. Whether a topic was quiet for long: then the stream is to be advanced.
+    pub(super) fn beat(&mut self, stream: u64) -> bool {
+        let Some(own) = self.streams.get_mut(&stream) else { return false };
+        own.forget_pages();
+        own.count_beat()
     }
 
     /// Pushes the end of each topic of a stream where it is due.
-    fn announce(&mut self, stream: u64, at: &At, due: impl Fn(&mut TopicStream, usize) -> bool) {
-        let Some(own) = self.streams.get_mut(&stream) else { return };
+    fn announce(&mut self, stream: u64, at: &At, until: Option<Instant>) -> bool {
+        let Some(own) = self.streams.get_mut(&stream) else { return true };
         let names = own.names().clone();
-        let due: Vec<_> = (0..names.len()).filter(|place| due(own, *place)).collect();
-        for place in due {
+        let due: Vec<_> = (0..names.len()).filter(|place| own.is_due(*place, at)).collect();
+        for (done, place) in due.into_iter().enumerate() {
+            if done > 0 && until.is_some_and(|until| Instant::now() >= until) {
+                return false;
+            }
             own.beat(place, end_of(&self.topics, &names[place]), at);
         }
-        own.set_states(at);
+        true
     }
 
     /// Whether a stream pushes each event.

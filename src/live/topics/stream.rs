@@ -160,6 +160,7 @@ impl TopicStream {
                 self.stream.push(frame);
                 self.last = last;
                 self.quiet[*place].beats = 0;
+                self.states[*place] = at.states.of_topic(&self.names[*place]);
                 // The others have no event since, but their cursor is the whole stream's.
                 self.forget_positions();
             }
@@ -178,14 +179,10 @@ impl TopicStream {
         self.last
     }
 
-    /// Whether readers were sent another state of a topic.
-    pub(super) fn is_other_state(&self, place: usize, at: &At) -> bool {
-        self.states[place] != at.states.of_topic(&self.names[place])
-    }
-
-    /// Readers were sent these states.
-    pub(super) fn set_states(&mut self, at: &At) {
-        self.states = states_of(&self.names, &at.states);
+    /// Whether readers were sent another state of a topic, or nothing of it for long.
+    pub(super) fn is_due(&self, place: usize, at: &At) -> bool {
+        self.quiet[place].beats >= QUIET_BEATS
+            || self.states[place] != at.states.of_topic(&self.names[place])
     }
 
     /// Takes the last event of a topic that was forgotten. Before a reader gets anything.
@@ -199,15 +196,16 @@ impl TopicStream {
         self.back = None;
     }
 
-    /// Counts a second without a frame of a topic; true when a heartbeat is due.
-    pub(super) fn is_quiet(&mut self, place: usize) -> bool {
-        self.quiet[place].beats += 1;
-        self.quiet[place].beats >= QUIET_BEATS
+    /// Counts a second without a frame; true when a heartbeat is due.
+    pub(super) fn count_beat(&mut self) -> bool {
+        self.quiet.iter_mut().for_each(|quiet| quiet.beats = quiet.beats.saturating_add(1));
+        self.quiet.iter().any(|quiet| quiet.beats >= QUIET_BEATS)
     }
 
     /// Pushes a heartbeat of one topic.
     pub(super) fn beat(&mut self, place: usize, end: End, at: &At) {
         self.quiet[place] = Quiet::default();
+        self.states[place] = at.states.of_topic(&self.names[place]);
         let frame = self.position(place, Ok(end.0), end, self.last, at);
         self.stream.push(frame);
     }

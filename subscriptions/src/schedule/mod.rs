@@ -166,6 +166,15 @@ impl Schedule {
 
     /// A stream may have something to push. If it waits already, it keeps its place.
     pub fn ready(&mut self, id: u64, readership: Readership) {
+        self.enter(id, readership, true);
+    }
+
+    /// As [`Self::ready`], for heartbeats and for the rest of a long step: no event waits for them.
+    pub fn ready_unawaited(&mut self, id: u64, readership: Readership) {
+        self.enter(id, readership, false);
+    }
+
+    fn enter(&mut self, id: u64, readership: Readership, is_awaited: bool) {
         let Some(state) = self.streams.get_mut(&id) else { return };
         if state.waits_since.is_some() {
             return;
@@ -178,7 +187,7 @@ impl Schedule {
         state.skipped = 0;
         state.readership = readership;
         state.waits_since = Some(self.spent);
-        state.is_blocking = state.pace == Pace::Raw && !over_budget;
+        state.is_blocking = is_awaited && state.pace == Pace::Raw && !over_budget;
         self.waiting += 1;
         self.blocking += usize::from(state.is_blocking);
         self.shared += usize::from(readership.readers > 1);
@@ -237,6 +246,12 @@ impl Schedule {
         if pushed {
             state.cost = state.cost - state.cost / 8 + took / 8;
         }
+    }
+
+    /// Whether this stream's owner is beyond a budget.
+    pub fn is_over_budget(&mut self, id: u64) -> bool {
+        let Some(state) = self.streams.get(&id) else { return false };
+        self.owners.is_over_budget(state.owner, state.readership)
     }
 
     /// Streams that wait.
