@@ -117,6 +117,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
         None => Store::open_with(&config.store.path, synchronous(config.store.synchronous))?,
     };
     statuses.sources().restore(&store.topic_sources()?);
+    let log_files = store.files();
     let journal = config.limits.journal_touches_per_market;
     let log = LogReaders::new(&config.store.path, MOST_READERS);
     let live = Arc::new(Live::new(store.epoch(), Box::new(now), journal, log.clone()));
@@ -205,7 +206,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
         stop: stop.clone(),
     };
     let begun = feeds.start(config.feeds.clone(), simulator);
-    timers::start(&encoders, &streams, &statuses, &tracker, &stop);
+    timers::start(&encoders, &streams, &statuses, log_files, &tracker, &stop);
 
     if let Some(begun) = begun {
         // A program that reads the announcement finds the simulated markets.

@@ -10,10 +10,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::ingest::feed_status::{self, FeedId, FeedStatus, FeedStatuses};
+use crate::ingest::feed_status::{self, Cause, FeedId, FeedStatus, FeedStatuses};
 use crate::ingest::topic_sources::TopicSources;
 use crate::live::{Encoders, FeedState, FeedStates, FeedView, Live, RefusedEvent};
 use crate::market::book_gap::BookGap;
+use crate::store::LogFiles;
 
 const HEARTBEAT: Duration = Duration::from_secs(1);
 const SWEEP: Duration = Duration::from_secs(1);
@@ -32,6 +33,7 @@ pub fn start(
     encoders: &Arc<Encoders>,
     streams: &Arc<Streams>,
     statuses: &FeedStatuses,
+    log: LogFiles,
     tracker: &TaskTracker,
     stop: &CancellationToken,
 ) {
@@ -43,6 +45,16 @@ pub fn start(
     let resize = move || resizing.resize_rings(Instant::now());
     tracker.spawn(every(RESIZE, stop.clone(), resize));
     tracker.spawn(follow_feeds(encoders.clone(), statuses.clone(), stop.clone()));
+    let statuses = statuses.clone();
+    tracker.spawn(every(HEARTBEAT, stop.clone(), move || watch_log(&log, &statuses)));
+}
+
+/// Halts all feeds while a file of the log is gone, also where nothing is written meanwhile.
+fn watch_log(log: &LogFiles, statuses: &FeedStatuses) {
+    match log.check() {
+        Ok(()) => statuses.clear_all(Cause::LogFile),
+        Err(error) => statuses.halt_all(Cause::LogFile, &error.to_string()),
+    }
 }
 
 /// Forgets the streams that nobody reads any more.

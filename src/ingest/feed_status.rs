@@ -94,6 +94,8 @@ pub struct LastRefusal {
 pub enum Cause {
     /// The log can't be written.
     Store,
+    /// The log's file is gone.
+    LogFile,
     /// The log that hubs share takes nothing from it.
     SharedLog,
     /// The source, or a part of it, can't be read.
@@ -383,7 +385,9 @@ impl Entry {
     fn with(&mut self, change: impl FnOnce(&mut Self)) -> bool {
         let before = self.status.clone();
         change(self);
-        let reasons: Vec<&str> = self.halted.values().map(String::as_str).collect();
+        let mut reasons: Vec<&str> = self.halted.values().map(String::as_str).collect();
+        // Two causes may come of the same fault.
+        reasons.dedup();
         let (whole, reason) = if !reasons.is_empty() {
             (FeedState::Halted, Some(reasons.join("; ")))
         } else if self.stale.is_some() {
@@ -399,7 +403,8 @@ impl Entry {
         let whole = if self.shutting_down { FeedState::ShuttingDown } else { whole };
         self.status.state_as_a_whole = whole;
         // Of single sources that can't be read, only their own topics are not live.
-        self.status.is_ready = !self.halted.contains_key(&Cause::Store)
+        let log = [Cause::Store, Cause::LogFile];
+        self.status.is_ready = !log.iter().any(|cause| self.halted.contains_key(cause))
             && (self.is_optional || whole == FeedState::Live);
         self.status.state = match &faulty {
             Some(_) => whole.max(FeedState::Halted),

@@ -14,6 +14,7 @@ use super::frame::{
 use super::pace::QUIET_BEATS;
 use super::reader_errors::bad_cursor;
 use crate::market::book::{Book, Changes};
+use crate::market::definition::MarketDefinition;
 use crate::market::epochs::{EpochHistory, ResumeFrom};
 use crate::market::levels::Side;
 
@@ -73,6 +74,8 @@ pub(super) struct BookStream {
     restated: u64,
     state: FeedState,
     feed_state: FeedState,
+    /// The definition that readers were sent.
+    definition: Arc<MarketDefinition>,
     quiet_beats: u8,
     encode: Encode,
     /// How frames are encoded that take long; `None` where none does.
@@ -102,6 +105,7 @@ impl BookStream {
             restated: now.restated.0,
             state: now.head.state,
             feed_state: now.feed_state,
+            definition: now.head.definition.clone(),
             quiet_beats: 0,
             encode,
             long,
@@ -129,12 +133,21 @@ impl BookStream {
     pub(super) fn advance(&mut self, now: &Now<'_>) {
         let before = self.stream.next_index();
         self.push_changes(now, false);
+        let is_pushed = before != self.stream.next_index();
         if self.state != now.head.state {
             // The frame of a snapshot that ended a gap, or began the book, says it too.
-            match before != self.stream.next_index() && self.feed_state == now.feed_state {
+            match is_pushed && self.feed_state == now.feed_state {
                 true => self.state = now.head.state,
-                false => self.announce(now),
+                false => {
+                    self.definition = now.head.definition.clone();
+                    return self.announce(now);
+                }
             }
+        }
+        let is_new = *self.definition != *now.head.definition;
+        self.definition = now.head.definition.clone();
+        if is_new && !is_pushed {
+            self.announce(now);
         }
     }
 

@@ -87,6 +87,8 @@ pub struct BookHead {
     pub state: FeedState,
     /// Why this book is not up to date, where other markets may be.
     pub state_reason: Option<Arc<str>>,
+    /// The best bid is at the best ask or above.
+    pub is_crossed: bool,
 }
 
 impl BookHead {

@@ -119,6 +119,9 @@ impl Live {
             state.defined_at = state.defined_at.max(sequence);
             let decimals = |one: &MarketDefinition| (one.price_decimals, one.size_decimals);
             let same = decimals(&state.definition) == decimals(&definition);
+            if *state.definition != *definition {
+                touched.extend(state.streams.keys());
+            }
             state.definition = definition.clone();
             if !same {
                 state.book = self.empty_book(state.book.sequence());
@@ -152,6 +155,13 @@ impl Live {
             all.iter().filter_map(|market| market.state.lock().gap.clone()).collect();
         gaps.sort_unstable_by(|one, other| one.market.cmp(&other.market));
         gaps
+    }
+
+    /// How many books are crossed now.
+    pub fn crossed_books(&self) -> usize {
+        let all = self.all();
+        let there = all.iter().filter(|market| !market.is_gone());
+        there.filter(|market| market.state.lock().is_crossed()).count()
     }
 
     pub(super) fn empty_book(&self, sequence: u64) -> Book {
@@ -199,6 +209,7 @@ impl MarketState {
                 slowed_to: None,
                 state,
                 state_reason,
+                is_crossed: self.is_crossed(),
             },
             book: &self.book,
             epochs: &self.epochs,
@@ -206,6 +217,13 @@ impl MarketState {
             feed_state,
             snapshot_encodings: &live.snapshot_encodings,
         }
+    }
+
+    /// Whether the best bid is at the best ask or above. Sources of a decentralised exchange may
+    /// have such books: nobody matches their orders.
+    fn is_crossed(&self) -> bool {
+        let (bid, ask) = self.book.best();
+        bid.zip(ask).is_some_and(|(bid, ask)| bid.price >= ask.price)
     }
 
     /// Whether the book is up to date and whole; why not, where that is the market's own.

@@ -27,6 +27,12 @@ pub enum StoreError {
     )]
     Unavailable { path: PathBuf, source: rusqlite::Error },
     #[error(
+        "the store's file {path} was deleted or replaced while the hub runs: put it back, and the hub \
+         goes on by itself; until the hub ends, `ls -l /proc/{}/fd` shows where its content still is",
+        std::process::id()
+    )]
+    Gone { path: PathBuf },
+    #[error(
         "the store {path} is damaged ({source}): move it and its -wal and -shm files aside, then \
          put a copy of it back or start with an empty one, into which the feeds bring what they \
          still have"
@@ -59,7 +65,13 @@ impl StoreError {
     /// Whether the same call may work later with nothing else done by us. Nothing of the failed
     /// call was kept.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Folder { .. } | Self::Thread { .. })
+        matches!(
+            self,
+            Self::Unavailable { .. }
+                | Self::Gone { .. }
+                | Self::Folder { .. }
+                | Self::Thread { .. }
+        )
     }
 
     fn new(path: &Path, source: rusqlite::Error) -> Self {

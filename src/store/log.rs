@@ -147,6 +147,7 @@ impl Store {
     ) -> Result<i64, StoreError> {
         #[cfg(test)]
         self.limit_pages();
+        self.files.check()?;
         let most = batch.iter().filter(|event| event.numbered.is_none()).count() as u64;
         if self.reserved.saturating_sub(self.last) < most {
             self.reserve(self.last + most.max(RESERVED_AT_ONCE))?;

@@ -15,6 +15,7 @@ mod candle_table;
 mod checkpoint;
 mod fault;
 mod log;
+mod log_files;
 mod mark;
 mod orders;
 mod progress;
@@ -38,6 +39,7 @@ pub use self::checkpoint::Checkpoint;
 use self::fault::At;
 pub use self::fault::StoreError;
 pub use self::log::{Appended, EventId, NewEvent, Numbered, Stored, TopicPosition};
+pub use self::log_files::LogFiles;
 use self::mark::Mark;
 pub use self::orders::OrderRecord;
 pub use self::progress::{FeedPosition, FileProgress, Fingerprint, Progress};
@@ -69,6 +71,7 @@ pub struct Store {
     /// Held for the store's life: the numbering and the state are only right with one writer.
     _lock: File,
     epoch: Epoch,
+    files: LogFiles,
     /// None for a replica, which follows its log's numbering.
     mark: Option<Mark>,
     /// The newest sequence given out, or the end of what an unclean stop left reserved.
@@ -168,6 +171,8 @@ impl Store {
         let candles_missing = candle_table::prepare(&connection).at(path)?;
         runs::catch_up(&connection).at(path)?;
         let checkpointer = Checkpointer::start(path, &mut connection)?;
+        let files = LogFiles::default();
+        files.note(path);
         #[cfg(test)]
         let failing_commits = fail_commits(&mut connection, std::sync::Arc::default());
         Ok(Self {
@@ -177,6 +182,7 @@ impl Store {
             connection,
             _lock: lock,
             epoch,
+            files,
             mark: None,
             last: newest.max(reserved),
             reserved,
@@ -210,6 +216,7 @@ impl Store {
         #[cfg(test)]
         fail_commits(&mut fresh, self.failing_commits.clone());
         self.connection = fresh;
+        self.files.note(&self.path);
         // A commit that was reported as failed may be there after all.
         self.last = self.last.max(log.newest);
         self.reserved = log.reserved;
@@ -218,6 +225,11 @@ impl Store {
         #[cfg(test)]
         self.limited.set(0);
         Ok(())
+    }
+
+    /// Says whether the log's files are still there, also beside its writer.
+    pub fn files(&self) -> LogFiles {
+        self.files.clone()
     }
 
     /// Made with the database: another one means that the numbering began again.

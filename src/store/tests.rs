@@ -11,7 +11,7 @@ use super::checkpoint::MOST_CHECKPOINTS;
 use super::log::{RESERVED_AT_ONCE, ROWS};
 use super::*;
 
-fn event(topic: &str, id: Option<&str>, body: &str) -> NewEvent {
+pub(super) fn event(topic: &str, id: Option<&str>, body: &str) -> NewEvent {
     NewEvent {
         topic: topic.into(),
         id: id.map(Into::into),
@@ -47,7 +47,7 @@ fn progress(stream: u64, offset: u64) -> FileProgress {
     }
 }
 
-fn folder() -> (tempfile::TempDir, PathBuf) {
+pub(super) fn folder() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("data").join("spreadly.db");
     (folder, path)

@@ -177,9 +177,10 @@ const WITHOUT_ROOTS_WAY: [&str; 5] = [
 ];
 
 #[tokio::test]
-async fn a_file_that_cant_be_read_halts_its_feed_until_it_is_mended() {
+async fn a_file_that_cant_be_read_halts_its_own_books_until_it_is_mended() {
     use std::os::unix::fs::PermissionsExt as _;
 
+    const OTHER: &str = "ERG-USD";
     let aside = tempfile::tempdir().unwrap();
     let locked = aside.path().join("locked.ndjson");
     crate::harness::hub::append(&locked, &steps(0..5));
@@ -189,25 +190,72 @@ async fn a_file_that_cant_be_read_halts_its_feed_until_it_is_mended() {
         return loud::not_run("a file that can't be read: this is root, and setpriv is missing");
     }
     let starter = if root { &WITHOUT_ROOTS_WAY[..] } else { &[] };
-    let hub = Hub::start_by(starter, &[]);
+    let mut hub = Hub::start_by(starter, &[]);
+    hub.append_lines("other.ndjson", &market::beginning(OTHER));
     hub.append_lines(FILE, &market::beginning(MARKET));
     let (mut client, mut copy) = follower_of(&hub).await;
+    let state_of = |hub: &Hub, market: &str| {
+        let query = format!("{{ orderBook(market: \"{market}\") {{ state }} }}");
+        hub.query(&query)["orderBook"]["state"].clone()
+    };
+    feed_once(&hub, |_| state_of(&hub, OTHER) == "LIVE");
 
     // Whole at once, as a program puts a file there.
-    fs::rename(&locked, hub.feed("locked.ndjson")).unwrap();
+    fs::rename(&locked, hub.feed(FILE)).unwrap();
     heartbeat(&mut client, &mut copy, "HALTED").await;
     let halted = feed_once(&hub, |feed| feed["state"] == "HALTED");
-    assert!(halted["reason"].as_str().unwrap().contains("locked.ndjson"), "{halted}");
-    // What can be read goes on.
-    hub.append_lines(FILE, &[market::delta(MARKET, &[], &[("101.0", "7.00000000")])]);
-    let price = follower::units("101.0", 1);
-    client.follow(&mut copy, |copy| copy.asks[&price] == 700_000_000).await;
+    assert!(halted["reason"].as_str().unwrap().contains(FILE), "{halted}");
+    // What can be read goes on, and says so.
+    let offer = market::delta(OTHER, &[], &[("101.0", "7.00000000")]);
+    hub.append_lines("other.ndjson", &[offer]);
+    let asks = "asks { size }";
+    let query = format!("{{ orderBook(market: \"{OTHER}\", depth: 1) {{ state {asks} }} }}");
+    let book = json!({ "state": "LIVE", "asks": [{ "size": "7.00000000" }] });
+    feed_once(&hub, |_| hub.query(&query)["orderBook"] == book);
+    assert_eq!(hub.admin_page("/readyz").0, 200);
 
-    let locked = hub.feed("locked.ndjson");
-    fs::set_permissions(&locked, fs::Permissions::from_mode(0o644)).unwrap();
+    // A restart knows which file brings which book.
+    hub.kill9();
+    hub.restart();
+    feed_once(&hub, |feed| feed["state"] == "HALTED");
+    feed_once(&hub, |_| state_of(&hub, MARKET) == "HALTED");
+    assert_eq!(state_of(&hub, OTHER), "LIVE");
+    let mut client = Client::connected(hub.address()).await;
+    let cursor = copy.cursor.clone();
+    client.subscribe("book", &follower::subscription(MARKET, 25, cursor.as_deref())).await;
+    heartbeat(&mut client, &mut copy, "HALTED").await;
+
+    fs::set_permissions(hub.feed(FILE), fs::Permissions::from_mode(0o644)).unwrap();
     heartbeat(&mut client, &mut copy, "LIVE").await;
     follow(&mut client, &mut copy, 5).await;
     assert_eq!(copy.snapshots, 1);
+}
+
+#[tokio::test]
+async fn a_log_that_is_deleted_halts_every_book_until_it_is_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log.db");
+    let url = format!("sqlite:{}", log.display());
+    let hub = Hub::start_with(&[&format!("store.url={url}")]);
+    hub.append_lines(FILE, &market::beginning(MARKET));
+    let (mut client, mut copy) = follower_of(&hub).await;
+    hub.append_lines(FILE, &steps(0..5));
+    follow(&mut client, &mut copy, 5).await;
+    // Its content is there as long as the hub runs.
+    let aside = folder.path().join("aside.db");
+    fs::rename(&log, &aside).unwrap();
+    // At once, though nothing is written.
+    heartbeat(&mut client, &mut copy, "HALTED").await;
+    let halted = feed_once(&hub, |feed| feed["state"] == "HALTED");
+    let reason = halted["reason"].as_str().unwrap();
+    assert!(reason.contains("log.db was deleted or replaced"), "{reason}");
+    assert_eq!(hub.admin_page("/readyz").0, 503);
+    hub.append_lines(FILE, &steps(5..10));
+    fs::rename(&aside, &log).unwrap();
+    heartbeat(&mut client, &mut copy, "LIVE").await;
+    follow(&mut client, &mut copy, 10).await;
+    assert_eq!((copy.snapshots, copy.merged_events), (1, 10));
+    assert_eq!(hub.logged(&log, &format!("book:{MARKET}"))[1..], steps(0..10));
 }
 
 /// A file system of its own, as small as it is said; taken off at the end.

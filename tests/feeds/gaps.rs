@@ -140,3 +140,32 @@ async fn a_book_is_whole_whatever_the_file_with_its_definition_is_called() {
     assert_eq!(book["orderBook"]["state"], "LIVE");
     assert_eq!(book["orderBook"]["bids"].as_array().unwrap().len(), 12);
 }
+
+#[tokio::test]
+async fn a_change_of_the_market_and_a_crossed_book_reach_who_follows_it() {
+    let hub = Hub::start();
+    hub.append_lines(FILE, &market::beginning(FAULTY));
+    let mut client = Client::knowing(hub.address(), FAULTY).await;
+    client.subscribe("1", &books("crossed definition { status tickSize }")).await;
+    let first = frame_in(&mut client, "LIVE").await;
+    assert_eq!(
+        (&first["crossed"], &first["definition"]["status"]),
+        (&json!(false), &json!("ACTIVE"))
+    );
+    hub.append_lines(FILE, &[market::definition(FAULTY).replace("ACTIVE", "HALTED")]);
+    let halted = frame_in(&mut client, "LIVE").await;
+    assert_eq!(
+        (&halted["__typename"], &halted["sequence"]),
+        (&json!("BookHeartbeat"), &first["sequence"])
+    );
+    assert_eq!(halted["definition"]["status"], "HALTED");
+    let crossed = market::snapshot(FAULTY, &[("101.0", "1")], &[("100.0", "1")]);
+    hub.append_lines(FILE, &[crossed]);
+    let crossed = frame_in(&mut client, "LIVE").await;
+    assert_eq!(
+        (&crossed["crossed"], &crossed["definition"]),
+        (&json!(true), &halted["definition"])
+    );
+    let (_, metrics) = hub.admin_page("/metrics");
+    assert!(metrics.contains("\nspreadly_crossed_books 1\n"), "{metrics}");
+}

@@ -11,6 +11,7 @@ use async_graphql_parser::types::{Field, Selection, SelectionSet};
 
 use super::feed::FeedState;
 use super::head::{BookSpeed, SnapshotReason};
+use super::market::Market;
 use super::scalars::{Cursor, DateTime, Decimal, UInt32, UInt64};
 use crate::live;
 use crate::market::definition::MarketDefinition;
@@ -183,6 +184,18 @@ impl OutputType for Levels {
         ty = "Option<&str>",
         desc = "Why this book is STALE while others may be LIVE: it missed an event, or had none \
                 yet."
+    ),
+    field(
+        name = "definition",
+        ty = "Market",
+        desc = "The market as it is now. A frame comes at once when it changes, such as when \
+                trading halts."
+    ),
+    field(
+        name = "crossed",
+        ty = "bool",
+        desc = "Whether the best bid is at the best ask or above. Nobody matches the orders of \
+                some sources."
     )
 )]
 pub enum BookFrame {
@@ -240,6 +253,16 @@ impl BookSnapshot {
     /// Why this book is STALE while others may be LIVE: it missed an event, or had none yet.
     async fn state_reason(&self) -> Option<&str> {
         self.0.head.state_reason.as_deref()
+    }
+
+    /// The market as it is now. A frame comes at once when it changes, such as when trading halts.
+    async fn definition(&self) -> Market {
+        Market(self.0.head.definition.clone())
+    }
+
+    /// Whether the best bid is at the best ask or above. Nobody matches the orders of some sources.
+    async fn crossed(&self) -> bool {
+        self.0.head.is_crossed
     }
 
     /// The hub's clock.
@@ -319,6 +342,16 @@ impl BookDelta {
         self.0.head.state_reason.as_deref()
     }
 
+    /// The market as it is now. A frame comes at once when it changes, such as when trading halts.
+    async fn definition(&self) -> Market {
+        Market(self.0.head.definition.clone())
+    }
+
+    /// Whether the best bid is at the best ask or above. Nobody matches the orders of some sources.
+    async fn crossed(&self) -> bool {
+        self.0.head.is_crossed
+    }
+
     /// The hub's clock.
     async fn publish_time(&self) -> DateTime {
         DateTime(self.0.head.publish_time)
@@ -394,6 +427,16 @@ impl BookHeartbeat {
     /// Why this book is STALE while others may be LIVE: it missed an event, or had none yet.
     async fn state_reason(&self) -> Option<&str> {
         self.0.head.state_reason.as_deref()
+    }
+
+    /// The market as it is now. A frame comes at once when it changes, such as when trading halts.
+    async fn definition(&self) -> Market {
+        Market(self.0.head.definition.clone())
+    }
+
+    /// Whether the best bid is at the best ask or above. Nobody matches the orders of some sources.
+    async fn crossed(&self) -> bool {
+        self.0.head.is_crossed
     }
 
     /// The hub's clock.

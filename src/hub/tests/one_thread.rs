@@ -65,6 +65,7 @@ impl Home {
         let journal = config.limits.journal_touches_per_market;
         let live = Arc::new(Live::new(store.epoch(), Box::new(clock), journal, log));
         let (admission, recovered) = recover_live(&mut store, &live, None).unwrap();
+        let log_files = store.files();
         let encoders = Arc::new(Encoders::new(live, 1, config.limits.stream_cost_rate));
 
         let (statuses, stop) = (FeedStatuses::new(), CancellationToken::new());
@@ -86,7 +87,7 @@ impl Home {
         let executor = run::executor(config, &encoders, &streams, &pool, &meters, writer);
         let shard = Shard::new(executor, limits::socket_limits(config), meters.clone());
         let tracker = TaskTracker::new();
-        timers::start(&encoders, &streams, &statuses, &tracker, &stop);
+        timers::start(&encoders, &streams, &statuses, log_files, &tracker, &stop);
         let accounts =
             Accounts::new(limits::account_limits(&config.limits), HubShare::of_shards(1));
         let local = LocalSet::new();

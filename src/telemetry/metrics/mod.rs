@@ -80,6 +80,7 @@ impl Collector for Everything {
         value(encoder, "reorganisations", load(&self.live.reorganisations))?;
         value(encoder, "events_undone", load(&self.live.events_undone))?;
         value(encoder, "book_gaps", self.live.book_gaps().len() as u64)?;
+        value(encoder, "crossed_books", self.live.crossed_books() as u64)?;
         value(encoder, "source_gaps", load(&self.live.gaps))?;
         let closes = meters.closes().map(|(code, count)| (code.number().to_string(), count));
         by_label(encoder, "closes", closes)?;

@@ -30,7 +30,7 @@ impl Metric {
     }
 }
 
-pub(super) const METRICS: [Metric; 53] = [
+pub(super) const METRICS: [Metric; 54] = [
     gauge("websockets_open", "WebSockets and event streams that are open"),
     gauge("readers_open", "operations that read a stream"),
     gauge("response_streams_open", "response streams that are open"),
@@ -53,6 +53,7 @@ pub(super) const METRICS: [Metric; 53] = [
     counter("reorganisations", "times that blocks of the chain were removed"),
     counter("events_undone", "events that were removed with blocks"),
     gauge("book_gaps", "books that missed an event and had no snapshot since"),
+    gauge("crossed_books", "books whose best bid is at the best ask or above"),
     counter("source_gaps", "times that events of a source were lost"),
     counter("closes", "sockets that the hub closed, by close code").by("code"),
     gauge(
