@@ -1,6 +1,6 @@
 //! Who waits for what becomes of an event that comes to the sequencer by way of somebody else: it
-//! is known by its id, with its kind and what it is of. The sequencer says it of each such event, whether it was accepted, known or
-//! refused.
+//! is known by its id, with its kind and what it is of. The sequencer says it of each such event,
+//! whether it was accepted, known or refused.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};

@@ -352,8 +352,8 @@ impl Insertion {
     }
 }
 
-/// A line as the table takes it, and its topic where it names one. What no hub would take is refused
-/// where it came from.
+/// A line as the table takes it, and its topic where it names one. What no hub would take is
+/// refused where it came from.
 async fn readable(
     line: Result<Vec<u8>, Refusal>,
     ownership_guard: Option<&OwnershipGuard>,

@@ -27,8 +27,8 @@ pub enum StoreError {
     )]
     Unavailable { path: PathBuf, source: rusqlite::Error },
     #[error(
-        "the store's file {path} was deleted or replaced while the hub runs: put it back, and the hub \
-         goes on by itself; until the hub ends, `ls -l /proc/{}/fd` shows where its content still is",
+        "the store's file {path} was deleted or replaced while the hub runs: put it back, and the \
+         hub goes on by itself; until the hub ends, `ls -l /proc/{}/fd` shows where its content is",
         std::process::id()
     )]
     Gone { path: PathBuf },

@@ -64,8 +64,9 @@ const MOST_POSITIONS: usize = 128;
 const HEADER_BYTES: usize = 5;
 const POSITION_BYTES: usize = 24;
 /// Longest cursor, as text.
-pub(crate) const MOST_CURSOR_BYTES: usize =
-    (HEADER_BYTES + MOST_POSITIONS * POSITION_BYTES) * 4 / 3 + 4;
+pub(crate) const MOST_CURSOR_BYTES: usize = 4_106;
+const _: () =
+    assert!(MOST_CURSOR_BYTES >= (HEADER_BYTES + MOST_POSITIONS * POSITION_BYTES).div_ceil(3) * 4);
 
 impl Cursor {
     pub fn single(shape: u32, topic: u64, position: Position) -> Self {

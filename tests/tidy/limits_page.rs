@@ -57,7 +57,7 @@ const NO_ROW: [(&str, &[&str]); 8] = [
     (
         "how long a text for people is",
         &[
-            "feeds::files::folder::MOST_NAMED",
+            "ingest::feed_status::MOST_NAMED",
             "feeds::kafka::MOST_NOTES",
             "feeds::kafka::brokers::MOST_SAID",
             "market::event::fields::MOST_QUOTED",

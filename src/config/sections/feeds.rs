@@ -168,8 +168,9 @@ fn required(table: &mut Table<'_>, name: &'static str) -> bool {
         takes: flag(),
         default: true,
         does: "Whether the hub is ready (`/readyz`) only while this feed is live.",
-        notes: "Turn it off for a feed that the hub can do without. Its topics are `STALE` while it \
-                is cut off. A single file that can't be read never takes the hub out of `/readyz`.",
+        notes: "Turn it off for a feed that the hub can do without. Its topics are `STALE` while \
+                it is cut off. A single file that can't be read never takes the hub out of \
+                `/readyz`.",
     })
 }
 

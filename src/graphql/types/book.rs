@@ -194,8 +194,7 @@ impl OutputType for Levels {
     field(
         name = "crossed",
         ty = "bool",
-        desc = "Whether the best bid is at the best ask or above. Nobody matches the orders of \
-                some sources."
+        desc = "Whether the best bid is at the best ask or above."
     )
 )]
 pub enum BookFrame {
@@ -260,7 +259,7 @@ impl BookSnapshot {
         Market(self.0.head.definition.clone())
     }
 
-    /// Whether the best bid is at the best ask or above. Nobody matches the orders of some sources.
+    /// Whether the best bid is at the best ask or above.
     async fn crossed(&self) -> bool {
         self.0.head.is_crossed
     }
@@ -347,7 +346,7 @@ impl BookDelta {
         Market(self.0.head.definition.clone())
     }
 
-    /// Whether the best bid is at the best ask or above. Nobody matches the orders of some sources.
+    /// Whether the best bid is at the best ask or above.
     async fn crossed(&self) -> bool {
         self.0.head.is_crossed
     }
@@ -434,7 +433,7 @@ impl BookHeartbeat {
         Market(self.0.head.definition.clone())
     }
 
-    /// Whether the best bid is at the best ask or above. Nobody matches the orders of some sources.
+    /// Whether the best bid is at the best ask or above.
     async fn crossed(&self) -> bool {
         self.0.head.is_crossed
     }

@@ -298,8 +298,7 @@ impl Topics {
     fn announce(&mut self, stream: u64, at: &At, until: Option<Instant>) -> bool {
         let Some(own) = self.streams.get_mut(&stream) else { return true };
         let names = own.names().clone();
-        let due: Vec<_> = (0..names.len()).filter(|place| own.is_due(*place, at)).collect();
-        for (done, place) in due.into_iter().enumerate() {
+        for (done, place) in own.due(at).into_iter().enumerate() {
             if done > 0 && until.is_some_and(|until| Instant::now() >= until) {
                 return false;
             }

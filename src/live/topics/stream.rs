@@ -179,10 +179,13 @@ impl TopicStream {
         self.last
     }
 
-    /// Whether readers were sent another state of a topic, or nothing of it for long.
-    pub(super) fn is_due(&self, place: usize, at: &At) -> bool {
-        self.quiet[place].beats >= QUIET_BEATS
-            || self.states[place] != at.states.of_topic(&self.names[place])
+    /// The places of topics of which readers were sent another state, or nothing for long.
+    pub(super) fn due(&self, at: &At) -> Vec<usize> {
+        let is_due = |place: &usize| {
+            self.quiet[*place].beats >= QUIET_BEATS
+                || self.states[*place] != at.states.of_topic(&self.names[*place])
+        };
+        (0..self.names.len()).filter(is_due).collect()
     }
 
     /// Takes the last event of a topic that was forgotten. Before a reader gets anything.
