@@ -58,7 +58,7 @@ pub struct PlaceOrderInput {
     /// A multiple of the market's lot size, not below its minimum size.
     size: Decimal,
     /// An id of the client's choice, 1 to 48 bytes. It makes retries safe: the same order under the
-    /// same id is not placed again. Another order under the same id is a `CONFLICT`.
+    /// same id is not placed again. Another order of the market under the same id is a `CONFLICT`.
     client_id: Option<String>,
     /// When it expires.
     expires_at: Option<DateTime>,
