@@ -1,7 +1,7 @@
 //! The GraphQL of the attackers. A serial number in an alias makes a document like no other; what
 //! the hub has to do for it is the same.
 
-use super::markets::{DEEP_LEVELS, LARGE_TOPIC, ORDERS, TOPIC};
+use super::markets::{DEEP_LEVELS, LARGE_TOPIC, ORDERS, TOPIC, quiet_markets};
 use super::spec::Kind;
 use serde_json::json;
 use std::fmt::Write;
@@ -55,9 +55,19 @@ pub fn subscription(kind: Kind, market: &str, serial: u64) -> String {
             "bestBidOffer(markets: [\"{market}\"]) {{ sequence bid {{ price size }} \
              ask {{ price size }} }}"
         ),
+        Kind::Quiet => quiet(serial),
         _ => book(market, depth(serial)),
     };
     format!("subscription {{ a{serial}: {field} }}")
+}
+
+/// Each place of the result is selected as often as it may.
+fn quiet(serial: u64) -> String {
+    let markets = serde_json::to_string(&quiet_markets(serial)).unwrap_or_default();
+    let repeat = |fields: &str| format!("{fields} ").repeat(MOST_REPEATS);
+    let levels = repeat("price size orders");
+    let fields = repeat("cursor epoch sequence prevSequence mergedEvents publishTime state");
+    format!("bestBidOffer(markets: {markets}) {{ {fields} bid {{ {levels} }} ask {{ {levels} }} }}")
 }
 
 /// A subscription to a deep book.
@@ -159,7 +169,7 @@ mod tests {
 
     #[test]
     fn no_two_documents_are_alike() {
-        let kinds = [Kind::Book, Kind::Trades, Kind::Candles, Kind::Mixed];
+        let kinds = [Kind::Book, Kind::Trades, Kind::Candles, Kind::Mixed, Kind::Quiet];
         for kind in kinds {
             let all: Vec<String> =
                 (0..1000).map(|serial| subscription(kind, "A-B", serial)).collect();

@@ -25,6 +25,8 @@ pub const LARGE_TOPIC: &str = "flood-large";
 pub const DEEP_LEVELS: usize = 5000;
 /// Price levels that each event changes: a message of some 450 bytes, as in `bench`.
 const CHANGED_LEVELS: usize = 5;
+/// Markets without events: as many as a subscription may have.
+const QUIET: u64 = 100;
 /// Trades, orders and messages to be listed: several pages of each.
 const HISTORY: usize = 2000;
 /// Large events a second, and their bytes.
@@ -71,6 +73,12 @@ pub struct Market {
     pub offset: Duration,
 }
 
+/// The markets without events, in an order that is the serial number's own.
+pub fn quiet_markets(serial: u64) -> Vec<String> {
+    let first = serial % QUIET;
+    (0..QUIET).map(|one| format!("QUIET{}-USD", (first + one) % QUIET)).collect()
+}
+
 pub struct Feeding {
     pub timeline: Arc<Timeline>,
     stop: Arc<AtomicBool>,
@@ -89,6 +97,18 @@ impl Feeding {
             let delta = feeder::delta(name, number, CHANGED_LEVELS, time);
             if trades { delta + &trade(name, number, time) } else { delta }
         })
+    }
+
+    /// Writes markets that have no further events.
+    ///
+    /// # Errors
+    /// As [`Feeding::start`].
+    pub fn quiet_markets(feeds: &Path) -> Result<(), String> {
+        let path = feeds.join("quiet.ndjson");
+        let names = quiet_markets(0);
+        let beginning = |name: &String| feeder::beginning(name, 1, Timestamp::now());
+        let lines: String = names.iter().map(beginning).collect();
+        std::fs::write(&path, lines).map_err(|error| format!("{}: {error}", path.display()))
     }
 
     /// Writes large events to a topic until stopped.

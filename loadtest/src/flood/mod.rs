@@ -234,6 +234,10 @@ impl Flood {
         let attacked = Feeding::start(&hub.feeds, self.market(markets::ATTACKED), phase.clone())?;
         let other = Feeding::start(&hub.feeds, self.market(markets::OTHER), phase.clone())?;
         let large = match spec.attack {
+            Attack::Documents if spec.kind == Kind::Quiet => {
+                Feeding::quiet_markets(&hub.feeds)?;
+                None
+            }
             Attack::Resumes => Some(Feeding::large_events(&hub.feeds, phase.clone())?),
             _ => None,
         };

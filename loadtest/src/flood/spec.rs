@@ -39,6 +39,8 @@ pub enum Kind {
     Tickers,
     Candles,
     Offers,
+    /// Offers of a hundred markets without events: what is sent are heartbeats
+    Quiet,
     /// Only of `queries`
     Orders,
     /// Only of `queries`
