@@ -30,6 +30,7 @@ use super::handle::{
 use super::losses::Lost;
 use super::projection::Projection;
 use super::rollback;
+use super::topic_sources::MOST_TOPICS;
 use super::waiters::Waiters;
 use crate::live::checkpoint::checkpoint;
 use crate::market::admission::Admission;
@@ -102,7 +103,7 @@ pub(crate) fn prepare(
         handles,
         buffers,
         new_sources: Vec::new(),
-        noted: None,
+        noted: HashMap::default(),
         since_checkpoint,
         checkpoint_interval: HashMap::default(),
     };
@@ -209,8 +210,8 @@ struct Sequencer {
     buffers: Buffers,
     /// Sources of topics that the log does not have yet.
     new_sources: Vec<TopicSource>,
-    /// The last topic and source that were noted.
-    noted: Option<(Arc<str>, FeedId, Arc<str>)>,
+    /// Of each topic, the source that was noted last.
+    noted: HashMap<Arc<str>, (FeedId, Arc<str>)>,
     since_checkpoint: HashMap<MarketId, u64>,
     /// Events between the last checkpoint of a market and its next one.
     checkpoint_interval: HashMap<MarketId, u64>,
@@ -400,16 +401,18 @@ impl Sequencer {
     /// A feed brought an event of a topic.
     fn note_source(&mut self, topic: &Arc<str>, feed: FeedId, place: &Place) {
         // Nearly always it is the one before.
-        if let Some((own_topic, own_feed, source)) = &self.noted
-            && *own_feed == feed
-            && Arc::ptr_eq(own_topic, topic)
+        if let Some((own, source)) = self.noted.get(topic)
+            && *own == feed
             && Arc::ptr_eq(source, &place.source)
         {
             return;
         }
+        if self.noted.len() >= MOST_TOPICS {
+            self.noted.clear();
+        }
         let Some(name) = self.statuses.name(feed) else { return };
         self.new_sources.extend(self.statuses.sources().note(topic, &name, &place.source));
-        self.noted = Some((topic.clone(), feed, place.source.clone()));
+        self.noted.insert(topic.clone(), (feed, place.source.clone()));
     }
 
     /// What could not be written is learned again after a restart.
