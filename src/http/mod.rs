@@ -12,5 +12,6 @@ pub mod routes;
 pub mod shards;
 pub mod sse;
 mod stall_limit;
+pub mod unavailable;
 pub(crate) mod upgrade;
 mod waiting_connections;

@@ -6,6 +6,7 @@ mod feeds;
 mod limits;
 mod memory;
 mod mutations;
+mod readiness;
 mod run;
 mod shared_log;
 mod simulator;

@@ -2,11 +2,10 @@
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::Ordering;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use parking_lot::Mutex;
 use serde_json::json;
 use spreadly_subscriptions::{Meters, Streams};
 use tokio_util::sync::CancellationToken;
@@ -14,8 +13,9 @@ use tokio_util::task::TaskTracker;
 
 use super::feeds::Feeds;
 use super::limits::{account_limits, query_limits, socket_limits, stream_limits};
+use super::readiness::{Readiness, Stage};
 use super::shared_log::SharedLog;
-use super::{cache, feeds, memory, mutations, shared_log, timers};
+use super::{cache, feeds, memory, mutations, readiness, shared_log, timers};
 use crate::budgets::{Accounts, HubShare};
 use crate::cache::{CacheMeters, OrderBooks};
 use crate::config::{Config, Synchronous};
@@ -26,7 +26,7 @@ use crate::http::connection_limits::DescriptorReserve;
 use crate::http::listener::{self, Incoming};
 use crate::http::routes::HttpConfig;
 use crate::http::shards::{Parts, Shards};
-use crate::http::sse;
+use crate::http::{sse, unavailable};
 use crate::ingest::feed_status::FeedStatuses;
 use crate::ingest::handle::IngestHandle;
 use crate::ingest::projection::LiveProjection;
@@ -40,7 +40,7 @@ use crate::recovery::{self, WarmStart};
 use crate::shared_log::OwnershipGuard;
 use crate::signals;
 use crate::store::{self, LogReaders, MOST_READERS, Store, StoreError};
-use crate::telemetry::admin::{self, AdminSource, Dependency};
+use crate::telemetry::admin::{self, AdminSource};
 use crate::telemetry::metrics::{self, Everything};
 
 /// How long the last closes, the feeds and the log may take after the drain.
@@ -86,24 +86,20 @@ enum Ended {
     },
 }
 
-/// What the hub is doing, for `/readyz`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Starting,
-    Running,
-    Draining,
-}
-
 async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<Ended, ServeError> {
     // Listening before the log is read: a port in use is reported at once, probes get an answer,
     // and clients that come early wait in the backlog.
     let public = listen("server.listen", config.server.listen)?;
     let admin = listen("admin.listen", config.admin.listen)?;
     let addresses = (public.local_addr()?, admin.local_addr()?);
+    tracing::info!(public = %addresses.0, admin = %addresses.1, "listening");
+
+    // From now on: SIGTERM is a clean end also while the hub waits for its log.
+    let mut stopped = pin!(signals::stopped()?);
 
     let stop = CancellationToken::new();
     let tracker = TaskTracker::new();
-    let stage = Arc::new(Mutex::new(Stage::Starting));
+    let readiness = Arc::new(Readiness::default());
     let reserve = Arc::new(DescriptorReserve::new(config.limits.reserved_descriptors));
     let threads = shard_count(&config);
     let share = HubShare::of_shards(threads);
@@ -111,9 +107,36 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     let statuses = FeedStatuses::new();
     let meters = Arc::new(Meters::default());
 
+    let metered = Arc::<OnceLock<_>>::default();
+    let source = AdminSource {
+        readiness: readiness::rows(readiness.clone(), statuses.clone(), reserve.clone()),
+        metrics: metrics::text(metered.clone()),
+    };
+    let admin_stop = CancellationToken::new();
+    let admin = tokio::net::TcpListener::from_std(admin)?;
+    tracker.spawn(admin::run(admin, Arc::new(source), admin_stop.clone(), tracker.clone()));
+
     let shared_log = config.store.shared.as_ref().zip(config.feeds.postgres.as_ref());
     let store = match shared_log {
-        Some((_, log)) => shared_log::open_replica(&config.store, log).await?,
+        Some((_, log)) => {
+            let opening = shared_log::open_replica(&config.store, log, &readiness);
+            let answering = async {
+                readiness.waits_for_log().await;
+                unavailable::answer(&public, config.server.http_status).await
+            };
+            let store = tokio::select! {
+                store = opening => Some(store?),
+                Err(error) = answering => return Err(error.into()),
+                () = &mut stopped => None,
+            };
+            let Some(store) = store else {
+                admin_stop.cancel();
+                tracker.close();
+                tracker.wait().await;
+                return Ok(Ended::Asked);
+            };
+            store
+        }
         None => Store::open_with(&config.store.path, synchronous(config.store.synchronous))?,
     };
     let journal = config.limits.journal_touches_per_market;
@@ -134,22 +157,17 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     let encoding = Arc::<OnceLock<_>>::default();
     // As many threads as shards: half of what these have is for requests, see `HubShare`.
     let pool = Pool::start(threads)?;
-    let source = AdminSource {
-        readiness: readiness(stage.clone(), statuses.clone(), reserve.clone()),
-        metrics: metrics::text(Everything {
-            meters: meters.clone(),
-            live: live.clone(),
-            statuses: statuses.clone(),
-            cache: cached,
-            streams: streams.clone(),
-            encoders: encoding.clone(),
-            accounts: accounts.clone(),
-            pool: pool.clone(),
-        }),
+    let everything = Everything {
+        meters: meters.clone(),
+        live: live.clone(),
+        statuses: statuses.clone(),
+        cache: cached,
+        streams: streams.clone(),
+        encoders: encoding.clone(),
+        accounts: accounts.clone(),
+        pool: pool.clone(),
     };
-    let admin_stop = CancellationToken::new();
-    let admin = tokio::net::TcpListener::from_std(admin)?;
-    tracker.spawn(admin::run(admin, Arc::new(source), admin_stop.clone(), tracker.clone()));
+    metered.get_or_init(|| everything);
 
     let (ownership, waiters) = (ownership(&config), Arc::<Waiters>::default());
     let sequencer_config = SequencerConfig {
@@ -210,21 +228,19 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
         // A program that reads the announcement finds the simulated markets.
         drop(tokio::time::timeout(SIMULATOR_PATIENCE, begun).await);
     }
-    // A program that reads the announcement may ask us to stop at once.
-    let stopped = signals::stopped()?;
-    *stage.lock() = Stage::Running;
+    readiness.set(Stage::Running);
     announce(addresses, simulated);
     let accepting = CancellationToken::new();
     tokio::select! {
         () = shards.accept(Incoming::new(public)?, accepting.clone(), &reserve) => {}
-        () = stopped => {}
+        () = &mut stopped => {}
         () = replaced.cancelled() => {}
     }
 
     // Stops in this order: no new sockets; feedStatus says it; sockets closed over the drain while
     // feeds still flow; feeds; the log, which then has everything that was acknowledged.
     tracing::info!("draining");
-    *stage.lock() = Stage::Draining;
+    readiness.set(Stage::Draining);
     accepting.cancel();
     timers::shut_down(&encoders, &statuses);
     shards.drain(config.server.drain).await;
@@ -338,34 +354,6 @@ fn announce((public, admin): (SocketAddr, SocketAddr), simulated: bool) {
             std::process::id()
         );
     }
-}
-
-fn readiness(
-    stage: Arc<Mutex<Stage>>,
-    statuses: FeedStatuses,
-    reserve: Arc<DescriptorReserve>,
-) -> Box<dyn Fn() -> Vec<Dependency> + Send + Sync> {
-    Box::new(move || {
-        let stage = *stage.lock();
-        let mut rows = vec![
-            Dependency {
-                name: "hub".to_owned(),
-                ready: stage == Stage::Running,
-                detail: format!("{stage:?}").to_lowercase(),
-            },
-            Dependency {
-                name: "open files".to_owned(),
-                ready: !reserve.exhausted.load(Ordering::Relaxed),
-                detail: "new sockets are accepted while there are file descriptors".to_owned(),
-            },
-        ];
-        rows.extend(statuses.snapshot().into_iter().map(|feed| Dependency {
-            name: format!("feed {}", feed.name),
-            ready: feed.state == crate::ingest::feed_status::FeedState::Live,
-            detail: feed.reason.unwrap_or_else(|| "live".to_owned()),
-        }));
-        rows
-    })
 }
 
 fn http_config(config: &Config) -> HttpConfig {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use spreadly_subscriptions::Epoch;
 use tokio_util::sync::CancellationToken;
 
+use super::readiness::{Readiness, Stage};
 use super::run::{ServeError, synchronous};
 use crate::backoff::Backoff;
 use crate::config::{PostgresFeedConfig, SharedLogConfig, StoreConfig};
@@ -67,6 +68,7 @@ pub(super) fn postgres(written: PostgresFeedConfig) -> PostgresConfig {
 pub(super) async fn open_replica(
     store: &StoreConfig,
     log: &PostgresFeedConfig,
+    readiness: &Readiness,
 ) -> Result<Store, ServeError> {
     let config = postgres(log.clone());
     let mut backoff = Backoff::between(FIRST_WAIT, LONGEST_WAIT);
@@ -74,7 +76,11 @@ pub(super) async fn open_replica(
     loop {
         let there = blocking(store, Store::existing_replica).await?;
         let known = there.as_ref().map_or(Ok(None), |own| own.feed_position(postgres::NAME))?;
-        match (shared_log::numbering(&config, known.as_ref()).await, there) {
+        let numbering = shared_log::numbering(&config, known.as_ref()).await;
+        if numbering.is_ok() {
+            readiness.set(Stage::Starting);
+        }
+        match (numbering, there) {
             (Ok(numbering), Some(replica)) if replica.epoch().0 == numbering.epoch => {
                 return Ok(replica);
             }
@@ -93,8 +99,9 @@ pub(super) async fn open_replica(
             }
             (Err(error), None) => {
                 if !std::mem::replace(&mut is_reported, true) {
-                    tracing::warn!(%error, "the shared log does not answer, and there is no replica yet: waiting");
+                    tracing::warn!(%error, "the shared log can't be used, and there is no replica yet: waiting");
                 }
+                readiness.set(Stage::WaitingForLog(error.to_string()));
                 tokio::time::sleep(backoff.wait()).await;
             }
         }

@@ -43,10 +43,10 @@ impl fmt::Debug for Everything {
     }
 }
 
-/// What renders the page.
-pub fn text(everything: Everything) -> Box<dyn Fn() -> String + Send + Sync> {
+/// What renders the page. Before the hub has a log, that is only what the process is.
+pub fn text(everything: Arc<OnceLock<Everything>>) -> Box<dyn Fn() -> String + Send + Sync> {
     let mut registry = Registry::with_prefix("spreadly");
-    registry.register_collector(Box::new(everything));
+    registry.register_collector(Box::new(Metered(everything)));
     Box::new(move || {
         let mut page = String::new();
         match prometheus_client::encoding::text::encode(&mut page, &registry) {
@@ -56,9 +56,18 @@ pub fn text(everything: Everything) -> Box<dyn Fn() -> String + Send + Sync> {
     })
 }
 
-impl Collector for Everything {
+#[derive(Debug)]
+struct Metered(Arc<OnceLock<Everything>>);
+
+impl Collector for Metered {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let encoder = &mut encoder;
+        host(&mut encoder)?;
+        self.0.get().map_or(Ok(()), |everything| everything.encode(&mut encoder))
+    }
+}
+
+impl Everything {
+    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let meters = &self.meters;
         let memory = self.streams.memory();
         value(encoder, "websockets_open", meters.sockets_open.get())?;
@@ -87,12 +96,9 @@ impl Collector for Everything {
         self.pool(encoder)?;
         self.cache(encoder)?;
         self.clients(encoder)?;
-        host(encoder)?;
         self.feeds(encoder)
     }
-}
 
-impl Everything {
     fn encoding(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Some(encoders) = self.encoders.get() else { return Ok(()) };
         let mut slowed_now = [0; 3];
