@@ -216,7 +216,7 @@ impl Rest {
     /// Until there may be something to read.
     async fn wait(&mut self, outbox: &Outbox, poll_interval: Duration) -> Result<(), OutboxError> {
         let mut wait = if self.asleep { poll_interval } else { self.pause.min(poll_interval) };
-        if !self.asleep && self.since.elapsed() >= QUIET {
+        if outbox.may_sleep() && !self.asleep && self.since.elapsed() >= QUIET {
             match outbox.sleep().await? {
                 Sleep::Asleep => {
                     // A writer that did not ring has committed: look once more, and only then wait.

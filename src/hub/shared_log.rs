@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 use super::readiness::{Readiness, Stage};
 use super::run::{ServeError, synchronous};
 use crate::backoff::Backoff;
-use crate::config::{PostgresFeedConfig, SharedLogConfig, StoreConfig};
+use crate::config::{self, PostgresFeedConfig, SharedLogConfig, StoreConfig};
 use crate::feeds::postgres;
 use crate::ingest::feed_status::FeedStatuses;
 use crate::ingest::handle::IngestHandle;
-use crate::postgres::PostgresConfig;
+use crate::postgres::{Doorbell, PostgresConfig};
 use crate::shared_log::{self, OwnershipGuard, Reader, Requests, Writer, WriterConfig};
 use crate::store::{self, Store, StoreError};
 
@@ -59,8 +59,13 @@ impl SharedLog {
 }
 
 pub(super) fn postgres(written: PostgresFeedConfig) -> PostgresConfig {
-    let PostgresFeedConfig { url, poll_interval, deadline } = written;
-    PostgresConfig { url: url.secret().clone(), poll_interval, deadline }
+    let PostgresFeedConfig { url, poll_interval, doorbell, deadline } = written;
+    let doorbell = match doorbell {
+        config::Doorbell::Auto => Doorbell::Auto,
+        config::Doorbell::On => Doorbell::On,
+        config::Doorbell::Off => Doorbell::Off,
+    };
+    PostgresConfig { url: url.secret().clone(), poll_interval, doorbell, deadline }
 }
 
 /// Opens the replica. Where the database does not answer and there is a replica, with what that

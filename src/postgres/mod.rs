@@ -6,5 +6,5 @@ mod config;
 mod outbox;
 
 pub use self::client::{OutboxError, session, settings};
-pub use self::config::PostgresConfig;
+pub use self::config::{Doorbell, PostgresConfig};
 pub use self::outbox::{Numbering, Outbox, Row, Rows, Sleep};

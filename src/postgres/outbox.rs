@@ -10,8 +10,8 @@ use tokio::sync::Notify;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
-use super::PostgresConfig;
 use super::client::{Driver, OutboxError, migrate, session, settings, within};
+use super::{Doorbell, PostgresConfig};
 use crate::market::event::MOST_LINE_BYTES;
 use crate::market::refusal::Refusal;
 use crate::market::time::Micros;
@@ -95,6 +95,7 @@ pub struct Outbox {
     client: Client,
     deadline: Duration,
     rung: Arc<Notify>,
+    may_sleep: bool,
     take: Statement,
     read: Statement,
     _driver: Driver,
@@ -125,9 +126,14 @@ impl Outbox {
         let session =
             session(config) + BY_INDEX + "LISTEN spreadly_events; LISTEN spreadly_numbered";
         within(deadline, client.batch_execute(&session)).await?;
+        let may_sleep = match config.doorbell {
+            Doorbell::Auto => !may_prepare(&client, deadline).await?,
+            Doorbell::On => true,
+            Doorbell::Off => false,
+        };
         let take = within(deadline, client.prepare(TAKE)).await?;
         let read = within(deadline, client.prepare(READ)).await?;
-        Ok(Self { client, deadline, rung, take, read, _driver: driver })
+        Ok(Self { client, deadline, rung, may_sleep, take, read, _driver: driver })
     }
 
     pub async fn is_utf8(&self) -> Result<(), OutboxError> {
@@ -208,6 +214,11 @@ impl Outbox {
         Ok(read)
     }
 
+    /// Writers may be made to ring.
+    pub fn may_sleep(&self) -> bool {
+        self.may_sleep
+    }
+
     /// From now on writers ring, if nobody is in the way.
     pub async fn sleep(&self) -> Result<Sleep, OutboxError> {
         // The second only shows who is in the way of the first.
@@ -236,6 +247,12 @@ impl Outbox {
     pub async fn rung(&self, wait: Duration) {
         drop(tokio::time::timeout(wait, self.rung.notified()).await);
     }
+}
+
+/// Whether the server lets anybody prepare a transaction. It says so at its start, for its life.
+async fn may_prepare(client: &Client, deadline: Duration) -> Result<bool, OutboxError> {
+    let query = "SELECT current_setting('max_prepared_transactions')::integer > 0";
+    Ok(within(deadline, client.query_one(query, &[])).await?.try_get(0)?)
 }
 
 /// Postgres has old statistics of a table that grows fast, so these settings force index scans.

@@ -364,6 +364,7 @@ mod tests {
     use super::*;
     use crate::ingest::feed_status::{At, FeedKind, Place};
     use crate::ingest::handle::MOST_WAITING;
+    use crate::postgres::Doorbell;
 
     #[tokio::test(start_paused = true)]
     async fn a_request_beyond_those_under_way_and_those_in_line_waits() {
@@ -373,6 +374,7 @@ mod tests {
             // Nobody is there, so no request ends.
             url: "postgres://127.0.0.1:1/none".into(),
             poll_interval: Duration::from_secs(1),
+            doorbell: Doorbell::Auto,
             deadline: Duration::from_secs(1),
         };
         let config = WriterConfig {

@@ -19,6 +19,8 @@ pub struct Postgres {
     port: ReservedPort,
     /// Where it may move to.
     spare_port: ReservedPort,
+    /// Of its command line, beside what all have.
+    options: &'static str,
 }
 
 /// As a copy of the database brought back from before the third row.
@@ -31,12 +33,22 @@ pub const BACK_TO_TWO_ROWS: &str = "
 
 impl Postgres {
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// One that lets writers prepare transactions.
+    pub fn start_for_two_phases() -> Self {
+        Self::start_with("-c max_prepared_transactions=20")
+    }
+
+    fn start_with(options: &'static str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         if is_root() {
             // It refuses to run as root.
             run(Command::new("chown").arg("postgres").arg(folder.path()));
         }
-        let own = Self { folder, port: ReservedPort::new(), spare_port: ReservedPort::new() };
+        let (port, spare_port) = (ReservedPort::new(), ReservedPort::new());
+        let own = Self { folder, port, spare_port, options };
         run(as_its_user("initdb").arg("-D").arg(own.data()).args([
             "-A",
             "trust",
@@ -58,9 +70,10 @@ impl Postgres {
     fn launch(&self) {
         let began = Instant::now();
         let options = format!(
-            "-p {} -k {} -c listen_addresses=127.0.0.1 -c max_connections=60",
+            "-p {} -k {} -c listen_addresses=127.0.0.1 -c max_connections=60 {}",
             self.port,
-            self.folder.path().display()
+            self.folder.path().display(),
+            self.options
         );
         loop {
             let mut start = as_its_user("pg_ctl");

@@ -72,8 +72,18 @@ pub struct PostgresFeedConfig {
     pub url: SecretUrl,
     /// Between two looks where nothing rang.
     pub poll_interval: Duration,
+    pub doorbell: Doorbell,
     /// For any answer of the database: then it counts as cut off.
     pub deadline: Duration,
+}
+
+/// Whether writers notify an idle hub. A transaction that did can't be prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doorbell {
+    /// Unless the server allows prepared transactions.
+    Auto,
+    On,
+    Off,
 }
 
 /// Topics of Kafka, whose partitions are read from where the log has them.
@@ -189,7 +199,21 @@ pub(in crate::config) fn postgres(table: &mut Table<'_>) -> PostgresFeedConfig {
             takes: millis(10..=2_000).because(SEEN_IN_TIME),
             default: Duration::from_secs(1),
             does: "Time between two checks of the table without a notification.",
-            notes: "A row is at most this late where the trigger that notifies is missing.",
+            notes: "A row is at most this late where writers don't notify the hub.",
+        }),
+        doorbell: table.key(Key {
+            name: "feeds.postgres.doorbell",
+            unit: "",
+            takes: one_of(&[
+                ("auto", Doorbell::Auto),
+                ("on", Doorbell::On),
+                ("off", Doorbell::Off),
+            ]),
+            default: Doorbell::Auto,
+            does: "Whether writers send a NOTIFY while the hub is idle.",
+            notes: "Postgres refuses PREPARE TRANSACTION after a NOTIFY. `auto` means no NOTIFY on \
+                    a server whose `max_prepared_transactions` is above 0: the hub looks every \
+                    50 ms instead. Use `on` there if no writer prepares its transactions.",
         }),
         deadline: table.key(Key {
             name: "feeds.postgres.deadline_ms",
