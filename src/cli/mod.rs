@@ -2,6 +2,7 @@
 //!
 //! 0: stopped as asked. 1: could not run, or had to stop. 2: wrong arguments or configuration.
 
+mod backup;
 mod check_config;
 mod dev;
 mod errors;
@@ -13,6 +14,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use self::backup::Backup;
 use self::check_config::CheckConfig;
 use self::dev::Dev;
 use self::publish::Publish;
@@ -34,6 +36,7 @@ Examples:
   spreadly errors                                 error codes and close codes, with their remedies
   spreadly metrics                                what /metrics counts
   spreadly subscribe 'subscription { feedStatus { name state } }'
+  spreadly backup monday.db                       a copy of the log, while the hub runs
   spreadly publish news '{\"headline\": \"hello\"}'
 
 Flags beat SPREADLY__SECTION__KEY variables, which beat the file, which beats the defaults.
@@ -76,6 +79,9 @@ enum Command {
     /// Follow a GraphQL subscription, or run a query, and print each result as a line of JSON
     #[command(after_help = subscribe::EXAMPLES)]
     Subscribe(Subscribe),
+    /// Copy the log of a hub, which may run, to a new file
+    #[command(after_help = backup::EXAMPLES)]
+    Backup(Backup),
     /// Publish one event to a generic topic
     #[command(after_help = publish::EXAMPLES)]
     Publish(Publish),
@@ -94,6 +100,7 @@ pub fn run() -> ExitCode {
         Command::Serve(serve) => serve.run(None),
         Command::Dev(dev) => dev.run(),
         Command::CheckConfig(check) => check.run(),
+        Command::Backup(backup) => backup.run(),
         Command::Config { reference } => {
             let text = if reference { config::reference_page() } else { config::documented_file() };
             print!("{text}");

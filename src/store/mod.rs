@@ -11,6 +11,7 @@
 //! after the block. So a client's cursor never names another event than the one it was made for.
 //! A log that was put back from an older copy begins a new epoch, see [`mark`].
 
+mod backup;
 mod candle_table;
 mod checkpoint;
 mod fault;
@@ -32,6 +33,7 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, OptionalExtension, params};
 use spreadly_subscriptions::Epoch;
 
+pub use self::backup::{BackupError, BackupStep, Copied, back_up};
 pub use self::candle_table::{CandleSpan, MarketCandles, NewTrade};
 pub use self::checkpoint::Checkpoint;
 use self::fault::At;
