@@ -6,6 +6,7 @@ mod backup;
 mod check_config;
 mod dev;
 mod errors;
+mod migrate;
 mod publish;
 mod serve;
 mod subscribe;
@@ -17,6 +18,7 @@ use clap::{Args, Parser, Subcommand};
 use self::backup::Backup;
 use self::check_config::CheckConfig;
 use self::dev::Dev;
+use self::migrate::Migrate;
 use self::publish::Publish;
 use self::serve::Serve;
 use self::subscribe::{ClientError, Endpoint, Subscribe};
@@ -37,6 +39,7 @@ Examples:
   spreadly metrics                                what /metrics counts
   spreadly subscribe 'subscription { feedStatus { name state } }'
   spreadly backup monday.db                       a copy of the log, while the hub runs
+  spreadly migrate                                the tables in Postgres, for roles that may
   spreadly publish news '{\"headline\": \"hello\"}'
 
 Flags beat SPREADLY__SECTION__KEY variables, which beat the file, which beats the defaults.
@@ -82,6 +85,9 @@ enum Command {
     /// Copy the log of a hub, which may run, to a new file
     #[command(after_help = backup::EXAMPLES)]
     Backup(Backup),
+    /// Make the hub's tables in Postgres, or bring them up to date
+    #[command(after_help = migrate::EXAMPLES)]
+    Migrate(Migrate),
     /// Publish one event to a generic topic
     #[command(after_help = publish::EXAMPLES)]
     Publish(Publish),
@@ -101,6 +107,7 @@ pub fn run() -> ExitCode {
         Command::Dev(dev) => dev.run(),
         Command::CheckConfig(check) => check.run(),
         Command::Backup(backup) => backup.run(),
+        Command::Migrate(migrate) => migrate.run(),
         Command::Config { reference } => {
             let text = if reference { config::reference_page() } else { config::documented_file() };
             print!("{text}");

@@ -130,6 +130,7 @@ stale_after_ms = 5000
 url = "postgres://hub@one:1,two:2/exchange?target_session_attrs=read-write"
 poll_interval_ms = 12
 doorbell = "off"
+schema = "hub"
 deadline_ms = 104
 [feeds.kafka]
 brokers = "one:9092,two:9092"

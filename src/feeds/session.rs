@@ -44,13 +44,11 @@ impl Remote {
         session: impl AsyncFn(&mut bool) -> Result<Infallible, Cut<E>>,
     ) {
         let mut backoff = crate::ingest::backoff();
-        let mut logged = false;
         loop {
             let mut healthy = false;
             let Err(cut) = session(&mut healthy).await;
             if healthy {
                 backoff.reset();
-                logged = false;
             }
             let error = match cut {
                 Cut::Closed => return,
@@ -60,10 +58,7 @@ impl Remote {
                 }
                 Cut::Source(error) => error,
             };
-            if !logged {
-                tracing::warn!(%error, "disconnected from {}: connecting again", self.source);
-                logged = true;
-            }
+            tracing::debug!(%error, "disconnected from {}: connecting again", self.source);
             self.cut_off(&error);
             tokio::time::sleep(backoff.wait()).await;
         }

@@ -2,6 +2,7 @@
 //! only `cli` imports it.
 
 mod cache;
+mod feed_log;
 mod feeds;
 mod limits;
 mod memory;
@@ -13,6 +14,7 @@ mod simulator;
 mod timers;
 
 pub use self::run::{ServeError, run};
+pub use self::shared_log::postgres as postgres_config;
 
 #[cfg(test)]
 mod tests;

@@ -92,7 +92,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     let public = listen("server.listen", config.server.listen)?;
     let admin = listen("admin.listen", config.admin.listen)?;
     let addresses = (public.local_addr()?, admin.local_addr()?);
-    tracing::info!(public = %addresses.0, admin = %addresses.1, "listening");
+    announce_start(&config, addresses);
 
     // From now on: SIGTERM is a clean end also while the hub waits for its log.
     let mut stopped = pin!(signals::stopped()?);
@@ -258,7 +258,10 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
             let (public, admin) = addresses;
             Ok(Ended::LogReplaced { public, admin })
         }
-        Ok(Ok(Ok(()))) => Ok(Ended::Asked),
+        Ok(Ok(Ok(()))) => {
+            tracing::info!("the hub has stopped");
+            Ok(Ended::Asked)
+        }
         _ => Err(ServeError::Stuck),
     }
 }
@@ -333,6 +336,28 @@ pub(super) fn executor(
 
 fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
     listener::bind(address).map_err(|source| ServeError::Listen { key, address, source })
+}
+
+/// What an operator looks for first when a hub does not do what was meant.
+fn announce_start(config: &Config, (public, admin): (SocketAddr, SocketAddr)) {
+    let feeds = &config.feeds;
+    let postgres = feeds.postgres.as_ref().map(|own| own.url.to_string());
+    let log = match (&config.store.shared, &postgres) {
+        (Some(_), Some(url)) => format!("{url}, replica {}", config.store.path.display()),
+        _ => config.store.path.display().to_string(),
+    };
+    let kafka =
+        feeds.kafka.as_ref().map(|own| format!("{} at {}", own.topics.join(","), own.brokers));
+    tracing::info!(
+        release = env!("CARGO_PKG_VERSION"),
+        %public,
+        %admin,
+        log,
+        files = %feeds.files.path.display(),
+        postgres = postgres.as_deref().unwrap_or("none"),
+        kafka = kafka.as_deref().unwrap_or("none"),
+        "the hub starts"
+    );
 }
 
 /// One line for programs on stdout; for people, how to look at it, on stderr.

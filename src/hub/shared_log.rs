@@ -58,14 +58,14 @@ impl SharedLog {
     }
 }
 
-pub(super) fn postgres(written: PostgresFeedConfig) -> PostgresConfig {
-    let PostgresFeedConfig { url, poll_interval, doorbell, deadline } = written;
+pub fn postgres(written: PostgresFeedConfig) -> PostgresConfig {
+    let PostgresFeedConfig { url, poll_interval, doorbell, schema, deadline } = written;
     let doorbell = match doorbell {
         config::Doorbell::Auto => Doorbell::Auto,
         config::Doorbell::On => Doorbell::On,
         config::Doorbell::Off => Doorbell::Off,
     };
-    PostgresConfig { url: url.secret().clone(), poll_interval, doorbell, deadline }
+    PostgresConfig { url: url.secret().clone(), poll_interval, doorbell, schema, deadline }
 }
 
 /// Opens the replica. Where the database does not answer and there is a replica, with what that

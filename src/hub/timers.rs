@@ -9,6 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::feed_log::FeedLog;
 use crate::ingest::feed_status::{self, FeedId, FeedStatus, FeedStatuses};
 use crate::live::{Encoders, FeedState, FeedView, Live, RefusedEvent};
 use crate::market::book_gap::BookGap;
@@ -69,10 +70,11 @@ pub fn shut_down(encoders: &Encoders, statuses: &FeedStatuses) {
 
 /// Sends the state of the feeds to the streams.
 async fn follow_feeds(encoders: Arc<Encoders>, statuses: FeedStatuses, stop: CancellationToken) {
-    let mut changes = statuses.changes();
+    let (mut changes, mut log) = (statuses.changes(), FeedLog::default());
     loop {
         changes.mark_unchanged();
         let feeds = statuses.snapshot();
+        log.look(&feeds);
         // The drain's own word stays the last.
         if encoders.live().feed_state() != FeedState::ShuttingDown {
             encoders.set_feed_state(worst(&feeds));

@@ -10,6 +10,8 @@ pub struct PostgresConfig {
     /// Between two looks where nothing rang.
     pub poll_interval: Duration,
     pub doorbell: Doorbell,
+    /// Of the tables; none: the first one of the role's search path.
+    pub schema: Option<String>,
     /// For any answer.
     pub deadline: Duration,
 }

@@ -10,7 +10,9 @@ use tokio::sync::Notify;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
-use super::client::{Driver, OutboxError, migrate, session, settings, within};
+use super::client::{
+    Driver, OutboxError, migrate, refuse_shared_sessions, session, settings, within,
+};
 use super::{Doorbell, PostgresConfig};
 use crate::market::event::MOST_LINE_BYTES;
 use crate::market::refusal::Refusal;
@@ -122,7 +124,8 @@ impl Outbox {
                 }
             }
         }));
-        migrate(&mut client).await?;
+        refuse_shared_sessions(&client, &settings, deadline).await?;
+        migrate(&mut client, config.schema.as_deref()).await?;
         let session =
             session(config) + BY_INDEX + "LISTEN spreadly_events; LISTEN spreadly_numbered";
         within(deadline, client.batch_execute(&session)).await?;

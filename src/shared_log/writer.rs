@@ -375,6 +375,7 @@ mod tests {
             url: "postgres://127.0.0.1:1/none".into(),
             poll_interval: Duration::from_secs(1),
             doorbell: Doorbell::Auto,
+            schema: None,
             deadline: Duration::from_secs(1),
         };
         let config = WriterConfig {

@@ -6,4 +6,5 @@ mod gaps;
 mod kafka;
 mod kafka_produce;
 mod postgres;
+mod postgres_roles;
 mod shared_kafka;

@@ -12,7 +12,7 @@ use tokio_postgres::{Client, NoTls};
 use super::ReservedPort;
 use super::client::PATIENCE;
 
-const BETWEEN_TRIES: Duration = Duration::from_millis(20);
+pub(super) const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
 pub struct Postgres {
     folder: TempDir,
@@ -43,10 +43,7 @@ impl Postgres {
 
     fn start_with(options: &'static str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        if is_root() {
-            // It refuses to run as root.
-            run(Command::new("chown").arg("postgres").arg(folder.path()));
-        }
+        give_to_server_user(folder.path());
         let (port, spare_port) = (ReservedPort::new(), ReservedPort::new());
         let own = Self { folder, port, spare_port, options };
         run(as_its_user("initdb").arg("-D").arg(own.data()).args([
@@ -60,6 +57,10 @@ impl Postgres {
         ]));
         own.launch();
         own
+    }
+
+    pub(super) fn port(&self) -> &ReservedPort {
+        &self.port
     }
 
     fn data(&self) -> PathBuf {
@@ -183,9 +184,19 @@ fn is_root() -> bool {
     std::fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
+/// Servers refuse to run as root.
+pub(super) fn give_to_server_user(folder: &Path) {
+    if is_root() {
+        run(Command::new("chown").arg("-R").arg("postgres").arg(folder));
+    }
+}
+
 /// One of its programs, as the user that may run it.
 fn as_its_user(program: &str) -> Command {
-    let path = binary(program);
+    as_server_user(&binary(program))
+}
+
+pub(super) fn as_server_user(path: &Path) -> Command {
     // It may not be allowed to look at where the tests run.
     if !is_root() {
         return Command::new(path);

@@ -73,6 +73,8 @@ pub struct PostgresFeedConfig {
     /// Between two looks where nothing rang.
     pub poll_interval: Duration,
     pub doorbell: Doorbell,
+    /// Of its tables; none: the first one of the role's search path.
+    pub schema: Option<String>,
     /// For any answer of the database: then it counts as cut off.
     pub deadline: Duration,
 }
@@ -215,6 +217,18 @@ pub(in crate::config) fn postgres(table: &mut Table<'_>) -> PostgresFeedConfig {
                     a server whose `max_prepared_transactions` is above 0: the hub looks every \
                     50 ms instead. Use `on` there if no writer prepares its transactions.",
         }),
+        schema: table.key(Key {
+            name: "feeds.postgres.schema",
+            unit: "",
+            takes: text("a name", schema, |schema: &Option<String>| {
+                schema.clone().unwrap_or_default()
+            }),
+            default: None,
+            does: "The schema of the hub's tables; empty means the first one of the role's search \
+                   path.",
+            notes: "Use one where the database has a table `events` of its own. The hub creates it \
+                    when it is missing. Writers then insert into `SCHEMA.events`.",
+        }),
         deadline: table.key(Key {
             name: "feeds.postgres.deadline_ms",
             unit: "ms",
@@ -223,6 +237,18 @@ pub(in crate::config) fn postgres(table: &mut Table<'_>) -> PostgresFeedConfig {
             does: "Time for each answer of the database; then it counts as cut off.",
             notes: "The feed's topics are `STALE` then, and the hub connects again.",
         }),
+    }
+}
+
+/// Written as it is into statements, so it is a plain name.
+fn schema(name: &str) -> Result<Option<String>, String> {
+    let is_plain = name.len() <= 63
+        && !name.starts_with(|first: char| first.is_ascii_digit())
+        && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+    match name {
+        "" => Ok(None),
+        name if is_plain => Ok(Some(name.to_owned())),
+        _ => Err("must be a plain name: small letters, digits and underscores".to_owned()),
     }
 }
 
