@@ -8,6 +8,7 @@ mod delivery;
 pub mod listener;
 pub(crate) mod negotiation;
 mod response;
+pub mod responses;
 pub mod routes;
 pub mod shards;
 pub mod sse;

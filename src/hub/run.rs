@@ -14,16 +14,17 @@ use tokio_util::task::TaskTracker;
 use super::feeds::Feeds;
 use super::limits::{account_limits, query_limits, socket_limits, stream_limits};
 use super::readiness::{Readiness, Stage};
-use super::shared_log::SharedLog;
+use super::shared_log::{Replica, SharedLog};
 use super::{cache, feeds, memory, mutations, readiness, shared_log, timers};
 use crate::budgets::{Accounts, HubShare};
 use crate::cache::{CacheMeters, OrderBooks};
 use crate::config::{Config, Synchronous};
 use crate::feeds::kafka::Producer;
 use crate::feeds::simulator::SimulatorConfig;
-use crate::graphql::{GraphqlExecutor, HubView, MutationPort, Principal};
+use crate::graphql::{GraphqlExecutor, HubView, MutationMeters, MutationPort, Principal};
 use crate::http::connection_limits::DescriptorReserve;
 use crate::http::listener::{self, Incoming};
+use crate::http::responses::ResponseMeters;
 use crate::http::routes::HttpConfig;
 use crate::http::shards::{Parts, Shards};
 use crate::http::{sse, unavailable};
@@ -37,7 +38,7 @@ use crate::market::ownership::Ownership;
 use crate::market::time::Micros;
 use crate::pool::Pool;
 use crate::recovery::{self, WarmStart};
-use crate::shared_log::OwnershipGuard;
+use crate::shared_log::{OwnershipGuard, PostgresMeters};
 use crate::signals;
 use crate::store::{self, LogReaders, MOST_READERS, Store, StoreError};
 use crate::telemetry::admin::{self, AdminSource};
@@ -157,6 +158,8 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     let encoding = Arc::<OnceLock<_>>::default();
     // As many threads as shards: half of what these have is for requests, see `HubShare`.
     let pool = Pool::start(threads)?;
+    let responses = Arc::<ResponseMeters>::default();
+    let (mutated, postgres) = (Arc::<MutationMeters>::default(), Arc::<PostgresMeters>::default());
     let everything = Everything {
         meters: meters.clone(),
         live: live.clone(),
@@ -166,6 +169,11 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
         encoders: encoding.clone(),
         accounts: accounts.clone(),
         pool: pool.clone(),
+        store: store.meters(),
+        log: config.store.path.clone(),
+        responses: responses.clone(),
+        mutations: mutated.clone(),
+        postgres: postgres.clone(),
     };
     metered.get_or_init(|| everything);
 
@@ -184,19 +192,19 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     encoding.get_or_init(|| encoders.clone());
     let replaced = CancellationToken::new();
     let (shared, ingest) = match shared_log {
-        Some((shared, postgres)) => {
+        Some((shared, log_of_all)) => {
             let guard = ownership.clone();
             let guard = guard.map(|ownership| OwnershipGuard { ownership, replica: log.clone() });
-            let (epoch, replaced) = (live.epoch(), replaced.clone());
+            let replica = Replica { ingest, epoch: live.epoch(), replaced: replaced.clone() };
             let (shared_log, ingest) =
-                SharedLog::new(shared, postgres, ingest, &statuses, epoch, guard, replaced)?;
+                SharedLog::new(shared, log_of_all, replica, &statuses, guard, postgres)?;
             (Some(shared_log), ingest)
         }
         None => (None, ingest),
     };
 
     let producer = producer(&config, ownership, waiters, &statuses, &log, &tracker);
-    let writer = mutations::writer(&ingest, producer);
+    let writer = mutations::writer(&ingest, producer).counting(mutated);
     let executor = executor(&config, &encoders, &streams, &pool, &meters, writer);
     let shards = Shards::start(
         threads,
@@ -205,7 +213,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
             encoders: encoders.clone(),
             limits: socket_limits(&config),
             meters,
-            http: Arc::new(http_config(&config)),
+            http: Arc::new(http_config(&config, responses)),
             accounts,
             send_buffer_bytes: config.server.send_buffer_bytes,
         },
@@ -381,7 +389,7 @@ fn announce((public, admin): (SocketAddr, SocketAddr), simulated: bool) {
     }
 }
 
-fn http_config(config: &Config) -> HttpConfig {
+fn http_config(config: &Config, responses: Arc<ResponseMeters>) -> HttpConfig {
     HttpConfig {
         origins: config.server.origins.clone(),
         trusted_proxies: config.server.trusted_proxies.clone(),
@@ -395,6 +403,7 @@ fn http_config(config: &Config) -> HttpConfig {
             stall: config.limits.writer_stall,
         },
         status: config.server.http_status,
+        responses,
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use spreadly_subscriptions::Epoch;
@@ -16,7 +17,9 @@ use crate::feeds::postgres;
 use crate::ingest::feed_status::FeedStatuses;
 use crate::ingest::handle::IngestHandle;
 use crate::postgres::{Doorbell, PostgresConfig};
-use crate::shared_log::{self, OwnershipGuard, Reader, Requests, Writer, WriterConfig};
+use crate::shared_log::{
+    self, OwnershipGuard, PostgresMeters, Reader, Requests, Writer, WriterConfig,
+};
 use crate::store::{self, Store, StoreError};
 
 /// Between two looks for the database, before there is a replica.
@@ -31,18 +34,25 @@ pub(super) struct SharedLog {
     pub(super) replica: IngestHandle,
 }
 
+/// This hub's copy of the log.
+pub(super) struct Replica {
+    pub(super) ingest: IngestHandle,
+    pub(super) epoch: Epoch,
+    /// Ends once the log is another one than this one's.
+    pub(super) replaced: CancellationToken,
+}
+
 impl SharedLog {
-    /// Gives the handle of the shared log too, which feeds and mutations use. `replaced` ends once
-    /// the log is another one than the replica's, which is of `epoch`.
+    /// Gives the handle of the shared log too, which feeds and mutations use.
     pub(super) fn new(
         shared: &SharedLogConfig,
         log: &PostgresFeedConfig,
-        replica: IngestHandle,
+        replica: Replica,
         statuses: &FeedStatuses,
-        epoch: Epoch,
         ownership_guard: Option<OwnershipGuard>,
-        replaced: CancellationToken,
+        meters: Arc<PostgresMeters>,
     ) -> Result<(Self, IngestHandle), ServeError> {
+        let Replica { ingest: replica, epoch, replaced } = replica;
         let SharedLogConfig { connections, connection_wait, host } = shared.clone();
         let host = if host.is_empty() {
             whoami::hostname().map_err(|error| io::Error::other(error.to_string()))?
@@ -50,7 +60,8 @@ impl SharedLog {
             host
         };
         let postgres = postgres(log.clone());
-        let config = WriterConfig { postgres, connections, connection_wait, host, ownership_guard };
+        let config =
+            WriterConfig { postgres, connections, connection_wait, host, ownership_guard, meters };
         let (reader, writer) = shared_log::open(config, statuses.clone(), epoch.0, replaced)
             .map_err(io::Error::other)?;
         let (ingest, requests) = shared_log::handle();

@@ -17,6 +17,7 @@ mod checkpoint;
 mod fault;
 mod log;
 mod mark;
+mod meters;
 mod orders;
 mod progress;
 mod reader;
@@ -29,6 +30,8 @@ mod wal;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use spreadly_subscriptions::Epoch;
@@ -40,6 +43,7 @@ use self::fault::At;
 pub use self::fault::StoreError;
 pub use self::log::{Appended, NewEvent, Numbered, Stored, TopicPosition};
 use self::mark::Mark;
+pub use self::meters::StoreMeters;
 pub use self::orders::OrderRecord;
 pub use self::progress::{FeedPosition, FileProgress, Fingerprint, Progress};
 pub use self::reader::{LogReader, OrderQuery, Span, StoredOrder};
@@ -81,6 +85,7 @@ pub struct Store {
     tail: Tail,
     /// See [`Store::candles_are_missing`].
     candles_missing: bool,
+    meters: Arc<StoreMeters>,
     /// Pages the database may grow to: a full disk, as far as SQLite knows.
     #[cfg(test)]
     pub(crate) disk: std::sync::Arc<std::sync::atomic::AtomicI64>,
@@ -170,6 +175,8 @@ impl Store {
         let checkpointer = Checkpointer::start(path, &mut connection)?;
         #[cfg(test)]
         let failing_commits = fail_commits(&mut connection, std::sync::Arc::default());
+        let meters = Arc::<StoreMeters>::default();
+        meters.newest.store(newest, Ordering::Relaxed);
         Ok(Self {
             path: path.to_owned(),
             synchronous,
@@ -183,6 +190,7 @@ impl Store {
             moves,
             tail: Tail::default(),
             candles_missing,
+            meters,
             #[cfg(test)]
             disk: std::sync::Arc::new(std::sync::atomic::AtomicI64::new(i64::from(u32::MAX) - 1)),
             #[cfg(test)]
@@ -225,6 +233,10 @@ impl Store {
         self.epoch
     }
 
+    pub fn meters(&self) -> Arc<StoreMeters> {
+        self.meters.clone()
+    }
+
     /// Sequence of the newest event, or a later one that none has.
     pub fn last(&self) -> u64 {
         self.last
@@ -236,6 +248,7 @@ impl Store {
     }
 
     fn move_mark(&mut self, newest: u64) {
+        self.meters.newest.store(newest, Ordering::Relaxed);
         if let Some(mark) = &mut self.mark {
             mark.move_to(newest);
         }

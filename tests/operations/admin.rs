@@ -50,6 +50,44 @@ fn the_metrics_of_a_hub_are_those_of_the_reference_with_their_types() {
 }
 
 #[test]
+fn metrics_say_what_the_process_and_its_log_are_and_what_came_of_requests() {
+    let hub = Hub::start();
+    let publish = |topic: &str, data: &str, id: &str| {
+        let call = format!(r#"publish(topic: "{topic}", data: "{data}", id: "{id}")"#);
+        http::post(
+            hub.address(),
+            &json!({"query": format!("mutation {{ {call} {{ sequence }} }}")}),
+        )
+    };
+    assert_eq!(publish("t", "a", "1").status, 200);
+    assert_eq!(publish("t", "a", "1").status, 200);
+    assert_eq!(
+        http::raw(hub.address(), b"GET /nowhere HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+            .status,
+        404
+    );
+    let (_, page) = hub.admin_page("/metrics");
+    let value = |name: &str| -> f64 {
+        let line = page.lines().find_map(|line| line.strip_prefix(&format!("spreadly_{name} ")));
+        line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().unwrap()
+    };
+    assert_eq!(value("mutations_total{outcome=\"accepted\"}"), 1.0);
+    assert_eq!(value("mutations_total{outcome=\"known\"}"), 1.0);
+    assert_eq!(value("http_responses_total{status=\"404\"}"), 1.0);
+    assert_eq!(value("http_responses_total{status=\"200\"}"), 2.0);
+    assert_eq!(value("http_responses_total{status=\"429\"}"), 0.0);
+    assert_eq!(value("log_sequence"), 1.0);
+    assert!(value("log_commits_total") >= 1.0);
+    assert!(value("log_bytes") > 0.0);
+    assert!(value("log_disk_free_bytes") < value("log_disk_bytes"));
+    assert!(value("resident_memory_bytes") > 1e6);
+    assert!(value("start_time_seconds") > 1e9);
+    let epoch = hub.query("{ hub { epoch } }")["hub"]["epoch"].as_str().unwrap().to_owned();
+    assert_eq!(value(&format!("log_epoch{{epoch=\"{epoch}\"}}")), 1.0);
+    assert_eq!(value(concat!("build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}")), 1.0);
+}
+
+#[test]
 fn a_hub_without_clients_that_is_asked_to_stop_exits_with_0() {
     let mut hub = Hub::start();
     assert_eq!(hub.sigterm().code(), Some(0));
