@@ -82,7 +82,9 @@ impl Feed {
             }
             let lag = newest.saturating_sub(position);
             self.remote.set_lag(lag);
-            self.deliver(found.rows, numbering.epoch).await?;
+            let delivering = self.deliver(found.rows, numbering.epoch);
+            let waiting = async || outbox.lag(position).await.ok();
+            self.remote.counting(delivering, waiting).await?;
             position = found.until;
             rest.wake(&outbox).await?;
             if lag < MANY_ROWS {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::feed_log::FeedLog;
-use crate::ingest::feed_status::{self, FeedId, FeedStatus, FeedStatuses};
+use crate::ingest::feed_status::{self, FeedId, FeedStatus, FeedStatuses, LastRefusal};
 use crate::live::{Encoders, FeedState, FeedView, Live, RefusedEvent};
 use crate::market::book_gap::BookGap;
 
@@ -41,6 +41,9 @@ pub fn start(
     let resizing = streams.clone();
     let resize = move || resizing.resize_rings(Instant::now());
     tracker.spawn(every(RESIZE, stop.clone(), resize));
+    let refusing = statuses.clone();
+    let log_refusals = move || refusing.log_refusals(std::time::Instant::now());
+    tracker.spawn(every(HEARTBEAT, stop.clone(), log_refusals));
     tracker.spawn(follow_feeds(encoders.clone(), statuses.clone(), stop.clone()));
 }
 
@@ -127,13 +130,18 @@ fn view(feed: FeedStatus, gaps: &[Arc<BookGap>]) -> FeedView {
         events_total: feed.events_total,
         known_total: feed.known_total,
         refused_total: feed.refused_total,
-        last_refusal: feed.last_refusal.map(|refusal| RefusedEvent {
-            source: refusal.place.source.to_string(),
-            place: refusal.place.at.to_string(),
-            reason: refusal.reason.to_string(),
-        }),
+        last_refusal: feed.last_refusal.as_ref().map(refused),
+        refusals: feed.refusals.newest_first().map(refused).collect(),
         last_event_time: feed.last_event_micros,
         lag: Some(feed.lag),
+    }
+}
+
+fn refused(refusal: &LastRefusal) -> RefusedEvent {
+    RefusedEvent {
+        source: refusal.place.source.to_string(),
+        place: refusal.place.at.to_string(),
+        reason: refusal.reason.to_string(),
     }
 }
 

@@ -22,6 +22,8 @@ use crate::market::time::Micros;
 const BATCH_ROWS: i32 = 1_024;
 /// Bytes of payloads read at once, but for the last one's.
 const BATCH_BYTES: i64 = 1 << 20;
+/// Rows without a number that are counted, so that a look at what waits stays short.
+const MOST_COUNTED: i64 = 100_000;
 /// Advisory locks within the database. The doorbell's is in the migration too.
 const DOORBELL: &str = "1936749172, 1";
 
@@ -217,6 +219,14 @@ impl Outbox {
         Ok(read)
     }
 
+    /// Rows after a number, those without a number among them: so many of these at most.
+    pub async fn lag(&self, position: u64) -> Result<u64, OutboxError> {
+        let query = self.client.query_one(LAG, &[&MOST_COUNTED]);
+        let row = within(self.deadline, query).await?;
+        let whole = |column| row.try_get::<_, i64>(column).map(i64::cast_unsigned);
+        Ok(whole(0)?.saturating_sub(position) + whole(1)?)
+    }
+
     /// Writers may be made to ring.
     pub fn may_sleep(&self) -> bool {
         self.may_sleep
@@ -262,6 +272,20 @@ async fn may_prepare(client: &Client, deadline: Duration) -> Result<bool, Outbox
 /// Each query here has an index.
 const BY_INDEX: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off;
     SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off; ";
+
+/// The newest number, and how many committed rows have none yet, at most $1. They are those that
+/// the last numbering did not see, without those of a round that is not over which have theirs
+/// already.
+const LAG: &str = "
+    SELECT last, (
+        SELECT count(*) FROM (
+            SELECT FROM events
+            WHERE xact >= pg_snapshot_xmin(seen) AND NOT pg_visible_in_snapshot(xact, seen)
+                AND (round IS NULL OR NOT pg_visible_in_snapshot(xact, round)
+                    OR (xact, id) > (round_xact, round_id))
+            LIMIT $1
+        ) AS new)
+    FROM spreadly_numbering";
 
 /// What [`Row::new`] takes, then the newest number and how many of them were numbered by this.
 const TAKE: &str = "

@@ -3,6 +3,7 @@
 pub mod capture;
 mod files;
 mod gaps;
+mod health;
 mod kafka;
 mod kafka_produce;
 mod postgres;

@@ -27,7 +27,7 @@ const RACY: Duration = Duration::from_millis(100);
 /// Names in a reason; the rest is a number.
 const MOST_NAMED: usize = 3;
 
-const ENDING: &str = ".ndjson";
+pub(super) const ENDING: &str = ".ndjson";
 
 type FileId = (u64, u64);
 /// Size and times: unchanged means unread content can't have appeared.
