@@ -1,9 +1,11 @@
 //! What a feed says of itself while not all is well: its lag goes on, and refusals leave traces.
 
+use rdkafka::producer::FutureProducer;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use crate::harness::{Hub, Postgres, until};
+use crate::harness::records::{producer, send};
+use crate::harness::{Hub, Kafka, Postgres, until};
 
 fn line(number: u64) -> String {
     json!({"kind": "message", "topic": "t", "data": number}).to_string()
@@ -80,6 +82,22 @@ async fn of_a_table_that_waits_for_the_log_a_hundred_thousand_rows_without_a_num
     let counted = |feed: &Value| feed["state"] == "HALTED" && lag(feed) == 101_024;
     hub.until_feed("postgres", "all that are counted", counted).await;
     drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_lag_of_a_topic_goes_on_while_the_log_takes_nothing() {
+    let kafka = Kafka::start();
+    kafka.make_topic("events", 2, &[]).await;
+    let hub = Hub::start_with(&[
+        &format!("feeds.kafka.brokers={}", kafka.brokers()),
+        "feeds.kafka.topics=events",
+    ]);
+    let producer: FutureProducer = producer(&kafka);
+    counts_on(&hub, "kafka", async |number| {
+        send(&producer, "events", 0, line(number).as_bytes()).await;
+        1
+    })
+    .await;
 }
 
 #[tokio::test]
