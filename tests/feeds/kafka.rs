@@ -404,6 +404,33 @@ async fn a_topic_that_does_not_exist_keeps_no_other_from_being_read() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_without_a_leader_keeps_no_other_from_being_read() {
+    let kafka = Kafka::start();
+    let mut second = kafka.start_second();
+    kafka.make_spread_topic("events").await;
+    let hub = with_kafka(&kafka, &["events"]);
+    hub.until_feed(NAME, "both partitions", caught_up).await;
+    let producer = producer(&kafka);
+    for partition in [0, 1] {
+        send(&producer, "events", partition, message(partition, 1).as_bytes()).await;
+    }
+    hub.until_feed(NAME, "both records", |feed| feed["eventsTotal"] == "2").await;
+    second.kill9();
+    let leaderless = |feed: &Value| {
+        let reason = feed["reason"].as_str().unwrap_or_default();
+        feed["state"] == "STALE" && reason.starts_with("events/1 has no leader")
+    };
+    hub.until_feed(NAME, "the partition", leaderless).await;
+    send(&producer, "events", 0, message(0, 2).as_bytes()).await;
+    let read = |feed: &Value| feed["eventsTotal"] == "3" && leaderless(feed);
+    hub.until_feed(NAME, "a record of the other one", read).await;
+    second.restart(&kafka);
+    hub.until_feed(NAME, "the partition again", |feed| feed["state"] == "LIVE").await;
+    send(&producer, "events", 1, message(1, 2).as_bytes()).await;
+    hub.until_feed(NAME, "its record", |feed| feed["eventsTotal"] == "4").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn records_of_every_compression_are_read() {
     let kafka = Kafka::start();
     kafka.make_topic("events", 1, &[]).await;
