@@ -2,9 +2,11 @@
 //!
 //! 0: stopped as asked. 1: could not run, or had to stop. 2: wrong arguments or configuration.
 
+mod backup;
 mod check_config;
 mod dev;
 mod errors;
+mod migrate;
 mod publish;
 mod serve;
 mod subscribe;
@@ -13,8 +15,10 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use self::backup::Backup;
 use self::check_config::CheckConfig;
 use self::dev::Dev;
+use self::migrate::Migrate;
 use self::publish::Publish;
 use self::serve::Serve;
 use self::subscribe::{ClientError, Endpoint, Subscribe};
@@ -34,6 +38,8 @@ Examples:
   spreadly errors                                 error codes and close codes, with their remedies
   spreadly metrics                                what /metrics counts
   spreadly subscribe 'subscription { feedStatus { name state } }'
+  spreadly backup monday.db                       a copy of the log, while the hub runs
+  spreadly migrate                                the tables in Postgres, for roles that may
   spreadly publish news '{\"headline\": \"hello\"}'
 
 Flags beat SPREADLY__SECTION__KEY variables, which beat the file, which beats the defaults.
@@ -76,6 +82,12 @@ enum Command {
     /// Follow a GraphQL subscription, or run a query, and print each result as a line of JSON
     #[command(after_help = subscribe::EXAMPLES)]
     Subscribe(Subscribe),
+    /// Copy the log of a hub, which may run, to a new file
+    #[command(after_help = backup::EXAMPLES)]
+    Backup(Backup),
+    /// Make the hub's tables in Postgres, or bring them up to date
+    #[command(after_help = migrate::EXAMPLES)]
+    Migrate(Migrate),
     /// Publish one event to a generic topic
     #[command(after_help = publish::EXAMPLES)]
     Publish(Publish),
@@ -94,6 +106,8 @@ pub fn run() -> ExitCode {
         Command::Serve(serve) => serve.run(None),
         Command::Dev(dev) => dev.run(),
         Command::CheckConfig(check) => check.run(),
+        Command::Backup(backup) => backup.run(),
+        Command::Migrate(migrate) => migrate.run(),
         Command::Config { reference } => {
             let text = if reference { config::reference_page() } else { config::documented_file() };
             print!("{text}");

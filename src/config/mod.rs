@@ -25,8 +25,8 @@ pub use secret::SecretUrl;
 pub use sections::admin::AdminConfig;
 pub use sections::cache::CacheConfig;
 pub use sections::feeds::{
-    FeedsConfig, FilesFeedConfig, FilesMode, KafkaFeedConfig, KafkaOwnedConfig, KafkaSetting,
-    PostgresFeedConfig,
+    Doorbell, FeedsConfig, FilesFeedConfig, FilesMode, KafkaFeedConfig, KafkaOwnedConfig,
+    KafkaSetting, PostgresFeedConfig,
 };
 pub use sections::identity::IdentityConfig;
 pub use sections::limits::Limits;

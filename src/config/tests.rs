@@ -131,6 +131,8 @@ required = false
 required = false
 url = "postgres://hub@one:1,two:2/exchange?target_session_attrs=read-write"
 poll_interval_ms = 12
+doorbell = "off"
+schema = "hub"
 deadline_ms = 104
 [feeds.kafka]
 required = false

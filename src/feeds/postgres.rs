@@ -82,7 +82,9 @@ impl Feed {
             }
             let lag = newest.saturating_sub(position);
             self.remote.set_lag(lag);
-            self.deliver(found.rows, numbering.epoch).await?;
+            let delivering = self.deliver(found.rows, numbering.epoch);
+            let waiting = async || outbox.lag(position).await.ok();
+            self.remote.counting(delivering, waiting).await?;
             position = found.until;
             rest.wake(&outbox).await?;
             if lag < MANY_ROWS {
@@ -216,7 +218,7 @@ impl Rest {
     /// Until there may be something to read.
     async fn wait(&mut self, outbox: &Outbox, poll_interval: Duration) -> Result<(), OutboxError> {
         let mut wait = if self.asleep { poll_interval } else { self.pause.min(poll_interval) };
-        if !self.asleep && self.since.elapsed() >= QUIET {
+        if outbox.may_sleep() && !self.asleep && self.since.elapsed() >= QUIET {
             match outbox.sleep().await? {
                 Sleep::Asleep => {
                     // A writer that did not ring has committed: look once more, and only then wait.

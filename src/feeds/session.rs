@@ -3,12 +3,15 @@
 
 use std::convert::Infallible;
 use std::fmt::Display;
+use std::pin::pin;
 use std::time::Duration;
 
 use crate::ingest::feed_status::{FeedId, FeedStatuses};
 use crate::ingest::handle::{Batch, Incoming, IngestError, IngestHandle, Lease, PendingAck};
 use crate::store::{FeedPosition, Progress};
 
+/// While a feed waits for the log, between two looks at what its source has meanwhile.
+const LAG_LOOK: Duration = Duration::from_secs(1);
 /// Between two tries to read from the log how far a feed is.
 const LOG_PAUSE: Duration = Duration::from_millis(50);
 
@@ -44,13 +47,11 @@ impl Remote {
         session: impl AsyncFn(&mut bool) -> Result<Infallible, Cut<E>>,
     ) {
         let mut backoff = crate::ingest::backoff();
-        let mut logged = false;
         loop {
             let mut healthy = false;
             let Err(cut) = session(&mut healthy).await;
             if healthy {
                 backoff.reset();
-                logged = false;
             }
             let error = match cut {
                 Cut::Closed => return,
@@ -60,10 +61,7 @@ impl Remote {
                 }
                 Cut::Source(error) => error,
             };
-            if !logged {
-                tracing::warn!(%error, "disconnected from {}: connecting again", self.source);
-                logged = true;
-            }
+            tracing::debug!(%error, "disconnected from {}: connecting again", self.source);
             self.cut_off(&error);
             tokio::time::sleep(backoff.wait()).await;
         }
@@ -80,6 +78,26 @@ impl Remote {
 
     pub(super) fn set_lag(&self, lag: u64) {
         self.statuses.set_lag(self.feed, lag);
+    }
+
+    /// Waits for the log, and counts on what the source has meanwhile. `lag` is `None` where the
+    /// source doesn't say.
+    pub(super) async fn counting<T>(
+        &self,
+        waiting: impl Future<Output = T>,
+        lag: impl AsyncFn() -> Option<u64>,
+    ) -> T {
+        let mut waiting = pin!(waiting);
+        loop {
+            match tokio::time::timeout(LAG_LOOK, &mut waiting).await {
+                Ok(done) => return done,
+                Err(_) => {
+                    if let Some(lag) = lag().await {
+                        self.set_lag(lag);
+                    }
+                }
+            }
+        }
     }
 
     /// How far the source is in the log, by its name there.

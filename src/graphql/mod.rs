@@ -16,7 +16,7 @@ pub use self::context::Caller;
 pub use self::execution::executor::GraphqlExecutor;
 pub use self::identity::Principal;
 pub use self::limits::QueryLimits;
-pub use self::mutation::port::{MutationPort, WriteError, Written};
+pub use self::mutation::port::{MutationMeters, MutationPort, WriteError, Written};
 pub use self::query::HubView;
 
 /// The schema as text: what `spreadly schema` prints and `config/schema.graphql` holds.

@@ -65,6 +65,7 @@ pub struct HttpConfig {
     pub pace: Pace,
     /// Whose status codes a GraphQL response has.
     pub status: HttpStatus,
+    pub responses: Arc<super::responses::ResponseMeters>,
 }
 
 /// The public port as one shard serves it.
@@ -149,7 +150,8 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         let service = service_fn(move |request| {
             let (http, caller) = (http.clone(), caller.clone());
             async move {
-                let reply = http.answer(request, &caller).await;
+                let reply = http.clone().answer(request, &caller).await;
+                http.config.responses.count(reply.status());
                 // A stream of events ends later.
                 if let Either::Left(_) = reply.body() {
                     caller.delivery.wait();

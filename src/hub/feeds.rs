@@ -60,7 +60,8 @@ impl Feeds {
         if !written.is_required {
             self.statuses.make_optional(feed);
         }
-        let live = self.live.clone();
+        let (live, in_log) = (self.live.clone(), Arc::<files::InLog>::default());
+        let (path, watched) = (written.path.clone(), in_log.clone());
         let files = FilesConfig {
             path: written.path,
             mode: match written.mode {
@@ -69,10 +70,13 @@ impl Feeds {
             },
             poll_interval: written.poll_interval,
             is_defined: Arc::new(move |market| live.definition(market).is_some()),
+            in_log,
         };
         self.on_own_thread("file", feed, move |ingest, statuses, stop| {
             files::run(files, ingest, statuses, feed, stop)
         });
+        let (statuses, stop) = (self.statuses.clone(), self.stop.clone());
+        self.tracker.spawn(files::watch_lag(path, watched, statuses, feed, stop));
         if let Some(after) = written.stale_after {
             let (statuses, stop) = (self.statuses.clone(), self.stop.clone());
             self.tracker.spawn(timers::watch_for_silence(statuses, feed, after, stop));

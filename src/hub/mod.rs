@@ -2,16 +2,19 @@
 //! only `cli` imports it.
 
 mod cache;
+mod feed_log;
 mod feeds;
 mod limits;
 mod memory;
 mod mutations;
+mod readiness;
 mod run;
 mod shared_log;
 mod simulator;
 mod timers;
 
 pub use self::run::{ServeError, run};
+pub use self::shared_log::postgres as postgres_config;
 
 #[cfg(test)]
 mod tests;

@@ -2,11 +2,10 @@
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::sync::atomic::Ordering;
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use parking_lot::Mutex;
 use serde_json::json;
 use spreadly_subscriptions::{Meters, Streams};
 use tokio_util::sync::CancellationToken;
@@ -14,19 +13,21 @@ use tokio_util::task::TaskTracker;
 
 use super::feeds::Feeds;
 use super::limits::{account_limits, query_limits, socket_limits, stream_limits};
-use super::shared_log::SharedLog;
-use super::{cache, feeds, memory, mutations, shared_log, timers};
+use super::readiness::{Readiness, Stage};
+use super::shared_log::{Replica, SharedLog};
+use super::{cache, feeds, memory, mutations, readiness, shared_log, timers};
 use crate::budgets::{Accounts, HubShare};
 use crate::cache::{CacheMeters, OrderBooks};
 use crate::config::{Config, Synchronous};
 use crate::feeds::kafka::Producer;
 use crate::feeds::simulator::SimulatorConfig;
-use crate::graphql::{GraphqlExecutor, HubView, MutationPort, Principal};
+use crate::graphql::{GraphqlExecutor, HubView, MutationMeters, MutationPort, Principal};
 use crate::http::connection_limits::DescriptorReserve;
 use crate::http::listener::{self, Incoming};
+use crate::http::responses::ResponseMeters;
 use crate::http::routes::HttpConfig;
 use crate::http::shards::{Parts, Shards};
-use crate::http::sse;
+use crate::http::{sse, unavailable};
 use crate::ingest::feed_status::FeedStatuses;
 use crate::ingest::handle::IngestHandle;
 use crate::ingest::projection::LiveProjection;
@@ -37,10 +38,10 @@ use crate::market::ownership::Ownership;
 use crate::market::time::Micros;
 use crate::pool::Pool;
 use crate::recovery::{self, WarmStart};
-use crate::shared_log::OwnershipGuard;
+use crate::shared_log::{OwnershipGuard, PostgresMeters};
 use crate::signals;
 use crate::store::{self, LogReaders, MOST_READERS, Store, StoreError};
-use crate::telemetry::admin::{self, AdminSource, Dependency};
+use crate::telemetry::admin::{self, AdminSource};
 use crate::telemetry::metrics::{self, Everything};
 
 /// How long the last closes, the feeds and the log may take after the drain.
@@ -86,24 +87,20 @@ enum Ended {
     },
 }
 
-/// What the hub is doing, for `/readyz`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Starting,
-    Running,
-    Draining,
-}
-
 async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<Ended, ServeError> {
     // Listening before the log is read: a port in use is reported at once, probes get an answer,
     // and clients that come early wait in the backlog.
     let public = listen("server.listen", config.server.listen)?;
     let admin = listen("admin.listen", config.admin.listen)?;
     let addresses = (public.local_addr()?, admin.local_addr()?);
+    announce_start(&config, addresses);
+
+    // From now on: SIGTERM is a clean end also while the hub waits for its log.
+    let mut stopped = pin!(signals::stopped()?);
 
     let stop = CancellationToken::new();
     let tracker = TaskTracker::new();
-    let stage = Arc::new(Mutex::new(Stage::Starting));
+    let readiness = Arc::new(Readiness::default());
     let reserve = Arc::new(DescriptorReserve::new(config.limits.reserved_descriptors));
     let threads = shard_count(&config);
     let share = HubShare::of_shards(threads);
@@ -111,9 +108,36 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     let statuses = FeedStatuses::new();
     let meters = Arc::new(Meters::default());
 
+    let metered = Arc::<OnceLock<_>>::default();
+    let source = AdminSource {
+        readiness: readiness::rows(readiness.clone(), statuses.clone(), reserve.clone()),
+        metrics: metrics::text(metered.clone()),
+    };
+    let admin_stop = CancellationToken::new();
+    let admin = tokio::net::TcpListener::from_std(admin)?;
+    tracker.spawn(admin::run(admin, Arc::new(source), admin_stop.clone(), tracker.clone()));
+
     let shared_log = config.store.shared.as_ref().zip(config.feeds.postgres.as_ref());
     let store = match shared_log {
-        Some((_, log)) => shared_log::open_replica(&config.store, log).await?,
+        Some((_, log)) => {
+            let opening = shared_log::open_replica(&config.store, log, &readiness);
+            let answering = async {
+                readiness.waits_for_log().await;
+                unavailable::answer(&public, config.server.http_status).await
+            };
+            let store = tokio::select! {
+                store = opening => Some(store?),
+                Err(error) = answering => return Err(error.into()),
+                () = &mut stopped => None,
+            };
+            let Some(store) = store else {
+                admin_stop.cancel();
+                tracker.close();
+                tracker.wait().await;
+                return Ok(Ended::Asked);
+            };
+            store
+        }
         None => Store::open_with(&config.store.path, synchronous(config.store.synchronous))?,
     };
     statuses.sources().restore(&store.topic_sources()?);
@@ -136,22 +160,24 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     let encoding = Arc::<OnceLock<_>>::default();
     // As many threads as shards: half of what these have is for requests, see `HubShare`.
     let pool = Pool::start(threads)?;
-    let source = AdminSource {
-        readiness: readiness(stage.clone(), statuses.clone(), reserve.clone()),
-        metrics: metrics::text(Everything {
-            meters: meters.clone(),
-            live: live.clone(),
-            statuses: statuses.clone(),
-            cache: cached,
-            streams: streams.clone(),
-            encoders: encoding.clone(),
-            accounts: accounts.clone(),
-            pool: pool.clone(),
-        }),
+    let responses = Arc::<ResponseMeters>::default();
+    let (mutated, postgres) = (Arc::<MutationMeters>::default(), Arc::<PostgresMeters>::default());
+    let everything = Everything {
+        meters: meters.clone(),
+        live: live.clone(),
+        statuses: statuses.clone(),
+        cache: cached,
+        streams: streams.clone(),
+        encoders: encoding.clone(),
+        accounts: accounts.clone(),
+        pool: pool.clone(),
+        store: store.meters(),
+        log: config.store.path.clone(),
+        responses: responses.clone(),
+        mutations: mutated.clone(),
+        postgres: postgres.clone(),
     };
-    let admin_stop = CancellationToken::new();
-    let admin = tokio::net::TcpListener::from_std(admin)?;
-    tracker.spawn(admin::run(admin, Arc::new(source), admin_stop.clone(), tracker.clone()));
+    metered.get_or_init(|| everything);
 
     let (ownership, waiters) = (ownership(&config), Arc::<Waiters>::default());
     let sequencer_config = SequencerConfig {
@@ -168,19 +194,19 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     encoding.get_or_init(|| encoders.clone());
     let replaced = CancellationToken::new();
     let (shared, ingest) = match shared_log {
-        Some((shared, postgres)) => {
+        Some((shared, log_of_all)) => {
             let guard = ownership.clone();
             let guard = guard.map(|ownership| OwnershipGuard { ownership, replica: log.clone() });
-            let (epoch, replaced) = (live.epoch(), replaced.clone());
+            let replica = Replica { ingest, epoch: live.epoch(), replaced: replaced.clone() };
             let (shared_log, ingest) =
-                SharedLog::new(shared, postgres, ingest, &statuses, epoch, guard, replaced)?;
+                SharedLog::new(shared, log_of_all, replica, &statuses, guard, postgres)?;
             (Some(shared_log), ingest)
         }
         None => (None, ingest),
     };
 
     let producer = producer(&config, ownership, waiters, &statuses, &log, &tracker);
-    let writer = mutations::writer(&ingest, producer);
+    let writer = mutations::writer(&ingest, producer).counting(mutated);
     let executor = executor(&config, &encoders, &streams, &pool, &meters, writer);
     let shards = Shards::start(
         threads,
@@ -189,7 +215,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
             encoders: encoders.clone(),
             limits: socket_limits(&config),
             meters,
-            http: Arc::new(http_config(&config)),
+            http: Arc::new(http_config(&config, responses)),
             accounts,
             send_buffer_bytes: config.server.send_buffer_bytes,
         },
@@ -212,21 +238,19 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
         // A program that reads the announcement finds the simulated markets.
         drop(tokio::time::timeout(SIMULATOR_PATIENCE, begun).await);
     }
-    // A program that reads the announcement may ask us to stop at once.
-    let stopped = signals::stopped()?;
-    *stage.lock() = Stage::Running;
+    readiness.set(Stage::Running);
     announce(addresses, simulated);
     let accepting = CancellationToken::new();
     tokio::select! {
         () = shards.accept(Incoming::new(public)?, accepting.clone(), &reserve) => {}
-        () = stopped => {}
+        () = &mut stopped => {}
         () = replaced.cancelled() => {}
     }
 
     // Stops in this order: no new sockets; feedStatus says it; sockets closed over the drain while
     // feeds still flow; feeds; the log, which then has everything that was acknowledged.
     tracing::info!("draining");
-    *stage.lock() = Stage::Draining;
+    readiness.set(Stage::Draining);
     accepting.cancel();
     timers::shut_down(&encoders, &statuses);
     shards.drain(config.server.drain).await;
@@ -244,7 +268,10 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
             let (public, admin) = addresses;
             Ok(Ended::LogReplaced { public, admin })
         }
-        Ok(Ok(Ok(()))) => Ok(Ended::Asked),
+        Ok(Ok(Ok(()))) => {
+            tracing::info!("the hub has stopped");
+            Ok(Ended::Asked)
+        }
         _ => Err(ServeError::Stuck),
     }
 }
@@ -321,6 +348,28 @@ fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServeEr
     listener::bind(address).map_err(|source| ServeError::Listen { key, address, source })
 }
 
+/// What an operator looks for first when a hub does not do what was meant.
+fn announce_start(config: &Config, (public, admin): (SocketAddr, SocketAddr)) {
+    let feeds = &config.feeds;
+    let postgres = feeds.postgres.as_ref().map(|own| own.url.to_string());
+    let log = match (&config.store.shared, &postgres) {
+        (Some(_), Some(url)) => format!("{url}, replica {}", config.store.path.display()),
+        _ => config.store.path.display().to_string(),
+    };
+    let kafka =
+        feeds.kafka.as_ref().map(|own| format!("{} at {}", own.topics.join(","), own.brokers));
+    tracing::info!(
+        release = env!("CARGO_PKG_VERSION"),
+        %public,
+        %admin,
+        log,
+        files = %feeds.files.path.display(),
+        postgres = postgres.as_deref().unwrap_or("none"),
+        kafka = kafka.as_deref().unwrap_or("none"),
+        "the hub starts"
+    );
+}
+
 /// One line for programs on stdout; for people, how to look at it, on stderr.
 fn announce((public, admin): (SocketAddr, SocketAddr), simulated: bool) {
     let line = json!({"listening": public.to_string(), "admin": admin.to_string()});
@@ -342,35 +391,7 @@ fn announce((public, admin): (SocketAddr, SocketAddr), simulated: bool) {
     }
 }
 
-fn readiness(
-    stage: Arc<Mutex<Stage>>,
-    statuses: FeedStatuses,
-    reserve: Arc<DescriptorReserve>,
-) -> Box<dyn Fn() -> Vec<Dependency> + Send + Sync> {
-    Box::new(move || {
-        let stage = *stage.lock();
-        let mut rows = vec![
-            Dependency {
-                name: "hub".to_owned(),
-                ready: stage == Stage::Running,
-                detail: format!("{stage:?}").to_lowercase(),
-            },
-            Dependency {
-                name: "open files".to_owned(),
-                ready: !reserve.exhausted.load(Ordering::Relaxed),
-                detail: "new sockets are accepted while there are file descriptors".to_owned(),
-            },
-        ];
-        rows.extend(statuses.snapshot().into_iter().map(|feed| Dependency {
-            name: format!("feed {}", feed.name),
-            ready: feed.is_ready,
-            detail: feed.reason.unwrap_or_else(|| "live".to_owned()),
-        }));
-        rows
-    })
-}
-
-fn http_config(config: &Config) -> HttpConfig {
+fn http_config(config: &Config, responses: Arc<ResponseMeters>) -> HttpConfig {
     HttpConfig {
         origins: config.server.origins.clone(),
         trusted_proxies: config.server.trusted_proxies.clone(),
@@ -384,6 +405,7 @@ fn http_config(config: &Config) -> HttpConfig {
             stall: config.limits.writer_stall,
         },
         status: config.server.http_status,
+        responses,
     }
 }
 

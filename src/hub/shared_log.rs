@@ -3,19 +3,23 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use spreadly_subscriptions::Epoch;
 use tokio_util::sync::CancellationToken;
 
+use super::readiness::{Readiness, Stage};
 use super::run::{ServeError, synchronous};
 use crate::backoff::Backoff;
-use crate::config::{PostgresFeedConfig, SharedLogConfig, StoreConfig};
+use crate::config::{self, PostgresFeedConfig, SharedLogConfig, StoreConfig};
 use crate::feeds::postgres;
 use crate::ingest::feed_status::FeedStatuses;
 use crate::ingest::handle::IngestHandle;
-use crate::postgres::PostgresConfig;
-use crate::shared_log::{self, OwnershipGuard, Reader, Requests, Writer, WriterConfig};
+use crate::postgres::{Doorbell, PostgresConfig};
+use crate::shared_log::{
+    self, OwnershipGuard, PostgresMeters, Reader, Requests, Writer, WriterConfig,
+};
 use crate::store::{self, Store, StoreError};
 
 /// Between two looks for the database, before there is a replica.
@@ -30,18 +34,25 @@ pub(super) struct SharedLog {
     pub(super) replica: IngestHandle,
 }
 
+/// This hub's copy of the log.
+pub(super) struct Replica {
+    pub(super) ingest: IngestHandle,
+    pub(super) epoch: Epoch,
+    /// Ends once the log is another one than this one's.
+    pub(super) replaced: CancellationToken,
+}
+
 impl SharedLog {
-    /// Gives the handle of the shared log too, which feeds and mutations use. `replaced` ends once
-    /// the log is another one than the replica's, which is of `epoch`.
+    /// Gives the handle of the shared log too, which feeds and mutations use.
     pub(super) fn new(
         shared: &SharedLogConfig,
         log: &PostgresFeedConfig,
-        replica: IngestHandle,
+        replica: Replica,
         statuses: &FeedStatuses,
-        epoch: Epoch,
         ownership_guard: Option<OwnershipGuard>,
-        replaced: CancellationToken,
+        meters: Arc<PostgresMeters>,
     ) -> Result<(Self, IngestHandle), ServeError> {
+        let Replica { ingest: replica, epoch, replaced } = replica;
         let SharedLogConfig { connections, connection_wait, host } = shared.clone();
         let host = if host.is_empty() {
             whoami::hostname().map_err(|error| io::Error::other(error.to_string()))?
@@ -49,7 +60,8 @@ impl SharedLog {
             host
         };
         let postgres = postgres(log.clone());
-        let config = WriterConfig { postgres, connections, connection_wait, host, ownership_guard };
+        let config =
+            WriterConfig { postgres, connections, connection_wait, host, ownership_guard, meters };
         let (reader, writer) = shared_log::open(config, statuses.clone(), epoch.0, replaced)
             .map_err(io::Error::other)?;
         let (ingest, requests) = shared_log::handle();
@@ -57,9 +69,14 @@ impl SharedLog {
     }
 }
 
-pub(super) fn postgres(written: PostgresFeedConfig) -> PostgresConfig {
-    let PostgresFeedConfig { url, poll_interval, deadline, .. } = written;
-    PostgresConfig { url: url.secret().clone(), poll_interval, deadline }
+pub fn postgres(written: PostgresFeedConfig) -> PostgresConfig {
+    let PostgresFeedConfig { url, poll_interval, doorbell, schema, deadline, .. } = written;
+    let doorbell = match doorbell {
+        config::Doorbell::Auto => Doorbell::Auto,
+        config::Doorbell::On => Doorbell::On,
+        config::Doorbell::Off => Doorbell::Off,
+    };
+    PostgresConfig { url: url.secret().clone(), poll_interval, doorbell, schema, deadline }
 }
 
 /// Opens the replica. Where the database does not answer and there is a replica, with what that
@@ -67,6 +84,7 @@ pub(super) fn postgres(written: PostgresFeedConfig) -> PostgresConfig {
 pub(super) async fn open_replica(
     store: &StoreConfig,
     log: &PostgresFeedConfig,
+    readiness: &Readiness,
 ) -> Result<Store, ServeError> {
     let config = postgres(log.clone());
     let mut backoff = Backoff::between(FIRST_WAIT, LONGEST_WAIT);
@@ -74,7 +92,11 @@ pub(super) async fn open_replica(
     loop {
         let there = blocking(store, Store::existing_replica).await?;
         let known = there.as_ref().map_or(Ok(None), |own| own.feed_position(postgres::NAME))?;
-        match (shared_log::numbering(&config, known.as_ref()).await, there) {
+        let numbering = shared_log::numbering(&config, known.as_ref()).await;
+        if numbering.is_ok() {
+            readiness.set(Stage::Starting);
+        }
+        match (numbering, there) {
             (Ok(numbering), Some(replica)) if replica.epoch().0 == numbering.epoch => {
                 return Ok(replica);
             }
@@ -93,8 +115,9 @@ pub(super) async fn open_replica(
             }
             (Err(error), None) => {
                 if !std::mem::replace(&mut is_reported, true) {
-                    tracing::warn!(%error, "the shared log does not answer, and there is no replica yet: waiting");
+                    tracing::warn!(%error, "the shared log can't be used, and there is no replica yet: waiting");
                 }
+                readiness.set(Stage::WaitingForLog(error.to_string()));
                 tokio::time::sleep(backoff.wait()).await;
             }
         }

@@ -10,7 +10,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::ingest::feed_status::{self, Cause, FeedId, FeedStatus, FeedStatuses};
+use super::feed_log::FeedLog;
+use crate::ingest::feed_status::{self, Cause, FeedId, FeedStatus, FeedStatuses, LastRefusal};
 use crate::ingest::topic_sources::TopicSources;
 use crate::live::{Encoders, FeedState, FeedStates, FeedView, Live, RefusedEvent};
 use crate::market::book_gap::BookGap;
@@ -44,6 +45,9 @@ pub fn start(
     let resizing = streams.clone();
     let resize = move || resizing.resize_rings(Instant::now());
     tracker.spawn(every(RESIZE, stop.clone(), resize));
+    let refusing = statuses.clone();
+    let log_refusals = move || refusing.log_refusals(std::time::Instant::now());
+    tracker.spawn(every(HEARTBEAT, stop.clone(), log_refusals));
     tracker.spawn(follow_feeds(encoders.clone(), statuses.clone(), stop.clone()));
     let statuses = statuses.clone();
     tracker.spawn(every(HEARTBEAT, stop.clone(), move || watch_log(&log, &statuses)));
@@ -83,11 +87,12 @@ pub fn shut_down(encoders: &Encoders, statuses: &FeedStatuses) {
 
 /// Sends the state of the feeds to the streams.
 async fn follow_feeds(encoders: Arc<Encoders>, statuses: FeedStatuses, stop: CancellationToken) {
-    let mut changes = statuses.changes();
+    let (mut changes, mut log) = (statuses.changes(), FeedLog::default());
     let mut computed = None;
     loop {
         changes.mark_unchanged();
         let feeds = statuses.snapshot();
+        log.look(&feeds);
         // The drain's own word stays the last.
         if encoders.live().feed_states().others() != FeedState::ShuttingDown {
             let of = (health(&feeds), statuses.sources().changes());
@@ -158,13 +163,18 @@ fn view(feed: FeedStatus, gaps: &[Arc<BookGap>]) -> FeedView {
         events_total: feed.events_total,
         known_total: feed.known_total,
         refused_total: feed.refused_total,
-        last_refusal: feed.last_refusal.map(|refusal| RefusedEvent {
-            source: refusal.place.source.to_string(),
-            place: refusal.place.at.to_string(),
-            reason: refusal.reason.to_string(),
-        }),
+        last_refusal: feed.last_refusal.as_ref().map(refused),
+        refusals: feed.refusals.newest_first().map(refused).collect(),
         last_event_time: feed.last_event_micros,
         lag: Some(feed.lag),
+    }
+}
+
+fn refused(refusal: &LastRefusal) -> RefusedEvent {
+    RefusedEvent {
+        source: refusal.place.source.to_string(),
+        place: refusal.place.at.to_string(),
+        reason: refusal.reason.to_string(),
     }
 }
 

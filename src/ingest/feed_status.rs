@@ -4,10 +4,12 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::refusals::{Logged, Refusals};
 use super::topic_sources::TopicSources;
 use crate::market::refusal::Refusal;
 use crate::market::time::Micros;
@@ -121,6 +123,8 @@ pub struct FeedStatus {
     pub known_total: u64,
     pub refused_total: u64,
     pub last_refusal: Option<LastRefusal>,
+    /// The newest, `last_refusal` among them.
+    pub refusals: Arc<Refusals>,
     /// When the newest event went into the log, by the hub's clock.
     pub last_event_micros: Option<Micros>,
     /// What the source holds and the log doesn't yet; 0 when it has caught up. Bytes of files, rows
@@ -149,6 +153,7 @@ pub struct Counts {
     pub known: u64,
     pub refused: u64,
     pub last_refusal: Option<LastRefusal>,
+    pub refusals: Refusals,
 }
 
 struct Entry {
@@ -156,6 +161,8 @@ struct Entry {
     halted: BTreeMap<Cause, String>,
     stale: Option<String>,
     note: Option<String>,
+    /// Of its refusals.
+    logged: Logged,
     /// It brought events that change nothing a client can see yet.
     logged_only: bool,
     is_optional: bool,
@@ -201,6 +208,7 @@ impl FeedStatuses {
             known_total: 0,
             refused_total: 0,
             last_refusal: None,
+            refusals: Arc::default(),
             last_event_micros: None,
             lag: 0,
             cuts_total: 0,
@@ -213,6 +221,7 @@ impl FeedStatuses {
             halted,
             stale: None,
             note: None,
+            logged: Logged::default(),
             logged_only: false,
             is_optional: false,
             shutting_down: false,
@@ -326,6 +335,35 @@ impl FeedStatuses {
         self.change(feed, |entry| entry.status.lag = lag);
     }
 
+    /// As the feed itself knows it.
+    pub fn set_lag_while_live(&self, feed: FeedId, lag: u64) {
+        self.set_lag_if(feed, true, lag);
+    }
+
+    /// As somebody beside the feed sees it, which can't say it itself.
+    pub fn set_lag_unless_live(&self, feed: FeedId, lag: u64) {
+        self.set_lag_if(feed, false, lag);
+    }
+
+    fn set_lag_if(&self, feed: FeedId, live: bool, lag: u64) {
+        self.change(feed, |entry| {
+            if (entry.status.state == FeedState::Live) == live {
+                entry.status.lag = lag;
+            }
+        });
+    }
+
+    /// Writes to the hub's log what was refused since its last line, not too often.
+    pub fn log_refusals(&self, now: Instant) {
+        for entry in self.entries.lock().iter_mut() {
+            let status = &entry.status;
+            let Some(refused) = entry.logged.due(status.refused_total, now) else { continue };
+            let Some(LastRefusal { place, reason }) = &status.last_refusal else { continue };
+            let (feed, total) = (&status.name, status.refused_total);
+            tracing::warn!(%feed, refused, total, %place, %reason, "events were refused: the last");
+        }
+    }
+
     pub fn shutting_down(&self, feed: FeedId) {
         self.change(feed, |entry| entry.shutting_down = true);
     }
@@ -336,7 +374,7 @@ impl FeedStatuses {
     }
 
     pub(crate) fn count(&self, feed: FeedId, counts: Counts, now: Micros) {
-        let Counts { accepted, logged_only, known, refused, last_refusal } = counts;
+        let Counts { accepted, logged_only, known, refused, last_refusal, refusals } = counts;
         let changed = accepted + known + refused > 0 || last_refusal.is_some();
         let mut entries = self.entries.lock();
         let Some(entry) = entries.get_mut(usize::from(feed.0)) else { return };
@@ -347,6 +385,7 @@ impl FeedStatuses {
         status.refused_total += refused;
         if last_refusal.is_some() {
             status.last_refusal = last_refusal;
+            Arc::make_mut(&mut status.refusals).add(refusals);
         }
         if accepted > 0 {
             status.last_event_micros = Some(now);

@@ -9,6 +9,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use super::feed_status::{Counts, FeedId, LastRefusal, Place};
+use super::refusals::Refusals;
 use crate::market::orders::OrderUpdate;
 use crate::market::refusal::Refusal;
 use crate::market::time::Micros;
@@ -49,6 +50,8 @@ pub struct Ack {
     /// Of the last accepted event.
     pub last_sequence: Option<u64>,
     pub last_refusal: Option<LastRefusal>,
+    /// The newest, `last_refusal` among them.
+    pub refusals: Refusals,
     /// The last order that was changed.
     pub order: Option<Arc<OrderUpdate>>,
 }
@@ -217,20 +220,31 @@ impl Ack {
 
     /// Adds the results of further lines of the same request.
     pub fn add(&mut self, further: Self) {
-        let Self { accepted, logged_only, known, refused, last_sequence, last_refusal, order } =
-            further;
+        let Self {
+            accepted,
+            logged_only,
+            known,
+            refused,
+            last_sequence,
+            last_refusal,
+            refusals,
+            order,
+        } = further;
         self.accepted += accepted;
         self.logged_only += logged_only;
         self.known += known;
         self.refused += refused;
         self.last_sequence = last_sequence.max(self.last_sequence);
         self.last_refusal = last_refusal.or(self.last_refusal.take());
+        self.refusals.add(refusals);
         self.order = order.or(self.order.take());
     }
 
     pub(crate) fn refuse(&mut self, place: Place, reason: Refusal) {
         self.refused += 1;
-        self.last_refusal = Some(LastRefusal { place, reason });
+        let refusal = LastRefusal { place, reason };
+        self.refusals.push(refusal.clone());
+        self.last_refusal = Some(refusal);
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -240,6 +254,7 @@ impl Ack {
             known: self.known as u64,
             refused: self.refused as u64,
             last_refusal: self.last_refusal.clone(),
+            refusals: self.refusals.clone(),
         }
     }
 }

@@ -5,6 +5,7 @@ pub mod feed_status;
 pub mod handle;
 mod losses;
 pub mod projection;
+pub mod refusals;
 pub mod rollback;
 pub mod sequencer;
 pub mod topic_sources;

@@ -182,6 +182,8 @@ pub struct FeedView {
     pub known_total: u64,
     pub refused_total: u64,
     pub last_refusal: Option<RefusedEvent>,
+    /// The newest ones, newest first.
+    pub refusals: Vec<RefusedEvent>,
     /// When the newest event went into the log, by the hub's clock.
     pub last_event_time: Option<Micros>,
     /// What the source has and the log has not: bytes of files, rows, or records.

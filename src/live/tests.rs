@@ -738,6 +738,7 @@ fn a_joiner_gets_all_feeds_and_then_each_change() {
         known_total: 0,
         refused_total: 0,
         last_refusal: None,
+        refusals: Vec::new(),
         last_event_time: None,
         lag: None,
         gaps: Vec::new(),

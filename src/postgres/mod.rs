@@ -5,6 +5,6 @@ mod client;
 mod config;
 mod outbox;
 
-pub use self::client::{OutboxError, session, settings};
-pub use self::config::PostgresConfig;
+pub use self::client::{OutboxError, make_tables, session, settings};
+pub use self::config::{Doorbell, PostgresConfig};
 pub use self::outbox::{Numbering, Outbox, Row, Rows, Sleep};

@@ -10,8 +10,10 @@ use tokio::sync::Notify;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, NoTls, Statement};
 
-use super::PostgresConfig;
-use super::client::{Driver, OutboxError, migrate, session, settings, within};
+use super::client::{
+    Driver, OutboxError, migrate, refuse_shared_sessions, session, settings, within,
+};
+use super::{Doorbell, PostgresConfig};
 use crate::market::event::MOST_LINE_BYTES;
 use crate::market::refusal::Refusal;
 use crate::market::time::Micros;
@@ -20,6 +22,8 @@ use crate::market::time::Micros;
 const BATCH_ROWS: i32 = 1_024;
 /// Bytes of payloads read at once, but for the last one's.
 const BATCH_BYTES: i64 = 1 << 20;
+/// Rows without a number that are counted, so that a look at what waits stays short.
+const MOST_COUNTED: i64 = 100_000;
 /// Advisory locks within the database. The doorbell's is in the migration too.
 const DOORBELL: &str = "1936749172, 1";
 
@@ -95,6 +99,7 @@ pub struct Outbox {
     client: Client,
     deadline: Duration,
     rung: Arc<Notify>,
+    may_sleep: bool,
     take: Statement,
     read: Statement,
     _driver: Driver,
@@ -121,13 +126,19 @@ impl Outbox {
                 }
             }
         }));
-        migrate(&mut client).await?;
+        refuse_shared_sessions(&client, &settings, deadline).await?;
+        migrate(&mut client, config.schema.as_deref()).await?;
         let session =
             session(config) + BY_INDEX + "LISTEN spreadly_events; LISTEN spreadly_numbered";
         within(deadline, client.batch_execute(&session)).await?;
+        let may_sleep = match config.doorbell {
+            Doorbell::Auto => !may_prepare(&client, deadline).await?,
+            Doorbell::On => true,
+            Doorbell::Off => false,
+        };
         let take = within(deadline, client.prepare(TAKE)).await?;
         let read = within(deadline, client.prepare(READ)).await?;
-        Ok(Self { client, deadline, rung, take, read, _driver: driver })
+        Ok(Self { client, deadline, rung, may_sleep, take, read, _driver: driver })
     }
 
     pub async fn is_utf8(&self) -> Result<(), OutboxError> {
@@ -208,6 +219,19 @@ impl Outbox {
         Ok(read)
     }
 
+    /// Rows after a number, those without a number among them: so many of these at most.
+    pub async fn lag(&self, position: u64) -> Result<u64, OutboxError> {
+        let query = self.client.query_one(LAG, &[&MOST_COUNTED]);
+        let row = within(self.deadline, query).await?;
+        let whole = |column| row.try_get::<_, i64>(column).map(i64::cast_unsigned);
+        Ok(whole(0)?.saturating_sub(position) + whole(1)?)
+    }
+
+    /// Writers may be made to ring.
+    pub fn may_sleep(&self) -> bool {
+        self.may_sleep
+    }
+
     /// From now on writers ring, if nobody is in the way.
     pub async fn sleep(&self) -> Result<Sleep, OutboxError> {
         // The second only shows who is in the way of the first.
@@ -238,10 +262,30 @@ impl Outbox {
     }
 }
 
+/// Whether the server lets anybody prepare a transaction. It says so at its start, for its life.
+async fn may_prepare(client: &Client, deadline: Duration) -> Result<bool, OutboxError> {
+    let query = "SELECT current_setting('max_prepared_transactions')::integer > 0";
+    Ok(within(deadline, client.query_one(query, &[])).await?.try_get(0)?)
+}
+
 /// Postgres has old statistics of a table that grows fast, so these settings force index scans.
 /// Each query here has an index.
 const BY_INDEX: &str = "SET enable_seqscan = off; SET enable_bitmapscan = off;
     SET enable_hashjoin = off; SET enable_mergejoin = off; SET jit = off; ";
+
+/// The newest number, and how many committed rows have none yet, at most $1. They are those that
+/// the last numbering did not see, without those of a round that is not over which have theirs
+/// already.
+const LAG: &str = "
+    SELECT last, (
+        SELECT count(*) FROM (
+            SELECT FROM events
+            WHERE xact >= pg_snapshot_xmin(seen) AND NOT pg_visible_in_snapshot(xact, seen)
+                AND (round IS NULL OR NOT pg_visible_in_snapshot(xact, round)
+                    OR (xact, id) > (round_xact, round_id))
+            LIMIT $1
+        ) AS new)
+    FROM spreadly_numbering";
 
 /// What [`Row::new`] takes, then the newest number and how many of them were numbered by this.
 const TAKE: &str = "

@@ -2,12 +2,14 @@
 //! feeds and clients bring, and each has a replica, which it reads from the table.
 
 mod leases;
+mod meters;
 mod ownership_guard;
 mod reader;
 mod waiters;
 mod writer;
 
 pub use self::leases::LEASE;
+pub use self::meters::PostgresMeters;
 pub use self::ownership_guard::OwnershipGuard;
 pub use self::reader::{Reader, numbering, open};
 pub use self::writer::{Requests, Writer, WriterConfig, handle};

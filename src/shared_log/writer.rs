@@ -7,7 +7,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::{
     ClientWrapper, Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError,
@@ -20,6 +20,7 @@ use tokio_postgres::NoTls;
 use tokio_util::sync::CancellationToken;
 
 use super::leases::{LeaseError, Leases};
+use super::meters::PostgresMeters;
 use super::ownership_guard::OwnershipGuard;
 use super::waiters::Waiters;
 use crate::ingest::backoff;
@@ -57,6 +58,7 @@ pub struct WriterConfig {
     pub host: String,
     /// Absent: every feed may bring anything.
     pub ownership_guard: Option<OwnershipGuard>,
+    pub meters: Arc<PostgresMeters>,
 }
 
 #[derive(Debug, Error)]
@@ -321,7 +323,10 @@ impl Writer {
     ) -> Result<T, WriterError> {
         let deadline = self.config.postgres.deadline;
         let timeouts = Timeouts { wait: Some(wait), ..self.pool.timeouts() };
-        let mut connection = match self.pool.timeout_get(&timeouts).await {
+        let began = Instant::now();
+        let taken = self.pool.timeout_get(&timeouts).await;
+        self.config.meters.take(began, taken.is_ok());
+        let mut connection = match taken {
             Ok(connection) => connection,
             Err(PoolError::Timeout(TimeoutType::Wait)) => return Err(WriterError::Busy(wait)),
             Err(PoolError::Timeout(_)) => {
@@ -374,6 +379,7 @@ mod tests {
     use super::*;
     use crate::ingest::feed_status::{At, Place};
     use crate::ingest::handle::MOST_WAITING;
+    use crate::postgres::Doorbell;
 
     #[tokio::test(start_paused = true)]
     async fn a_request_beyond_those_under_way_and_those_in_line_waits() {
@@ -383,6 +389,8 @@ mod tests {
             // Nobody is there, so no request ends.
             url: "postgres://127.0.0.1:1/none".into(),
             poll_interval: Duration::from_secs(1),
+            doorbell: Doorbell::Auto,
+            schema: None,
             deadline: Duration::from_secs(1),
         };
         let config = WriterConfig {
@@ -391,6 +399,7 @@ mod tests {
             connection_wait: Duration::from_secs(1),
             host: "host".to_owned(),
             ownership_guard: None,
+            meters: Arc::default(),
         };
         let writer = Writer::new(config, Arc::default(), statuses).unwrap();
         let batch = || Batch {

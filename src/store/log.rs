@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::slice;
 use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use rusqlite::{Connection, params};
 
@@ -123,7 +124,10 @@ impl Store {
             Self::write_progress(connection, moves, progress)?;
             Ok(appended)
         };
-        let appended = transact(&self.connection, write).at(&self.path)?;
+        let began = Instant::now();
+        let written = transact(&self.connection, write);
+        self.meters.commit(began, &written);
+        let appended = written.at(&self.path)?;
         if due {
             self.tail = Tail::default();
         }

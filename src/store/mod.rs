@@ -11,12 +11,14 @@
 //! after the block. So a client's cursor never names another event than the one it was made for.
 //! A log that was put back from an older copy begins a new epoch, see [`mark`].
 
+mod backup;
 mod candle_table;
 mod checkpoint;
 mod fault;
 mod log;
 mod log_files;
 mod mark;
+mod meters;
 mod orders;
 mod progress;
 mod reader;
@@ -30,10 +32,13 @@ mod wal;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use rusqlite::{Connection, OptionalExtension, params};
 use spreadly_subscriptions::Epoch;
 
+pub use self::backup::{BackupError, BackupStep, Copied, back_up};
 pub use self::candle_table::{CandleSpan, MarketCandles, NewTrade};
 pub use self::checkpoint::Checkpoint;
 use self::fault::At;
@@ -41,6 +46,7 @@ pub use self::fault::StoreError;
 pub use self::log::{Appended, EventId, NewEvent, Numbered, Stored, TopicPosition};
 pub use self::log_files::LogFiles;
 use self::mark::Mark;
+pub use self::meters::StoreMeters;
 pub use self::orders::OrderRecord;
 pub use self::progress::{FeedPosition, FileProgress, Fingerprint, Progress};
 pub use self::reader::{LogReader, OrderQuery, Span, StoredOrder};
@@ -84,6 +90,7 @@ pub struct Store {
     tail: Tail,
     /// See [`Store::candles_are_missing`].
     candles_missing: bool,
+    meters: Arc<StoreMeters>,
     /// Pages the database may grow to: a full disk, as far as SQLite knows.
     #[cfg(test)]
     pub(crate) disk: std::sync::Arc<std::sync::atomic::AtomicI64>,
@@ -175,6 +182,8 @@ impl Store {
         files.note(path);
         #[cfg(test)]
         let failing_commits = fail_commits(&mut connection, std::sync::Arc::default());
+        let meters = Arc::<StoreMeters>::default();
+        meters.newest.store(newest, Ordering::Relaxed);
         Ok(Self {
             path: path.to_owned(),
             synchronous,
@@ -189,6 +198,7 @@ impl Store {
             moves,
             tail: Tail::default(),
             candles_missing,
+            meters,
             #[cfg(test)]
             disk: std::sync::Arc::new(std::sync::atomic::AtomicI64::new(i64::from(u32::MAX) - 1)),
             #[cfg(test)]
@@ -237,6 +247,10 @@ impl Store {
         self.epoch
     }
 
+    pub fn meters(&self) -> Arc<StoreMeters> {
+        self.meters.clone()
+    }
+
     /// Sequence of the newest event, or a later one that none has.
     pub fn last(&self) -> u64 {
         self.last
@@ -248,6 +262,7 @@ impl Store {
     }
 
     fn move_mark(&mut self, newest: u64) {
+        self.meters.newest.store(newest, Ordering::Relaxed);
         if let Some(mark) = &mut self.mark {
             mark.move_to(newest);
         }

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -63,7 +64,10 @@ impl Store {
             let done = work(&transaction).map_err(Failed::Store)?;
             Ok(Some((sequence, done)))
         };
-        let written = match transact(&self.connection, write) {
+        let began = Instant::now();
+        let written = transact(&self.connection, write);
+        self.meters.commit(began, &written);
+        let written = match written {
             Err(Failed::Sqlite(error)) => return Err(error).at(path),
             Err(Failed::Store(error)) => return Err(error),
             Ok(written) => written,

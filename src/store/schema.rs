@@ -107,6 +107,11 @@ pub(super) fn connect(
     Ok(connection)
 }
 
+pub(super) fn is_ours(connection: &Connection) -> rusqlite::Result<bool> {
+    let found = connection.query_row("PRAGMA application_id", [], |row| row.get::<_, i64>(0))?;
+    Ok(found == APPLICATION)
+}
+
 /// Which log a database is of; `None` where there is none, or one that was never finished.
 pub(super) fn epoch(path: &Path) -> Result<Option<Epoch>, StoreError> {
     if !path.exists() || is_empty(&connect_reader(path)?).at(path)? {

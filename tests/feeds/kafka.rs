@@ -380,3 +380,78 @@ async fn what_compaction_took_is_reported_and_what_it_left_is_read_once() {
     listener.follow(hub.address(), left.len() - 1).await;
     assert_eq!(listener.reasons, ["INITIAL", "EPOCH_CHANGE"]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_does_not_exist_keeps_no_other_from_being_read() {
+    let kafka = Kafka::start();
+    kafka.make_topic("events", 1, &[]).await;
+    let hub = with_kafka(&kafka, &["later", "events"]);
+    let producer = producer(&kafka);
+    send(&producer, "events", 0, message(0, 1).as_bytes()).await;
+    let named = |feed: &Value| {
+        let reason = feed["reason"].as_str().unwrap_or_default();
+        feed["state"] == "STALE"
+            && reason.contains("topic \"later\" does not exist")
+            && reason.ends_with("; the rest is read")
+    };
+    hub.until_feed(NAME, "the record", |feed| feed["eventsTotal"] == "1" && named(feed)).await;
+    kafka.make_topic("later", 1, &[]).await;
+    hub.until_feed(NAME, "the topic", |feed| feed["state"] == "LIVE").await;
+    for topic in ["later", "events"] {
+        send(&producer, topic, 0, message(0, 2).as_bytes()).await;
+    }
+    hub.until_feed(NAME, "both", |feed| feed["eventsTotal"] == "3").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_without_a_leader_keeps_no_other_from_being_read() {
+    let kafka = Kafka::start();
+    let mut second = kafka.start_second();
+    kafka.make_spread_topic("events").await;
+    let hub = with_kafka(&kafka, &["events"]);
+    hub.until_feed(NAME, "both partitions", caught_up).await;
+    let producer = producer(&kafka);
+    for partition in [0, 1] {
+        send(&producer, "events", partition, message(partition, 1).as_bytes()).await;
+    }
+    hub.until_feed(NAME, "both records", |feed| feed["eventsTotal"] == "2").await;
+    second.kill9();
+    let leaderless = |feed: &Value| {
+        let reason = feed["reason"].as_str().unwrap_or_default();
+        feed["state"] == "STALE" && reason.starts_with("events/1 has no leader")
+    };
+    hub.until_feed(NAME, "the partition", leaderless).await;
+    send(&producer, "events", 0, message(0, 2).as_bytes()).await;
+    let read = |feed: &Value| feed["eventsTotal"] == "3" && leaderless(feed);
+    hub.until_feed(NAME, "a record of the other one", read).await;
+    second.restart(&kafka);
+    hub.until_feed(NAME, "the partition again", |feed| feed["state"] == "LIVE").await;
+    send(&producer, "events", 1, message(1, 2).as_bytes()).await;
+    hub.until_feed(NAME, "its record", |feed| feed["eventsTotal"] == "4").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_of_every_compression_are_read() {
+    let kafka = Kafka::start();
+    kafka.make_topic("events", 1, &[]).await;
+    let hub = with_kafka(&kafka, &["events"]);
+    let mut expected = Vec::new();
+    for compression in ["none", "gzip", "snappy", "lz4", "zstd"] {
+        let mut client = kafka.client();
+        client.set("compression.type", compression).set("linger.ms", "50");
+        let producer: FutureProducer = client.create().unwrap();
+        // Together in one batch, and alike, so that it is worth to compress it.
+        let padding = "x".repeat(1_000);
+        let lines = (0..20).map(|number| {
+            let data = format!("{compression} {number}");
+            json!({"kind": "message", "topic": "p0", "data": data, "padding": padding}).to_string()
+        });
+        let lines: Vec<_> = lines.collect();
+        let sent = lines.iter().map(|line| send(&producer, "events", 0, line.as_bytes()));
+        futures_util::future::join_all(sent).await;
+        expected.extend((0..20).map(|number| json!(format!("{compression} {number}"))));
+        let total = expected.len().to_string();
+        hub.until_feed(NAME, compression, |feed| feed["eventsTotal"] == *total).await;
+    }
+    assert_eq!(hub.published("p0"), expected);
+}

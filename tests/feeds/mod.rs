@@ -3,7 +3,9 @@
 pub mod capture;
 mod files;
 mod gaps;
+mod health;
 mod kafka;
 mod kafka_produce;
 mod postgres;
+mod postgres_roles;
 mod shared_kafka;

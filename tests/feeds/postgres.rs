@@ -13,7 +13,7 @@ use tokio_postgres::Client as Database;
 
 use crate::harness::client::PATIENCE;
 use crate::harness::postgres::BACK_TO_TWO_ROWS;
-use crate::harness::{Client, Hub, Listener, Postgres, loud};
+use crate::harness::{Client, Hub, Listener, Postgres, loud, until};
 
 /// Of the feed.
 const NAME: &str = "postgres";
@@ -432,6 +432,78 @@ async fn many_rows_large_rows_and_blocks_that_are_undone_come_in_their_order() {
     expected.push(json!("after"));
     assert_eq!(hub.published("t0"), expected);
     assert_eq!(hub.published("t1"), (1..=7).map(|number| json!(number)).collect::<Vec<_>>());
+}
+
+/// Postgres prepares no transaction that has sent a NOTIFY.
+const PREPARE: &str = "PREPARE TRANSACTION 'one'";
+const OPEN: &str = "BEGIN; INSERT INTO events (payload)
+    VALUES ('{\"kind\":\"message\",\"topic\":\"t0\",\"data\":\"prepared\"}');";
+
+/// Looks at the database until a query says so.
+async fn until_true(database: &Database, what: &str, query: &str) {
+    let there = async || database.query_one(query, &[]).await.unwrap().get(0);
+    until(what, there).await;
+}
+
+#[tokio::test]
+async fn a_transaction_can_be_prepared_while_the_hub_is_idle_and_while_rows_flow() {
+    let postgres = Postgres::start_for_two_phases();
+    let hub = with_postgres(&postgres.url());
+    let database = ready(&postgres).await;
+    hub.until_feed(NAME, "the feed", |feed| feed["state"] == "LIVE").await;
+    // More looks than an idle hub needs to go to sleep.
+    let looks = "SELECT query_start::text FROM pg_stat_activity
+        WHERE application_name = 'spreadly' AND query LIKE '%spreadly_take%'";
+    let mut seen = BTreeSet::new();
+    let looked = async || {
+        let rows = database.query(looks, &[]).await.unwrap();
+        seen.extend(rows.iter().map(|row| row.get::<_, String>(0)));
+        seen.len() > 20
+    };
+    until("looks of an idle hub", looked).await;
+    let mut total = 0;
+    for round in 0..10 {
+        database.batch_execute(OPEN).await.unwrap();
+        database.batch_execute(PREPARE).await.unwrap();
+        // Others write before the second phase.
+        for row in 0..round {
+            insert(&database, &[&format!("{round} {row}")]).await;
+        }
+        total += round;
+        let others = total.to_string();
+        hub.until_feed(NAME, "rows of others", |feed| feed["eventsTotal"] == *others).await;
+        database.batch_execute("COMMIT PREPARED 'one'").await.unwrap();
+        total += 1;
+        let all = total.to_string();
+        hub.until_feed(NAME, "the prepared row", |feed| feed["eventsTotal"] == *all).await;
+    }
+}
+
+/// The negative control of the test above, and what `on` and `off` are.
+#[tokio::test]
+async fn a_hub_sleeps_until_a_writer_notifies_it_only_where_the_doorbell_is_on() {
+    let postgres = Postgres::start_for_two_phases();
+    let with = |doorbell: &str| {
+        let url = format!("feeds.postgres.url={}", postgres.url());
+        Hub::start_with(&[&url, &format!("feeds.postgres.doorbell={doorbell}")])
+    };
+    let off = with("off");
+    let (database, writer) = (ready(&postgres).await, postgres.client().await);
+    writer.batch_execute(OPEN).await.unwrap();
+    writer.batch_execute(PREPARE).await.unwrap();
+    writer.batch_execute("COMMIT PREPARED 'one'").await.unwrap();
+    off.until_feed(NAME, "the prepared row", |feed| feed["eventsTotal"] == "1").await;
+    drop(off);
+    let on = with("on");
+    let asleep = "SELECT EXISTS (SELECT FROM pg_locks
+        WHERE locktype = 'advisory' AND objid = 1 AND mode = 'ExclusiveLock' AND granted)";
+    until_true(&database, "a hub that sleeps", asleep).await;
+    writer.batch_execute(OPEN).await.unwrap();
+    let refused = writer.batch_execute(PREPARE).await.unwrap_err();
+    let refused = refused.as_db_error().unwrap().message();
+    assert!(refused.contains("NOTIFY"), "{refused}");
+    insert(&writer, &["rings"]).await;
+    on.until_feed(NAME, "a row", |feed| feed["eventsTotal"] == "2").await;
 }
 
 mod migrations {

@@ -42,10 +42,33 @@ impl Hub {
 
     /// `starter` is a program, with its arguments, that becomes the hub.
     pub fn start_by(starter: &[&'static str], settings: &[&str]) -> Self {
+        let mut hub = Self::prepared(starter, settings);
+        hub.launch();
+        hub
+    }
+
+    /// One that can't use its log yet: back once both ports listen, before it is ready.
+    pub async fn start_waiting(settings: &[&str]) -> Self {
+        let mut hub = Self::prepared(&[], settings);
+        hub.spawn();
+        let began = Instant::now();
+        loop {
+            let log = hub.log();
+            let said = |key: &str| log.split_once(key)?.1.split_whitespace().next()?.parse().ok();
+            if let Some((public, admin)) = said("public=").zip(said("admin=")) {
+                (hub.listening, hub.admin) = (public, admin);
+                return hub;
+            }
+            assert!(began.elapsed() < START_DEADLINE, "it does not listen:\n{log}");
+            tokio::time::sleep(BETWEEN_LOOKS).await;
+        }
+    }
+
+    fn prepared(starter: &[&'static str], settings: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("feeds")).unwrap();
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut hub = Self {
+        Self {
             child: None,
             folder,
             settings: settings.iter().map(|one| (*one).to_owned()).collect(),
@@ -53,9 +76,7 @@ impl Hub {
             port: ReservedPort::new(),
             listening: nowhere,
             admin: nowhere,
-        };
-        hub.launch();
-        hub
+        }
     }
 
     /// Starts the process and does not wait for it.

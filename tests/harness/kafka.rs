@@ -29,7 +29,7 @@ pub struct Kafka {
     /// Of the address with TLS and SASL.
     secured: ReservedPort,
     /// Of the broker's own controller.
-    _controller: ReservedPort,
+    controller: ReservedPort,
     broker: Option<Child>,
 }
 
@@ -81,12 +81,12 @@ impl Kafka {
         format.arg(&file);
         let formatted = format.output().expect("java runs");
         assert!(formatted.status.success(), "{}", String::from_utf8_lossy(&formatted.stderr));
-        let mut own = Self { folder, port, secured, _controller: controller, broker: None };
+        let mut own = Self { folder, port, secured, controller, broker: None };
         own.launch();
         own
     }
 
-    fn launch(&mut self) {
+    fn spawn(&self, settings: &str) -> Child {
         let log = File::options().create(true).append(true).open(self.folder.path().join("log"));
         let log = log.unwrap();
         let mut broker = Command::new("java");
@@ -99,17 +99,63 @@ impl Kafka {
                 &jars(),
                 "kafka.Kafka",
             ])
-            .arg(self.folder.path().join("server.properties"))
+            .arg(self.folder.path().join(settings))
             .current_dir(self.folder.path())
             .stdout(Stdio::from(log.try_clone().unwrap()))
             .stderr(Stdio::from(log));
-        self.broker = Some(broker.spawn().unwrap());
+        broker.spawn().unwrap()
+    }
+
+    fn launch(&mut self) {
+        self.broker = Some(self.spawn("server.properties"));
         let began = Instant::now();
         let asking: BaseProducer = self.client().create().unwrap();
         while asking.client().fetch_metadata(None, Duration::from_secs(1)).is_err() {
             assert!(began.elapsed() < START_PATIENCE, "Kafka does not start:\n{}", self.log());
             std::thread::sleep(BETWEEN_TRIES);
         }
+    }
+
+    /// A second broker of the cluster, without a controller. Back once it takes part.
+    pub fn start_second(&self) -> SecondBroker {
+        let (port, controller, folder) = (ReservedPort::new(), &self.controller, &self.folder);
+        let settings = format!(
+            "process.roles=broker\nnode.id=2\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
+             controller.listener.names=CONTROLLER\nlog.dirs={}/second\n",
+            folder.path().display()
+        );
+        let file = folder.path().join(SecondBroker::SETTINGS);
+        std::fs::write(&file, settings).unwrap();
+        let mut format = java("kafka.tools.StorageTool");
+        format.args(["format", "-t", &cluster_id(folder.path()), "-c"]).arg(&file);
+        let formatted = format.output().expect("java runs");
+        assert!(formatted.status.success(), "{}", String::from_utf8_lossy(&formatted.stderr));
+        let process = self.spawn(SecondBroker::SETTINGS);
+        let own = SecondBroker { process, _port: port };
+        self.until_brokers(2);
+        own
+    }
+
+    fn until_brokers(&self, count: usize) {
+        let began = Instant::now();
+        let asking: BaseProducer = self.client().create().unwrap();
+        let there = || {
+            let metadata = asking.client().fetch_metadata(None, Duration::from_secs(1));
+            metadata.is_ok_and(|metadata| metadata.brokers().len() == count)
+        };
+        while !there() {
+            assert!(began.elapsed() < START_PATIENCE, "no {count} brokers:\n{}", self.log());
+            std::thread::sleep(BETWEEN_TRIES);
+        }
+    }
+
+    /// A topic whose partition 0 is at the first broker alone, and 1 at the second one.
+    pub async fn make_spread_topic(&self, name: &str) {
+        let topic = NewTopic::new(name, 2, TopicReplication::Variable(&[&[1], &[2]]));
+        let made = self.admin().create_topics([&topic], &AdminOptions::new()).await.unwrap();
+        assert!(made[0].is_ok(), "{made:?}");
     }
 
     fn log(&self) -> String {
@@ -195,6 +241,32 @@ impl Kafka {
     pub fn signal(&self, signal: &str) {
         let id = self.broker.as_ref().expect("it runs").id().to_string();
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
+    }
+}
+
+/// See [`Kafka::start_second`].
+pub struct SecondBroker {
+    process: Child,
+    _port: ReservedPort,
+}
+
+impl SecondBroker {
+    const SETTINGS: &str = "second.properties";
+
+    pub fn kill9(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    pub fn restart(&mut self, kafka: &Kafka) {
+        self.process = kafka.spawn(Self::SETTINGS);
+    }
+}
+
+impl Drop for SecondBroker {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 

@@ -11,6 +11,7 @@ pub mod listener;
 pub mod loud;
 pub mod mark;
 pub mod market;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod records;
 pub mod redis;

@@ -12,13 +12,15 @@ use tokio_postgres::{Client, NoTls};
 use super::ReservedPort;
 use super::client::PATIENCE;
 
-const BETWEEN_TRIES: Duration = Duration::from_millis(20);
+pub(super) const BETWEEN_TRIES: Duration = Duration::from_millis(20);
 
 pub struct Postgres {
     folder: TempDir,
     port: ReservedPort,
     /// Where it may move to.
     spare_port: ReservedPort,
+    /// Of its command line, beside what all have.
+    options: &'static str,
 }
 
 /// As a copy of the database brought back from before the third row.
@@ -31,12 +33,19 @@ pub const BACK_TO_TWO_ROWS: &str = "
 
 impl Postgres {
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// One that lets writers prepare transactions.
+    pub fn start_for_two_phases() -> Self {
+        Self::start_with("-c max_prepared_transactions=20")
+    }
+
+    fn start_with(options: &'static str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        if is_root() {
-            // It refuses to run as root.
-            run(Command::new("chown").arg("postgres").arg(folder.path()));
-        }
-        let own = Self { folder, port: ReservedPort::new(), spare_port: ReservedPort::new() };
+        give_to_server_user(folder.path());
+        let (port, spare_port) = (ReservedPort::new(), ReservedPort::new());
+        let own = Self { folder, port, spare_port, options };
         run(as_its_user("initdb").arg("-D").arg(own.data()).args([
             "-A",
             "trust",
@@ -50,6 +59,10 @@ impl Postgres {
         own
     }
 
+    pub(super) fn port(&self) -> &ReservedPort {
+        &self.port
+    }
+
     fn data(&self) -> PathBuf {
         self.folder.path().join("data")
     }
@@ -58,9 +71,10 @@ impl Postgres {
     fn launch(&self) {
         let began = Instant::now();
         let options = format!(
-            "-p {} -k {} -c listen_addresses=127.0.0.1 -c max_connections=60",
+            "-p {} -k {} -c listen_addresses=127.0.0.1 -c max_connections=60 {}",
             self.port,
-            self.folder.path().display()
+            self.folder.path().display(),
+            self.options
         );
         loop {
             let mut start = as_its_user("pg_ctl");
@@ -170,9 +184,19 @@ fn is_root() -> bool {
     std::fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
+/// Servers refuse to run as root.
+pub(super) fn give_to_server_user(folder: &Path) {
+    if is_root() {
+        run(Command::new("chown").arg("-R").arg("postgres").arg(folder));
+    }
+}
+
 /// One of its programs, as the user that may run it.
 fn as_its_user(program: &str) -> Command {
-    let path = binary(program);
+    as_server_user(&binary(program))
+}
+
+pub(super) fn as_server_user(path: &Path) -> Command {
     // It may not be allowed to look at where the tests run.
     if !is_root() {
         return Command::new(path);

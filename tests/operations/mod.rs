@@ -1,5 +1,6 @@
 //! What an operator meets: the command line, the admin port, the terminal client.
 
 mod admin;
+mod backup;
 mod command_line;
 mod terminal;

@@ -60,6 +60,7 @@ const NO_ROW: [(&str, &[&str]); 8] = [
             "ingest::feed_status::MOST_NAMED",
             "feeds::kafka::MOST_NOTES",
             "feeds::kafka::brokers::MOST_SAID",
+            "feeds::kafka::partitions::MOST_LACKING",
             "market::event::fields::MOST_QUOTED",
             "market::orders::MOST_QUOTED",
         ],

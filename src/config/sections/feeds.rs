@@ -73,9 +73,21 @@ pub struct PostgresFeedConfig {
     pub url: SecretUrl,
     /// Between two looks where nothing rang.
     pub poll_interval: Duration,
+    pub doorbell: Doorbell,
+    /// Of its tables; none: the first one of the role's search path.
+    pub schema: Option<String>,
     /// For any answer of the database: then it counts as cut off.
     pub deadline: Duration,
     pub is_required: bool,
+}
+
+/// Whether writers notify an idle hub. A transaction that did can't be prepared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doorbell {
+    /// Unless the server allows prepared transactions.
+    Auto,
+    On,
+    Off,
 }
 
 /// Topics of Kafka, whose partitions are read from where the log has them.
@@ -206,7 +218,33 @@ pub(in crate::config) fn postgres(table: &mut Table<'_>) -> PostgresFeedConfig {
             takes: millis(10..=2_000).because(SEEN_IN_TIME),
             default: Duration::from_secs(1),
             does: "Time between two checks of the table without a notification.",
-            notes: "A row is at most this late where the trigger that notifies is missing.",
+            notes: "A row is at most this late where writers don't notify the hub.",
+        }),
+        doorbell: table.key(Key {
+            name: "feeds.postgres.doorbell",
+            unit: "",
+            takes: one_of(&[
+                ("auto", Doorbell::Auto),
+                ("on", Doorbell::On),
+                ("off", Doorbell::Off),
+            ]),
+            default: Doorbell::Auto,
+            does: "Whether writers send a NOTIFY while the hub is idle.",
+            notes: "Postgres refuses PREPARE TRANSACTION after a NOTIFY. `auto` means no NOTIFY on \
+                    a server whose `max_prepared_transactions` is above 0: the hub looks every \
+                    50 ms instead. Use `on` there if no writer prepares its transactions.",
+        }),
+        schema: table.key(Key {
+            name: "feeds.postgres.schema",
+            unit: "",
+            takes: text("a name", schema, |schema: &Option<String>| {
+                schema.clone().unwrap_or_default()
+            }),
+            default: None,
+            does: "The schema of the hub's tables; empty means the first one of the role's search \
+                   path.",
+            notes: "Use one where the database has a table `events` of its own. The hub creates it \
+                    when it is missing. Writers then insert into `SCHEMA.events`.",
         }),
         deadline: table.key(Key {
             name: "feeds.postgres.deadline_ms",
@@ -217,6 +255,18 @@ pub(in crate::config) fn postgres(table: &mut Table<'_>) -> PostgresFeedConfig {
             notes: "The feed's topics are `STALE` then, and the hub connects again.",
         }),
         is_required: required(table, "feeds.postgres.required"),
+    }
+}
+
+/// Written as it is into statements, so it is a plain name.
+fn schema(name: &str) -> Result<Option<String>, String> {
+    let is_plain = name.len() <= 63
+        && !name.starts_with(|first: char| first.is_ascii_digit())
+        && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
+    match name {
+        "" => Ok(None),
+        name if is_plain => Ok(Some(name.to_owned())),
+        _ => Err("must be a plain name: small letters, digits and underscores".to_owned()),
     }
 }
 

@@ -31,6 +31,7 @@
 
 mod doorbell;
 mod folder;
+mod lag;
 mod markets;
 mod stream;
 
@@ -46,6 +47,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::doorbell::{Doorbell, Ring};
 use self::folder::{Folder, Turn};
+use self::lag::Moved;
+pub use self::lag::{InLog, watch_lag};
 use self::markets::IsDefined;
 use self::stream::identity;
 use crate::ingest::feed_status::{Cause, FeedId, FeedStatuses};
@@ -74,6 +77,8 @@ pub struct FilesConfig {
     pub mode: Mode,
     pub poll_interval: Duration,
     pub is_defined: IsDefined,
+    /// Knows what is in the log.
+    pub in_log: Arc<InLog>,
 }
 
 /// Runs until `shutdown`, or until the log is closed. Reads files in place, so it wants a thread
@@ -101,6 +106,7 @@ struct Files {
 /// What the two threads share.
 struct Reading {
     folder: Folder,
+    in_log: Arc<InLog>,
     /// The feed waits for its doorbell, and the folder has no fault and no line that is not
     /// delivered.
     asleep: bool,
@@ -115,10 +121,17 @@ enum Left {
     #[default]
     Nothing,
     /// Read, and not delivered yet.
-    Batch(Batch),
+    Batch(Read),
     /// A batch was read and can't be delivered. The feed ends: if it read on, the batch would be
     /// lost.
     Closed,
+}
+
+/// What was read at once.
+struct Read {
+    batch: Batch,
+    /// What its streams have in the log after it.
+    moves: Vec<Moved>,
 }
 
 /// What the feed's own thread has beside it.
@@ -169,12 +182,13 @@ impl Files {
             }
         };
         backoff.reset();
+        self.config.in_log.add(progress.iter().map(Moved::from));
         // What can't be made is reported by the first look at it.
         drop(fs::create_dir_all(&self.config.path));
         let is_defined = self.config.is_defined.clone();
         let folder = Folder::new(&self.config.path, &self.name, progress, is_defined);
         let mut side = Side {
-            reading: Arc::new(Mutex::new(Reading::new(folder))),
+            reading: Arc::new(Mutex::new(Reading::new(folder, self.config.in_log.clone()))),
             watch: None,
             unwatched: None,
             warned_of_descriptors: false,
@@ -186,10 +200,11 @@ impl Files {
             match left {
                 Left::Nothing => {}
                 Left::Closed => return,
-                Left::Batch(batch) => {
+                Left::Batch(Read { batch, moves }) => {
                     if self.ingest.deliver(batch).await.is_err() {
                         return;
                     }
+                    self.config.in_log.add(moves);
                 }
             }
             let scan = Instant::now() >= next_scan;
@@ -210,10 +225,11 @@ impl Files {
                 next_scan =
                     if scan { Instant::now() + wait } else { next_scan.min(Instant::now() + wait) };
             }
-            if let Some(batch) = batch(step.turn, self.feed)
-                && self.ingest.write(batch).await.is_err()
-            {
-                return;
+            if let Some(Read { batch, moves }) = Read::new(step.turn, self.feed) {
+                if self.ingest.write(batch).await.is_err() {
+                    return;
+                }
+                self.config.in_log.add(moves);
             }
             {
                 let mut reading = side.reading.lock();
@@ -222,7 +238,7 @@ impl Files {
                 if !blocked && folder.is_busy() {
                     continue;
                 }
-                self.statuses.set_lag(self.feed, folder.unread_bytes());
+                self.statuses.set_lag_while_live(self.feed, folder.unread_bytes());
                 // Not healthy where it is blocked, so of a healthy folder all is read.
                 reading.asleep = healthy;
                 reading.delivered = std::time::Instant::now();
@@ -241,7 +257,7 @@ impl Files {
             let faults = folder.faults.clone();
             (faults, folder.unread_bytes(), folder.note(), folder.out_of_descriptors)
         };
-        self.statuses.set_lag(self.feed, lag);
+        self.statuses.set_lag_while_live(self.feed, lag);
         self.statuses.note(self.feed, note);
         if out_of_descriptors {
             // What is live stays live; what can't be opened lags, and its status says so.
@@ -305,8 +321,9 @@ impl Files {
 }
 
 impl Reading {
-    fn new(folder: Folder) -> Self {
-        Self { folder, asleep: false, left: Left::Nothing, delivered: std::time::Instant::now() }
+    fn new(folder: Folder, in_log: Arc<InLog>) -> Self {
+        let delivered = std::time::Instant::now();
+        Self { folder, in_log, asleep: false, left: Left::Nothing, delivered }
     }
 
     /// The feed is awake; gives it what the watch read and could not deliver.
@@ -341,11 +358,16 @@ impl Reading {
 
     /// Whether all of it is in the log.
     fn read_on(&mut self, ingest: &IngestHandle, feed: FeedId) -> bool {
-        let Some(batch) = batch(self.folder.turn(), feed) else { return !self.folder.has_news() };
+        let Some(Read { batch, moves }) = Read::new(self.folder.turn(), feed) else {
+            return !self.folder.has_news();
+        };
         self.left = match ingest.try_write(batch) {
-            Ok(Ok(_)) => Left::Nothing,
+            Ok(Ok(_)) => {
+                self.in_log.add(moves);
+                Left::Nothing
+            }
             Ok(Err(_)) => Left::Closed,
-            Err(batch) => Left::Batch(batch),
+            Err(batch) => Left::Batch(Read { batch, moves }),
         };
         if !matches!(self.left, Left::Nothing) {
             return false;
@@ -355,12 +377,15 @@ impl Reading {
     }
 }
 
-fn batch(Turn { lines, progress }: Turn, feed: FeedId) -> Option<Batch> {
-    if lines.is_empty() && progress.is_empty() {
-        return None;
+impl Read {
+    fn new(Turn { lines, progress }: Turn, feed: FeedId) -> Option<Self> {
+        if lines.is_empty() && progress.is_empty() {
+            return None;
+        }
+        let moves = progress.iter().map(Moved::from).collect();
+        let progress = progress.into_iter().map(Progress::from).collect();
+        Some(Self { batch: Batch { feed: Some(feed), lines, progress }, moves })
     }
-    let progress = progress.into_iter().map(Progress::from).collect();
-    Some(Batch { feed: Some(feed), lines, progress })
 }
 
 #[cfg(test)]

@@ -586,6 +586,7 @@ impl Running {
             mode,
             poll_interval: Duration::from_millis(5),
             is_defined: Arc::new(|_| true),
+            in_log: Arc::default(),
         };
         let stop = CancellationToken::new();
         let task = tokio::spawn(run(
@@ -760,7 +761,7 @@ fn an_unreadable_file_halts_the_feed_names_itself_and_others_flow() {
 fn asleep(bench: &mut Bench) -> Reading {
     let folder =
         Folder::new(&bench.home.path().join("feeds"), "feeds", vec![], Arc::new(|_| false));
-    let mut reading = Reading::new(std::mem::replace(&mut bench.folder, folder));
+    let mut reading = Reading::new(std::mem::replace(&mut bench.folder, folder), Arc::default());
     reading.asleep = true;
     reading.delivered -= LULL;
     reading
@@ -815,7 +816,7 @@ fn what_the_watch_read_and_could_not_write_is_the_feeds() {
     bell.ring_by_hand("a.ndjson");
     assert!(!reading.answer(&bell, &ingest, feed));
     let Left::Batch(left) = reading.wake() else { panic!("it was read") };
-    assert_eq!(left.lines.len(), 1);
+    assert_eq!(left.batch.lines.len(), 1);
     assert_eq!(bell.take(), Ring::Names(["a.ndjson".into()].into()));
 }
 

@@ -161,7 +161,7 @@ impl Feed {
         self.notes.borrow_mut().elsewhere = partitions.elsewhere();
         self.show_notes();
         partitions.assign(consumer)?;
-        let mut looked = Instant::now();
+        let (mut looked, mut asked) = (Instant::now(), Instant::now());
         // Once they do again, what is after each offset has to be proven again.
         let mut answers = true;
         // One for all: each takes a lock when it begins and when it ends.
@@ -175,21 +175,30 @@ impl Feed {
             }
             while let Some(received) = next {
                 if let Some(record) = Self::record(received, &mut partitions)? {
-                    self.take(record, &mut partitions, &mut records).await?;
+                    self.take(record, &mut partitions, &mut records, consumer).await?;
                 }
                 next =
                     if records.is_full() { None } else { stream.next().now_or_never().flatten() };
             }
-            self.send(records, &partitions).await?;
-            if quiet {
+            self.send(records, &partitions, consumer).await?;
+            // Also while records flow: those of other partitions, or fewer than are written.
+            if quiet || asked.elapsed() >= LOOK {
+                asked = Instant::now();
                 // A broker that is gone is no error to librdkafka, which tries for ever.
                 match partitions.look(consumer) {
                     Ok(()) if !answers => return Err(Cut::Again),
                     Ok(()) => {}
                     Err(error @ PartitionsError::OffsetGone(_)) => return Err(error.into()),
                     Err(error) => {
-                        answers = false;
+                        let answered = std::mem::replace(&mut answers, false);
                         self.remote.cut_off(&error.heard(consumer));
+                        // A partition that has lost its leader keeps the others from nothing.
+                        if answered
+                            && let Err(other @ PartitionsError::OtherPartitions) =
+                                partitions.check(&self.config, consumer)
+                        {
+                            return Err(other.into());
+                        }
                     }
                 }
             }
@@ -203,10 +212,12 @@ impl Feed {
             }
             self.remote.set_lag(partitions.lag());
             if answers && partitions.are_read() {
-                self.remote.caught_up();
+                // What can be read is read.
+                self.remote.statuses.stale(self.remote.feed, partitions.lacks());
                 *healthy = true;
             }
-            if answers && looked.elapsed() >= METADATA {
+            let pause = if partitions.lacks().is_some() { LOOK } else { METADATA };
+            if answers && looked.elapsed() >= pause {
                 looked = Instant::now();
                 partitions.check(&self.config, consumer)?;
             }
@@ -269,6 +280,7 @@ impl Feed {
         record: Record,
         partitions: &mut Partitions,
         records: &mut Records,
+        consumer: &Consumer,
     ) -> Result<(), Cut> {
         match partitions.meet(record.place, record.offset, || record.mark().unwrap_or(0)) {
             Met::Next => {}
@@ -278,11 +290,11 @@ impl Feed {
                 self.note(note);
             }
             Met::AfterGap(gap) => {
-                self.send(std::mem::take(records), partitions).await?;
+                self.send(std::mem::take(records), partitions, consumer).await?;
                 self.report_gap(gap, partitions).await?;
             }
             Met::Other(gap) => {
-                self.send(std::mem::take(records), partitions).await?;
+                self.send(std::mem::take(records), partitions, consumer).await?;
                 self.report_gap(gap, partitions).await?;
                 return Err(Cut::Again);
             }
@@ -291,13 +303,18 @@ impl Feed {
             records.add(record, partitions);
             return Ok(());
         }
-        self.send(std::mem::take(records), partitions).await?;
+        self.send(std::mem::take(records), partitions, consumer).await?;
         let mut alone = Records::default();
         alone.add(record, partitions);
-        self.send(alone, partitions).await
+        self.send(alone, partitions, consumer).await
     }
 
-    async fn send(&self, records: Records, partitions: &Partitions) -> Result<(), Cut> {
+    async fn send(
+        &self,
+        records: Records,
+        partitions: &Partitions,
+        consumer: &Consumer,
+    ) -> Result<(), Cut> {
         let Records { lines, last, .. } = records;
         if lines.is_empty() {
             return Ok(());
@@ -310,7 +327,9 @@ impl Feed {
                 partitions.get(place).position(offset + 1, mark)
             })
             .collect();
-        self.remote.send(lines, positions.into_iter()).await
+        let under_way = lines.len() as u64;
+        let lag = async || Some(partitions.lag_now(consumer)? + under_way);
+        self.remote.counting(self.remote.send(lines, positions.into_iter()), lag).await
     }
 
     /// Publishes that records are lost, with the progress that goes over them.

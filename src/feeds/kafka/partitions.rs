@@ -19,6 +19,8 @@ use crate::store::FeedPosition;
 
 /// Far more often than a topic is ever recreated, far less than two clusters' epochs are apart.
 const MOST_REMADE: u64 = 1 << 32;
+/// Topics and partitions that a reason names.
+const MOST_LACKING: usize = 3;
 
 #[derive(Debug, Error)]
 pub(super) enum PartitionsError {
@@ -57,6 +59,8 @@ pub(super) struct Partition {
     pub(super) source: Arc<str>,
     /// Of the cluster, the topic and how often it was recreated.
     epoch: u64,
+    /// It has no leader now, so nobody can read it.
+    leaderless: bool,
     /// This hub reads it. Where several share a log one of them does.
     ours: bool,
     /// The next offset.
@@ -104,6 +108,8 @@ pub(super) struct Partitions {
     all: Vec<Partition>,
     /// Where each topic's begin.
     topics: HashMap<String, usize>,
+    /// Topics that do not exist.
+    missing: Vec<String>,
     deadline: Duration,
     /// Whose turn it is to be looked after.
     turn: usize,
@@ -126,16 +132,22 @@ impl Partitions {
         let cluster = consumer.client().fetch_cluster_id(deadline).ok_or_else(silent)?;
         let compacted = brokers::compacted(config).await;
         let (mut all, mut topics) = (Vec::new(), HashMap::new());
+        let mut missing = Vec::new();
         for topic in &config.topics {
+            let leaders = leaders(consumer, topic, deadline)?;
+            if leaders.is_empty() {
+                missing.push(topic.clone());
+            }
             topics.insert(topic.clone(), all.len());
             let compacted = compacted.get(topic).copied();
-            for number in 0..count(consumer, topic, deadline)? {
+            for (number, leaderless) in (0..).zip(leaders) {
                 let source = format!("{topic}/{number}");
                 all.push(Partition {
                     topic: topic.clone(),
                     number,
                     feed: format!("kafka:{source}").into(),
                     epoch: topic_hash(&format!("{cluster}/{source}")),
+                    leaderless,
                     ours: false,
                     source: source.into(),
                     next: 0,
@@ -148,7 +160,26 @@ impl Partitions {
                 });
             }
         }
-        Ok(Self { all, topics, deadline, turn: 0 })
+        match missing.pop_if(|_| all.is_empty()) {
+            Some(topic) => Err(PartitionsError::NoTopic(topic)),
+            None => Ok(Self { all, topics, missing, deadline, turn: 0 }),
+        }
+    }
+
+    /// Why not all is read, while the rest is.
+    pub(super) fn lacks(&self) -> Option<String> {
+        let missing =
+            self.missing.iter().map(|topic| PartitionsError::NoTopic(topic.clone()).to_string());
+        let leaderless = self.all.iter().filter(|one| one.leaderless);
+        let leaderless =
+            leaderless.map(|one| format!("{} has no leader: start its brokers", one.source));
+        let all: Vec<_> = missing.chain(leaderless).collect();
+        let named = all.len().min(MOST_LACKING);
+        let more = match all.len() - named {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        (named > 0).then(|| format!("{}{more}; the rest is read", all[..named].join("; ")))
     }
 
     /// Their names in the log.
@@ -173,6 +204,12 @@ impl Partitions {
         claimed: &Lease,
         consumer: &Consumer,
     ) -> Result<Option<Gap>, PartitionsError> {
+        if self.all[place].leaderless {
+            let own = &mut self.all[place];
+            own.ours = claimed.ours;
+            own.goes_on_elsewhere(claimed, 0);
+            return Ok(None);
+        }
         let (low, high) = self.watermarks(place, consumer)?;
         let own = &mut self.all[place];
         (own.low, own.end, own.ours) = (low, high, claimed.ours);
@@ -241,7 +278,7 @@ impl Partitions {
     /// Begins to read.
     pub(super) fn assign(&self, consumer: &Consumer) -> Result<(), PartitionsError> {
         let mut list = TopicPartitionList::new();
-        for own in self.all.iter().filter(|one| one.ours) {
+        for own in self.all.iter().filter(|one| one.ours && !one.leaderless) {
             let again = u64::from(own.proof.is_some());
             let offset = Offset::Offset((own.next - again).cast_signed());
             list.add_partition_offset(&own.topic, own.number, offset)?;
@@ -300,12 +337,25 @@ impl Partitions {
         self.all.iter().map(|one| one.end.saturating_sub(one.next)).sum()
     }
 
+    /// The same, as the brokers know it now. `None`: one does not say.
+    pub(super) fn lag_now(&self, consumer: &Consumer) -> Option<u64> {
+        let lag = |(place, own): (usize, &Partition)| {
+            let asked = own.ours && !own.leaderless;
+            let end = if asked { self.watermarks(place, consumer).ok()?.1 } else { own.end };
+            Some(end.saturating_sub(own.next))
+        };
+        self.all.iter().enumerate().map(lag).sum()
+    }
+
     /// Whether the brokers answer: asks for one partition after the other.
     pub(super) fn look(&mut self, consumer: &Consumer) -> Result<(), PartitionsError> {
         if self.all.is_empty() {
             return Ok(());
         }
         self.turn = (self.turn + 1) % self.all.len();
+        if self.all[self.turn].leaderless {
+            return Ok(());
+        }
         let (_, high) = self.watermarks(self.turn, consumer)?;
         let own = &mut self.all[self.turn];
         if own.ours && high < own.next {
@@ -321,11 +371,12 @@ impl Partitions {
         config: &KafkaConfig,
         consumer: &Consumer,
     ) -> Result<(), PartitionsError> {
-        let mut there = 0;
+        let mut there = Vec::with_capacity(self.all.len());
         for topic in &config.topics {
-            there += usize::try_from(count(consumer, topic, self.deadline)?).unwrap_or(0);
+            there.extend(leaders(consumer, topic, self.deadline)?);
         }
-        if there == self.all.len() { Ok(()) } else { Err(PartitionsError::OtherPartitions) }
+        let known = self.all.iter().map(|one| one.leaderless);
+        if there.into_iter().eq(known) { Ok(()) } else { Err(PartitionsError::OtherPartitions) }
     }
 }
 
@@ -350,12 +401,19 @@ impl Partition {
     }
 }
 
-/// Partitions of a topic.
-fn count(consumer: &Consumer, topic: &str, deadline: Duration) -> Result<i32, PartitionsError> {
+/// Of each partition of a topic, whether it has no leader. None of a topic that does not exist.
+fn leaders(
+    consumer: &Consumer,
+    topic: &str,
+    deadline: Duration,
+) -> Result<Vec<bool>, PartitionsError> {
     let metadata = consumer.fetch_metadata(Some(topic), deadline)?;
     let found = metadata.topics().iter().find(|one| one.name() == topic);
-    match found.map_or(0, |one| one.partitions().len()) {
-        0 => Err(PartitionsError::NoTopic(topic.to_owned())),
-        count => Ok(i32::try_from(count).unwrap_or(i32::MAX)),
-    }
+    let mut all: Vec<_> = found
+        .map_or(&[][..], |one| one.partitions())
+        .iter()
+        .map(|one| (one.id(), one.leader() < 0))
+        .collect();
+    all.sort_unstable();
+    Ok(all.into_iter().map(|(_, leaderless)| leaderless).collect())
 }

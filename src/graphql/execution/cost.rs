@@ -643,6 +643,7 @@ mod tests {
             "EventConnection.edges",
             "EventConnection.nodes",
             "FeedStatus.gaps",
+            "FeedStatus.refusals",
             "OrderConnection.edges",
             "OrderConnection.nodes",
             "Query.candles",

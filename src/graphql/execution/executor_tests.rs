@@ -543,6 +543,7 @@ fn a_panic_within_a_subscription_is_the_error_of_each_frame_from_then_on() {
         known_total: 0,
         refused_total: 0,
         last_refusal: None,
+        refusals: Vec::new(),
         last_event_time: None,
         lag: None,
         gaps: Vec::new(),

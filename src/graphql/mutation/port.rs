@@ -2,6 +2,7 @@
 //! as this part and the feeds do not know each other.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_graphql::Error;
 use futures_util::future::BoxFuture;
@@ -56,23 +57,57 @@ impl WriteError {
     }
 }
 
+/// Counters since the start of what came of mutations' writes.
+#[derive(Debug, Default)]
+pub struct MutationMeters([AtomicU64; 4]);
+
+impl MutationMeters {
+    const OUTCOMES: [&'static str; 4] = ["accepted", "known", "refused", "unavailable"];
+
+    fn count(&self, written: &Result<Written, WriteError>) {
+        let outcome = match written {
+            Ok(Written { refusal: Some(_), .. }) => 2,
+            Ok(Written { accepted: 0, .. }) => 1,
+            Ok(_) => 0,
+            Err(_) => 3,
+        };
+        self.0[outcome].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        Self::OUTCOMES.into_iter().zip(self.0.iter().map(|count| count.load(Ordering::Relaxed)))
+    }
+}
+
 type Writing = BoxFuture<'static, Result<Written, WriteError>>;
 type Write = dyn Fn(Vec<String>) -> Writing + Send + Sync;
 
 /// The handle that mutations are given.
 #[derive(Clone)]
-pub struct MutationPort(Arc<Write>);
+pub struct MutationPort {
+    write: Arc<Write>,
+    meters: Arc<MutationMeters>,
+}
 
 impl MutationPort {
     pub fn new<F>(write: impl Fn(Vec<String>) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<Written, WriteError>> + Send + 'static,
     {
-        Self(Arc::new(move |lines| Box::pin(write(lines))))
+        let write = Arc::new(move |lines| -> Writing { Box::pin(write(lines)) });
+        Self { write, meters: Arc::default() }
+    }
+
+    /// Counts there.
+    #[must_use]
+    pub fn counting(self, meters: Arc<MutationMeters>) -> Self {
+        Self { meters, ..self }
     }
 
     /// Writes events, one a line, in one go.
     pub async fn write(&self, lines: Vec<String>) -> Result<Written, WriteError> {
-        (self.0)(lines).await
+        let written = (self.write)(lines).await;
+        self.meters.count(&written);
+        written
     }
 }

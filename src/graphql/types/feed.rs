@@ -61,10 +61,13 @@ pub struct FeedStatus {
     refused_total: UInt64,
     /// The newest refused event.
     last_refusal: Option<Refusal>,
+    /// The newest refused events, newest first. At most 20 are named.
+    refusals: Vec<Refusal>,
     /// When the newest event was written to the log, by the hub's clock.
     last_event_time: Option<DateTime>,
     /// Consumer lag: what its source has and the log does not have yet. In bytes of files, rows of
-    /// Postgres or records of Kafka; 0 when it has caught up.
+    /// Postgres or records of Kafka; 0 when it has caught up. It goes on counting while the feed is
+    /// not live, as long as the source can be asked.
     lag: Option<UInt64>,
     /// Books that missed an event of this feed. They are STALE until their next `book.snapshot`. At
     /// most 100 are named.
@@ -91,6 +94,7 @@ impl From<FeedView> for FeedStatus {
             known_total: UInt64(view.known_total),
             refused_total: UInt64(view.refused_total),
             last_refusal: view.last_refusal.map(refusal),
+            refusals: view.refusals.into_iter().map(refusal).collect(),
             last_event_time: view.last_event_time.map(DateTime),
             lag: view.lag.map(UInt64),
             gaps: view.gaps.iter().map(gap).collect(),

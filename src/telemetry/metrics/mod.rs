@@ -1,8 +1,10 @@
 //! `/metrics`: what was counted, as OpenMetrics text. Names carry their unit; labels are bounded.
 
+mod process;
 mod table;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -18,10 +20,13 @@ pub use self::table::page;
 use self::table::{Metric, find};
 use crate::budgets::Accounts;
 use crate::cache::CacheMeters;
-use crate::descriptors;
+use crate::graphql::MutationMeters;
+use crate::http::responses::ResponseMeters;
 use crate::ingest::feed_status::{FeedState, FeedStatus, FeedStatuses};
 use crate::live::{Encoders, Live};
 use crate::pool::Pool;
+use crate::shared_log::PostgresMeters;
+use crate::store::StoreMeters;
 
 /// What the page reports.
 pub struct Everything {
@@ -35,6 +40,13 @@ pub struct Everything {
     pub encoders: Arc<OnceLock<Arc<Encoders>>>,
     pub accounts: Arc<Accounts>,
     pub pool: Arc<Pool>,
+    pub store: Arc<StoreMeters>,
+    /// The file of the log, or of its replica.
+    pub log: PathBuf,
+    pub responses: Arc<ResponseMeters>,
+    pub mutations: Arc<MutationMeters>,
+    /// Of the connections to a shared log.
+    pub postgres: Arc<PostgresMeters>,
 }
 
 impl fmt::Debug for Everything {
@@ -43,10 +55,11 @@ impl fmt::Debug for Everything {
     }
 }
 
-/// What renders the page.
-pub fn text(everything: Everything) -> Box<dyn Fn() -> String + Send + Sync> {
+/// What renders the page. Before the hub has a log, that is only what the process is.
+pub fn text(everything: Arc<OnceLock<Everything>>) -> Box<dyn Fn() -> String + Send + Sync> {
+    process::start();
     let mut registry = Registry::with_prefix("spreadly");
-    registry.register_collector(Box::new(everything));
+    registry.register_collector(Box::new(Metered(everything)));
     Box::new(move || {
         let mut page = String::new();
         match prometheus_client::encoding::text::encode(&mut page, &registry) {
@@ -56,9 +69,18 @@ pub fn text(everything: Everything) -> Box<dyn Fn() -> String + Send + Sync> {
     })
 }
 
-impl Collector for Everything {
+#[derive(Debug)]
+struct Metered(Arc<OnceLock<Everything>>);
+
+impl Collector for Metered {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let encoder = &mut encoder;
+        process::encode(&mut encoder)?;
+        self.0.get().map_or(Ok(()), |everything| everything.encode(&mut encoder))
+    }
+}
+
+impl Everything {
+    fn encode(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let meters = &self.meters;
         let memory = self.streams.memory();
         value(encoder, "websockets_open", meters.sockets_open.get())?;
@@ -88,12 +110,10 @@ impl Collector for Everything {
         self.pool(encoder)?;
         self.cache(encoder)?;
         self.clients(encoder)?;
-        host(encoder)?;
+        self.log(encoder)?;
         self.feeds(encoder)
     }
-}
 
-impl Everything {
     fn encoding(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Some(encoders) = self.encoders.get() else { return Ok(()) };
         let mut slowed_now = [0; 3];
@@ -111,6 +131,25 @@ impl Everything {
         value(encoder, "streams_slowed", slowed)?;
         value(encoder, "state_copies", copied)?;
         value(encoder, "encoding_microseconds", nanos / 1_000)
+    }
+
+    fn log(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Self { store, postgres, .. } = self;
+        value(encoder, "log_sequence", load(&store.newest))?;
+        by_label(encoder, "log_epoch", [(self.live.epoch().to_string(), 1)])?;
+        value(encoder, "log_commits", load(&store.commits))?;
+        value(encoder, "log_commit_microseconds", load(&store.commit_nanos) / 1_000)?;
+        value(encoder, "log_commit_failures", load(&store.commit_failures))?;
+        process::encode_disk(encoder, &self.log)?;
+        value(encoder, "postgres_connections_taken", load(&postgres.taken))?;
+        value(
+            encoder,
+            "postgres_connection_wait_microseconds",
+            load(&postgres.waited_nanos) / 1_000,
+        )?;
+        value(encoder, "postgres_connection_failures", load(&postgres.failed))?;
+        by_label(encoder, "http_responses", self.responses.counts())?;
+        by_label(encoder, "mutations", self.mutations.counts())
     }
 
     fn pool(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -160,33 +199,6 @@ impl Everything {
     }
 }
 
-/// What the process and its host have left, where they say it.
-fn host(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-    value(encoder, "file_descriptors_limit", descriptors::limit())?;
-    if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
-        // One of them is the folder itself.
-        let open = (open.count() as u64).saturating_sub(1);
-        value(encoder, "file_descriptors_open", open)?;
-    }
-    let Ok(netstat) = std::fs::read_to_string("/proc/net/netstat") else { return Ok(()) };
-    for (field, name) in
-        [("ListenOverflows", "host_listen_overflows"), ("ListenDrops", "host_listen_drops")]
-    {
-        if let Some(count) = extended(&netstat, field) {
-            value(encoder, name, count)?;
-        }
-    }
-    Ok(())
-}
-
-/// A field of the kernel's `TcpExt`: a line of names, then a line of numbers.
-fn extended(netstat: &str, field: &str) -> Option<u64> {
-    let mut lines = netstat.lines().filter_map(|line| line.strip_prefix("TcpExt:"));
-    let (names, numbers) = (lines.next()?, lines.next()?);
-    let place = names.split_whitespace().position(|name| name == field)?;
-    numbers.split_whitespace().nth(place)?.parse().ok()
-}
-
 fn load(count: &AtomicU64) -> u64 {
     count.load(Ordering::Relaxed)
 }
@@ -217,19 +229,5 @@ fn encode(metric: &Metric, value: u64, into: MetricEncoder<'_>) -> fmt::Result {
     match metric.kind {
         MetricType::Counter => ConstCounter::new(value).encode(into),
         _ => ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(into),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_field_of_the_kernels_counters_is_found_by_its_name() {
-        let netstat = "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 1 22 333\n\
-                       IpExt: ListenDrops\nIpExt: 4\n";
-        assert_eq!(extended(netstat, "ListenOverflows"), Some(22));
-        assert_eq!(extended(netstat, "ListenDrops"), Some(333));
-        assert_eq!(extended(netstat, "Nothing"), None);
     }
 }

@@ -30,7 +30,7 @@ impl Metric {
     }
 }
 
-pub(super) const METRICS: [Metric; 54] = [
+pub(super) const METRICS: [Metric; 70] = [
     gauge("websockets_open", "WebSockets and event streams that are open"),
     gauge("readers_open", "operations that read a stream"),
     gauge("response_streams_open", "response streams that are open"),
@@ -99,10 +99,29 @@ pub(super) const METRICS: [Metric; 54] = [
         "estimated microseconds that clients were charged, by kind of work",
     )
     .by("work"),
+    gauge("build_info", "1, with the hub's release").by("version"),
+    gauge("start_time_seconds", "when the process started, in seconds since 1970"),
+    gauge("resident_memory_bytes", "memory of the process that is in RAM"),
     gauge("file_descriptors_limit", "file descriptors that the process may have"),
     gauge("file_descriptors_open", "file descriptors that the process has open"),
     counter("host_listen_overflows", "connections of the host that found a full backlog"),
     counter("host_listen_drops", "SYNs of the host that were dropped"),
+    gauge("log_sequence", "sequence of the newest event of the log, or of this hub's replica"),
+    gauge("log_epoch", "1, with the epoch of the log").by("epoch"),
+    counter("log_commits", "transactions that wrote events or feeds' progress to the log"),
+    counter("log_commit_microseconds", "time that these took, fsyncs included"),
+    counter("log_commit_failures", "transactions of the log that failed and were tried again"),
+    gauge("log_bytes", "size of the log's file and of its write-ahead log"),
+    gauge("log_disk_free_bytes", "bytes that the hub may still write on the log's disk"),
+    gauge("log_disk_bytes", "size of the log's disk"),
+    counter(
+        "postgres_connections_taken",
+        "times that a write to a shared log got one of `store.connections`",
+    ),
+    counter("postgres_connection_wait_microseconds", "time that these writes waited for it"),
+    counter("postgres_connection_failures", "times that a write to a shared log got none"),
+    counter("http_responses", "answers of the public port to requests of HTTP").by("status"),
+    counter("mutations", "writes of mutations, by what came of them").by("outcome"),
     counter("feed_events", "events that entered the log").by("feed"),
     counter("feed_events_known", "events whose `id` was known").by("feed"),
     counter("feed_events_refused", "events that were refused").by("feed"),

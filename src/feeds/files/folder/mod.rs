@@ -27,7 +27,7 @@ pub(super) const MOST_STREAMS: usize = 100_000;
 /// the kernel's tick, 4 to 10 ms): it is looked into at every scan.
 const RACY: Duration = Duration::from_millis(100);
 
-const ENDING: &str = ".ndjson";
+pub(super) const ENDING: &str = ".ndjson";
 
 type FileId = (u64, u64);
 /// Size and times: unchanged means unread content can't have appeared.
