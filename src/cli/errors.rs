@@ -28,6 +28,7 @@ These answers come before a request becomes GraphQL.
 
 | status | when |
 |---|---|
+| 400 | there is no header `Host`, or there are two |
 | 403 | the `Origin` is not allowed |
 | 404 | there is no such path |
 | 405 | the method is not allowed; `Allow` names the right one |

@@ -4,6 +4,7 @@
 mod assets;
 mod body;
 pub mod connection_limits;
+mod cors;
 mod delivery;
 pub mod listener;
 pub(crate) mod negotiation;

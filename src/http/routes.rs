@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::ReadFault;
 use super::connection_limits::{client_address, is_trusted};
+use super::cors::{self, Asked};
 use super::delivery::Delivery;
 use super::negotiation::{self, Accepts, Media, Outcome};
 use super::response::{
@@ -149,7 +150,9 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         let service = service_fn(move |request| {
             let (http, caller) = (http.clone(), caller.clone());
             async move {
-                let reply = http.answer(request, &caller).await;
+                let asked = Asked::of(&http.config.origins, &request);
+                let mut reply = http.answer(request, &caller).await;
+                asked.mark(&mut reply);
                 // A stream of events ends later.
                 if let Either::Left(_) = reply.body() {
                     caller.delivery.wait();
@@ -207,6 +210,9 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         if let Err(limited) = account.admit(work, 1) {
             return rate_limited(limited).await;
         }
+        if let Err(fault) = negotiation::check_host(request.version(), request.headers()) {
+            return bad_request(fault);
+        }
         if let Some(page) =
             assets::answer(request.method(), request.uri().path(), request.headers())
         {
@@ -215,11 +221,9 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         match (request.method(), request.uri().path()) {
             // This holds for POST too: a browser sends some POSTs of another origin without a
             // preflight request.
-            (_, "/graphql") if !self.allows(request.headers()) => refusal(
-                StatusCode::FORBIDDEN,
-                ErrorCode::Forbidden,
-                "this Origin is not allowed: add it to server.origins",
-            ),
+            (_, "/graphql") if !cors::allows(&self.config.origins, request.headers()) => {
+                cors::foreign()
+            }
             (&Method::GET, "/graphql") if wants_websocket(request.headers()) => {
                 self.upgrade(request, account)
             }
@@ -236,20 +240,14 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
                     .await
                     .unwrap_or_else(|refused| *refused)
             }
-            (_, "/graphql") => {
-                not_allowed("GET, POST", "GET or POST a GraphQL request here, or open a WebSocket")
-            }
+            (&Method::OPTIONS, "/graphql") => cors::options(),
+            (_, "/graphql") => cors::wrong_method(),
             _ => refusal(
                 StatusCode::NOT_FOUND,
                 ErrorCode::NotFound,
                 "nothing is here: GraphQL is at /graphql, over WebSocket, POST or GET",
             ),
         }
-    }
-
-    fn allows(&self, headers: &HeaderMap) -> bool {
-        let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("unreadable"));
-        self.config.origins.allow(text(header::ORIGIN), text(header::HOST))
     }
 
     /// The account that pays for a request.

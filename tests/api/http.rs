@@ -11,6 +11,7 @@ use crate::harness::{Client, Hub};
 const TYPENAME: &str = "{__typename}";
 /// Of the line above, by `sha256sum`.
 const TYPENAME_SHA256: &str = "ecf4edb46db40b5132295c0291d62fb65d6759a9eedfa4d5d612dd5ec54a6b38";
+const METHODS: &str = "GET, POST, OPTIONS";
 const JSON: &str = "application/json";
 const GRAPHQL: &str = "application/graphql-response+json";
 
@@ -54,8 +55,20 @@ async fn a_mutation_by_get_and_other_methods_get_405_and_the_methods_that_are_al
     assert_eq!((answer.status, answer.header("allow")), (405, Some("POST")), "{answer:?}");
     for method in ["PUT", "DELETE", "PATCH"] {
         let answer = http::send(hub.address(), &[&format!("{method} /graphql")], b"");
-        assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, POST")), "{answer:?}");
+        assert_eq!((answer.status, answer.header("allow")), (405, Some(METHODS)), "{answer:?}");
     }
+}
+
+#[tokio::test]
+async fn a_request_that_names_no_host_or_two_gets_400() {
+    let hub = Hub::start();
+    let status = |hosts: &str| {
+        let request = format!("GET / HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n");
+        http::raw(hub.address(), request.as_bytes()).status
+    };
+    assert_eq!(status(""), 400);
+    assert_eq!(status("Host: hub\r\nHost: hub\r\n"), 400);
+    assert_eq!(status("Host: hub\r\n"), 307);
 }
 
 #[tokio::test]
