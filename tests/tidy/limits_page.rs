@@ -60,6 +60,8 @@ const NO_ROW: [(&str, &[&str]); 8] = [
             "feeds::files::folder::MOST_NAMED",
             "feeds::kafka::MOST_NOTES",
             "feeds::kafka::brokers::MOST_SAID",
+            "graphql::execution::suggestions::MOST_SUGGESTIONS",
+            "graphql::execution::syntax::MOST_SHOWN",
             "market::event::fields::MOST_QUOTED",
             "market::orders::MOST_QUOTED",
         ],
