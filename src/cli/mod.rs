@@ -30,6 +30,7 @@ Examples:
   SPREADLY__LOG__FORMAT=json spreadly serve       every key has a variable
   spreadly check-config spreadly.toml             every fault at once; else what would run
   spreadly config > spreadly.toml                 every key at its default, with its meaning
+  spreadly check-config --set limits.book_depth=100
   spreadly schema > schema.graphql
   spreadly errors                                 error codes and close codes, with their remedies
   spreadly metrics                                what /metrics counts
@@ -57,7 +58,7 @@ enum Command {
     Serve(Serve),
     /// Run the hub with four simulated markets, for trying it out and for load tests
     Dev(Dev),
-    /// Check a configuration file as `serve` would read it, with the environment
+    /// Check a configuration as `serve` would read it: a file, the environment and `--set`
     ///
     /// Prints every fault with its key and exits with 2, or prints the effective configuration.
     CheckConfig(CheckConfig),

@@ -36,6 +36,19 @@ fn a_sound_file_is_printed_as_it_would_run() {
 }
 
 #[test]
+#[test]
+fn a_configuration_is_checked_without_a_file_and_with_keys_of_flags() {
+    let output = spreadly(&["check-config", "--set", "limits.book_depth=100"]);
+    let printed = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(printed.contains("book_depth = 100\n"), "{printed}");
+    let output = spreadly(&["check-config", "--set", "limts.book_depth=100"]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr.contains("--set: limts.book_depth: is not a known key"), "{stderr}");
+    assert!(stderr.contains("the nearest is limits.book_depth"), "{stderr}");
+}
+
 fn a_fault_in_a_flag_exits_with_2_before_anything_is_made() {
     let folder = tempfile::tempdir().unwrap();
     let output = Command::new(env!("CARGO_BIN_EXE_spreadly"))
