@@ -1,17 +1,17 @@
 //! One life of the hub: what is constructed, in which order it starts and in which it stops.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
-use serde_json::json;
 use spreadly_subscriptions::{Meters, Streams};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::banner::announce;
 use super::feeds::Feeds;
 use super::limits::{account_limits, query_limits, socket_limits, stream_limits};
 use super::shared_log::SharedLog;
@@ -100,6 +100,13 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     let public = listen("server.listen", config.server.listen)?;
     let admin = listen("admin.listen", config.admin.listen)?;
     let addresses = (public.local_addr()?, admin.local_addr()?);
+    if let Some(account) = &config.identity.development_account
+        && !addresses.0.ip().is_loopback()
+    {
+        let reason = "identity.development_account is set, and server.listen is not loopback: \
+                      everyone who reaches this port is that account and places its orders";
+        tracing::warn!(%account, listen = %addresses.0, "{reason}");
+    }
 
     let stop = CancellationToken::new();
     let tracker = TaskTracker::new();
@@ -213,7 +220,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     // A program that reads the announcement may ask us to stop at once.
     let stopped = signals::stopped()?;
     *stage.lock() = Stage::Running;
-    announce(addresses, simulated);
+    announce(addresses, simulated, config.log.format);
     let accepting = CancellationToken::new();
     tokio::select! {
         () = shards.accept(Incoming::new(public)?, accepting.clone(), &reserve) => {}
@@ -317,27 +324,6 @@ pub(super) fn executor(
 
 fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
     listener::bind(address).map_err(|source| ServeError::Listen { key, address, source })
-}
-
-/// One line for programs on stdout; for people, how to look at it, on stderr.
-fn announce((public, admin): (SocketAddr, SocketAddr), simulated: bool) {
-    let line = json!({"listening": public.to_string(), "admin": admin.to_string()});
-    let mut out = io::stdout().lock();
-    if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
-        tracing::debug!("nobody reads stdout");
-    }
-    if simulated {
-        eprintln!(
-            "\n  GraphiQL   http://{public}/graphiql\n  \
-             GraphQL    ws://{public}/graphql (graphql-transport-ws), POST http://{public}/graphql\n  \
-             admin      http://{admin}/readyz  http://{admin}/metrics\n  \
-             follow     spreadly subscribe --url ws://{public}/graphql \
-             'subscription {{ bestBidOffer(markets: [\"ERG-USD\"]) {{ bid {{ price size }} ask {{ price size }} }} }}'\n  \
-             load test  spreadly-storm run --url ws://{public}/graphql --market ERG-USD \
-             --connections 1000 --duration 10 --hub-pid {}\n",
-            std::process::id()
-        );
-    }
 }
 
 fn readiness(
