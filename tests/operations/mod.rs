@@ -3,3 +3,4 @@
 mod admin;
 mod command_line;
 mod terminal;
+mod tls;
