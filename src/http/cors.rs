@@ -1,12 +1,16 @@
 //! Pages of other origins: which may ask, and the headers by which their browser lets them read the
 //! answer (the CORS protocol of the Fetch standard).
 
+use std::net::IpAddr;
+
 use http_body_util::{Either, Full};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use spreadly_subscriptions::ErrorCode;
 
+use super::connection_limits::is_trusted;
 use super::response::{Reply, not_allowed, refusal};
+use super::routes::HttpConfig;
 use crate::config::Origins;
 
 /// The methods of `/graphql`, as `Allow` lists them.
@@ -31,6 +35,17 @@ pub fn allows(origins: &Origins, headers: &HeaderMap) -> bool {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("unreadable"));
     let is_single = headers.get_all(header::ORIGIN).iter().nth(1).is_none();
     is_single && origins.allow(text(header::ORIGIN), text(header::HOST))
+}
+
+/// The answer to a request that names somebody else's host, unless a proxy of ours passes it on.
+pub fn foreign_host(config: &HttpConfig, peer: IpAddr, headers: &HeaderMap) -> Option<Reply> {
+    let host = headers.get(header::HOST).map(|value| value.to_str().unwrap_or("unreadable."));
+    if config.origins.allow_host(host) || is_trusted(peer, &config.trusted_proxies) {
+        return None;
+    }
+    let message = "this Host is not allowed on loopback: add its origin to server.origins, or the \
+                   address of the proxy to server.trusted_proxies";
+    Some(refusal(StatusCode::FORBIDDEN, ErrorCode::Forbidden, message))
 }
 
 /// The answer to an OPTIONS of `/graphql` from an origin that is allowed.

@@ -213,6 +213,9 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         if let Err(fault) = negotiation::check_host(request.version(), request.headers()) {
             return bad_request(fault);
         }
+        if let Some(refused) = cors::foreign_host(&self.config, caller.address, request.headers()) {
+            return refused;
+        }
         if let Some(page) =
             assets::answer(request.method(), request.uri().path(), request.headers())
         {

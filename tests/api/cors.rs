@@ -91,6 +91,22 @@ fn a_page_that_is_not_listed_gets_403_and_no_leave_to_read_it() {
     assert_eq!((refused.status, refused.header(ALLOWED)), (403, None), "{refused:?}");
 }
 
+#[test]
+fn a_page_from_elsewhere_does_not_reach_a_hub_on_loopback_by_a_name_that_points_there() {
+    let status = |hub: &Hub, path: &str, host: &str| {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        http::raw(hub.address(), head.as_bytes()).status
+    };
+    let open = hub();
+    let trusting = Hub::start_with(&["server.trusted_proxies=127.0.0.1"]);
+    for path in ["/graphql?query=%7B__typename%7D", "/graphiql"] {
+        assert_eq!(status(&open, path, "evil.example:4000"), 403, "{path}");
+        assert_eq!(status(&open, path, "app.example"), 200, "{path}");
+        assert_eq!(status(&open, path, "localhost:4000"), 200, "{path}");
+        assert_eq!(status(&trusting, path, "hub.example"), 200, "{path}");
+    }
+}
+
 #[tokio::test]
 async fn a_program_gets_no_leave_and_an_answer_that_no_cache_gives_to_a_page() {
     let hub = hub();
