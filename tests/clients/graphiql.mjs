@@ -41,7 +41,7 @@ page.on('pageerror', (error) => faults.push(String(error)));
 // Breaches of the page's policy are among them.
 page.on('console', (message) => {
   // The hub is away for a while.
-  if (message.type() === 'error' && !message.text().includes('ERR_CONNECTION_REFUSED')) {
+  if (message.type() === 'error' && !message.text().includes('ERR_CONNECTION_')) {
     faults.push(message.text());
   }
 });
