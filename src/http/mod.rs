@@ -8,6 +8,7 @@ mod cors;
 mod delivery;
 pub mod listener;
 pub(crate) mod negotiation;
+mod refusing;
 mod response;
 pub mod routes;
 pub mod shards;

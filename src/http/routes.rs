@@ -29,6 +29,7 @@ use super::connection_limits::{client_address, is_trusted};
 use super::cors::{self, Asked};
 use super::delivery::Delivery;
 use super::negotiation::{self, Accepts, Media, Outcome};
+use super::refusing::Refusing;
 use super::response::{
     RATE_LIMITED_DELAY, Reply, bad_request, error_body, event_stream, limit_exceeded, no_content,
     not_allowed, rate_limited, refusal, reply, too_many, unread_replies,
@@ -43,8 +44,6 @@ use crate::config::{HttpStatus, Network, Origins};
 
 /// Most headers of one request; browsers send about twenty.
 const MOST_HEADERS: usize = 64;
-/// Connections of a shard that are kept only to be refused in words; others are closed at once.
-const MOST_REFUSING: usize = 64;
 /// How long one of them has to say what it wants.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -74,7 +73,9 @@ pub struct Http<E: Executor> {
     pub accounts: Arc<Accounts>,
     pub executor: Arc<E>,
     pub shard: Rc<Shard<TcpStream, E>>,
-    /// No further request is read from a connection: the hub goes away.
+    /// Each answer is the last of its connection: the hub goes away.
+    pub leaving: Cell<bool>,
+    /// No further request is read from a connection.
     pub closing: CancellationToken,
     /// Connections that are kept only to be answered that their address has too many.
     pub refusing: Cell<usize>,
@@ -90,27 +91,6 @@ struct Peer {
     /// Ends the connection, whatever is still to be sent on it.
     cut: Arc<Notify>,
     delivery: Arc<Delivery>,
-}
-
-/// A connection that is kept only to be refused.
-struct Refusing<E: Executor>(Rc<Http<E>>);
-
-impl<E: Executor> Refusing<E> {
-    /// `None`: as many are kept as may.
-    fn begin(http: &Rc<Http<E>>) -> Option<Self> {
-        let current = http.refusing.get();
-        if current >= MOST_REFUSING {
-            return None;
-        }
-        http.refusing.set(current + 1);
-        Some(Self(http.clone()))
-    }
-}
-
-impl<E: Executor> Drop for Refusing<E> {
-    fn drop(&mut self) {
-        self.0.refusing.set(self.0.refusing.get() - 1);
-    }
 }
 
 impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
@@ -151,8 +131,12 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
             let (http, caller) = (http.clone(), caller.clone());
             async move {
                 let asked = Asked::of(&http.config.origins, &request);
-                let mut reply = http.answer(request, &caller).await;
+                let mut reply = http.clone().answer(request, &caller).await;
                 asked.mark(&mut reply);
+                if http.leaving.get() && reply.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    let close = HeaderValue::from_static("close");
+                    reply.headers_mut().insert(header::CONNECTION, close);
+                }
                 // A stream of events ends later.
                 if let Either::Left(_) = reply.body() {
                     caller.delivery.wait();
