@@ -134,15 +134,15 @@ def main():
     for proxy in [nginx, haproxy, caddy]:
         with tempfile.TemporaryDirectory() as folder:
             run = Run(Path(folder), spreadly)
+            check, command = proxy(run)
+            environment = {**os.environ, "HOME": folder, "XDG_DATA_HOME": folder}
+            checked = subprocess.run(check, env=environment, capture_output=True, text=True)
+            assert checked.returncode == 0, checked.stderr
             hub = subprocess.Popen(
                 [spreadly, "dev", "--listen", f"127.0.0.1:{run.public}", "--admin-listen",
                  f"127.0.0.1:{run.admin}", "--set", "server.trusted_proxies=127.0.0.1",
                  "--set", "server.drain_ms=0"],
                 cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            check, command = proxy(run)
-            environment = {**os.environ, "HOME": folder, "XDG_DATA_HOME": folder}
-            checked = subprocess.run(check, env=environment, capture_output=True, text=True)
-            assert checked.returncode == 0, checked.stderr
             with open(f"{folder}/log", "wb") as log:
                 running = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
             try:
