@@ -5,16 +5,28 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/spreadly
 # Outside the checkout, so that a checkout stays small and a second one builds fast.
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 
+# Where `make install` puts the programs.
+PREFIX ?= $(HOME)/.local
+
 .DEFAULT_GOAL := help
-.PHONY: help run test soak setup rust graphiql fmt clippy benches deny docs unit bench reference schema clean fuzz \
+.PHONY: help run build install test soak setup rust graphiql fmt clippy benches deny docs unit bench reference schema clean fuzz \
 	instructions
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: rust graphiql ## Build for speed and run `spreadly dev`: four simulated markets on 127.0.0.1:4000
-	cargo build --release --locked --package spreadly
+run: build ## Build for speed and run `spreadly dev`: four simulated markets on 127.0.0.1:4000
 	"$(CARGO_TARGET_DIR)/release/spreadly" dev $(ARGS)
+
+build: rust graphiql ## Build the hub and the load tester for speed
+	cargo build --release --locked --package spreadly --package spreadly-storm
+
+install: build ## Build, and copy both programs into $(PREFIX)/bin (`make install PREFIX=/usr/local`)
+	install -d "$(DESTDIR)$(PREFIX)/bin"
+	install -m 755 "$(CARGO_TARGET_DIR)/release/spreadly" "$(CARGO_TARGET_DIR)/release/spreadly-storm" \
+		"$(DESTDIR)$(PREFIX)/bin"
+	@case ":$$PATH:" in *":$(PREFIX)/bin:"*) ;; *) \
+		echo "$(PREFIX)/bin is not in your PATH: export PATH=\"$(PREFIX)/bin:\$$PATH\"" ;; esac
 
 test: rust setup graphiql fmt clippy benches deny docs unit ## Everything a change must pass, clients of others included
 

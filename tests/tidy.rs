@@ -111,7 +111,7 @@ fn lines_are_no_wider_than_a_hundred_columns() {
         .map(|(lines, path)| (path, lines))
         .collect();
     println!("{wide:#?}");
-    assert_ratchet("lines above 100 columns", &wide.values().sum(), &124);
+    assert_ratchet("lines above 100 columns", &wide.values().sum(), &122);
 }
 
 /// The rooms of `src/`. A room imports only rooms that come later in this list, so there is no

@@ -1,7 +1,7 @@
 //! `spreadly-storm check`: is what this hub sends right? Follows one market or all of them for a
 //! while and verifies every frame. The verdict is the exit code.
 
-use crate::run::{Storm, follow};
+use crate::run::{Opening, Storm, follow};
 use clap::Args;
 use serde::Deserialize;
 use std::io::{Read, Write};
@@ -53,6 +53,7 @@ pub fn run(args: &CheckArgs) -> Result<(), String> {
     let connections = markets.len().div_ceil(MARKETS_PER_SOCKET);
     let storm = Storm {
         url: args.url.clone(),
+        opening: Opening::default(),
         connections,
         // Rounded up: a few markets may be followed twice, none is left out.
         operations: markets.len().div_ceil(connections),

@@ -32,11 +32,12 @@ pub enum WireError {
     Upgrade(&'static str),
 }
 
-pub fn upgrade_request(host: &str, path: &str) -> String {
+/// `headers` are further lines, each with its end.
+pub fn upgrade_request(host: &str, path: &str, headers: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Protocol: graphql-transport-ws\r\n\r\n"
+         Sec-WebSocket-Protocol: graphql-transport-ws\r\n{headers}\r\n"
     )
 }
 

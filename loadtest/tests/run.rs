@@ -238,7 +238,7 @@ fn a_refusal_is_counted_by_its_status_and_nobody_connected_is_an_error() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.contains("{\"HTTP 429\": 3}"), "{stderr}");
+    assert_eq!(stderr, "spreadly-storm: nobody connected (HTTP 429: 3)\n");
 }
 
 #[test]

@@ -11,12 +11,22 @@ const USAGE_FAULT: u8 = 2;
 
 #[derive(Args)]
 pub(super) struct CheckConfig {
-    file: PathBuf,
+    /// A file such as config/spreadly.toml; without it, the environment and `--set` alone
+    file: Option<PathBuf>,
+    /// Any key of the configuration; may be repeated
+    #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = key_and_value)]
+    set: Vec<(String, String)>,
+}
+
+pub(super) fn key_and_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write it as section.key=value")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
 }
 
 impl CheckConfig {
     pub(super) fn run(self) -> ExitCode {
-        match Config::effective(Some(&self.file), environment(), Overrides::default()) {
+        let overrides = Overrides { set: self.set, ..Overrides::default() };
+        match Config::effective(self.file.as_deref(), environment(), overrides) {
             Ok(effective) => {
                 print!("{effective}");
                 ExitCode::SUCCESS

@@ -28,7 +28,8 @@ These answers come before a request becomes GraphQL.
 
 | status | when |
 |---|---|
-| 403 | the `Origin` is not allowed |
+| 400 | there is no header `Host`, or there are two |
+| 403 | the `Origin` is not allowed, or the `Host` on loopback |
 | 404 | there is no such path |
 | 405 | the method is not allowed; `Allow` names the right one |
 | 406 | the hub has no media type that `Accept` names |

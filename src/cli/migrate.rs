@@ -5,8 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
+use super::check_config::key_and_value;
 use super::check_config::{environment, refuse};
-use super::serve::key_and_value;
 use crate::config::{Config, Overrides};
 use crate::hub;
 use crate::postgres::make_tables;

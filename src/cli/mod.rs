@@ -14,6 +14,7 @@ mod subscribe;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use serde_json::{Map, Value};
 
 use self::backup::Backup;
 use self::check_config::CheckConfig;
@@ -21,7 +22,7 @@ use self::dev::Dev;
 use self::migrate::Migrate;
 use self::publish::Publish;
 use self::serve::Serve;
-use self::subscribe::{ClientError, Endpoint, Subscribe};
+use self::subscribe::{ClientError, Endpoint, Header, Opening, Subscribe};
 use crate::config;
 use crate::graphql;
 use crate::telemetry::metrics;
@@ -33,6 +34,7 @@ Examples:
   spreadly serve --config spreadly.toml --set limits.sockets_per_address=500
   SPREADLY__LOG__FORMAT=json spreadly serve       every key has a variable
   spreadly check-config spreadly.toml             every fault at once; else what would run
+  spreadly check-config --set limits.book_depth=100
   spreadly config > spreadly.toml                 every key at its default, with its meaning
   spreadly schema > schema.graphql
   spreadly errors                                 error codes and close codes, with their remedies
@@ -63,7 +65,7 @@ enum Command {
     Serve(Serve),
     /// Run the hub with four simulated markets, for trying it out and for load tests
     Dev(Dev),
-    /// Check a configuration file as `serve` would read it, with the environment
+    /// Check a configuration as `serve` would read it: a file, the environment and `--set`
     ///
     /// Prints every fault with its key and exits with 2, or prints the effective configuration.
     CheckConfig(CheckConfig),
@@ -94,10 +96,22 @@ enum Command {
 }
 
 #[derive(Args)]
-struct HubUrl {
-    /// The hub's GraphQL address
+struct Hub {
+    /// The hub's GraphQL address; wss:// is TLS
     #[arg(long, value_name = "URL", default_value = DEFAULT_URL)]
     url: Endpoint,
+    /// A header of the upgrade to a WebSocket; may be repeated
+    #[arg(long = "header", value_name = "NAME: VALUE", value_parser = subscribe::header)]
+    headers: Vec<Header>,
+    /// The payload of `connection_init`: a JSON object
+    #[arg(long, value_name = "JSON", value_parser = subscribe::object)]
+    init: Option<Map<String, Value>>,
+}
+
+impl Hub {
+    fn opening(self) -> Opening {
+        Opening { endpoint: self.url, headers: self.headers, init: self.init }
+    }
 }
 
 /// Runs what the arguments of this process ask for.

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::Value;
 
-use super::HubUrl;
+use super::Hub;
 use super::subscribe::{ClientError, Operation, execute};
 
 pub(super) const EXAMPLES: &str = "\
@@ -31,7 +31,7 @@ pub(super) struct Publish {
     #[arg(value_name = "JSON", value_parser = json)]
     data: Value,
     #[command(flatten)]
-    hub: HubUrl,
+    hub: Hub,
     /// Makes it count once, however often it is published
     #[arg(long)]
     id: Option<String>,
@@ -47,7 +47,7 @@ impl Publish {
         let Self { topic, data, hub, id } = self;
         let variables = [("topic", topic.into()), ("data", data), ("id", id.into())];
         execute(Operation {
-            endpoint: hub.url,
+            opening: hub.opening(),
             document: DOCUMENT.to_owned(),
             variables: variables
                 .map(|(name, value)| (name.to_owned(), value))

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::check_config::{environment, refuse};
+use super::check_config::{environment, key_and_value, refuse};
 use crate::config::{Config, Overrides};
 use crate::feeds::simulator::SimulatorConfig;
 use crate::hub;
@@ -28,11 +28,6 @@ pub(super) struct Serve {
     /// Any key of the configuration; may be repeated
     #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = key_and_value)]
     set: Vec<(String, String)>,
-}
-
-pub(super) fn key_and_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("write it as section.key=value")?;
-    Ok((key.trim().to_owned(), value.trim().to_owned()))
 }
 
 impl Serve {

@@ -10,7 +10,8 @@ use std::net::IpAddr;
 pub struct Origins {
     /// Lower case, no trailing slash; `*` is among them when all are let in.
     listed: Vec<String>,
-    loopback: bool,
+    /// The hub listens on a loopback address.
+    on_loopback: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,8 +29,7 @@ pub enum OriginsError {
 impl Origins {
     /// The rule for `listed` entries on a hub that listens on `listen`.
     pub(super) fn new(listed: Vec<String>, listen: IpAddr) -> Self {
-        let loopback = listed.is_empty() && listen.is_loopback();
-        Self { listed, loopback }
+        Self { listed, on_loopback: listen.is_loopback() }
     }
 
     /// One entry as written, to the form it is compared in.
@@ -61,7 +61,23 @@ impl Origins {
         if host.is_some_and(|host| bare(&host.to_ascii_lowercase()) == bare(authority)) {
             return true;
         }
-        self.loopback && is_loopback(authority)
+        self.on_loopback && self.listed.is_empty() && is_loopback(authority)
+    }
+
+    /// Whether a request may name this host, with no proxy between. Anyone can let a name point to
+    /// 127.0.0.1: a page from there is of one origin with a hub on loopback, and sends no `Origin`
+    /// with a GET. A name without a dot is nobody's on the internet.
+    pub fn allow_host(&self, host: Option<&str>) -> bool {
+        let Some(host) = host.filter(|_| self.on_loopback) else { return true };
+        let host = host.to_ascii_lowercase();
+        let name = name_of(&host);
+        let is_listed = |one: &String| {
+            one == "*" || split(one).is_some_and(|(_, authority)| name_of(authority) == name)
+        };
+        !name.contains('.')
+            || name.ends_with(".localhost")
+            || name.parse::<IpAddr>().is_ok()
+            || self.listed.iter().any(is_listed)
     }
 }
 
@@ -80,12 +96,16 @@ fn without_default_port(origin: &str) -> &str {
     }
 }
 
-fn is_loopback(authority: &str) -> bool {
-    // "[::1]:3000", "127.0.0.1:3000", "localhost"
-    let host = match authority.strip_prefix('[') {
+/// Without the port and the brackets of IPv6: "[::1]:3000", "127.0.0.1:3000", "localhost".
+fn name_of(authority: &str) -> &str {
+    match authority.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => authority.split(':').next().unwrap_or_default(),
-    };
+    }
+}
+
+fn is_loopback(authority: &str) -> bool {
+    let host = name_of(authority);
     host == "localhost"
         || host.ends_with(".localhost")
         || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
@@ -138,6 +158,22 @@ mod tests {
             assert!(!origins(&["https://app.example"], LOOPBACK).allow(Some(page), hub), "{page}");
         }
         assert!(!origins(&[], LOOPBACK).allow(Some("http://localhost.evil"), hub));
+    }
+
+    #[test]
+    fn a_name_that_anyone_may_point_to_loopback_is_no_host_of_a_hub_there() {
+        let (open, closed) = (origins(&["https://App.example"], LOOPBACK), origins(&[], LOOPBACK));
+        for host in ["127.0.0.1:4000", "[::1]:4000", "localhost", "a.localhost:4000", "hub", ""] {
+            assert!(closed.allow_host(Some(host)), "{host}");
+        }
+        for host in ["evil.example:4000", "127.0.0.1.evil.example", "App.example"] {
+            assert!(!closed.allow_host(Some(host)), "{host}");
+            assert!(origins(&[], PUBLIC).allow_host(Some(host)), "{host}");
+            assert!(origins(&["*"], LOOPBACK).allow_host(Some(host)), "{host}");
+        }
+        assert!(open.allow_host(Some("app.example:8443")));
+        assert!(!open.allow_host(Some("evil.example")));
+        assert!(closed.allow_host(None), "HTTP/1.0 has none");
     }
 
     #[test]

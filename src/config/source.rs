@@ -100,7 +100,14 @@ impl Source {
             };
             match value.get_ref() {
                 DeValue::Table(inner) if self.known(&key).is_none() => {
-                    if inner.is_empty() && !self.is_section(&key) {
+                    if !self.is_section(&key)
+                        && let Some(nearest) = self.nearest_section(&key)
+                    {
+                        // One fault, whatever is below.
+                        let problem = format!("is not a known section; the nearest is {nearest}");
+                        let written_in = at(name.span());
+                        faults.push(ConfigFault { key, written_in, given: None, problem });
+                    } else if inner.is_empty() && !self.is_section(&key) {
                         self.add(key, Value::Other("section".to_owned()), at(name.span()), faults);
                     } else {
                         self.add_table(&key, inner, at, faults);
@@ -179,6 +186,8 @@ impl Source {
             "is not supported yet by this version: leave it out".to_owned()
         } else if self.is_section(&key) {
             format!("is a section: its keys are written [{key}] and below, or {key}.… = …")
+        } else if let Some(section) = self.nearest_section(&key).filter(|_| !key.contains('.')) {
+            format!("is not a known key; the nearest section is {section}")
         } else {
             format!("is not a known key; the nearest is {}", self.nearest(&key))
         };
@@ -204,6 +213,13 @@ impl Source {
 
     fn is_section(&self, key: &str) -> bool {
         self.names().any(|known| known.strip_prefix(key).is_some_and(|rest| rest.starts_with('.')))
+    }
+
+    /// A section whose name a slip makes this one.
+    fn nearest_section(&self, name: &str) -> Option<&'static str> {
+        let sections = self.known.iter().filter_map(|known| Some(known.name.rsplit_once('.')?.0));
+        let near = sections.map(|section| (strsim::osa_distance(name, section), section)).min()?;
+        (near.0 * 3 <= name.len()).then_some(near.1)
     }
 
     /// By the edits of section and name; a right name in the wrong section is near, however

@@ -332,7 +332,7 @@ listen = 1
         faults(toml, &env),
         [
             "FILE:7: limits.mesage_bytes: is not a known key; the nearest is limits.message_bytes",
-            "FILE:11: sever.listen: is not a known key; the nearest is server.listen",
+            "FILE:10: sever: is not a known section; the nearest is server",
             "environment variable SPREADLY__FEEDS__FILES__MODES: feeds.files.modes: is not a \
              known key; the nearest is feeds.files.mode",
             "FILE:3: server.listen: given \"localhost\", but it must be an address and a port, \
@@ -355,6 +355,29 @@ fn a_right_name_in_the_wrong_section_is_led_to_its_own() {
         faults("server.message_bytes = 1", &[]),
         ["FILE:1: server.message_bytes: is not a known key; the nearest is limits.message_bytes"]
     );
+}
+
+#[test]
+fn a_misspelt_section_is_led_to_its_own_wherever_it_is_written() {
+    for (toml, expected) in [
+        ("[limts]", "FILE:1: limts: is not a known section; the nearest is limits"),
+        ("[limts]\na = 1\nb = 2", "FILE:1: limts: is not a known section; the nearest is limits"),
+        (
+            "[feeds.kafak]\nx = 1",
+            "FILE:1: feeds.kafak: is not a known section; the nearest is feeds.kafka",
+        ),
+        ("limts = 1", "FILE:1: limts: is not a known key; the nearest section is limits"),
+        ("limts.book_depth = 1", "FILE:1: limts: is not a known section; the nearest is limits"),
+        (
+            "[other]\nbook_depth = 1",
+            "FILE:2: other.book_depth: is not a known key; the nearest is limits.book_depth",
+        ),
+    ] {
+        assert_eq!(faults(toml, &[]), [expected], "{toml}");
+    }
+    let env = [("SPREADLY__LIMTS__BOOK_DEPTH", "1")];
+    let fault = faults("", &env).pop().unwrap();
+    assert!(fault.ends_with("is not a known key; the nearest is limits.book_depth"), "{fault}");
 }
 
 #[test]

@@ -18,7 +18,7 @@ use crate::market::topic::Topic;
 use crate::pool::give_way;
 
 /// Most errors in one reply. More do not help, and an attacker's document could cause thousands.
-const MOST_ERRORS: usize = 10;
+pub(super) const MOST_ERRORS: usize = 10;
 /// Most bytes of one message: names in it come from the document. Ten of these, with what
 /// encloses them, stay below the 16 KiB of a refusal.
 const MOST_MESSAGE_BYTES: usize = 1_024;

@@ -1,6 +1,9 @@
 //! What one HTTP connection has to deliver: whether it waits for its client, and how many bytes of
 //! a reply have not left yet.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use parking_lot::Mutex;
 
 use super::waiting_connections::WaitingPlace;
@@ -11,11 +14,12 @@ pub struct Delivery {
     /// `None` for a proxy's connection, which may have clients that do not wait.
     waiting: Option<WaitingPlace>,
     unsent: Mutex<Option<UnreadPlace>>,
+    stalled: Arc<AtomicBool>,
 }
 
 impl Delivery {
     pub fn new(waiting: Option<WaitingPlace>) -> Self {
-        Self { waiting, unsent: Mutex::new(None) }
+        Self { waiting, unsent: Mutex::new(None), stalled: Arc::default() }
     }
 
     /// A request is there as a whole: from now on its client waits for the hub.
@@ -36,6 +40,16 @@ impl Delivery {
     /// The client has taken bytes that waited for it: it waits from now on, not since before.
     pub fn moved(&self) {
         self.waiting.iter().filter(|place| place.waits()).for_each(WaitingPlace::wait);
+    }
+
+    /// The client has taken nothing for too long: the connection ends.
+    pub fn stall(&self) {
+        self.stalled.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it did, to be read after the connection.
+    pub fn stalled(&self) -> Arc<AtomicBool> {
+        self.stalled.clone()
     }
 
     /// All bytes have left.

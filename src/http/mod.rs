@@ -4,9 +4,11 @@
 mod assets;
 mod body;
 pub mod connection_limits;
+mod cors;
 mod delivery;
 pub mod listener;
 pub(crate) mod negotiation;
+mod refusing;
 mod response;
 pub mod responses;
 pub mod routes;

@@ -1,8 +1,9 @@
 //! What a client of GraphQL over HTTP sends and takes: its `Content-Type`, its `Accept`, and which
 //! status code belongs to which outcome.
 
-use hyper::StatusCode;
-use hyper::header::{self, HeaderMap};
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::http::uri::Authority;
+use hyper::{StatusCode, Version};
 use spreadly_subscriptions::ErrorCode;
 
 use crate::config::HttpStatus;
@@ -142,6 +143,25 @@ fn weight(ranges: &[Range<'_>], media: Media) -> Option<Weight> {
     named.reduce(|best, next| if next.0 > best.0 { next } else { best }).map(|(_, weight)| weight)
 }
 
+/// Whether a request names its host as it must (RFC 9112, 3.2); if not, the reason of a 400.
+pub fn check_host(version: Version, headers: &HeaderMap) -> Result<(), &'static str> {
+    let is_readable = |host: &HeaderValue| {
+        let host = host.to_str().ok().filter(|host| !host.contains('@'));
+        host.is_some_and(|host| host.is_empty() || host.parse::<Authority>().is_ok())
+    };
+    let mut hosts = headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => Err("there are two Host headers: send one"),
+        (None, None) if version >= Version::HTTP_11 => {
+            Err("the header Host is missing: send the host and port of the URL")
+        }
+        (Some(host), None) if !is_readable(host) => {
+            Err("the header Host must be a host, with a port or without one")
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether a body is JSON in UTF-8, uncompressed; if not, the reason of a 415.
 pub fn check_content(headers: &HeaderMap) -> Result<(), &'static str> {
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
@@ -257,6 +277,28 @@ mod tests {
             assert_eq!(accepted(&accept, HttpStatus::Audited), audited, "{accept:?}");
             assert_eq!(accepted(&accept, HttpStatus::Draft), draft, "{accept:?}");
         }
+    }
+
+    #[test]
+    fn a_request_names_one_host() {
+        let check = |version: Version, hosts: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for host in hosts {
+                headers.append(header::HOST, HeaderValue::from_static(host));
+            }
+            check_host(version, &headers)
+        };
+        for host in ["hub.example", "hub.example:4000", "127.0.0.1:4000", "[::1]:4000", ""] {
+            assert_eq!(check(Version::HTTP_11, &[host]), Ok(()), "{host}");
+        }
+        for host in ["hub example", "hub.example/", "user@hub.example", "[::1"] {
+            let fault = check(Version::HTTP_11, &[host]).unwrap_err();
+            assert!(fault.contains("must be a host"), "{host}: {fault}");
+        }
+        assert!(check(Version::HTTP_11, &[]).unwrap_err().contains("is missing"));
+        assert!(check(Version::HTTP_11, &["a", "a"]).unwrap_err().contains("two Host headers"));
+        // A balancer's check of health may speak the older version, which has no such header.
+        assert_eq!(check(Version::HTTP_10, &[]), Ok(()));
     }
 
     #[test]

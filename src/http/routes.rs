@@ -26,8 +26,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::body::ReadFault;
 use super::connection_limits::{client_address, is_trusted};
+use super::cors::{self, Asked};
 use super::delivery::Delivery;
 use super::negotiation::{self, Accepts, Media, Outcome};
+use super::refusing::Refusing;
 use super::response::{
     RATE_LIMITED_DELAY, Reply, bad_request, error_body, event_stream, limit_exceeded, no_content,
     not_allowed, rate_limited, refusal, reply, too_many, unread_replies,
@@ -42,8 +44,6 @@ use crate::config::{HttpStatus, Network, Origins};
 
 /// Most headers of one request; browsers send about twenty.
 const MOST_HEADERS: usize = 64;
-/// Connections of a shard that are kept only to be refused in words; others are closed at once.
-const MOST_REFUSING: usize = 64;
 /// How long one of them has to say what it wants.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -74,7 +74,9 @@ pub struct Http<E: Executor> {
     pub accounts: Arc<Accounts>,
     pub executor: Arc<E>,
     pub shard: Rc<Shard<TcpStream, E>>,
-    /// No further request is read from a connection: the hub goes away.
+    /// Each answer is the last of its connection: the hub goes away.
+    pub leaving: Cell<bool>,
+    /// No further request is read from a connection.
     pub closing: CancellationToken,
     /// Connections that are kept only to be answered that their address has too many.
     pub refusing: Cell<usize>,
@@ -90,27 +92,6 @@ struct Peer {
     /// Ends the connection, whatever is still to be sent on it.
     cut: Arc<Notify>,
     delivery: Arc<Delivery>,
-}
-
-/// A connection that is kept only to be refused.
-struct Refusing<E: Executor>(Rc<Http<E>>);
-
-impl<E: Executor> Refusing<E> {
-    /// `None`: as many are kept as may.
-    fn begin(http: &Rc<Http<E>>) -> Option<Self> {
-        let current = http.refusing.get();
-        if current >= MOST_REFUSING {
-            return None;
-        }
-        http.refusing.set(current + 1);
-        Some(Self(http.clone()))
-    }
-}
-
-impl<E: Executor> Drop for Refusing<E> {
-    fn drop(&mut self) {
-        self.0.refusing.set(self.0.refusing.get() - 1);
-    }
 }
 
 impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
@@ -150,8 +131,14 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         let service = service_fn(move |request| {
             let (http, caller) = (http.clone(), caller.clone());
             async move {
-                let reply = http.clone().answer(request, &caller).await;
+                let asked = Asked::of(&http.config.origins, &request);
+                let mut reply = http.clone().answer(request, &caller).await;
                 http.config.responses.count(reply.status());
+                asked.mark(&mut reply);
+                if http.leaving.get() && reply.status() != StatusCode::SWITCHING_PROTOCOLS {
+                    let close = HeaderValue::from_static("close");
+                    reply.headers_mut().insert(header::CONNECTION, close);
+                }
                 // A stream of events ends later.
                 if let Either::Left(_) = reply.body() {
                     caller.delivery.wait();
@@ -209,6 +196,12 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         if let Err(limited) = account.admit(work, 1) {
             return rate_limited(limited).await;
         }
+        if let Err(fault) = negotiation::check_host(request.version(), request.headers()) {
+            return bad_request(fault);
+        }
+        if let Some(refused) = cors::foreign_host(&self.config, caller.address, request.headers()) {
+            return refused;
+        }
         if let Some(page) =
             assets::answer(request.method(), request.uri().path(), request.headers())
         {
@@ -217,11 +210,9 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         match (request.method(), request.uri().path()) {
             // This holds for POST too: a browser sends some POSTs of another origin without a
             // preflight request.
-            (_, "/graphql") if !self.allows(request.headers()) => refusal(
-                StatusCode::FORBIDDEN,
-                ErrorCode::Forbidden,
-                "this Origin is not allowed: add it to server.origins",
-            ),
+            (_, "/graphql") if !cors::allows(&self.config.origins, request.headers()) => {
+                cors::foreign()
+            }
             (&Method::GET, "/graphql") if wants_websocket(request.headers()) => {
                 self.upgrade(request, account)
             }
@@ -238,20 +229,14 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
                     .await
                     .unwrap_or_else(|refused| *refused)
             }
-            (_, "/graphql") => {
-                not_allowed("GET, POST", "GET or POST a GraphQL request here, or open a WebSocket")
-            }
+            (&Method::OPTIONS, "/graphql") => cors::options(),
+            (_, "/graphql") => cors::wrong_method(),
             _ => refusal(
                 StatusCode::NOT_FOUND,
                 ErrorCode::NotFound,
                 "nothing is here: GraphQL is at /graphql, over WebSocket, POST or GET",
             ),
         }
-    }
-
-    fn allows(&self, headers: &HeaderMap) -> bool {
-        let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("unreadable"));
-        self.config.origins.allow(text(header::ORIGIN), text(header::HOST))
     }
 
     /// The account that pays for a request.

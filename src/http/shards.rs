@@ -155,13 +155,14 @@ async fn serve<E: Executor<Client = Arc<ClientAccount>>>(
         accounts: parts.accounts,
         executor: parts.executor,
         shard: shard.clone(),
+        leaving: Cell::new(false),
         closing: CancellationToken::new(),
         refusing: Cell::new(0),
     });
     // Those that are WebSockets are the shard's and leave this soon.
     let connections = TaskTracker::new();
     let running = tokio::task::spawn_local(shard.clone().run(parts.encoders.worker_here(number)));
-    loop {
+    let spread = loop {
         tokio::select! {
             Some((stream, peer, waiting)) = accepted.recv() => {
                 match adopt(stream, parts.send_buffer_bytes) {
@@ -174,18 +175,22 @@ async fn serve<E: Executor<Client = Arc<ClientAccount>>>(
             changed = drained.changed() => {
                 let spread = *drained.borrow();
                 shard.drain(spread.unwrap_or_default());
-                http.closing.cancel();
+                http.leaving.set(true);
                 if changed.is_err() || spread.is_some() {
-                    break;
+                    break spread.unwrap_or_default();
                 }
             }
         }
-    }
+    };
+    connections.close();
+    // A proxy may send a request into a connection that it keeps while the hub closes it, and can't
+    // send it again. So its pool has the time of the drain to let go of those that are idle.
+    drop(tokio::time::timeout(spread, connections.wait()).await);
+    http.closing.cancel();
     if running.await.is_err() {
         tracing::error!("a shard ended early");
     }
     // The last answers are still on their way; how long is for the drain to say.
-    connections.close();
     connections.wait().await;
 }
 

@@ -6,6 +6,7 @@ use std::cell::Cell;
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame as Piece};
 use hyper::header::HeaderMap;
 use spreadly_subscriptions::limits::STALLED_READER;
-use spreadly_subscriptions::{ErrorCode, Executor, Frame, SseReader, StreamEnd};
+use spreadly_subscriptions::{ErrorCode, EventStreamEnd, Executor, Frame, SseReader, StreamEnd};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
@@ -142,11 +143,18 @@ pub fn start<E: Executor>(
     delivery: Arc<Delivery>,
 ) -> Events {
     let (sender, receiver) = mpsc::channel(1);
+    let stalled = delivery.stalled();
     tokio::task::spawn_local(async move {
         let Terms { pace, expires_at, resumed } = terms;
-        let sender = Sender { sender, pace, cut, expires_at, resumed: Cell::new(resumed) };
+        let (resumed, ended) = (Cell::new(resumed), Cell::new(None));
+        let sender = Sender { sender, pace, cut, expires_at, resumed, ended };
+        let meters = reader.meters().clone();
         // None: the client is gone, or was cut.
         let _done = sender.follow(reader).await;
+        let stalled = stalled.load(Ordering::Relaxed).then_some(EventStreamEnd::Stalled);
+        if let Some(end) = sender.ended.get().or(stalled) {
+            meters.event_stream_ended(end);
+        }
         drop(place);
     });
     Events { receiver, delivery }
@@ -167,6 +175,8 @@ struct Sender {
     expires_at: Option<Instant>,
     /// The client has an id: it brought one, or an event gave it one.
     resumed: Cell<bool>,
+    /// Why the hub ended the stream. `None`: its client did.
+    ended: Cell<Option<EventStreamEnd>>,
 }
 
 impl Sender {
@@ -188,13 +198,16 @@ impl Sender {
                     }
                 }
                 Err(StreamEnd::Refused(errors)) => {
+                    self.ended.set(Some(EventStreamEnd::Refused));
                     return self.send(refusal(&errors, self.resumed.get())).await;
                 }
                 Err(StreamEnd::CannotContinue) => {
+                    self.ended.set(Some(EventStreamEnd::CannotContinue));
                     let comment = ": the hub can't continue from what you have now: resume\n\n";
                     return self.send(Bytes::from_static(comment.as_bytes())).await;
                 }
                 Err(StreamEnd::Draining) => {
+                    self.ended.set(Some(EventStreamEnd::Draining));
                     let comment = ": the hub restarts: come back and resume\n\n";
                     return self.send(Bytes::from_static(comment.as_bytes())).await;
                 }
@@ -212,6 +225,7 @@ impl Sender {
                 () = self.sender.closed() => return None,
                 // Here, as it must not cut an event in two.
                 () = expired(self.expires_at) => {
+                    self.ended.set(Some(EventStreamEnd::Expired));
                     let comment = ": the sign-in has expired: sign in again and resume\n\n";
                     self.send(Bytes::from_static(comment.as_bytes())).await?;
                     return None;
@@ -247,6 +261,7 @@ impl Sender {
         match timeout(self.pace.stall, self.sender.send(piece)).await {
             Ok(sent) => sent.ok(),
             Err(_) => {
+                self.ended.set(Some(EventStreamEnd::Stalled));
                 self.cut.notify_one();
                 None
             }
@@ -271,14 +286,15 @@ mod tests {
         let (sender, receiver) = mpsc::channel(8);
         let pace =
             Pace { comment_interval: Duration::from_secs(10), stall: Duration::from_secs(1) };
-        let (cut, resumed) = (Arc::default(), Cell::new(false));
-        (Sender { sender, pace, cut, expires_at, resumed }, receiver)
+        let (cut, resumed, ended) = (Arc::default(), Cell::new(false), Cell::new(None));
+        (Sender { sender, pace, cut, expires_at, resumed, ended }, receiver)
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_event_stream_ends_with_a_comment_when_its_credentials_expire() {
         let (own, mut sent) = sender(Some(Instant::now() + Duration::from_secs(15)));
         assert_eq!(own.while_valid(std::future::pending::<()>()).await, None);
+        assert_eq!(own.ended.get(), Some(EventStreamEnd::Expired));
         drop(own);
         assert_eq!(&*sent.recv().await.unwrap(), COMMENT);
         assert!(sent.recv().await.unwrap().starts_with(b": the sign-in has expired"));

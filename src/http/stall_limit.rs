@@ -45,7 +45,10 @@ impl StallLimited {
         let stall = self.stall;
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(stall)));
         match deadline.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Ready(()) => {
+                self.delivery.stall();
+                Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+            }
             Poll::Pending => Poll::Pending,
         }
     }

@@ -1,16 +1,16 @@
 //! One life of the hub: what is constructed, in which order it starts and in which it stops.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
-use serde_json::json;
 use spreadly_subscriptions::{Meters, Streams};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::banner::{announce, announce_start};
 use super::feeds::Feeds;
 use super::limits::{account_limits, query_limits, socket_limits, stream_limits};
 use super::readiness::{Readiness, Stage};
@@ -239,7 +239,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
         drop(tokio::time::timeout(SIMULATOR_PATIENCE, begun).await);
     }
     readiness.set(Stage::Running);
-    announce(addresses, simulated);
+    announce(addresses, simulated, config.log.format);
     let accepting = CancellationToken::new();
     tokio::select! {
         () = shards.accept(Incoming::new(public)?, accepting.clone(), &reserve) => {}
@@ -346,49 +346,6 @@ pub(super) fn executor(
 
 fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServeError> {
     listener::bind(address).map_err(|source| ServeError::Listen { key, address, source })
-}
-
-/// What an operator looks for first when a hub does not do what was meant.
-fn announce_start(config: &Config, (public, admin): (SocketAddr, SocketAddr)) {
-    let feeds = &config.feeds;
-    let postgres = feeds.postgres.as_ref().map(|own| own.url.to_string());
-    let log = match (&config.store.shared, &postgres) {
-        (Some(_), Some(url)) => format!("{url}, replica {}", config.store.path.display()),
-        _ => config.store.path.display().to_string(),
-    };
-    let kafka =
-        feeds.kafka.as_ref().map(|own| format!("{} at {}", own.topics.join(","), own.brokers));
-    tracing::info!(
-        release = env!("CARGO_PKG_VERSION"),
-        %public,
-        %admin,
-        log,
-        files = %feeds.files.path.display(),
-        postgres = postgres.as_deref().unwrap_or("none"),
-        kafka = kafka.as_deref().unwrap_or("none"),
-        "the hub starts"
-    );
-}
-
-/// One line for programs on stdout; for people, how to look at it, on stderr.
-fn announce((public, admin): (SocketAddr, SocketAddr), simulated: bool) {
-    let line = json!({"listening": public.to_string(), "admin": admin.to_string()});
-    let mut out = io::stdout().lock();
-    if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
-        tracing::debug!("nobody reads stdout");
-    }
-    if simulated {
-        eprintln!(
-            "\n  GraphiQL   http://{public}/graphiql\n  \
-             GraphQL    ws://{public}/graphql (graphql-transport-ws), POST http://{public}/graphql\n  \
-             admin      http://{admin}/readyz  http://{admin}/metrics\n  \
-             follow     spreadly subscribe --url ws://{public}/graphql \
-             'subscription {{ bestBidOffer(markets: [\"ERG-USD\"]) {{ bid {{ price size }} ask {{ price size }} }} }}'\n  \
-             load test  spreadly-storm run --url ws://{public}/graphql --market ERG-USD \
-             --connections 1000 --duration 10 --hub-pid {}\n",
-            std::process::id()
-        );
-    }
 }
 
 fn http_config(config: &Config, responses: Arc<ResponseMeters>) -> HttpConfig {

@@ -52,7 +52,7 @@ pub use executor::{
 pub use key::OperationKey;
 pub use limits::Limits;
 pub use memory::Memory;
-pub use meters::{Meter, Meters};
+pub use meters::{EventStreamEnd, Meter, Meters};
 pub use owners::EXEMPT;
 pub use pace::Pace;
 pub use position::{Cursor, CursorError, Epoch, Position, topic_hash};

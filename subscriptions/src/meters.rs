@@ -52,6 +52,38 @@ pub struct Meters {
     /// Peers dropped because they were silent for two ping intervals.
     pub dropped_silent: Meter,
     closes: [Meter; CloseCode::ALL.len()],
+    stream_ends: [Meter; EventStreamEnd::ALL.len()],
+}
+
+/// Why the hub ended a stream of server-sent events, which has no close code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventStreamEnd {
+    /// The client took no byte for too long.
+    Stalled,
+    /// The credentials of the client are no longer valid.
+    Expired,
+    /// The source refused to continue.
+    Refused,
+    /// What the reader missed is no longer available.
+    CannotContinue,
+    /// The hub shuts down.
+    Draining,
+}
+
+impl EventStreamEnd {
+    pub const ALL: [Self; 5] =
+        [Self::Stalled, Self::Expired, Self::Refused, Self::CannotContinue, Self::Draining];
+
+    /// As metrics have it.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Stalled => "stalled",
+            Self::Expired => "expired",
+            Self::Refused => "refused",
+            Self::CannotContinue => "cannot_continue",
+            Self::Draining => "draining",
+        }
+    }
 }
 
 impl Meters {
@@ -59,6 +91,17 @@ impl Meters {
         if let Some(index) = CloseCode::ALL.iter().position(|one| *one == code) {
             self.closes[index].add(1);
         }
+    }
+
+    pub fn event_stream_ended(&self, end: EventStreamEnd) {
+        if let Some(index) = EventStreamEnd::ALL.iter().position(|one| *one == end) {
+            self.stream_ends[index].add(1);
+        }
+    }
+
+    /// How often event streams were ended for each reason.
+    pub fn event_stream_ends(&self) -> impl Iterator<Item = (EventStreamEnd, u64)> {
+        EventStreamEnd::ALL.into_iter().zip(self.stream_ends.iter().map(Meter::get))
     }
 
     /// How often connections were closed with each code.

@@ -9,6 +9,7 @@ use crate::connection::Connection;
 use crate::context::ShardContext;
 use crate::executor::{Executor, StreamPermit};
 use crate::limits::FRAMES_PER_WRITE;
+use crate::meters::Meters;
 use crate::resume::await_answer;
 use crate::ring::Frame;
 use crate::signal::ReaderSignal;
@@ -51,6 +52,11 @@ impl<S: Socket, E: Executor> SseReader<S, E> {
         let handle = context.add_reader(&stream, signal.clone());
         let (cursor, progress) = (StreamCursor::new(after), Progress::default());
         Self { context, stream, signal, handle, cursor, progress, permit, is_stalled: false }
+    }
+
+    /// Where the end of the stream is counted.
+    pub fn meters(&self) -> &Arc<Meters> {
+        &self.context.meters
     }
 
     /// The client took nothing for [`crate::limits::STALLED_READER`]: until it does, it does not

@@ -5,12 +5,14 @@ use std::net::TcpStream;
 
 use serde_json::{Value, json};
 
+use crate::harness::events::Events;
 use crate::harness::http::{self, Answer, get, post, post_accepting};
 use crate::harness::{Client, Hub};
 
 const TYPENAME: &str = "{__typename}";
 /// Of the line above, by `sha256sum`.
 const TYPENAME_SHA256: &str = "ecf4edb46db40b5132295c0291d62fb65d6759a9eedfa4d5d612dd5ec54a6b38";
+const METHODS: &str = "GET, POST, OPTIONS";
 const JSON: &str = "application/json";
 const GRAPHQL: &str = "application/graphql-response+json";
 
@@ -54,8 +56,42 @@ async fn a_mutation_by_get_and_other_methods_get_405_and_the_methods_that_are_al
     assert_eq!((answer.status, answer.header("allow")), (405, Some("POST")), "{answer:?}");
     for method in ["PUT", "DELETE", "PATCH"] {
         let answer = http::send(hub.address(), &[&format!("{method} /graphql")], b"");
-        assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, POST")), "{answer:?}");
+        assert_eq!((answer.status, answer.header("allow")), (405, Some(METHODS)), "{answer:?}");
     }
+}
+
+#[tokio::test]
+async fn a_request_that_names_no_host_or_two_gets_400() {
+    let hub = Hub::start();
+    let status = |hosts: &str| {
+        let request = format!("GET / HTTP/1.1\r\n{hosts}Connection: close\r\n\r\n");
+        http::raw(hub.address(), request.as_bytes()).status
+    };
+    assert_eq!(status(""), 400);
+    assert_eq!(status("Host: hub\r\nHost: hub\r\n"), 400);
+    assert_eq!(status("Host: hub\r\n"), 307);
+}
+
+#[test]
+fn a_hub_that_stops_answers_on_a_connection_that_a_proxy_kept_and_then_closes_it() {
+    let mut hub = Hub::start_with(&["server.drain_ms=60000", "server.shards=1"]);
+    let follow = json!({"query": "subscription {feedStatus {name}}"});
+    let mut events = Events::open(hub.address(), &follow, &[]);
+    events.next();
+    let request = "GET /graphql?query=%7B__typename%7D HTTP/1.1\r\nHost: hub\r\n\r\n";
+    let mut kept = TcpStream::connect(hub.address()).unwrap();
+    kept.write_all(request.as_bytes()).unwrap();
+    let mut first = [0; 1024];
+    let read = std::io::Read::read(&mut kept, &mut first).unwrap();
+    assert!(String::from_utf8_lossy(&first[..read]).starts_with("HTTP/1.1 200"));
+    hub.terminate();
+    // Its shard drains.
+    while events.event().is_some() {}
+    kept.write_all(request.as_bytes()).unwrap();
+    let answer = http::read(&mut kept);
+    assert_eq!((answer.status, answer.header("connection")), (200, Some("close")), "{answer:?}");
+    drop(kept);
+    assert!(hub.exited().success());
 }
 
 #[tokio::test]

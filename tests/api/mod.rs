@@ -2,6 +2,7 @@
 
 mod accounts;
 mod candles;
+mod cors;
 mod frames;
 mod http;
 mod limits;

@@ -193,6 +193,7 @@ async fn a_client_that_stops_reading_is_cut_and_the_others_miss_nothing() {
     }
     loud::say(&format!("cut after {steps} events that were not read"));
     assert_eq!(copy.snapshots, 1);
+    until(&hub, "spreadly_event_streams_ended_total{reason=\"stalled\"}", 1);
 }
 
 #[tokio::test]

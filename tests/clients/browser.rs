@@ -1,5 +1,7 @@
 //! The pages as a browser gets them: by hand, and in a real Chromium that can reach nothing else.
 
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
 use crate::clients::stock::{Script, node};
@@ -58,9 +60,54 @@ fn a_file_of_graphiql_is_kept_by_browsers_and_sent_once_however_compressed() {
     assert_eq!((again.status, again.header("etag"), again.body.len()), (304, Some(etag), 0));
 }
 
+/// `localhost` is another origin than 127.0.0.1, which a hub with a list does not let in by itself.
+#[test]
+fn a_page_of_a_listed_origin_reads_the_hub_in_a_browser_and_a_page_of_another_does_not() {
+    let page = Pages::start();
+    let hub = Hub::start_with(&[&format!("server.origins={}", page.origin("127.0.0.1"))]);
+    let mut command = node("cors.mjs", "playwright-core");
+    command.args([&page.origin("127.0.0.1"), &page.origin("localhost"), &hub.http_url()]);
+    let mut script = Script::spawn(command);
+    let listed = script.until("page").pop().unwrap();
+    assert_eq!(listed["post"], json!({"data": {"__typename": "Query"}}), "{listed}");
+    assert_eq!(listed["get"], json!({"data": {"__typename": "Query"}}), "{listed}");
+    assert_eq!(listed["refused"], 400, "what is refused can be read: {listed}");
+    assert_eq!(listed["events"]["data"]["feedStatus"]["name"], "files", "{listed}");
+    let other = script.until("page").pop().unwrap();
+    assert_eq!(other["post"], "TypeError: Failed to fetch", "{other}");
+    assert_eq!(other["get"], "TypeError: Failed to fetch", "{other}");
+    assert_eq!(other["events"], "error", "{other}");
+    script.finish();
+}
+
+/// An empty page at any path, until the test ends.
+struct Pages(SocketAddr);
+
+impl Pages {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request);
+                let _ = stream.write_all(
+                    b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 0\r\n\
+                      Connection: close\r\n\r\n",
+                );
+            }
+        });
+        Self(address)
+    }
+
+    fn origin(&self, host: &str) -> String {
+        format!("http://{host}:{}", self.0.port())
+    }
+}
+
 #[tokio::test]
-async fn graphiql_in_a_browser_without_internet_shows_live_frames_and_runs_a_query() {
-    let hub = Hub::start();
+async fn graphiql_without_internet_shows_live_frames_survives_a_restart_and_fits_a_phone() {
+    let mut hub = Hub::start();
     hub.append_lines("book.ndjson", &market::beginning(MARKET));
     Client::knowing(hub.address(), MARKET).await;
     graphiql(&hub);
@@ -73,23 +120,41 @@ async fn graphiql_in_a_browser_without_internet_shows_live_frames_and_runs_a_que
     assert_eq!(script.until("loaded").pop().unwrap()["path"], "/graphiql");
 
     // The default document asks for a market that this hub has.
-    let mut shows = |what: &[&str]| loop {
+    let shows = |script: &mut Script, what: &[&str]| loop {
         let text = script.until("response").pop().unwrap()["text"].to_string();
         if what.iter().all(|one| text.contains(one)) {
             break;
         }
     };
-    shows(&["BookSnapshot", "INITIAL"]);
+    shows(&mut script, &["BookSnapshot", "INITIAL"]);
     hub.append_lines("book.ndjson", &[market::step(MARKET, 0)]);
-    shows(&["BookDelta", "2.00000000"]);
+    shows(&mut script, &["BookDelta", "2.00000000"]);
     hub.append_lines("book.ndjson", &[market::step(MARKET, 1)]);
-    shows(&["BookDelta", "3.00000000"]);
+    shows(&mut script, &["BookDelta", "3.00000000"]);
+
+    hub.kill9();
+    let status = script.until("status").pop().unwrap()["text"].to_string();
+    assert!(status.contains("does not answer"), "{status}");
+    hub.restart();
+    let status = script.until("status").pop().unwrap()["text"].to_string();
+    assert_eq!(status, "\"\"", "it is connected again");
+    hub.append_lines("book.ndjson", &[market::step(MARKET, 2)]);
+    shows(&mut script, &["BookDelta", "4.00000000"]);
 
     drop(script.child.stdin.take());
     let followed = script.until("followed").pop().unwrap();
-    assert_eq!(followed["sockets"], json!([hub.url()]), "one, on the page's own origin");
+    let sockets = followed["sockets"].as_array().unwrap();
+    assert!(sockets.iter().all(|one| *one == hub.url()), "on the page's own origin: {sockets:?}");
     let queried = script.until("queried").pop().unwrap()["text"].to_string();
     assert!(queried.contains(MARKET) && queried.contains("lotSize"), "{queried}");
+    let phone = script.until("phone").pop().unwrap();
+    assert_eq!(phone["scrollWidth"], 390, "{phone}");
+    let side = |part: &str, name: &str| phone["boxes"][part][name].as_f64().unwrap();
+    for part in [".graphiql-query-editor", ".graphiql-response"] {
+        assert!(side(part, "width") > 300.0 && side(part, "height") > 150.0, "{part}: {phone}");
+        assert!(side(part, "x") + side(part, "width") <= 390.0, "{part}: {phone}");
+        assert!(side(part, "y") + side(part, "height") <= 844.0, "{part}: {phone}");
+    }
     let done = script.until("done").pop().unwrap();
     assert_eq!(done["foreign"], json!([]), "requests to elsewhere");
     script.finish();

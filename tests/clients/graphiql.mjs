@@ -3,8 +3,9 @@
 //
 //   node graphiql.mjs ORIGIN SCREENSHOT
 //
-// Prints a line of JSON for each thing it saw. A change of the response is printed until the
-// standard input ends; then the subscription is stopped and the query run.
+// Prints a line of JSON for each thing it saw. A change of the response, or of the line that says
+// what is wrong, is printed until the standard input ends. Then the subscription is stopped and the
+// query run. At last the page is opened as a phone would open it.
 import { chromium } from 'playwright-core';
 
 import { fail, say } from './following.mjs';
@@ -39,7 +40,10 @@ page.on('websocket', (socket) => sockets.push(socket.url()));
 page.on('pageerror', (error) => faults.push(String(error)));
 // Breaches of the page's policy are among them.
 page.on('console', (message) => {
-  if (message.type() === 'error') faults.push(message.text());
+  // The hub is away for a while.
+  if (message.type() === 'error' && !message.text().includes('ERR_CONNECTION_')) {
+    faults.push(message.text());
+  }
 });
 
 // What a person sees; the editor draws blanks as unbreakable ones.
@@ -57,10 +61,14 @@ await execute.click();
 let ended = false;
 process.stdin.on('end', () => (ended = true)).resume();
 let last = '';
+let lastStatus = '';
 while (!ended) {
   const text = await shown();
   if (text !== last) say({ fact: 'response', text });
   last = text;
+  const status = await page.locator('#status').innerText();
+  if (status !== lastStatus) say({ fact: 'status', text: status });
+  lastStatus = status;
   await new Promise((resolve) => setTimeout(resolve, 20));
 }
 await page.screenshot({ path: screenshot });
@@ -80,5 +88,17 @@ for (let tries = 0; !text.includes('lotSize') && tries < MOST_TRIES; tries += 1)
   }
 }
 say({ fact: 'queried', text });
+
+const phone = await browser.newPage({ viewport: { width: 390, height: 844 } });
+await phone.goto(`${origin}/graphiql`);
+await phone.locator('.graphiql-execute-button').click();
+await phone.locator('.graphiql-response .view-lines').getByText('BookSnapshot').waitFor();
+const boxes = {};
+for (const part of ['.graphiql-query-editor', '.graphiql-response', '.graphiql-execute-button']) {
+  boxes[part] = await phone.locator(part).boundingBox();
+}
+const scrollWidth = await phone.evaluate(() => document.documentElement.scrollWidth);
+await phone.screenshot({ path: screenshot.replace('.png', '-phone.png') });
+say({ fact: 'phone', boxes, scrollWidth });
 say({ fact: 'done', foreign });
 await browser.close();

@@ -12,6 +12,8 @@ pub struct Events {
     pub status: u16,
     pub content_type: String,
     pub cache_control: String,
+    /// The head of the answer, in lower case.
+    headers: Vec<String>,
 }
 
 /// One event, or one comment.
@@ -42,18 +44,22 @@ impl Events {
             status: 0,
             content_type: String::new(),
             cache_control: String::new(),
+            headers: Vec::new(),
         };
         let first = events.line().unwrap();
         events.status = first.split(' ').nth(1).unwrap().parse().unwrap();
         while let Some(line) = events.line().filter(|line| !line.is_empty()) {
-            if let Some(value) = line.to_lowercase().strip_prefix("content-type: ") {
-                events.content_type = value.to_owned();
-            }
-            if let Some(value) = line.to_lowercase().strip_prefix("cache-control: ") {
-                events.cache_control = value.to_owned();
-            }
+            events.headers.push(line.to_lowercase());
         }
+        events.content_type = events.header("content-type").unwrap_or_default().to_owned();
+        events.cache_control = events.header("cache-control").unwrap_or_default().to_owned();
         events
+    }
+
+    /// The first of this name, in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let values = self.headers.iter().filter_map(|line| line.split_once(": "));
+        values.filter(|(one, _)| *one == name).map(|(_, value)| value).next()
     }
 
     /// None at the end.

@@ -16,6 +16,7 @@ pub mod postgres;
 pub mod records;
 pub mod redis;
 pub mod reserved_port;
+pub mod tls;
 
 pub use client::{Client, Seen};
 pub use follower::Follower;
@@ -25,6 +26,7 @@ pub use listener::Listener;
 pub use postgres::Postgres;
 pub use redis::Redis;
 pub use reserved_port::ReservedPort;
+pub use tls::TlsRelay;
 
 use std::time::{Duration, Instant};
 

@@ -4,3 +4,4 @@ mod admin;
 mod backup;
 mod command_line;
 mod terminal;
+mod tls;

@@ -13,6 +13,7 @@ missing=
 command -v cc >/dev/null || missing="$missing gcc libc6-dev"
 command -v node >/dev/null || missing="$missing nodejs"
 command -v npm >/dev/null || missing="$missing npm"
+command -v openssl >/dev/null || missing="$missing openssl"
 command -v chromium >/dev/null || missing="$missing chromium"
 # On Debian `python3 -m venv` is there but fails without its package.
 python3 -c 'import venv, ensurepip' 2>/dev/null || missing="$missing python3 python3-venv"

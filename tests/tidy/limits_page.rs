@@ -61,6 +61,8 @@ const NO_ROW: [(&str, &[&str]); 8] = [
             "feeds::kafka::MOST_NOTES",
             "feeds::kafka::brokers::MOST_SAID",
             "feeds::kafka::partitions::MOST_LACKING",
+            "graphql::execution::suggestions::MOST_SUGGESTIONS",
+            "graphql::execution::syntax::MOST_SHOWN",
             "market::event::fields::MOST_QUOTED",
             "market::orders::MOST_QUOTED",
         ],

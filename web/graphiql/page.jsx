@@ -17,9 +17,60 @@ globalThis.MonacoEnvironment = {
 const url = new URL('/graphql', location.href);
 const socketUrl = new URL(url);
 socketUrl.protocol = url.protocol.replace('http', 'ws');
+
+// What is wrong, for people. Errors of GraphQL are shown as the hub sent them.
+function inWords(fault) {
+  if (Array.isArray(fault)) return fault;
+  let text = fault.message;
+  if (fault instanceof CloseEvent && fault.code !== 1006) {
+    text = `The hub closed the connection with code ${fault.code}. ${fault.reason}`.trim();
+  } else if (fault instanceof Event || fault instanceof TypeError) {
+    text = `The hub at ${url.host} does not answer. Is it running?`;
+  }
+  // GraphiQL would show where in this script the error was made.
+  return Object.assign(new Error(text), { stack: undefined });
+}
+
+const status = document.getElementById('status');
+const client = createClient({
+  url: socketUrl.href,
+  retryAttempts: Infinity,
+  // A hub that restarts refuses connections for a while. The library takes that for a fault that
+  // stays, unless it is asked to try again.
+  shouldRetry: () => true,
+  retryWait: (retries) =>
+    new Promise((resolve) => {
+      setTimeout(resolve, Math.min(250 * 2 ** retries, 5_000) * (1 + Math.random() / 2));
+    }),
+  on: {
+    connected: () => (status.textContent = ''),
+    // 1000: nothing is followed any more.
+    closed: (event) => {
+      if (event.code === 1000) return;
+      status.textContent = `${inWords(event).message} Connecting again…`;
+    },
+  },
+});
+
+async function ask(...request) {
+  const answer = await fetch(...request).catch((fault) => {
+    throw inWords(fault);
+  });
+  if (!answer.headers.get('content-type')?.includes('json')) {
+    const code = `${answer.status} ${answer.statusText}`.trim();
+    throw inWords(new Error(`Not the hub answered, but something before it: ${code}`));
+  }
+  return answer;
+}
+
 const fetcher = createGraphiQLFetcher({
   url: url.href,
-  wsClient: createClient({ url: socketUrl.href, retryAttempts: Infinity }),
+  fetch: ask,
+  wsClient: {
+    ...client,
+    subscribe: (payload, sink) =>
+      client.subscribe(payload, { ...sink, error: (fault) => sink.error(inWords(fault)) }),
+  },
   enableIncrementalDelivery: false,
 });
 

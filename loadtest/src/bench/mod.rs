@@ -6,7 +6,7 @@ pub mod feeder;
 
 use crate::ceiling::CeilingReport;
 use crate::hub::{Hub, Settings};
-use crate::run::{Report, Storm, follow};
+use crate::run::{Opening, Report, Storm, follow};
 use clap::Args;
 use feeder::Feeder;
 use serde::Serialize;
@@ -186,6 +186,7 @@ fn hub_round(
     let feeding = feeder.start(scenario.rate, scenario.dashboard);
     let storm = Storm {
         url: hub.url.clone(),
+        opening: Opening::default(),
         connections: scenario.connections,
         operations: scenario.queries().len(),
         queries: scenario.queries(),

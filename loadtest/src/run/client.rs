@@ -3,6 +3,7 @@
 
 use super::follow::{Follower, NextMessage};
 use super::meters::Meters;
+use super::target::{Stream, Target};
 use crate::wire::{self, Frames, WireError};
 use serde_json::json;
 use std::cell::RefCell;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 
@@ -34,11 +35,8 @@ thread_local! {
 }
 
 /// What all connections do.
-#[derive(Debug)]
 pub struct Plan {
-    pub address: SocketAddr,
-    pub host: String,
-    pub path: String,
+    pub target: Target,
     /// Of a connection's operations, in turn.
     pub queries: Vec<String>,
     pub markets: Vec<String>,
@@ -103,11 +101,7 @@ pub async fn connection(
     mut phase: watch::Receiver<Phase>,
 ) {
     let source = plan.sources.get(number % plan.sources.len().max(1)).copied();
-    let opened = tokio::time::timeout(
-        CONNECT_TIMEOUT,
-        Box::pin(open(&plan.host, &plan.path, plan.address, source)),
-    )
-    .await;
+    let opened = tokio::time::timeout(CONNECT_TIMEOUT, Box::pin(plan.target.open(source))).await;
     let (stream, first) = match opened {
         Ok(Ok(opened)) => opened,
         Ok(Err(reason)) => return refused(&meters, reason),
@@ -156,19 +150,6 @@ pub fn local_socket(address: SocketAddr, source: Option<IpAddr>) -> io::Result<T
 ///
 /// # Errors
 /// Why there is none: the kind of the fault, or `HTTP` and the status.
-pub async fn open(
-    host: &str,
-    path: &str,
-    address: SocketAddr,
-    source: Option<IpAddr>,
-) -> Result<(TcpStream, Vec<u8>), String> {
-    let as_text = |error: io::Error| error.kind().to_string();
-    let socket = local_socket(address, source).map_err(as_text)?;
-    upgraded(socket, host, path, address).await
-}
-
-/// # Errors
-/// As [`open`].
 pub async fn upgraded(
     socket: TcpSocket,
     host: &str,
@@ -178,15 +159,29 @@ pub async fn upgraded(
     let as_text = |error: io::Error| error.kind().to_string();
     let mut stream = socket.connect(address).await.map_err(as_text)?;
     stream.set_nodelay(true).map_err(as_text)?;
-    let request = wire::upgrade_request(host, path);
+    let first = upgrade(&mut stream, &wire::upgrade_request(host, path, "")).await?;
+    Ok((stream, first))
+}
+
+/// Sends the head of an upgrade. The bytes that came after the answer.
+///
+/// # Errors
+/// As [`upgraded`].
+pub async fn upgrade(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    request: &str,
+) -> Result<Vec<u8>, String> {
+    let as_text = |error: io::Error| error.kind().to_string();
     stream.write_all(request.as_bytes()).await.map_err(as_text)?;
+    // What TLS has gathered.
+    stream.flush().await.map_err(as_text)?;
     let mut answer = Vec::with_capacity(512);
     loop {
         if stream.read_buf(&mut answer).await.map_err(as_text)? == 0 {
             return Err("closed before the upgrade".to_owned());
         }
         match wire::upgrade_answer(&answer) {
-            Ok(Some(used)) => return Ok((stream, answer.split_off(used))),
+            Ok(Some(used)) => return Ok(answer.split_off(used)),
             Ok(None) => {}
             Err(error) => return Err(error.to_string()),
         }
@@ -196,13 +191,13 @@ pub async fn upgraded(
 /// Returns why it ended: a close code, or how else.
 async fn live(
     connection: &mut Connection,
-    mut stream: TcpStream,
+    mut stream: Stream,
     first: Vec<u8>,
     plan: &Plan,
     number: usize,
     phase: &mut watch::Receiver<Phase>,
 ) -> String {
-    connection.send(r#"{"type":"connection_init"}"#);
+    connection.send(&plan.target.init);
     if let Err(error) = connection.received(&first) {
         return error.to_string();
     }
@@ -235,16 +230,20 @@ impl Connection {
         self.out.extend(wire::masked_frame(wire::TEXT, text.as_bytes()));
     }
 
-    async fn flush(&mut self, stream: &mut TcpStream) -> Option<String> {
+    async fn flush(&mut self, stream: &mut Stream) -> Option<String> {
         if self.out.is_empty() {
             return None;
         }
         let out = std::mem::take(&mut self.out);
-        stream.write_all(&out).await.err().map(|error| error.kind().to_string())
+        let written = async {
+            stream.write_all(&out).await?;
+            stream.flush().await
+        };
+        written.await.err().map(|error| error.kind().to_string())
     }
 
     /// One read, and everything in it; `Some` is the end. May be dropped while it waits.
-    async fn read(&mut self, stream: &mut TcpStream) -> Option<String> {
+    async fn read(&mut self, stream: &mut Stream) -> Option<String> {
         poll_fn(|context| {
             BUFFER.with_borrow_mut(|buffer| {
                 let mut buffer = ReadBuf::new(buffer);
@@ -317,11 +316,15 @@ impl Connection {
         if !self.awaited.is_empty() {
             self.no_longer_awaited(envelope);
         }
-        if count.is_multiple_of(SAMPLE_EVERY)
+        if is_sampled(count)
             && self.meters.measuring.load(Ordering::Relaxed)
             && let Some(micros) = age_micros(message)
         {
-            self.meters.rare().latency.record(micros);
+            let mut rare = self.meters.rare();
+            match u64::try_from(micros) {
+                Ok(micros) => rare.latency.record(micros),
+                Err(_) => rare.early += 1,
+            }
         }
         if let Some(followers) = &mut self.followers {
             let counts = &mut self.meters.rare().follow;
@@ -352,10 +355,45 @@ pub fn string_after<'a>(text: &'a [u8], key: &[u8]) -> Option<&'a [u8]> {
     Some(&text[from..from + length])
 }
 
-/// Now minus the message's `publishTime`. Both clocks are this machine's.
-fn age_micros(message: &[u8]) -> Option<u64> {
+/// One number in [`SAMPLE_EVERY`], spread as if by chance: at a fixed distance, the messages of the
+/// same few connections would be timed each time.
+fn is_sampled(count: u64) -> bool {
+    // 2^64 over the golden ratio.
+    let spread = count.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    spread < u64::MAX / SAMPLE_EVERY
+}
+
+/// Now minus the message's `publishTime`. It is negative where the hub's clock is ahead of this
+/// machine's.
+fn age_micros(message: &[u8]) -> Option<i64> {
     let text = std::str::from_utf8(string_after(message, b"\"publishTime\":\"")?).ok()?;
     let published: jiff::Timestamp = text.parse().ok()?;
-    let age = jiff::Timestamp::now().as_microsecond() - published.as_microsecond();
-    Some(u64::try_from(age).unwrap_or(0))
+    Some(jiff::Timestamp::now().as_microsecond() - published.as_microsecond())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_fall_on_each_of_the_connections_alike() {
+        for connections in [1, 2, 50, 64, 100, 128, 1_000] {
+            let mut timed = vec![0; connections];
+            let messages = connections as u64 * SAMPLE_EVERY * 20;
+            for count in (0..messages).filter(|count| is_sampled(*count)) {
+                timed[usize::try_from(count).unwrap() % connections] += 1;
+            }
+            let least = timed.iter().min().unwrap();
+            let most = timed.iter().max().unwrap();
+            assert!(*least >= 10 && *most <= 30, "{connections}: {least} to {most}");
+        }
+    }
+
+    #[test]
+    fn a_message_that_was_published_later_than_now_has_a_negative_age() {
+        let at = |text: &str| age_micros(format!("\"publishTime\":\"{text}\"").as_bytes());
+        assert!(at("9998-01-01T00:00:00.000000Z").unwrap() < 0);
+        assert!(at("2001-01-01T00:00:00.000000Z").unwrap() > 0);
+        assert_eq!(at("then"), None);
+    }
 }

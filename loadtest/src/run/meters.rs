@@ -28,6 +28,8 @@ pub struct Meters {
 #[derive(Debug, Default)]
 pub struct Rare {
     pub latency: Histogram,
+    /// Samples with a negative age: the hub's clock is ahead of this machine's.
+    pub early: u64,
     pub refusals: BTreeMap<String, u64>,
     pub closes: BTreeMap<String, u64>,
     pub follow: FollowCounts,

@@ -5,17 +5,21 @@ pub mod client;
 pub mod follow;
 pub mod meters;
 mod report;
+mod target;
 
 use crate::process;
 use clap::Args;
 use client::{Phase, Plan};
-use meters::Meters;
+use meters::{Meters, Rare};
+use report::reasons;
 pub use report::{HubReport, Latency, Report};
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+pub use target::Opening;
+use target::Target;
 use tokio::sync::{oneshot, watch};
 
 /// All connected, or all with a first result: a hub that needs longer has failed.
@@ -33,11 +37,16 @@ Examples:
   spreadly-storm run --connections 1000 --allow-failures 0.01
       exit code 1 if more than 10 sockets are refused or closed, or 10 operations end in errors
   spreadly-storm run --connections 15000 --ramp 2000 --json \\
-      --query 'subscription { trades(markets: [\"ERG-USD\"]) { __typename } }'")]
+      --query 'subscription { trades(markets: [\"ERG-USD\"]) { __typename } }'
+  spreadly-storm run --url wss://hub.example/graphql --header 'origin: https://app.example' \\
+      --init '{\"token\": \"…\"}'
+      over TLS; SSL_CERT_FILE=ca.pem trusts an authority that the machine does not know")]
 pub struct RunArgs {
-    /// The hub's WebSocket
+    /// The hub's WebSocket, ws:// or wss://
     #[arg(long, default_value = "ws://127.0.0.1:4000/graphql")]
     url: String,
+    #[command(flatten)]
+    opening: Opening,
     /// How many sockets
     #[arg(long, default_value_t = 100)]
     connections: usize,
@@ -89,6 +98,7 @@ pub struct RunArgs {
 #[derive(Debug)]
 pub struct Storm {
     pub url: String,
+    pub opening: Opening,
     pub connections: usize,
     pub operations: usize,
     /// Of a connection's operations, in turn.
@@ -109,6 +119,7 @@ pub struct Storm {
 pub fn run(args: &RunArgs) -> Result<(), String> {
     let storm = Storm {
         url: args.url.clone(),
+        opening: args.opening.clone(),
         connections: args.connections,
         operations: args.operations_per_connection,
         queries: vec![args.query.clone().unwrap_or_else(|| follow::QUERY.to_owned())],
@@ -158,7 +169,7 @@ impl Storm {
         wait_until("connected", all, || done(&meters.acknowledged))?;
         let idle = self.resident()?;
         if Meters::get(&meters.acknowledged) == 0 {
-            return Err(format!("nobody connected: {:?}", meters.rare().refusals));
+            return Err(nobody(&meters.rare()));
         }
         let _ = phase.send(Phase::Subscribe);
         wait_until("with a first result", all, || done(&meters.ready))?;
@@ -203,6 +214,7 @@ impl Storm {
         let rare = meters.rare();
         let latency = Latency {
             samples: rare.latency.samples,
+            negative: rare.early,
             p50: rare.latency.quantile(0.5),
             p99: rare.latency.quantile(0.99),
             max: (rare.latency.samples > 0).then_some(rare.latency.max),
@@ -235,16 +247,8 @@ impl Storm {
     }
 
     fn plan(&self) -> Result<Plan, String> {
-        let wrong = || format!("`{}`: write ws://HOST:PORT/PATH", self.url);
-        let rest = self.url.strip_prefix("ws://").ok_or_else(wrong)?;
-        let (host, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let with_port = if host.contains(':') { host.to_owned() } else { format!("{host}:80") };
-        let mut addresses = with_port.to_socket_addrs().map_err(|e| format!("{host}: {e}"))?;
-        let address: SocketAddr = addresses.next().ok_or_else(wrong)?;
         Ok(Plan {
-            address,
-            host: host.to_owned(),
-            path: format!("/{path}"),
+            target: Target::new(&self.url, &self.opening)?,
             queries: self.queries.clone(),
             markets: self.markets.clone(),
             depth: self.depth,
@@ -285,6 +289,15 @@ impl Storm {
         }
         Ok(threads)
     }
+}
+
+/// Why: each reason with its count, on one line.
+fn nobody(rare: &Rare) -> String {
+    let mut why = rare.refusals.clone();
+    for (code, count) in &rare.closes {
+        why.insert(format!("closed before connection_ack, {code}"), *count);
+    }
+    format!("nobody connected ({})", reasons(&why))
 }
 
 async fn spawn_all(

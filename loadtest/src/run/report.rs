@@ -33,6 +33,8 @@ pub struct Report {
 #[serde(rename_all = "camelCase")]
 pub struct Latency {
     pub samples: u64,
+    /// Further samples that came before they were published: the two clocks differ.
+    pub negative: u64,
     pub p50: Option<u64>,
     pub p99: Option<u64>,
     pub max: Option<u64>,
@@ -51,7 +53,7 @@ pub struct HubReport {
 }
 
 /// Each reason with its count.
-fn reasons(counts: &BTreeMap<String, u64>) -> String {
+pub fn reasons(counts: &BTreeMap<String, u64>) -> String {
     let each: Vec<_> = counts.iter().map(|(reason, count)| format!("{reason}: {count}")).collect();
     each.join(", ")
 }
@@ -112,6 +114,11 @@ impl Report {
         {
             let samples = self.latency.samples;
             println!("latency µs: p50 {p50}, p99 {p99}, max {max} ({samples} samples)");
+        }
+        if self.latency.negative > 0 {
+            let (negative, samples) = (self.latency.negative, self.latency.samples);
+            let all = negative + samples;
+            println!("negative latency: {negative} of {all} samples, so the clocks differ");
         }
         if let Some(micros) = self.own_micros_per_message {
             println!("tester: {micros:.2} µs a message");

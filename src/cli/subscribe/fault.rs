@@ -21,6 +21,8 @@ const FIRST_SERVER_FAULT: u16 = 500;
 pub enum ClientError {
     #[error("can't connect to {address}: {source}")]
     Connect { address: String, source: io::Error },
+    #[error("no TLS with the server: {0}")]
+    Tls(String),
     #[error("no answer within {} s", .0.as_secs())]
     Late(Duration),
     #[error("the upgrade to a WebSocket was answered with {status}{}", after_colon(.detail))]
@@ -50,7 +52,7 @@ impl ClientError {
             }
             Self::Closed { code, .. } => !FINAL_CODES.contains(code),
             Self::Refused(errors) => errors.0.iter().all(GraphqlError::may_pass),
-            Self::Protocol(_) | Self::Output(_) | Self::System(_) => false,
+            Self::Tls(_) | Self::Protocol(_) | Self::Output(_) | Self::System(_) => false,
         }
     }
 }

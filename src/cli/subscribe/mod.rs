@@ -7,6 +7,7 @@ mod endpoint;
 mod fault;
 mod output;
 mod socket;
+mod tls;
 
 use std::io;
 use std::time::Duration;
@@ -14,9 +15,10 @@ use std::time::Duration;
 use async_graphql_parser::types::OperationType;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
+use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
 use tokio_util::sync::CancellationToken;
 
-pub use self::arguments::{EXAMPLES, Subscribe};
+pub use self::arguments::{EXAMPLES, Subscribe, header, object};
 pub use self::endpoint::Endpoint;
 pub use self::fault::{ClientError, GraphqlErrors};
 use self::output::Output;
@@ -31,10 +33,22 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// For the goodbye after Ctrl-C; also where the reader of our output has stopped.
 const GOODBYE: Duration = Duration::from_secs(1);
 
+/// A header of an upgrade.
+pub type Header = (HeaderName, HeaderValue);
+
+/// Where the hub is, and what a connection to it begins with.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    pub endpoint: Endpoint,
+    pub headers: Vec<Header>,
+    /// The payload of `connection_init`.
+    pub init: Option<Map<String, Value>>,
+}
+
 /// One operation, and how to follow it.
 #[derive(Clone, Debug)]
 pub struct Operation {
-    pub endpoint: Endpoint,
+    pub opening: Opening,
     /// A GraphQL document with one operation.
     pub document: String,
     pub variables: Map<String, Value>,
@@ -126,7 +140,7 @@ impl Following {
     /// Over one socket, until the end or a fault.
     async fn operate(&mut self) -> Result<(), ClientError> {
         let stop = self.stop.clone();
-        let opening = Socket::open(&self.asked.endpoint);
+        let opening = Socket::open(&self.asked.opening);
         let Some(socket) = stop.run_until_cancelled(opening).await else { return Ok(()) };
         let mut socket = socket?;
         let Operation { document, variables, .. } = &self.asked;

@@ -8,13 +8,14 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 use tokio::net::TcpStream;
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::{HeaderValue, Response, header};
 use tokio_tungstenite::tungstenite::{self, Utf8Bytes};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::endpoint::Endpoint;
 use super::fault::{ClientError, GraphqlErrors};
+use super::{Opening, tls};
 
 const PROTOCOL: &str = "graphql-transport-ws";
 /// The socket has one operation, so any name does.
@@ -42,23 +43,31 @@ struct Incoming {
 }
 
 pub struct Socket {
-    stream: WebSocketStream<TcpStream>,
+    stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
 
 impl Socket {
     /// Connected, upgraded and acknowledged.
-    pub async fn open(endpoint: &Endpoint) -> Result<Self, ClientError> {
-        let Endpoint { host, port, url } = endpoint;
+    pub async fn open(opening: &Opening) -> Result<Self, ClientError> {
+        let Opening { endpoint: Endpoint { host, port, url }, headers, init } = opening;
+        let connector = tls::connector(url)?;
         let failed = |source| ClientError::Connect { address: format!("{host}:{port}"), source };
         let tcp = in_time(TcpStream::connect((host.as_str(), *port))).await?.map_err(failed)?;
         tcp.set_nodelay(true).map_err(failed)?;
         let mut request = url.as_str().into_client_request().map_err(refusal)?;
         let protocol = HeaderValue::from_static(PROTOCOL);
+        request.headers_mut().extend(headers.iter().cloned());
         request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
-        let upgraded = in_time(tokio_tungstenite::client_async(request, tcp)).await?;
+        let upgrading =
+            tokio_tungstenite::client_async_tls_with_config(request, tcp, None, Some(connector));
+        let upgraded = in_time(Box::pin(upgrading)).await?;
         let (stream, _) = upgraded.map_err(refusal)?;
         let mut socket = Self { stream };
-        socket.send(json!({"type": "connection_init"})).await?;
+        let mut message = json!({"type": "connection_init"});
+        if let Some(payload) = init {
+            message["payload"] = payload.clone().into();
+        }
+        socket.send(message).await?;
         let acknowledged = async {
             loop {
                 let message = socket.incoming().await?;
@@ -203,6 +212,9 @@ fn refusal(error: tungstenite::Error) -> ClientError {
             let status = response.status().as_u16();
             ClientError::NoUpgrade { status, detail: detail(&response).unwrap_or_default() }
         }
+        tungstenite::Error::Io(error) if tls::is_fault(&error) => {
+            ClientError::Tls(error.to_string())
+        }
         tungstenite::Error::Io(_) => cut(error),
         tungstenite::Error::Protocol(tungstenite::error::ProtocolError::HandshakeIncomplete) => {
             cut(error)
@@ -229,10 +241,11 @@ mod tests {
 
     use super::*;
 
-    async fn listening() -> (TcpListener, Endpoint) {
+    async fn listening() -> (TcpListener, Opening) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("ws://{}", listener.local_addr().unwrap());
-        (listener, url.parse().unwrap())
+        let endpoint = url.parse().unwrap();
+        (listener, Opening { endpoint, headers: Vec::new(), init: None })
     }
 
     /// The hub's side, upgraded.
@@ -252,7 +265,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_hub_that_answers_no_upgrade_or_no_init_is_given_up_after_ten_seconds() {
-        let (listener, endpoint) = listening().await;
+        let (listener, opening) = listening().await;
         let upgraded = async {
             let hub = upgraded(&listener).await;
             tokio::time::pause();
@@ -261,27 +274,50 @@ mod tests {
         };
         tokio::select! {
             () = upgraded => unreachable!(),
-            opened = Socket::open(&endpoint) => {
+            opened = Socket::open(&opening) => {
                 assert!(matches!(opened, Err(ClientError::Late(ANSWER_DEADLINE))));
             }
         }
         // Now nobody takes the connection, which the kernel accepts.
         let began = Instant::now();
-        let opened = Socket::open(&endpoint).await;
+        let opened = Socket::open(&opening).await;
         assert!(matches!(opened, Err(ClientError::Late(ANSWER_DEADLINE))));
         assert_eq!(began.elapsed().as_secs(), ANSWER_DEADLINE.as_secs());
     }
 
     #[tokio::test]
+    async fn the_upgrade_has_the_headers_and_the_first_message_the_payload_that_were_given() {
+        let (listener, mut opening) = listening().await;
+        let header = super::super::header("x-key: a:b").unwrap();
+        opening.headers.push(header.clone());
+        opening.init = super::super::object(r#"{"token": "x"}"#).ok();
+        let hub = async {
+            #[expect(clippy::result_large_err, reason = "the library's own type")]
+            let speak = |request: &Request, mut response: Response| {
+                assert_eq!(request.headers()[&header.0], header.1);
+                let protocol = HeaderValue::from_static(PROTOCOL);
+                response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+                Ok(response)
+            };
+            let (tcp, _) = listener.accept().await.unwrap();
+            let mut hub = tokio_tungstenite::accept_hdr_async(tcp, speak).await.unwrap();
+            let init = hub.next().await.unwrap().unwrap();
+            serde_json::from_str::<Value>(init.to_text().unwrap()).unwrap()
+        };
+        let (init, _) = tokio::join!(hub, Socket::open(&opening));
+        assert_eq!(init, json!({"type": "connection_init", "payload": {"token": "x"}}));
+    }
+
+    #[tokio::test]
     async fn a_hub_that_is_silent_is_pinged_and_given_up_after_thirty_seconds() {
-        let (listener, endpoint) = listening().await;
+        let (listener, opening) = listening().await;
         let acknowledged = async {
             let mut hub = upgraded(&listener).await;
             let ack = json!({"type": "connection_ack"}).to_string();
             hub.send(tungstenite::Message::text(ack)).await.unwrap();
             hub
         };
-        let (mut hub, opened) = tokio::join!(acknowledged, Socket::open(&endpoint));
+        let (mut hub, opened) = tokio::join!(acknowledged, Socket::open(&opening));
         let mut socket = opened.unwrap();
         tokio::time::pause();
         let began = Instant::now();

@@ -28,7 +28,7 @@ pub(in crate::config) fn read(table: &mut Table<'_>) -> IdentityConfig {
             does: "The account of every client, for development only; empty means that nobody is \
                    signed in.",
             notes: "Who is not signed in can't place orders. `spreadly dev` sets an account where \
-                    none is set.",
+                    none is set. The hub warns where `server.listen` is not loopback.",
         }),
     }
 }

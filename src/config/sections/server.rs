@@ -62,9 +62,9 @@ pub(in crate::config) fn read(table: &mut Table<'_>) -> ServerConfig {
         default: Vec::new(),
         does: "Pages that may connect: origins such as `https://app.example`, or `*` for all.",
         notes: "The hub's own pages are always let in, and so are programs, which send no Origin. \
-                Any other Origin gets 403 before the upgrade. With an empty list, a hub on a \
-                loopback address also lets in pages from loopback, so that a front end's dev \
-                server works.",
+                Any other Origin gets 403. This holds for WebSocket, POST, GET and server-sent \
+                events. With an empty list, a hub on a loopback address also lets in pages from \
+                loopback, so that a front end's dev server works.",
     });
     ServerConfig {
         listen,

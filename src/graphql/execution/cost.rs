@@ -24,7 +24,7 @@ const MOST_NESTING: usize = 64;
 
 /// Longest name, in bytes. An alias comes back with every level of a book: ten thousand times in
 /// a deep one.
-const MOST_NAME_BYTES: usize = 64;
+pub const MOST_NAME_BYTES: usize = 64;
 
 /// How often one place of a result may be selected: the library resolves it each time.
 const MOST_REPEATS: usize = 20;

@@ -14,6 +14,7 @@ use quick_cache::UnitWeighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
 
 use super::cost::{self, Tokens};
+use super::syntax;
 use crate::graphql::errors::{ErrorCode, Refused};
 use crate::graphql::limits::QueryLimits;
 
@@ -61,20 +62,34 @@ impl Documents {
         }
         charge(cost::check_text(text, limits)?);
         let tree = parse_query(text).map_err(|fault| {
-            let at = fault.positions().next();
-            // The parser's message shows the line it stopped at.
-            let message = match cacheable {
-                true => fault.to_string(),
-                false => "the document is not valid GraphQL".to_owned(),
-            };
+            let (message, at) = syntax::fault(&fault, text);
             Refused::new(ErrorCode::BadRequest, &message, at)
         })?;
         let steps = cost::check_document(&tree, limits)?;
+        check_directives(&tree)?;
         let document = Arc::new(Document { tree, steps });
         if cacheable {
             self.0.insert(text.into(), document.clone());
         }
         Ok(document)
+    }
+}
+
+/// Those that the library never looks at: a variable's, and a fragment's that [`with_plain_root`]
+/// leaves out. The schema has no directive for either place.
+fn check_directives(document: &ExecutableDocument) -> Result<(), Refused> {
+    let of_variables = document.operations.iter().flat_map(|(_, operation)| {
+        let variables = operation.node.variable_definitions.iter();
+        variables.flat_map(|one| &one.node.directives)
+    });
+    let of_fragments = document.fragments.values().flat_map(|one| &one.node.directives);
+    match of_variables.chain(of_fragments).next() {
+        Some(one) => {
+            let name = &one.node.name.node;
+            let message = format!("Unknown directive \"{name}\" on a variable or a fragment");
+            Err(Refused::new(ErrorCode::ValidationFailed, &message, Some(one.pos)))
+        }
+        None => Ok(()),
     }
 }
 
@@ -205,16 +220,11 @@ pub fn after<'a>(operation: &'a OperationDefinition, field: &'a Field) -> After<
     }
 }
 
-/// The document's tokens, one space between them, so that documents are equal that differ in layout
-/// only. The string literal at `cut` is replaced by `null`. If its position can't be found it
-/// stays: then the stream is not shared, which is slower, not wrong.
-pub fn normalised(text: &str, cut: Option<Pos>) -> String {
+/// The document's tokens with their positions, counted as the parser counts: it takes `\r` for the
+/// start of a line but not for one.
+pub(super) fn located(text: &str) -> impl Iterator<Item = (Pos, &str)> {
     let (mut line, mut column, mut seen) = (1, 1, 0);
-    let mut whole = String::with_capacity(text.len());
-    let mut cuts = 0;
-    let mut without = String::with_capacity(text.len());
-    for token in Tokens::new(text) {
-        // Counted as the parser counts, which takes `\r` for the start of a line but not for one.
+    Tokens::new(text).map(move |token| {
         for letter in text[seen..token.start].chars() {
             match letter {
                 '\r' => column = 1,
@@ -223,8 +233,19 @@ pub fn normalised(text: &str, cut: Option<Pos>) -> String {
             }
         }
         seen = token.start;
-        let own = &text[token.start..token.end];
-        let is_cut = Some(Pos { line, column }) == cut && own.starts_with('"');
+        (Pos { line, column }, &text[token.start..token.end])
+    })
+}
+
+/// The document's tokens, one space between them, so that documents are equal that differ in layout
+/// only. The string literal at `cut` is replaced by `null`. If its position can't be found it
+/// stays: then the stream is not shared, which is slower, not wrong.
+pub fn normalised(text: &str, cut: Option<Pos>) -> String {
+    let mut whole = String::with_capacity(text.len());
+    let mut cuts = 0;
+    let mut without = String::with_capacity(text.len());
+    for (at, own) in located(text) {
+        let is_cut = Some(at) == cut && own.starts_with('"');
         cuts += usize::from(is_cut);
         for (into, part) in [(&mut whole, own), (&mut without, if is_cut { "null" } else { own })] {
             if !into.is_empty() {
@@ -298,7 +319,7 @@ mod tests {
         let errors =
             documents.parse(&large, &QueryLimits::default(), drop).unwrap_err().into_bytes();
         assert!(errors.len() < 300, "{}", errors.len());
-        let small = documents.parse("{a", &QueryLimits::default(), drop).unwrap_err().into_bytes();
-        assert!(String::from_utf8_lossy(&small).contains("\"code\":\"BAD_REQUEST\""));
+        let errors = String::from_utf8_lossy(&errors);
+        assert!(errors.contains("\"code\":\"BAD_REQUEST\"") && errors.contains("column 30010"));
     }
 }

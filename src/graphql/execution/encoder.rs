@@ -14,6 +14,7 @@ use serde_json::{Map, Value};
 
 use super::document;
 use super::executor::HubSchema;
+use super::suggestions;
 use crate::graphql::errors::{self, ErrorCode, Refused};
 use crate::graphql::identity::{Audience, Identity, Principal};
 use crate::graphql::subscription::{Slot, SourceSpec};
@@ -28,6 +29,8 @@ pub struct StreamRequest {
     pub principal: Principal,
     pub audience: Audience,
     pub with_cursor: bool,
+    /// Errors may propose names of the schema: it is no secret.
+    pub suggests: bool,
 }
 
 impl StreamRequest {
@@ -40,7 +43,12 @@ impl StreamRequest {
         let request = request.data(identity.clone()).data(slot.clone());
         let mut results = self.schema.execute_stream(request);
         match results.next().now_or_never() {
-            Some(Some(response)) => return Err(Refused::from_response(response)),
+            Some(Some(mut response)) => {
+                if self.suggests {
+                    suggestions::add(&mut response.errors);
+                }
+                return Err(Refused::from_response(response));
+            }
             Some(None) => {
                 let message = "the subscription selects nothing";
                 return Err(Refused::new(ErrorCode::ValidationFailed, message, None));

@@ -21,6 +21,7 @@ use super::document::{self, After, Document, Documents};
 use super::encoder::{StreamRequest, prepared, said};
 use super::offload::{Offload, Outcome, Running, Stage};
 use super::persisted::Persisted;
+use super::suggestions;
 use crate::budgets::{ClientAccount, Work};
 use crate::graphql::context::{Caller, ReadPlace};
 use crate::graphql::errors::{self, ErrorCode, Refused};
@@ -138,8 +139,12 @@ impl GraphqlExecutor {
         let identity = Arc::new(Identity::new(principal));
         let prepared = prepared.data(identity).data(account.clone()).data(stage.clone());
         let (schema, payer) = (self.schema.clone(), account.clone());
+        let suggests = self.limits.introspection;
         let mut running = unwinding(async move {
-            let response = schema.execute(prepared).await;
+            let mut response = schema.execute(prepared).await;
+            if suggests {
+                suggestions::add(&mut response.errors);
+            }
             outcome(response, &payer)
         });
         let offload = Offload { pool: self.pool.clone(), account, stage };
@@ -212,8 +217,17 @@ impl GraphqlExecutor {
             spend(account, weight);
             variables.extend(neutral.map(|name| (name, Value::String(String::new()))));
             let (schema, principal) = (self.schema.clone(), principal.clone());
-            let request =
-                StreamRequest { schema, text, name, variables, principal, audience, with_cursor };
+            let suggests = self.limits.introspection;
+            let request = StreamRequest {
+                schema,
+                text,
+                name,
+                variables,
+                principal,
+                audience,
+                with_cursor,
+                suggests,
+            };
             let price = (weight.level_nanos(), &**account);
             self.build(request, document, price).map_err(Refused::into_bytes)
         });

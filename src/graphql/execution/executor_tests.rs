@@ -799,10 +799,59 @@ fn a_stream_that_everyone_shares_is_refused_if_a_resolver_asks_who_its_client_is
             principal: Principal { account: Some("alice".into()) },
             audience,
             with_cursor: false,
+            suggests: true,
         };
         request.encoder(async_graphql_parser::parse_query(ORDERS).unwrap()).map(drop)
     };
     assert!(build(Audience::Account).is_ok());
     let errors = build(Audience::Everyone).unwrap_err().into_bytes();
     assert!(String::from_utf8_lossy(&errors).contains("INTERNAL"), "{errors:?}");
+}
+
+#[test]
+fn an_unknown_directive_is_refused_wherever_it_is() {
+    let executor = executor();
+    for query in [
+        "query @nothing{hub{version}}",
+        "{hub @nothing{version}}",
+        "{hub{version @nothing}}",
+        "{nothing @ifdef}",
+        "{... @nothing{hub{version}}}",
+        "{...F @nothing} fragment F on Query{hub{version}}",
+        "{...F} fragment F on Query @nothing{hub{version}}",
+        "query($id:ID! @nothing){market(id:$id){id}}",
+        "mutation @nothing{cancelAllOrders{orders{id}}}",
+        "subscription @nothing{feedStatus{name}}",
+        "subscription{feedStatus{name @nothing}}",
+        "subscription{...F} fragment F on Subscription @nothing{feedStatus{name}}",
+        "query($id:ID! @skip(if:true)){market(id:$id){id}}",
+        "query @skip(if:true){hub{version}}",
+        "{hub @deprecated{version}}",
+    ] {
+        let refused = refusal(execute(&executor, query, json!({"id": "A-B"})));
+        assert_eq!(refused["code"], "VALIDATION_FAILED", "{query}");
+    }
+}
+
+#[test]
+fn an_unknown_name_gets_a_suggestion_unless_the_schema_is_a_secret() {
+    let message = |executor: &GraphqlExecutor, query| match execute(executor, query, json!({})) {
+        Execution::Refused(errors) => {
+            let errors: Value = serde_json::from_slice(&errors).unwrap();
+            errors[0]["message"].as_str().unwrap().to_owned()
+        }
+        _ => panic!("not refused"),
+    };
+    let closed = executor_with(QueryLimits { introspection: false, ..Default::default() });
+    for (query, plain, question) in [
+        ("{hubb{version}}", "Unknown field \"hubb\" on type \"Query\".", " Did you mean \"hub\"?"),
+        (
+            "subscription{orderBook(market:\"A-B\",deth:1){sequence}}",
+            "Unknown argument \"deth\" on field \"orderBook\" of type \"Subscription\".",
+            " Did you mean \"depth\"?",
+        ),
+    ] {
+        assert_eq!(message(&executor(), query), format!("{plain}{question}"));
+        assert_eq!(message(&closed, query), plain);
+    }
 }

@@ -8,3 +8,5 @@ pub mod executor;
 pub mod introspection;
 pub mod offload;
 pub mod persisted;
+pub mod suggestions;
+pub mod syntax;

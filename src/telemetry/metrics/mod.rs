@@ -106,6 +106,9 @@ impl Everything {
         value(encoder, "source_gaps", load(&self.live.gaps))?;
         let closes = meters.closes().map(|(code, count)| (code.number().to_string(), count));
         by_label(encoder, "closes", closes)?;
+        let ends = meters.event_stream_ends();
+        let ends = ends.map(|(end, count)| (end.reason().to_owned(), count));
+        by_label(encoder, "event_streams_ended", ends)?;
         self.encoding(encoder)?;
         self.pool(encoder)?;
         self.cache(encoder)?;

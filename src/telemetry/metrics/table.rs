@@ -30,7 +30,7 @@ impl Metric {
     }
 }
 
-pub(super) const METRICS: [Metric; 70] = [
+pub(super) const METRICS: [Metric; 71] = [
     gauge("websockets_open", "WebSockets and event streams that are open"),
     gauge("readers_open", "operations that read a stream"),
     gauge("response_streams_open", "response streams that are open"),
@@ -56,6 +56,8 @@ pub(super) const METRICS: [Metric; 70] = [
     gauge("crossed_books", "books whose best bid is at the best ask or above"),
     counter("source_gaps", "times that events of a source were lost"),
     counter("closes", "sockets that the hub closed, by close code").by("code"),
+    counter("event_streams_ended", "streams of server-sent events that the hub ended, by reason")
+        .by("reason"),
     gauge(
         "response_streams_slowed",
         "response streams that are merged because they can't keep their own pace",
