@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::session::{self, Remote};
-use crate::ingest::feed_status::{At, FeedId, FeedStatuses, Place};
+use crate::ingest::feed_status::{FeedId, FeedStatuses};
 use crate::ingest::handle::{Incoming, IngestHandle};
+use crate::ingest::place::{At, Place};
 use crate::market::event::begins_epochs;
 use crate::postgres::{Numbering, Outbox, OutboxError, PostgresConfig, Row, Sleep};
 use crate::shared_log::Reader;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::feeds::kafka::{LONGEST_WRITE, Outgoing, ProduceError, Producer};
 use crate::graphql::{MutationPort, WriteError, Written};
-use crate::ingest::feed_status::{At, Place};
 use crate::ingest::handle::{Ack, Batch, Incoming, IngestError, IngestHandle, WeakIngestHandle};
+use crate::ingest::place::{At, Place};
 
 /// How long a mutation waits for its turn and for the log. A commit takes milliseconds; a disk that
 /// is full, or a queue in which too many wait, is reported to the client, which can ask again.

@@ -9,8 +9,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::run::now;
 use crate::feeds::simulator::{ACCOUNT, MOST_RESTING, Simulator, SimulatorConfig};
-use crate::ingest::feed_status::{At, FeedId, Place};
+use crate::ingest::feed_status::FeedId;
 use crate::ingest::handle::{Batch, Incoming, IngestHandle};
+use crate::ingest::place::{At, Place};
 use crate::market::orders::Order;
 use crate::store::{LogReaders, OrderQuery};
 

@@ -8,7 +8,8 @@ use serde::Serialize;
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
-use super::feed_status::{Counts, FeedId, LastRefusal, Place};
+use super::feed_status::{Counts, FeedId, LastRefusal};
+use super::place::Place;
 use super::refusals::Refusals;
 use crate::market::orders::OrderUpdate;
 use crate::market::refusal::Refusal;

@@ -4,6 +4,7 @@
 pub mod feed_status;
 pub mod handle;
 mod losses;
+pub mod place;
 pub mod projection;
 pub mod refusals;
 pub mod rollback;

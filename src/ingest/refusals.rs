@@ -55,7 +55,7 @@ impl Logged {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ingest::feed_status::{At, Place};
+    use crate::ingest::place::{At, Place};
     use crate::market::refusal::Refusal;
 
     #[test]

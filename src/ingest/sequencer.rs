@@ -12,6 +12,7 @@
 
 mod group;
 mod persist;
+mod sources;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -23,14 +24,13 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::feed_status::{FeedId, FeedStatuses, Place};
+use super::feed_status::{FeedId, FeedStatuses};
 use super::handle::{
     Ack, Answer, Batch, Incoming, IngestError, IngestHandle, Request, WeakIngestHandle, body, now,
 };
 use super::losses::Lost;
 use super::projection::Projection;
 use super::rollback;
-use super::topic_sources::MOST_TOPICS;
 use super::waiters::Waiters;
 use crate::live::checkpoint::checkpoint;
 use crate::market::admission::Admission;
@@ -396,34 +396,6 @@ impl Sequencer {
         }
         self.save_sources();
         Some(())
-    }
-
-    /// A feed brought an event of a topic.
-    fn note_source(&mut self, topic: &Arc<str>, feed: FeedId, place: &Place) {
-        // Nearly always it is the one before.
-        if let Some((own, source)) = self.noted.get(topic)
-            && *own == feed
-            && Arc::ptr_eq(source, &place.source)
-        {
-            return;
-        }
-        if self.noted.len() >= MOST_TOPICS {
-            self.noted.clear();
-        }
-        let Some(name) = self.statuses.name(feed) else { return };
-        self.new_sources.extend(self.statuses.sources().note(topic, &name, &place.source));
-        self.noted.insert(topic.clone(), (feed, place.source.clone()));
-    }
-
-    /// What could not be written is learned again after a restart.
-    fn save_sources(&mut self) {
-        if self.new_sources.is_empty() {
-            return;
-        }
-        if let Err(error) = self.store.save_topic_sources(&self.new_sources) {
-            tracing::warn!(%error, "sources of topics not saved");
-        }
-        self.new_sources.clear();
     }
 
     /// One that fails is taken at the next turn: until then a restart only replays more.

@@ -23,10 +23,21 @@ pub struct TopicSources(Arc<Mutex<Known>>);
 
 #[derive(Default)]
 struct Known {
-    /// Of each topic, the feed and the name of each source.
-    topics: HashMap<Arc<str>, Vec<(Arc<str>, Arc<str>)>>,
+    topics: HashMap<Arc<str>, Vec<Source>>,
     /// Counts the changes.
     changes: u64,
+}
+
+/// A source by the names of its feed and of itself.
+struct Source {
+    feed: Arc<str>,
+    name: Arc<str>,
+}
+
+impl Source {
+    fn is(&self, feed: &str, name: &str) -> bool {
+        *self.name == *name && *self.feed == *feed
+    }
 }
 
 impl TopicSources {
@@ -48,17 +59,18 @@ impl TopicSources {
         let is_full = known.topics.len() >= MOST_TOPICS;
         let mut replaces = false;
         match known.topics.get_mut(topic) {
-            Some(sources) if sources.iter().any(|own| is(own, feed, source)) => return None,
+            Some(sources) if sources.iter().any(|own| own.is(feed, source)) => return None,
             Some(sources) => {
                 replaces = sources.len() >= MOST_SOURCES;
                 if replaces {
                     sources.clear();
                 }
-                sources.push((feed.clone(), source.clone()));
+                sources.push(Source { feed: feed.clone(), name: source.clone() });
             }
             None if is_full => return None,
             None => {
-                known.topics.insert(topic.clone(), vec![(feed.clone(), source.clone())]);
+                let first = Source { feed: feed.clone(), name: source.clone() };
+                known.topics.insert(topic.clone(), vec![first]);
             }
         }
         known.changes += 1;
@@ -69,7 +81,7 @@ impl TopicSources {
     /// Whether a topic may have events of this source: it had some, or its sources are not known.
     pub fn may_bring(&self, topic: &str, feed: &str, source: &str) -> bool {
         let known = self.0.lock();
-        known.topics.get(topic).is_none_or(|all| all.iter().any(|own| is(own, feed, source)))
+        known.topics.get(topic).is_none_or(|all| all.iter().any(|own| own.is(feed, source)))
     }
 
     /// Counts the changes.
@@ -85,18 +97,13 @@ impl TopicSources {
         let known = self.0.lock();
         let mut states = HashMap::default();
         for (topic, sources) in &known.topics {
-            let state =
-                |(feed, source): &(Arc<str>, Arc<str>)| Some(feeds.get(&**feed)?.of(source));
+            let state = |source: &Source| Some(feeds.get(&*source.feed)?.of(&source.name));
             if let Some(worst) = sources.iter().filter_map(state).max() {
                 states.insert(topic.clone(), worst);
             }
         }
         states
     }
-}
-
-fn is((own_feed, own_source): &(Arc<str>, Arc<str>), feed: &str, source: &str) -> bool {
-    **own_source == *source && **own_feed == *feed
 }
 
 #[cfg(test)]

@@ -6,8 +6,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::waiters::Waiters;
 use super::writer::{Writer, WriterConfig};
-use crate::ingest::feed_status::{FeedStatuses, Place};
+use crate::ingest::feed_status::FeedStatuses;
 use crate::ingest::handle::Ack;
+use crate::ingest::place::Place;
 use crate::postgres::{Numbering, Outbox, OutboxError, PostgresConfig};
 use crate::store::FeedPosition;
 

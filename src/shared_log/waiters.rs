@@ -7,8 +7,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::ingest::feed_status::Place;
 use crate::ingest::handle::Ack;
+use crate::ingest::place::Place;
 
 /// Insertions that are waited for, by their origin. As many as there are requests under way.
 #[derive(Default)]
@@ -83,7 +83,7 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::ingest::feed_status::At;
+    use crate::ingest::place::At;
 
     #[test]
     fn an_insertion_is_settled_once_its_last_line_is_back() {

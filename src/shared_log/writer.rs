@@ -377,8 +377,8 @@ async fn readable(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ingest::feed_status::{At, Place};
     use crate::ingest::handle::MOST_WAITING;
+    use crate::ingest::place::{At, Place};
     use crate::postgres::Doorbell;
 
     #[tokio::test(start_paused = true)]

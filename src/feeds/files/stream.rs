@@ -9,8 +9,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::markets::Markets;
-use crate::ingest::feed_status::{At, Place};
 use crate::ingest::handle::Incoming;
+use crate::ingest::place::{At, Place};
 use crate::market::event::{MOST_LINE_BYTES, begins_epochs};
 use crate::market::refusal::Refusal;
 use crate::store::{FileProgress, Fingerprint};

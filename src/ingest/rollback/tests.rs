@@ -11,8 +11,9 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::OrderBooks;
-use crate::ingest::feed_status::{At, FeedStatuses, Place};
+use crate::ingest::feed_status::FeedStatuses;
 use crate::ingest::handle::{Ack, Batch, Incoming, IngestHandle};
+use crate::ingest::place::{At, Place};
 use crate::ingest::projection::LiveProjection;
 use crate::ingest::sequencer::{self, SequencerConfig};
 use crate::live::Encoders;

@@ -4,11 +4,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Queue, Sequencer, begins_epochs};
-use crate::ingest::feed_status::{FeedId, Place};
+use crate::ingest::feed_status::FeedId;
 use crate::ingest::handle::{
     Ack, Answer, Batch, Incoming, IngestError, Lease, Request, body, json, now,
 };
 use crate::ingest::losses::Lost;
+use crate::ingest::place::Place;
 use crate::ingest::waiters::Watched;
 use crate::market::admission::Admitted;
 use crate::market::book_gap::BookGap;

@@ -14,7 +14,8 @@ use rand::{Rng, SeedableRng};
 
 use super::group::GROUP_EVENTS;
 use super::*;
-use crate::ingest::feed_status::{At, FeedId, FeedKind, FeedState, Place};
+use crate::ingest::feed_status::{FeedId, FeedKind, FeedState};
+use crate::ingest::place::{At, Place};
 use crate::ingest::projection::MakeAside;
 use crate::ingest::waiters;
 use crate::live::Rollback;
