@@ -8,6 +8,8 @@ use std::fmt::Write;
 
 /// How often a document may select one place of its result (`query_repeats`).
 const MOST_REPEATS: usize = 20;
+/// How often a subscription to quiet markets selects each place: 43 fields of each of 100 markets.
+const QUIET_REPEATS: usize = 3;
 /// Every event changes some of the best 20 levels, so it concerns each of these depths.
 const LEAST_DEPTH: u64 = 20;
 const DEPTHS: u64 = 480;
@@ -61,10 +63,10 @@ pub fn subscription(kind: Kind, market: &str, serial: u64) -> String {
     format!("subscription {{ a{serial}: {field} }}")
 }
 
-/// Each place of the result is selected as often as it may.
+/// It has about as many fields of all markets together as it may (`stated_fields`).
 fn quiet(serial: u64) -> String {
     let markets = serde_json::to_string(&quiet_markets(serial)).unwrap_or_default();
-    let repeat = |fields: &str| format!("{fields} ").repeat(MOST_REPEATS);
+    let repeat = |fields: &str| format!("{fields} ").repeat(QUIET_REPEATS);
     let levels = repeat("price size orders");
     let fields = repeat("cursor epoch sequence prevSequence mergedEvents publishTime state");
     format!("bestBidOffer(markets: {markets}) {{ {fields} bid {{ {levels} }} ask {{ {levels} }} }}")

@@ -21,7 +21,7 @@ use super::document::{self, After, Document, Documents};
 use super::encoder::{StreamRequest, prepared, said};
 use super::offload::{Offload, Outcome, Running, Stage};
 use super::persisted::Persisted;
-use super::suggestions;
+use super::{stated, suggestions};
 use crate::budgets::{ClientAccount, Work};
 use crate::graphql::context::{Caller, ReadPlace};
 use crate::graphql::errors::{self, ErrorCode, Refused};
@@ -103,6 +103,8 @@ impl GraphqlExecutor {
         let (variables, markets) =
             (request.variables.as_ref(), self.encoders.live().market_count());
         let mut weight = cost::weigh(tree, operation, variables, &self.limits, markets)?;
+        let all = markets.min(self.limits.markets_per_subscription);
+        stated::check(operation, variables, weight.fields, all)?;
         // All of it is validated, whatever runs.
         weight.fields = weight.fields.max(*steps);
         match operation.ty {

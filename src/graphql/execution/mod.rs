@@ -8,5 +8,6 @@ pub mod executor;
 pub mod introspection;
 pub mod offload;
 pub mod persisted;
+pub mod stated;
 pub mod suggestions;
 pub mod syntax;

@@ -1,0 +1,92 @@
+//! What a subscription to several markets states when a client joins it: one frame of each market,
+//! made in one step.
+
+use async_graphql_parser::types::{OperationDefinition, OperationType, Selection};
+use async_graphql_value::{ConstValue, Value};
+use serde_json::Map;
+
+use crate::graphql::errors::Refused;
+
+/// Fields of all markets together. Some 0.7 ms of a shard; 100 markets with every field once have
+/// half of it.
+pub const MOST_STATED_FIELDS: usize = 5_000;
+
+/// `fields` are those of one market; `all` is how many markets a subscription follows that names
+/// none.
+pub fn check(
+    operation: &OperationDefinition,
+    variables: Option<&Map<String, serde_json::Value>>,
+    fields: usize,
+    all: usize,
+) -> Result<(), Refused> {
+    if operation.ty != OperationType::Subscription {
+        return Ok(());
+    }
+    let markets = markets(operation, variables, all).unwrap_or(1);
+    match fields.saturating_mul(markets) {
+        stated if stated > MOST_STATED_FIELDS => {
+            Err(Refused::limit("stated_fields", MOST_STATED_FIELDS, stated))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// How many markets it follows; `None` if it takes no list of them.
+fn markets(
+    operation: &OperationDefinition,
+    variables: Option<&Map<String, serde_json::Value>>,
+    all: usize,
+) -> Option<usize> {
+    let default = |name: &str| {
+        let mut all = operation.variable_definitions.iter();
+        let own = all.find(|one| *one.node.name.node == *name)?;
+        match &own.node.default_value.as_ref()?.node {
+            ConstValue::List(names) => Some(names.len()),
+            _ => None,
+        }
+    };
+    let named = |item: &Selection| {
+        let Selection::Field(field) = item else { return None };
+        let Some(argument) = field.node.get_argument("markets") else {
+            return (field.node.name.node == "tickers").then_some(all);
+        };
+        match &argument.node {
+            Value::List(names) => Some(names.len()),
+            Value::Variable(name) => match variables.and_then(|own| own.get(name.as_str())) {
+                Some(given) => Some(given.as_array().map_or(all, Vec::len)),
+                None => default(name).or(Some(all)),
+            },
+            _ => Some(all),
+        }
+    };
+    let items = &operation.selection_set.node.items;
+    items.iter().filter_map(|item| named(&item.node)).max()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(query: &str, variables: serde_json::Value, fields: usize) -> bool {
+        let document = async_graphql_parser::parse_query(query).unwrap();
+        let (_, operation) = document.operations.iter().next().unwrap();
+        check(&operation.node, variables.as_object(), fields, 50).is_err()
+    }
+
+    #[test]
+    fn a_subscription_states_five_thousand_fields_of_all_its_markets_at_most() {
+        let none = || serde_json::json!({});
+        let two = "subscription{tickers(markets:[\"A\",\"B\"]){sequence}}";
+        assert!(!refused(two, none(), MOST_STATED_FIELDS / 2));
+        assert!(refused(two, none(), MOST_STATED_FIELDS / 2 + 1));
+        let given = "subscription($m:[ID!]!=[\"A\"]){trades(markets:$m){sequence}}";
+        let markets = |count: usize| serde_json::json!({ "m": vec!["A"; count] });
+        assert!(!refused(given, markets(100), MOST_STATED_FIELDS / 100));
+        assert!(refused(given, markets(100), MOST_STATED_FIELDS / 100 + 1));
+        assert!(!refused(given, none(), MOST_STATED_FIELDS));
+        let everything = "subscription{tickers{sequence}}";
+        assert!(!refused(everything, none(), MOST_STATED_FIELDS / 50));
+        assert!(refused(everything, none(), MOST_STATED_FIELDS / 50 + 1));
+        assert!(!refused("{markets{id}}", none(), MOST_STATED_FIELDS + 1));
+    }
+}
