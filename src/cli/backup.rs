@@ -6,8 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
-use super::check_config::key_and_value;
-use super::check_config::{environment, refuse};
+use super::check_config::{environment, key_and_value, refuse};
 use crate::config::{Config, Overrides};
 use crate::store::{BackupStep, Copied, back_up};
 

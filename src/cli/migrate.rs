@@ -5,8 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::check_config::key_and_value;
-use super::check_config::{environment, refuse};
+use super::check_config::{environment, key_and_value, refuse};
 use crate::config::{Config, Overrides};
 use crate::hub;
 use crate::postgres::make_tables;
