@@ -12,7 +12,7 @@ use async_graphql_parser::types::{
 use async_graphql_value::{Name, Value};
 use serde_json::Map;
 
-use super::introspection;
+use super::{introspection, variables};
 use crate::budgets::Work;
 use crate::graphql::connections::paging::{DEFAULT_PER_PAGE, MOST_PER_PAGE};
 use crate::graphql::errors::{ErrorCode, Refused};
@@ -418,15 +418,7 @@ pub fn weigh(
         };
         let whole = |value: &Value| match value {
             Value::Number(number) => number.as_u64(),
-            Value::Variable(name) => match variables.and_then(|all| all.get(name.as_str())) {
-                Some(given) => given.as_u64(),
-                None => operation
-                    .variable_definitions
-                    .iter()
-                    .find(|one| one.node.name.node == *name)
-                    .and_then(|one| one.node.default_value.as_ref())
-                    .and_then(|default| default.node.clone().into_json().ok()?.as_u64()),
-            },
+            Value::Variable(name) => variables::value(operation, variables, name)?.as_u64(),
             _ => None,
         };
         // What is no number, too small or beyond the hub's limit is refused where it is resolved.

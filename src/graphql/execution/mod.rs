@@ -11,3 +11,4 @@ pub mod persisted;
 pub mod stated;
 pub mod suggestions;
 pub mod syntax;
+pub mod variables;
