@@ -6,8 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::json;
 
-use super::check_config::{environment, key_and_value, refuse};
-use crate::config::{Config, Overrides};
+use super::check_config::HubConfig;
 use crate::store::{BackupStep, Copied, back_up};
 
 pub(super) const EXAMPLES: &str = "\
@@ -25,20 +24,15 @@ const REPORTS: i64 = 10;
 pub(super) struct Backup {
     /// The file to make; its folder must be there
     to: PathBuf,
-    /// The configuration of the hub, which names the log
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Any key of the configuration; may be repeated
-    #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = key_and_value)]
-    set: Vec<(String, String)>,
+    #[command(flatten)]
+    hub: HubConfig,
 }
 
 impl Backup {
     pub(super) fn run(self) -> ExitCode {
-        let overrides = Overrides { set: self.set, ..Overrides::default() };
-        let config = match Config::load(self.config.as_deref(), environment(), overrides) {
+        let config = match self.hub.load() {
             Ok(config) => config,
-            Err(faults) => return refuse(&faults),
+            Err(code) => return code,
         };
         if config.store.shared.is_some() {
             eprintln!(

@@ -18,6 +18,27 @@ pub(super) struct CheckConfig {
     set: Vec<(String, String)>,
 }
 
+/// How a subcommand beside a hub finds that hub's configuration.
+#[derive(Args)]
+pub(super) struct HubConfig {
+    /// The configuration of the hub
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Any key of the configuration; may be repeated
+    #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = key_and_value)]
+    set: Vec<(String, String)>,
+}
+
+impl HubConfig {
+    /// # Errors
+    /// How the program ends: what is wrong was printed.
+    pub(super) fn load(self) -> Result<Config, ExitCode> {
+        let overrides = Overrides { set: self.set, ..Overrides::default() };
+        let loaded = Config::load(self.config.as_deref(), environment(), overrides);
+        loaded.map_err(|faults| refuse(&faults))
+    }
+}
+
 pub(super) fn key_and_value(text: &str) -> Result<(String, String), String> {
     let (key, value) = text.split_once('=').ok_or("write it as section.key=value")?;
     Ok((key.trim().to_owned(), value.trim().to_owned()))

@@ -1,12 +1,10 @@
 //! `spreadly migrate`: makes the tables in Postgres, for hubs whose own role may not.
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
 
-use super::check_config::{environment, key_and_value, refuse};
-use crate::config::{Config, Overrides};
+use super::check_config::HubConfig;
 use crate::hub;
 use crate::postgres::make_tables;
 
@@ -20,20 +18,15 @@ SELECT, INSERT, UPDATE and DELETE.";
 
 #[derive(Args)]
 pub(super) struct Migrate {
-    /// The configuration of the hub, which names the database
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Any key of the configuration; may be repeated
-    #[arg(long, value_name = "SECTION.KEY=VALUE", value_parser = key_and_value)]
-    set: Vec<(String, String)>,
+    #[command(flatten)]
+    hub: HubConfig,
 }
 
 impl Migrate {
     pub(super) fn run(self) -> ExitCode {
-        let overrides = Overrides { set: self.set, ..Overrides::default() };
-        let config = match Config::load(self.config.as_deref(), environment(), overrides) {
+        let config = match self.hub.load() {
             Ok(config) => config,
-            Err(faults) => return refuse(&faults),
+            Err(code) => return code,
         };
         let Some(postgres) = config.feeds.postgres else {
             eprintln!("spreadly: no database is named: set feeds.postgres.url or store.url");
