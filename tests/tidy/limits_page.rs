@@ -60,7 +60,6 @@ const NO_ROW: [(&str, &[&str]); 8] = [
             "ingest::feed_status::MOST_NAMED",
             "feeds::kafka::MOST_NOTES",
             "feeds::kafka::brokers::MOST_SAID",
-            "feeds::kafka::partitions::MOST_LACKING",
             "graphql::execution::suggestions::MOST_SUGGESTIONS",
             "graphql::execution::syntax::MOST_SHOWN",
             "market::event::fields::MOST_QUOTED",

@@ -14,13 +14,12 @@ use thiserror::Error;
 
 use super::KafkaConfig;
 use super::brokers::{self, Consumer};
+use crate::ingest::feed_status::summary;
 use crate::ingest::handle::Lease;
 use crate::store::FeedPosition;
 
 /// Far more often than a topic is ever recreated, far less than two clusters' epochs are apart.
 const MOST_REMADE: u64 = 1 << 32;
-/// Topics and partitions that a reason names.
-const MOST_LACKING: usize = 3;
 
 #[derive(Debug, Error)]
 pub(super) enum PartitionsError {
@@ -174,12 +173,8 @@ impl Partitions {
         let leaderless =
             leaderless.map(|one| format!("{} has no leader: start its brokers", one.source));
         let all: Vec<_> = missing.chain(leaderless).collect();
-        let named = all.len().min(MOST_LACKING);
-        let more = match all.len() - named {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        (named > 0).then(|| format!("{}{more}; the rest is read", all[..named].join("; ")))
+        let count = all.len();
+        Some(format!("{}; the rest is read", summary(all.into_iter(), count)?))
     }
 
     /// Their names in the log.
