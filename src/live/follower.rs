@@ -126,9 +126,9 @@ impl Live {
                 market.state.lock().with(self, id, |stream, now| stream.advance(now));
             }
             Followed::Candles(market) => market.candles.lock().advance(id, &self.moment()),
-            Followed::Offers => return self.offers.lock().advance_until(id, self.now(), until),
-            Followed::Tickers => return self.tickers.lock().advance_until(id, self.now(), until),
-            Followed::Topics => return self.topics.lock().advance_until(id, self.now(), until),
+            Followed::Offers => return self.offers.lock().advance(id, self.now(), until),
+            Followed::Tickers => return self.tickers.lock().advance(id, self.now(), until),
+            Followed::Topics => return self.topics.lock().advance(id, self.now(), until),
             Followed::Feeds => self.feeds.lock().advance(id),
         }
         true

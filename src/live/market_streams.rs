@@ -284,19 +284,9 @@ impl<T: MarketValue> MarketStreams<T> {
         }
     }
 
-    /// Pushes what changed since the stream's last frames, at most one frame for each market.
-    pub(super) fn advance(&mut self, stream: u64, now: Micros) {
-        self.advance_until(stream, now, None);
-    }
-
-    /// As [`Self::advance`], up to a moment but at least one frame. Pushes the heartbeats that are
-    /// due too. False if more are left.
-    pub(super) fn advance_until(
-        &mut self,
-        stream: u64,
-        now: Micros,
-        until: Option<Instant>,
-    ) -> bool {
+    /// Pushes what changed since the stream's last frames and the heartbeats that are due, at most
+    /// one frame for each market: up to a moment, but at least one. False if more are left.
+    pub(super) fn advance(&mut self, stream: u64, now: Micros, until: Option<Instant>) -> bool {
         let Some(own) = self.streams.get_mut(&stream) else { return true };
         let mut due: Vec<(u64, &MarketId)> = Vec::new();
         for (market, pushed) in &own.markets {
@@ -377,7 +367,7 @@ impl<T: MarketValue> MarketStreams<T> {
 
     /// States each value, for a reader that was too slow.
     pub(super) fn catch_up(&mut self, stream: &ResponseStream, seen: u64, now: Micros) -> Resume {
-        self.advance(stream.id(), now);
+        self.advance(stream.id(), now, None);
         self.state_all(stream, now, |_, entry| Err(SnapshotReason::of_lag(seen, &entry.epochs)))
     }
 

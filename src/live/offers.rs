@@ -79,7 +79,7 @@ impl Offers {
 
     /// States the current offer of each market.
     pub(super) fn join(&mut self, stream: &ResponseStream, now: Micros) -> Resume {
-        self.advance(stream.id(), now);
+        self.advance(stream.id(), now, None);
         self.state_all(stream, now, |_, _| Err(SnapshotReason::Initial))
     }
 }

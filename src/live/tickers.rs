@@ -155,7 +155,7 @@ impl Tickers {
         after: Option<&str>,
         now: Micros,
     ) -> Resume {
-        self.advance(stream.id(), now);
+        self.advance(stream.id(), now, None);
         let Some(markets) = self.markets_of(stream.id()) else { return Resume::CannotContinue };
         let resumed = match after.map(|after| cursor_position(after, markets)).transpose() {
             Ok(resumed) => resumed,

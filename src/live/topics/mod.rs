@@ -239,19 +239,10 @@ impl Topics {
         self.update_idle(name, previous);
     }
 
-    /// Pushes the events that a stream has not pushed.
-    pub(super) fn advance(&mut self, stream: u64, now: Micros) {
-        self.advance_until(stream, now, None);
-    }
-
-    /// As [`Self::advance`]. Then pushes the positions of topics whose state changed or that were
-    /// quiet for long, up to a moment but at least one. False if more are left.
-    pub(super) fn advance_until(
-        &mut self,
-        stream: u64,
-        now: Micros,
-        until: Option<Instant>,
-    ) -> bool {
+    /// Pushes the events that a stream has not pushed. Then pushes the positions of topics whose
+    /// state changed or that were quiet for long, up to a moment but at least one. False if more are
+    /// left.
+    pub(super) fn advance(&mut self, stream: u64, now: Micros, until: Option<Instant>) -> bool {
         let Some(own) = self.streams.get_mut(&stream) else { return true };
         let at = At { states: self.states.clone(), now };
         let names = own.names().clone();
@@ -365,7 +356,7 @@ impl Topics {
     /// cursor.
     pub(super) fn join(&mut self, stream: u64, after: Option<&str>, now: Micros) -> Continuation {
         // So that the ring's next frames follow those that are made here.
-        self.advance(stream, now);
+        self.advance(stream, now, None);
         let at = At { states: self.states.clone(), now };
         let Some(own) = self.streams.get_mut(&stream) else {
             return Continuation::Here(Resume::CannotContinue);
@@ -385,7 +376,7 @@ impl Topics {
     }
 
     pub(super) fn catch_up(&mut self, stream: u64, seen: u64, now: Micros) -> Continuation {
-        self.advance(stream, now);
+        self.advance(stream, now, None);
         let at = At { states: self.states.clone(), now };
         match self.streams.get_mut(&stream) {
             Some(own) => own.catch_up(seen, |name| end_of(&self.topics, name), &at),
