@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use crate::ingest::feed_status::{FeedState, FeedStatus};
 
+/// How the reason of a feed begins that has not reached its source yet.
+pub(super) const CONNECTING: &str = "connecting";
+
 /// What was logged of each feed.
 #[derive(Default)]
 pub(super) struct FeedLog(BTreeMap<Arc<str>, Logged>);
@@ -46,7 +49,7 @@ impl FeedLog {
 }
 
 fn is_connecting(feed: &FeedStatus) -> bool {
-    feed.cuts_total == 0 && feed.reason.as_deref().is_some_and(|own| own.starts_with("connecting"))
+    feed.cuts_total == 0 && feed.reason.as_deref().is_some_and(|own| own.starts_with(CONNECTING))
 }
 
 #[cfg(test)]

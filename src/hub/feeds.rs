@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::feed_log::CONNECTING;
 use super::shared_log::{self, SharedLog};
 use super::{simulator, timers};
 use crate::config::{FeedsConfig, FilesFeedConfig, FilesMode, KafkaFeedConfig, PostgresFeedConfig};
@@ -56,10 +57,7 @@ impl Feeds {
     }
 
     fn files(&self, written: FilesFeedConfig) {
-        let feed = self.statuses.register("files", FeedKind::Files);
-        if !written.is_required {
-            self.statuses.make_optional(feed);
-        }
+        let feed = self.register("files", FeedKind::Files, written.is_required);
         let (live, in_log) = (self.live.clone(), Arc::<files::InLog>::default());
         let (path, watched) = (written.path.clone(), in_log.clone());
         let files = FilesConfig {
@@ -108,11 +106,16 @@ impl Feeds {
 
     /// A feed that is not live before it has reached its source and read all that was there.
     fn remote(&self, name: &str, kind: FeedKind, is_required: bool) -> FeedId {
+        let feed = self.register(name, kind, is_required);
+        self.statuses.stale(feed, Some(format!("{CONNECTING} to {kind:?}")));
+        feed
+    }
+
+    fn register(&self, name: &str, kind: FeedKind, is_required: bool) -> FeedId {
         let feed = self.statuses.register(name, kind);
         if !is_required {
             self.statuses.make_optional(feed);
         }
-        self.statuses.stale(feed, Some(format!("connecting to {kind:?}")));
         feed
     }
 

@@ -206,13 +206,13 @@ impl Writer {
         let (mut bodies, mut places) = (Vec::new(), Vec::new());
         let ownership_guard =
             self.config.ownership_guard.as_ref().filter(|_| !self.statuses.is_kafka(feed));
+        // What a feed brings comes back through the reader of the log.
+        let log = self.statuses.first_of(FeedKind::Postgres);
         let name = feed.and_then(|feed| self.statuses.name(feed));
         for Incoming { place, line, .. } in lines {
             match readable(line, ownership_guard).await {
                 Ok((body, topic)) => {
                     if let (Some(feed), Some(topic)) = (&name, &topic) {
-                        // It comes back through the reader of the log.
-                        let log = self.statuses.first_of(FeedKind::Postgres);
                         for feed in std::iter::once(feed).chain(&log) {
                             self.statuses.sources().note(topic, feed, &place.source);
                         }
