@@ -26,8 +26,8 @@ PATH=$cache/bin:$PATH
 have() { [ "$(cargo-fuzz --version 2>/dev/null)" = "cargo-fuzz $version" ]; }
 have || cargo install cargo-fuzz --locked --version "=$version" --root "$cache"
 
-# C libraries are built without them: librdkafka tries whether it can link zstd, and it does not know
-# of the runtime that the sanitizers need.
+# C libraries are built without them: librdkafka tries whether it can link zstd, and does not know
+# the runtime that the sanitizers need.
 export CFLAGS="${CFLAGS:-} -fno-sanitize=all"
 # The sanitizers are options of a nightly compiler. A stable one takes them if it is asked so.
 for target in $targets; do

@@ -8,8 +8,9 @@ CREATE TABLE log (
     indexed INTEGER NOT NULL DEFAULT 0
 ) STRICT;
 
--- A row never changes. A rollback moves it to `undone`. An `id` is unique within its topic and kind.
--- A row without an `id` has no `kind`. If the block of this `height` is removed, the event is too.
+-- A row never changes. A rollback moves it to `undone`. An `id` is unique within its topic and
+-- kind. A row without an `id` has no `kind`. If the block of this `height` is removed, the event is
+-- too.
 CREATE TABLE events (
     sequence INTEGER PRIMARY KEY,
     topic TEXT NOT NULL,

@@ -240,8 +240,8 @@ impl Topics {
     }
 
     /// Pushes the events that a stream has not pushed. Then pushes the positions of topics whose
-    /// state changed or that were quiet for long, up to a moment but at least one. False if more are
-    /// left.
+    /// state changed or that were quiet for long, up to a moment but at least one. False if more
+    /// are left.
     pub(super) fn advance(&mut self, stream: u64, now: Micros, until: Option<Instant>) -> bool {
         let Some(own) = self.streams.get_mut(&stream) else { return true };
         let at = At { states: self.states.clone(), now };
