@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::feed_log::FeedLog;
 use crate::ingest::feed_status::{self, Cause, FeedId, FeedStatus, FeedStatuses, LastRefusal};
 use crate::ingest::topic_sources::TopicSources;
-use crate::live::{Encoders, FeedState, FeedStates, FeedView, Live, RefusedEvent};
+use crate::live::{Encoders, FeedState, FeedStates, FeedView, Live, MOST_GAPS, RefusedEvent};
 use crate::market::book_gap::BookGap;
 use crate::store::LogFiles;
 
@@ -143,9 +143,6 @@ impl From<feed_status::FeedState> for FeedState {
         }
     }
 }
-
-/// Most books with gaps that the status of a feed names.
-const MOST_GAPS: usize = 100;
 
 fn views(feeds: Vec<FeedStatus>, live: &Live) -> Vec<FeedView> {
     let gaps = live.book_gaps();

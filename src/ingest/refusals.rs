@@ -4,9 +4,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::feed_status::LastRefusal;
+use crate::live::MOST_REFUSALS;
 
-/// The newest refusals of a feed that its status names.
-pub const MOST_REFUSALS: usize = 20;
 /// Between two lines of the hub's log about refusals of one feed. Each has the count since the
 /// last one.
 const REFUSAL_LOG_PAUSE: Duration = Duration::from_secs(10);

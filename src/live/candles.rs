@@ -11,6 +11,7 @@ use super::feed_states::FeedStates;
 use super::frame::{CandleFrame, Encode, FeedState, LiveFrame, SnapshotReason, candles_topic};
 use super::pace::{QUIET_BEATS, Touched};
 use super::reader_errors::bad_cursor;
+use super::steps::MOST_STATED_FIELDS;
 use crate::market::candles::{Candle, Interval, SERIES_KEPT, Series};
 use crate::market::definition::MarketDefinition;
 use crate::market::effect::Applied;
@@ -56,6 +57,8 @@ pub(super) struct CandleBoard {
 struct CandleStream {
     stream: Arc<ResponseStream>,
     interval: Interval,
+    /// Candles of the frame that a resumed reader gets.
+    most_missed: usize,
     encode: Encode,
     /// Of the last frame in the ring.
     last: u64,
@@ -216,7 +219,7 @@ impl CandleBoard {
         let newest = self.newest.as_ref().filter(|(previous, _)| *previous == own.last);
         match newest.and_then(|(_, candles)| candles.get(place)) {
             Some(candle) => Some((self.series(own.interval).touched(candle, moment.now), 1)),
-            None => self.missed(own.interval, own.last, moment),
+            None => self.missed(own, own.last, moment),
         }
     }
 
@@ -286,13 +289,14 @@ impl CandleBoard {
     pub(super) fn attach(
         &mut self,
         stream: &Arc<ResponseStream>,
-        interval: Interval,
+        (interval, fields): (Interval, usize),
         states: &FeedStates,
         encode: Encode,
     ) {
         let own = CandleStream {
             stream: stream.clone(),
             interval,
+            most_missed: MOST_STATED_FIELDS / fields.max(1),
             encode,
             last: self.sequence,
             epoch: self.epochs.epoch(),
@@ -346,17 +350,19 @@ impl CandleBoard {
         self.start(stream, Some(seen), otherwise, moment)
     }
 
-    /// The candles that a reader lacks which saw everything up to `seen`, and how many trades
-    /// changed them.
-    fn missed(&self, interval: Interval, seen: u64, moment: &Moment) -> Option<(Vec<Candle>, u64)> {
+    /// The candles that a reader of a stream lacks which saw everything up to `seen`, and how many
+    /// trades changed them. `None` if that isn't known any more, or if they are too many for a
+    /// frame.
+    fn missed(&self, own: &CandleStream, seen: u64, moment: &Moment) -> Option<(Vec<Candle>, u64)> {
         let place = self.trades.partition_point(|trade| *trade <= seen);
         let is_known = seen == self.floor || (place > 0 && self.trades[place - 1] == seen);
-        let candles = self.series(interval).changes_since(seen, moment.now)?;
-        is_known.then(|| (candles, (self.trades.len() - place) as u64))
+        let candles = self.series(own.interval).changes_since(seen, moment.now)?;
+        let is_short = candles.len() <= own.most_missed.max(1);
+        (is_known && is_short).then(|| (candles, (self.trades.len() - place) as u64))
     }
 
     /// Continues after what was seen, with one frame that merges what followed. States the candles
-    /// where nothing was seen, or where that isn't known any more.
+    /// where nothing was seen, or where what followed can't be stated.
     fn start(
         &mut self,
         stream: &ResponseStream,
@@ -367,7 +373,7 @@ impl CandleBoard {
         let Some(mut own) = self.streams.remove(&stream.id()) else {
             return Resume::CannotContinue;
         };
-        let missed = seen.and_then(|seen| Some((seen, self.missed(own.interval, seen, moment)?)));
+        let missed = seen.and_then(|seen| Some((seen, self.missed(&own, seen, moment)?)));
         let (seen, reason) = match &missed {
             Some((seen, _)) => (*seen, None),
             None => (own.last, Some(otherwise)),

@@ -17,6 +17,7 @@ use super::Live;
 use super::follower::Follower;
 use super::inbox::{self, Change, Inbox};
 use super::pace::Touched;
+use super::steps::Step;
 
 /// Longest turn of a worker: how late a socket or the next event may be because of it.
 const SLICE: Duration = Duration::from_micros(150);
@@ -42,8 +43,6 @@ const BEAT: Duration = Duration::from_secs(1);
 /// Streams whose owner is beyond a budget are asked in one of so many rounds: their heartbeats come
 /// at a quarter of the pace.
 const SLOW_BEAT: u32 = 4;
-/// Longest step of one stream of many markets or topics. The rest of it has its turn again.
-const STEP: Duration = Duration::from_micros(100);
 
 /// What the workers did, since the start.
 #[derive(Debug, Default)]
@@ -62,7 +61,6 @@ pub struct EncodeMeters {
 pub struct EncodeWorker {
     live: Arc<Live>,
     inbox: Mutex<Inbox>,
-    wake: Notify,
     rounds: Mutex<Rounds>,
     /// By market or topic, those that some RAW streams may not have pushed yet.
     unpushed: Mutex<HashMap<Arc<str>, Taken>>,
@@ -141,7 +139,6 @@ impl EncodeWorker {
         Self {
             live: Arc::new(Live::copy_of(origin, stream_cost_rate)),
             inbox: Mutex::default(),
-            wake: Notify::new(),
             rounds: Mutex::new(Rounds {
                 next_beat: Instant::now() + BEAT,
                 beats: VecDeque::new(),
@@ -177,7 +174,7 @@ impl EncodeWorker {
 
     pub(super) fn pass_on(&self, change: Change) {
         self.inbox.lock().push(change);
-        self.wake.notify_one();
+        self.live.wake.notify_one();
     }
 
     /// Whether the next event has to wait until RAW streams have pushed earlier ones: for a moment
@@ -257,13 +254,6 @@ impl EncodeWorker {
         }
     }
 
-    /// Puts a stream into the schedule that no event waits for.
-    fn mark_unawaited(&self, follower: &Follower) {
-        if let Some(readership) = follower.readership() {
-            self.live.schedule.lock().ready_unawaited(follower.stream().id(), readership);
-        }
-    }
-
     /// Whether so few streams wait that all of them push before any frame leaves. If several
     /// clients read some of them, only these count: nothing else is sent before their frames.
     fn few_wait(&self) -> bool {
@@ -296,9 +286,9 @@ impl EncodeWorker {
     fn serve(&self) -> bool {
         let Some(id) = self.live.schedule.lock().pop() else { return false };
         let Some(follower) = self.live.follower(id) else { return true };
-        let until = Some(Instant::now() + STEP);
-        if !self.advance(&follower, |follower| self.live.advance_until(follower, until)) {
-            self.mark_unawaited(&follower);
+        let mut step = Step::begin();
+        if !self.advance(&follower, |follower| self.live.advance_step(follower, &mut step)) {
+            self.live.schedule_unawaited(&follower);
         }
         true
     }
@@ -363,7 +353,7 @@ impl EncodeWorker {
                 && !is_late
                 && self.advance(&follower, |follower| self.live.beat(follower))
             {
-                self.mark_unawaited(&follower);
+                self.live.schedule_unawaited(&follower);
             }
         }
     }
@@ -390,7 +380,7 @@ impl EncodeWorker {
 
 impl Worker for EncodeWorker {
     fn wake(&self) -> &Notify {
-        &self.wake
+        &self.live.wake
     }
 
     fn turn(&self) -> Turn {

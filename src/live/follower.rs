@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::Live;
 use super::markets::Market;
 use super::pace::Touched;
+use super::steps::Step;
 use crate::market::definition::MarketId;
 
 /// What a stream follows.
@@ -114,21 +115,21 @@ impl Live {
 
     /// Pushes what a stream has not pushed yet; nothing if there is nothing.
     pub fn advance(&self, follower: &Follower) {
-        self.advance_until(follower, None);
+        self.advance_step(follower, &mut Step::whole());
     }
 
-    /// As [`Self::advance`]. A stream of many markets or topics stops at a moment: false if more is
-    /// left.
-    pub(super) fn advance_until(&self, follower: &Follower, until: Option<Instant>) -> bool {
+    /// As [`Self::advance`]. Of many markets or topics only what belongs to this step: false if
+    /// more is left.
+    pub(super) fn advance_step(&self, follower: &Follower, step: &mut Step) -> bool {
         let id = follower.stream.id();
         match &follower.followed {
             Followed::Book(market) => {
                 market.state.lock().with(self, id, |stream, now| stream.advance(now));
             }
             Followed::Candles(market) => market.candles.lock().advance(id, &self.moment()),
-            Followed::Offers => return self.offers.lock().advance(id, self.now(), until),
-            Followed::Tickers => return self.tickers.lock().advance(id, self.now(), until),
-            Followed::Topics => return self.topics.lock().advance(id, self.now(), until),
+            Followed::Offers => return self.offers.lock().advance(id, self.now(), step),
+            Followed::Tickers => return self.tickers.lock().advance(id, self.now(), step),
+            Followed::Topics => return self.topics.lock().advance(id, self.now(), step),
             Followed::Feeds => self.feeds.lock().advance(id),
         }
         true
@@ -144,8 +145,21 @@ impl Live {
         }
         drop(followers);
         fence(Ordering::SeqCst);
-        if follower.skipped.swap(false, Ordering::Relaxed) {
-            self.advance(&follower);
+        if !follower.skipped.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        // Where no worker serves the schedule, nothing is left for later.
+        let mut step = if self.origin.is_some() { Step::begin() } else { Step::whole() };
+        if !self.advance_step(&follower, &mut step) {
+            self.schedule_unawaited(&follower);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Puts a stream into the schedule that no event waits for.
+    pub(super) fn schedule_unawaited(&self, follower: &Follower) {
+        if let Some(readership) = follower.readership() {
+            self.schedule.lock().ready_unawaited(follower.stream.id(), readership);
         }
     }
 

@@ -171,6 +171,11 @@ pub struct RefusedEvent {
     pub reason: String,
 }
 
+/// Most refused events that the status of a feed names.
+pub const MOST_REFUSALS: usize = 20;
+/// Most books with gaps that the status of a feed names.
+pub const MOST_GAPS: usize = 100;
+
 /// The state of one feed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedView {
@@ -182,13 +187,14 @@ pub struct FeedView {
     pub known_total: u64,
     pub refused_total: u64,
     pub last_refusal: Option<RefusedEvent>,
-    /// The newest ones, newest first.
+    /// The newest [`MOST_REFUSALS`], newest first.
     pub refusals: Vec<RefusedEvent>,
     /// When the newest event went into the log, by the hub's clock.
     pub last_event_time: Option<Micros>,
     /// What the source has and the log has not: bytes of files, rows, or records.
     pub lag: Option<u64>,
-    /// Books that missed an event which it brought, and had no snapshot since.
+    /// Books that missed an event which it brought, and had no snapshot since: at most
+    /// [`MOST_GAPS`].
     pub gaps: Vec<Arc<BookGap>>,
 }
 

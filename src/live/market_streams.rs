@@ -6,16 +6,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use foldhash::{HashMap, HashMapExt as _};
-use spreadly_subscriptions::{Epoch, Frame, ResponseStream, Resume};
-use tokio::time::Instant;
+use spreadly_subscriptions::{Epoch, Frame, Position, ResponseStream, Resume};
 
 use super::feed_states::FeedStates;
 use super::frame::{Encode, FeedState, LiveFrame, SnapshotReason};
 use super::pace::{QUIET_BEATS, Touched};
+use super::stated_frames::StatedFrames;
+use super::steps::Step;
 use crate::market::definition::{MarketDefinition, MarketId};
-use crate::market::epochs::{EpochChange, EpochHistory};
+use crate::market::epochs::{EpochChange, EpochHistory, ResumeFrom};
 use crate::market::time::Micros;
 
 /// What streams follow of each market.
@@ -120,24 +120,30 @@ impl Pushed {
     }
 }
 
-/// Frames that state a value, encoded for earlier readers: one for each reason.
-#[derive(Default)]
-struct StatedFrames(Vec<(SnapshotReason, Bytes)>);
+/// Where a reader starts.
+pub(super) enum StartFrom {
+    /// It has nothing.
+    Nothing,
+    /// After a cursor, which is of one market.
+    Cursor(MarketId, Position),
+    /// It was too slow, and saw everything up to a sequence.
+    Seen(u64),
+}
 
-impl StatedFrames {
-    fn clear(&mut self) {
-        self.0.clear();
-    }
-
-    /// The tail of a frame, see [`Frame`].
-    fn get(&mut self, reason: SnapshotReason, encode: impl FnOnce() -> Vec<u8>) -> Bytes {
-        if let Some((_, tail)) = self.0.iter().find(|(why, _)| *why == reason) {
-            return tail.clone();
+impl StartFrom {
+    /// The sequence that it continues after in a market, or why that market's value is stated.
+    fn after<T: MarketValue>(&self, market: &MarketEntry<T>) -> Result<u64, SnapshotReason> {
+        match self {
+            Self::Cursor(resumed, at) if *resumed == market.definition.market => {
+                match market.epochs.resume(at, market.value.sequence()) {
+                    ResumeFrom::After(seen) => Ok(seen),
+                    ResumeFrom::RolledBack { .. } => Err(SnapshotReason::of_epoch(&market.epochs)),
+                    ResumeFrom::Start => Err(SnapshotReason::EpochChange),
+                }
+            }
+            Self::Nothing | Self::Cursor(..) => Err(SnapshotReason::Initial),
+            Self::Seen(seen) => Err(SnapshotReason::of_lag(*seen, &market.epochs)),
         }
-        // It may be sent at several places of a ring.
-        let Frame { tail, .. } = Frame::new(0, 0, encode());
-        self.0.push((reason, tail.clone()));
-        tail
     }
 }
 
@@ -285,8 +291,8 @@ impl<T: MarketValue> MarketStreams<T> {
     }
 
     /// Pushes what changed since the stream's last frames and the heartbeats that are due, at most
-    /// one frame for each market: up to a moment, but at least one. False if more are left.
-    pub(super) fn advance(&mut self, stream: u64, now: Micros, until: Option<Instant>) -> bool {
+    /// one frame for each market. False if more are left than belong to this step.
+    pub(super) fn advance(&mut self, stream: u64, now: Micros, step: &mut Step) -> bool {
         let Some(own) = self.streams.get_mut(&stream) else { return true };
         let mut due: Vec<(u64, &MarketId)> = Vec::new();
         for (market, pushed) in &own.markets {
@@ -304,8 +310,8 @@ impl<T: MarketValue> MarketStreams<T> {
         }
         due.sort_unstable();
         let due: Vec<_> = due.into_iter().map(|(_, market)| market.clone()).collect();
-        for (place, market) in due.iter().enumerate() {
-            if place > 0 && until.is_some_and(|until| Instant::now() >= until) {
+        for market in &due {
+            if !step.goes_on() {
                 return false;
             }
             own.push(market, &self.markets[market], now);
@@ -365,21 +371,19 @@ impl<T: MarketValue> MarketStreams<T> {
         self.streams.get(&stream).map(|own| own.markets.keys())
     }
 
-    /// States each value, for a reader that was too slow.
-    pub(super) fn catch_up(&mut self, stream: &ResponseStream, seen: u64, now: Micros) -> Resume {
-        self.advance(stream.id(), now, None);
-        self.state_all(stream, now, |_, entry| Err(SnapshotReason::of_lag(seen, &entry.epochs)))
-    }
-
-    /// States each value as it is: after the sequence that a reader saw of it, or for a reason.
-    /// The stream was advanced, so what follows in the ring follows these frames.
-    pub(super) fn state_all(
+    /// Where a reader starts: the value of each market, stated or after what the reader has. What
+    /// follows in the ring follows these frames. `None` if it takes a further step.
+    pub(super) fn start(
         &mut self,
-        stream: &ResponseStream,
+        stream: u64,
+        from: &StartFrom,
         now: Micros,
-        previous: impl Fn(&MarketId, &MarketEntry<T>) -> Result<u64, SnapshotReason>,
-    ) -> Resume {
-        let Some(own) = self.streams.get_mut(&stream.id()) else { return Resume::CannotContinue };
+        step: &mut Step,
+    ) -> Option<Resume> {
+        if !self.advance(stream, now, step) {
+            return None;
+        }
+        let Some(own) = self.streams.get_mut(&stream) else { return Some(Resume::CannotContinue) };
         let (sequence, encode) = (own.last, &mut own.encode);
         let link = FrameLink {
             previous: None,
@@ -393,23 +397,24 @@ impl<T: MarketValue> MarketStreams<T> {
         for (market, pushed) in &mut own.markets {
             let Some(entry) = self.markets.get(market) else { continue };
             let link = FrameLink { state: entry.state(), ..link };
-            let tail = match previous(market, entry) {
+            let tail = match from.after(entry) {
                 Ok(seen) => {
                     let link = FrameLink { previous: Some(seen), ..link };
                     Frame::new(sequence, sequence, encode(T::frame(entry, link))).tail
                 }
                 // It may have been encoded at an earlier place of the ring, before another market
                 // changed.
-                Err(reason) => pushed.stated.get(reason, || {
+                Err(reason) => pushed.stated.get(Some(reason), step, || {
                     encode(T::frame(entry, FrameLink { reason: Some(reason), ..link }))
-                }),
+                })?,
             };
             frames.push(Frame { previous: sequence, sequence, tail });
         }
-        match frames.is_empty() {
-            true => Resume::Ring { seen: own.last, next: own.stream.next_index() },
-            false => Resume::Frames { frames, next: own.stream.next_index() },
-        }
+        let next = own.stream.next_index();
+        Some(match frames.is_empty() {
+            true => Resume::Ring { seen: sequence, next },
+            false => Resume::Frames { frames, next },
+        })
     }
 }
 

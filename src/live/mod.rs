@@ -29,6 +29,8 @@ mod pace;
 mod reader_errors;
 mod rollback;
 mod source;
+mod stated_frames;
+mod steps;
 mod tickers;
 mod topics;
 mod wait_for_position;
@@ -39,6 +41,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use foldhash::{HashMap, HashSet};
 use parking_lot::{Mutex, RwLock};
 use spreadly_subscriptions::{Epoch, Schedule};
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
 use self::candles::Moment;
@@ -63,10 +66,11 @@ pub use self::encoders::Encoders;
 pub use self::feed_states::FeedStates;
 pub use self::frame::{
     BookDelta, BookHead, BookHeartbeat, BookSnapshot, CandleFrame, Encode, FeedState, FeedView,
-    Item, ItemBody, LiveFrame, LogCursor, LogFrame, Offer, RefusedEvent, SnapshotReason, Speed,
-    TickerFrame, TickerView, TopicName, age_ms, log_topics,
+    Item, ItemBody, LiveFrame, LogCursor, LogFrame, MOST_GAPS, MOST_REFUSALS, Offer, RefusedEvent,
+    SnapshotReason, Speed, TickerFrame, TickerView, TopicName, age_ms, log_topics,
 };
 pub use self::rollback::{Defined, MarketLeft, Rollback};
+pub use self::steps::MOST_STATED_FIELDS;
 pub use self::topics::item;
 
 /// The hub's wall clock.
@@ -92,6 +96,10 @@ pub struct Live {
     shared: Mutex<HashSet<u64>>,
     /// Which follower is advanced next.
     schedule: Mutex<Schedule>,
+    /// Notified where its worker has something to do.
+    wake: Notify,
+    /// Answers that take many steps are made one by one.
+    answering: Semaphore,
     /// Of a worker's copy: the state that it copies.
     origin: Option<Arc<Live>>,
     /// Held while something is copied, and while an event is applied, so that a copy misses none.
@@ -125,6 +133,8 @@ impl Live {
             shared: Mutex::default(),
             // Nothing is served by it: copies have schedules of their own.
             schedule: Mutex::new(Schedule::new(0, Instant::now())),
+            wake: Notify::new(),
+            answering: Semaphore::new(1),
             origin: None,
             copying: Mutex::default(),
             following: AtomicUsize::new(0),

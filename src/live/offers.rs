@@ -1,9 +1,7 @@
 //! The best bid and offer of all markets, and the streams that follow some of them.
 
-use spreadly_subscriptions::{ResponseStream, Resume};
-
 use super::feed_states::FeedStates;
-use super::frame::{FeedState, LiveFrame, Offer, SnapshotReason};
+use super::frame::{FeedState, LiveFrame, Offer};
 use super::market_streams::{FrameLink, MarketEntry, MarketStreams, MarketValue};
 use super::pace::Touched;
 use crate::market::bbo::BestBidOffer;
@@ -75,11 +73,5 @@ impl Offers {
     /// The top of a market's book, and the event that last changed it.
     pub(super) fn get(&self, market: &str) -> Option<BestBidOffer> {
         self.entry(market).map(|entry| entry.value)
-    }
-
-    /// States the current offer of each market.
-    pub(super) fn join(&mut self, stream: &ResponseStream, now: Micros) -> Resume {
-        self.advance(stream.id(), now, None);
-        self.state_all(stream, now, |_, _| Err(SnapshotReason::Initial))
     }
 }

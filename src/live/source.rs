@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
-use spreadly_subscriptions::{ResponseStream, Resume, Source};
+use spreadly_subscriptions::{self as engine, ResponseStream, Resume, Source};
 
 use super::Live;
 use super::book_stream::{BookStream, Now};
@@ -11,9 +11,11 @@ use super::drafts::{Answer, LongFrames};
 use super::follower::{Followed, Follower};
 use super::frame::{Encode, Speed, TopicName};
 use super::long_frames::drafter;
+use super::market_streams::{MarketStreams, MarketValue, StartFrom};
 use super::markets::Market;
 use super::pace::with_pace;
-use super::reader_errors::gone;
+use super::reader_errors::{bad_cursor, gone};
+use super::steps::{Step, in_steps};
 use super::topics::Replay;
 use crate::market::candles::Interval;
 use crate::market::definition::MarketId;
@@ -44,26 +46,29 @@ impl Live {
         Box::new(LiveSource::new(self, Target::Offers(markets), encode))
     }
 
-    /// The source of some log topics.
+    /// The source of some log topics, with so many fields of each event.
     pub fn topic_source(
         self: &Arc<Self>,
         mut names: Vec<TopicName>,
+        fields: usize,
         encode: Encode,
     ) -> Box<dyn Source> {
         names.sort_unstable();
         names.dedup();
-        self.resumable(Target::Topics(names.into()), encode)
+        self.resumable(Target::Topics { names: names.into(), fields }, encode)
     }
 
-    /// The source of one market's candles; `None` if the market is not known.
+    /// The source of one market's candles, with so many fields of each; `None` if the market is not
+    /// known.
     pub fn candle_source(
         self: &Arc<Self>,
         market: &str,
         interval: Interval,
+        fields: usize,
         encode: Encode,
     ) -> Option<Box<dyn Source>> {
         let market = OneMarket::new(self, market)?;
-        Some(self.resumable(Target::Candles { market, interval }, encode))
+        Some(self.resumable(Target::Candles { market, interval, fields }, encode))
     }
 
     /// The source of several markets' tickers.
@@ -88,10 +93,10 @@ impl Live {
 /// What a source's stream follows.
 enum Target {
     Book { market: OneMarket, depth: usize, speed: Speed, long: Option<Arc<LongFrames>> },
-    Candles { market: OneMarket, interval: Interval },
+    Candles { market: OneMarket, interval: Interval, fields: usize },
     Offers(Vec<MarketId>),
     Tickers(Vec<MarketId>),
-    Topics(Arc<[TopicName]>),
+    Topics { names: Arc<[TopicName]>, fields: usize },
     Feeds,
 }
 
@@ -103,14 +108,14 @@ impl Target {
                 std::slice::from_ref(&market.id)
             }
             Self::Offers(markets) | Self::Tickers(markets) => markets,
-            Self::Topics(_) | Self::Feeds => &[],
+            Self::Topics { .. } | Self::Feeds => &[],
         }
     }
 
     /// Log topics whose state the stream needs.
     fn topics(&self) -> Arc<[TopicName]> {
         match self {
-            Self::Topics(names) => names.clone(),
+            Self::Topics { names, .. } => names.clone(),
             _ => Arc::default(),
         }
     }
@@ -169,9 +174,10 @@ impl LiveSource {
                 let pace = (*speed).into();
                 return Some(Follower { pace, ..Follower::new(stream, followed) });
             }
-            Target::Candles { market, interval } => {
+            Target::Candles { market, interval, fields } => {
                 let market = market.find(live)?;
-                market.candles.lock().attach(stream, *interval, &live.feed_states(), encode);
+                let (states, shape) = (live.feed_states(), (*interval, *fields));
+                market.candles.lock().attach(stream, shape, &states, encode);
                 Followed::Candles(market.clone())
             }
             Target::Offers(markets) => {
@@ -182,8 +188,8 @@ impl LiveSource {
                 live.tickers.lock().attach(stream, markets, encode);
                 Followed::Tickers
             }
-            Target::Topics(names) => {
-                live.topics.lock().attach(stream, names.clone(), encode);
+            Target::Topics { names, fields } => {
+                live.topics.lock().attach(stream, names.clone(), (encode, *fields));
                 Followed::Topics
             }
             Target::Feeds => {
@@ -203,6 +209,28 @@ impl LiveSource {
         let Some(market) = market.get() else { return Resume::CannotContinue };
         let mut state = market.state.lock();
         state.with(&self.live, stream.id(), act).map_or(Resume::CannotContinue, Resume::from)
+    }
+
+    /// Where a reader of many markets starts: now, or after some steps.
+    fn start<T: MarketValue + Send + 'static>(
+        &self,
+        stream: &ResponseStream,
+        from: StartFrom,
+        streams: fn(&Live) -> &Mutex<MarketStreams<T>>,
+    ) -> Resume {
+        let (live, id) = (self.live.clone(), stream.id());
+        let ask = move |live: &Live, step: &mut Step| {
+            streams(live).lock().start(id, &from, live.now(), step)
+        };
+        if let Some(start) = ask(&live, &mut Step::begin()) {
+            return start;
+        }
+        Resume::Pending(Box::pin(async move {
+            match in_steps(&live.answering, |step| ask(&live, step)).await {
+                Some((resume, took)) => engine::Answer { resume, took },
+                None => Resume::CannotContinue.into(),
+            }
+        }))
     }
 }
 
@@ -230,12 +258,18 @@ impl Source for LiveSource {
                 Some(market) => market.candles.lock().join(stream, after, &live.moment()),
                 None => Resume::Refused(gone()),
             },
-            Target::Offers(_) => live.offers.lock().join(stream, live.now()),
-            Target::Tickers(_) => live.tickers.lock().join(stream, after, live.now()),
-            Target::Topics(names) => {
+            Target::Offers(_) => self.start(stream, StartFrom::Nothing, |live| &live.offers),
+            Target::Tickers(_) => {
+                let from = live.tickers.lock().start_from(stream.id(), after);
+                match from {
+                    Ok(from) => self.start(stream, from, |live| &live.tickers),
+                    Err(fault) => Resume::Refused(bad_cursor(fault)),
+                }
+            }
+            Target::Topics { names, .. } => {
                 let (id, after) = (stream.id(), after.map(str::to_owned));
-                Replay::Joining.start(live, id, names, move |live| {
-                    live.topics.lock().join(id, after.as_deref(), live.now())
+                Replay::Joining.start(live, id, names, move |live, step| {
+                    live.topics.lock().join(id, after.as_deref(), live.now(), step)
                 })
             }
             Target::Feeds => live.feeds.lock().join(stream),
@@ -252,12 +286,12 @@ impl Source for LiveSource {
                 Some(market) => market.candles.lock().catch_up(stream, seen, &live.moment()),
                 None => Resume::CannotContinue,
             },
-            Target::Offers(_) => live.offers.lock().catch_up(stream, seen, live.now()),
-            Target::Tickers(_) => live.tickers.lock().catch_up(stream, seen, live.now()),
-            Target::Topics(names) => {
+            Target::Offers(_) => self.start(stream, StartFrom::Seen(seen), |live| &live.offers),
+            Target::Tickers(_) => self.start(stream, StartFrom::Seen(seen), |live| &live.tickers),
+            Target::Topics { names, .. } => {
                 let id = stream.id();
-                Replay::CatchingUp.start(live, id, names, move |live| {
-                    live.topics.lock().catch_up(id, seen, live.now())
+                Replay::CatchingUp.start(live, id, names, move |live, step| {
+                    live.topics.lock().catch_up(id, seen, live.now(), step)
                 })
             }
             Target::Feeds => live.feeds.lock().join(stream),
@@ -285,7 +319,7 @@ impl Source for LiveSource {
             }
             Target::Offers(_) => live.offers.lock().detach(stream),
             Target::Tickers(_) => live.tickers.lock().detach(stream),
-            Target::Topics(_) => live.topics.lock().detach(stream),
+            Target::Topics { .. } => live.topics.lock().detach(stream),
             Target::Feeds => live.feeds.lock().detach(stream),
         });
     }

@@ -23,6 +23,8 @@ use crate::market::trade::Trade;
 
 #[path = "draft_tests.rs"]
 mod drafts;
+#[path = "step_tests.rs"]
+mod steps;
 #[path = "worker_tests.rs"]
 mod workers;
 
@@ -851,8 +853,13 @@ impl Traded {
     }
 
     fn open(&self, streams: &Streams) -> Arc<ResponseStream> {
-        open(streams, "candles".into(), || {
-            self.live.candle_source(MARKET, Interval::M1, Box::new(plain)).unwrap()
+        self.open_wide(streams, 1)
+    }
+
+    /// With so many fields of each candle.
+    fn open_wide(&self, streams: &Streams, fields: usize) -> Arc<ResponseStream> {
+        open(streams, format!("{fields} fields"), || {
+            self.live.candle_source(MARKET, Interval::M1, fields, Box::new(plain)).unwrap()
         })
     }
 }
@@ -959,6 +966,19 @@ fn a_cursor_that_can_not_be_resumed_gets_all_candles_with_the_reason() {
     assert!(matches!(stream.source().join(&stream, Some(&other)), Resume::Refused(_)));
     let Resume::Frames { frames, .. } = stream.source().catch_up(&stream, 3) else { panic!() };
     assert_eq!(parts(&frames)[0][2], "Lagged");
+}
+
+#[test]
+fn a_cursor_with_too_many_candles_after_it_for_one_frame_gets_the_newest_with_the_reason() {
+    let (mut hub, streams) = (Traded::new(), new_streams(1 << 20));
+    for (sequence, second) in [(5, 20), (8, 80), (9, 140), (12, 200)] {
+        hub.clock(second);
+        hub.trade(sequence, second, 7);
+    }
+    let wide = hub.open_wide(&streams, MOST_STATED_FIELDS / 3);
+    let reason = |stream, after| joined(stream, Some(after))[0][2].clone();
+    assert_eq!((reason(&wide, 8), reason(&wide, 5)), (Value::Null, json!("ResumeTooOld")));
+    assert_eq!(reason(&hub.open(&streams), 5), Value::Null, "a narrow one has room for all");
 }
 
 #[test]

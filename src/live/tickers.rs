@@ -1,17 +1,16 @@
 //! The tickers of all markets, and the streams that follow some of them.
 
-use spreadly_subscriptions::{Cursor, CursorError, Position, ResponseStream, Resume};
+use spreadly_subscriptions::{Cursor, CursorError};
 
 use super::feed_states::FeedStates;
-use super::frame::{FeedState, LiveFrame, SnapshotReason, TickerFrame, TickerView, ticker_topic};
-use super::market_streams::{FrameLink, MarketEntry, MarketStreams, MarketValue};
+use super::frame::{FeedState, LiveFrame, TickerFrame, TickerView, ticker_topic};
+use super::market_streams::{FrameLink, MarketEntry, MarketStreams, MarketValue, StartFrom};
 use super::pace::Touched;
-use super::reader_errors::bad_cursor;
 use crate::market::bbo::BestBidOffer;
 use crate::market::candles::Candle;
 use crate::market::definition::MarketId;
 use crate::market::effect::Applied;
-use crate::market::epochs::{EpochChange, ResumeFrom};
+use crate::market::epochs::EpochChange;
 use crate::market::levels::Level;
 use crate::market::ticker::{LastTrade, Ticker};
 use crate::market::time::Micros;
@@ -148,29 +147,21 @@ impl Tickers {
         self.roll_all(touched, |ticker| ticker.forget(now));
     }
 
-    /// States each ticker. A cursor is of one market, which continues after it.
-    pub(super) fn join(
-        &mut self,
-        stream: &ResponseStream,
+    /// Where a reader of this stream starts with its cursor, which is of one of its markets.
+    pub(super) fn start_from(
+        &self,
+        stream: u64,
         after: Option<&str>,
-        now: Micros,
-    ) -> Resume {
-        self.advance(stream.id(), now, None);
-        let Some(markets) = self.markets_of(stream.id()) else { return Resume::CannotContinue };
-        let resumed = match after.map(|after| cursor_position(after, markets)).transpose() {
-            Ok(resumed) => resumed,
-            Err(fault) => return Resume::Refused(bad_cursor(fault)),
-        };
-        self.state_all(stream, now, |market, entry| {
-            let Some((_, at)) = resumed.as_ref().filter(|(resumed, _)| resumed == market) else {
-                return Err(SnapshotReason::Initial);
-            };
-            match entry.epochs.resume(at, entry.value.sequence) {
-                ResumeFrom::After(seen) => Ok(seen),
-                ResumeFrom::RolledBack { .. } => Err(SnapshotReason::of_epoch(&entry.epochs)),
-                ResumeFrom::Start => Err(SnapshotReason::EpochChange),
-            }
-        })
+    ) -> Result<StartFrom, CursorError> {
+        let Some(after) = after else { return Ok(StartFrom::Nothing) };
+        let cursor = Cursor::decode(after)?;
+        let mut markets = self.markets_of(stream).into_iter().flatten();
+        markets
+            .find_map(|market| {
+                let position = cursor.only(ticker_topic(market)).ok()?;
+                Some(StartFrom::Cursor(market.clone(), position))
+            })
+            .ok_or(CursorError::OtherTopic)
     }
 }
 
@@ -191,15 +182,4 @@ fn restore_trades(
     if let Some(newest) = known.trades.last() {
         ticker.follow(*newest, event_time);
     }
-}
-
-/// The market of the stream that a cursor names, and its position.
-fn cursor_position<'a>(
-    after: &str,
-    mut markets: impl Iterator<Item = &'a MarketId>,
-) -> Result<(MarketId, Position), CursorError> {
-    let cursor = Cursor::decode(after)?;
-    markets
-        .find_map(|market| Some((market.clone(), cursor.only(ticker_topic(market)).ok()?)))
-        .ok_or(CursorError::OtherTopic)
 }

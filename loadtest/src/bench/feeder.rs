@@ -89,13 +89,18 @@ impl Feeding {
 /// The definition of a market and its first book, with so many levels a side.
 pub fn beginning(market: &str, levels: usize, time: Timestamp) -> String {
     let (base, quote) = market.split_once('-').unwrap_or((market, "USD"));
-    let all: Vec<usize> = (0..levels).collect();
     let definition = json!({"kind": "market", "market": market, "base": base, "quote": quote,
         "priceDecimals": PRICE_DECIMALS, "sizeDecimals": SIZE_DECIMALS, "tickSize": "0.0001",
         "lotSize": "0.00000001", "status": "ACTIVE", "time": printed_time(time)});
-    let book = json!({"kind": "book.snapshot", "market": market, "bids": bids(&all, 1),
-        "asks": asks(&all, 1), "time": printed_time(time)});
-    format!("{definition}\n{book}\n")
+    format!("{definition}\n{}", snapshot(market, levels, 1, time))
+}
+
+/// A line that replaces a book by `levels` a side, all of the same size.
+pub fn snapshot(market: &str, levels: usize, size: u128, time: Timestamp) -> String {
+    let all: Vec<usize> = (0..levels).collect();
+    let book = json!({"kind": "book.snapshot", "market": market, "bids": bids(&all, size),
+        "asks": asks(&all, size), "time": printed_time(time)});
+    format!("{book}\n")
 }
 
 /// A line that gives `levels` of the best 20 levels a side a size they didn't have.

@@ -1,7 +1,7 @@
 //! The GraphQL of the attackers. A serial number in an alias makes a document like no other; what
 //! the hub has to do for it is the same.
 
-use super::markets::{DEEP_LEVELS, LARGE_TOPIC, ORDERS, TOPIC, quiet_markets};
+use super::markets::{DEEP_LEVELS, LARGE_TOPIC, ORDERS, REPLACED, TOPIC, quiet_markets};
 use super::spec::Kind;
 use serde_json::json;
 use std::fmt::Write;
@@ -58,6 +58,7 @@ pub fn subscription(kind: Kind, market: &str, serial: u64) -> String {
              ask {{ price size }} }}"
         ),
         Kind::Quiet => quiet(serial),
+        Kind::Replaced => book(REPLACED, deep(serial)),
         _ => book(market, depth(serial)),
     };
     format!("subscription {{ a{serial}: {field} }}")
@@ -171,7 +172,8 @@ mod tests {
 
     #[test]
     fn no_two_documents_are_alike() {
-        let kinds = [Kind::Book, Kind::Trades, Kind::Candles, Kind::Mixed, Kind::Quiet];
+        let kinds =
+            [Kind::Book, Kind::Trades, Kind::Candles, Kind::Mixed, Kind::Quiet, Kind::Replaced];
         for kind in kinds {
             let all: Vec<String> =
                 (0..1000).map(|serial| subscription(kind, "A-B", serial)).collect();

@@ -21,6 +21,10 @@ pub const ORDERS: &str = "ORDERS-USD";
 pub const TOPIC: &str = "flood-news";
 /// Has large events, for `resumes`.
 pub const LARGE_TOPIC: &str = "flood-large";
+/// Whose book is replaced as a whole again and again.
+pub const REPLACED: &str = "REPLACED-USD";
+/// Times a second.
+const REPLACED_RATE: f64 = 1.0;
 /// What a client may ask for at most by default.
 pub const DEEP_LEVELS: usize = 5000;
 /// Price levels that each event changes: a message of some 450 bytes, as in `bench`.
@@ -109,6 +113,18 @@ impl Feeding {
         let beginning = |name: &String| feeder::beginning(name, 1, Timestamp::now());
         let lines: String = names.iter().map(beginning).collect();
         std::fs::write(&path, lines).map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    /// Replaces a deep book as a whole, until stopped.
+    ///
+    /// # Errors
+    /// As [`Feeding::start`].
+    pub fn replaced_book(feeds: &Path, phase: PhaseNow) -> Result<Self, String> {
+        let beginning = feeder::beginning(REPLACED, DEEP_LEVELS, Timestamp::now());
+        let line = move |number, time| {
+            feeder::snapshot(REPLACED, DEEP_LEVELS, 1 + u128::from(number), time)
+        };
+        Self::write(feeds, REPLACED, &beginning, (REPLACED_RATE, Duration::ZERO), phase, line)
     }
 
     /// Writes large events to a topic until stopped.

@@ -233,10 +233,13 @@ impl Flood {
         markets::write_history(&hub.feeds)?;
         let attacked = Feeding::start(&hub.feeds, self.market(markets::ATTACKED), phase.clone())?;
         let other = Feeding::start(&hub.feeds, self.market(markets::OTHER), phase.clone())?;
-        let large = match spec.attack {
+        let third = match spec.attack {
             Attack::Documents if spec.kind == Kind::Quiet => {
                 Feeding::quiet_markets(&hub.feeds)?;
                 None
+            }
+            Attack::Documents if spec.kind == Kind::Replaced => {
+                Some(Feeding::replaced_book(&hub.feeds, phase.clone())?)
             }
             Attack::Resumes => Some(Feeding::large_events(&hub.feeds, phase.clone())?),
             _ => None,
@@ -281,7 +284,7 @@ impl Flood {
         let seen = steady.finish()?;
         attacked.stop()?;
         other.stop()?;
-        large.map_or(Ok(()), Feeding::stop)?;
+        third.map_or(Ok(()), Feeding::stop)?;
         let [attacked, other] = seen.as_slice() else {
             return Err("the steady subscribers reported nothing".to_owned());
         };

@@ -41,6 +41,8 @@ pub enum Kind {
     Offers,
     /// Offers of a hundred markets without events: what is sent are heartbeats
     Quiet,
+    /// A book of 5,000 levels a side that is replaced as a whole each second
+    Replaced,
     /// Only of `queries`
     Orders,
     /// Only of `queries`

@@ -17,6 +17,7 @@ use crate::budgets::Work;
 use crate::graphql::connections::paging::{DEFAULT_PER_PAGE, MOST_PER_PAGE};
 use crate::graphql::errors::{ErrorCode, Refused};
 use crate::graphql::limits::{DEFAULT_CANDLES, DEFAULT_DEPTH, MOST_CANDLES, QueryLimits};
+use crate::live::{MOST_GAPS, MOST_REFUSALS};
 
 /// Most brackets open at once, of any kind. The parser recurses by them; it has a limit for
 /// selections (64) but none for lists and objects.
@@ -164,7 +165,7 @@ struct Cost {
     aliases: usize,
     /// Below `bids` and `asks`, times the depth; below `candles`, times their number.
     level_fields: usize,
-    /// Below other lists of a query, times their items.
+    /// Below other lists, times their items; of those of a subscription, only what a feed lists.
     item_fields: usize,
 }
 
@@ -371,8 +372,10 @@ fn own_steps(set: &SelectionSet) -> usize {
 /// What an operation is charged for before it runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Weight {
-    /// Fields that are selected, fragments expanded; or the steps of validation, if these are more.
+    /// Fields that are selected, fragments expanded.
     pub fields: usize,
+    /// Of validation.
+    pub steps: usize,
     /// Fields of price levels and candles in its result.
     pub level_fields: usize,
     /// Fields of items of other lists, at their longest. Charged once they are known.
@@ -382,9 +385,14 @@ pub struct Weight {
 }
 
 impl Weight {
+    /// Fields that are checked and resolved; or the steps of validation, if these are more.
+    pub fn checked_fields(self) -> usize {
+        self.fields.max(self.steps)
+    }
+
     /// Estimated processor time in nanoseconds of checking and resolving what is not a level.
     pub fn checking_nanos(self) -> u64 {
-        let fields = Work::Field.nanos().saturating_mul(self.fields as u64);
+        let fields = Work::Field.nanos().saturating_mul(self.checked_fields() as u64);
         let described = Work::IntrospectionField.nanos();
         fields.saturating_add(described.saturating_mul(self.introspection_fields as u64))
     }
@@ -414,6 +422,8 @@ pub fn weigh(
                 ("first", DEFAULT_PER_PAGE, MOST_PER_PAGE)
             }
             "markets" if is_query => return markets,
+            "gaps" => return MOST_GAPS,
+            "refusals" => return MOST_REFUSALS,
             _ => return 0,
         };
         let whole = |value: &Value| match value {
@@ -437,7 +447,7 @@ pub fn weigh(
         0 => 0,
         _ => introspection::weigh(document, root, variables)?,
     };
-    Ok(Weight { fields, level_fields, item_fields, introspection_fields })
+    Ok(Weight { fields, steps: 0, level_fields, item_fields, introspection_fields })
 }
 
 #[cfg(test)]

@@ -104,9 +104,9 @@ impl GraphqlExecutor {
             (request.variables.as_ref(), self.encoders.live().market_count());
         let mut weight = cost::weigh(tree, operation, variables, &self.limits, markets)?;
         let all = markets.min(self.limits.markets_per_subscription);
-        stated::check(operation, variables, weight.fields, all)?;
+        stated::check(operation, variables, weight, all)?;
         // All of it is validated, whatever runs.
-        weight.fields = weight.fields.max(*steps);
+        weight.steps = *steps;
         match operation.ty {
             OperationType::Subscription => self.plan_stream(tree, request, caller, weight),
             OperationType::Query | OperationType::Mutation => {
@@ -230,8 +230,7 @@ impl GraphqlExecutor {
                 with_cursor,
                 suggests,
             };
-            let price = (weight.level_nanos(), &**account);
-            self.build(request, document, price).map_err(Refused::into_bytes)
+            self.build(request, document, weight, account).map_err(Refused::into_bytes)
         });
         let after = resumed.or(cursor);
         let mut prepaid = if built { weight.level_nanos() } else { 0 };
@@ -258,8 +257,10 @@ impl GraphqlExecutor {
         &self,
         request: StreamRequest,
         document: ExecutableDocument,
-        (depth_nanos, account): (u64, &ClientAccount),
+        weight: Weight,
+        account: &ClientAccount,
     ) -> Result<Box<dyn Source>, Refused> {
+        let (depth_nanos, fields) = (weight.level_nanos(), weight.fields);
         let (spec, mut encoder) = request.encoder(document)?;
         let encode: Encode = Box::new(move |frame| encoder.encode(frame));
         let live = self.encoders.here();
@@ -278,10 +279,10 @@ impl GraphqlExecutor {
             }
             SourceSpec::BestBidOffer { markets } => Some(live.offer_source(markets, encode)),
             SourceSpec::Candles { market, interval } => {
-                live.candle_source(&market, interval, encode)
+                live.candle_source(&market, interval, fields, encode)
             }
             SourceSpec::Tickers { markets } => Some(live.ticker_source(markets, encode)),
-            SourceSpec::Topics(names) => Some(live.topic_source(names, encode)),
+            SourceSpec::Topics(names) => Some(live.topic_source(names, fields, encode)),
             SourceSpec::FeedStatus => Some(live.feed_source(encode)),
         };
         debug_assert!(source.is_some(), "a resolver that runs names a source that exists");
@@ -341,7 +342,7 @@ impl Executor for GraphqlExecutor {
 
 /// Charges what an operation weighs.
 fn spend(account: &ClientAccount, weight: Weight) {
-    account.spend(Work::Field, weight.fields);
+    account.spend(Work::Field, weight.checked_fields());
     account.spend(Work::LevelField, weight.level_fields);
     account.spend(Work::IntrospectionField, weight.introspection_fields);
 }

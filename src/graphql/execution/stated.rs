@@ -1,30 +1,28 @@
-//! What a subscription to several markets states when a client joins it: one frame of each market,
-//! made in one step.
+//! What a subscription states when a client joins it: one frame of each market, or of each feed.
 
 use async_graphql_parser::types::{OperationDefinition, OperationType, Selection};
 use async_graphql_value::Value;
 use serde_json::Map;
 
+use super::cost::Weight;
 use super::variables;
 use crate::graphql::errors::Refused;
+use crate::live::MOST_STATED_FIELDS;
 
-/// Fields of all markets together. Some 0.7 ms of a shard; 100 markets with every field once have
-/// half of it.
-pub const MOST_STATED_FIELDS: usize = 5_000;
-
-/// `fields` are those of one market; `all` is how many markets a subscription follows that names
-/// none.
+/// Limits the fields of all markets together, and those of all items that a feed lists. A hundred
+/// markets with every field once have half of the limit. `all` is how many markets a subscription
+/// follows that names none.
 pub fn check(
     operation: &OperationDefinition,
     variables: Option<&Map<String, serde_json::Value>>,
-    fields: usize,
+    weight: Weight,
     all: usize,
 ) -> Result<(), Refused> {
     if operation.ty != OperationType::Subscription {
         return Ok(());
     }
     let markets = markets(operation, variables, all).unwrap_or(1);
-    match fields.saturating_mul(markets) {
+    match weight.fields.saturating_mul(markets).max(weight.item_fields) {
         stated if stated > MOST_STATED_FIELDS => {
             Err(Refused::limit("stated_fields", MOST_STATED_FIELDS, stated))
         }
@@ -63,7 +61,8 @@ mod tests {
     fn refused(query: &str, variables: serde_json::Value, fields: usize) -> bool {
         let document = async_graphql_parser::parse_query(query).unwrap();
         let (_, operation) = document.operations.iter().next().unwrap();
-        check(&operation.node, variables.as_object(), fields, 50).is_err()
+        let weight = Weight { fields, ..Weight::default() };
+        check(&operation.node, variables.as_object(), weight, 50).is_err()
     }
 
     #[test]

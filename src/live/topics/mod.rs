@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt as _};
 use spreadly_subscriptions::{Epoch, ResponseStream, Resume};
-use tokio::time::Instant;
 
 use self::continuation::Continuation;
 use self::idle::Idle;
@@ -22,6 +21,7 @@ use self::topic::Topic;
 use super::feed_states::FeedStates;
 use super::frame::{Encode, Item, TopicName};
 use super::pace::Touched;
+use super::steps::Step;
 use crate::market::epochs::{EpochChange, EpochHistory};
 use crate::market::time::Micros;
 use crate::market::topic::scope_of;
@@ -240,9 +240,8 @@ impl Topics {
     }
 
     /// Pushes the events that a stream has not pushed. Then pushes the positions of topics whose
-    /// state changed or that were quiet for long, up to a moment but at least one. False if more
-    /// are left.
-    pub(super) fn advance(&mut self, stream: u64, now: Micros, until: Option<Instant>) -> bool {
+    /// state changed or that were quiet for long. False if more are left than belong to this step.
+    pub(super) fn advance(&mut self, stream: u64, now: Micros, step: &mut Step) -> bool {
         let Some(own) = self.streams.get_mut(&stream) else { return true };
         let at = At { states: self.states.clone(), now };
         let names = own.names().clone();
@@ -262,7 +261,9 @@ impl Topics {
         }
         if whole {
             items.sort_by_key(|(_, _, item)| item.sequence);
-            own.publish(&items, &at);
+            if !own.publish(&items, &at, step) {
+                return false;
+            }
         } else {
             // Its readers read the log from where they are.
             let last = self.last_of(&names);
@@ -270,7 +271,7 @@ impl Topics {
                 own.skip_to(last);
             }
         }
-        self.announce(stream, &at, until)
+        self.announce(stream, &at, step)
     }
 
     pub(super) fn set_states(&mut self, states: FeedStates, touched: &mut Touched) {
@@ -286,11 +287,11 @@ impl Topics {
     }
 
     /// Pushes the end of each topic of a stream where it is due.
-    fn announce(&mut self, stream: u64, at: &At, until: Option<Instant>) -> bool {
+    fn announce(&mut self, stream: u64, at: &At, step: &mut Step) -> bool {
         let Some(own) = self.streams.get_mut(&stream) else { return true };
         let names = own.names().clone();
-        for (done, place) in own.due(at).into_iter().enumerate() {
-            if done > 0 && until.is_some_and(|until| Instant::now() >= until) {
+        for place in own.due(at) {
+            if !step.goes_on() {
                 return false;
             }
             own.beat(place, end_of(&self.topics, &names[place]), at);
@@ -316,7 +317,7 @@ impl Topics {
         &mut self,
         stream: &Arc<ResponseStream>,
         names: Arc<[TopicName]>,
-        encode: Encode,
+        (encode, fields): (Encode, usize),
     ) {
         for name in names.iter() {
             let is_forgotten = self.is_forgotten(name);
@@ -329,7 +330,8 @@ impl Topics {
             }
         }
         let (epochs, last) = (self.stream_epochs(&names), self.last_of(&names));
-        let own = TopicStream::new(stream.clone(), names, epochs, (last, &self.states), encode);
+        let end = (last, &self.states);
+        let own = TopicStream::new(stream.clone(), names, epochs, end, (encode, fields));
         self.streams.insert(stream.id(), own);
     }
 
@@ -353,34 +355,51 @@ impl Topics {
     }
 
     /// Where an operation of this stream starts: now, with the position of each topic, or after its
-    /// cursor.
-    pub(super) fn join(&mut self, stream: u64, after: Option<&str>, now: Micros) -> Continuation {
+    /// cursor. `None` if it takes a further step.
+    pub(super) fn join(
+        &mut self,
+        stream: u64,
+        after: Option<&str>,
+        now: Micros,
+        step: &mut Step,
+    ) -> Option<Continuation> {
         // So that the ring's next frames follow those that are made here.
-        self.advance(stream, now, None);
+        if !self.advance(stream, now, step) {
+            return None;
+        }
         let at = At { states: self.states.clone(), now };
         let Some(own) = self.streams.get_mut(&stream) else {
-            return Continuation::Here(Resume::CannotContinue);
+            return Some(Continuation::Here(Resume::CannotContinue));
         };
         let forgotten = own
             .names()
             .iter()
             .find(|name| self.topics.get(*name).is_some_and(|topic| topic.is_forgotten));
         if let Some(name) = forgotten {
-            return Continuation::Forgotten(name.clone());
+            return Some(Continuation::Forgotten(name.clone()));
         }
         let end = |name: &TopicName| end_of(&self.topics, name);
         match after {
-            None => Continuation::Here(own.begin(end, &at)),
-            Some(after) => own.resume(after, end, &at),
+            None => own.begin(end, &at, step),
+            Some(after) => own.resume(after, end, &at, step),
         }
     }
 
-    pub(super) fn catch_up(&mut self, stream: u64, seen: u64, now: Micros) -> Continuation {
-        self.advance(stream, now, None);
+    /// Where a reader continues that was too slow. `None` if it takes a further step.
+    pub(super) fn catch_up(
+        &mut self,
+        stream: u64,
+        seen: u64,
+        now: Micros,
+        step: &mut Step,
+    ) -> Option<Continuation> {
+        if !self.advance(stream, now, step) {
+            return None;
+        }
         let at = At { states: self.states.clone(), now };
         match self.streams.get_mut(&stream) {
-            Some(own) => own.catch_up(seen, |name| end_of(&self.topics, name), &at),
-            None => Continuation::Here(Resume::CannotContinue),
+            Some(own) => own.catch_up(seen, |name| end_of(&self.topics, name), &at, step),
+            None => Some(Continuation::Here(Resume::CannotContinue)),
         }
     }
 

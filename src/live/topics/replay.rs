@@ -12,6 +12,7 @@ use super::stream::{At, TopicStream, frames_of};
 use crate::live::Live;
 use crate::live::frame::{Item, ItemBody, TopicName};
 use crate::live::reader_errors::log_unavailable;
+use crate::live::steps::{Step, in_steps};
 use crate::market::definition::MarketDefinition;
 use crate::market::event::{Body, parse};
 use crate::market::orders::OrderUpdate;
@@ -40,23 +41,35 @@ pub(in crate::live) enum Replay {
 }
 
 impl Replay {
-    /// Where a reader continues, from memory or, later, from the log. `ask` is called for each try.
+    /// Where a reader continues, from memory or, later, from the log. `ask` is called for each try
+    /// and for each of its steps.
     pub(in crate::live) fn start(
         self,
         live: &Arc<Live>,
         stream: u64,
         names: &Arc<[TopicName]>,
-        ask: impl Fn(&Live) -> Continuation + Send + 'static,
+        ask: impl Fn(&Live, &mut Step) -> Option<Continuation> + Send + Sync + 'static,
     ) -> Resume {
-        let mut place = match ask(live) {
-            Continuation::Here(start) => return start,
-            place => place,
+        let mut known = match ask(live, &mut Step::begin()) {
+            Some(Continuation::Here(start)) => return start,
+            known => known,
         };
         let (live, names) = (live.clone(), names.clone());
         Resume::Throttled(Box::pin(async move {
+            let mut asking = Duration::ZERO;
             for _ in 0..MOST_TRIES {
+                let place = match known.take() {
+                    Some(place) => place,
+                    None => match in_steps(&live.answering, |step| ask(&live, step)).await {
+                        Some((place, took)) => {
+                            asking += took;
+                            place
+                        }
+                        None => return Resume::CannotContinue.into(),
+                    },
+                };
                 let reach = match place {
-                    Continuation::Here(start) => return start.into(),
+                    Continuation::Here(resume) => return Answer { resume, took: asking },
                     Continuation::Log(reach) => reach,
                     Continuation::Forgotten(name) => {
                         let topic = name.clone();
@@ -65,7 +78,6 @@ impl Replay {
                             Ok(last) => live.topics.lock().recall(&name, last.unwrap_or(0)),
                             Err(error) => return self.failed(&error).into(),
                         }
-                        place = ask(&live);
                         continue;
                     }
                 };
@@ -76,14 +88,13 @@ impl Replay {
                 };
                 match live.log.clone().soon(LONGEST_WAIT, read).await {
                     Ok((frames, took)) if !frames.is_empty() => {
-                        return Answer { resume: Resume::Page(frames), took };
+                        return Answer { resume: Resume::Page(frames), took: asking + took };
                     }
                     Ok(_) => {}
                     Err(error) => return self.failed(&error).into(),
                 }
                 // A rollback came while it was read, or the stream was closed.
                 tokio::time::sleep(BETWEEN_TRIES).await;
-                place = ask(&live);
             }
             Resume::CannotContinue.into()
         }))
@@ -124,11 +135,12 @@ fn page(
     let Reach { after, until, back, base } = reach;
     let stream = (stream, base, log.newest_epoch_change()?);
     // An earlier reader may have read it.
-    match with_stream(live, stream, |own, _| own.page(&reach)) {
-        None => return Ok(Vec::new()),
-        Some(Some(frames)) => return Ok(frames),
-        Some(None) => {}
-    }
+    let frame_events =
+        match with_stream(live, stream, |own, _| own.page(&reach).ok_or(own.frame_events())) {
+            None => return Ok(Vec::new()),
+            Some(Ok(frames)) => return Ok(frames),
+            Some(Err(frame_events)) => frame_events,
+        };
     let mut frames = Vec::new();
     // Of each topic, the event before the next frame's first one.
     let mut before: HashMap<usize, u64> = HashMap::new();
@@ -149,7 +161,7 @@ fn page(
     let mut seen = after;
     for run in events.chunk_by(|one, next| one.topic == next.topic) {
         let Some(place) = names.iter().position(|name| **name == *run[0].topic) else { continue };
-        for run in frames_of(run, bytes) {
+        for run in frames_of(run, frame_events, bytes) {
             let previous = match before.get(&place) {
                 Some(previous) => *previous,
                 None => log.last_until(&names[place], after)?.unwrap_or(0),
@@ -231,7 +243,7 @@ mod tests {
         };
         let cut = |lengths: &[usize]| -> Vec<usize> {
             let run: Vec<_> = lengths.iter().copied().map(stored).collect();
-            frames_of(&run, bytes).map(<[_]>::len).collect()
+            frames_of(&run, FRAME_EVENTS, bytes).map(<[_]>::len).collect()
         };
         assert!(cut(&[]).is_empty());
         assert_eq!(cut(&[1; FRAME_EVENTS + 1]), [FRAME_EVENTS, 1]);

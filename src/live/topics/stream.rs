@@ -17,10 +17,13 @@ use crate::live::frame::{
 };
 use crate::live::pace::QUIET_BEATS;
 use crate::live::reader_errors::{bad_cursor, resync_required};
+use crate::live::stated_frames::StatedFrames;
+use crate::live::steps::{MOST_STATED_FIELDS, Step};
 use crate::market::epochs::{EpochHistory, MOST_EPOCH_CHANGES, ResumeFrom};
 use crate::market::time::Micros;
 
-/// Events of a frame, which is encoded under the topics' lock: below a millisecond.
+/// Events of a frame, and fields of all of them unless it has one event. It is encoded under the
+/// topics' lock: below a millisecond.
 pub(super) const FRAME_EVENTS: usize = 64;
 /// Bytes of the stored lines of one frame, unless it has one event. JSON may grow fourfold when it
 /// is sent, which is far below the 1 MiB that a single event may have.
@@ -49,6 +52,8 @@ type End = (u64, Option<Micros>);
 pub(super) struct TopicStream {
     stream: Arc<ResponseStream>,
     encode: Encode,
+    /// Events of a frame at most.
+    frame_events: usize,
     names: Arc<[TopicName]>,
     /// The cursor's name of them.
     topics: u64,
@@ -64,15 +69,13 @@ pub(super) struct TopicStream {
     quiet: Box<[Quiet]>,
     /// Pages of the log by the part that they have.
     pages: VecDeque<(Reach, Vec<Frame>)>,
-    /// What readers get that were at the end before a rollback, or came right after it.
-    back: Option<Vec<Frame>>,
 }
 
 #[derive(Clone, Default)]
 struct Quiet {
     beats: u8,
-    /// The topic's position, encoded for an earlier joiner.
-    stated: Option<Frame>,
+    /// The topic's position, encoded for earlier readers.
+    stated: StatedFrames,
 }
 
 impl TopicStream {
@@ -81,7 +84,7 @@ impl TopicStream {
         names: Arc<[TopicName]>,
         epochs: StreamEpochs,
         (last, states): (u64, &FeedStates),
-        encode: Encode,
+        (encode, fields): (Encode, usize),
     ) -> Self {
         let topics = log_topics(&names);
         let quiet = vec![Quiet::default(); names.len()].into_boxed_slice();
@@ -89,6 +92,7 @@ impl TopicStream {
         Self {
             stream,
             encode,
+            frame_events: (MOST_STATED_FIELDS / fields.max(1)).clamp(1, FRAME_EVENTS),
             names,
             topics,
             epochs,
@@ -97,7 +101,6 @@ impl TopicStream {
             bases: VecDeque::from([(0, u64::MAX)]),
             quiet,
             pages: VecDeque::new(),
-            back: None,
         }
     }
 
@@ -149,11 +152,19 @@ impl TopicStream {
     }
 
     /// Pushes events that follow the last one, in the log's order, each with its topic's place and
-    /// the topic's event before it.
-    pub(super) fn publish(&mut self, items: &[(usize, u64, &Item)], at: &At) {
+    /// the topic's event before it. False if more are left than belong to this step.
+    pub(super) fn publish(
+        &mut self,
+        items: &[(usize, u64, &Item)],
+        at: &At,
+        step: &mut Step,
+    ) -> bool {
         for run in items.chunk_by(|(one, ..), (other, ..)| one == other) {
-            for run in frames_of(run, |(_, _, item)| item.bytes()) {
+            for run in frames_of(run, self.frame_events, |(_, _, item)| item.bytes()) {
                 let [(place, previous, _), ..] = run else { continue };
+                if !step.goes_on() {
+                    return false;
+                }
                 let items: Vec<_> = run.iter().map(|(_, _, item)| (*item).clone()).collect();
                 let last = items.last().map_or(self.last, |item| item.sequence);
                 let frame = self.items(*place, (self.last, *previous), items, at);
@@ -165,6 +176,7 @@ impl TopicStream {
                 self.forget_positions();
             }
         }
+        true
     }
 
     /// Leaves out what follows up to this event: readers read that from the log.
@@ -172,6 +184,11 @@ impl TopicStream {
         self.last = last;
         self.forget_positions();
         self.stream.invalidate();
+    }
+
+    /// Events of a frame at most.
+    pub(super) fn frame_events(&self) -> usize {
+        self.frame_events
     }
 
     /// The last event that was pushed.
@@ -195,8 +212,7 @@ impl TopicStream {
     }
 
     fn forget_positions(&mut self) {
-        self.quiet.iter_mut().for_each(|quiet| quiet.stated = None);
-        self.back = None;
+        self.quiet.iter_mut().for_each(|quiet| quiet.stated.clear());
     }
 
     /// Counts a second without a frame; true when a heartbeat is due.
@@ -223,6 +239,18 @@ impl TopicStream {
         seen: u64,
         at: &At,
     ) -> Frame {
+        let bytes = self.encode_position(place, previous, (sequence, event_time), seen, at);
+        Frame::new(self.number(seen), self.number(seen), bytes)
+    }
+
+    fn encode_position(
+        &mut self,
+        place: usize,
+        previous: Result<u64, SnapshotReason>,
+        (sequence, event_time): End,
+        seen: u64,
+        at: &At,
+    ) -> Vec<u8> {
         let mut own = self.frame(place, seen, at);
         let (previous, reason) = (previous.ok(), previous.err());
         let goes_back = reason.is_some_and(|reason| reason != SnapshotReason::Initial);
@@ -232,23 +260,41 @@ impl TopicStream {
             own.cursor.position.epoch = self.epochs.together.previous();
         }
         let own = LogFrame { sequence, previous, reason, event_time, ..own };
-        let bytes = (self.encode)(LiveFrame::Log(own));
-        Frame::new(self.number(seen), self.number(seen), bytes)
+        (self.encode)(LiveFrame::Log(own))
     }
 
-    /// Begins with the position of each topic; what is pushed follows.
-    pub(super) fn begin(&mut self, end: impl Fn(&TopicName) -> End, at: &At) -> Resume {
+    /// Begins with the position of each topic.
+    pub(super) fn begin(
+        &mut self,
+        end: impl Fn(&TopicName) -> End,
+        at: &At,
+        step: &mut Step,
+    ) -> Option<Continuation> {
+        self.state_all(Some(SnapshotReason::Initial), end, at, step)
+    }
+
+    /// Gives the position of each topic, for a reason or as a heartbeat; what is pushed follows.
+    fn state_all(
+        &mut self,
+        reason: Option<SnapshotReason>,
+        end: impl Fn(&TopicName) -> End,
+        at: &At,
+        step: &mut Step,
+    ) -> Option<Continuation> {
         let names = self.names.clone();
         let mut frames = Vec::with_capacity(names.len());
         for (place, name) in names.iter().enumerate() {
-            if self.quiet[place].stated.is_none() {
-                let reason = Err(SnapshotReason::Initial);
-                let frame = self.position(place, reason, end(name), self.last, at);
-                self.quiet[place].stated = Some(frame);
-            }
-            frames.extend(self.quiet[place].stated.clone());
+            let (end, last) = (end(name), self.last);
+            let previous = reason.map_or(Ok(end.0), Err);
+            let mut stated = std::mem::take(&mut self.quiet[place].stated);
+            let tail =
+                stated.get(reason, step, || self.encode_position(place, previous, end, last, at));
+            self.quiet[place].stated = stated;
+            let number = self.number(last);
+            frames.push(Frame { previous: number, sequence: number, tail: tail? });
         }
-        Resume::Frames { frames, next: self.stream.next_index() }
+        let next = self.stream.next_index();
+        Some(Continuation::Here(Resume::Frames { frames, next }))
     }
 
     /// Continues after a client's cursor. A client that is up to date gets a heartbeat at once
@@ -258,30 +304,25 @@ impl TopicStream {
         after: &str,
         end: impl Fn(&TopicName) -> End,
         at: &At,
-    ) -> Continuation {
+        step: &mut Step,
+    ) -> Option<Continuation> {
+        let refused = |errors| Some(Continuation::Here(Resume::Refused(errors)));
         let requested = match LogCursor::decode(after, self.topics) {
             Ok(cursor) => cursor.position,
-            Err(fault) => return Continuation::Here(Resume::Refused(bad_cursor(fault))),
+            Err(fault) => return refused(bad_cursor(fault)),
         };
         match self.epochs.together.resume(&requested, self.last) {
             ResumeFrom::After(_) => {}
-            ResumeFrom::RolledBack { valid } => return self.back(valid, end, at),
+            ResumeFrom::RolledBack { valid } => return self.back(valid, end, at, step),
             ResumeFrom::Start => {
-                let epoch = self.epochs.together.epoch();
-                return Continuation::Here(Resume::Refused(resync_required(requested, epoch)));
+                return refused(resync_required(requested, self.epochs.together.epoch()));
             }
         }
-        let names = self.names.clone();
         let is_live = |name: &TopicName| at.states.of_topic(name) == FeedState::Live;
-        if requested.sequence == self.last && !names.iter().all(is_live) {
-            let notice = |(place, name)| {
-                let end = end(name);
-                self.position(place, Ok(end.0), end, self.last, at)
-            };
-            let frames = names.iter().enumerate().map(notice).collect();
-            return Continuation::Here(Resume::Frames { frames, next: self.stream.next_index() });
+        if requested.sequence == self.last && !self.names.iter().all(is_live) {
+            return self.state_all(None, end, at, step);
         }
-        self.continue_after(requested.sequence)
+        Some(self.continue_after(requested.sequence))
     }
 
     /// Continues after what a reader saw, by its number in the ring.
@@ -290,16 +331,17 @@ impl TopicStream {
         seen: u64,
         end: impl Fn(&TopicName) -> End,
         at: &At,
-    ) -> Continuation {
+        step: &mut Step,
+    ) -> Option<Continuation> {
         let place = self.bases.partition_point(|(base, _)| *base <= seen);
         let Some((base, _)) = place.checked_sub(1).map(|place| self.bases[place]) else {
             // From before more changes than are remembered.
-            return Continuation::Here(Resume::CannotContinue);
+            return Some(Continuation::Here(Resume::CannotContinue));
         };
         let sequence = seen - base;
         match self.bases.iter().skip(place).map(|(_, undone)| *undone).min() {
-            None => self.continue_after(sequence),
-            Some(undone) => self.back(sequence.min(undone - 1), end, at),
+            None => Some(self.continue_after(sequence)),
+            Some(undone) => self.back(sequence.min(undone - 1), end, at, step),
         }
     }
 
@@ -309,23 +351,18 @@ impl TopicStream {
     }
 
     /// Goes back to `after` and continues from there.
-    fn back(&mut self, after: u64, end: impl Fn(&TopicName) -> End, at: &At) -> Continuation {
+    fn back(
+        &mut self,
+        after: u64,
+        end: impl Fn(&TopicName) -> End,
+        at: &At,
+        step: &mut Step,
+    ) -> Option<Continuation> {
         if after < self.last {
             let (until, base) = (self.last, self.base());
-            return Continuation::Log(Reach { after, until, back: true, base });
+            return Some(Continuation::Log(Reach { after, until, back: true, base }));
         }
-        let frames = match self.back.clone() {
-            Some(frames) => frames,
-            None => {
-                let names = self.names.clone();
-                let reason = Err(self.epoch_reason());
-                let frame = |(place, name)| self.position(place, reason, end(name), self.last, at);
-                let frames: Vec<_> = names.iter().enumerate().map(frame).collect();
-                self.back = Some(frames.clone());
-                frames
-            }
-        };
-        Continuation::Here(Resume::Frames { frames, next: self.stream.next_index() })
+        self.state_all(Some(self.epoch_reason()), end, at, step)
     }
 
     /// Continues after `seen`: from the ring, or from the log. The ring of a new stream is empty
@@ -382,7 +419,6 @@ impl TopicStream {
     /// Called each second: kept frames have the time when they were published.
     pub(super) fn forget_pages(&mut self) {
         self.pages.clear();
-        self.back = None;
     }
 }
 
@@ -394,6 +430,7 @@ fn states_of(names: &[TopicName], states: &FeedStates) -> Box<[FeedState]> {
 /// Cuts events of one topic into those of each frame; `bytes` says how long an event's line is.
 pub(super) fn frames_of<T>(
     mut events: &[T],
+    most: usize,
     bytes: impl Fn(&T) -> usize,
 ) -> impl Iterator<Item = &[T]> {
     std::iter::from_fn(move || {
@@ -402,7 +439,7 @@ pub(super) fn frames_of<T>(
             sum += bytes(one);
             sum <= FRAME_BYTES
         };
-        let count = events.iter().take(FRAME_EVENTS).take_while(fits).count().max(1);
+        let count = events.iter().take(most).take_while(fits).count().max(1);
         let (frame, rest) = events.split_at_checked(count)?;
         events = rest;
         Some(frame)

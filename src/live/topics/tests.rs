@@ -11,6 +11,7 @@ use spreadly_subscriptions::{Cursor, Frame, Meters, OperationKey, StreamLimits, 
 
 use super::topic::MOST_RECENT;
 use super::*;
+use crate::live::MOST_STATED_FIELDS;
 use crate::live::frame::{FeedState, LiveFrame, LogCursor, log_topics};
 use crate::live::{Live, Rollback};
 use crate::market::admission::Admission;
@@ -121,7 +122,7 @@ impl Hub {
             cursor_extension: false,
         };
         let names = markets.iter().map(|market| Topic::Trades(MARKETS[*market]).name()).collect();
-        self.open_as(key, names)
+        self.open_as(key, names, 1)
     }
 
     /// Of a generic topic.
@@ -133,16 +134,22 @@ impl Hub {
             audience: String::new(),
             cursor_extension: false,
         };
-        self.open_as(key, vec![Topic::Message(name).name()])
+        self.open_as(key, vec![Topic::Message(name).name()], 1)
     }
 
-    fn open_as(&self, key: OperationKey, names: Vec<TopicName>) -> Arc<ResponseStream> {
+    /// With so many fields of each event.
+    fn open_as(
+        &self,
+        key: OperationKey,
+        names: Vec<TopicName>,
+        fields: usize,
+    ) -> Arc<ResponseStream> {
         let encoded = self.encoded.clone();
         let encode: Encode = Box::new(move |frame| {
             encoded.fetch_add(1, Ordering::Relaxed);
             plain(frame)
         });
-        let source = self.live.topic_source(names, encode);
+        let source = self.live.topic_source(names, fields, encode);
         self.streams.open(key, 0, || Ok(source)).unwrap_or_else(|_| panic!("a stream opens"))
     }
 }
@@ -437,7 +444,7 @@ fn nothing_is_kept_of_topics_that_nobody_published_to() {
             audience: String::new(),
             cursor_extension: false,
         };
-        let source = hub.live.topic_source(names(number), Box::new(plain));
+        let source = hub.live.topic_source(names(number), 1, Box::new(plain));
         streams.push(hub.streams.open(key, 0, || Ok(source)).unwrap_or_else(|_| panic!()));
     }
     assert_eq!(hub.live.topics.lock().known(), 100);
@@ -646,8 +653,35 @@ fn of_a_stream_the_four_newest_pages_are_kept_for_further_readers() {
     assert_eq!(read_after(first), 1, "the oldest is not");
 }
 
+#[test]
+fn events_with_many_fields_come_in_shorter_frames_live_and_from_the_log() {
+    let mut hub = Hub::new(1 << 20);
+    let key = OperationKey {
+        document: "wide".to_owned(),
+        operation_name: None,
+        variables: String::new(),
+        audience: String::new(),
+        cursor_extension: false,
+    };
+    let names = vec![Topic::Trades(MARKETS[0]).name()];
+    let stream = hub.open_as(key, names, MOST_STATED_FIELDS / 3);
+    let mut client = Client::default();
+    client.join(&stream, &mut || {});
+    let follower = hub.live.follower(stream.id()).unwrap();
+    hub.live.set_pace(&follower, spreadly_subscriptions::Pace::S1);
+    let sent: Vec<_> = (1..=8).map(|size| hub.trade(0, size)).collect();
+    hub.live.advance(&follower);
+    client.read_on(&stream);
+    assert_eq!((&client.received, client.largest), (&sent, 3));
+    let mut late = Client { cursor: Some(at_the_beginning(&hub)), ..Client::default() };
+    stream.invalidate();
+    late.join(&stream, &mut || {});
+    assert_eq!((&late.received, late.largest), (&sent, 3));
+    assert!(late.pages > 0, "it read the log");
+}
+
 #[derive(Clone, Debug)]
-enum Step {
+enum Action {
     Trade(usize),
     /// Every other one of so many newest events is undone.
     Undo(usize),
@@ -658,13 +692,13 @@ enum Step {
     Beat,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
-        6 => (0..3usize).prop_map(Step::Trade),
-        1 => (1..20usize).prop_map(Step::Undo),
-        2 => (0..3usize).prop_map(Step::Read),
-        1 => (0..3usize).prop_map(Step::Resume),
-        1 => Just(Step::Beat),
+        6 => (0..3usize).prop_map(Action::Trade),
+        1 => (1..20usize).prop_map(Action::Undo),
+        2 => (0..3usize).prop_map(Action::Read),
+        1 => (0..3usize).prop_map(Action::Resume),
+        1 => Just(Action::Beat),
     ]
 }
 
@@ -673,7 +707,7 @@ proptest! {
 
     #[test]
     fn a_reader_gets_every_event_of_its_topics_once(
-        steps in prop::collection::vec(step(), 1..120),
+        actions in prop::collection::vec(action(), 1..120),
         ring_bytes in prop_oneof![Just(600usize), Just(2_000), Just(1 << 20)],
     ) {
         let mut hub = Hub::new(ring_bytes);
@@ -684,17 +718,17 @@ proptest! {
             client.join(stream, &mut || {});
         }
         let mut all = Vec::new();
-        for (number, step) in steps.into_iter().enumerate() {
-            match step {
-                Step::Trade(market) => all.push((market, hub.trade(market, number as u64 + 1))),
-                Step::Undo(newest) => {
+        for (number, action) in actions.into_iter().enumerate() {
+            match action {
+                Action::Trade(market) => all.push((market, hub.trade(market, number as u64 + 1))),
+                Action::Undo(newest) => {
                     let from = all.len().saturating_sub(newest);
                     let undone: Vec<_> = all[from..].iter().copied().step_by(2).collect();
                     hub.undo(&undone);
                     all.retain(|one| !undone.contains(one));
                 }
-                Step::Read(one) => clients[one].read_on(&streams[one]),
-                Step::Resume(one) => clients[one].join(&streams[one], &mut || {
+                Action::Read(one) => clients[one].read_on(&streams[one]),
+                Action::Resume(one) => clients[one].join(&streams[one], &mut || {
                     if all.len() % 7 == 3 {
                         all.push((0, hub.trade(0, 1)));
                     }
@@ -702,7 +736,7 @@ proptest! {
                         hub.undo(&all.split_off(all.len() - 2));
                     }
                 }),
-                Step::Beat => hub.live.heartbeat(),
+                Action::Beat => hub.live.heartbeat(),
             }
         }
         for ((client, stream), markets) in clients.iter_mut().zip(&streams).zip(followed) {
