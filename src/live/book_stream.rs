@@ -72,6 +72,8 @@ pub(super) struct BookStream {
     /// next frame follows.
     last: u64,
     restated: u64,
+    /// The sequence at which the book was replaced, and why, where readers have to ask for it.
+    replaced: Option<(u64, SnapshotReason)>,
     state: FeedState,
     feed_state: FeedState,
     /// The definition that readers were sent.
@@ -103,6 +105,7 @@ impl BookStream {
             speed,
             last: now.book.sequence(),
             restated: now.restated.0,
+            replaced: None,
             state: now.head.state,
             feed_state: now.feed_state,
             definition: now.head.definition.clone(),
@@ -166,6 +169,10 @@ impl BookStream {
         if sequence == self.last {
             return;
         }
+        if self.is_left_to_pool(now, Wanted::After { seen: self.last, resumes: false }) {
+            self.leave_to_readers(sequence);
+            return;
+        }
         match now.book.changes_since(self.last, self.depth) {
             Some(changes) if changes.is_empty() && !even_if_empty => {}
             Some(changes) => {
@@ -176,16 +183,36 @@ impl BookStream {
         }
     }
 
+    /// Whether the pool makes a frame of what changed since the last one, as that takes long.
+    fn is_left_to_pool(&self, now: &Now<'_>, wanted: Wanted) -> bool {
+        self.long.as_ref().is_some_and(|drafter| self.is_long(now, wanted, drafter.most_levels))
+    }
+
+    /// Leaves out what follows up to this event. Each reader asks for it, and all of them share
+    /// what the pool makes.
+    fn leave_to_readers(&mut self, sequence: u64) {
+        self.last = sequence;
+        self.quiet_beats = 0;
+        self.stream.invalidate();
+    }
+
     /// Pushes the whole window, and forgets what was encoded before for those that join later.
     fn restate(&mut self, now: &Now<'_>, reason: SnapshotReason) {
-        now.snapshot_encodings.fetch_add(1, Ordering::Relaxed);
         self.restated = now.restated.0;
         self.snapshots.clear();
         self.drafts.clear();
         (self.merged, self.notice) = (None, None);
         self.count_cached();
-        let snapshot = LiveFrame::Snapshot(now.snapshot(self.depth, reason));
-        self.push(now.book.sequence(), snapshot);
+        let sequence = now.book.sequence();
+        // A reader that is at this sequence already would not ask for it.
+        if sequence > self.last && self.is_left_to_pool(now, Wanted::Snapshot(reason)) {
+            self.replaced = Some((sequence, reason));
+            self.leave_to_readers(sequence);
+            return;
+        }
+        self.replaced = None;
+        now.snapshot_encodings.fetch_add(1, Ordering::Relaxed);
+        self.push(sequence, LiveFrame::Snapshot(now.snapshot(self.depth, reason)));
     }
 
     /// Called each second.
@@ -253,7 +280,7 @@ impl BookStream {
             return Answer::Now(reply);
         }
         if let Some(drafter) = &self.long
-            && self.is_long(now, wanted, drafter.most_levels)
+            && self.is_left_to_pool(now, wanted)
         {
             let make = || (drafter.make)(Arc::downgrade(&self.stream), wanted);
             return self.drafts.share(wanted, make);
@@ -274,9 +301,10 @@ impl BookStream {
             Wanted::After { seen, resumes }
                 if self.next_after(seen).is_none() && !now.book.has_sequence(seen) =>
             {
-                Wanted::Snapshot(match resumes {
-                    true => SnapshotReason::ResumeTooOld,
-                    false => SnapshotReason::of_lag(seen, now.epochs),
+                Wanted::Snapshot(match self.replaced {
+                    _ if resumes => SnapshotReason::ResumeTooOld,
+                    Some((replaced, reason)) if seen < replaced => reason,
+                    _ => SnapshotReason::of_lag(seen, now.epochs),
                 })
             }
             wanted => wanted,

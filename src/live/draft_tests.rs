@@ -7,8 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 
 use super::*;
-use crate::live::LongFrames;
-use crate::pool::{Line, MOST_INLINE_NANOS, Pool, PoolPlace};
+use crate::pool::PoolPlace;
 
 /// A stream each of whose frames takes long, but for those of a single level.
 struct Long {
@@ -93,10 +92,6 @@ fn soon(start: Resume) -> BoxFuture<'static, Resume> {
         Resume::Pending(answer) => answer.map(|answer| answer.resume).boxed(),
         other => panic!("{other:?}"),
     }
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
 #[test]
@@ -232,4 +227,46 @@ fn what_several_addresses_read_waits_in_no_line_of_its_opener() {
     let shared = long._streams.open(key, 2, || panic!("it is open")).unwrap();
     assert_eq!(shared.id(), long.stream.id());
     assert!(matches!(block_on(long.join(None)), Resume::Frames { .. }));
+}
+
+#[test]
+fn a_change_of_many_levels_is_left_to_the_pool_and_shared_by_all_readers() {
+    let mut long = Long::new(1 << 20);
+    let mut clients: Vec<_> = (0..3).map(|_| Client::empty(&long.stream, 10)).collect();
+    for client in &mut clients {
+        client.start(long.stream.source().join(&long.stream, None), &long.history);
+    }
+    let made = long.encoders.load(Ordering::Relaxed);
+    let levels = [(Side::Buy, 9, 51), (Side::Sell, 12, 51)];
+    long.live.apply(&[change(51, &levels)]);
+    let mut book = long.history[&50].clone();
+    levels.iter().for_each(|(side, price, size)| book.set(*side, *price, *size));
+    long.history.insert(51, book);
+    assert!(!long.stream.read(clients[0].next, 9, &mut Vec::new()), "nothing is in the ring");
+    for client in &mut clients {
+        client.drain(&long.history);
+        assert_eq!((client.seen, client.snapshots.len()), (Some(51), 1), "by a delta");
+    }
+    assert_eq!(long.encoders.load(Ordering::Relaxed) - made, 1, "once for all");
+    long.event(52);
+    assert!(long.stream.read(clients[0].next, 9, &mut Vec::new()), "a single level is pushed");
+    clients.iter_mut().for_each(|client| client.drain(&long.history));
+    assert_eq!(clients[2].seen, Some(52));
+}
+
+#[test]
+fn a_long_book_that_begins_an_epoch_is_left_to_the_pool_with_its_reason() {
+    let mut long = Long::new(1 << 20);
+    let mut client = Client::empty(&long.stream, 10);
+    client.start(block_on(long.join(None)), &long.history);
+    let market = long.live.market(MARKET).unwrap();
+    let mut touched = Touched::new();
+    market.state.lock().book.begin_epoch(60);
+    market.state.lock().restate(SnapshotReason::Reorg, &mut touched);
+    long.live.advance_all(&touched);
+    long.history.insert(60, long.history[&50].clone());
+    assert!(!long.stream.read(client.next, 9, &mut Vec::new()), "nothing is in the ring");
+    let Resume::Pending(answer) = long.stream.source().catch_up(&long.stream, 50) else { panic!() };
+    let Resume::Frames { frames, .. } = block_on(answer).resume else { panic!() };
+    assert_eq!(parsed(&frames[0])["rest"]["reason"], "Reorg");
 }

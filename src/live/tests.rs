@@ -20,6 +20,7 @@ use crate::market::effect::{Applied, Effect};
 use crate::market::levels::{Level, LevelChange, Side};
 use crate::market::topic::Topic as LogTopic;
 use crate::market::trade::Trade;
+use crate::pool::{Line, MOST_INLINE_NANOS, Pool};
 
 #[path = "draft_tests.rs"]
 mod drafts;
@@ -154,6 +155,28 @@ fn open_book(
     })
 }
 
+/// A book whose frames the pool encodes if they have more than one level.
+fn open_long_book(
+    live: &Arc<Live>,
+    streams: &Streams,
+    (depth, speed): (usize, Speed),
+    pool: &Arc<Pool>,
+) -> Arc<ResponseStream> {
+    let long = LongFrames {
+        pool: pool.clone(),
+        line: Line::limited(),
+        encoder: Box::new(|| Some(Box::new(plain))),
+        level_nanos: MOST_INLINE_NANOS,
+    };
+    open(streams, format!("long {depth} {speed:?}"), || {
+        live.book_source(MARKET, depth, speed, Box::new(plain), Some(long)).unwrap()
+    })
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
 fn cursor(depth: usize, epoch: Epoch, sequence: u64) -> String {
     let position = Position { epoch, sequence };
     Cursor::single(depth as u32, book_topic(MARKET), position).encode()
@@ -252,6 +275,7 @@ impl Client {
                 frames.iter().for_each(|frame| self.take(frame, history));
                 self.next = next;
             }
+            Resume::Pending(answer) => self.start(block_on(answer).resume, history),
             other => panic!("{other:?}"),
         }
     }
@@ -315,8 +339,8 @@ fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Tick),
         2 => Just(Step::Beat),
         1 => prop_oneof![Just(FeedState::Live), Just(FeedState::Stale)].prop_map(Step::State),
-        2 => (0usize..6).prop_map(Step::Join),
-        2 => (0usize..6, 0usize..40).prop_map(|(stream, back)| Step::Resume { stream, back }),
+        2 => (0usize..12).prop_map(Step::Join),
+        2 => (0usize..12, 0usize..40).prop_map(|(stream, back)| Step::Resume { stream, back }),
         3 => (0usize..40).prop_map(Step::Read),
     ]
 }
@@ -330,11 +354,12 @@ proptest! {
         ring_bytes in prop_oneof![Just(1_500usize), Just(1 << 20)],
     ) {
         let (live, streams) = (new_live(), new_streams(ring_bytes));
+        let pool = Pool::start(1).unwrap();
         let shapes = [1, 3, 12].map(|depth| [(depth, Speed::Raw), (depth, Speed::Ms100)]).concat();
-        let open: Vec<_> = shapes
-            .iter()
-            .map(|(depth, speed)| open_book(&live, &streams, *depth, *speed))
-            .collect();
+        let inline = shapes.iter().map(|(depth, speed)| open_book(&live, &streams, *depth, *speed));
+        let long = shapes.iter().map(|shape| open_long_book(&live, &streams, *shape, &pool));
+        let open: Vec<_> = inline.chain(long).collect();
+        let shapes = shapes.repeat(2);
         let mut history = History::from([(0, Sides::default())]);
         let mut clients: Vec<Client> = Vec::new();
         for step in steps {

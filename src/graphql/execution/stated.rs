@@ -56,7 +56,10 @@ fn markets(
 
 #[cfg(test)]
 mod tests {
+    use super::super::cost;
     use super::*;
+    use crate::graphql::limits::QueryLimits;
+    use crate::live::MOST_GAPS;
 
     fn refused(query: &str, variables: serde_json::Value, fields: usize) -> bool {
         let document = async_graphql_parser::parse_query(query).unwrap();
@@ -80,5 +83,21 @@ mod tests {
         assert!(!refused(everything, none(), MOST_STATED_FIELDS / 50));
         assert!(refused(everything, none(), MOST_STATED_FIELDS / 50 + 1));
         assert!(!refused("{markets{id}}", none(), MOST_STATED_FIELDS + 1));
+    }
+    #[test]
+    fn the_items_that_a_feed_lists_have_five_thousand_fields_at_most() {
+        let refused = |kind: &str, gap_fields: usize| {
+            let fields: String = (0..gap_fields).map(|alias| format!("f{alias}:market ")).collect();
+            let query = format!("{kind}{{feedStatus{{name gaps{{{fields}}}}}}}");
+            let document = async_graphql_parser::parse_query(&query).unwrap();
+            let (_, operation) = document.operations.iter().next().unwrap();
+            let limits = QueryLimits::default();
+            let weight = cost::weigh(&document, &operation.node, None, &limits, 1).unwrap();
+            check(&operation.node, None, weight, 1).is_err()
+        };
+        let most = MOST_STATED_FIELDS / MOST_GAPS;
+        assert!(!refused("subscription", most));
+        assert!(refused("subscription", most + 1));
+        assert!(!refused("query", most + 1));
     }
 }
