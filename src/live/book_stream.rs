@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use spreadly_subscriptions::{Cursor, Frame, ResponseStream};
 
-use super::drafts::{Answer, Draft, Drafter, Drafts, Reply, Wanted};
+use super::drafts::{Answer, Draft, Drafter, Drafts, Reply, Unmade, Wanted};
 use super::frame::{
     BookDelta, BookHead, BookHeartbeat, BookSnapshot, Encode, FeedState, LiveFrame, SnapshotReason,
     Speed, book_topic, shape,
 };
 use super::pace::QUIET_BEATS;
 use super::reader_errors::bad_cursor;
-use crate::market::book::{Book, Changes};
+use crate::market::book::Book;
 use crate::market::definition::MarketDefinition;
 use crate::market::epochs::{EpochHistory, ResumeFrom};
 use crate::market::levels::Side;
@@ -51,16 +51,6 @@ impl Now<'_> {
             bids: self.book.top(Side::Buy, depth),
             asks: self.book.top(Side::Sell, depth),
         }
-    }
-
-    fn delta(&self, depth: usize, previous: u64, changes: Changes) -> LiveFrame {
-        LiveFrame::Delta(BookDelta {
-            head: self.head(depth),
-            previous,
-            merged_events: changes.events,
-            bids: changes.bids,
-            asks: changes.asks,
-        })
     }
 }
 
@@ -176,7 +166,8 @@ impl BookStream {
         match now.book.changes_since(self.last, self.depth) {
             Some(changes) if changes.is_empty() && !even_if_empty => {}
             Some(changes) => {
-                self.push(sequence, now.delta(self.depth, self.last, changes));
+                let delta = BookDelta::new(now.head(self.depth), self.last, changes);
+                self.push(sequence, LiveFrame::Delta(delta));
             }
             // More was touched since the last push than the journal holds.
             None => self.restate(now, SnapshotReason::Lagged),
@@ -288,7 +279,7 @@ impl BookStream {
         Answer::Now(match self.draft(now, wanted) {
             Err(reply) => reply,
             Ok(Draft { frame, wanted, previous, sequence, restated, next, notice }) => {
-                let frame = Frame::new(previous, sequence, (self.encode)(frame));
+                let frame = Frame::new(previous, sequence, (self.encode)(frame.make()));
                 self.keep(wanted, restated, &frame);
                 Reply::Frames { frames: std::iter::once(frame).chain(notice).collect(), next }
             }
@@ -349,26 +340,28 @@ impl BookStream {
         if let Some(reply) = self.known(now, wanted) {
             return Err(reply);
         }
-        let changes = match wanted {
-            Wanted::After { seen, .. } => now.book.changes_since(seen, self.depth),
+        let since = match wanted {
+            Wanted::After { seen, .. } => now.book.since(seen),
             Wanted::Snapshot(_) => None,
         };
         self.flush(now);
-        let (previous, mut frame, notice) = match (wanted, changes) {
+        let slowed_to = self.stream.slowed_to().map(Speed::from);
+        let (previous, frame, notice) = match (wanted, since) {
             (Wanted::After { seen, .. }, _) if seen == self.last => {
                 return Err(Reply::Ring { seen, next: self.stream.next_index() });
             }
-            (Wanted::After { seen, .. }, Some(changes)) => {
-                (seen, now.delta(self.depth, seen, changes), None)
+            (Wanted::After { seen: previous, .. }, Some(since)) => {
+                let head = BookHead { slowed_to, ..now.head(self.depth) };
+                (previous, Unmade::Delta { head, previous, since }, None)
             }
             (Wanted::After { .. }, None) => return Err(Reply::CannotContinue),
             (Wanted::Snapshot(reason), _) => {
                 now.snapshot_encodings.fetch_add(1, Ordering::Relaxed);
-                let frame = LiveFrame::Snapshot(now.snapshot(self.depth, reason));
-                (self.last, frame, self.notice(now, self.last))
+                let mut snapshot = now.snapshot(self.depth, reason);
+                snapshot.head.slowed_to = slowed_to;
+                (self.last, Unmade::Snapshot(snapshot), self.notice(now, self.last))
             }
         };
-        frame.slow_to(self.stream.slowed_to().map(Speed::from));
         let (sequence, restated, next) = (self.last, self.restated, self.stream.next_index());
         Ok(Draft { frame, wanted, previous, sequence, restated, next, notice })
     }

@@ -10,7 +10,8 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 use spreadly_subscriptions::{self as engine, Frame, ResponseStream, Resume};
 
-use super::frame::{Encode, LiveFrame, SnapshotReason};
+use super::frame::{BookDelta, BookHead, BookSnapshot, Encode, LiveFrame, SnapshotReason};
+use crate::market::book::Since;
 use crate::pool::{Line, MOST_INLINE_NANOS, Pool};
 
 /// How long frames of a stream are encoded.
@@ -107,7 +108,7 @@ impl From<Answer> for Resume {
 
 /// A frame that is not encoded yet.
 pub(super) struct Draft {
-    pub(super) frame: LiveFrame,
+    pub(super) frame: Unmade,
     pub(super) wanted: Wanted,
     /// The frame's, see [`Frame`].
     pub(super) previous: u64,
@@ -118,6 +119,24 @@ pub(super) struct Draft {
     pub(super) next: u64,
     /// Sent after it.
     pub(super) notice: Option<Frame>,
+}
+
+/// A frame whose levels were only taken out of the book.
+pub(super) enum Unmade {
+    Snapshot(BookSnapshot),
+    Delta { head: BookHead, previous: u64, since: Since },
+}
+
+impl Unmade {
+    pub(super) fn make(self) -> LiveFrame {
+        match self {
+            Self::Snapshot(snapshot) => LiveFrame::Snapshot(snapshot),
+            Self::Delta { head, previous, since } => {
+                let changes = since.changes(head.depth);
+                LiveFrame::Delta(BookDelta::new(head, previous, changes))
+            }
+        }
+    }
 }
 
 /// What makes the replies of one stream whose frames take long to encode.

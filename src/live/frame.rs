@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use spreadly_subscriptions::{Cursor, CursorError, Epoch, Position, topic_hash};
 
+use crate::market::book::Changes;
 use crate::market::book_gap::BookGap;
 use crate::market::candles::{Candle, Interval};
 use crate::market::definition::MarketDefinition;
@@ -125,6 +126,13 @@ pub struct BookDelta {
     /// Size 0: the level left the window.
     pub bids: Vec<Level>,
     pub asks: Vec<Level>,
+}
+
+impl BookDelta {
+    pub(super) fn new(head: BookHead, previous: u64, changes: Changes) -> Self {
+        let Changes { events: merged_events, bids, asks } = changes;
+        Self { head, previous, merged_events, bids, asks }
+    }
 }
 
 #[derive(Clone, Debug)]

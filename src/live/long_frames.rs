@@ -70,7 +70,7 @@ async fn make(
     let encoded = place.run(move || {
         timed(|| {
             let mut encode = (encoding.encoder)()?;
-            Some(Frame::new(previous, sequence, encode(frame)))
+            Some(Frame::new(previous, sequence, encode(frame.make())))
         })
     });
     let (frame, encoding) = match encoded.await {

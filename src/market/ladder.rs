@@ -35,10 +35,6 @@ impl Ladder {
         Some(block[place].1)
     }
 
-    pub(super) fn contains(&self, key: PriceKey) -> bool {
-        self.get(key).is_some()
-    }
-
     /// Returns the state before.
     pub(super) fn insert(&mut self, key: PriceKey, now: LevelState) -> Option<LevelState> {
         let at = self.block_of(key);

@@ -6,11 +6,13 @@ mod checkpoint;
 mod journal;
 mod window;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 pub use checkpoint::{BookState, CheckpointError};
 use journal::{Touch, Touches};
-use window::window_changes;
+use window::{TouchedLevels, window_changes};
 
 use super::ladder::{Ladder, TopLevels};
 use super::levels::{Level, LevelChange, LevelState, PriceKey, Side, price_key};
@@ -38,6 +40,44 @@ impl Changes {
     }
 }
 
+/// The levels of both sides that were touched since a sequence.
+#[derive(Debug)]
+struct Touched {
+    bids: TouchedLevels,
+    asks: TouchedLevels,
+}
+
+/// A book now, and what was touched since an earlier event: the changes of any window follow from
+/// it. It is detached from the book, at the cost of a reference for each block of levels.
+#[derive(Clone, Debug)]
+pub struct Since {
+    events: u32,
+    bids: Ladder,
+    asks: Ladder,
+    touched: Arc<Touched>,
+}
+
+impl Since {
+    /// See [`Book::changes_since`].
+    pub fn changes(&self, depth: usize) -> Changes {
+        changes((&self.bids, &self.asks), &self.touched, self.events, depth)
+    }
+}
+
+fn changes(
+    (bids, asks): (&Ladder, &Ladder),
+    touched: &Touched,
+    events: u32,
+    depth: usize,
+) -> Changes {
+    assert!(depth > 0, "a window holds at least one level");
+    Changes {
+        events,
+        bids: window_changes(Side::Buy, bids, &touched.bids, depth),
+        asks: window_changes(Side::Sell, asks, &touched.asks, depth),
+    }
+}
+
 /// See the module's text.
 #[derive(Clone, Debug)]
 pub struct Book {
@@ -50,6 +90,8 @@ pub struct Book {
     events: VecDeque<u64>,
     /// The oldest sequence from which changes are known.
     floor: u64,
+    /// What was touched since the sequence that was last asked for. Many streams ask for the same.
+    touched: RefCell<Option<(u64, Arc<Touched>)>>,
     /// And as many events. One that touches nothing costs 8 bytes, but a merge over it must still
     /// count it.
     most_touches: usize,
@@ -72,6 +114,7 @@ impl Book {
             touches: Touches::default(),
             events: VecDeque::new(),
             floor: sequence,
+            touched: RefCell::default(),
             most_touches,
         }
     }
@@ -99,6 +142,7 @@ impl Book {
         (self.sequence, self.floor) = (sequence, sequence);
         self.touches.clear();
         self.events.clear();
+        self.touched.take();
     }
 
     /// Counts an event that changed no level among the events of this book, as far as its journal
@@ -148,6 +192,7 @@ impl Book {
         assert!(sequence > self.sequence, "events reach a book in the log's order");
         self.sequence = sequence;
         self.events.push_back(sequence);
+        self.touched.take();
     }
 
     fn set(&mut self, side: Side, key: PriceKey, now: LevelState) {
@@ -219,26 +264,48 @@ impl Book {
     }
 
     /// The exact difference between the best `depth` levels as they were at `from` and as they are
-    /// now. `None` if the journal doesn't reach there, or if the book has no such event. Costs the
-    /// touches since `from` and one walk to the edge of the window.
+    /// now. `None` if the journal doesn't reach there, or if the book has no such event. The first
+    /// one who asks for what followed `from` pays for the touches since; all pay for the window.
     pub fn changes_since(&self, from: u64, depth: usize) -> Option<Changes> {
-        assert!(depth > 0, "a window holds at least one level");
+        let touched = self.touched_since(from)?;
+        Some(changes((&self.bids, &self.asks), &touched, self.count_after(from), depth))
+    }
+
+    /// The same, to be computed without the book.
+    pub fn since(&self, from: u64) -> Option<Since> {
+        Some(Since {
+            events: self.count_after(from),
+            bids: self.bids.clone(),
+            asks: self.asks.clone(),
+            touched: self.touched_since(from)?,
+        })
+    }
+
+    fn touched_since(&self, from: u64) -> Option<Arc<Touched>> {
         if !self.has_sequence(from) {
             return None;
         }
-        let (mut bids, mut asks) = (BTreeMap::new(), BTreeMap::new());
-        // From the newest back, so that the oldest value after `from` is the one that stays.
+        let mut known = self.touched.borrow_mut();
+        if let Some((_, touched)) = known.as_ref().filter(|(since, _)| *since == from) {
+            return Some(touched.clone());
+        }
+        let (mut bids, mut asks) = (Vec::new(), Vec::new());
         for touch in self.touches.newest_after(from) {
             match touch.side {
-                Side::Buy => bids.insert(touch.key, touch.before()),
-                Side::Sell => asks.insert(touch.key, touch.before()),
-            };
+                Side::Buy => bids.push((touch.key, touch.before())),
+                Side::Sell => asks.push((touch.key, touch.before())),
+            }
         }
-        Some(Changes {
-            events: u32::try_from(self.events_after(from)).unwrap_or(u32::MAX),
-            bids: window_changes(Side::Buy, &self.bids, &bids, depth),
-            asks: window_changes(Side::Sell, &self.asks, &asks, depth),
-        })
+        let touched = Arc::new(Touched {
+            bids: TouchedLevels::new(&self.bids, bids),
+            asks: TouchedLevels::new(&self.asks, asks),
+        });
+        *known = Some((from, touched.clone()));
+        Some(touched)
+    }
+
+    fn count_after(&self, sequence: u64) -> u32 {
+        u32::try_from(self.events_after(sequence)).unwrap_or(u32::MAX)
     }
 
     /// Events after this sequence, as far as the journal reaches.
