@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 
 use super::fault::{At, StoreError};
 use super::{EventId, Stored, TopicPosition, runs, schema};
+use crate::market::time::Micros;
 
 /// A read-only connection of its own: reads while the writer writes, and never blocks it.
 #[derive(Debug)]
@@ -90,6 +91,12 @@ impl LogReader {
     /// A topic's newest events, in order, at most `most`.
     pub fn newest(&self, topic: &str, most: usize) -> Result<Vec<Stored>, StoreError> {
         newest(&self.connection, topic, most).at(&self.path)
+    }
+
+    /// The event before the first one that the log took at this moment or later, in some thirty
+    /// looks. Where clocks were set back, one of the events before such a first one.
+    pub fn last_before(&self, moment: Micros) -> Result<u64, StoreError> {
+        last_before(&self.connection, moment).at(&self.path)
     }
 
     /// The newest event of a topic up to `sequence`.
@@ -222,6 +229,31 @@ pub(super) fn find(
         )?
         .query_row([id, kind, topic], stored)
         .optional()
+}
+
+fn last_before(connection: &Connection, moment: Micros) -> rusqlite::Result<u64> {
+    let mut from = connection.prepare_cached(
+        "SELECT sequence, received_micros FROM events WHERE sequence >= ?1
+         ORDER BY sequence LIMIT 1",
+    )?;
+    let last = connection
+        .prepare_cached("SELECT max(sequence) FROM events")?
+        .query_row([], |row| row.get::<_, Option<i64>>(0))?;
+    // All events up to `before` came earlier; the one at `since`, if any, did not.
+    let (mut before, mut since) = (0, last.unwrap_or(0) + 1);
+    while since - before > 1 {
+        let middle = before + (since - before) / 2;
+        let found = from
+            .query_row([middle], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, Micros>(1)?)))
+            .optional()?;
+        match found {
+            Some((sequence, received)) if received < moment && sequence < since => {
+                before = sequence;
+            }
+            _ => since = middle,
+        }
+    }
+    Ok(before.cast_unsigned())
 }
 
 pub(super) fn last_until(

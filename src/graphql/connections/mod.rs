@@ -13,6 +13,7 @@ use super::types::scalars::{Cursor, DateTime};
 use super::types::trade::{Trade, trade_of};
 use crate::budgets::Work;
 use crate::live::{Item, TopicName, item};
+use crate::market::time::Micros;
 use crate::store::{LogReader, Span, StoreError};
 
 /// Bytes of events' lines in a page: one of long messages has fewer than was asked for.
@@ -20,6 +21,10 @@ const PAGE_BYTES: usize = 1 << 20;
 /// Events that are looked at for one page, some 50 ms: where few lie within `from` and `to`, a page
 /// has fewer than was asked for, and `endCursor` continues after the events looked at.
 const MOST_LOOKED_AT: usize = 20_000;
+/// A trade is at most this much later than the log took it: as far as it may be ahead of the hub's
+/// clock, and some more for hubs whose clocks differ. So a page of the trades since a moment begins
+/// so much before that moment, however many came earlier.
+const SEEK_MARGIN_MICROS: Micros = 60_000_000;
 /// Events read at once while looking for those.
 const READ_AT_ONCE: usize = 512;
 
@@ -79,22 +84,26 @@ pub struct Asked {
 }
 
 pub async fn trades(ctx: &Context<'_>, asked: Asked) -> Result<TradeConnection> {
-    let (items, page_info, at) = page(ctx, asked).await?;
+    let taken_since = asked.from.map(|from| from.0.saturating_sub(SEEK_MARGIN_MICROS));
+    let (items, page_info, at) = page(ctx, asked, taken_since).await?;
     let nodes: Vec<_> = items.iter().filter_map(trade_of).collect();
     let edge = |node: &Trade| TradeEdge { cursor: at(node.sequence), node: node.clone() };
     Ok(TradeConnection { edges: nodes.iter().map(edge).collect(), nodes, page_info })
 }
 
 pub async fn events(ctx: &Context<'_>, asked: Asked) -> Result<EventConnection> {
-    let (items, page_info, at) = page(ctx, asked).await?;
+    // The time of an event may be any.
+    let (items, page_info, at) = page(ctx, asked, None).await?;
     let nodes: Vec<_> = items.iter().filter_map(event_of).collect();
     let edge = |node: &Event| EventEdge { cursor: at(node.sequence), node: node.clone() };
     Ok(EventConnection { edges: nodes.iter().map(edge).collect(), nodes, page_info })
 }
 
+/// `taken_since`: what is asked for was taken by the log at this moment or later.
 async fn page(
     ctx: &Context<'_>,
     asked: Asked,
+    taken_since: Option<Micros>,
 ) -> Result<(Vec<Item>, PageInfo, impl Fn(u64) -> Cursor + use<>)> {
     let live = live(ctx)?.clone();
     let topic = asked.topic;
@@ -114,7 +123,8 @@ async fn page(
             }),
         };
         let read_at_once = if from.is_none() && to.is_none() { first + 1 } else { READ_AT_ONCE };
-        let search = Search { topic, after: after.unwrap_or(0), first, read_at_once };
+        let after = after.unwrap_or(0);
+        let search = Search { topic, after, taken_since, first, read_at_once };
         search.run(log, wanted, |stored| item(stored, |market| live.definition(market)))
     });
     let found = found.await?;
@@ -133,6 +143,7 @@ async fn page(
 struct Search {
     topic: TopicName,
     after: u64,
+    taken_since: Option<Micros>,
     first: usize,
     read_at_once: usize,
 }
@@ -160,7 +171,8 @@ impl Search {
         let before = self.after > 0 && log.last_until(&self.topic, self.after)?.is_some();
         let mut found = Found { before, ..Found::default() };
         let topics = [self.topic.clone()];
-        let (mut seen, mut bytes) = (self.after, 0);
+        let earlier = self.taken_since.map(|since| log.last_before(since)).transpose()?;
+        let (mut seen, mut bytes) = (self.after.max(earlier.unwrap_or(0)), 0);
         loop {
             let most = self.read_at_once;
             let span = Span { after: seen, until: u64::MAX, most, most_bytes: PAGE_BYTES };
@@ -199,7 +211,8 @@ mod tests {
     use super::*;
 
     fn search(after: u64, first: usize, read_at_once: usize) -> Search {
-        Search { topic: Topic::Trades("A-B").name(), after, first, read_at_once }
+        let topic = Topic::Trades("A-B").name();
+        Search { topic, after, taken_since: None, first, read_at_once }
     }
 
     /// Trades of two markets in turn, at a time that is their number in the log.
@@ -281,5 +294,36 @@ mod tests {
         let found = search(0, 3, READ_AT_ONCE).run(&log, none, |one| item(one, |_| None)).unwrap();
         assert!(found.items.is_empty() && found.more);
         assert!(found.end.unwrap() >= 2 * MOST_LOOKED_AT as u64);
+    }
+    #[test]
+    fn a_page_of_the_trades_since_a_moment_begins_there_and_not_at_the_first_trade() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log.db");
+        let mut store = Store::open(&path).unwrap();
+        let event = |_| {
+            let body = r#"{"kind":"trade","market":"A-B","price":"1","size":"1"}"#;
+            NewEvent { topic: Topic::Trades("A-B").name(), body: body.into(), ..Default::default() }
+        };
+        // The clock was ahead for a while.
+        let moments = [10, 20, 90, 91, 30, 40, 50, 50, 60, 70];
+        for moment in moments {
+            store.append(&(0..1_000).map(event).collect::<Vec<_>>(), &[], moment).unwrap();
+        }
+        let log = store.reader().unwrap();
+        for since in 0..100 {
+            let search = Search { taken_since: Some(since), ..search(0, 3, 4) };
+            let found = search.run(&log, |_| true, |one| item(one, |_| None)).unwrap();
+            // From here on all were taken since then.
+            let batch = moments.iter().rposition(|moment| *moment < since).map_or(0, |at| at + 1);
+            let first = sequences(&found).first().copied();
+            assert!(first.is_none_or(|first| first <= 1_000 * batch as u64 + 1), "{since}");
+            if (1..=30).contains(&since) {
+                assert_eq!(first, Some(1_000 * batch as u64 + 1), "{since}");
+            }
+            assert!(found.looked_at <= 4, "{since}");
+        }
+        let last = Search { after: 9_998, taken_since: Some(10), ..search(0, 3, 4) };
+        let found = last.run(&log, |_| true, |one| item(one, |_| None)).unwrap();
+        assert_eq!(sequences(&found), [9_999, 10_000], "a cursor that is further on counts");
     }
 }
