@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,10 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// the lock until it has become that program.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
+/// Replicas of other logs that are kept beside the replica.
+pub(super) const MOST_SET_ASIDE: usize = 3;
+/// Files of a database in WAL mode, by what follows its name.
+const ENDINGS: [&str; 3] = ["", "-wal", "-shm"];
 /// Statements kept prepared: more than this module has.
 const PREPARED: usize = 64;
 
@@ -122,21 +126,59 @@ pub(super) fn epoch(path: &Path) -> Result<Option<Epoch>, StoreError> {
 }
 
 /// Renames a database that nobody has open, with the files beside it. It is not removed: of a log
-/// that lost its end it may have what nobody else has.
+/// that lost its end it may have what nobody else has. Beyond [`MOST_SET_ASIDE`] of these, the
+/// oldest is removed.
 pub(super) fn set_aside(path: &Path, epoch: Epoch) -> Result<(), StoreError> {
-    let named = |ending: &str| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(ending);
-        name
-    };
-    let aside = format!(".of-{epoch}");
-    tracing::warn!(aside = ?named(&aside), "the replica is of another log: it is set aside");
-    for ending in ["", "-wal", "-shm"] {
-        match fs::rename(named(ending), named(&format!("{aside}{ending}"))) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(StoreError::Folder { path: path.to_owned(), source: error });
-            }
-            _ => {}
+    let failed = |source| StoreError::Folder { path: path.to_owned(), source };
+    let aside = with_ending(path, &format!("{ASIDE}{epoch}"));
+    tracing::warn!(
+        aside = %aside.display(),
+        "the replica is of another log: it is set aside; remove it once nobody needs its events"
+    );
+    for ending in ENDINGS {
+        ignore_absent(fs::rename(with_ending(path, ending), with_ending(&aside, ending)))
+            .map_err(failed)?;
+    }
+    forget_oldest_aside(path).map_err(failed)
+}
+
+/// What the name of a replica that was set aside has after the replica's own, before its epoch.
+const ASIDE: &str = ".of-";
+
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+fn ignore_absent(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn forget_oldest_aside(path: &Path) -> io::Result<()> {
+    let own = with_ending(path, ASIDE);
+    let own = own.file_name().unwrap_or_default().to_string_lossy();
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder.unwrap_or(Path::new(".")))? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        // Not the files beside it, whose names go on after the epoch.
+        let is_epoch = |rest: &str| rest.bytes().all(|byte| byte.is_ascii_hexdigit());
+        if name.strip_prefix(&*own).is_some_and(is_epoch) {
+            all.push((entry.metadata()?.modified()?, entry.path()));
+        }
+    }
+    all.sort_unstable();
+    let most = all.len().saturating_sub(MOST_SET_ASIDE);
+    for (_, oldest) in all.drain(..most) {
+        tracing::warn!(removed = %oldest.display(), "more replicas were set aside than are kept");
+        for ending in ENDINGS {
+            ignore_absent(fs::remove_file(with_ending(&oldest, ending)))?;
         }
     }
     Ok(())

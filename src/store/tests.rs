@@ -9,6 +9,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::checkpoint::MOST_CHECKPOINTS;
 use super::log::{RESERVED_AT_ONCE, ROWS};
+use super::schema::MOST_SET_ASIDE;
 use super::*;
 
 pub(super) fn event(topic: &str, id: Option<&str>, body: &str) -> NewEvent {
@@ -548,9 +549,22 @@ fn a_replica_has_the_numbers_of_its_log_and_one_of_another_log_is_set_aside() {
     }
     let fresh = open(8);
     assert_eq!((fresh.epoch(), fresh.last()), (Epoch(8), 0));
-    let names = std::fs::read_dir(folder.path()).unwrap().flatten();
-    let aside = names.filter(|file| file.file_name().to_string_lossy().contains(".of-")).count();
-    assert_eq!(aside, 1);
+    drop(fresh);
+    let aside = || {
+        let names = std::fs::read_dir(folder.path()).unwrap().flatten();
+        let names = names.map(|file| file.file_name().to_string_lossy().into_owned());
+        let mut aside: Vec<_> = names
+            .filter_map(|name| name.strip_prefix("replica.db.of-").map(str::to_owned))
+            .collect();
+        aside.sort_unstable();
+        aside
+    };
+    assert_eq!(aside(), [Epoch(7).to_string()]);
+    for epoch in 9..=8 + MOST_SET_ASIDE as u64 {
+        drop(open(epoch));
+    }
+    let kept: Vec<_> = (8..8 + MOST_SET_ASIDE as u64).map(|one| Epoch(one).to_string()).collect();
+    assert_eq!(aside(), kept, "the oldest is removed");
 }
 
 /// Every file of the folder but the mark, where `with_mark` says so.
