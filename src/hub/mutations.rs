@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::feeds::kafka::{LONGEST_WRITE, Outgoing, ProduceError, Producer};
 use crate::graphql::{MutationPort, WriteError, Written};
+use crate::ingest::feed_status::FeedStatuses;
 use crate::ingest::handle::{Ack, Batch, Incoming, IngestError, IngestHandle, WeakIngestHandle};
 use crate::ingest::place::{At, Place};
 
@@ -15,28 +16,39 @@ const WRITE_DEADLINE: Duration = Duration::from_secs(5);
 const _: () = assert!(LONGEST_WRITE.as_secs() <= WRITE_DEADLINE.as_secs());
 
 /// `kafka`: where what it owns is written.
-pub fn writer(ingest: &IngestHandle, kafka: Option<Producer>) -> MutationPort {
-    writer_within(ingest, kafka, WRITE_DEADLINE)
+pub fn writer(
+    ingest: &IngestHandle,
+    kafka: Option<Producer>,
+    statuses: &FeedStatuses,
+) -> MutationPort {
+    writer_within(ingest, kafka, statuses, WRITE_DEADLINE)
 }
 
 fn writer_within(
     ingest: &IngestHandle,
     kafka: Option<Producer>,
+    statuses: &FeedStatuses,
     deadline: Duration,
 ) -> MutationPort {
-    let (ingest, kafka) = (ingest.downgrade(), kafka.map(Arc::new));
-    MutationPort::new(move |lines| write(ingest.clone(), kafka.clone(), lines, deadline))
+    let (ingest, kafka, statuses) = (ingest.downgrade(), kafka.map(Arc::new), statuses.clone());
+    MutationPort::new(move |lines| {
+        write(ingest.clone(), kafka.clone(), statuses.clone(), lines, deadline)
+    })
 }
 
 async fn write(
     ingest: WeakIngestHandle,
     kafka: Option<Arc<Producer>>,
+    statuses: FeedStatuses,
     lines: Vec<String>,
     deadline: Duration,
 ) -> Result<Written, WriteError> {
     // Without the log's sequencer nobody brings a record back.
     let ingest = ingest.upgrade().ok_or(WriteError::Closed)?;
     let (records, lines) = sorted(kafka.as_deref(), lines);
+    if !lines.is_empty() && statuses.is_log_halted() {
+        return Err(WriteError::Halted);
+    }
     let produces = !records.is_empty();
     let writing = async {
         let mut ack = match &kafka {
@@ -106,7 +118,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::ingest::feed_status::FeedStatuses;
+    use crate::ingest::feed_status::Cause;
     use crate::ingest::projection::{MakeAside, Projection};
     use crate::ingest::sequencer::{self, SequencerConfig};
     use crate::live::Rollback;
@@ -154,8 +166,10 @@ mod tests {
         };
         let (statuses, recovered) = (FeedStatuses::new(), Recovered::default());
         let (ingest, thread) =
-            sequencer::start(store, Admission::new(), recovered, statuses, live, config).unwrap();
-        let (hasty, writer) = (writer_within(&ingest, None, Duration::ZERO), writer(&ingest, None));
+            sequencer::start(store, Admission::new(), recovered, statuses.clone(), live, config)
+                .unwrap();
+        let hasty = writer_within(&ingest, None, &statuses, Duration::ZERO);
+        let writer = writer(&ingest, None, &statuses);
         let line = |number: u32| {
             vec![format!(r#"{{"kind":"message","topic":"t","id":"{number}","data":1}}"#)]
         };
@@ -169,6 +183,10 @@ mod tests {
             // The same again counts once.
             let again = writer.write(line(1)).await.unwrap();
             assert_eq!((again.known, again.sequence), (1, None));
+            statuses.halt_all(Cause::Store, "disk full");
+            assert_eq!(writer.write(line(2)).await.unwrap_err(), WriteError::Halted);
+            statuses.clear_all(Cause::Store);
+            assert_eq!(writer.write(line(2)).await.unwrap().known, 0, "it was not written");
             drop(ingest);
             thread.join().unwrap();
             assert_eq!(writer.write(line(3)).await.unwrap_err(), WriteError::Closed);

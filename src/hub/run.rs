@@ -206,7 +206,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     };
 
     let producer = producer(&config, ownership, waiters, &statuses, &log, &tracker);
-    let writer = mutations::writer(&ingest, producer).counting(mutated);
+    let writer = mutations::writer(&ingest, producer, &statuses).counting(mutated);
     let executor = executor(&config, &encoders, &streams, &pool, &meters, writer);
     let shards = Shards::start(
         threads,

@@ -1,7 +1,7 @@
 //! How each feed does, for operators and clients: feeds and the sequencer write it, the API reads
 //! it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -130,6 +130,9 @@ struct Entry {
 /// Said once for all such events: a count in it would be sent to every client again and again.
 const LOGGED_ONLY: &str = "its block.applied events are only logged: nothing follows from them yet";
 
+/// The log can't be written.
+const LOG_CAUSES: [Cause; 2] = [Cause::Store, Cause::LogFile];
+
 /// The board. Clones share it.
 #[derive(Clone)]
 pub struct FeedStatuses {
@@ -137,12 +140,15 @@ pub struct FeedStatuses {
     /// Rises with each change; a watcher that is slow sees only the newest.
     generation: Arc<watch::Sender<u64>>,
     sources: TopicSources,
+    /// What stops every feed.
+    halted: Arc<Mutex<BTreeSet<Cause>>>,
 }
 
 impl Default for FeedStatuses {
     fn default() -> Self {
         let generation = Arc::new(watch::Sender::new(0));
-        Self { entries: Arc::default(), generation, sources: TopicSources::default() }
+        let (entries, sources, halted) = Default::default();
+        Self { entries, generation, sources, halted }
     }
 }
 
@@ -260,15 +266,23 @@ impl FeedStatuses {
 
     /// For what stops every feed at once.
     pub fn halt_all(&self, cause: Cause, reason: &str) {
+        self.halted.lock().insert(cause);
         self.each(|entry| {
             entry.halted.insert(cause, reason.to_owned());
         });
     }
 
     pub fn clear_all(&self, cause: Cause) {
+        self.halted.lock().remove(&cause);
         self.each(|entry| {
             entry.halted.remove(&cause);
         });
+    }
+
+    /// Whether the log is known to take nothing now.
+    pub fn is_log_halted(&self) -> bool {
+        let halted = self.halted.lock();
+        LOG_CAUSES.iter().any(|cause| halted.contains(cause))
     }
 
     /// STALE with a reason, or no longer.
@@ -400,8 +414,7 @@ impl Entry {
         let whole = if self.shutting_down { FeedState::ShuttingDown } else { whole };
         self.status.state_as_a_whole = whole;
         // Of single sources that can't be read, only their own topics are not live.
-        let log = [Cause::Store, Cause::LogFile];
-        self.status.is_ready = !log.iter().any(|cause| self.halted.contains_key(cause))
+        self.status.is_ready = !LOG_CAUSES.iter().any(|cause| self.halted.contains_key(cause))
             && (self.is_optional || whole == FeedState::Live);
         self.status.state = match &faulty {
             Some(_) => whole.max(FeedState::Halted),

@@ -4,6 +4,7 @@ use rdkafka::producer::FutureProducer;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
+use crate::harness::http::post;
 use crate::harness::records::{producer, send};
 use crate::harness::{Hub, Kafka, Postgres, until};
 
@@ -118,4 +119,24 @@ async fn refused_events_are_named_newest_first_and_have_a_line_in_the_log() {
     assert_eq!(feed["lastRefusal"]["place"], named[0]["place"]);
     until("a line of the log", async || hub.log().contains("events were refused")).await;
     assert!(hub.log().contains("total=25"), "{}", hub.log());
+}
+
+#[tokio::test]
+async fn a_publish_into_a_log_that_is_known_to_take_nothing_is_refused_and_never_written() {
+    let hub = Hub::start();
+    let live = |feed: &Value| feed["state"] == "LIVE";
+    hub.until_feed("files", "the folder", live).await;
+    let held = hold(&hub);
+    hub.append_lines("one.ndjson", &[line(0)]);
+    hub.until_feed("files", "the halt", |feed| feed["state"] == "HALTED").await;
+    let publish = json!({"query": "mutation { publish(topic: \"t\", data: 1) { sequence } }"});
+    let answer = post(hub.address(), &publish).json();
+    let error = &answer["errors"][0];
+    assert_eq!(error["extensions"]["code"], "UNAVAILABLE", "{answer}");
+    assert!(error["message"].as_str().unwrap().contains("nothing was written"), "{answer}");
+    drop(held);
+    hub.until_feed("files", "the end of the halt", live).await;
+    let answer = post(hub.address(), &publish).json();
+    assert!(answer["data"]["publish"]["sequence"].is_string(), "{answer}");
+    assert_eq!(hub.published("t"), [json!(0), json!(1)], "the refused one is not there");
 }

@@ -33,6 +33,8 @@ pub enum WriteError {
     Closed,
     #[error("the log does not answer in time: it may be written later, ask again with the same id")]
     Late,
+    #[error("the log can't be written now: nothing was written, ask again when the hub is LIVE")]
+    Halted,
     #[error("the shared log takes nothing now: nothing was written, ask again")]
     Unreachable,
     #[error("Kafka can't be reached now: nothing was written, ask again")]

@@ -84,7 +84,7 @@ impl Home {
         let meters = Arc::new(Meters::default());
         let streams = Arc::new(Streams::new(limits::stream_limits(&config.limits), meters.clone()));
         let pool = Pool::start(1).unwrap();
-        let writer = mutations::writer(&ingest, None);
+        let writer = mutations::writer(&ingest, None, &statuses);
         let executor = run::executor(config, &encoders, &streams, &pool, &meters, writer);
         let shard = Shard::new(executor, limits::socket_limits(config), meters.clone());
         let tracker = TaskTracker::new();
