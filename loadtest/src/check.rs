@@ -1,7 +1,7 @@
 //! `spreadly-storm check`: is what this hub sends right? Follows one market or all of them for a
 //! while and verifies every frame. The verdict is the exit code.
 
-use crate::run::{Opening, Storm, follow};
+use crate::run::{LatencyFrom, Opening, Storm, follow};
 use clap::Args;
 use serde::Deserialize;
 use std::io::{Read, Write};
@@ -67,6 +67,7 @@ pub fn run(args: &CheckArgs) -> Result<(), String> {
         follow: true,
         threads: 1,
         sources: Vec::new(),
+        latency_from: LatencyFrom::Publish,
     };
     let report = storm.measure()?;
     report.show(args.json)?;

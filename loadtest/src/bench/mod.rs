@@ -6,7 +6,7 @@ pub mod feeder;
 
 use crate::ceiling::CeilingReport;
 use crate::hub::{Hub, Settings};
-use crate::run::{Opening, Report, Storm, follow};
+use crate::run::{LatencyFrom, Opening, Report, Storm, follow};
 use clap::Args;
 use feeder::Feeder;
 use serde::Serialize;
@@ -199,6 +199,7 @@ fn hub_round(
         follow: false,
         threads: 1,
         sources: Vec::new(),
+        latency_from: LatencyFrom::Publish,
     };
     let report = storm.measure();
     feeding.stop()?;

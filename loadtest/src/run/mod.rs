@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod follow;
+pub mod latency;
 pub mod meters;
 mod report;
 mod target;
@@ -10,6 +11,7 @@ mod target;
 use crate::process;
 use clap::Args;
 use client::{Phase, Plan};
+pub use latency::LatencyFrom;
 use meters::{Meters, Rare};
 use report::reasons;
 pub use report::{HubReport, Latency, Report};
@@ -89,6 +91,9 @@ pub struct RunArgs {
     /// before the run counts as failed (exit code 1)
     #[arg(long, default_value_t = 0.0, value_name = "SHARE")]
     allow_failures: f64,
+    /// What latencies count from; `event` needs `prevSequence sequence eventTime` in the query
+    #[arg(long, value_enum, default_value_t = LatencyFrom::Publish)]
+    latency_from: LatencyFrom,
     /// One JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -112,6 +117,15 @@ pub struct Storm {
     pub follow: bool,
     pub threads: usize,
     pub sources: Vec<IpAddr>,
+    pub latency_from: LatencyFrom,
+}
+
+/// It selects what `--follow` needs, and the time that latencies begin with.
+fn default_query(latency_from: LatencyFrom) -> String {
+    match latency_from {
+        LatencyFrom::Publish => follow::QUERY.to_owned(),
+        LatencyFrom::Event => follow::QUERY.replace(" publishTime ", " publishTime eventTime "),
+    }
 }
 
 /// # Errors
@@ -122,7 +136,7 @@ pub fn run(args: &RunArgs) -> Result<(), String> {
         opening: args.opening.clone(),
         connections: args.connections,
         operations: args.operations_per_connection,
-        queries: vec![args.query.clone().unwrap_or_else(|| follow::QUERY.to_owned())],
+        queries: vec![args.query.clone().unwrap_or_else(|| default_query(args.latency_from))],
         markets: args.markets.clone(),
         depth: args.depth,
         speed: args.speed.clone(),
@@ -132,6 +146,7 @@ pub fn run(args: &RunArgs) -> Result<(), String> {
         follow: args.follow,
         threads: args.threads,
         sources: args.source_addresses.clone(),
+        latency_from: args.latency_from,
     };
     let report = storm.measure()?;
     report.show(args.json)?;
@@ -213,6 +228,7 @@ impl Storm {
         });
         let rare = meters.rare();
         let latency = Latency {
+            from: self.latency_from.field(),
             samples: rare.latency.samples,
             negative: rare.early,
             p50: rare.latency.quantile(0.5),
@@ -256,6 +272,7 @@ impl Storm {
             operations: self.operations,
             sources: self.sources.clone(),
             follow: self.follow,
+            latency_from: self.latency_from,
         })
     }
 

@@ -28,10 +28,12 @@ pub struct Report {
     pub follow: Option<FollowCounts>,
 }
 
-/// Microseconds from `publishTime` to here, of one message in 64.
+/// Microseconds from a time that a message has to here, of one message in 64.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Latency {
+    /// The field of that time.
+    pub from: &'static str,
     pub samples: u64,
     /// Further samples that came before they were published: the two clocks differ.
     pub negative: u64,
@@ -113,7 +115,10 @@ impl Report {
             (self.latency.p50, self.latency.p99, self.latency.max)
         {
             let samples = self.latency.samples;
-            println!("latency µs: p50 {p50}, p99 {p99}, max {max} ({samples} samples)");
+            let from = self.latency.from;
+            println!("latency from {from} µs: p50 {p50}, p99 {p99}, max {max} ({samples} samples)");
+        } else if self.messages > 0 {
+            println!("latency: no sampled message had an event and its {}", self.latency.from);
         }
         if self.latency.negative > 0 {
             let (negative, samples) = (self.latency.negative, self.latency.samples);
