@@ -131,11 +131,14 @@ impl Store {
         if due {
             self.tail = Tail::default();
         }
+        let mut counts = self.meters.topics();
         for (event, sequence) in batch.iter().zip(&appended.sequences) {
             let Some(sequence) = *sequence else { continue };
             self.last = sequence;
             self.tail.add(&event.topic, sequence, now);
+            counts.add(&event.topic);
         }
+        drop(counts);
         // Before anybody is sent what was committed.
         if appended.sequences.iter().any(Option::is_some) {
             self.move_mark(self.last);

@@ -143,6 +143,7 @@ impl Everything {
         value(encoder, "log_commits", load(&store.commits))?;
         value(encoder, "log_commit_microseconds", load(&store.commit_nanos) / 1_000)?;
         value(encoder, "log_commit_failures", load(&store.commit_failures))?;
+        by_label(encoder, "log_events", store.topics().counts())?;
         process::encode_disk(encoder, &self.log)?;
         value(encoder, "postgres_connections_taken", load(&postgres.taken))?;
         value(

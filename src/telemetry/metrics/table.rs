@@ -30,7 +30,7 @@ impl Metric {
     }
 }
 
-pub(super) const METRICS: [Metric; 71] = [
+pub(super) const METRICS: [Metric; 72] = [
     gauge("websockets_open", "WebSockets and event streams that are open"),
     gauge("readers_open", "operations that read a stream"),
     gauge("response_streams_open", "response streams that are open"),
@@ -113,6 +113,11 @@ pub(super) const METRICS: [Metric; 71] = [
     counter("log_commits", "transactions that wrote events or feeds' progress to the log"),
     counter("log_commit_microseconds", "time that these took, fsyncs included"),
     counter("log_commit_failures", "transactions of the log that failed and were tried again"),
+    counter(
+        "log_events",
+        "events that entered the log; generic topics are one, and topics beyond the first 300 another",
+    )
+    .by("topic"),
     gauge("log_bytes", "size of the log's file and of its write-ahead log"),
     gauge("log_disk_free_bytes", "bytes that the hub may still write on the log's disk"),
     gauge("log_disk_bytes", "size of the log's disk"),
