@@ -13,10 +13,11 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use serde_json::{Map, Value};
 
 use crate::graphql::QueryLimits;
-use crate::graphql::execution::cost::{Weight, weigh};
+use crate::graphql::execution::cost::weigh;
 use crate::graphql::execution::document::{Documents, root_field};
 use crate::graphql::execution::encoder::prepared;
 use crate::graphql::execution::executor::{HubSchema, schema};
+use crate::graphql::execution::weight::Weight;
 
 /// Of a hub that the document is for.
 const MARKETS: usize = 10;

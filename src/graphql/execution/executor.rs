@@ -16,11 +16,12 @@ use spreadly_subscriptions::{
     OperationKind, PERSISTED, Priority, Request, SingleResult, Source, Streams,
 };
 
-use super::cost::{self, Weight};
+use super::cost;
 use super::document::{self, After, Document, Documents};
 use super::encoder::{StreamRequest, prepared, said};
 use super::offload::{Offload, Outcome, Running, Stage};
 use super::persisted::Persisted;
+use super::weight::Weight;
 use super::{stated, suggestions};
 use crate::budgets::{ClientAccount, Work};
 use crate::graphql::context::{Caller, ReadPlace};

@@ -12,3 +12,4 @@ pub mod stated;
 pub mod suggestions;
 pub mod syntax;
 pub mod variables;
+pub mod weight;

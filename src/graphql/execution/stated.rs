@@ -4,8 +4,8 @@ use async_graphql_parser::types::{OperationDefinition, OperationType, Selection}
 use async_graphql_value::Value;
 use serde_json::Map;
 
-use super::cost::Weight;
 use super::variables;
+use super::weight::Weight;
 use crate::graphql::errors::Refused;
 use crate::live::MOST_STATED_FIELDS;
 
