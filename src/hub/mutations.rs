@@ -184,12 +184,12 @@ mod tests {
             let again = writer.write(line(1)).await.unwrap();
             assert_eq!((again.known, again.sequence), (1, None));
             statuses.halt_all(Cause::Store, "disk full");
-            assert_eq!(writer.write(line(2)).await.unwrap_err(), WriteError::Halted);
+            assert_eq!(writer.write(line(3)).await.unwrap_err(), WriteError::Halted);
             statuses.clear_all(Cause::Store);
-            assert_eq!(writer.write(line(2)).await.unwrap().known, 0, "it was not written");
+            assert_eq!(writer.write(line(3)).await.unwrap().known, 0, "it was not written");
             drop(ingest);
             thread.join().unwrap();
-            assert_eq!(writer.write(line(3)).await.unwrap_err(), WriteError::Closed);
+            assert_eq!(writer.write(line(4)).await.unwrap_err(), WriteError::Closed);
         });
     }
 }

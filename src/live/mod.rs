@@ -71,6 +71,8 @@ pub use self::frame::{
 };
 pub use self::rollback::{Defined, MarketLeft, Rollback};
 pub use self::steps::MOST_STATED_FIELDS;
+#[cfg(test)]
+pub use self::steps::made;
 pub use self::topics::item;
 
 /// The hub's wall clock.

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+#[cfg(test)]
+use spreadly_subscriptions::Resume;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -70,4 +72,16 @@ pub(super) async fn in_steps<T>(
         tokio::task::yield_now().await;
     }
     None
+}
+
+/// An answer that is made in steps, once it is made.
+#[cfg(test)]
+pub fn made(start: Resume) -> Resume {
+    match start {
+        Resume::Pending(answer) | Resume::Throttled(answer) => {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            runtime.enable_time().build().unwrap().block_on(answer).resume
+        }
+        at_once => at_once,
+    }
 }

@@ -606,7 +606,8 @@ fn a_restored_offer_keeps_the_event_that_set_it() {
         let stream = open(&streams, "offers".into(), || {
             restored.offer_source(vec![MARKET.into()], Box::new(plain))
         });
-        let Resume::Frames { frames, next } = stream.source().join(&stream, None) else { panic!() };
+        let start = made(stream.source().join(&stream, None));
+        let Resume::Frames { frames, next } = start else { panic!("{start:?}") };
         assert_eq!(parsed(&frames[0])["sequence"], since);
         restored.apply(&[change(8, &[(Side::Buy, 10, 2)])]);
         let mut frames = Vec::new();
@@ -731,7 +732,8 @@ fn offers_are_stated_on_joining_and_then_chained_by_market() {
     });
     live.apply(&[change(3, &[(Side::Buy, 10, 1)]), change(4, &[(Side::Buy, 9, 1)])]);
     live.apply(&[change(6, &[(Side::Sell, 12, 1)])]);
-    let Resume::Frames { frames, next } = stream.source().join(&stream, None) else { panic!() };
+    let start = made(stream.source().join(&stream, None));
+    let Resume::Frames { frames, next } = start else { panic!("{start:?}") };
     assert_eq!(next, 2, "the event at 4 changed no best price");
     let sent: Vec<_> = frames.iter().map(parsed).collect();
     assert_eq!((&sent[0]["market"], &sent[0]["bid"]), (&json!("A-B"), &Value::Null));

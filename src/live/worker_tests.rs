@@ -395,7 +395,8 @@ fn offers_tickers_candles_and_topics_are_merged_without_a_break_in_their_chains(
         live.ticker_source(vec![MARKET.into()], Box::new(plain))
     });
     for stream in [&offers, &tickers] {
-        assert!(matches!(stream.source().join(stream, None), Resume::Frames { .. }));
+        let start = made(stream.source().join(stream, None));
+        assert!(matches!(start, Resume::Frames { .. }));
         let follower = live.follower(stream.id()).unwrap();
         live.set_pace(&follower, spreadly_subscriptions::Pace::S1);
     }
@@ -429,7 +430,7 @@ fn a_stream_of_many_markets_pushes_its_heartbeats_in_steps() {
     ];
     for (number, source) in sources.into_iter().enumerate() {
         let stream = open(&streams, number.to_string(), || source);
-        let _joined = stream.source().join(&stream, None);
+        made(stream.source().join(&stream, None));
         let follower = live.follower(stream.id()).unwrap();
         let before = stream.next_index();
         let due: Vec<_> = (0..4).map(|_| live.beat(&follower)).collect();

@@ -8,8 +8,7 @@ use crate::budgets::{AccountLimits, Accounts, HubShare};
 use crate::graphql::WriteError;
 use crate::graphql::execution::encoder::Encoder;
 use crate::graphql::identity::Audience;
-use crate::live::Live;
-use crate::live::LiveFrame;
+use crate::live::{Live, LiveFrame, made};
 use crate::market::definition::{MarketDefinition, MarketStatus};
 use crate::market::effect::{Applied, Effect};
 use crate::market::levels::{LevelChange, Side};
@@ -142,7 +141,7 @@ fn parsed(frame: &Frame) -> Value {
 }
 
 fn first(stream: &Arc<ResponseStream>) -> Value {
-    match stream.source().join(stream, None) {
+    match made(stream.source().join(stream, None)) {
         Resume::Frames { frames, .. } => parsed(&frames[0]),
         other => panic!("{other:?}"),
     }
@@ -486,7 +485,8 @@ fn offers_and_feeds_are_followed_too() {
     let query = "subscription{bestBidOffer(markets:[\"ERG-USD\",\"A-B\",\"A-B\"]){market bid{price}
         prevSequence state lastEventAgeMs}}";
     let (offers, _) = stream(execute(&executor, query, Value::Null));
-    let Resume::Frames { frames, .. } = offers.source().join(&offers, None) else { panic!() };
+    let start = made(offers.source().join(&offers, None));
+    let Resume::Frames { frames, .. } = start else { panic!("{start:?}") };
     assert_eq!(frames.len(), 2);
     let offer = json!({ "market": "A-B", "bid": null, "prevSequence": null, "state": "LIVE",
         "lastEventAgeMs": 0 });

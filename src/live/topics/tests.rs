@@ -11,9 +11,9 @@ use spreadly_subscriptions::{Cursor, Frame, Meters, OperationKey, StreamLimits, 
 
 use super::topic::MOST_RECENT;
 use super::*;
-use crate::live::MOST_STATED_FIELDS;
 use crate::live::frame::{FeedState, LiveFrame, LogCursor, log_topics};
 use crate::live::{Live, Rollback};
+use crate::live::{MOST_STATED_FIELDS, made};
 use crate::market::admission::Admission;
 use crate::market::effect::Applied;
 use crate::market::event::parse;
@@ -423,7 +423,7 @@ fn quiet_topics_beat_and_a_change_of_state_is_sent_at_once() {
     // Who resumes at the end while the state is not live hears of it.
     let mut client =
         Client { cursor: beats[1]["cursor"].as_str().map(str::to_owned), ..Client::default() };
-    let start = stream.source().join(&stream, client.cursor.as_deref());
+    let start = made(stream.source().join(&stream, client.cursor.as_deref()));
     let Resume::Frames { frames, .. } = &start else { panic!("{start:?}") };
     assert_eq!(frames.len(), 2);
     client.go_on(&stream, start, &mut || {});
@@ -757,7 +757,8 @@ fn a_merged_stream_of_a_topic_loses_nothing() {
     for (events, expected) in [(MOST_RECENT, 1), (MOST_RECENT + 1, 0)] {
         let mut hub = Hub::new(1 << 20);
         let stream = hub.open(&[0]);
-        assert!(matches!(stream.source().join(&stream, None), Resume::Frames { .. }));
+        let start = made(stream.source().join(&stream, None));
+        assert!(matches!(start, Resume::Frames { .. }));
         let follower = hub.live.follower(stream.id()).unwrap();
         hub.live.set_pace(&follower, spreadly_subscriptions::Pace::S1);
         let sent: Vec<_> = (0..events).map(|size| hub.trade(0, size as u64 + 1)).collect();

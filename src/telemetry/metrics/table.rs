@@ -115,7 +115,7 @@ pub(super) const METRICS: [Metric; 72] = [
     counter("log_commit_failures", "transactions of the log that failed and were tried again"),
     counter(
         "log_events",
-        "events that entered the log; generic topics are one, and topics beyond the first 300 another",
+        "events that entered the log; generic topics are one, those beyond the first 300 another",
     )
     .by("topic"),
     gauge("log_bytes", "size of the log's file and of its write-ahead log"),
