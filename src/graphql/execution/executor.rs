@@ -104,8 +104,6 @@ impl GraphqlExecutor {
         let (variables, markets) =
             (request.variables.as_ref(), self.encoders.live().market_count());
         let mut weight = cost::weigh(tree, operation, variables, &self.limits, markets)?;
-        let all = markets.min(self.limits.markets_per_subscription);
-        stated::check(operation, variables, weight, all)?;
         // All of it is validated, whatever runs.
         weight.steps = *steps;
         match operation.ty {
@@ -174,6 +172,8 @@ impl GraphqlExecutor {
         let operation = document::operation(document, name.as_deref())?;
         let field = document::root_field(document, operation)?;
         let mut variables = request.variables.unwrap_or_default();
+        let all = self.encoders.live().market_count().min(self.limits.markets_per_subscription);
+        stated::check(field, operation, &variables, weight, all)?;
 
         let mut cut = None;
         let mut neutral = None;

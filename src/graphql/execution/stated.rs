@@ -1,6 +1,7 @@
 //! What a subscription states when a client joins it: one frame of each market, or of each feed.
 
-use async_graphql_parser::types::{OperationDefinition, OperationType, Selection};
+use async_graphql_parser::Positioned;
+use async_graphql_parser::types::{Field, OperationDefinition};
 use async_graphql_value::Value;
 use serde_json::Map;
 
@@ -9,95 +10,102 @@ use super::weight::Weight;
 use crate::graphql::errors::Refused;
 use crate::live::MOST_STATED_FIELDS;
 
+/// The lists of a feed's items are in it.
+const FEEDS: &str = "feedStatus";
+/// Without `markets` it follows all of them.
+const ALL_MARKETS: &str = "tickers";
+
 /// Limits the fields of all markets together, and those of all items that a feed lists. A hundred
-/// markets with every field once have half of the limit. `all` is how many markets a subscription
-/// follows that names none.
+/// markets with every field once have half of the limit. `field` is the root of a subscription;
+/// `all` is how many markets one follows that names none.
 pub fn check(
-    operation: &OperationDefinition,
-    variables: Option<&Map<String, serde_json::Value>>,
+    field: &Positioned<Field>,
+    operation: &Positioned<OperationDefinition>,
+    variables: &Map<String, serde_json::Value>,
     weight: Weight,
     all: usize,
 ) -> Result<(), Refused> {
-    if operation.ty != OperationType::Subscription {
-        return Ok(());
-    }
-    let markets = markets(operation, variables, all).unwrap_or(1);
-    match weight.fields.saturating_mul(markets).max(weight.item_fields) {
-        stated if stated > MOST_STATED_FIELDS => {
-            Err(Refused::limit("stated_fields", MOST_STATED_FIELDS, stated))
-        }
-        _ => Ok(()),
+    let stated = match &*field.node.name.node {
+        FEEDS => weight.item_fields,
+        _ => weight.fields.saturating_mul(markets(field, operation, variables, all)),
+    };
+    match stated > MOST_STATED_FIELDS {
+        true => Err(Refused::limit("stated_fields", MOST_STATED_FIELDS, stated)),
+        false => Ok(()),
     }
 }
 
-/// How many markets it follows; `None` if it takes no list of them.
+/// How many markets it follows.
 fn markets(
-    operation: &OperationDefinition,
-    variables: Option<&Map<String, serde_json::Value>>,
+    field: &Positioned<Field>,
+    operation: &Positioned<OperationDefinition>,
+    variables: &Map<String, serde_json::Value>,
     all: usize,
-) -> Option<usize> {
-    let named = |item: &Selection| {
-        let Selection::Field(field) = item else { return None };
-        let Some(argument) = field.node.get_argument("markets") else {
-            return (field.node.name.node == "tickers").then_some(all);
-        };
-        match &argument.node {
-            Value::List(names) => Some(names.len()),
-            Value::Variable(name) => {
-                let value = variables::value(operation, variables, name);
-                Some(value.and_then(|value| value.as_array().map(Vec::len)).unwrap_or(all))
-            }
-            _ => Some(all),
-        }
+) -> usize {
+    let Some(argument) = field.node.get_argument("markets") else {
+        return if field.node.name.node == ALL_MARKETS { all } else { 1 };
     };
-    let items = &operation.selection_set.node.items;
-    items.iter().filter_map(|item| named(&item.node)).max()
+    match &argument.node {
+        Value::List(names) => names.len(),
+        Value::Variable(name) => {
+            let value = variables::value(&operation.node, Some(variables), name);
+            value.and_then(|value| value.as_array().map(Vec::len)).unwrap_or(all)
+        }
+        _ => all,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::cost;
+    use super::super::{cost, document};
     use super::*;
     use crate::graphql::limits::QueryLimits;
     use crate::live::MOST_GAPS;
 
-    fn refused(query: &str, variables: serde_json::Value, fields: usize) -> bool {
-        let document = async_graphql_parser::parse_query(query).unwrap();
-        let (_, operation) = document.operations.iter().next().unwrap();
-        let weight = Weight { fields, ..Weight::default() };
-        check(&operation.node, variables.as_object(), weight, 50).is_err()
+    /// With so many fields of each market.
+    fn refused(query: &str, variables: serde_json::Value, fields: Option<usize>) -> bool {
+        let tree = async_graphql_parser::parse_query(query).unwrap();
+        let (_, operation) = tree.operations.iter().next().unwrap();
+        let variables = variables.as_object().unwrap();
+        let limits = QueryLimits::default();
+        let weight = cost::weigh(&tree, &operation.node, Some(variables), &limits, 1).unwrap();
+        let weight = Weight { fields: fields.unwrap_or(weight.fields), ..weight };
+        let field = document::root_field(&tree, operation).unwrap();
+        check(field, operation, variables, weight, 50).is_err()
     }
 
     #[test]
     fn a_subscription_states_five_thousand_fields_of_all_its_markets_at_most() {
         let none = || serde_json::json!({});
-        let two = "subscription{tickers(markets:[\"A\",\"B\"]){sequence}}";
-        assert!(!refused(two, none(), MOST_STATED_FIELDS / 2));
-        assert!(refused(two, none(), MOST_STATED_FIELDS / 2 + 1));
+        let most = |markets: usize| Some(MOST_STATED_FIELDS / markets);
+        let above = |markets: usize| Some(MOST_STATED_FIELDS / markets + 1);
+        for two in [
+            "subscription{tickers(markets:[\"A\",\"B\"]){sequence}}",
+            "subscription{...R} fragment R on Subscription{tickers(markets:[\"A\",\"B\"]){market}}",
+            "subscription{...on Subscription{tickers(markets:[\"A\",\"B\"]){sequence}}}",
+        ] {
+            assert!(!refused(two, none(), most(2)), "{two}");
+            assert!(refused(two, none(), above(2)), "{two}");
+        }
         let given = "subscription($m:[ID!]!=[\"A\"]){trades(markets:$m){sequence}}";
         let markets = |count: usize| serde_json::json!({ "m": vec!["A"; count] });
-        assert!(!refused(given, markets(100), MOST_STATED_FIELDS / 100));
-        assert!(refused(given, markets(100), MOST_STATED_FIELDS / 100 + 1));
-        assert!(!refused(given, none(), MOST_STATED_FIELDS));
+        assert!(!refused(given, markets(100), most(100)));
+        assert!(refused(given, markets(100), above(100)));
+        assert!(!refused(given, none(), most(1)));
         let everything = "subscription{tickers{sequence}}";
-        assert!(!refused(everything, none(), MOST_STATED_FIELDS / 50));
-        assert!(refused(everything, none(), MOST_STATED_FIELDS / 50 + 1));
-        assert!(!refused("{markets{id}}", none(), MOST_STATED_FIELDS + 1));
+        assert!(!refused(everything, none(), most(50)));
+        assert!(refused(everything, none(), above(50)));
     }
+
     #[test]
     fn the_items_that_a_feed_lists_have_five_thousand_fields_at_most() {
-        let refused = |kind: &str, gap_fields: usize| {
+        let refused = |gap_fields: usize| {
             let fields: String = (0..gap_fields).map(|alias| format!("f{alias}:market ")).collect();
-            let query = format!("{kind}{{feedStatus{{name gaps{{{fields}}}}}}}");
-            let document = async_graphql_parser::parse_query(&query).unwrap();
-            let (_, operation) = document.operations.iter().next().unwrap();
-            let limits = QueryLimits::default();
-            let weight = cost::weigh(&document, &operation.node, None, &limits, 1).unwrap();
-            check(&operation.node, None, weight, 1).is_err()
+            let query = format!("subscription{{feedStatus{{name gaps{{{fields}}}}}}}");
+            refused(&query, serde_json::json!({}), None)
         };
         let most = MOST_STATED_FIELDS / MOST_GAPS;
-        assert!(!refused("subscription", most));
-        assert!(refused("subscription", most + 1));
-        assert!(!refused("query", most + 1));
+        assert!(!refused(most));
+        assert!(refused(most + 1));
     }
 }
