@@ -23,6 +23,7 @@ use spreadly_subscriptions::{
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::body::ReadFault;
 use super::connection_limits::{client_address, is_trusted};
@@ -80,6 +81,8 @@ pub struct Http<E: Executor> {
     pub closing: CancellationToken,
     /// Connections that are kept only to be answered that their address has too many.
     pub refusing: Cell<usize>,
+    /// Those that are WebSockets are the shard's and leave this soon.
+    pub connections: TaskTracker,
 }
 
 /// The connection that a request came on.

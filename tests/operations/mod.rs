@@ -3,5 +3,6 @@
 mod admin;
 mod backup;
 mod command_line;
+mod stopping;
 mod terminal;
 mod tls;

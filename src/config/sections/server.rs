@@ -19,6 +19,8 @@ pub struct ServerConfig {
     pub shards: usize,
     /// Between two pings to a peer; one that is silent for two of them is dropped.
     pub ping_interval: Duration,
+    /// From the request to stop to the drain: new connections are still served.
+    pub drain_delay: Duration,
     /// Over which a drain spreads its closes.
     pub drain: Duration,
     /// Of the kernel, per socket (`SO_SNDBUF`).
@@ -102,6 +104,18 @@ pub(in crate::config) fn read(table: &mut Table<'_>) -> ServerConfig {
             notes: "25 s is below the 30 s and 60 s after which common proxies and NATs forget a \
                     quiet connection. A slow peer that still takes bytes has twelve intervals to \
                     answer; then the hub closes it with 1013.",
+        }),
+        drain_delay: table.key(Key {
+            name: "server.drain_delay_ms",
+            unit: "ms",
+            takes: millis(0..=HOUR_MS),
+            default: Duration::ZERO,
+            does: "Time from the request to stop to the drain, in which `/readyz` is 503 and new \
+                   connections are still served.",
+            notes: "A balancer sends clients to the hub until it has seen the 503. Use twice the \
+                    time that it takes to see it, such as 5,000. Without a balancer the delay \
+                    helps nobody, so the default is 0. A second SIGTERM or SIGINT ends the delay \
+                    and the drain at once.",
         }),
         drain: table.key(Key {
             name: "server.drain_ms",

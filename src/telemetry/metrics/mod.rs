@@ -55,11 +55,20 @@ impl fmt::Debug for Everything {
     }
 }
 
+/// How far the hub is, from its start to its stop: the labels of `hub_stage`.
+pub const STAGES: [&str; 4] = ["starting", "running", "leaving", "draining"];
+
+/// One of `STAGES`, at each call.
+pub type StageNow = Box<dyn Fn() -> &'static str + Send + Sync>;
+
 /// What renders the page. Before the hub has a log, that is only what the process is.
-pub fn text(everything: Arc<OnceLock<Everything>>) -> Box<dyn Fn() -> String + Send + Sync> {
+pub fn text(
+    everything: Arc<OnceLock<Everything>>,
+    stage: StageNow,
+) -> Box<dyn Fn() -> String + Send + Sync> {
     process::start();
     let mut registry = Registry::with_prefix("spreadly");
-    registry.register_collector(Box::new(Metered(everything)));
+    registry.register_collector(Box::new(Metered { everything, stage }));
     Box::new(move || {
         let mut page = String::new();
         match prometheus_client::encoding::text::encode(&mut page, &registry) {
@@ -69,13 +78,24 @@ pub fn text(everything: Arc<OnceLock<Everything>>) -> Box<dyn Fn() -> String + S
     })
 }
 
-#[derive(Debug)]
-struct Metered(Arc<OnceLock<Everything>>);
+struct Metered {
+    everything: Arc<OnceLock<Everything>>,
+    stage: StageNow,
+}
+
+impl fmt::Debug for Metered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metered")
+    }
+}
 
 impl Collector for Metered {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         process::encode(&mut encoder)?;
-        self.0.get().map_or(Ok(()), |everything| everything.encode(&mut encoder))
+        let now = (self.stage)();
+        let stages = STAGES.iter().map(|stage| (stage, u64::from(*stage == now)));
+        by_label(&mut encoder, "hub_stage", stages)?;
+        self.everything.get().map_or(Ok(()), |everything| everything.encode(&mut encoder))
     }
 }
 

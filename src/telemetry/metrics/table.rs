@@ -30,7 +30,7 @@ impl Metric {
     }
 }
 
-pub(super) const METRICS: [Metric; 71] = [
+pub(super) const METRICS: [Metric; 72] = [
     gauge("websockets_open", "WebSockets and event streams that are open"),
     gauge("readers_open", "operations that read a stream"),
     gauge("response_streams_open", "response streams that are open"),
@@ -102,6 +102,8 @@ pub(super) const METRICS: [Metric; 71] = [
     )
     .by("work"),
     gauge("build_info", "1, with the hub's release").by("version"),
+    gauge("hub_stage", "1 for what the hub is doing: starting, running, leaving or draining")
+        .by("stage"),
     gauge("start_time_seconds", "when the process started, in seconds since 1970"),
     gauge("resident_memory_bytes", "memory of the process that is in RAM"),
     gauge("file_descriptors_limit", "file descriptors that the process may have"),
