@@ -137,6 +137,7 @@ fn read(source: Source, faults: &mut Vec<ConfigFault>) -> (Config, Vec<Row>) {
     rules::limits(&mut table, &limits);
     let kafka = rules::kafka(&mut table, kafka);
     rules::ports(&mut table, &server, &admin);
+    rules::proxies(&mut table, &server);
 
     let feeds = FeedsConfig { files, postgres, kafka };
     let config = Config { server, admin, store, cache, feeds, identity, limits, log };

@@ -74,6 +74,14 @@ pub(super) fn kafka(table: &mut Table<'_>, kafka: KafkaFeedConfig) -> Option<Kaf
     Some(kafka)
 }
 
+/// A header says whose a connection is, so not everybody may send one.
+pub(super) fn proxies(table: &mut Table<'_>, server: &ServerConfig) {
+    if server.proxy_protocol && server.trusted_proxies.is_empty() {
+        let problem = "server.trusted_proxies is empty: say which proxies send the header";
+        table.fault("server.proxy_protocol", Some("true".to_owned()), problem.to_owned());
+    }
+}
+
 /// Port 0 asks the kernel for a free one, so two of them never meet.
 pub(super) fn ports(table: &mut Table<'_>, server: &ServerConfig, admin: &AdminConfig) {
     if admin.listen == server.listen && admin.listen.port() != 0 {

@@ -1,6 +1,7 @@
 //! The public port: connections, HTTP, upgrades to WebSocket, and the threads that serve them.
 //! Knows no protocol state and no schema.
 
+mod arrival;
 mod assets;
 mod body;
 pub mod connection_limits;
@@ -8,6 +9,7 @@ mod cors;
 mod delivery;
 pub mod listener;
 pub(crate) mod negotiation;
+pub mod proxy_protocol;
 mod refusing;
 mod response;
 pub mod responses;

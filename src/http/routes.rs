@@ -25,11 +25,13 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::arrival::Arrival;
 use super::body::ReadFault;
 use super::connection_limits::{client_address, is_trusted};
 use super::cors::{self, Asked};
 use super::delivery::Delivery;
 use super::negotiation::{self, Accepts, Media, Outcome};
+use super::proxy_protocol::ProxyProtocol;
 use super::refusing::Refusing;
 use super::response::{
     RATE_LIMITED_DELAY, Reply, bad_request, error_body, event_stream, limit_exceeded, no_content,
@@ -54,6 +56,7 @@ pub struct HttpConfig {
     pub origins: Origins,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
+    pub proxy_protocol: ProxyProtocol,
     /// From the first byte of a request to the end of its headers.
     pub header_timeout: Duration,
     pub header_bytes: usize,
@@ -88,6 +91,8 @@ pub struct Http<E: Executor> {
 /// The connection that a request came on.
 struct Peer {
     address: IpAddr,
+    /// By a proxy of ours, whatever the address.
+    passed_on: bool,
     /// Of the address itself: the client's, unless the peer is a proxy of ours.
     account: Arc<ClientAccount>,
     /// How many connections the address has, where this one is too many.
@@ -101,9 +106,13 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
     /// Serves one TCP connection until it ends or becomes a WebSocket.
     pub async fn serve(self: Rc<Self>, waiting: WaitingPlace, stream: TcpStream, peer: SocketAddr) {
         let http = self.clone();
-        let account = self.accounts.of(peer.ip());
+        let Some((stream, arrival)) = self.arrival(waiting, stream, peer.ip()).await else {
+            return;
+        };
+        let Arrival { address, passed_on, waiting } = arrival;
+        let account = self.accounts.of(address);
         // A proxy's connections are those of its clients.
-        let proxied = is_trusted(peer.ip(), &self.config.trusted_proxies);
+        let proxied = is_trusted(address, &self.config.trusted_proxies);
         if !proxied {
             account.spend(Work::Connection, 1);
         }
@@ -124,7 +133,8 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         // Dropped after the connection, as it says then that a descriptor is free.
         let delivery = Arc::new(Delivery::new((!proxied).then_some(waiting)));
         let caller = Peer {
-            address: peer.ip(),
+            address,
+            passed_on,
             account,
             too_many,
             cut: cut.clone(),
@@ -202,7 +212,8 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         if let Err(fault) = negotiation::check_host(request.version(), request.headers()) {
             return bad_request(fault);
         }
-        if let Some(refused) = cors::foreign_host(&self.config, caller.address, request.headers()) {
+        if let Some(refused) = cors::foreign_host(&self.config, caller.passed_on, request.headers())
+        {
             return refused;
         }
         if let Some(page) =

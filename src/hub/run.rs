@@ -24,6 +24,7 @@ use crate::feeds::simulator::SimulatorConfig;
 use crate::graphql::{GraphqlExecutor, HubView, MutationMeters, MutationPort, Principal};
 use crate::http::connection_limits::DescriptorReserve;
 use crate::http::listener::{self, Incoming};
+use crate::http::proxy_protocol::ProxyProtocol;
 use crate::http::responses::ResponseMeters;
 use crate::http::routes::HttpConfig;
 use crate::http::shards::{Parts, Shards};
@@ -105,6 +106,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     // From now on: SIGTERM is a clean end also while the hub waits for its log.
     let mut signals = StopSignals::listen()?;
 
+    let proxy_protocol = proxy_protocol(&config);
     let stop = CancellationToken::new();
     let tracker = TaskTracker::new();
     let readiness = Arc::new(Readiness::default());
@@ -130,7 +132,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
             let opening = shared_log::open_replica(&config.store, log, &readiness);
             let answering = async {
                 readiness.waits_for_log().await;
-                unavailable::answer(&public, config.server.http_status).await
+                unavailable::answer(&public, config.server.http_status, &proxy_protocol).await
             };
             let store = tokio::select! {
                 store = opening => Some(store?),
@@ -181,6 +183,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
         store: store.meters(),
         log: config.store.path.clone(),
         responses: responses.clone(),
+        proxy_headers: proxy_protocol.meters.clone(),
         mutations: mutated.clone(),
         postgres: postgres.clone(),
     };
@@ -222,7 +225,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
             encoders: encoders.clone(),
             limits: socket_limits(&config),
             meters,
-            http: Arc::new(http_config(&config, responses)),
+            http: Arc::new(http_config(&config, responses, proxy_protocol)),
             accounts,
             send_buffer_bytes: config.server.send_buffer_bytes,
         },
@@ -361,10 +364,24 @@ fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServeEr
     listener::bind(address).map_err(|source| ServeError::Listen { key, address, source })
 }
 
-fn http_config(config: &Config, responses: Arc<ResponseMeters>) -> HttpConfig {
+fn proxy_protocol(config: &Config) -> ProxyProtocol {
+    let server = &config.server;
+    ProxyProtocol {
+        from: if server.proxy_protocol { server.trusted_proxies.clone() } else { Vec::new() },
+        timeout: server.header_timeout,
+        meters: Arc::default(),
+    }
+}
+
+fn http_config(
+    config: &Config,
+    responses: Arc<ResponseMeters>,
+    proxy_protocol: ProxyProtocol,
+) -> HttpConfig {
     HttpConfig {
         origins: config.server.origins.clone(),
         trusted_proxies: config.server.trusted_proxies.clone(),
+        proxy_protocol,
         header_timeout: config.server.header_timeout,
         header_bytes: config.server.header_bytes,
         body_timeout: config.server.body_timeout,

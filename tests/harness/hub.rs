@@ -134,6 +134,10 @@ impl Hub {
         self.listening
     }
 
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Of the WebSocket.
     pub fn url(&self) -> String {
         format!("ws://{}/graphql", self.listening)

@@ -3,6 +3,7 @@
 mod admin;
 mod backup;
 mod command_line;
+mod proxy_protocol;
 mod stopping;
 mod terminal;
 mod tls;

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use crate::config::kind::{address, list, millis, one_of, whole};
+use crate::config::kind::{address, flag, list, millis, one_of, whole};
 use crate::config::table::{HOUR_MS, KIB, Key, MIB, Table};
 use crate::config::{Network, Origins};
 
@@ -15,6 +15,8 @@ pub struct ServerConfig {
     pub origins: Origins,
     /// Peers whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<Network>,
+    /// Their connections begin with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
     /// Threads that own sockets; 0 means one a core, less one for the feeds and the log.
     pub shards: usize,
     /// Between two pings to a peer; one that is silent for two of them is dropped.
@@ -84,6 +86,18 @@ pub(in crate::config) fn read(table: &mut Table<'_>) -> ServerConfig {
                    believed.",
             notes: "The limits of an address then count the address that the header names. Any \
                     client could name any address, so the hub trusts no proxy by default.",
+        }),
+        proxy_protocol: table.key(Key {
+            name: "server.proxy_protocol",
+            unit: "",
+            takes: flag(),
+            default: false,
+            does: "Whether connections of `server.trusted_proxies` begin with a header of the \
+                   PROXY protocol, version 1 or 2.",
+            notes: "For a proxy that passes TCP on and no HTTP, so that it can't add \
+                    `X-Forwarded-For`. The address in the header counts as the client's. A \
+                    connection of such a proxy without a header is closed, and counted by reason \
+                    in `spreadly_proxy_headers_total`. Other peers send none.",
         }),
         shards: table.key(Key {
             name: "server.shards",

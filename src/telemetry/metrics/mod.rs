@@ -21,6 +21,7 @@ use self::table::{Metric, find};
 use crate::budgets::Accounts;
 use crate::cache::CacheMeters;
 use crate::graphql::MutationMeters;
+use crate::http::proxy_protocol::ProxyHeaderMeters;
 use crate::http::responses::ResponseMeters;
 use crate::ingest::feed_status::{FeedState, FeedStatus, FeedStatuses};
 use crate::live::{Encoders, Live};
@@ -44,6 +45,7 @@ pub struct Everything {
     /// The file of the log, or of its replica.
     pub log: PathBuf,
     pub responses: Arc<ResponseMeters>,
+    pub proxy_headers: Arc<ProxyHeaderMeters>,
     pub mutations: Arc<MutationMeters>,
     /// Of the connections to a shared log.
     pub postgres: Arc<PostgresMeters>,
@@ -172,6 +174,7 @@ impl Everything {
         )?;
         value(encoder, "postgres_connection_failures", load(&postgres.failed))?;
         by_label(encoder, "http_responses", self.responses.counts())?;
+        by_label(encoder, "proxy_headers", self.proxy_headers.counts())?;
         by_label(encoder, "mutations", self.mutations.counts())
     }
 
