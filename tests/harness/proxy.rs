@@ -21,6 +21,23 @@ pub struct Proxy {
 }
 
 impl Proxy {
+    /// nginx, passing HTTP on.
+    pub fn nginx(hubs: &[&Hub]) -> Self {
+        Self::start(|folder, port| {
+            let log = format!("error_log {}/nginx.log;", folder.display());
+            let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+            let paths = paths.map(|kind| format!("{kind}_temp_path {}/{kind};", folder.display()));
+            let page = nginx_block("nginx", hubs, port);
+            let head = format!("daemon off; pid {}/nginx.pid;", folder.display());
+            let text = format!(
+                "{head}\nevents {{ worker_connections 4096; }}\n\
+                 http {{ {log} access_log off; {}\n{page}\n}}\n",
+                paths.join(" ")
+            );
+            nginx(folder, &text)
+        })
+    }
+
     /// nginx, passing TCP on.
     pub fn nginx_stream(hub: &Hub) -> Self {
         Self::start(|folder, port| {
@@ -37,25 +54,46 @@ impl Proxy {
         })
     }
 
+    /// HAProxy, passing HTTP on to hubs that say by `/readyz` whether they may be asked.
+    pub fn haproxy(hubs: &[&Hub]) -> Self {
+        Self::start(|folder, port| {
+            let listen = format!("bind 127.0.0.1:{port}");
+            let line = "    server one 127.0.0.1:4000 check port 4001 inter 1s";
+            let servers = hubs.iter().enumerate().map(|(number, hub)| {
+                let (hub, admin) = (hub.address(), hub.admin_address().port());
+                format!("    server hub-{number} {hub} check port {admin} inter 1s")
+            });
+            // The rest of the last line is that of each.
+            let text = block("haproxy");
+            let (_, rest) = text.split_once(line).expect("the page's file has a hub");
+            let rest = rest.lines().next().unwrap_or_default();
+            let servers: Vec<_> = servers.map(|server| server + rest).collect();
+            haproxy(
+                folder,
+                &replaced(
+                    &text,
+                    &[
+                        ("bind :443 ssl crt /etc/ssl/hub.pem alpn http/1.1", &listen),
+                        (&format!("{line}{rest}"), &servers.join("\n")),
+                    ],
+                ),
+            )
+        })
+    }
+
     /// HAProxy, passing TCP on.
     pub fn haproxy_tcp(hub: &Hub) -> Self {
         Self::start(|folder, port| {
-            let file = folder.join("haproxy.cfg");
+            let listen = format!("bind 127.0.0.1:{port}");
             let text = replaced(
                 &block("haproxy-tcp"),
                 &[
-                    (
-                        "bind :443 ssl crt /etc/ssl/hub.pem alpn http/1.1",
-                        &format!("bind 127.0.0.1:{port}"),
-                    ),
+                    ("bind :443 ssl crt /etc/ssl/hub.pem alpn http/1.1", &listen),
                     ("127.0.0.1:4000", &hub.address().to_string()),
                     ("port 4001", &format!("port {}", hub.admin_address().port())),
                 ],
             );
-            std::fs::write(&file, text).unwrap();
-            let mut command = Command::new("/usr/sbin/haproxy");
-            command.args(["-db", "-f"]).arg(file);
-            command
+            haproxy(folder, &text)
         })
     }
 
@@ -103,6 +141,14 @@ fn nginx(folder: &Path, text: &str) -> Command {
     std::fs::write(&file, text).unwrap();
     let mut command = Command::new("/usr/sbin/nginx");
     command.arg("-c").arg(file).arg("-e").arg(folder.join("nginx.log"));
+    command
+}
+
+fn haproxy(folder: &Path, text: &str) -> Command {
+    let file = folder.join("haproxy.cfg");
+    std::fs::write(&file, text).unwrap();
+    let mut command = Command::new("/usr/sbin/haproxy");
+    command.args(["-db", "-f"]).arg(file);
     command
 }
 

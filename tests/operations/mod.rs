@@ -4,6 +4,7 @@ mod admin;
 mod backup;
 mod command_line;
 mod proxy_protocol;
+mod rollout;
 mod stopping;
 mod terminal;
 mod tls;

@@ -168,6 +168,9 @@ def main():
                  "--set", f"server.proxy_protocol={str(speaks_proxy).lower()}",
                  "--set", "server.drain_ms=0"],
                 cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            ready = f"http://127.0.0.1:{run.admin}/readyz"
+            # A proxy that asks for this before sends nobody for a second.
+            until("a ready hub", lambda: urllib.request.urlopen(ready, timeout=5).close())
             with open(f"{folder}/log", "wb") as log:
                 running = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
             try:
