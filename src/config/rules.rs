@@ -82,6 +82,16 @@ pub(super) fn proxies(table: &mut Table<'_>, server: &ServerConfig) {
     }
 }
 
+/// A connection that may be idle may use the time that it has for headers.
+pub(super) fn idle(table: &mut Table<'_>, server: &ServerConfig) {
+    if server.idle_timeout < server.header_timeout {
+        let least = server.header_timeout.as_millis();
+        let problem = format!("it may not be below server.header_timeout_ms, which is {least}");
+        let given = server.idle_timeout.as_millis().to_string();
+        table.fault("server.idle_timeout_ms", Some(given), problem);
+    }
+}
+
 /// Port 0 asks the kernel for a free one, so two of them never meet.
 pub(super) fn ports(table: &mut Table<'_>, server: &ServerConfig, admin: &AdminConfig) {
     if admin.listen == server.listen && admin.listen.port() != 0 {

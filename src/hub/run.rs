@@ -381,8 +381,10 @@ fn http_config(
     HttpConfig {
         origins: config.server.origins.clone(),
         trusted_proxies: config.server.trusted_proxies.clone(),
+        address_header: config.server.address_header,
         proxy_protocol,
         header_timeout: config.server.header_timeout,
+        idle_timeout: config.server.idle_timeout,
         header_bytes: config.server.header_bytes,
         body_timeout: config.server.body_timeout,
         init_timeout: config.limits.init_timeout,

@@ -3,6 +3,7 @@
 mod admin;
 mod backup;
 mod command_line;
+mod proxies;
 mod proxy_protocol;
 mod rollout;
 mod stopping;

@@ -13,8 +13,9 @@ pub struct ServerConfig {
     pub listen: SocketAddr,
     /// Which pages of the web may open a socket or post a query.
     pub origins: Origins,
-    /// Peers whose `X-Forwarded-For` is believed.
+    /// Peers whose `address_header` is believed.
     pub trusted_proxies: Vec<Network>,
+    pub address_header: AddressHeader,
     /// Their connections begin with a header of the PROXY protocol.
     pub proxy_protocol: bool,
     /// Threads that own sockets; 0 means one a core, less one for the feeds and the log.
@@ -29,10 +30,30 @@ pub struct ServerConfig {
     pub send_buffer_bytes: usize,
     /// From accept to the end of a request's headers.
     pub header_timeout: Duration,
+    /// Between two requests of a connection.
+    pub idle_timeout: Duration,
     pub header_bytes: usize,
     /// From the end of a request's headers to the end of its body.
     pub body_timeout: Duration,
     pub http_status: HttpStatus,
+}
+
+/// In which header a trusted proxy names its client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressHeader {
+    XForwardedFor,
+    /// RFC 7239.
+    Forwarded,
+}
+
+impl AddressHeader {
+    /// In lower case.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::XForwardedFor => "x-forwarded-for",
+            Self::Forwarded => "forwarded",
+        }
+    }
 }
 
 /// Whose status codes a GraphQL response over HTTP has.
@@ -82,10 +103,22 @@ pub(in crate::config) fn read(table: &mut Table<'_>) -> ServerConfig {
                 Network::to_string,
             ),
             default: Vec::new(),
-            does: "Addresses or blocks (`10.0.0.0/8`) of proxies whose `X-Forwarded-For` is \
-                   believed.",
-            notes: "The limits of an address then count the address that the header names. Any \
+            does: "Addresses or blocks (`10.0.0.0/8`) of proxies whose word for the address of \
+                   a client is believed.",
+            notes: "The limits of an address then count the address that the proxy names. Any \
                     client could name any address, so the hub trusts no proxy by default.",
+        }),
+        address_header: table.key(Key {
+            name: "server.address_header",
+            unit: "",
+            takes: one_of(&[
+                ("x-forwarded-for", AddressHeader::XForwardedFor),
+                ("forwarded", AddressHeader::Forwarded),
+            ]),
+            default: AddressHeader::XForwardedFor,
+            does: "In which header these proxies name the client.",
+            notes: "The hub reads this one alone: a proxy passes the other one on as the client \
+                    sent it. `forwarded` is the header of RFC 7239.",
         }),
         proxy_protocol: table.key(Key {
             name: "server.proxy_protocol",
@@ -156,6 +189,19 @@ pub(in crate::config) fn read(table: &mut Table<'_>) -> ServerConfig {
             does: "Time from accept to the end of a request's headers; then the connection is \
                    closed.",
             notes: "",
+        }),
+        idle_timeout: table.key(Key {
+            name: "server.idle_timeout_ms",
+            unit: "ms",
+            takes: millis(100..=HOUR_MS),
+            default: Duration::from_secs(75),
+            does: "Time that a connection of HTTP may be idle between two requests; then it is \
+                   closed.",
+            notes: "A proxy must close an idle connection before the hub does: it can't send a \
+                    POST again that met a close, and answers 502. The default is above the 60 s \
+                    of nginx and of the balancers of AWS. Those of Google keep them for 600 s, so \
+                    they need 620,000. Where file descriptors are short, idle connections are \
+                    closed earlier.",
         }),
         header_bytes: table.key(Key {
             name: "server.header_bytes",
