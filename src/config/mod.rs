@@ -31,7 +31,7 @@ pub use sections::feeds::{
 pub use sections::identity::IdentityConfig;
 pub use sections::limits::Limits;
 pub use sections::log::{LogConfig, LogFormat};
-pub use sections::server::{HttpStatus, ServerConfig};
+pub use sections::server::{AddressHeader, HttpStatus, ServerConfig};
 pub use sections::store::{SharedLogConfig, StoreConfig, Synchronous};
 
 use self::sections::{admin, cache, feeds, identity, limits, log, server, store};
@@ -137,6 +137,8 @@ fn read(source: Source, faults: &mut Vec<ConfigFault>) -> (Config, Vec<Row>) {
     rules::limits(&mut table, &limits);
     let kafka = rules::kafka(&mut table, kafka);
     rules::ports(&mut table, &server, &admin);
+    rules::proxies(&mut table, &server);
+    rules::idle(&mut table, &server);
 
     let feeds = FeedsConfig { files, postgres, kafka };
     let config = Config { server, admin, store, cache, feeds, identity, limits, log };

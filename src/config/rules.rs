@@ -74,6 +74,24 @@ pub(super) fn kafka(table: &mut Table<'_>, kafka: KafkaFeedConfig) -> Option<Kaf
     Some(kafka)
 }
 
+/// A header says whose a connection is, so not everybody may send one.
+pub(super) fn proxies(table: &mut Table<'_>, server: &ServerConfig) {
+    if server.proxy_protocol && server.trusted_proxies.is_empty() {
+        let problem = "server.trusted_proxies is empty: say which proxies send the header";
+        table.fault("server.proxy_protocol", Some("true".to_owned()), problem.to_owned());
+    }
+}
+
+/// A connection that may be idle may use the time that it has for headers.
+pub(super) fn idle(table: &mut Table<'_>, server: &ServerConfig) {
+    if server.idle_timeout < server.header_timeout {
+        let least = server.header_timeout.as_millis();
+        let problem = format!("it may not be below server.header_timeout_ms, which is {least}");
+        let given = server.idle_timeout.as_millis().to_string();
+        table.fault("server.idle_timeout_ms", Some(given), problem);
+    }
+}
+
 /// Port 0 asks the kernel for a free one, so two of them never meet.
 pub(super) fn ports(table: &mut Table<'_>, server: &ServerConfig, admin: &AdminConfig) {
     if admin.listen == server.listen && admin.listen.port() != 0 {

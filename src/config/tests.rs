@@ -67,11 +67,15 @@ const CHANGED: &str = r#"
 server.listen = "[::]:80"
 server.origins = ["https://app.example"]
 server.trusted_proxies = ["10.0.0.0/8"]
+server.address_header = "forwarded"
+server.proxy_protocol = true
 server.shards = 3
 server.ping_interval_ms = 1001
+server.drain_delay_ms = 5
 server.drain_ms = 1
 server.send_buffer_bytes = 8192
 server.header_timeout_ms = 1002
+server.idle_timeout_ms = 76000
 server.header_bytes = 8193
 server.body_timeout_ms = 1003
 server.http_status = "draft"
@@ -492,6 +496,15 @@ fn values_that_do_not_go_together_are_faults() {
              for each of limits.book_depth, which is 8334"]
     );
     assert!(load("limits.book_depth = 8333", &[], Overrides::default()).is_ok());
+    assert_eq!(
+        faults("server.header_timeout_ms = 76000\nserver.proxy_protocol = true", &[]),
+        [
+            "FILE:2: server.proxy_protocol: given true, but server.trusted_proxies is empty: say \
+             which proxies send the header",
+            "default: server.idle_timeout_ms: given 75000, but it may not be below \
+             server.header_timeout_ms, which is 76000",
+        ]
+    );
     let free = "server.listen = \"127.0.0.1:0\"\nadmin.listen = \"127.0.0.1:0\"";
     assert!(load(free, &[], Overrides::default()).is_ok());
 }

@@ -2,13 +2,11 @@
 //! whose a connection is. How many an address may have is for its account to say.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, TcpStream};
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-
-use hyper::header::HeaderMap;
 
 use super::waiting_connections::{Victim, WaitingConnections, WaitingPlace};
 use crate::budgets::{ClientMeters, ExceededLimit};
@@ -112,72 +110,7 @@ impl DescriptorReserve {
     }
 }
 
-/// The client on the far side of our proxies: in `X-Forwarded-For` the last address that no trusted
-/// proxy has, as everything before it is the client's own word. Where an entry can't be read, it is
-/// the proxy that wrote it.
-pub fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
-    let values = headers.get_all("x-forwarded-for").iter().rev();
-    let mut entries = values.flat_map(|value| value.to_str().unwrap_or_default().rsplit(','));
-    let mut client = peer;
-    while is_trusted(client, trusted)
-        && let Some(address) = entries.next().and_then(|entry| forwarded_address(entry.trim()))
-    {
-        client = address;
-    }
-    client
-}
-
-/// The address of an entry, which may have a port, and brackets around an IPv6 address.
-fn forwarded_address(entry: &str) -> Option<IpAddr> {
-    let bare = || entry.parse().ok();
-    let with_port = || entry.parse().ok().map(|address: SocketAddr| address.ip());
-    let in_brackets = || entry.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
-    bare().or_else(with_port).or_else(in_brackets)
-}
-
 /// Whether a peer is a proxy of ours, whose connections are other clients'.
 pub fn is_trusted(peer: IpAddr, trusted: &[Network]) -> bool {
     trusted.iter().any(|network| network.contains(peer))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_an_entry_the_address_counts_and_nothing_before_one_that_can_not_be_read() {
-        let proxy = "10.0.0.1";
-        let trusted: [Network; 1] = ["10.0.0.0/8".parse().unwrap()];
-        for (entries, client) in [
-            ("6.6.6.6, 203.0.113.7:5555", "203.0.113.7"),
-            ("6.6.6.6,[2001:db8::1]:5555", "2001:db8::1"),
-            ("[2001:db8::1]", "2001:db8::1"),
-            ("6.6.6.6, 203.0.113.7, 10.0.0.9:80", "203.0.113.7"),
-            ("6.6.6.6, unknown", proxy),
-            ("6.6.6.6, unknown, 10.0.0.9", "10.0.0.9"),
-            ("6.6.6.6, [203.0.113.7]", proxy),
-            ("6.6.6.6, 203.0.113.7:", proxy),
-            ("6.6.6.6,", proxy),
-            ("", proxy),
-            ("10.0.0.3, 10.0.0.2", "10.0.0.3"),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.append("x-forwarded-for", entries.parse().unwrap());
-            let found = client_address(proxy.parse().unwrap(), &headers, &trusted);
-            assert_eq!(found, client.parse::<IpAddr>().unwrap(), "{entries}");
-        }
-    }
-
-    #[test]
-    fn a_forwarded_address_counts_only_from_a_trusted_proxy() {
-        let proxy: IpAddr = "10.0.0.1".parse().unwrap();
-        let mut headers = HeaderMap::new();
-        headers.append("x-forwarded-for", "6.6.6.6, 203.0.113.7".parse().unwrap());
-        headers.append("x-forwarded-for", "10.0.0.1".parse().unwrap());
-        let client: IpAddr = "203.0.113.7".parse().unwrap();
-        let trusted: [Network; 1] = ["10.0.0.0/8".parse().unwrap()];
-        assert_eq!(client_address(proxy, &headers, &trusted), client);
-        assert_eq!(client_address(client, &headers, &trusted), client);
-        assert_eq!(client_address(proxy, &HeaderMap::new(), &trusted), proxy);
-    }
 }

@@ -1,14 +1,11 @@
 //! Pages of other origins: which may ask, and the headers by which their browser lets them read the
 //! answer (the CORS protocol of the Fetch standard).
 
-use std::net::IpAddr;
-
 use http_body_util::{Either, Full};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use spreadly_subscriptions::ErrorCode;
 
-use super::connection_limits::is_trusted;
 use super::response::{Reply, not_allowed, refusal};
 use super::routes::HttpConfig;
 use crate::config::Origins;
@@ -38,9 +35,9 @@ pub fn allows(origins: &Origins, headers: &HeaderMap) -> bool {
 }
 
 /// The answer to a request that names somebody else's host, unless a proxy of ours passes it on.
-pub fn foreign_host(config: &HttpConfig, peer: IpAddr, headers: &HeaderMap) -> Option<Reply> {
+pub fn foreign_host(config: &HttpConfig, passed_on: bool, headers: &HeaderMap) -> Option<Reply> {
     let host = headers.get(header::HOST).map(|value| value.to_str().unwrap_or("unreadable."));
-    if config.origins.allow_host(host) || is_trusted(peer, &config.trusted_proxies) {
+    if config.origins.allow_host(host) || passed_on {
         return None;
     }
     let message = "this Host is not allowed on loopback: add its origin to server.origins, or the \

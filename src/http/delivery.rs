@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
+use super::header_clock::HeaderClock;
 use super::waiting_connections::WaitingPlace;
 use crate::budgets::UnreadPlace;
 
@@ -15,11 +16,12 @@ pub struct Delivery {
     waiting: Option<WaitingPlace>,
     unsent: Mutex<Option<UnreadPlace>>,
     stalled: Arc<AtomicBool>,
+    pub headers: HeaderClock,
 }
 
 impl Delivery {
-    pub fn new(waiting: Option<WaitingPlace>) -> Self {
-        Self { waiting, unsent: Mutex::new(None), stalled: Arc::default() }
+    pub fn new(waiting: Option<WaitingPlace>, headers: HeaderClock) -> Self {
+        Self { waiting, unsent: Mutex::new(None), stalled: Arc::default(), headers }
     }
 
     /// A request is there as a whole: from now on its client waits for the hub.

@@ -34,18 +34,33 @@ impl Incoming {
     }
 
     pub async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        match SockRef::from(&self.0).accept() {
-            Ok((socket, peer)) => {
-                socket.set_nonblocking(true)?;
-                let peer = peer.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
-                Ok((socket.into(), peer))
-            }
+        match self.accept_waiting() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let (stream, peer) = self.0.accept().await?;
                 Ok((stream.into_std()?, peer))
             }
-            Err(error) => Err(error),
+            accepted => accepted,
         }
+    }
+
+    /// One that is in the backlog; `WouldBlock` if none is.
+    fn accept_waiting(&self) -> io::Result<(TcpStream, SocketAddr)> {
+        let (socket, peer) = SockRef::from(&self.0).accept()?;
+        socket.set_nonblocking(true)?;
+        let peer = peer.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        Ok((socket.into(), peer))
+    }
+
+    /// Closes the port. The kernel would reset what is in the backlog then, and these clients are
+    /// connected already: they come first.
+    pub fn close(self) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+        let waiting = (0..BACKLOG).map_while(move |_| match self.accept_waiting() {
+            Ok(accepted) => Some(Some(accepted)),
+            // It has left while it waited; the next one may not have.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Some(None),
+            Err(_) => None,
+        });
+        waiting.flatten()
     }
 }
 
@@ -69,6 +84,17 @@ mod tests {
         let connect = |_| TcpStream::connect_timeout(&address, patience).ok();
         let waiting: Vec<_> = (0..crowd).map_while(connect).collect();
         assert_eq!(waiting.len(), crowd);
+    }
+
+    #[tokio::test]
+    async fn connections_in_the_backlog_come_before_the_port_is_closed() {
+        let incoming = Incoming::new(bind("127.0.0.1:0".parse().unwrap()).unwrap()).unwrap();
+        let address = incoming.0.local_addr().unwrap();
+        let clients: Vec<_> = (0..50).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let rest: Vec<_> = incoming.close().map(|(_, peer)| peer).collect();
+        let expected: Vec<_> = clients.iter().map(|one| one.local_addr().unwrap()).collect();
+        assert_eq!(rest, expected);
+        assert!(TcpStream::connect(address).is_err());
     }
 
     #[tokio::test]

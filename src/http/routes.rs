@@ -18,17 +18,22 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use spreadly_subscriptions::{
-    Credentials, ErrorCode, Execution, Executor, Grant, OperationKind, Shard, SingleResult,
+    ErrorCode, Execution, Executor, Grant, OperationKind, Shard, SingleResult,
 };
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
+use super::arrival::Arrival;
 use super::body::ReadFault;
-use super::connection_limits::{client_address, is_trusted};
+use super::connection_limits::is_trusted;
 use super::cors::{self, Asked};
 use super::delivery::Delivery;
+use super::forwarded::client_address;
+use super::header_clock::HeaderClock;
 use super::negotiation::{self, Accepts, Media, Outcome};
+use super::proxy_protocol::ProxyProtocol;
 use super::refusing::Refusing;
 use super::response::{
     RATE_LIMITED_DELAY, Reply, bad_request, error_body, event_stream, limit_exceeded, no_content,
@@ -40,7 +45,7 @@ use super::upgrade::wants_websocket;
 use super::waiting_connections::WaitingPlace;
 use super::{assets, body};
 use crate::budgets::{Accounts, ClientAccount, ConnectionPlace, ExceededLimit, Work};
-use crate::config::{HttpStatus, Network, Origins};
+use crate::config::{AddressHeader, HttpStatus, Network, Origins};
 
 /// Most headers of one request; browsers send about twenty.
 const MOST_HEADERS: usize = 64;
@@ -51,10 +56,14 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct HttpConfig {
     pub origins: Origins,
-    /// Peers whose `X-Forwarded-For` is believed.
+    /// Peers whose `address_header` is believed.
     pub trusted_proxies: Vec<Network>,
+    pub address_header: AddressHeader,
+    pub proxy_protocol: ProxyProtocol,
     /// From the first byte of a request to the end of its headers.
     pub header_timeout: Duration,
+    /// Between two requests of a connection.
+    pub idle_timeout: Duration,
     pub header_bytes: usize,
     /// From the end of a request's headers to the end of its body.
     pub body_timeout: Duration,
@@ -80,11 +89,15 @@ pub struct Http<E: Executor> {
     pub closing: CancellationToken,
     /// Connections that are kept only to be answered that their address has too many.
     pub refusing: Cell<usize>,
+    /// Those that are WebSockets are the shard's and leave this soon.
+    pub connections: TaskTracker,
 }
 
 /// The connection that a request came on.
 struct Peer {
     address: IpAddr,
+    /// By a proxy of ours, whatever the address.
+    passed_on: bool,
     /// Of the address itself: the client's, unless the peer is a proxy of ours.
     account: Arc<ClientAccount>,
     /// How many connections the address has, where this one is too many.
@@ -98,9 +111,13 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
     /// Serves one TCP connection until it ends or becomes a WebSocket.
     pub async fn serve(self: Rc<Self>, waiting: WaitingPlace, stream: TcpStream, peer: SocketAddr) {
         let http = self.clone();
-        let account = self.accounts.of(peer.ip());
+        let Some((stream, arrival)) = self.arrival(waiting, stream, peer.ip()).await else {
+            return;
+        };
+        let Arrival { address, passed_on, waiting } = arrival;
+        let account = self.accounts.of(address);
         // A proxy's connections are those of its clients.
-        let proxied = is_trusted(peer.ip(), &self.config.trusted_proxies);
+        let proxied = is_trusted(address, &self.config.trusted_proxies);
         if !proxied {
             account.spend(Work::Connection, 1);
         }
@@ -119,9 +136,11 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         let payer = account.clone();
         let cut = waiting.cut().clone();
         // Dropped after the connection, as it says then that a descriptor is free.
-        let delivery = Arc::new(Delivery::new((!proxied).then_some(waiting)));
+        let headers = HeaderClock::new(header_timeout);
+        let delivery = Arc::new(Delivery::new((!proxied).then_some(waiting), headers));
         let caller = Peer {
-            address: peer.ip(),
+            address,
+            passed_on,
             account,
             too_many,
             cut: cut.clone(),
@@ -131,6 +150,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         let service = service_fn(move |request| {
             let (http, caller) = (http.clone(), caller.clone());
             async move {
+                caller.delivery.headers.request();
                 let asked = Asked::of(&http.config.origins, &request);
                 let mut reply = http.clone().answer(request, &caller).await;
                 http.config.responses.count(reply.status());
@@ -142,6 +162,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
                 // A stream of events ends later.
                 if let Either::Left(_) = reply.body() {
                     caller.delivery.wait();
+                    caller.delivery.headers.answered();
                 }
                 Ok::<_, Infallible>(reply)
             }
@@ -149,7 +170,8 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         let stream = StallLimited::new(stream, self.config.pace.stall, delivery.clone());
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(header_timeout)
+            // Also between two requests. The delivery's clock has the shorter time for headers.
+            .header_read_timeout(self.config.idle_timeout)
             .max_buf_size(self.config.header_bytes)
             .max_headers(MOST_HEADERS)
             .serve_connection(TokioIo::new(stream), service)
@@ -199,7 +221,8 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         if let Err(fault) = negotiation::check_host(request.version(), request.headers()) {
             return bad_request(fault);
         }
-        if let Some(refused) = cors::foreign_host(&self.config, caller.address, request.headers()) {
+        if let Some(refused) = cors::foreign_host(&self.config, caller.passed_on, request.headers())
+        {
             return refused;
         }
         if let Some(page) =
@@ -241,7 +264,8 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
 
     /// The account that pays for a request.
     fn account(&self, headers: &HeaderMap, peer: &Peer) -> Arc<ClientAccount> {
-        let client = client_address(peer.address, headers, &self.config.trusted_proxies);
+        let HttpConfig { address_header, trusted_proxies, .. } = &*self.config;
+        let client = client_address(peer.address, headers, *address_header, trusted_proxies);
         match client == peer.address {
             true => peer.account.clone(),
             false => self.accounts.of(client),
@@ -342,31 +366,6 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
                 bad_request("a subscription is a text/event-stream")
             }
         })
-    }
-
-    /// What the credentials of a request prove, or the answer that they are refused.
-    async fn authenticate(
-        &self,
-        headers: &HeaderMap,
-        account: &Arc<ClientAccount>,
-    ) -> Result<Grant<E::Principal>, Box<Reply>> {
-        let refused = |reason: &str| {
-            Box::new(refusal(StatusCode::UNAUTHORIZED, ErrorCode::Unauthenticated, reason))
-        };
-        let header = match headers.get(header::AUTHORIZATION).map(HeaderValue::to_str) {
-            Some(Ok(value)) => Some(value.to_owned()),
-            Some(Err(_)) => return Err(refused("the header Authorization is not plain text")),
-            None => None,
-        };
-        let checked = self.executor.authenticate(Credentials::Header(header), account);
-        match tokio::time::timeout(self.config.init_timeout, checked).await {
-            Ok(checked) => checked.map_err(|error| refused(&error.reason)),
-            Err(_) => Err(Box::new(refusal(
-                StatusCode::SERVICE_UNAVAILABLE,
-                ErrorCode::Unavailable,
-                "the credentials could not be checked in time: try again",
-            ))),
-        }
     }
 
     /// The result of a query or mutation.

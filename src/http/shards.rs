@@ -29,6 +29,8 @@ const ACCEPTED_WAITING: usize = 8_192;
 
 /// After the last close of a drain: for peers that answer slowly.
 const DRAIN_MARGIN: Duration = Duration::from_secs(15);
+/// The same in a drain that is to end at once.
+const HURRIED_MARGIN: Duration = Duration::from_secs(1);
 
 /// What a shard needs to serve.
 pub struct Parts<E> {
@@ -88,7 +90,7 @@ impl Shards {
         Ok(shards)
     }
 
-    /// Deals accepted connections out until asked to stop.
+    /// Deals accepted connections out until asked to stop, and then those that are in the backlog.
     pub async fn accept(
         &self,
         incoming: Incoming,
@@ -100,12 +102,9 @@ impl Shards {
         loop {
             let accepted = tokio::select! {
                 accepted = incoming.accept() => accepted,
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
             };
-            let (stream, peer) = match accepted.and_then(|(stream, peer)| {
-                stream.set_nodelay(true)?;
-                Ok((stream, peer))
-            }) {
+            let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     reserve.after_error(&error, meters).await;
@@ -114,7 +113,7 @@ impl Shards {
             };
             let stream = tokio::select! {
                 stream = reserve.admit(stream, peer.ip(), meters) => stream,
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
             };
             let Some(stream) = stream else { continue };
             turn = (turn + 1) % self.senders.len();
@@ -124,17 +123,33 @@ impl Shards {
                 return;
             }
         }
+        for (stream, peer) in incoming.close() {
+            turn = (turn + 1) % self.senders.len();
+            let waiting = reserve.waiting_place(peer.ip());
+            if self.senders[turn].try_send((stream, peer, waiting)).is_err() {
+                return;
+            }
+        }
     }
 
-    /// Closes every socket with 1012 over `spread` and waits for the threads to end.
-    pub async fn drain(self, spread: Duration) {
-        drop(self.senders);
-        self.drain.send_replace(Some(spread));
-        let threads = self.threads;
-        let ended = tokio::task::spawn_blocking(move || {
+    /// Closes every socket with 1012 over `spread` and waits for the threads to end. Closes all at
+    /// once as soon as `hurry` is ready.
+    pub async fn drain(self, spread: Duration, hurry: impl Future<Output = ()>) {
+        let Self { senders, threads, drain, .. } = self;
+        drop(senders);
+        drain.send_replace(Some(spread));
+        let mut ended = tokio::task::spawn_blocking(move || {
             threads.into_iter().filter_map(|thread| thread.join().err()).count()
         });
-        match tokio::time::timeout(spread + DRAIN_MARGIN, ended).await {
+        let ended = tokio::select! {
+            ended = tokio::time::timeout(spread + DRAIN_MARGIN, &mut ended) => ended,
+            () = hurry => {
+                tracing::info!("asked again: all sockets are closed at once");
+                drain.send_replace(Some(Duration::ZERO));
+                tokio::time::timeout(HURRIED_MARGIN, ended).await
+            }
+        };
+        match ended {
             Ok(Ok(0)) => {}
             Ok(_) => tracing::error!("a shard's thread panicked"),
             Err(_) => tracing::warn!("sockets were still open after the drain: they are dropped"),
@@ -158,43 +173,62 @@ async fn serve<E: Executor<Client = Arc<ClientAccount>>>(
         leaving: Cell::new(false),
         closing: CancellationToken::new(),
         refusing: Cell::new(0),
+        connections: TaskTracker::new(),
     });
-    // Those that are WebSockets are the shard's and leave this soon.
-    let connections = TaskTracker::new();
+    let connections = http.connections.clone();
     let running = tokio::task::spawn_local(shard.clone().run(parts.encoders.worker_here(number)));
+    let serve = |(stream, peer, waiting): Accepted| match adopt(stream, parts.send_buffer_bytes) {
+        Ok(stream) => {
+            connections.spawn_local(http.clone().serve(waiting, stream, peer));
+        }
+        Err(error) => tracing::debug!(%peer, %error, "connection lost at once"),
+    };
     let spread = loop {
         tokio::select! {
-            Some((stream, peer, waiting)) = accepted.recv() => {
-                match adopt(stream, parts.send_buffer_bytes) {
-                    Ok(stream) => {
-                        connections.spawn_local(http.clone().serve(waiting, stream, peer));
-                    }
-                    Err(error) => tracing::debug!(%peer, %error, "connection lost at once"),
-                }
-            }
+            Some(accepted) = accepted.recv() => serve(accepted),
             changed = drained.changed() => {
                 let spread = *drained.borrow();
-                shard.drain(spread.unwrap_or_default());
-                http.leaving.set(true);
                 if changed.is_err() || spread.is_some() {
                     break spread.unwrap_or_default();
                 }
             }
         }
     };
+    shard.drain(spread);
+    http.leaving.set(true);
+    // Clients that are connected, and whose turn it was not yet. The listener has ended.
+    while let Some(accepted) = accepted.recv().await {
+        serve(accepted);
+    }
     connections.close();
+    let hurrying = {
+        let (shard, closing) = (shard.clone(), http.closing.clone());
+        async move {
+            if drained.changed().await.is_ok() {
+                shard.drain(Duration::ZERO);
+                closing.cancel();
+            }
+        }
+    };
+    tokio::task::spawn_local(hurrying);
     // A proxy may send a request into a connection that it keeps while the hub closes it, and can't
     // send it again. So its pool has the time of the drain to let go of those that are idle.
-    drop(tokio::time::timeout(spread, connections.wait()).await);
+    tokio::select! {
+        _ = tokio::time::timeout(spread, connections.wait()) => {}
+        () = http.closing.cancelled() => {}
+    }
     http.closing.cancel();
     if running.await.is_err() {
         tracing::error!("a shard ended early");
     }
     // The last answers are still on their way; how long is for the drain to say.
     connections.wait().await;
+    // A socket that was opened on a connection that a proxy kept is still to be closed.
+    shard.run(None).await;
 }
 
 fn adopt(stream: std::net::TcpStream, send_buffer_bytes: usize) -> io::Result<TcpStream> {
+    stream.set_nodelay(true)?;
     // Bounds what a reader that stopped costs in the kernel.
     socket2::SockRef::from(&stream).set_send_buffer_size(send_buffer_bytes)?;
     TcpStream::from_std(stream)

@@ -1,5 +1,6 @@
 //! A client's connection that is cut when the client takes no byte of what is sent to it for too
-//! long. Plain HTTP has no other end for a reply that nobody reads, and its memory would stay.
+//! long, or sends the headers of a request too slowly. Plain HTTP has no other end for a reply that
+//! nobody reads, and its memory would stay.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -12,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use super::delivery::Delivery;
+use super::header_clock::HeaderTimer;
 
 /// See the module's text.
 pub struct StallLimited {
@@ -19,12 +21,13 @@ pub struct StallLimited {
     stall: Duration,
     /// Runs while the client takes nothing; a connection that keeps up has none.
     deadline: Option<Pin<Box<Sleep>>>,
+    headers: HeaderTimer,
     delivery: Arc<Delivery>,
 }
 
 impl StallLimited {
     pub fn new(stream: TcpStream, stall: Duration, delivery: Arc<Delivery>) -> Self {
-        Self { stream, stall, deadline: None, delivery }
+        Self { stream, stall, deadline: None, headers: None, delivery }
     }
 
     pub fn into_inner(self) -> TcpStream {
@@ -60,7 +63,17 @@ impl AsyncRead for StallLimited {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let own = &mut *self;
+        let filled = buffer.filled().len();
+        let read = Pin::new(&mut own.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > filled {
+            own.delivery.headers.received();
+        }
+        if read.is_pending() && own.delivery.headers.poll_over(&mut own.headers, cx).is_ready() {
+            // As if the client had closed the connection.
+            return Poll::Ready(Ok(()));
+        }
+        read
     }
 }
 

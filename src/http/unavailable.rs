@@ -16,6 +16,7 @@ use spreadly_subscriptions::{ErrorCode, GraphqlError};
 use tokio::sync::Semaphore;
 
 use super::negotiation::Accepts;
+use super::proxy_protocol::ProxyProtocol;
 use super::response::{Reply, event_stream, refusal};
 use super::sse;
 use crate::config::HttpStatus;
@@ -30,17 +31,24 @@ const MESSAGE: &str = "the hub has no state yet, as its log can't be used: ask a
 
 /// Answers every request that it is unavailable, until it is dropped. Clients that are connected
 /// then still get their answer.
-pub async fn answer(listener: &TcpListener, status: HttpStatus) -> io::Result<Infallible> {
+pub async fn answer(
+    listener: &TcpListener,
+    status: HttpStatus,
+    proxy_protocol: &ProxyProtocol,
+) -> io::Result<Infallible> {
     let listener = tokio::net::TcpListener::from_std(listener.try_clone()?)?;
     let places = Arc::new(Semaphore::new(MOST_ANSWERED));
     loop {
         let place = places.clone().acquire_owned().await;
-        let Ok((stream, _)) = listener.accept().await else {
+        let Ok((mut stream, peer)) = listener.accept().await else {
             // Of descriptors that are missing, for example.
             tokio::time::sleep(ANSWER_TIMEOUT).await;
             continue;
         };
+        let proxy_protocol = proxy_protocol.clone();
         tokio::spawn(async move {
+            let begun = proxy_protocol.client(&mut stream, peer.ip());
+            let Ok(Some(_)) = tokio::time::timeout(ANSWER_TIMEOUT, begun).await else { return };
             let service = service_fn(move |request: Request<Incoming>| {
                 let reply = unavailable(Accepts::of(request.headers(), status), &request);
                 async move { Ok::<_, Infallible>(reply) }
@@ -87,7 +95,9 @@ mod tests {
     async fn asked_after(open: usize) -> (String, Duration) {
         let listener = bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
-        let answering = tokio::spawn(async move { answer(&listener, HttpStatus::Audited).await });
+        let answering = tokio::spawn(async move {
+            answer(&listener, HttpStatus::Audited, &ProxyProtocol::default()).await
+        });
         let mut silent = Vec::new();
         for _ in 0..open {
             silent.push(TcpStream::connect(address).await.unwrap());

@@ -53,7 +53,7 @@ impl<E: Executor<Client = Arc<ClientAccount>>> Http<E> {
         let upgrade = hyper::upgrade::on(&mut request);
         let http = self.clone();
         // Ends at the latest with the connection, which the header timeout bounds.
-        tokio::task::spawn_local(async move {
+        self.connections.spawn_local(async move {
             let Ok(upgraded) = upgrade.await else { return };
             let Ok(parts) = upgraded.downcast::<TokioIo<StallLimited>>() else {
                 tracing::error!("an upgraded connection is no TCP stream");

@@ -107,6 +107,11 @@ impl WaitingPlace {
         Self { connections, address, cut, since: Mutex::new(None) }
     }
 
+    /// The same connection, of which is known now whose it is.
+    pub fn moved_to(self, address: IpAddr) -> Self {
+        Self::new(self.connections.clone(), address)
+    }
+
     /// Rung when the connection has to end, whatever is still to be sent on it.
     pub fn cut(&self) -> &Arc<Notify> {
         &self.cut

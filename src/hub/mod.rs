@@ -1,6 +1,7 @@
 //! The hub as a process: composition only. It imports the other rooms and connects them; of these
 //! only `cli` imports it.
 
+mod accepting;
 mod banner;
 mod cache;
 mod feed_log;

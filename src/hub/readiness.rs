@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use crate::http::connection_limits::DescriptorReserve;
 use crate::ingest::feed_status::FeedStatuses;
 use crate::telemetry::admin::Dependency;
+use crate::telemetry::metrics::StageNow;
 
 /// What the hub is doing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,7 +18,21 @@ pub(super) enum Stage {
     /// There is no replica yet, and the shared log can't be used for this reason.
     WaitingForLog(String),
     Running,
+    /// Asked to stop, and serves new connections until the balancer has seen it.
+    Leaving,
     Draining,
+}
+
+impl Stage {
+    /// Its label in the metrics.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Starting | Self::WaitingForLog(_) => "starting",
+            Self::Running => "running",
+            Self::Leaving => "leaving",
+            Self::Draining => "draining",
+        }
+    }
 }
 
 #[derive(Default)]
@@ -36,15 +51,18 @@ impl Readiness {
         drop(stage.wait_for(waits).await);
     }
 
+    fn name(&self) -> &'static str {
+        self.0.borrow().name()
+    }
+
     fn row(&self) -> Dependency {
         let stage = self.0.borrow().clone();
         Dependency {
             name: "hub".to_owned(),
             ready: stage == Stage::Running,
             detail: match stage {
-                Stage::Starting | Stage::WaitingForLog(_) => "starting",
-                Stage::Running => "running",
-                Stage::Draining => "draining",
+                Stage::Leaving => "leaving: new connections are served for server.drain_delay_ms",
+                stage => stage.name(),
             }
             .to_owned(),
         }
@@ -54,6 +72,11 @@ impl Readiness {
         let Stage::WaitingForLog(detail) = self.0.borrow().clone() else { return None };
         Some(Dependency { name: "shared log".to_owned(), ready: false, detail })
     }
+}
+
+/// The stage's label in the metrics, at each call.
+pub(super) fn stage(readiness: Arc<Readiness>) -> StageNow {
+    Box::new(move || readiness.name())
 }
 
 /// The rows as they are at each call.

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
@@ -10,6 +9,7 @@ use spreadly_subscriptions::{Meters, Streams};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::accepting::Accepting;
 use super::banner::{announce, announce_start};
 use super::feeds::Feeds;
 use super::limits::{account_limits, query_limits, socket_limits, stream_limits};
@@ -24,6 +24,7 @@ use crate::feeds::simulator::SimulatorConfig;
 use crate::graphql::{GraphqlExecutor, HubView, MutationMeters, MutationPort, Principal};
 use crate::http::connection_limits::DescriptorReserve;
 use crate::http::listener::{self, Incoming};
+use crate::http::proxy_protocol::ProxyProtocol;
 use crate::http::responses::ResponseMeters;
 use crate::http::routes::HttpConfig;
 use crate::http::shards::{Parts, Shards};
@@ -39,7 +40,7 @@ use crate::market::time::Micros;
 use crate::pool::Pool;
 use crate::recovery::{self, WarmStart};
 use crate::shared_log::{OwnershipGuard, PostgresMeters};
-use crate::signals;
+use crate::signals::StopSignals;
 use crate::store::{self, LogReaders, MOST_READERS, Store, StoreError};
 use crate::telemetry::admin::{self, AdminSource};
 use crate::telemetry::metrics::{self, Everything};
@@ -60,6 +61,8 @@ pub enum ServeError {
     System(#[from] io::Error),
     #[error("not everything had stopped {} s after the drain", STOP_DEADLINE.as_secs())]
     Stuck,
+    #[error("a third signal came before everything had stopped")]
+    Cut,
 }
 
 /// Runs the hub until SIGTERM or SIGINT, on this thread and those it starts. With a simulator it
@@ -68,13 +71,18 @@ pub fn run(config: Config, simulator: Option<SimulatorConfig>) -> Result<(), Ser
     memory::refuse_huge_pages();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut config = config;
-    while let Ended::LogReplaced { public, admin } =
-        runtime.block_on(serve(config.clone(), simulator.clone()))?
-    {
-        // Where its clients look for it.
-        (config.server.listen, config.admin.listen) = (public, admin);
-    }
-    Ok(())
+    let ended = loop {
+        match runtime.block_on(serve(config.clone(), simulator.clone())) {
+            Ok(Ended::LogReplaced { public, admin }) => {
+                // Where its clients look for it.
+                (config.server.listen, config.admin.listen) = (public, admin);
+            }
+            ended => break ended.map(|_| ()),
+        }
+    };
+    // A thread that was not waited for ends with the process.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Why a hub stopped.
@@ -96,8 +104,9 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     announce_start(&config, addresses);
 
     // From now on: SIGTERM is a clean end also while the hub waits for its log.
-    let mut stopped = pin!(signals::stopped()?);
+    let mut signals = StopSignals::listen()?;
 
+    let proxy_protocol = proxy_protocol(&config);
     let stop = CancellationToken::new();
     let tracker = TaskTracker::new();
     let readiness = Arc::new(Readiness::default());
@@ -111,7 +120,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     let metered = Arc::<OnceLock<_>>::default();
     let source = AdminSource {
         readiness: readiness::rows(readiness.clone(), statuses.clone(), reserve.clone()),
-        metrics: metrics::text(metered.clone()),
+        metrics: metrics::text(metered.clone(), readiness::stage(readiness.clone())),
     };
     let admin_stop = CancellationToken::new();
     let admin = tokio::net::TcpListener::from_std(admin)?;
@@ -123,12 +132,12 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
             let opening = shared_log::open_replica(&config.store, log, &readiness);
             let answering = async {
                 readiness.waits_for_log().await;
-                unavailable::answer(&public, config.server.http_status).await
+                unavailable::answer(&public, config.server.http_status, &proxy_protocol).await
             };
             let store = tokio::select! {
                 store = opening => Some(store?),
                 Err(error) = answering => return Err(error.into()),
-                () = &mut stopped => None,
+                () = signals.next() => None,
             };
             let Some(store) = store else {
                 admin_stop.cancel();
@@ -174,6 +183,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
         store: store.meters(),
         log: config.store.path.clone(),
         responses: responses.clone(),
+        proxy_headers: proxy_protocol.meters.clone(),
         mutations: mutated.clone(),
         postgres: postgres.clone(),
     };
@@ -215,7 +225,7 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
             encoders: encoders.clone(),
             limits: socket_limits(&config),
             meters,
-            http: Arc::new(http_config(&config, responses)),
+            http: Arc::new(http_config(&config, responses, proxy_protocol)),
             accounts,
             send_buffer_bytes: config.server.send_buffer_bytes,
         },
@@ -240,30 +250,36 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
     }
     readiness.set(Stage::Running);
     announce(addresses, simulated, config.log.format);
-    let accepting = CancellationToken::new();
-    tokio::select! {
-        () = shards.accept(Incoming::new(public)?, accepting.clone(), &reserve) => {}
-        () = &mut stopped => {}
-        () = replaced.cancelled() => {}
-    }
 
+    let accepting = Accepting {
+        server: &config.server,
+        signals: &mut signals,
+        replaced: &replaced,
+        readiness: &readiness,
+    };
+    let (incoming, no_more) = (Incoming::new(public)?, CancellationToken::new());
+    let spread = accepting.run(shards.accept(incoming, no_more.clone(), &reserve), no_more).await;
     // Stops in this order: no new sockets; feedStatus says it; sockets closed over the drain while
     // feeds still flow; feeds; the log, which then has everything that was acknowledged.
-    tracing::info!("draining");
-    readiness.set(Stage::Draining);
-    accepting.cancel();
     timers::shut_down(&encoders, &statuses);
-    shards.drain(config.server.drain).await;
-    // No client is left that waits for its work.
-    tokio::task::spawn_blocking(move || pool.stop());
-    stop.cancel();
-    admin_stop.cancel();
-    tracker.close();
+    shards.drain(spread, signals.next()).await;
     let ended = async {
-        tracker.wait().await;
-        tokio::task::spawn_blocking(move || sequencer.join()).await
+        // No client is left that waits for its work.
+        drop(tokio::task::spawn_blocking(move || pool.stop()).await);
+        stop.cancel();
+        admin_stop.cancel();
+        tracker.close();
+        let ended = async {
+            tracker.wait().await;
+            tokio::task::spawn_blocking(move || sequencer.join()).await
+        };
+        tokio::time::timeout(STOP_DEADLINE, ended).await
     };
-    match tokio::time::timeout(STOP_DEADLINE, ended).await {
+    let ended = tokio::select! {
+        ended = ended => ended,
+        () = signals.next() => return Err(ServeError::Cut),
+    };
+    match ended {
         Ok(Ok(Ok(()))) if replaced.is_cancelled() => {
             let (public, admin) = addresses;
             Ok(Ended::LogReplaced { public, admin })
@@ -348,11 +364,27 @@ fn listen(key: &'static str, address: SocketAddr) -> Result<TcpListener, ServeEr
     listener::bind(address).map_err(|source| ServeError::Listen { key, address, source })
 }
 
-fn http_config(config: &Config, responses: Arc<ResponseMeters>) -> HttpConfig {
+fn proxy_protocol(config: &Config) -> ProxyProtocol {
+    let server = &config.server;
+    ProxyProtocol {
+        from: if server.proxy_protocol { server.trusted_proxies.clone() } else { Vec::new() },
+        timeout: server.header_timeout,
+        meters: Arc::default(),
+    }
+}
+
+fn http_config(
+    config: &Config,
+    responses: Arc<ResponseMeters>,
+    proxy_protocol: ProxyProtocol,
+) -> HttpConfig {
     HttpConfig {
         origins: config.server.origins.clone(),
         trusted_proxies: config.server.trusted_proxies.clone(),
+        address_header: config.server.address_header,
+        proxy_protocol,
         header_timeout: config.server.header_timeout,
+        idle_timeout: config.server.idle_timeout,
         header_bytes: config.server.header_bytes,
         body_timeout: config.server.body_timeout,
         init_timeout: config.limits.init_timeout,

@@ -14,7 +14,7 @@ use slab::Slab;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::batch::Rank;
-use crate::close::CloseCode;
+use crate::close::{self, CloseCode};
 use crate::connection::{Connection, Guard, SharedConnection};
 use crate::context::ShardContext;
 use crate::dialect::Dialect;
@@ -98,8 +98,8 @@ impl<S: Socket, E: Executor> Shard<S, E> {
             }
         }
         if context.draining.get() {
-            // The drain began while the upgrade was under way.
-            connection.borrow_mut().drain_at(context.now());
+            // The drain began before the upgrade. The shard's sweeps may have ended.
+            connection.borrow_mut().close(CloseCode::Restarting, close::RESTARTING, context);
         }
         context.meters.sockets_open.add(1);
         context.meters.sockets_opened.add(1);

@@ -256,6 +256,7 @@ async fn of_connections_too_many_64_get_an_answer_and_each_has_a_second_to_ask()
         "limits.connections_per_address=1",
         "limits.sockets_per_address=1",
         "server.header_timeout_ms=3600000",
+        "server.idle_timeout_ms=3600000",
         "server.shards=1",
     ]);
     let address = hub.address();

@@ -26,6 +26,7 @@ pub struct Hub {
     settings: Vec<String>,
     starter: Vec<&'static str>,
     port: ReservedPort,
+    admin_port: ReservedPort,
     listening: SocketAddr,
     admin: SocketAddr,
 }
@@ -74,6 +75,7 @@ impl Hub {
             settings: settings.iter().map(|one| (*one).to_owned()).collect(),
             starter: starter.to_vec(),
             port: ReservedPort::new(),
+            admin_port: ReservedPort::new(),
             listening: nowhere,
             admin: nowhere,
         }
@@ -94,7 +96,7 @@ impl Hub {
             .args(words)
             .current_dir(self.folder.path())
             .args(["serve", "--listen", &format!("127.0.0.1:{}", self.port)])
-            .args(["--admin-listen", "127.0.0.1:0"])
+            .args(["--admin-listen", &format!("127.0.0.1:{}", self.admin_port)])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log);
@@ -132,6 +134,10 @@ impl Hub {
 
     pub fn address(&self) -> SocketAddr {
         self.listening
+    }
+
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin
     }
 
     /// Of the WebSocket.

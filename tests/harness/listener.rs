@@ -20,9 +20,14 @@ pub struct Listener {
 }
 
 impl Listener {
+    /// One that has asked for nothing yet.
+    pub fn of(topic: &str) -> Self {
+        Self { topic: topic.to_owned(), ..Self::default() }
+    }
+
     /// Its first frame is there when this returns, so it has a place to come back to.
     pub async fn begin(topic: &str, hub: SocketAddr) -> Self {
-        let mut own = Self { topic: topic.to_owned(), ..Self::default() };
+        let mut own = Self::of(topic);
         let mut client = own.connect(hub).await;
         let first = client.message().await;
         own.take(&first);
@@ -36,6 +41,12 @@ impl Listener {
     /// After what it has seen.
     pub async fn connect(&self, hub: SocketAddr) -> Client {
         let mut client = Client::reconnected(hub).await;
+        self.subscribe(&mut client).await;
+        client
+    }
+
+    /// The same on a socket that is open, and that may be cut at any moment.
+    pub async fn subscribe(&self, client: &mut Client) {
         let after =
             self.cursor.as_ref().map_or(String::new(), |cursor| format!(r#", after: "{cursor}""#));
         let query = format!(
@@ -44,10 +55,10 @@ impl Listener {
             self.topic
         );
         client.try_subscribe("s", &query).await;
-        client
     }
 
-    fn take(&mut self, message: &Value) {
+    /// The next message of its subscription.
+    pub fn take(&mut self, message: &Value) {
         assert_eq!(message["type"], "next", "{message}");
         let frame = &message["payload"]["data"]["events"];
         let text = |key: &str| frame[key].as_str().unwrap().to_owned();

@@ -3,5 +3,9 @@
 mod admin;
 mod backup;
 mod command_line;
+mod proxies;
+mod proxy_protocol;
+mod rollout;
+mod stopping;
 mod terminal;
 mod tls;

@@ -3,9 +3,9 @@
 
     tests/operations/proxies.py path/to/spreadly
 
-It needs openssl, nginx, haproxy and caddy (Debian: apt-get install nginx-light haproxy caddy). For
-each proxy it checks the file by the proxy's own command. Then it sends a POST, reads server-sent
-events and follows a WebSocket through it, and asks the hub which address it saw.
+It needs openssl, nginx, haproxy and caddy (Debian: apt-get install nginx-light libnginx-mod-stream
+haproxy caddy). For each proxy it checks the file by the proxy's own command. Then it sends a POST,
+reads server-sent events and follows a WebSocket through it, and asks the hub which address it saw.
 """
 
 import json
@@ -102,6 +102,14 @@ class Run:
         print(f"{name}: POST, server-sent events, and a WebSocket:")
         print(f"  {followed.stdout.splitlines()[0][:96]}…")
 
+    def check_headers(self, name):
+        """Each connection had a header that named a client."""
+        page = urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics").read().decode()
+        counted = dict(re.findall(r'spreadly_proxy_headers_total{outcome="(.*)"} (.*)', page))
+        clients = int(counted.pop("client"))
+        assert clients >= 4 and set(counted.values()) == {"0"}, counted
+        print(f"  {clients} connections, each with the header of the PROXY protocol")
+
 
 def nginx(run):
     file = run.folder / "nginx.conf"
@@ -119,6 +127,21 @@ def haproxy(run):
     return ["haproxy", "-c", "-f", file], ["haproxy", "-db", "-f", file]
 
 
+def haproxy_tcp(run):
+    file = run.folder / "haproxy.cfg"
+    file.write_text(run.local(block("haproxy-tcp")))
+    return ["haproxy", "-c", "-f", file], ["haproxy", "-db", "-f", file]
+
+
+def nginx_stream(run):
+    file = run.folder / "nginx.conf"
+    module = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
+    load = f"load_module {module};\n" if module.exists() else ""
+    file.write_text(f"{load}daemon off; pid {run.folder}/nginx.pid; events {{}}\n"
+                    f"error_log {run.folder}/nginx.log;\n{run.local(block('nginx-stream'))}\n")
+    return ["nginx", "-t", "-c", file], ["nginx", "-c", file]
+
+
 def caddy(run):
     file = run.folder / "Caddyfile"
     text = run.local(block("caddy"))
@@ -131,7 +154,8 @@ def caddy(run):
 
 def main():
     spreadly = Path(sys.argv[1]).resolve()
-    for proxy in [nginx, haproxy, caddy]:
+    for proxy in [nginx, haproxy, caddy, haproxy_tcp, nginx_stream]:
+        speaks_proxy = proxy in [haproxy_tcp, nginx_stream]
         with tempfile.TemporaryDirectory() as folder:
             run = Run(Path(folder), spreadly)
             check, command = proxy(run)
@@ -141,12 +165,18 @@ def main():
             hub = subprocess.Popen(
                 [spreadly, "dev", "--listen", f"127.0.0.1:{run.public}", "--admin-listen",
                  f"127.0.0.1:{run.admin}", "--set", "server.trusted_proxies=127.0.0.1",
+                 "--set", f"server.proxy_protocol={str(speaks_proxy).lower()}",
                  "--set", "server.drain_ms=0"],
                 cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            ready = f"http://127.0.0.1:{run.admin}/readyz"
+            # A proxy that asks for this before sends nobody for a second.
+            until("a ready hub", lambda: urllib.request.urlopen(ready, timeout=5).close())
             with open(f"{folder}/log", "wb") as log:
                 running = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
             try:
                 run.check(proxy.__name__)
+                if speaks_proxy:
+                    run.check_headers(proxy.__name__)
             except BaseException:
                 print(Path(folder, "log").read_text()[-2000:], file=sys.stderr)
                 raise

@@ -16,6 +16,11 @@ missing=
 command -v java >/dev/null || missing="$missing default-jre-headless"
 command -v mvn >/dev/null || missing="$missing maven"
 command -v redis-server >/dev/null || missing="$missing redis-server"
+[ -x /usr/sbin/nginx ] || missing="$missing nginx-light"
+# Of Debian, where nginx has its stream module apart.
+[ ! -f /etc/debian_version ] || [ -f /usr/lib/nginx/modules/ngx_stream_module.so ] ||
+    missing="$missing libnginx-mod-stream"
+[ -x /usr/sbin/haproxy ] || missing="$missing haproxy"
 [ -x /usr/sbin/pgbouncer ] || missing="$missing pgbouncer"
 if [ -n "$missing" ]; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then

@@ -21,6 +21,7 @@ use self::table::{Metric, find};
 use crate::budgets::Accounts;
 use crate::cache::CacheMeters;
 use crate::graphql::MutationMeters;
+use crate::http::proxy_protocol::ProxyHeaderMeters;
 use crate::http::responses::ResponseMeters;
 use crate::ingest::feed_status::{FeedState, FeedStatus, FeedStatuses};
 use crate::live::{Encoders, Live};
@@ -44,6 +45,7 @@ pub struct Everything {
     /// The file of the log, or of its replica.
     pub log: PathBuf,
     pub responses: Arc<ResponseMeters>,
+    pub proxy_headers: Arc<ProxyHeaderMeters>,
     pub mutations: Arc<MutationMeters>,
     /// Of the connections to a shared log.
     pub postgres: Arc<PostgresMeters>,
@@ -55,11 +57,20 @@ impl fmt::Debug for Everything {
     }
 }
 
+/// How far the hub is, from its start to its stop: the labels of `hub_stage`.
+pub const STAGES: [&str; 4] = ["starting", "running", "leaving", "draining"];
+
+/// One of `STAGES`, at each call.
+pub type StageNow = Box<dyn Fn() -> &'static str + Send + Sync>;
+
 /// What renders the page. Before the hub has a log, that is only what the process is.
-pub fn text(everything: Arc<OnceLock<Everything>>) -> Box<dyn Fn() -> String + Send + Sync> {
+pub fn text(
+    everything: Arc<OnceLock<Everything>>,
+    stage: StageNow,
+) -> Box<dyn Fn() -> String + Send + Sync> {
     process::start();
     let mut registry = Registry::with_prefix("spreadly");
-    registry.register_collector(Box::new(Metered(everything)));
+    registry.register_collector(Box::new(Metered { everything, stage }));
     Box::new(move || {
         let mut page = String::new();
         match prometheus_client::encoding::text::encode(&mut page, &registry) {
@@ -69,13 +80,24 @@ pub fn text(everything: Arc<OnceLock<Everything>>) -> Box<dyn Fn() -> String + S
     })
 }
 
-#[derive(Debug)]
-struct Metered(Arc<OnceLock<Everything>>);
+struct Metered {
+    everything: Arc<OnceLock<Everything>>,
+    stage: StageNow,
+}
+
+impl fmt::Debug for Metered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Metered")
+    }
+}
 
 impl Collector for Metered {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         process::encode(&mut encoder)?;
-        self.0.get().map_or(Ok(()), |everything| everything.encode(&mut encoder))
+        let now = (self.stage)();
+        let stages = STAGES.iter().map(|stage| (stage, u64::from(*stage == now)));
+        by_label(&mut encoder, "hub_stage", stages)?;
+        self.everything.get().map_or(Ok(()), |everything| everything.encode(&mut encoder))
     }
 }
 
@@ -153,6 +175,7 @@ impl Everything {
         )?;
         value(encoder, "postgres_connection_failures", load(&postgres.failed))?;
         by_label(encoder, "http_responses", self.responses.counts())?;
+        by_label(encoder, "proxy_headers", self.proxy_headers.counts())?;
         by_label(encoder, "mutations", self.mutations.counts())
     }
 

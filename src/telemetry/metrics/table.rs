@@ -30,7 +30,7 @@ impl Metric {
     }
 }
 
-pub(super) const METRICS: [Metric; 72] = [
+pub(super) const METRICS: [Metric; 74] = [
     gauge("websockets_open", "WebSockets and event streams that are open"),
     gauge("readers_open", "operations that read a stream"),
     gauge("response_streams_open", "response streams that are open"),
@@ -102,6 +102,8 @@ pub(super) const METRICS: [Metric; 72] = [
     )
     .by("work"),
     gauge("build_info", "1, with the hub's release").by("version"),
+    gauge("hub_stage", "1 for what the hub is doing: starting, running, leaving or draining")
+        .by("stage"),
     gauge("start_time_seconds", "when the process started, in seconds since 1970"),
     gauge("resident_memory_bytes", "memory of the process that is in RAM"),
     gauge("file_descriptors_limit", "file descriptors that the process may have"),
@@ -128,6 +130,11 @@ pub(super) const METRICS: [Metric; 72] = [
     counter("postgres_connection_wait_microseconds", "time that these writes waited for it"),
     counter("postgres_connection_failures", "times that a write to a shared log got none"),
     counter("http_responses", "answers of the public port to requests of HTTP").by("status"),
+    counter(
+        "proxy_headers",
+        "connections that should begin with a header of the PROXY protocol, by what came of it",
+    )
+    .by("outcome"),
     counter("mutations", "writes of mutations, by what came of them").by("outcome"),
     counter("feed_events", "events that entered the log").by("feed"),
     counter("feed_events_known", "events whose `id` was known").by("feed"),
