@@ -104,6 +104,7 @@ pub(crate) fn prepare(
         buffers,
         new_sources: Vec::new(),
         noted: HashMap::default(),
+        doubted: HashMap::default(),
         since_checkpoint,
         checkpoint_interval: HashMap::default(),
     };
@@ -212,6 +213,9 @@ struct Sequencer {
     new_sources: Vec<TopicSource>,
     /// Of each topic, the source that was noted last.
     noted: HashMap<Arc<str>, (FeedId, Arc<str>)>,
+    /// Sources that brought a line of an unknown market, and what was known then of books and
+    /// sources, see [`Sequencer::in_doubt`].
+    doubted: HashMap<(FeedId, Arc<str>), (u64, u64)>,
     since_checkpoint: HashMap<MarketId, u64>,
     /// Events between the last checkpoint of a market and its next one.
     checkpoint_interval: HashMap<MarketId, u64>,

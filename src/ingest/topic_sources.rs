@@ -78,10 +78,18 @@ impl TopicSources {
         Some(TopicSource { topic, feed, source, replaces })
     }
 
-    /// Whether a topic may have events of this source: it had some, or its sources are not known.
-    pub fn may_bring(&self, topic: &str, feed: &str, source: &str) -> bool {
+    /// Those of the topics that may have events of this source: they had some, or their sources
+    /// are not known.
+    pub fn brought<'a, T>(
+        &self,
+        (feed, source): (&str, &str),
+        topics: impl Iterator<Item = (T, &'a str)>,
+    ) -> Vec<T> {
         let known = self.0.lock();
-        known.topics.get(topic).is_none_or(|all| all.iter().any(|own| own.is(feed, source)))
+        let may_bring = |topic: &str| {
+            known.topics.get(topic).is_none_or(|all| all.iter().any(|own| own.is(feed, source)))
+        };
+        topics.filter(|(_, topic)| may_bring(topic)).map(|(own, _)| own).collect()
     }
 
     /// Counts the changes.
@@ -111,6 +119,10 @@ mod tests {
     use super::*;
     use crate::ingest::feed_status::{FeedKind, FeedStatuses};
 
+    fn may_bring(all: &TopicSources, topic: &str, source: &str) -> bool {
+        !all.brought(("files", source), std::iter::once(((), topic))).is_empty()
+    }
+
     fn note(all: &TopicSources, topic: &str, feed: &str, source: &str) -> Option<bool> {
         Some(all.note(&topic.into(), &feed.into(), &source.into())?.replaces)
     }
@@ -139,9 +151,9 @@ mod tests {
         assert_eq!(states(), [Some(FeedState::Halted), live, Some(FeedState::Stale), None]);
         statuses.source_faults(files, [].into());
         assert_eq!(states(), [live, live, Some(FeedState::Stale), None]);
-        assert!(sources.may_bring("A", "files", "a"));
-        assert!(!sources.may_bring("A", "files", "b"));
-        assert!(sources.may_bring("E", "files", "b"));
+        assert!(may_bring(sources, "A", "a"));
+        assert!(!may_bring(sources, "A", "b"));
+        assert!(may_bring(sources, "E", "b"));
     }
 
     #[test]
@@ -151,12 +163,12 @@ mod tests {
             assert_eq!(note(&sources, "A", "files", &number.to_string()), Some(false));
         }
         assert_eq!(note(&sources, "A", "files", "one more"), Some(true));
-        assert!(!sources.may_bring("A", "files", "0"));
+        assert!(!may_bring(&sources, "A", "0"));
         for number in 1..MOST_TOPICS {
             assert_eq!(note(&sources, &number.to_string(), "files", "a"), Some(false));
         }
         assert_eq!(note(&sources, "one more", "files", "a"), None);
-        assert!(sources.may_bring("one more", "files", "b"));
+        assert!(may_bring(&sources, "one more", "b"));
         assert_eq!(note(&sources, "A", "files", "0"), Some(false));
     }
 }

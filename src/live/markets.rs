@@ -157,6 +157,21 @@ impl Live {
         gaps
     }
 
+    /// The market, if its book of price levels is whole.
+    pub fn whole_book(&self, market: &str) -> Option<MarketId> {
+        let market = self.market(market)?;
+        let id = market.state.lock().whole()?;
+        let is_of_orders = self.last_of(&Topic::orders_of(&id).name()) > 0;
+        (!is_of_orders).then_some(id)
+    }
+
+    /// The markets whose books of price levels are whole.
+    pub fn whole_books(&self) -> Vec<MarketId> {
+        let all = self.all();
+        let whole = all.iter().filter_map(|market| market.state.lock().whole());
+        whole.filter_map(|market| self.whole_book(&market)).collect()
+    }
+
     /// How many books are crossed now.
     pub fn crossed_books(&self) -> usize {
         let all = self.all();
@@ -217,6 +232,11 @@ impl MarketState {
             feed_state,
             snapshot_encodings: &live.snapshot_encodings,
         }
+    }
+
+    /// The market, if its book is whole.
+    fn whole(&self) -> Option<MarketId> {
+        (self.has_book && self.gap.is_none()).then(|| self.definition.market.clone())
     }
 
     /// Whether the best bid is at the best ask or above. Sources of a decentralised exchange may

@@ -8,14 +8,14 @@ use crate::ingest::feed_status::FeedId;
 use crate::ingest::handle::{
     Ack, Answer, Batch, Incoming, IngestError, Lease, Request, body, json, now,
 };
-use crate::ingest::losses::Lost;
+use crate::ingest::losses::{Lost, gap_reason};
 use crate::ingest::place::Place;
 use crate::ingest::waiters::Watched;
 use crate::market::admission::Admitted;
 use crate::market::book_gap::BookGap;
 use crate::market::definition::MarketId;
 use crate::market::effect::{Applied, Effect};
-use crate::market::event::{Body, Event, MOST_REASON_BYTES, OrderEvent, PlacedOrder, parse};
+use crate::market::event::{Body, Event, OrderEvent, PlacedOrder, parse};
 use crate::market::orders::Order;
 use crate::market::ownership::Ownership;
 use crate::market::refusal::Refusal;
@@ -237,16 +237,9 @@ impl Sequencer {
         let markets = match lost {
             Lost::Nothing => return,
             Lost::Book(market) => vec![MarketId::from(market)],
-            // It has the number of one event only.
+            // It has the number of one event only. See `shared_log::losses`.
             Lost::Unknown if numbered.is_some() => return,
-            Lost::Unknown => {
-                let is_of = |market: &&MarketId| {
-                    let topic = Topic::Book(market).to_string();
-                    let sources = self.statuses.sources();
-                    sources.may_bring(&topic, name.as_deref().unwrap_or_default(), &place.source)
-                };
-                self.admission.markets().filter(is_of).cloned().collect()
-            }
+            Lost::Unknown => self.in_doubt(feed, &place.source),
         };
         let source: Option<Box<str>> = name.as_deref().map(Box::from);
         let foreign = self.foreign(Some(feed));
@@ -255,8 +248,7 @@ impl Sequencer {
             if is_foreign(&market) || !self.admission.is_whole(&market) {
                 continue;
             }
-            let reason = format!("{place}: {reason}");
-            let reason = reason[..reason.floor_char_boundary(MOST_REASON_BYTES)].into();
+            let reason = gap_reason(place, reason);
             let gap = BookGap { market, source: source.clone(), reason };
             let body: Box<str> = gap.line().into();
             let event = Event::new(Body::BookGap(Box::new(gap)));
