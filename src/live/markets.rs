@@ -110,11 +110,11 @@ impl Live {
         let id = definition.market.clone();
         let epochs = self.epochs(&Topic::Market(&id).to_string());
         // First, so that a market that can be asked for has an offer to state.
-        self.offers.lock().define(&definition, &epochs);
-        self.tickers.lock().define(&definition, &epochs);
+        self.offers.lock().define(&definition, &epochs, touched);
+        self.tickers.lock().define(&definition, &epochs, touched);
         if let Some(market) = self.known(&id) {
             market.gone.store(false, Ordering::Release);
-            market.candles.lock().define(&definition);
+            market.candles.lock().define(&definition, touched);
             let mut state = market.state.lock();
             state.defined_at = state.defined_at.max(sequence);
             let decimals = |one: &MarketDefinition| (one.price_decimals, one.size_decimals);

@@ -169,3 +169,46 @@ async fn a_change_of_the_market_and_a_crossed_book_reach_who_follows_it() {
     let (_, metrics) = hub.admin_page("/metrics");
     assert!(metrics.contains("\nspreadly_crossed_books 1\n"), "{metrics}");
 }
+
+#[tokio::test]
+async fn a_change_of_the_market_reaches_who_follows_its_offers_tickers_or_candles() {
+    let hub = Hub::start();
+    for name in [FAULTY, WHOLE] {
+        hub.append_lines(FILE, &market::beginning(name));
+    }
+    let mut client = Client::knowing(hub.address(), WHOLE).await;
+    let fields = "market sequence prevSequence definition { status tickSize }";
+    let operations = [
+        ("bestBidOffer", format!("markets: [\"{FAULTY}\", \"{WHOLE}\"]")),
+        ("tickers", format!("markets: [\"{FAULTY}\", \"{WHOLE}\"]")),
+        ("candles", format!("market: \"{FAULTY}\", interval: M1")),
+    ];
+    for (name, arguments) in &operations {
+        client
+            .subscribe(name, &format!("subscription {{ {name}({arguments}) {{ {fields} }} }}"))
+            .await;
+    }
+    // The first frames: of two markets, of two markets, and of one.
+    for _ in 0..5 {
+        client.message().await;
+    }
+    let changes = [("ACTIVE", "HALTED", "0.1"), ("\"0.1\"", "\"0.5\"", "0.5")];
+    let mut line = market::definition(FAULTY);
+    for (before, after, tick) in changes {
+        line = line.replacen(before, after, 1);
+        hub.append_lines(FILE, &[&line]);
+        let mut missing: Vec<_> = operations.iter().map(|(name, _)| *name).collect();
+        while !missing.is_empty() {
+            let message = client.message().await;
+            let name = message["id"].as_str().unwrap();
+            let frame = &message["payload"]["data"][name];
+            let changed = json!({ "status": "HALTED", "tickSize": tick });
+            if frame["market"] == WHOLE {
+                assert_eq!(frame["definition"]["status"], "ACTIVE", "{frame}");
+            } else if frame["definition"] == changed {
+                assert_eq!(frame["prevSequence"], frame["sequence"], "no event came: {frame}");
+                missing.retain(|own| *own != name);
+            }
+        }
+    }
+}
