@@ -330,7 +330,7 @@ impl Sequencer {
 }
 
 /// Whether two lines say the same.
-fn is_same(one: &[u8], other: &[u8]) -> bool {
+pub(super) fn is_same(one: &[u8], other: &[u8]) -> bool {
     let value = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).ok();
     one == other || value(one) == value(other)
 }

@@ -106,6 +106,42 @@ async fn a_line_of_an_unknown_market_leaves_all_whole_books_of_its_source_in_dou
 }
 
 #[tokio::test]
+async fn a_book_has_the_gap_of_an_id_that_is_taken_in_the_place_of_its_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&path(&folder), 1_000);
+    let with_id = |line: String| line.replace('{', "{\"id\":\"1\",");
+    let snapshot = delta("A-B", 5, 1).replace("delta", "snapshot");
+    let too_precise = delta("A-B", 5, 1).replace("\"5\"", "\"5.55\"");
+    let change = with_id(delta("A-B", 6, 1));
+    let other = with_id(delta("A-B", 7, 1));
+    hub.send(&[market("A-B", "ACTIVE", "d"), snapshot.clone(), change.clone()]).await;
+    let gaps = || std::mem::take(&mut hub.model.lock().gaps_at);
+    let last = || *hub.model.lock().sequences.last().unwrap();
+    let before = last();
+    let ack = hub.send(&[delta("A-B", 8, 1), other.clone(), change, delta("A-B", 9, 1)]).await;
+    assert_eq!((ack.accepted, ack.known, ack.refused), (2, 1, 1));
+    assert_eq!((gaps(), last()), (vec![before + 2], before + 3));
+    // One gap is enough, whatever else is missing.
+    hub.send(&[other.clone(), too_precise.clone()]).await;
+    assert!(gaps().is_empty());
+    // A snapshot after it in the same batch ends it.
+    hub.send(&[snapshot.clone()]).await;
+    let before = last();
+    hub.send(&[other.clone(), snapshot.clone()]).await;
+    assert_eq!(gaps(), [before + 1]);
+    hub.send(&[too_precise.clone()]).await;
+    assert_eq!(gaps(), [before + 3], "the book was whole");
+    // One before it does not, nor does a snapshot whose own id is taken.
+    hub.send(&[snapshot.clone(), other, too_precise.clone()]).await;
+    assert_eq!(gaps().len(), 2, "the second one was admitted before the first was written");
+    hub.send(&[with_id(snapshot.clone())]).await;
+    let ack = hub.send(&[with_id(snapshot.replace("\"5\"", "\"6\""))]).await;
+    assert_eq!((ack.accepted, ack.refused, gaps().len()), (0, 1, 1));
+    hub.send(&[too_precise]).await;
+    assert!(gaps().is_empty());
+}
+
+#[tokio::test]
 async fn another_event_under_a_known_id_is_refused_and_the_same_one_is_known() {
     let folder = tempfile::tempdir().unwrap();
     let hub = Hub::start(&path(&folder), 1_000);
