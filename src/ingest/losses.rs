@@ -1,17 +1,19 @@
-//! What a refused event means for books. A book of price levels that missed an event is wrong until
-//! its next snapshot.
+//! What a refused event means for books and trades. A book of price levels that missed an event is
+//! wrong until its next snapshot.
 
 use crate::ingest::place::Place;
 use crate::market::event::{Body, Event, MOST_REASON_BYTES, Subject, subject};
 use crate::market::refusal::Refusal;
 
-/// Which book lost a refused event.
+/// What lost a refused event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lost<'a> {
     /// None: it is of no book, or the book is as it was meant to be.
     Nothing,
     /// The book of this market.
     Book(&'a str),
+    /// The trades of this market, and its candles: nothing brings that back.
+    Trades(&'a str),
     /// Any of those that the source brings.
     Unknown,
 }
@@ -21,6 +23,7 @@ impl<'a> Lost<'a> {
     pub fn of_line(line: &'a [u8]) -> Self {
         match subject(line) {
             Subject::Book(market) => Self::Book(market),
+            Subject::Trades(market) => Self::Trades(market),
             Subject::Unknown => Self::Unknown,
             Subject::Other => Self::Nothing,
         }
@@ -39,6 +42,7 @@ impl<'a> Lost<'a> {
             (Body::BookSnapshot { market, .. } | Body::BookDelta { market, .. }, _) => {
                 Self::Book(market)
             }
+            (Body::Trade(trade), _) => Self::Trades(&trade.market),
             _ => Self::Nothing,
         }
     }

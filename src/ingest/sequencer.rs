@@ -368,6 +368,7 @@ impl Sequencer {
             let Some(sequence) = sequence else {
                 match (source, &events[place].id) {
                     (Some(source), Some(id)) if self.is_taken(&events[place]) => {
+                        self.miss_trade(&effect, &events[place]);
                         ack.refuse(source, Refusal::IdTaken(id.clone()));
                     }
                     _ => ack.known += 1,
@@ -394,6 +395,7 @@ impl Sequencer {
                     due.insert(market.clone());
                 }
             }
+            self.take_trade(&effect, &events[place]);
             let candles = appended.candles.remove(&sequence).unwrap_or_default();
             applied.push(Applied { sequence, time, effect, candles });
         }

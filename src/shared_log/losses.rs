@@ -79,6 +79,12 @@ impl<'a> Losses<'a> {
     fn gaps(&mut self, lost: Lost<'_>, place: &Place, reason: &Refusal) -> Vec<String> {
         let mut whole = match lost {
             Lost::Nothing => return Vec::new(),
+            Lost::Trades(market) => {
+                if self.is_defined(market) {
+                    self.sources.miss(Topic::Trades(market).name());
+                }
+                return Vec::new();
+            }
             Lost::Book(market) => self.live.whole_book(market).into_iter().collect(),
             Lost::Unknown => self.live.whole_books(),
         };

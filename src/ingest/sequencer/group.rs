@@ -159,8 +159,14 @@ impl Sequencer {
                 continue;
             }
             let owned = foreign.as_ref().and_then(|owner| self.owned(owner, &event));
-            if let Some(refusal) = owned.or_else(|| too_far_ahead(&event, numbered)) {
+            if let Some(refusal) = owned {
                 group.deliveries[index].ack.refuse(place, refusal);
+                continue;
+            }
+            if let Some(reason) = too_far_ahead(&event, numbered) {
+                let lost = Lost::of_event(&event, &reason);
+                self.lose(batch.feed, lost, (&place, &reason), numbered, group);
+                group.deliveries[index].ack.refuse(place, reason);
                 continue;
             }
             let watched = match watching {
@@ -222,7 +228,8 @@ impl Sequencer {
         Some(())
     }
 
-    /// Logs for each market whose book a refused event was lost to that the book has a gap.
+    /// Logs for each market whose book a refused event was lost to that the book has a gap. Trades
+    /// that missed one are stale for a while.
     pub(super) fn lose(
         &mut self,
         feed: Option<FeedId>,
@@ -236,6 +243,12 @@ impl Sequencer {
         let name = self.statuses.name(feed);
         let markets = match lost {
             Lost::Nothing => return,
+            Lost::Trades(market) => {
+                if self.admission.definition(market).is_some() {
+                    self.statuses.sources().miss(Topic::Trades(market).name());
+                }
+                return;
+            }
             Lost::Book(market) => vec![MarketId::from(market)],
             // It has the number of one event only. See `shared_log::losses`.
             Lost::Unknown if numbered.is_some() => return,

@@ -7,6 +7,8 @@ use crate::ingest::feed_status::FeedId;
 use crate::ingest::place::Place;
 use crate::ingest::topic_sources::MOST_TOPICS;
 use crate::market::definition::MarketId;
+use crate::market::effect::Effect;
+use crate::store::NewEvent;
 
 impl Sequencer {
     /// A feed brought an event of a topic.
@@ -40,6 +42,20 @@ impl Sequencer {
         let Some(name) = self.statuses.name(feed) else { return Vec::new() };
         let found = sources.brought((&name, source), self.admission.whole_books());
         found.into_iter().cloned().collect()
+    }
+
+    /// An event is refused. If it is a trade, nothing brings it back.
+    pub(super) fn miss_trade(&self, effect: &Effect, event: &NewEvent) {
+        if let Effect::Trade(_) = effect {
+            self.statuses.sources().miss(event.topic.clone());
+        }
+    }
+
+    /// An event is in the log. If it is a trade, those of its market go on.
+    pub(super) fn take_trade(&self, effect: &Effect, event: &NewEvent) {
+        if let Effect::Trade(_) = effect {
+            self.statuses.sources().goes_on(&event.topic);
+        }
     }
 
     /// What could not be written is learned again after a restart.

@@ -8,19 +8,22 @@ use serde_json::value::RawValue;
 pub enum Subject<'a> {
     /// The book of this market.
     Book(&'a str),
+    /// The trades of this market.
+    Trades(&'a str),
     /// The book of some market, or nothing that can be seen.
     Unknown,
-    /// No book of price levels.
+    /// No book of price levels, and no trades of a market that can be seen.
     Other,
 }
 
 const KIND: &str = "\"kind\"";
 const MARKET: &str = "\"market\"";
+const TRADE: &str = "trade";
 /// Fields that only books have.
 const SIDES: [&str; 2] = ["\"bids\"", "\"asks\""];
 
 /// Kinds that change no book of price levels.
-const OTHERS: [&str; 4] = ["market", "trade", "message", "source.gap"];
+const OTHERS: [&str; 4] = ["market", TRADE, "message", "source.gap"];
 /// The same of families of kinds.
 const OTHER_FAMILIES: [&str; 2] = ["order.", "block."];
 
@@ -52,8 +55,8 @@ fn subject_of_fields<'a>(fields: &Fields<'a>) -> Subject<'a> {
         (!text.contains('\\')).then_some(text)
     };
     let has_sides = fields.bids.is_some() || fields.asks.is_some();
-    match (text(fields.kind).is_some_and(is_other), text(fields.market)) {
-        (true, _) if !has_sides => Subject::Other,
+    match (text(fields.kind), text(fields.market)) {
+        (Some(kind), market) if is_other(kind) && !has_sides => other(kind, market),
         (_, Some(market)) => Subject::Book(market),
         (_, None) => Subject::Unknown,
     }
@@ -63,13 +66,19 @@ fn subject_of_fields<'a>(fields: &Fields<'a>) -> Subject<'a> {
 fn subject_of_text(line: &[u8]) -> Subject<'_> {
     let (kinds, markets) = (fields_named(line, KIND), fields_named(line, MARKET));
     let text = text_of(line);
-    let is_other = text_after(text, KIND).is_some_and(is_other);
     let has_sides = SIDES.iter().any(|side| fields_named(line, side) > 0);
-    match text_after(text, MARKET) {
-        _ if kinds > 1 || markets > 1 || (is_other && has_sides) => Subject::Unknown,
-        _ if is_other => Subject::Other,
-        Some(market) => Subject::Book(market),
-        None => Subject::Unknown,
+    match (text_after(text, KIND).filter(|kind| is_other(kind)), text_after(text, MARKET)) {
+        (kind, _) if kinds > 1 || markets > 1 || (kind.is_some() && has_sides) => Subject::Unknown,
+        (Some(kind), market) => other(kind, market),
+        (None, Some(market)) => Subject::Book(market),
+        (None, None) => Subject::Unknown,
+    }
+}
+
+fn other<'a>(kind: &str, market: Option<&'a str>) -> Subject<'a> {
+    match market {
+        Some(market) if kind == TRADE => Subject::Trades(market),
+        _ => Subject::Other,
     }
 }
 
@@ -166,7 +175,9 @@ mod tests {
             (r#"{"kind":"book.delta","market":"A\u002dB","bids":1}"#, Subject::Unknown),
             (r#"{"kind":"book.delta","market":7}"#, Subject::Unknown),
             (r#"{"kind":"message","topic":"t","data":{"market":"A-B"},"#, Subject::Other),
-            (r#"{"kind":"trade","market":"A-B","price":"1"#, Subject::Other),
+            (r#"{"kind":"trade","market":"A-B","price":"1"#, Subject::Trades("A-B")),
+            (r#"{"kind":"trade","market":"A-B","price":1}"#, Subject::Trades("A-B")),
+            (r#"{"kind":"trade","price":1}"#, Subject::Other),
             (r#"{"kind":"order.placed","market":"A-B""#, Subject::Other),
             (r#"{"kind":"block.applied""#, Subject::Other),
         ] {

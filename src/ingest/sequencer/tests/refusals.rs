@@ -125,11 +125,11 @@ async fn a_book_has_the_gap_of_an_id_that_is_taken_in_the_place_of_its_event() {
     hub.send(&[other.clone(), too_precise.clone()]).await;
     assert!(gaps().is_empty());
     // A snapshot after it in the same batch ends it.
-    hub.send(&[snapshot.clone()]).await;
+    hub.send(std::slice::from_ref(&snapshot)).await;
     let before = last();
     hub.send(&[other.clone(), snapshot.clone()]).await;
     assert_eq!(gaps(), [before + 1]);
-    hub.send(&[too_precise.clone()]).await;
+    hub.send(std::slice::from_ref(&too_precise)).await;
     assert_eq!(gaps(), [before + 3], "the book was whole");
     // One before it does not, nor does a snapshot whose own id is taken.
     hub.send(&[snapshot.clone(), other, too_precise.clone()]).await;
