@@ -30,8 +30,9 @@ install: build ## Build, and copy both programs into $(PREFIX)/bin (`make instal
 
 test: rust setup graphiql fmt clippy benches deny docs unit ## Everything a change must pass, clients of others included
 
-soak: rust setup ## The kills and storms of the tests at their full size, some ten minutes
-	SPREADLY_SOAK=1 cargo test --locked --package spreadly --test main -- restart postgres kafka shared_ rollout
+soak: rust setup ## The kills and storms of the tests at their full size, some twenty minutes
+	SPREADLY_SOAK=1 cargo test --locked --package spreadly --test main -- restart postgres kafka shared_ \
+		broken_captures rollout
 
 bench: rust ## How near we are to the machine's limit, measured in the same run
 	cargo build --release --locked --package spreadly --package spreadly-storm

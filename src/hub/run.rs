@@ -208,8 +208,15 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
             let guard = ownership.clone();
             let guard = guard.map(|ownership| OwnershipGuard { ownership, replica: log.clone() });
             let replica = Replica { ingest, epoch: live.epoch(), replaced: replaced.clone() };
-            let (shared_log, ingest) =
-                SharedLog::new(shared, log_of_all, replica, &statuses, guard, postgres)?;
+            let (shared_log, ingest) = SharedLog::new(
+                shared,
+                log_of_all,
+                replica,
+                &statuses,
+                guard,
+                live.clone(),
+                postgres,
+            )?;
             (Some(shared_log), ingest)
         }
         None => (None, ingest),

@@ -16,6 +16,7 @@ use crate::config::{self, PostgresFeedConfig, SharedLogConfig, StoreConfig};
 use crate::feeds::postgres;
 use crate::ingest::feed_status::FeedStatuses;
 use crate::ingest::handle::IngestHandle;
+use crate::live::Live;
 use crate::postgres::{Doorbell, PostgresConfig};
 use crate::shared_log::{
     self, OwnershipGuard, PostgresMeters, Reader, Requests, Writer, WriterConfig,
@@ -50,6 +51,7 @@ impl SharedLog {
         replica: Replica,
         statuses: &FeedStatuses,
         ownership_guard: Option<OwnershipGuard>,
+        live: Arc<Live>,
         meters: Arc<PostgresMeters>,
     ) -> Result<(Self, IngestHandle), ServeError> {
         let Replica { ingest: replica, epoch, replaced } = replica;
@@ -60,8 +62,15 @@ impl SharedLog {
             host
         };
         let postgres = postgres(log.clone());
-        let config =
-            WriterConfig { postgres, connections, connection_wait, host, ownership_guard, meters };
+        let config = WriterConfig {
+            postgres,
+            connections,
+            connection_wait,
+            host,
+            ownership_guard,
+            live,
+            meters,
+        };
         let (reader, writer) = shared_log::open(config, statuses.clone(), epoch.0, replaced)
             .map_err(io::Error::other)?;
         let (ingest, requests) = shared_log::handle();

@@ -102,9 +102,12 @@ async fn follow_feeds(encoders: Arc<Encoders>, statuses: FeedStatuses, stop: Can
             }
         }
         encoders.set_feeds(views(feeds, encoders.live()));
+        // The look itself may have changed what the next one finds.
+        let now = statuses.sources().changes();
+        let is_due = computed.as_ref().is_some_and(|(_, seen)| *seen != now);
         let pause = async {
             tokio::time::sleep(STATUS_PACE).await;
-            changes.changed().await
+            if is_due { Ok(()) } else { changes.changed().await }
         };
         match stop.run_until_cancelled(pause).await {
             Some(Ok(())) => {}
@@ -124,7 +127,7 @@ fn health(feeds: &[FeedStatus]) -> Health {
 fn states(feeds: &[FeedStatus], sources: &TopicSources) -> FeedStates {
     let worst = feeds.iter().map(|feed| feed.state).max().unwrap_or_default();
     match worst {
-        feed_status::FeedState::Live => FeedStates::default(),
+        feed_status::FeedState::Live if !sources.misses_any() => FeedStates::default(),
         worst => {
             let known = sources.states(feeds).into_iter();
             let known = known.map(|(topic, state)| (topic, state.into())).collect();

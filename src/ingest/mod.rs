@@ -3,7 +3,7 @@
 
 pub mod feed_status;
 pub mod handle;
-mod losses;
+pub mod losses;
 pub mod place;
 pub mod projection;
 pub mod refusals;

@@ -10,6 +10,7 @@
 //! until it is in. Feeds wait for their answer meanwhile, so nothing piles up and nothing is lost:
 //! their sources keep what was not acknowledged.
 
+mod conflicts;
 mod group;
 mod persist;
 mod sources;
@@ -28,7 +29,6 @@ use super::feed_status::{FeedId, FeedStatuses};
 use super::handle::{
     Ack, Answer, Batch, Incoming, IngestError, IngestHandle, Request, WeakIngestHandle, body, now,
 };
-use super::losses::Lost;
 use super::projection::Projection;
 use super::rollback;
 use super::waiters::Waiters;
@@ -40,7 +40,8 @@ use crate::market::event::{self, Body, Event};
 use crate::market::ownership::Ownership;
 use crate::market::refusal::Refusal;
 use crate::recovery::Recovered;
-use crate::store::{Appended, NewEvent, RollbackTransaction, Store, TopicSource};
+use crate::store::{Appended, NewEvent, RollbackTransaction, Store, Stored, TopicSource};
+use conflicts::Conflicts;
 use group::{Buffers, Delivery, Group};
 
 /// Events of a book between two checkpoints. A restart replays one to two such stretches of each
@@ -104,6 +105,7 @@ pub(crate) fn prepare(
         buffers,
         new_sources: Vec::new(),
         noted: HashMap::default(),
+        doubted: HashMap::default(),
         since_checkpoint,
         checkpoint_interval: HashMap::default(),
     };
@@ -212,6 +214,9 @@ struct Sequencer {
     new_sources: Vec<TopicSource>,
     /// Of each topic, the source that was noted last.
     noted: HashMap<Arc<str>, (FeedId, Arc<str>)>,
+    /// Sources that brought a line of an unknown market, and what was known then of books and
+    /// sources, see [`Sequencer::in_doubt`].
+    doubted: HashMap<(FeedId, Arc<str>), (u64, u64)>,
     since_checkpoint: HashMap<MarketId, u64>,
     /// Events between the last checkpoint of a market and its next one.
     checkpoint_interval: HashMap<MarketId, u64>,
@@ -311,12 +316,33 @@ impl Sequencer {
             mut outcomes,
             ..
         } = group;
+        let conflicts = Conflicts {
+            events: &events,
+            effects: &effects,
+            sources: &sources,
+            deliveries: &deliveries,
+            statuses: self.statuses.clone(),
+        };
         let mut appended = if events.is_empty() && progress.is_empty() {
             Appended::default()
         } else {
-            self.persist(|store| store.append(&events, &progress, now))?
+            // Not asked by anyone else meanwhile.
+            let admission = std::mem::take(&mut self.admission);
+            let written = self.persist(|store| {
+                let instead = |place, stored: &dyn Fn() -> Option<Stored>| {
+                    conflicts.instead(place, &admission, stored)
+                };
+                store.append_or(&events, &progress, now, instead)
+            });
+            self.admission = admission;
+            written?
         };
-        let mut lost = Vec::new();
+        let gaps: Vec<_> = appended
+            .replaced
+            .iter()
+            .filter_map(|place| Some((*place, Arc::new(conflicts.gap(*place)?))))
+            .collect();
+        let mut gaps_ahead = gaps.iter().peekable();
         let mut sources = sources.into_iter().peekable();
         let mut applied = std::mem::take(&mut self.buffers.applied);
         let mut due = BTreeSet::new();
@@ -325,22 +351,25 @@ impl Sequencer {
         for (place, (sequence, (index, time, effect))) in written {
             let watched = watched.next_if(|(own, _)| *own == place).map(|(_, own)| own);
             let source = sources.next_if(|(own, _)| *own == place).map(|(_, own)| own);
+            let gap = gaps_ahead.next_if(|(own, _)| *own == place).map(|(_, gap)| gap.clone());
+            let (index, time, effect) = match (gap, index, source.as_ref()) {
+                (Some(gap), Some(index), Some(source)) => {
+                    let id = events[place].id.clone().unwrap_or_default();
+                    deliveries[index].ack.refuse(source.clone(), Refusal::IdTaken(id));
+                    (None, None, Effect::Gap(gap))
+                }
+                _ => (index, time, effect),
+            };
             let mut unasked = Ack::default();
             let ack = match index {
                 Some(index) => &mut deliveries[index].ack,
                 None => &mut unasked,
             };
             let Some(sequence) = sequence else {
-                let NewEvent { id, numbered, .. } = &events[place];
-                match (source, id) {
+                match (source, &events[place].id) {
                     (Some(source), Some(id)) if self.is_taken(&events[place]) => {
-                        let reason = Refusal::IdTaken(id.clone());
-                        if let Effect::Replace { market, .. } | Effect::Change { market, .. } =
-                            effect
-                        {
-                            lost.push((index, market, source.clone(), reason.clone(), *numbered));
-                        }
-                        ack.refuse(source, reason);
+                        self.miss_trade(&effect, &events[place]);
+                        ack.refuse(source, Refusal::IdTaken(id.clone()));
                     }
                     _ => ack.known += 1,
                 }
@@ -366,21 +395,17 @@ impl Sequencer {
                     due.insert(market.clone());
                 }
             }
+            self.take_trade(&effect, &events[place]);
             let candles = appended.candles.remove(&sequence).unwrap_or_default();
             applied.push(Applied { sequence, time, effect, candles });
+        }
+        if !gaps.is_empty() {
+            self.settle_gaps(&gaps, &applied);
         }
         let mut applied = self.live.apply(applied);
         applied.clear();
         events.clear();
         self.buffers = Buffers { events, effects, applied };
-        if !lost.is_empty() {
-            let mut gaps = self.group();
-            for (index, market, source, reason, numbered) in lost {
-                let feed = index.and_then(|index| deliveries[index].feed);
-                self.lose(feed, Lost::Book(&market), (&source, &reason), numbered, &mut gaps);
-            }
-            self.commit(gaps)?;
-        }
         for (watched, ack) in outcomes {
             self.config.waiters.answer(watched, &ack);
         }

@@ -4,6 +4,7 @@
 //! The log keeps them, so that a restart need not wait for an event of each topic.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use foldhash::HashMap;
 use parking_lot::Mutex;
@@ -19,11 +20,17 @@ pub const MOST_SOURCES: usize = 16;
 
 /// See the module's text. Clones share it.
 #[derive(Clone, Default)]
-pub struct TopicSources(Arc<Mutex<Known>>);
+pub struct TopicSources {
+    known: Arc<Mutex<Known>>,
+    /// How many topics missed an event.
+    missed: Arc<AtomicUsize>,
+}
 
 #[derive(Default)]
 struct Known {
     topics: HashMap<Arc<str>, Vec<Source>>,
+    /// Topics that missed an event which nothing brings back, and whether they had one since.
+    missed: HashMap<Arc<str>, bool>,
     /// Counts the changes.
     changes: u64,
 }
@@ -55,7 +62,7 @@ impl TopicSources {
         feed: &Arc<str>,
         source: &Arc<str>,
     ) -> Option<TopicSource> {
-        let mut known = self.0.lock();
+        let mut known = self.known.lock();
         let is_full = known.topics.len() >= MOST_TOPICS;
         let mut replaces = false;
         match known.topics.get_mut(topic) {
@@ -78,23 +85,58 @@ impl TopicSources {
         Some(TopicSource { topic, feed, source, replaces })
     }
 
-    /// Whether a topic may have events of this source: it had some, or its sources are not known.
-    pub fn may_bring(&self, topic: &str, feed: &str, source: &str) -> bool {
-        let known = self.0.lock();
-        known.topics.get(topic).is_none_or(|all| all.iter().any(|own| own.is(feed, source)))
+    /// Those of the topics that may have events of this source: they had some, or their sources
+    /// are not known.
+    pub fn brought<'a, T>(
+        &self,
+        (feed, source): (&str, &str),
+        topics: impl Iterator<Item = (T, &'a str)>,
+    ) -> Vec<T> {
+        let known = self.known.lock();
+        let may_bring = |topic: &str| {
+            known.topics.get(topic).is_none_or(|all| all.iter().any(|own| own.is(feed, source)))
+        };
+        topics.filter(|(_, topic)| may_bring(topic)).map(|(own, _)| own).collect()
+    }
+
+    /// A topic missed an event which nothing brings back. It is stale until the next one, and for
+    /// one look at the states at least.
+    pub fn miss(&self, topic: Arc<str>) {
+        let mut known = self.known.lock();
+        if known.missed.len() < MOST_TOPICS {
+            known.missed.insert(topic, false);
+            known.changes += 1;
+        }
+        self.missed.store(known.missed.len(), Ordering::Release);
+    }
+
+    /// A topic has an event again. Costs nothing where none missed one.
+    pub fn goes_on(&self, topic: &str) {
+        if !self.misses_any() {
+            return;
+        }
+        let mut known = self.known.lock();
+        let goes_on = known.missed.get_mut(topic).is_some_and(|own| !std::mem::replace(own, true));
+        known.changes += u64::from(goes_on);
+    }
+
+    /// Whether a topic missed an event, and had none since the last look.
+    pub fn misses_any(&self) -> bool {
+        self.missed.load(Ordering::Acquire) > 0
     }
 
     /// Counts the changes.
     pub fn changes(&self) -> u64 {
-        self.0.lock().changes
+        self.known.lock().changes
     }
 
     /// The state of each topic with a known source, which is the worst of its sources. A feed that
-    /// is not among these brings nothing any more.
+    /// is not among these brings nothing any more. What missed an event and goes on is forgotten
+    /// by this look.
     pub fn states(&self, feeds: &[FeedStatus]) -> HashMap<Arc<str>, FeedState> {
         let feeds: HashMap<&str, &FeedStatus> =
             feeds.iter().map(|feed| (&*feed.name, feed)).collect();
-        let known = self.0.lock();
+        let mut known = self.known.lock();
         let mut states = HashMap::default();
         for (topic, sources) in &known.topics {
             let state = |source: &Source| Some(feeds.get(&*source.feed)?.of(&source.name));
@@ -102,6 +144,14 @@ impl TopicSources {
                 states.insert(topic.clone(), worst);
             }
         }
+        for topic in known.missed.keys() {
+            let state = states.entry(topic.clone()).or_default();
+            *state = FeedState::Stale.max(*state);
+        }
+        let before = known.missed.len();
+        known.missed.retain(|_, goes_on| !*goes_on);
+        known.changes += u64::from(known.missed.len() != before);
+        self.missed.store(known.missed.len(), Ordering::Release);
         states
     }
 }
@@ -110,6 +160,10 @@ impl TopicSources {
 mod tests {
     use super::*;
     use crate::ingest::feed_status::{FeedKind, FeedStatuses};
+
+    fn may_bring(all: &TopicSources, topic: &str, source: &str) -> bool {
+        !all.brought(("files", source), std::iter::once(((), topic))).is_empty()
+    }
 
     fn note(all: &TopicSources, topic: &str, feed: &str, source: &str) -> Option<bool> {
         Some(all.note(&topic.into(), &feed.into(), &source.into())?.replaces)
@@ -139,9 +193,40 @@ mod tests {
         assert_eq!(states(), [Some(FeedState::Halted), live, Some(FeedState::Stale), None]);
         statuses.source_faults(files, [].into());
         assert_eq!(states(), [live, live, Some(FeedState::Stale), None]);
-        assert!(sources.may_bring("A", "files", "a"));
-        assert!(!sources.may_bring("A", "files", "b"));
-        assert!(sources.may_bring("E", "files", "b"));
+        assert!(may_bring(sources, "A", "a"));
+        assert!(!may_bring(sources, "A", "b"));
+        assert!(may_bring(sources, "E", "b"));
+    }
+
+    #[test]
+    fn a_topic_that_missed_an_event_is_stale_for_a_look_at_least_and_until_the_next_event() {
+        let statuses = FeedStatuses::new();
+        let files = statuses.register("files", FeedKind::Files);
+        let sources = statuses.sources();
+        note(sources, "A", "files", "a");
+        note(sources, "B", "files", "b");
+        let look = || {
+            let (before, states) = (sources.changes(), sources.states(&statuses.snapshot()));
+            (states.get("A").copied(), states.get("B").copied(), sources.changes() != before)
+        };
+        let (live, stale) = (Some(FeedState::Live), Some(FeedState::Stale));
+        assert_eq!(look(), (live, live, false));
+        sources.miss("A".into());
+        assert_eq!(look(), (stale, live, false));
+        sources.goes_on("B");
+        assert_eq!(look(), (stale, live, false));
+        sources.goes_on("A");
+        assert_eq!(look(), (stale, live, true), "another look is due");
+        assert_eq!(look(), (live, live, false));
+        // Also if the next event comes at once.
+        sources.miss("B".into());
+        sources.goes_on("B");
+        assert_eq!(look(), (live, stale, true));
+        assert!(!sources.misses_any());
+        // It is no better for it.
+        sources.miss("A".into());
+        statuses.source_faults(files, [("a".into(), "no".into())].into());
+        assert_eq!(look().0, Some(FeedState::Halted));
     }
 
     #[test]
@@ -151,12 +236,12 @@ mod tests {
             assert_eq!(note(&sources, "A", "files", &number.to_string()), Some(false));
         }
         assert_eq!(note(&sources, "A", "files", "one more"), Some(true));
-        assert!(!sources.may_bring("A", "files", "0"));
+        assert!(!may_bring(&sources, "A", "0"));
         for number in 1..MOST_TOPICS {
             assert_eq!(note(&sources, &number.to_string(), "files", "a"), Some(false));
         }
         assert_eq!(note(&sources, "one more", "files", "a"), None);
-        assert!(sources.may_bring("one more", "files", "b"));
+        assert!(may_bring(&sources, "one more", "b"));
         assert_eq!(note(&sources, "A", "files", "0"), Some(false));
     }
 }

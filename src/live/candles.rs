@@ -9,6 +9,7 @@ use spreadly_subscriptions::{Cursor, Epoch, Frame, ResponseStream, Resume};
 
 use super::feed_states::FeedStates;
 use super::frame::{CandleFrame, Encode, FeedState, LiveFrame, SnapshotReason, candles_topic};
+use super::market_streams::is_same;
 use super::pace::{QUIET_BEATS, Touched};
 use super::reader_errors::bad_cursor;
 use super::steps::MOST_STATED_FIELDS;
@@ -64,6 +65,8 @@ struct CandleStream {
     last: u64,
     epoch: Epoch,
     state: FeedState,
+    /// As readers were sent it.
+    definition: Arc<MarketDefinition>,
     /// What the clock closed since.
     rolled: Vec<Candle>,
     quiet_beats: u8,
@@ -112,7 +115,10 @@ impl CandleBoard {
     }
 
     /// Its decimals can't change once there are trades.
-    pub(super) fn define(&mut self, definition: &Arc<MarketDefinition>) {
+    pub(super) fn define(&mut self, definition: &Arc<MarketDefinition>, touched: &mut Touched) {
+        if !is_same(&self.definition, definition) {
+            touched.extend(&self.raw);
+        }
         self.definition = definition.clone();
     }
 
@@ -206,7 +212,10 @@ impl CandleBoard {
                 }
                 None => self.restate(&mut own, SnapshotReason::Lagged, moment),
             }
-        } else if !rolled.is_empty() || own.state != self.state(&moment.states) {
+        } else if !rolled.is_empty()
+            || own.state != self.state(&moment.states)
+            || !is_same(&own.definition, &self.definition)
+        {
             own.push(self.frame(&own, Some(own.last), None, 0, rolled, moment));
         }
         self.streams.insert(stream, own);
@@ -301,6 +310,7 @@ impl CandleBoard {
             last: self.sequence,
             epoch: self.epochs.epoch(),
             state: self.state(states),
+            definition: self.definition.clone(),
             rolled: Vec::new(),
             quiet_beats: 0,
             started: None,
@@ -407,6 +417,7 @@ impl CandleStream {
     fn push(&mut self, frame: CandleFrame) {
         let sequence = frame.sequence;
         (self.epoch, self.state) = (frame.epoch, frame.state);
+        self.definition = frame.definition.clone();
         let bytes = (self.encode)(LiveFrame::Candles(frame));
         self.stream.push(Frame::new(self.last, sequence, bytes));
         self.last = sequence;

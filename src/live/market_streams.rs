@@ -7,15 +7,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt as _};
-use spreadly_subscriptions::{Epoch, Frame, Position, ResponseStream, Resume};
+use spreadly_subscriptions::{Epoch, Frame, ResponseStream, Resume};
 
 use super::feed_states::FeedStates;
 use super::frame::{Encode, FeedState, LiveFrame, SnapshotReason};
 use super::pace::{QUIET_BEATS, Touched};
+use super::start_from::StartFrom;
 use super::stated_frames::StatedFrames;
 use super::steps::Step;
 use crate::market::definition::{MarketDefinition, MarketId};
-use crate::market::epochs::{EpochChange, EpochHistory, ResumeFrom};
+use crate::market::epochs::{EpochChange, EpochHistory};
 use crate::market::time::Micros;
 
 /// What streams follow of each market.
@@ -81,6 +82,7 @@ impl<T: MarketValue> MarketEntry<T> {
             events: self.events,
             rolls: self.rolls,
             state: self.state(),
+            definition: self.definition.clone(),
         }
     }
 }
@@ -111,6 +113,7 @@ struct Pushed {
     events: u64,
     rolls: u64,
     state: FeedState,
+    definition: Arc<MarketDefinition>,
 }
 
 impl Pushed {
@@ -118,33 +121,20 @@ impl Pushed {
     fn is_old<T>(&self, entry: &MarketEntry<T>) -> bool {
         (self.events, self.rolls) != (entry.events, entry.rolls)
     }
-}
 
-/// Where a reader starts.
-pub(super) enum StartFrom {
-    /// It has nothing.
-    Nothing,
-    /// After a cursor, which is of one market.
-    Cursor(MarketId, Position),
-    /// It was too slow, and saw everything up to a sequence.
-    Seen(u64),
-}
-
-impl StartFrom {
-    /// The sequence that it continues after in a market, or why that market's value is stated.
-    fn after<T: MarketValue>(&self, market: &MarketEntry<T>) -> Result<u64, SnapshotReason> {
-        match self {
-            Self::Cursor(resumed, at) if *resumed == market.definition.market => {
-                match market.epochs.resume(at, market.value.sequence()) {
-                    ResumeFrom::After(seen) => Ok(seen),
-                    ResumeFrom::RolledBack { .. } => Err(SnapshotReason::of_epoch(&market.epochs)),
-                    ResumeFrom::Start => Err(SnapshotReason::EpochChange),
-                }
-            }
-            Self::Nothing | Self::Cursor(..) => Err(SnapshotReason::Initial),
-            Self::Seen(seen) => Err(SnapshotReason::of_lag(*seen, &market.epochs)),
-        }
+    /// Whether a frame is due, though the value may be as it was.
+    fn is_due<T>(&self, entry: &MarketEntry<T>) -> bool {
+        self.is_old(entry)
+            || self.quiet_beats >= QUIET_BEATS
+            || self.state != entry.state()
+            || self.epoch != entry.epochs.epoch()
+            || !is_same(&self.definition, &entry.definition)
     }
+}
+
+/// Nearly always it is the very same one.
+pub(super) fn is_same(one: &Arc<MarketDefinition>, other: &Arc<MarketDefinition>) -> bool {
+    Arc::ptr_eq(one, other) || one == other
 }
 
 impl<T: MarketValue> MarketStreams<T> {
@@ -158,7 +148,12 @@ impl<T: MarketValue> MarketStreams<T> {
     }
 
     /// Defines a market with this history of epochs, or redefines it.
-    pub(super) fn define(&mut self, definition: &Arc<MarketDefinition>, epochs: &EpochHistory) {
+    pub(super) fn define(
+        &mut self,
+        definition: &Arc<MarketDefinition>,
+        epochs: &EpochHistory,
+        touched: &mut Touched,
+    ) {
         let entry = self.markets.entry(definition.market.clone()).or_insert_with(|| MarketEntry {
             definition: definition.clone(),
             epochs: epochs.clone(),
@@ -169,6 +164,9 @@ impl<T: MarketValue> MarketStreams<T> {
             rolls: 0,
             raw: BTreeSet::new(),
         });
+        if !is_same(&entry.definition, definition) {
+            touched.extend(&entry.raw);
+        }
         entry.definition = definition.clone();
         for stream in self.streams.values_mut() {
             if let Some(pushed) = stream.markets.get_mut(&definition.market) {
@@ -297,11 +295,7 @@ impl<T: MarketValue> MarketStreams<T> {
         let mut due: Vec<(u64, &MarketId)> = Vec::new();
         for (market, pushed) in &own.markets {
             let Some(entry) = self.markets.get(market) else { continue };
-            if pushed.is_old(entry)
-                || pushed.quiet_beats >= QUIET_BEATS
-                || pushed.state != entry.state()
-                || pushed.epoch != entry.epochs.epoch()
-            {
+            if pushed.is_due(entry) {
                 due.push((entry.value.sequence(), market));
             }
         }

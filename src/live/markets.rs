@@ -110,11 +110,11 @@ impl Live {
         let id = definition.market.clone();
         let epochs = self.epochs(&Topic::Market(&id).to_string());
         // First, so that a market that can be asked for has an offer to state.
-        self.offers.lock().define(&definition, &epochs);
-        self.tickers.lock().define(&definition, &epochs);
+        self.offers.lock().define(&definition, &epochs, touched);
+        self.tickers.lock().define(&definition, &epochs, touched);
         if let Some(market) = self.known(&id) {
             market.gone.store(false, Ordering::Release);
-            market.candles.lock().define(&definition);
+            market.candles.lock().define(&definition, touched);
             let mut state = market.state.lock();
             state.defined_at = state.defined_at.max(sequence);
             let decimals = |one: &MarketDefinition| (one.price_decimals, one.size_decimals);
@@ -155,6 +155,21 @@ impl Live {
             all.iter().filter_map(|market| market.state.lock().gap.clone()).collect();
         gaps.sort_unstable_by(|one, other| one.market.cmp(&other.market));
         gaps
+    }
+
+    /// The market, if its book of price levels is whole.
+    pub fn whole_book(&self, market: &str) -> Option<MarketId> {
+        let market = self.market(market)?;
+        let id = market.state.lock().whole()?;
+        let is_of_orders = self.last_of(&Topic::orders_of(&id).name()) > 0;
+        (!is_of_orders).then_some(id)
+    }
+
+    /// The markets whose books of price levels are whole.
+    pub fn whole_books(&self) -> Vec<MarketId> {
+        let all = self.all();
+        let whole = all.iter().filter_map(|market| market.state.lock().whole());
+        whole.filter_map(|market| self.whole_book(&market)).collect()
     }
 
     /// How many books are crossed now.
@@ -217,6 +232,11 @@ impl MarketState {
             feed_state,
             snapshot_encodings: &live.snapshot_encodings,
         }
+    }
+
+    /// The market, if its book is whole.
+    fn whole(&self) -> Option<MarketId> {
+        (self.has_book && self.gap.is_none()).then(|| self.definition.market.clone())
     }
 
     /// Whether the best bid is at the best ask or above. Sources of a decentralised exchange may

@@ -29,6 +29,7 @@ mod pace;
 mod reader_errors;
 mod rollback;
 mod source;
+mod start_from;
 mod stated_frames;
 mod steps;
 mod tickers;

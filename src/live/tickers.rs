@@ -4,8 +4,9 @@ use spreadly_subscriptions::{Cursor, CursorError};
 
 use super::feed_states::FeedStates;
 use super::frame::{FeedState, LiveFrame, TickerFrame, TickerView, ticker_topic};
-use super::market_streams::{FrameLink, MarketEntry, MarketStreams, MarketValue, StartFrom};
+use super::market_streams::{FrameLink, MarketEntry, MarketStreams, MarketValue};
 use super::pace::Touched;
+use super::start_from::StartFrom;
 use crate::market::bbo::BestBidOffer;
 use crate::market::candles::Candle;
 use crate::market::definition::MarketId;

@@ -73,6 +73,8 @@ pub struct Admission {
     orders: Orders,
     /// Those that have orders.
     accounts: HashSet<Box<str>>,
+    /// Counts the books that became whole.
+    made_whole: u64,
 }
 
 impl Admission {
@@ -101,12 +103,24 @@ impl Admission {
     pub fn settle_book(&mut self, market: &str) {
         if let Some(market) = self.markets.get_mut(market) {
             market.has_book = true;
+            self.made_whole += 1;
         }
     }
 
     /// Whether a market has a book of price levels that is whole, so that it has something to lose.
     pub fn is_whole(&self, market: &str) -> bool {
-        self.markets.get(market).is_some_and(|market| market.has_book && !market.has_gap)
+        self.markets.get(market).is_some_and(Market::is_whole)
+    }
+
+    /// The markets whose books are whole, with the topics of these.
+    pub fn whole_books(&self) -> impl Iterator<Item = (&MarketId, &str)> {
+        let whole = self.markets.iter().filter(|(_, market)| market.is_whole());
+        whole.map(|(id, market)| (id, &*market.book_topic))
+    }
+
+    /// Counts the books that became whole: while it is the same, no further book is.
+    pub fn made_whole(&self) -> u64 {
+        self.made_whole
     }
 
     /// Where a market's book comes from; `None` while it has none.
@@ -132,6 +146,7 @@ impl Admission {
         (known.definition, known.mode, known.traded) = (definition, mode, traded);
         // What is left may be without a snapshot. Then a gap is logged that says nothing new.
         (known.has_book, known.has_gap) = (mode == Some(BookMode::Levels), false);
+        self.made_whole += 1;
     }
 
     /// Settles that an account has orders, as the log shows it at start-up.
@@ -165,8 +180,11 @@ impl Admission {
                 known.check_mode(BookMode::Levels)?;
                 let levels = known.levels(bids, asks, Doubled::Refused)?;
                 known.mode = Some(BookMode::Levels);
+                let was_whole = known.is_whole();
                 (known.has_book, known.has_gap) = (true, false);
-                Ok(known.book(Effect::Replace { market: known.id(), levels }))
+                let admitted = known.book(Effect::Replace { market: known.id(), levels });
+                self.made_whole += u64::from(!was_whole);
+                Ok(admitted)
             }
             Body::BookDelta { market, bids, asks } => {
                 let known = self.market(market)?;
@@ -277,6 +295,11 @@ impl Market {
 
     fn id(&self) -> MarketId {
         Arc::clone(&self.definition.market)
+    }
+
+    /// See [`Admission::is_whole`].
+    fn is_whole(&self) -> bool {
+        self.has_book && !self.has_gap
     }
 
     fn book(&self, effect: Effect) -> Admitted {

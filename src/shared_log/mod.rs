@@ -2,6 +2,7 @@
 //! feeds and clients bring, and each has a replica, which it reads from the table.
 
 mod leases;
+mod losses;
 mod meters;
 mod ownership_guard;
 mod reader;

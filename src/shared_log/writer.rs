@@ -20,6 +20,7 @@ use tokio_postgres::NoTls;
 use tokio_util::sync::CancellationToken;
 
 use super::leases::{LeaseError, Leases};
+use super::losses::Losses;
 use super::meters::PostgresMeters;
 use super::ownership_guard::OwnershipGuard;
 use super::waiters::Waiters;
@@ -28,6 +29,8 @@ use crate::ingest::feed_status::{Cause, FeedId, FeedKind, FeedStatuses};
 use crate::ingest::handle::{
     self, Ack, Answer, Batch, Incoming, IngestError, IngestHandle, Request,
 };
+use crate::ingest::place::Place;
+use crate::live::Live;
 use crate::market::event;
 use crate::market::refusal::Refusal;
 use crate::postgres::PostgresConfig;
@@ -58,6 +61,8 @@ pub struct WriterConfig {
     pub host: String,
     /// Absent: every feed may bring anything.
     pub ownership_guard: Option<OwnershipGuard>,
+    /// As far as this hub has read the log.
+    pub live: Arc<Live>,
     pub meters: Arc<PostgresMeters>,
 }
 
@@ -199,36 +204,63 @@ impl Writer {
         drop(done.send(answer.map_err(|error| IngestError::Unreachable(error.to_string()))));
     }
 
-    /// Inserts a batch and waits until this hub has it too.
-    async fn deliver(&self, batch: Batch) -> Result<Ack, IngestError> {
-        let Batch { feed, lines, progress } = batch;
-        let mut refused = Ack::default();
-        let (mut bodies, mut places) = (Vec::new(), Vec::new());
-        let ownership_guard =
-            self.config.ownership_guard.as_ref().filter(|_| !self.statuses.is_kafka(feed));
+    /// What of a batch enters. What no hub would take is refused here, and leaves gaps.
+    async fn admit(&self, feed: Option<FeedId>, lines: Vec<Incoming>) -> Entering {
+        let mut entering = Entering::default();
+        let guard = self.config.ownership_guard.as_ref().filter(|_| !self.statuses.is_kafka(feed));
         // What a feed brings comes back through the reader of the log.
         let log = self.statuses.first_of(FeedKind::Postgres);
         let name = feed.and_then(|feed| self.statuses.name(feed));
+        let sources = self.statuses.sources();
+        // The client of a mutation gets the refusal as its answer.
+        let mut losses = name.clone().map(|name| {
+            let foreign = guard.map(|guard| &*guard.ownership);
+            Losses::new(&self.config.live, sources, name, foreign)
+        });
         for Incoming { place, line, .. } in lines {
-            match readable(line, ownership_guard).await {
-                Ok((body, topic)) => {
-                    if let (Some(feed), Some(topic)) = (&name, &topic) {
-                        for feed in std::iter::once(feed).chain(&log) {
-                            self.statuses.sources().note(topic, feed, &place.source);
-                        }
-                    }
-                    bodies.push(body);
-                    places.push(place);
+            let read = line.as_deref().map_err(Refusal::clone).and_then(event::parse);
+            let event = match read {
+                Ok(event) => event,
+                Err(reason) => {
+                    let line = line.as_deref().unwrap_or_default();
+                    let gaps = losses.as_mut().map(|own| own.of_line(line, &place, &reason));
+                    entering.add_gaps(gaps.unwrap_or_default(), &place);
+                    entering.refused.refuse(place, reason);
+                    continue;
                 }
-                Err(reason) => refused.refuse(place, reason),
+            };
+            if let Some(guard) = guard
+                && let Some(refusal) = guard.refusal(&event).await
+            {
+                entering.refused.refuse(place, refusal);
+                continue;
             }
+            if let (Some(feed), Some(topic)) = (&name, event.topic()) {
+                for feed in std::iter::once(feed).chain(&log) {
+                    sources.note(&topic, feed, &place.source);
+                }
+            }
+            let gaps = losses.as_mut().map(|own| own.of_event(&event, &place));
+            drop(event);
+            entering.bodies.push(line.map(handle::body).unwrap_or_default());
+            entering.places.push(place.clone());
+            entering.add_gaps(gaps.unwrap_or_default(), &place);
         }
+        entering
+    }
+
+    /// Inserts a batch and waits until this hub has it too.
+    async fn deliver(&self, batch: Batch) -> Result<Ack, IngestError> {
+        let Batch { feed, lines, progress } = batch;
+        let Entering { bodies, places, gaps, mut refused } = self.admit(feed, lines).await;
         let insertion = Insertion { bodies, progress };
         let mut ack = Ack::default();
         if !insertion.bodies.is_empty() {
             let mut waiting = self.waiters.expect(places);
             self.enter(feed, waiting.origin, &insertion).await?;
             ack = waiting.settled().await;
+            // They are no events of the feed.
+            ack.accepted = ack.accepted.saturating_sub(gaps);
         } else if !insertion.progress.is_empty() {
             self.enter(feed, 0, &insertion).await?;
         }
@@ -344,6 +376,24 @@ impl Writer {
     }
 }
 
+/// What of a batch enters.
+#[derive(Default)]
+struct Entering {
+    bodies: Vec<Box<str>>,
+    places: Vec<Place>,
+    /// How many of them are gaps.
+    gaps: usize,
+    refused: Ack,
+}
+
+impl Entering {
+    fn add_gaps(&mut self, lines: Vec<String>, place: &Place) {
+        self.gaps += lines.len();
+        self.places.extend(lines.iter().map(|_| place.clone()));
+        self.bodies.extend(lines.into_iter().map(Box::from));
+    }
+}
+
 /// What one transaction brings in.
 struct Insertion {
     bodies: Vec<Box<str>>,
@@ -357,29 +407,15 @@ impl Insertion {
     }
 }
 
-/// A line as the table takes it, and its topic where it names one. What no hub would take is
-/// refused where it came from.
-async fn readable(
-    line: Result<Vec<u8>, Refusal>,
-    ownership_guard: Option<&OwnershipGuard>,
-) -> Result<(Box<str>, Option<Arc<str>>), Refusal> {
-    let line = line?;
-    let event = event::parse(&line)?;
-    if let Some(ownership_guard) = ownership_guard
-        && let Some(refusal) = ownership_guard.refusal(&event).await
-    {
-        return Err(refusal);
-    }
-    let topic = event.topic();
-    Ok((handle::body(line), topic))
-}
-
 #[cfg(test)]
 mod tests {
+    use spreadly_subscriptions::Epoch;
+
     use super::*;
     use crate::ingest::handle::MOST_WAITING;
-    use crate::ingest::place::{At, Place};
+    use crate::ingest::place::At;
     use crate::postgres::Doorbell;
+    use crate::store::LogReaders;
 
     #[tokio::test(start_paused = true)]
     async fn a_request_beyond_those_under_way_and_those_in_line_waits() {
@@ -399,6 +435,12 @@ mod tests {
             connection_wait: Duration::from_secs(1),
             host: "host".to_owned(),
             ownership_guard: None,
+            live: Arc::new(Live::new(
+                Epoch(1),
+                Box::new(|| 0),
+                1,
+                LogReaders::new("none".as_ref(), 0),
+            )),
             meters: Arc::default(),
         };
         let writer = Writer::new(config, Arc::default(), statuses).unwrap();

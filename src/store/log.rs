@@ -65,6 +65,10 @@ pub struct Numbered {
     pub received: Micros,
 }
 
+/// See [`Store::append_or`].
+pub(super) type Instead<'a> =
+    dyn FnMut(usize, &dyn Fn() -> Option<Stored>) -> Option<NewEvent> + 'a;
+
 impl NewEvent {
     /// Its place in the log after this sequence.
     fn after(&self, last: u64, now: Micros) -> Numbered {
@@ -77,6 +81,8 @@ impl NewEvent {
 pub struct Appended {
     /// Of each event; `None` for one that was known by its id: it counts once.
     pub sequences: Vec<Option<u64>>,
+    /// The places of those events that another was written for, see [`Store::append_or`].
+    pub replaced: Vec<usize>,
     /// Of each trade by its sequence: the candle of each interval as it left them.
     pub candles: HashMap<u64, Vec<Candle>>,
 }
@@ -114,13 +120,25 @@ impl Store {
         progress: &[Progress],
         now: Micros,
     ) -> Result<Appended, StoreError> {
+        self.append_or(batch, progress, now, |_, _| None)
+    }
+
+    /// The same, with another event of the same topic in the place of one whose id is known, if
+    /// there is one. `instead` gets its place, and what reads the event that has the id.
+    pub fn append_or(
+        &mut self,
+        batch: &[NewEvent],
+        progress: &[Progress],
+        now: Micros,
+        mut instead: impl FnMut(usize, &dyn Fn() -> Option<Stored>) -> Option<NewEvent>,
+    ) -> Result<Appended, StoreError> {
         let moves = self.begin_append(batch, progress)?;
         let due = self.tail.is_due(now);
         let write = |connection: &Connection| {
             if due {
                 self.tail.write(connection, self.last)?;
             }
-            let appended = Self::write_events(connection, self.last, batch, now)?;
+            let appended = Self::write_events(connection, self.last, batch, now, &mut instead)?;
             Self::write_progress(connection, moves, progress)?;
             Ok(appended)
         };
@@ -185,8 +203,10 @@ impl Store {
         mut last: u64,
         batch: &[NewEvent],
         now: Micros,
+        instead: &mut Instead<'_>,
     ) -> rusqlite::Result<Appended> {
         let mut sequences = Vec::with_capacity(batch.len());
+        let mut replaced = Vec::new();
         let mut candles = HashMap::new();
         let mut writing = Writing::new(connection);
         // The newest row, after which SQLite numbers on: not the last number where a row is gone.
@@ -210,7 +230,20 @@ impl Store {
                 None => Self::insert(connection, first, last, now)?,
             };
             if !entered {
-                sequences.push(None);
+                let place = sequences.len();
+                let stored = || {
+                    let NewEvent { topic, id, kind, .. } = first;
+                    let id = EventId { topic, kind, id: id.as_deref()? };
+                    reader::find(connection, id).ok().flatten()
+                };
+                let other = instead(place, &stored);
+                if let Some(other) = &other {
+                    Self::insert(connection, other, last, now)?;
+                    last = other.after(last, now).sequence;
+                    newest = Some(last);
+                    replaced.push(place);
+                }
+                sequences.push(other.map(|_| last));
                 continue;
             }
             for event in some {
@@ -227,7 +260,7 @@ impl Store {
             }
         }
         writing.write()?;
-        Ok(Appended { sequences, candles })
+        Ok(Appended { sequences, replaced, candles })
     }
 
     pub(super) fn newest_row(connection: &Connection) -> rusqlite::Result<Option<u64>> {

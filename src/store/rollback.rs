@@ -57,7 +57,13 @@ impl Store {
         let last = self.last;
         let write = |connection: &Connection| -> Result<_, Failed> {
             self.tail.write(connection, last)?;
-            let appended = Self::write_events(connection, last, std::slice::from_ref(event), now)?;
+            let appended = Self::write_events(
+                connection,
+                last,
+                std::slice::from_ref(event),
+                now,
+                &mut |_, _| None,
+            )?;
             Self::write_progress(connection, moves, progress)?;
             let Some(Some(sequence)) = appended.sequences.first().copied() else { return Ok(None) };
             let transaction = RollbackTransaction { connection, path, sequence };

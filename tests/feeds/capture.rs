@@ -106,9 +106,14 @@ pub fn recorded(file: &str) -> Option<PathBuf> {
     Some(root.join(file)).filter(|file| file.exists())
 }
 
-/// The events of a capture, through the converter that users have. Cargo names the programs of this
-/// package alone to a test; the load tester's is built beside it.
+/// The events of a capture, through the converter that users have.
 pub fn converted(capture: &Path) -> Vec<String> {
+    converted_with(capture, None)
+}
+
+/// The same with the REST book that its differences belong to. Cargo names the programs of this
+/// package alone to a test; the load tester's is built beside it.
+pub fn converted_with(capture: &Path, snapshot: Option<&Path>) -> Vec<String> {
     let storm = Path::new(env!("CARGO_BIN_EXE_spreadly")).with_file_name("spreadly-storm");
     assert!(storm.exists(), "the load tester is not built: cargo build --package spreadly-storm");
     let folder = tempfile::tempdir().unwrap();
@@ -117,6 +122,7 @@ pub fn converted(capture: &Path) -> Vec<String> {
         .arg(capture)
         .args(["--to", &format!("folder:{}", folder.path().display())])
         .args(["--file", "capture.ndjson", "--speed", "max"])
+        .args(snapshot.iter().flat_map(|own| ["--snapshot".as_ref(), own.as_os_str()]))
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

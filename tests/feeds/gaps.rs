@@ -1,8 +1,11 @@
 //! Books that missed an event, and books that had none yet: they say so, alone, until they are
 //! whole.
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 
+use crate::harness::client::PATIENCE;
 use crate::harness::{Client, Hub, market};
 
 const FILE: &str = "books.ndjson";
@@ -168,4 +171,98 @@ async fn a_change_of_the_market_and_a_crossed_book_reach_who_follows_it() {
     );
     let (_, metrics) = hub.admin_page("/metrics");
     assert!(metrics.contains("\nspreadly_crossed_books 1\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_change_of_the_market_reaches_who_follows_its_offers_tickers_or_candles() {
+    let hub = Hub::start();
+    for name in [FAULTY, WHOLE] {
+        hub.append_lines(FILE, &market::beginning(name));
+    }
+    let mut client = Client::knowing(hub.address(), WHOLE).await;
+    let fields = "market sequence prevSequence definition { status tickSize }";
+    let operations = [
+        ("bestBidOffer", format!("markets: [\"{FAULTY}\", \"{WHOLE}\"]")),
+        ("tickers", format!("markets: [\"{FAULTY}\", \"{WHOLE}\"]")),
+        ("candles", format!("market: \"{FAULTY}\", interval: M1")),
+    ];
+    for (name, arguments) in &operations {
+        client
+            .subscribe(name, &format!("subscription {{ {name}({arguments}) {{ {fields} }} }}"))
+            .await;
+    }
+    // The first frames: of two markets, of two markets, and of one.
+    for _ in 0..5 {
+        client.message().await;
+    }
+    let changes = [("ACTIVE", "HALTED", "0.1"), ("\"0.1\"", "\"0.5\"", "0.5")];
+    let mut line = market::definition(FAULTY);
+    for (before, after, tick) in changes {
+        line = line.replacen(before, after, 1);
+        hub.append_lines(FILE, &[&line]);
+        let mut missing: Vec<_> = operations.iter().map(|(name, _)| *name).collect();
+        while !missing.is_empty() {
+            let message = client.message().await;
+            let name = message["id"].as_str().unwrap();
+            let frame = &message["payload"]["data"][name];
+            let changed = json!({ "status": "HALTED", "tickSize": tick });
+            if frame["market"] == WHOLE {
+                assert_eq!(frame["definition"]["status"], "ACTIVE", "{frame}");
+            } else if frame["definition"] == changed {
+                assert_eq!(frame["prevSequence"], frame["sequence"], "no event came: {frame}");
+                missing.retain(|own| *own != name);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_trade_that_is_refused_makes_the_trades_of_its_market_stale_until_the_next_one() {
+    let hub = Hub::start();
+    for name in [FAULTY, WHOLE] {
+        hub.append_lines(FILE, &market::beginning(name));
+    }
+    let mut client = Client::knowing(hub.address(), WHOLE).await;
+    let markets = format!("markets: [\"{FAULTY}\", \"{WHOLE}\"]");
+    let operations = [
+        ("trades", markets.clone()),
+        ("tickers", markets),
+        ("candles", format!("market: \"{FAULTY}\", interval: M1")),
+    ];
+    for (name, arguments) in &operations {
+        client
+            .subscribe(name, &format!("subscription {{ {name}({arguments}) {{ market state }} }}"))
+            .await;
+    }
+    client.subscribe("orderBook", &books("market")).await;
+    let trade = |price: &str, id: u64| {
+        let id = id.to_string();
+        json!({ "kind": "trade", "market": FAULTY, "price": price, "size": "1", "id": id })
+            .to_string()
+    };
+    let faults = [
+        vec![trade("1.23", 1)],
+        vec![trade("1.0", 2).replace("\"size\"", "\"sixe\"")],
+        vec![trade("1.0", 3).replace('}', "")],
+        // The same id with another price.
+        vec![trade("1.0", 4), trade("2.0", 4)],
+    ];
+    for (fault, id) in faults.into_iter().zip(100..) {
+        for (lines, state) in [(fault, "STALE"), (vec![trade("1.0", id)], "LIVE")] {
+            hub.append_lines(FILE, &lines);
+            let mut missing: Vec<_> = operations.iter().map(|(name, _)| *name).collect();
+            let began = Instant::now();
+            while !missing.is_empty() {
+                assert!(began.elapsed() < PATIENCE, "{state} never came: {missing:?}");
+                let message = client.message().await;
+                let name = message["id"].as_str().unwrap();
+                let frame = &message["payload"]["data"][name];
+                if frame["market"] == WHOLE || name == "orderBook" {
+                    assert_eq!(frame["state"], "LIVE", "{frame}");
+                } else if frame["state"] == state {
+                    missing.retain(|own| *own != name);
+                }
+            }
+        }
+    }
 }

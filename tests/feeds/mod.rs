@@ -1,5 +1,6 @@
 //! Where events come from: files, Postgres and Kafka.
 
+mod broken_captures;
 pub mod capture;
 mod files;
 mod gaps;

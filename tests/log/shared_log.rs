@@ -342,3 +342,46 @@ async fn a_folder_that_another_hub_takes_over_is_halted_at_the_first_and_its_lin
         assert_eq!(hub.published("t0"), lines);
     }
 }
+
+#[tokio::test]
+async fn a_line_of_no_known_market_leaves_the_books_of_its_file_in_doubt_at_every_hub() {
+    let postgres = Postgres::start();
+    let mut hubs = [on(&postgres), on(&postgres)];
+    let (own, other) = (["OWN-A", "OWN-B"], "OTHER-C");
+    for market in own {
+        hubs[0].append_lines("own.ndjson", &market::beginning(market));
+    }
+    hubs[0].append_lines("other.ndjson", &market::beginning(other));
+    let until_states = async |hubs: &[Hub; 2], expected: [&str; 3]| {
+        for hub in hubs {
+            let state = |market: &str| {
+                let query = format!("{{ orderBook(market: \"{market}\") {{ state }} }}");
+                hub.query(&query)["orderBook"]["state"].clone()
+            };
+            let states = async || [own[0], own[1], other].map(state) == expected.map(Value::from);
+            until("the states of the books", states).await;
+        }
+    };
+    let whole = ["LIVE"; 3];
+    drop(Client::knowing(hubs[1].address(), other).await);
+    drop(Client::knowing(hubs[1].address(), own[1]).await);
+    until_states(&hubs, whole).await;
+    let step = market::step(own[0], 0);
+    // The last one is whole but for its market, whose definition the hub waits for first.
+    let faults = ["garbage".to_owned(), step.replace("market", "mxrket"), step.replace("-A", "-X")];
+    for fault in &faults {
+        hubs[0].append_lines("own.ndjson", &[fault, &market::step(own[1], 1)]);
+        until_states(&hubs, ["STALE", "STALE", "LIVE"]).await;
+        hubs[1].restart();
+        until_states(&hubs, ["STALE", "STALE", "LIVE"]).await;
+        let snapshots = own.map(|market| market::beginning(market).remove(1));
+        hubs[0].append_lines("own.ndjson", &snapshots);
+        until_states(&hubs, whole).await;
+    }
+    // A line that shows its market concerns that one alone.
+    hubs[0].append_lines("own.ndjson", &[step.replace("[[", "[[[")]);
+    until_states(&hubs, ["STALE", "LIVE", "LIVE"]).await;
+    // The gaps are no events of the feed.
+    let counted = |feed: &Value| feed["eventsTotal"] == "15" && feed["refusedTotal"] == "4";
+    hubs[0].until_feed("files", "all lines", counted).await;
+}

@@ -6,6 +6,7 @@ use async_graphql::{Context, Enum, ID, Object};
 
 use super::feed::FeedState;
 use super::head::{BookSpeed, SnapshotReason};
+use super::market::Market;
 use super::scalars::{Cursor, DateTime, Decimal, UInt64};
 use crate::budgets::Work;
 use crate::graphql::errors::{ErrorCode, fault, limit_exceeded};
@@ -208,6 +209,11 @@ impl CandleFrame {
     /// The hub's clock.
     async fn publish_time(&self) -> DateTime {
         DateTime(self.0.publish_time)
+    }
+
+    /// The market as it is now. A frame comes at once when it changes, such as when trading halts.
+    async fn definition(&self) -> Market {
+        Market(self.0.definition.clone())
     }
 
     /// Whether the candles are up to date.

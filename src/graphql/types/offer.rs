@@ -5,6 +5,7 @@ use async_graphql::{ID, Object};
 use super::book::PriceLevel;
 use super::feed::FeedState;
 use super::head::{BookSpeed, SnapshotReason};
+use super::market::Market;
 use super::scalars::{Cursor, DateTime, UInt64};
 use crate::live;
 
@@ -73,6 +74,11 @@ impl BestBidOfferFrame {
     /// The hub's clock.
     async fn publish_time(&self) -> DateTime {
         DateTime(self.0.publish_time)
+    }
+
+    /// The market as it is now. A frame comes at once when it changes, such as when trading halts.
+    async fn definition(&self) -> Market {
+        Market(self.0.definition.clone())
     }
 
     /// Whether the offer is up to date.

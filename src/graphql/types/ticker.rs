@@ -6,7 +6,7 @@ use super::book::PriceLevel;
 use super::candle::notional;
 use super::feed::FeedState;
 use super::head::{BookSpeed, SnapshotReason};
-use super::market::Side;
+use super::market::{Market, Side};
 use super::scalars::{Cursor, DateTime, Decimal, UInt64};
 use crate::live::{self, TickerView, age_ms};
 use crate::market::fixed;
@@ -183,6 +183,11 @@ impl TickerFrame {
     /// The hub's clock.
     async fn publish_time(&self) -> DateTime {
         DateTime(self.0.publish_time)
+    }
+
+    /// The market as it is now. A frame comes at once when it changes, such as when trading halts.
+    async fn definition(&self) -> Market {
+        Market(self.0.definition.clone())
     }
 
     /// Whether the ticker is up to date.

@@ -94,10 +94,13 @@ impl Market {
 /// A line that can't be read, whatever it was.
 fn broken(text: &str, random: &mut StdRng) -> String {
     let at = random.random_range(1..text.len());
-    match random.random_range(0..4) {
+    match random.random_range(0..7) {
         0 => text[..at].to_owned(),
         1 => format!("{}\u{1}{}", &text[..at], &text[at..]),
         2 => text.replace(".5\"", ".55\""),
+        3 => text.replace("\"book.", "\"bock."),
+        4 => text.replace("book.snapshot", "trade").replace("book.delta", "trade"),
+        5 => text.replace("\"A-B\"", "\"A-X\"").replace("\"C-D\"", "\"C-X\""),
         _ => text.replace("\"bids\"", "\"bid\""),
     }
 }

@@ -8,14 +8,14 @@ use crate::ingest::feed_status::FeedId;
 use crate::ingest::handle::{
     Ack, Answer, Batch, Incoming, IngestError, Lease, Request, body, json, now,
 };
-use crate::ingest::losses::Lost;
+use crate::ingest::losses::{Lost, gap_reason};
 use crate::ingest::place::Place;
 use crate::ingest::waiters::Watched;
 use crate::market::admission::Admitted;
 use crate::market::book_gap::BookGap;
 use crate::market::definition::MarketId;
 use crate::market::effect::{Applied, Effect};
-use crate::market::event::{Body, Event, MOST_REASON_BYTES, OrderEvent, PlacedOrder, parse};
+use crate::market::event::{Body, Event, OrderEvent, PlacedOrder, parse};
 use crate::market::orders::Order;
 use crate::market::ownership::Ownership;
 use crate::market::refusal::Refusal;
@@ -159,8 +159,14 @@ impl Sequencer {
                 continue;
             }
             let owned = foreign.as_ref().and_then(|owner| self.owned(owner, &event));
-            if let Some(refusal) = owned.or_else(|| too_far_ahead(&event, numbered)) {
+            if let Some(refusal) = owned {
                 group.deliveries[index].ack.refuse(place, refusal);
+                continue;
+            }
+            if let Some(reason) = too_far_ahead(&event, numbered) {
+                let lost = Lost::of_event(&event, &reason);
+                self.lose(batch.feed, lost, (&place, &reason), numbered, group);
+                group.deliveries[index].ack.refuse(place, reason);
                 continue;
             }
             let watched = match watching {
@@ -222,7 +228,8 @@ impl Sequencer {
         Some(())
     }
 
-    /// Logs for each market whose book a refused event was lost to that the book has a gap.
+    /// Logs for each market whose book a refused event was lost to that the book has a gap. Trades
+    /// that missed one are stale for a while.
     pub(super) fn lose(
         &mut self,
         feed: Option<FeedId>,
@@ -236,17 +243,16 @@ impl Sequencer {
         let name = self.statuses.name(feed);
         let markets = match lost {
             Lost::Nothing => return,
-            Lost::Book(market) => vec![MarketId::from(market)],
-            // It has the number of one event only.
-            Lost::Unknown if numbered.is_some() => return,
-            Lost::Unknown => {
-                let is_of = |market: &&MarketId| {
-                    let topic = Topic::Book(market).to_string();
-                    let sources = self.statuses.sources();
-                    sources.may_bring(&topic, name.as_deref().unwrap_or_default(), &place.source)
-                };
-                self.admission.markets().filter(is_of).cloned().collect()
+            Lost::Trades(market) => {
+                if self.admission.definition(market).is_some() {
+                    self.statuses.sources().miss(Topic::Trades(market).name());
+                }
+                return;
             }
+            Lost::Book(market) => vec![MarketId::from(market)],
+            // It has the number of one event only. See `shared_log::losses`.
+            Lost::Unknown if numbered.is_some() => return,
+            Lost::Unknown => self.in_doubt(feed, &place.source),
         };
         let source: Option<Box<str>> = name.as_deref().map(Box::from);
         let foreign = self.foreign(Some(feed));
@@ -255,8 +261,7 @@ impl Sequencer {
             if is_foreign(&market) || !self.admission.is_whole(&market) {
                 continue;
             }
-            let reason = format!("{place}: {reason}");
-            let reason = reason[..reason.floor_char_boundary(MOST_REASON_BYTES)].into();
+            let reason = gap_reason(place, reason);
             let gap = BookGap { market, source: source.clone(), reason };
             let body: Box<str> = gap.line().into();
             let event = Event::new(Body::BookGap(Box::new(gap)));
@@ -338,7 +343,7 @@ impl Sequencer {
 }
 
 /// Whether two lines say the same.
-fn is_same(one: &[u8], other: &[u8]) -> bool {
+pub(super) fn is_same(one: &[u8], other: &[u8]) -> bool {
     let value = |text: &[u8]| serde_json::from_slice::<serde_json::Value>(text).ok();
     one == other || value(one) == value(other)
 }

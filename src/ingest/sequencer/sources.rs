@@ -6,6 +6,9 @@ use super::Sequencer;
 use crate::ingest::feed_status::FeedId;
 use crate::ingest::place::Place;
 use crate::ingest::topic_sources::MOST_TOPICS;
+use crate::market::definition::MarketId;
+use crate::market::effect::Effect;
+use crate::store::NewEvent;
 
 impl Sequencer {
     /// A feed brought an event of a topic.
@@ -23,6 +26,36 @@ impl Sequencer {
         let Some(name) = self.statuses.name(feed) else { return };
         self.new_sources.extend(self.statuses.sources().note(topic, &name, &place.source));
         self.noted.insert(topic.clone(), (feed, place.source.clone()));
+    }
+
+    /// The books that are whole and that a source may bring. Looks for them only if there may be
+    /// further ones since the last time: a source may have many lines that can't be read.
+    pub(super) fn in_doubt(&mut self, feed: FeedId, source: &Arc<str>) -> Vec<MarketId> {
+        let sources = self.statuses.sources();
+        let now = (self.admission.made_whole(), sources.changes());
+        if self.doubted.len() >= MOST_TOPICS {
+            self.doubted.clear();
+        }
+        if self.doubted.insert((feed, source.clone()), now) == Some(now) {
+            return Vec::new();
+        }
+        let Some(name) = self.statuses.name(feed) else { return Vec::new() };
+        let found = sources.brought((&name, source), self.admission.whole_books());
+        found.into_iter().cloned().collect()
+    }
+
+    /// An event is refused. If it is a trade, nothing brings it back.
+    pub(super) fn miss_trade(&self, effect: &Effect, event: &NewEvent) {
+        if let Effect::Trade(_) = effect {
+            self.statuses.sources().miss(event.topic.clone());
+        }
+    }
+
+    /// An event is in the log. If it is a trade, those of its market go on.
+    pub(super) fn take_trade(&self, effect: &Effect, event: &NewEvent) {
+        if let Effect::Trade(_) = effect {
+            self.statuses.sources().goes_on(&event.topic);
+        }
     }
 
     /// What could not be written is learned again after a restart.

@@ -33,6 +33,7 @@ pub(crate) struct Model {
     books: BTreeMap<String, (u64, BTreeMap<String, u128>)>,
     defined: BTreeMap<String, String>,
     gaps: Vec<Arc<BookGap>>,
+    gaps_at: Vec<u64>,
     /// Of everything applied, also of what touches no book.
     pub(crate) sequences: Vec<u64>,
     /// Of these, what was applied on the thread of a file watch.
@@ -57,6 +58,7 @@ impl Model {
                 Effect::Order { update, levels } => (&update.order.market, levels, false),
                 Effect::Gap(gap) => {
                     self.gaps.push(gap.clone());
+                    self.gaps_at.push(event.sequence);
                     continue;
                 }
                 Effect::Trade(_) | Effect::Message(_) | Effect::None => continue,

@@ -1,36 +1,99 @@
 //! What a line is about that can't be read, as far as it can be seen.
 
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
 /// See the module's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject<'a> {
     /// The book of this market.
     Book(&'a str),
+    /// The trades of this market.
+    Trades(&'a str),
     /// The book of some market, or nothing that can be seen.
     Unknown,
-    /// No book of price levels.
+    /// No book of price levels, and no trades of a market that can be seen.
     Other,
 }
 
 const KIND: &str = "\"kind\"";
 const MARKET: &str = "\"market\"";
+const TRADE: &str = "trade";
+/// Fields that only books have.
+const SIDES: [&str; 2] = ["\"bids\"", "\"asks\""];
 
 /// Kinds that change no book of price levels.
-const OTHERS: [&str; 4] = ["market", "trade", "message", "source.gap"];
+const OTHERS: [&str; 4] = ["market", TRADE, "message", "source.gap"];
 /// The same of families of kinds.
 const OTHER_FAMILIES: [&str; 2] = ["order.", "block."];
 
+/// What is looked at of a line that is a JSON object.
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(borrow)]
+    kind: Option<&'a RawValue>,
+    #[serde(borrow)]
+    market: Option<&'a RawValue>,
+    #[serde(borrow)]
+    bids: Option<&'a RawValue>,
+    #[serde(borrow)]
+    asks: Option<&'a RawValue>,
+}
+
 /// Looks for the kind and the market of a line that is refused.
 pub fn subject(line: &[u8]) -> Subject<'_> {
-    let line = text_of(line);
-    let kind = text_after(line, KIND);
-    let is_other = |kind: &str| {
-        OTHERS.contains(&kind) || OTHER_FAMILIES.iter().any(|family| kind.starts_with(family))
-    };
-    match (kind.is_some_and(is_other), text_after(line, MARKET)) {
-        (true, _) => Subject::Other,
-        (false, Some(market)) => Subject::Book(market),
-        (false, None) => Subject::Unknown,
+    match serde_json::from_slice(line) {
+        Ok(fields) => subject_of_fields(&fields),
+        Err(_) => subject_of_text(line),
     }
+}
+
+/// A book's line may have lost its kind. Then it still has its sides.
+fn subject_of_fields<'a>(fields: &Fields<'a>) -> Subject<'a> {
+    let text = |raw: Option<&'a RawValue>| {
+        let text = raw?.get().strip_prefix('"')?.strip_suffix('"')?;
+        (!text.contains('\\')).then_some(text)
+    };
+    let has_sides = fields.bids.is_some() || fields.asks.is_some();
+    match (text(fields.kind), text(fields.market)) {
+        (Some(kind), market) if is_other(kind) && !has_sides => other(kind, market),
+        (_, Some(market)) => Subject::Book(market),
+        (_, None) => Subject::Unknown,
+    }
+}
+
+/// Two lines may have become one, and the kind of one may stand beside the market of the other.
+fn subject_of_text(line: &[u8]) -> Subject<'_> {
+    let (kinds, markets) = (fields_named(line, KIND), fields_named(line, MARKET));
+    let text = text_of(line);
+    let has_sides = SIDES.iter().any(|side| fields_named(line, side) > 0);
+    match (text_after(text, KIND).filter(|kind| is_other(kind)), text_after(text, MARKET)) {
+        (kind, _) if kinds > 1 || markets > 1 || (kind.is_some() && has_sides) => Subject::Unknown,
+        (Some(kind), market) => other(kind, market),
+        (None, Some(market)) => Subject::Book(market),
+        (None, None) => Subject::Unknown,
+    }
+}
+
+fn other<'a>(kind: &str, market: Option<&'a str>) -> Subject<'a> {
+    match market {
+        Some(market) if kind == TRADE => Subject::Trades(market),
+        _ => Subject::Other,
+    }
+}
+
+fn is_other(kind: &str) -> bool {
+    OTHERS.contains(&kind) || OTHER_FAMILIES.iter().any(|family| kind.starts_with(family))
+}
+
+/// How many fields of this name a line has, at whatever depth.
+fn fields_named(line: &[u8], quoted: &str) -> usize {
+    let is_field = |at: usize| {
+        let rest = line.get(at..).and_then(|rest| rest.strip_prefix(quoted.as_bytes()));
+        rest.is_some_and(|rest| rest.trim_ascii_start().starts_with(b":"))
+    };
+    let quotes = line.iter().enumerate().filter(|(_, byte)| **byte == b'"');
+    quotes.filter(|(at, _)| is_field(*at)).count()
 }
 
 /// A market that a line names.
@@ -105,12 +168,36 @@ mod tests {
             (r#"{"kind":"book.delta","mxrket":"A-B","bids":[]}"#, Subject::Unknown),
             (r#"{"kind":"book.delta","market":"A-"#, Subject::Unknown),
             ("garbage", Subject::Unknown),
+            (r#"{"kind":"book.dxlta","market":"A-B","bids":[]}"#, Subject::Book("A-B")),
+            (r#"{"kind":"trade","market":"A-B","bids":[],"asks":[]}"#, Subject::Book("A-B")),
+            (r#"{"kind":"trade","market":"A-B","pri"bids":[],"asks":[]}"#, Subject::Unknown),
+            (r#"{"of":{"market":"Z"},"kind":1,"market":"A-B"}"#, Subject::Book("A-B")),
+            (r#"{"kind":"book.delta","market":"A\u002dB","bids":1}"#, Subject::Unknown),
+            (r#"{"kind":"book.delta","market":7}"#, Subject::Unknown),
             (r#"{"kind":"message","topic":"t","data":{"market":"A-B"},"#, Subject::Other),
-            (r#"{"kind":"trade","market":"A-B","price":"1"#, Subject::Other),
+            (r#"{"kind":"trade","market":"A-B","price":"1"#, Subject::Trades("A-B")),
+            (r#"{"kind":"trade","market":"A-B","price":1}"#, Subject::Trades("A-B")),
+            (r#"{"kind":"trade","price":1}"#, Subject::Other),
             (r#"{"kind":"order.placed","market":"A-B""#, Subject::Other),
             (r#"{"kind":"block.applied""#, Subject::Other),
         ] {
             assert_eq!(subject(line.as_bytes()), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn of_two_lines_that_became_one_no_market_is_believed() {
+        let (one, two) = (
+            r#"{"kind":"book.delta","market":"A-B","bids":[],"asks":[]}"#,
+            r#"{"kind":"book.delta","market":"C-D","bids":[],"asks":[]}"#,
+        );
+        for end in 1..one.len() {
+            let line = format!("{}{two}", &one[..end]);
+            assert_eq!(subject(line.as_bytes()), Subject::Unknown, "{line}");
+            let mut line = one.as_bytes()[..end].to_vec();
+            line.extend([0xff]);
+            line.extend(two.as_bytes());
+            assert_eq!(subject(&line), Subject::Unknown, "{line:?}");
         }
     }
 }

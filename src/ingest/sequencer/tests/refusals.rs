@@ -29,7 +29,7 @@ async fn a_book_that_missed_an_event_has_one_gap_until_its_next_snapshot() {
         too_precise("E-F"),
         "{\"kind\":\"message\",\"topic\":\"t\",\"data\":".to_owned(),
         "{\"kind\":\"trade\",\"market\":\"A-B\",\"price\":\"x\"}".to_owned(),
-        too_precise("A-B").replace("A-B", "X-Y"),
+        "{\"kind\":\"trade\",\"market\":\"X-Y\",\"price\":\"1\",\"size\":\"1\"}".to_owned(),
     ];
     assert_eq!(hub.send(&others).await.refused, 4);
     let mutation = hub.batch_of(None, &[too_precise("A-B")]);
@@ -55,6 +55,90 @@ async fn a_book_that_missed_an_event_has_one_gap_until_its_next_snapshot() {
     gaps(&hub);
     hub.send(&[snapshot("A-B"), snapshot("C-D"), "\u{1}garbage".to_owned()]).await;
     assert_eq!(gaps(&hub).len(), 2);
+}
+
+#[tokio::test]
+async fn a_line_of_an_unknown_market_leaves_all_whole_books_of_its_source_in_doubt() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&path(&folder), 1_000);
+    let snapshot = |name: &str| delta(name, 5, 1).replace("delta", "snapshot");
+    let misspelt = [delta("A-X", 5, 1)];
+    let from_other = async |lines: &[String]| {
+        let mut batch = hub.batch(lines);
+        batch.lines.iter_mut().for_each(|line| line.place.source = "other".into());
+        hub.ingest.deliver(batch).await.unwrap()
+    };
+    let gaps = || -> Vec<String> {
+        let gaps = std::mem::take(&mut hub.model.lock().gaps);
+        let mut markets: Vec<_> = gaps.iter().map(|gap| gap.market.to_string()).collect();
+        markets.sort_unstable();
+        markets
+    };
+    let names = ["A-B", "C-D", "E-F", "G-H"];
+    hub.send(&names.map(|name| market(name, "ACTIVE", name))).await;
+    hub.send(&[snapshot("A-B"), snapshot("C-D"), delta("E-F", 5, 1)]).await;
+    from_other(&[snapshot("G-H")]).await;
+    assert_eq!(hub.send(&misspelt).await.refused, 1);
+    let reason = hub.model.lock().gaps[0].reason.clone();
+    assert!(
+        reason.ends_with("market A-X is not defined: send its `market` event first"),
+        "{reason}"
+    );
+    assert_eq!(gaps(), ["A-B", "C-D"], "E-F has no book yet");
+    hub.send(&misspelt).await;
+    assert!(gaps().is_empty(), "they have gaps already");
+    hub.send(&[snapshot("A-B")]).await;
+    hub.send(&misspelt).await;
+    assert_eq!(gaps(), ["A-B"]);
+    from_other(&misspelt).await;
+    assert_eq!(gaps(), ["G-H"]);
+    // What a source brings is learned with its events, also if no book has become whole since.
+    hub.send(&[snapshot("A-B")]).await;
+    from_other(&misspelt).await;
+    assert!(gaps().is_empty());
+    from_other(&[delta("A-B", 6, 1)]).await;
+    from_other(&misspelt).await;
+    assert_eq!(gaps(), ["A-B"]);
+    // A market that is defined later is no unknown one any more.
+    hub.send(&[market("A-X", "ACTIVE", "d"), snapshot("A-B")]).await;
+    hub.send(&misspelt).await;
+    assert!(gaps().is_empty());
+}
+
+#[tokio::test]
+async fn a_book_has_the_gap_of_an_id_that_is_taken_in_the_place_of_its_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&path(&folder), 1_000);
+    let with_id = |line: String| line.replace('{', "{\"id\":\"1\",");
+    let snapshot = delta("A-B", 5, 1).replace("delta", "snapshot");
+    let too_precise = delta("A-B", 5, 1).replace("\"5\"", "\"5.55\"");
+    let change = with_id(delta("A-B", 6, 1));
+    let other = with_id(delta("A-B", 7, 1));
+    hub.send(&[market("A-B", "ACTIVE", "d"), snapshot.clone(), change.clone()]).await;
+    let gaps = || std::mem::take(&mut hub.model.lock().gaps_at);
+    let last = || *hub.model.lock().sequences.last().unwrap();
+    let before = last();
+    let ack = hub.send(&[delta("A-B", 8, 1), other.clone(), change, delta("A-B", 9, 1)]).await;
+    assert_eq!((ack.accepted, ack.known, ack.refused), (2, 1, 1));
+    assert_eq!((gaps(), last()), (vec![before + 2], before + 3));
+    // One gap is enough, whatever else is missing.
+    hub.send(&[other.clone(), too_precise.clone()]).await;
+    assert!(gaps().is_empty());
+    // A snapshot after it in the same batch ends it.
+    hub.send(std::slice::from_ref(&snapshot)).await;
+    let before = last();
+    hub.send(&[other.clone(), snapshot.clone()]).await;
+    assert_eq!(gaps(), [before + 1]);
+    hub.send(std::slice::from_ref(&too_precise)).await;
+    assert_eq!(gaps(), [before + 3], "the book was whole");
+    // One before it does not, nor does a snapshot whose own id is taken.
+    hub.send(&[snapshot.clone(), other, too_precise.clone()]).await;
+    assert_eq!(gaps().len(), 2, "the second one was admitted before the first was written");
+    hub.send(&[with_id(snapshot.clone())]).await;
+    let ack = hub.send(&[with_id(snapshot.replace("\"5\"", "\"6\""))]).await;
+    assert_eq!((ack.accepted, ack.refused, gaps().len()), (0, 1, 1));
+    hub.send(&[too_precise]).await;
+    assert!(gaps().is_empty());
 }
 
 #[tokio::test]
