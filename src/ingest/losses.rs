@@ -14,6 +14,9 @@ pub enum Lost<'a> {
     Book(&'a str),
     /// The trades of this market, and its candles: nothing brings that back.
     Trades(&'a str),
+    /// Any of those that the source brings, if this name of a market that is not defined is a
+    /// misspelt one.
+    Undefined(&'a str),
     /// Any of those that the source brings.
     Unknown,
 }
@@ -32,11 +35,11 @@ impl<'a> Lost<'a> {
     /// By an event that was refused for this reason.
     pub fn of_event(event: &'a Event<'_>, reason: &Refusal) -> Self {
         match (&event.body, reason) {
-            // It may be another market whose name is misspelt.
             (
-                Body::BookSnapshot { .. } | Body::BookDelta { .. } | Body::BookGap(_),
+                Body::BookSnapshot { market, .. } | Body::BookDelta { market, .. },
                 Refusal::UnknownMarket(_),
-            ) => Self::Unknown,
+            ) => Self::Undefined(market),
+            (Body::BookGap(gap), Refusal::UnknownMarket(_)) => Self::Undefined(&gap.market),
             // A book of another kind lost nothing.
             (_, Refusal::MixedBook { .. }) => Self::Nothing,
             (Body::BookSnapshot { market, .. } | Body::BookDelta { market, .. }, _) => {

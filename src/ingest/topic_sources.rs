@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use parking_lot::Mutex;
 
 use super::feed_status::{FeedState, FeedStatus};
@@ -17,6 +17,8 @@ pub const MOST_TOPICS: usize = 100_000;
 /// Most sources of a topic, such as the files of a source that begins one each day. With one more,
 /// those before are forgotten.
 pub const MOST_SOURCES: usize = 16;
+/// Most names of markets that are not defined. With one more, those before are forgotten.
+pub const MOST_UNDEFINED: usize = 10_000;
 
 /// See the module's text. Clones share it.
 #[derive(Clone, Default)]
@@ -31,6 +33,8 @@ struct Known {
     topics: HashMap<Arc<str>, Vec<Source>>,
     /// Topics that missed an event which nothing brings back, and whether they had one since.
     missed: HashMap<Arc<str>, bool>,
+    /// Names of markets that books' events had before they were defined.
+    undefined: HashSet<Box<str>>,
     /// Counts the changes.
     changes: u64,
 }
@@ -97,6 +101,19 @@ impl TopicSources {
             known.topics.get(topic).is_none_or(|all| all.iter().any(|own| own.is(feed, source)))
         };
         topics.filter(|(_, topic)| may_bring(topic)).map(|(own, _)| own).collect()
+    }
+
+    /// Whether a market that is not defined is named for the first time. Such a name may be a
+    /// misspelt one. A source that goes on to bring it means another market.
+    pub fn is_new_name(&self, market: &str) -> bool {
+        let mut known = self.known.lock();
+        if known.undefined.contains(market) {
+            return false;
+        }
+        if known.undefined.len() >= MOST_UNDEFINED {
+            known.undefined.clear();
+        }
+        known.undefined.insert(market.into())
     }
 
     /// A topic missed an event which nothing brings back. It is stale until the next one, and for
@@ -243,5 +260,16 @@ mod tests {
         assert_eq!(note(&sources, "one more", "files", "a"), None);
         assert!(may_bring(&sources, "one more", "b"));
         assert_eq!(note(&sources, "A", "files", "0"), Some(false));
+    }
+
+    #[test]
+    fn the_first_event_of_an_undefined_market_may_be_of_any_and_later_ones_are_not() {
+        let all = TopicSources::default();
+        assert!(all.is_new_name("ERG-USDX"));
+        assert!(!all.is_new_name("ERG-USDX"));
+        (1..MOST_UNDEFINED).for_each(|number| assert!(all.is_new_name(&number.to_string())));
+        assert!(!all.is_new_name("ERG-USDX"));
+        assert!(all.is_new_name("one too many"));
+        assert!(all.is_new_name("ERG-USDX"), "it is forgotten");
     }
 }

@@ -43,7 +43,7 @@ impl<'a> Losses<'a> {
     /// The gaps that a line leaves which can't be read.
     pub(super) fn of_line(&mut self, line: &[u8], place: &Place, reason: &Refusal) -> Vec<String> {
         let lost = match Lost::of_line(line) {
-            Lost::Book(market) if !self.is_defined(market) => Lost::Unknown,
+            Lost::Book(market) if !self.is_defined(market) => Lost::Undefined(market),
             lost => lost,
         };
         self.gaps(lost, place, reason)
@@ -86,14 +86,16 @@ impl<'a> Losses<'a> {
                 return Vec::new();
             }
             Lost::Book(market) => self.live.whole_book(market).into_iter().collect(),
-            Lost::Unknown => self.live.whole_books(),
+            Lost::Undefined(market) if !self.sources.is_new_name(market) => return Vec::new(),
+            Lost::Undefined(_) | Lost::Unknown => self.live.whole_books(),
         };
+        let of_any = matches!(lost, Lost::Undefined(_) | Lost::Unknown);
         whole.retain(|market| !matches!(self.changed.get(market), Some(Some(_))));
         let of_batch = self.changed.iter().filter(|(_, is_whole)| **is_whole == Some(true));
-        let is_lost = |market: &str| lost == Lost::Unknown || lost == Lost::Book(market);
+        let is_lost = |market: &str| of_any || lost == Lost::Book(market);
         whole.extend(of_batch.map(|(market, _)| market.clone()).filter(|market| is_lost(market)));
         whole.retain(|market| self.foreign.is_none_or(|own| !own.has_market(market)));
-        if lost == Lost::Unknown {
+        if of_any {
             let topics: Vec<_> = whole
                 .into_iter()
                 .map(|market| (Topic::Book(&market).to_string(), market))

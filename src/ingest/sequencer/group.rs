@@ -144,7 +144,7 @@ impl Sequencer {
                     let lost = match Lost::of_line(line.as_deref().unwrap_or_default()) {
                         // Its name may be what is broken.
                         Lost::Book(market) if self.admission.definition(market).is_none() => {
-                            Lost::Unknown
+                            Lost::Undefined(market)
                         }
                         lost => lost,
                     };
@@ -251,8 +251,9 @@ impl Sequencer {
             }
             Lost::Book(market) => vec![MarketId::from(market)],
             // It has the number of one event only. See `shared_log::losses`.
-            Lost::Unknown if numbered.is_some() => return,
-            Lost::Unknown => self.in_doubt(feed, &place.source),
+            Lost::Unknown | Lost::Undefined(_) if numbered.is_some() => return,
+            Lost::Undefined(market) if !self.statuses.sources().is_new_name(market) => return,
+            Lost::Unknown | Lost::Undefined(_) => self.in_doubt(feed, &place.source),
         };
         let source: Option<Box<str>> = name.as_deref().map(Box::from);
         let foreign = self.foreign(Some(feed));

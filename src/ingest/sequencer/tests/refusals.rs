@@ -62,7 +62,8 @@ async fn a_line_of_an_unknown_market_leaves_all_whole_books_of_its_source_in_dou
     let folder = tempfile::tempdir().unwrap();
     let hub = Hub::start(&path(&folder), 1_000);
     let snapshot = |name: &str| delta(name, 5, 1).replace("delta", "snapshot");
-    let misspelt = [delta("A-X", 5, 1)];
+    // A name that comes again is that of another market.
+    let misspelt = |number: u32| [delta(&format!("A-X{number}"), 5, 1)];
     let from_other = async |lines: &[String]| {
         let mut batch = hub.batch(lines);
         batch.lines.iter_mut().for_each(|line| line.place.source = "other".into());
@@ -78,30 +79,32 @@ async fn a_line_of_an_unknown_market_leaves_all_whole_books_of_its_source_in_dou
     hub.send(&names.map(|name| market(name, "ACTIVE", name))).await;
     hub.send(&[snapshot("A-B"), snapshot("C-D"), delta("E-F", 5, 1)]).await;
     from_other(&[snapshot("G-H")]).await;
-    assert_eq!(hub.send(&misspelt).await.refused, 1);
+    assert_eq!(hub.send(&misspelt(1)).await.refused, 1);
     let reason = hub.model.lock().gaps[0].reason.clone();
     assert!(
-        reason.ends_with("market A-X is not defined: send its `market` event first"),
+        reason.ends_with("market A-X1 is not defined: send its `market` event first"),
         "{reason}"
     );
     assert_eq!(gaps(), ["A-B", "C-D"], "E-F has no book yet");
-    hub.send(&misspelt).await;
+    hub.send(&misspelt(2)).await;
     assert!(gaps().is_empty(), "they have gaps already");
     hub.send(&[snapshot("A-B")]).await;
-    hub.send(&misspelt).await;
+    hub.send(&misspelt(1)).await;
+    assert!(gaps().is_empty(), "its name came before");
+    hub.send(&misspelt(3)).await;
     assert_eq!(gaps(), ["A-B"]);
-    from_other(&misspelt).await;
+    from_other(&misspelt(4)).await;
     assert_eq!(gaps(), ["G-H"]);
     // What a source brings is learned with its events, also if no book has become whole since.
     hub.send(&[snapshot("A-B")]).await;
-    from_other(&misspelt).await;
+    from_other(&misspelt(5)).await;
     assert!(gaps().is_empty());
     from_other(&[delta("A-B", 6, 1)]).await;
-    from_other(&misspelt).await;
+    from_other(&misspelt(6)).await;
     assert_eq!(gaps(), ["A-B"]);
     // A market that is defined later is no unknown one any more.
-    hub.send(&[market("A-X", "ACTIVE", "d"), snapshot("A-B")]).await;
-    hub.send(&misspelt).await;
+    hub.send(&[market("A-X9", "ACTIVE", "d"), snapshot("A-B")]).await;
+    hub.send(&misspelt(9)).await;
     assert!(gaps().is_empty());
 }
 
