@@ -14,9 +14,9 @@ pub enum Lost<'a> {
     Book(&'a str),
     /// The trades of this market, and its candles: nothing brings that back.
     Trades(&'a str),
-    /// Any of those that the source brings, if this name of a market that is not defined is a
-    /// misspelt one.
-    Undefined(&'a str),
+    /// Any of those that the source brings, if the name of this market is a misspelt one. It is not
+    /// defined.
+    Undefined { market: &'a str, by_snapshot: bool },
     /// Any of those that the source brings.
     Unknown,
 }
@@ -32,14 +32,18 @@ impl<'a> Lost<'a> {
         }
     }
 
+    pub fn undefined(market: &'a str) -> Self {
+        Self::Undefined { market, by_snapshot: false }
+    }
+
     /// By an event that was refused for this reason.
     pub fn of_event(event: &'a Event<'_>, reason: &Refusal) -> Self {
         match (&event.body, reason) {
-            (
-                Body::BookSnapshot { market, .. } | Body::BookDelta { market, .. },
-                Refusal::UnknownMarket(_),
-            ) => Self::Undefined(market),
-            (Body::BookGap(gap), Refusal::UnknownMarket(_)) => Self::Undefined(&gap.market),
+            (Body::BookSnapshot { market, .. }, Refusal::UnknownMarket(_)) => {
+                Self::Undefined { market, by_snapshot: true }
+            }
+            (Body::BookDelta { market, .. }, Refusal::UnknownMarket(_)) => Self::undefined(market),
+            (Body::BookGap(gap), Refusal::UnknownMarket(_)) => Self::undefined(&gap.market),
             // A book of another kind lost nothing.
             (_, Refusal::MixedBook { .. }) => Self::Nothing,
             (Body::BookSnapshot { market, .. } | Body::BookDelta { market, .. }, _) => {

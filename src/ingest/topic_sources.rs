@@ -17,7 +17,7 @@ pub const MOST_TOPICS: usize = 100_000;
 /// Most sources of a topic, such as the files of a source that begins one each day. With one more,
 /// those before are forgotten.
 pub const MOST_SOURCES: usize = 16;
-/// Most names of markets that are not defined. With one more, those before are forgotten.
+/// Most markets that are not defined and had a snapshot. With one more, those before are forgotten.
 pub const MOST_UNDEFINED: usize = 10_000;
 
 /// See the module's text. Clones share it.
@@ -33,7 +33,7 @@ struct Known {
     topics: HashMap<Arc<str>, Vec<Source>>,
     /// Topics that missed an event which nothing brings back, and whether they had one since.
     missed: HashMap<Arc<str>, bool>,
-    /// Names of markets that books' events had before they were defined.
+    /// Markets that are not defined and had a snapshot.
     undefined: HashSet<Box<str>>,
     /// Counts the changes.
     changes: u64,
@@ -103,17 +103,20 @@ impl TopicSources {
         topics.filter(|(_, topic)| may_bring(topic)).map(|(own, _)| own).collect()
     }
 
-    /// Whether a market that is not defined is named for the first time. Such a name may be a
-    /// misspelt one. A source that goes on to bring it means another market.
-    pub fn is_new_name(&self, market: &str) -> bool {
+    /// Whether a market that is not defined is one of its own, as it had a snapshot before. Else
+    /// its name may be that of another market, misspelt.
+    pub fn is_other_market(&self, market: &str, by_snapshot: bool) -> bool {
         let mut known = self.known.lock();
         if known.undefined.contains(market) {
-            return false;
+            return true;
         }
-        if known.undefined.len() >= MOST_UNDEFINED {
-            known.undefined.clear();
+        if by_snapshot {
+            if known.undefined.len() >= MOST_UNDEFINED {
+                known.undefined.clear();
+            }
+            known.undefined.insert(market.into());
         }
-        known.undefined.insert(market.into())
+        false
     }
 
     /// A topic missed an event which nothing brings back. It is stale until the next one, and for
@@ -263,13 +266,16 @@ mod tests {
     }
 
     #[test]
-    fn the_first_event_of_an_undefined_market_may_be_of_any_and_later_ones_are_not() {
+    fn an_undefined_market_may_be_any_until_it_had_a_snapshot() {
         let all = TopicSources::default();
-        assert!(all.is_new_name("ERG-USDX"));
-        assert!(!all.is_new_name("ERG-USDX"));
-        (1..MOST_UNDEFINED).for_each(|number| assert!(all.is_new_name(&number.to_string())));
-        assert!(!all.is_new_name("ERG-USDX"));
-        assert!(all.is_new_name("one too many"));
-        assert!(all.is_new_name("ERG-USDX"), "it is forgotten");
+        let had_snapshot = |market: &str| all.is_other_market(market, true);
+        assert!(!all.is_other_market("ERG-USDX", false));
+        assert!(!all.is_other_market("ERG-USDX", false));
+        assert!(!had_snapshot("ERG-USDX"), "the first snapshot may be misspelt itself");
+        assert!(all.is_other_market("ERG-USDX", false) && had_snapshot("ERG-USDX"));
+        (1..MOST_UNDEFINED).for_each(|number| assert!(!had_snapshot(&number.to_string())));
+        assert!(all.is_other_market("ERG-USDX", false));
+        assert!(!had_snapshot("one too many"));
+        assert!(!all.is_other_market("ERG-USDX", false), "it is forgotten");
     }
 }

@@ -43,7 +43,7 @@ impl<'a> Losses<'a> {
     /// The gaps that a line leaves which can't be read.
     pub(super) fn of_line(&mut self, line: &[u8], place: &Place, reason: &Refusal) -> Vec<String> {
         let lost = match Lost::of_line(line) {
-            Lost::Book(market) if !self.is_defined(market) => Lost::Undefined(market),
+            Lost::Book(market) if !self.is_defined(market) => Lost::undefined(market),
             lost => lost,
         };
         self.gaps(lost, place, reason)
@@ -86,10 +86,14 @@ impl<'a> Losses<'a> {
                 return Vec::new();
             }
             Lost::Book(market) => self.live.whole_book(market).into_iter().collect(),
-            Lost::Undefined(market) if !self.sources.is_new_name(market) => return Vec::new(),
-            Lost::Undefined(_) | Lost::Unknown => self.live.whole_books(),
+            Lost::Undefined { market, by_snapshot }
+                if self.sources.is_other_market(market, by_snapshot) =>
+            {
+                return Vec::new();
+            }
+            Lost::Undefined { .. } | Lost::Unknown => self.live.whole_books(),
         };
-        let of_any = matches!(lost, Lost::Undefined(_) | Lost::Unknown);
+        let of_any = matches!(lost, Lost::Undefined { .. } | Lost::Unknown);
         whole.retain(|market| !matches!(self.changed.get(market), Some(Some(_))));
         let of_batch = self.changed.iter().filter(|(_, is_whole)| **is_whole == Some(true));
         let is_lost = |market: &str| of_any || lost == Lost::Book(market);

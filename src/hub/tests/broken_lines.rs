@@ -100,7 +100,10 @@ fn broken(text: &str, random: &mut StdRng) -> String {
         2 => text.replace(".5\"", ".55\""),
         3 => text.replace("\"book.", "\"bock."),
         4 => text.replace("book.snapshot", "trade").replace("book.delta", "trade"),
-        5 => text.replace("\"A-B\"", "\"A-X\"").replace("\"C-D\"", "\"C-X\""),
+        5 => {
+            let name = format!("-X{}\"", random.random::<u64>());
+            text.replace("-B\"", &name).replace("-D\"", &name)
+        }
         _ => text.replace("\"bids\"", "\"bid\""),
     }
 }

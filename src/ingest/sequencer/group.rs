@@ -144,7 +144,7 @@ impl Sequencer {
                     let lost = match Lost::of_line(line.as_deref().unwrap_or_default()) {
                         // Its name may be what is broken.
                         Lost::Book(market) if self.admission.definition(market).is_none() => {
-                            Lost::Undefined(market)
+                            Lost::undefined(market)
                         }
                         lost => lost,
                     };
@@ -251,9 +251,13 @@ impl Sequencer {
             }
             Lost::Book(market) => vec![MarketId::from(market)],
             // It has the number of one event only. See `shared_log::losses`.
-            Lost::Unknown | Lost::Undefined(_) if numbered.is_some() => return,
-            Lost::Undefined(market) if !self.statuses.sources().is_new_name(market) => return,
-            Lost::Unknown | Lost::Undefined(_) => self.in_doubt(feed, &place.source),
+            Lost::Unknown | Lost::Undefined { .. } if numbered.is_some() => return,
+            Lost::Undefined { market, by_snapshot }
+                if self.statuses.sources().is_other_market(market, by_snapshot) =>
+            {
+                return;
+            }
+            Lost::Unknown | Lost::Undefined { .. } => self.in_doubt(feed, &place.source),
         };
         let source: Option<Box<str>> = name.as_deref().map(Box::from);
         let foreign = self.foreign(Some(feed));
