@@ -216,6 +216,10 @@ impl ClientAccount {
         self.bucket.lock().wait(self.shared.flow(), now)
     }
 
+    pub fn is_in_debt(&self) -> bool {
+        self.debt(Instant::now()).is_some()
+    }
+
     /// Charges work that was let begin: what it is turns out on the way.
     pub fn spend(&self, work: Work, count: usize) {
         self.spend_at(work, count, Instant::now());
@@ -251,7 +255,11 @@ impl ClientAccount {
         self.shared.meters.charge(work, nanos);
         // What the operator's own tools cost makes nothing dearer for clients.
         if !self.exempt && nanos > 0 {
-            let factor = self.shared.pressure.spend(nanos, now);
+            // What an address gets beyond its rate is no demand that others compete with.
+            let factor = match self.debt(now) {
+                Some(_) => self.shared.pressure.factor(now),
+                None => self.shared.pressure.spend(nanos, now),
+            };
             let nanos = nanos.saturating_mul(factor);
             self.bucket.lock().spend(nanos, self.shared.flow(), now);
         }
@@ -404,6 +412,23 @@ mod tests {
         account.admit_at(Work::Request, 1, now + refused.retry_after).unwrap();
         let counted: Vec<_> = accounts.meters().rate_limits().filter(|one| one.1 > 0).collect();
         assert_eq!(counted, [("request", 2)]);
+    }
+
+    #[test]
+    fn an_address_in_debt_makes_nothing_dearer_for_others() {
+        let limits = AccountLimits { cost_burst: 100_000, ..AccountLimits::default() };
+        let accounts = Accounts::new(limits, HubShare::of_shards(1));
+        let now = Instant::now() + Duration::from_secs(1);
+        let greedy = accounts.of("203.0.113.7".parse().unwrap());
+        let factor = || greedy.shared.pressure.factor(now);
+        (0..1_000).for_each(|_| greedy.spend_at(Work::Stream, 100, now));
+        assert!(greedy.debt(now).is_some());
+        assert_eq!(factor(), 1);
+        // A hundred addresses that owe nothing yet do.
+        for last in 8..108 {
+            accounts.of([203, 0, 113, last].into()).spend_at(Work::Stream, 100, now);
+        }
+        assert!(factor() > 1);
     }
 
     #[test]

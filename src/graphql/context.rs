@@ -47,6 +47,10 @@ impl StreamPermit for ReadPlace {
         wait
     }
 
+    fn is_in_debt(&self) -> bool {
+        self.account.is_in_debt()
+    }
+
     fn measure(&self, answer: &mut dyn FnMut()) {
         let ((), took) = timed(answer);
         self.account.charge_beyond(took, &self.prepaid);

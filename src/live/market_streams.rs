@@ -398,9 +398,11 @@ impl<T: MarketValue> MarketStreams<T> {
                 }
                 // It may have been encoded at an earlier place of the ring, before another market
                 // changed.
-                Err(reason) => pushed.stated.get(Some(reason), step, || {
-                    encode(T::frame(entry, FrameLink { reason: Some(reason), ..link }))
-                })?,
+                Err(reason) => {
+                    let encode =
+                        || encode(T::frame(entry, FrameLink { reason: Some(reason), ..link }));
+                    pushed.stated.get(Some(reason), sequence, step, encode)?.tail
+                }
             };
             frames.push(Frame { previous: sequence, sequence, tail });
         }

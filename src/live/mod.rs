@@ -101,7 +101,7 @@ pub struct Live {
     schedule: Mutex<Schedule>,
     /// Notified where its worker has something to do.
     wake: Notify,
-    /// Answers that take many steps are made one by one.
+    /// Answers that take many steps take them one by one.
     answering: Semaphore,
     /// Of a worker's copy: the state that it copies.
     origin: Option<Arc<Live>>,

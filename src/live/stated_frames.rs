@@ -6,10 +6,18 @@ use spreadly_subscriptions::Frame;
 use super::frame::SnapshotReason;
 use super::steps::Step;
 
-/// The tails of such frames, see [`Frame`]: one for each reason, and one that repeats the value
-/// without a reason.
+/// The tail of such a frame, see [`Frame`].
+#[derive(Clone)]
+pub(super) struct Stated {
+    reason: Option<SnapshotReason>,
+    /// Of the stream, its last event then.
+    pub(super) at: u64,
+    pub(super) tail: Bytes,
+}
+
+/// One for each reason, and one that repeats the value without a reason.
 #[derive(Clone, Default)]
-pub(super) struct StatedFrames(Vec<(Option<SnapshotReason>, Bytes)>);
+pub(super) struct StatedFrames(Vec<Stated>);
 
 impl StatedFrames {
     pub(super) fn clear(&mut self) {
@@ -20,18 +28,25 @@ impl StatedFrames {
     pub(super) fn get(
         &mut self,
         reason: Option<SnapshotReason>,
+        at: u64,
         step: &mut Step,
         encode: impl FnOnce() -> Vec<u8>,
-    ) -> Option<Bytes> {
-        if let Some((_, tail)) = self.0.iter().find(|(why, _)| *why == reason) {
-            return Some(tail.clone());
+    ) -> Option<Stated> {
+        if let Some(stated) = self.0.iter().find(|stated| stated.reason == reason) {
+            return Some(stated.clone());
         }
         if !step.goes_on() {
             return None;
         }
         // It may be sent at several places of a ring.
         let Frame { tail, .. } = Frame::new(0, 0, encode());
-        self.0.push((reason, tail.clone()));
-        Some(tail)
+        let stated = Stated { reason, at, tail };
+        self.0.push(stated.clone());
+        Some(stated)
+    }
+
+    /// Forgets one that is of an earlier moment.
+    pub(super) fn forget_before(&mut self, reason: Option<SnapshotReason>, at: u64) {
+        self.0.retain(|stated| stated.reason != reason || stated.at == at);
     }
 }

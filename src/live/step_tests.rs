@@ -156,7 +156,7 @@ fn an_event_between_two_steps_is_in_the_start_and_not_sent_again() {
 }
 
 #[test]
-fn answers_of_many_steps_are_made_one_by_one() {
+fn answers_of_many_steps_take_them_in_turn() {
     let slow = Slow::new();
     let [offers, tickers, topics] = slow.open_each();
     let mut answers: Vec<_> = [offers, tickers, topics]
@@ -164,15 +164,17 @@ fn answers_of_many_steps_are_made_one_by_one() {
         .map(|stream| later(stream.source().join(stream, None)))
         .collect();
     slow.encoded();
-    assert!(poll(&mut answers[0]).is_none());
-    assert_eq!(slow.encoded(), 1);
-    for waiting in &mut answers[1..] {
-        assert!(poll(waiting).is_none());
-        assert_eq!(slow.encoded(), 0, "the first one is not done");
-    }
+    let mut step = |one: usize| {
+        assert!(poll(&mut answers[one]).is_none());
+        slow.encoded()
+    };
+    assert_eq!([step(0), step(1), step(2)], [1, 0, 0], "the others wait until the next look");
+    assert_eq!([step(0), step(1), step(2)], [0, 1, 0], "the first one waits behind them");
+    assert_eq!([step(1), step(2), step(0)], [0, 1, 0]);
+    assert_eq!([step(2), step(0), step(1)], [0, 1, 0]);
     drop(answers.remove(0));
     assert!(poll(&mut answers[0]).is_none());
-    assert_eq!(slow.encoded(), 1, "it has its turn where the first one is given up");
+    assert_eq!(slow.encoded(), 1, "one that is given up holds up nobody");
 }
 
 #[test]

@@ -54,15 +54,17 @@ impl Step {
     }
 }
 
-/// Makes an answer in steps, in its turn among those of this thread. `ask` answers `None` where it
-/// needs a further step. The answer comes with the processor time that it took.
+/// Makes an answer in steps, each in its turn: of all answers that are made at a time, one takes a
+/// step before the thread serves others. `ask` answers `None` where it needs a further step. The
+/// answer comes with the processor time that it took.
 pub(super) async fn in_steps<T>(
     turn: &Semaphore,
     mut ask: impl FnMut(&mut Step) -> Option<T>,
 ) -> Option<(T, Duration)> {
-    let _turn = turn.acquire().await.ok()?;
     let mut all = Duration::ZERO;
     for left in (0..MOST_STEPS).rev() {
+        // First in, first out.
+        let _turn = turn.acquire().await.ok()?;
         let mut step = if left == 0 { Step::whole() } else { Step::begin() };
         let (answer, took) = timed(|| ask(&mut step));
         all += took;

@@ -45,6 +45,12 @@ pub trait StreamPermit: Send {
     /// reads a page of the log for it. Returns how long its client has to wait first, if at all.
     fn throttle(&self) -> Option<Duration>;
 
+    /// Whether the client owes for earlier work. A reader of it that was too slow is throttled
+    /// then, before the source makes what it missed.
+    fn is_in_debt(&self) -> bool {
+        false
+    }
+
     /// Lets the stream's source answer, and charges the processor time that this took.
     fn measure(&self, answer: &mut dyn FnMut()) {
         answer();

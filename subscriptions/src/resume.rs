@@ -28,6 +28,8 @@ pub enum Resume {
     /// The answer takes time, as another thread makes it from memory. Awaited like
     /// [`Resume::Throttled`], but not throttled.
     Pending(BoxFuture<'static, Answer>),
+    /// Ask again: the reader waited until its client had paid for earlier answers.
+    Again,
     /// The operation ends with these errors (a JSON array of GraphQL errors).
     Refused(Bytes),
     /// The frames can't be made: nothing can be merged and the log does not help, or the answer
@@ -89,6 +91,7 @@ impl fmt::Debug for Resume {
             Self::Ring { seen, next } => write!(f, "Ring {{ seen: {seen}, next: {next} }}"),
             Self::Frames { frames, next } => write!(f, "Frames {{ {frames:?}, next: {next} }}"),
             Self::Page(frames) => write!(f, "Page({frames:?})"),
+            Self::Again => f.write_str("Again"),
             Self::Throttled(_) => f.write_str("Throttled"),
             Self::Pending(_) => f.write_str("Pending"),
             Self::Refused(errors) => write!(f, "Refused({errors:?})"),

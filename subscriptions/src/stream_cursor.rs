@@ -44,7 +44,7 @@ enum Backlog<Task> {
     Answered(Answer),
     /// Frames to send: a snapshot, a merged delta, a page of the log.
     Frames { frames: VecDeque<Frame>, then: Then },
-    /// A page was sent: ask the source what follows it.
+    /// A page was sent, or the reader waited for its turn: ask the source what follows.
     Ask,
 }
 
@@ -110,6 +110,10 @@ impl<Task> StreamCursor<Task> {
                 }
                 None => {
                     meters.catch_ups.add(1);
+                    if permit.is_some_and(StreamPermit::is_in_debt) {
+                        let answer = std::future::ready(Resume::Again.into()).boxed();
+                        return Step::Await { answer, throttled: true };
+                    }
                     measured(permit, || stream.source().catch_up(stream, progress.seen))
                 }
                 Some(Backlog::Frames { frames, .. }) => {
@@ -149,6 +153,7 @@ impl<Task> StreamCursor<Task> {
                     debug_assert!(!frames.is_empty(), "a page brings its reader forward");
                     self.push_back(frames.into(), Then::Ask);
                 }
+                Resume::Again => self.backlog = Some(Box::new(Backlog::Ask)),
                 Resume::Throttled(answer) => return Step::Await { answer, throttled: true },
                 Resume::Pending(answer) => return Step::Await { answer, throttled: false },
                 Resume::Refused(errors) => return Step::Refused(errors),
@@ -205,6 +210,7 @@ impl<Task> StreamCursor<Task> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::future::ready;
     use std::rc::Rc;
     use std::sync::Arc;
@@ -253,13 +259,21 @@ mod tests {
         cursor: StreamCursor<Rc<()>>,
         progress: Progress,
         frames: Vec<Frame>,
+        permit: Permit,
     }
 
-    struct Permit;
+    #[derive(Default)]
+    struct Permit {
+        in_debt: Cell<bool>,
+    }
 
     impl StreamPermit for Permit {
         fn throttle(&self) -> Option<Duration> {
             None
+        }
+
+        fn is_in_debt(&self) -> bool {
+            self.in_debt.get()
         }
     }
 
@@ -277,13 +291,14 @@ mod tests {
             let stream = ResponseStream::new(1, key, source, 1 << 10, 1, context);
             let cursor = StreamCursor::new(after.map(str::to_owned));
             let progress = Progress::default();
-            Self { stream, script, meters, cursor, progress, frames: Vec::new() }
+            let (frames, permit) = Default::default();
+            Self { stream, script, meters, cursor, progress, frames, permit }
         }
 
         fn step(&mut self) -> Step {
             self.frames.clear();
-            let Self { stream, meters, cursor, progress, frames, .. } = self;
-            cursor.next(stream, progress, MOST, frames, meters, Some(&Permit))
+            let Self { stream, meters, cursor, progress, frames, permit, .. } = self;
+            cursor.next(stream, progress, MOST, frames, meters, Some(permit))
         }
 
         /// Sends at most so many of the next frames, and returns their sequences.
@@ -399,6 +414,24 @@ mod tests {
         }
         assert!(matches!(bench.step(), Step::UpToDate));
         assert_eq!(bench.asked(), [r#"join Some("0")"#, "catch up 1"]);
+    }
+
+    #[test]
+    fn a_reader_whose_client_is_in_debt_is_throttled_before_its_source_makes_what_it_missed() {
+        let begin = Resume::Ring { seen: 0, next: 0 };
+        let merged = Resume::Frames { frames: frames(20..=20), next: 20 };
+        let mut bench = Bench::new(None, [begin, merged]);
+        bench.push(1..=2);
+        assert_eq!(bench.send_all(), [1, 2]);
+        bench.push(3..=20);
+        bench.permit.in_debt.set(true);
+        let Step::Await { answer, throttled: true } = bench.step() else { panic!("no wait") };
+        bench.cursor.wait(Rc::new(()));
+        assert_eq!(bench.asked(), ["join None"], "it is not asked yet");
+        assert!(bench.cursor.answer(answer.now_or_never().unwrap()));
+        // It has waited: what it owes by now does not matter.
+        assert_eq!(bench.send_all(), [20]);
+        assert_eq!(bench.asked(), ["catch up 2"]);
     }
 
     #[test]

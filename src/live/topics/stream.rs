@@ -17,7 +17,7 @@ use crate::live::frame::{
 };
 use crate::live::pace::QUIET_BEATS;
 use crate::live::reader_errors::{bad_cursor, resync_required};
-use crate::live::stated_frames::StatedFrames;
+use crate::live::stated_frames::{Stated, StatedFrames};
 use crate::live::steps::{MOST_STATED_FIELDS, Step};
 use crate::market::epochs::{EpochHistory, MOST_EPOCH_CHANGES, ResumeFrom};
 use crate::market::time::Micros;
@@ -170,10 +170,8 @@ impl TopicStream {
                 let frame = self.items(*place, (self.last, *previous), items, at);
                 self.stream.push(frame);
                 self.last = last;
-                self.quiet[*place].beats = 0;
+                self.quiet[*place] = Quiet::default();
                 self.states[*place] = at.states.of_topic(&self.names[*place]);
-                // The others have no event since, but their cursor is the whole stream's.
-                self.forget_positions();
             }
         }
         true
@@ -274,6 +272,10 @@ impl TopicStream {
     }
 
     /// Gives the position of each topic, for a reason or as a heartbeat; what is pushed follows.
+    ///
+    /// A cursor is of the whole stream. For a reader that begins, a topic's frame may be of an
+    /// earlier moment than the last event of another topic. It comes before that one's then: a
+    /// client that is cut in between continues where the frames that it has were made.
     fn state_all(
         &mut self,
         reason: Option<SnapshotReason>,
@@ -281,19 +283,24 @@ impl TopicStream {
         at: &At,
         step: &mut Step,
     ) -> Option<Continuation> {
-        let names = self.names.clone();
-        let mut frames = Vec::with_capacity(names.len());
+        let (names, last) = (self.names.clone(), self.last);
+        let mut all = Vec::with_capacity(names.len());
         for (place, name) in names.iter().enumerate() {
-            let (end, last) = (end(name), self.last);
+            let end = end(name);
             let previous = reason.map_or(Ok(end.0), Err);
             let mut stated = std::mem::take(&mut self.quiet[place].stated);
-            let tail =
-                stated.get(reason, step, || self.encode_position(place, previous, end, last, at));
+            if reason != Some(SnapshotReason::Initial) {
+                stated.forget_before(reason, last);
+            }
+            let encode = || self.encode_position(place, previous, end, last, at);
+            let own = stated.get(reason, last, step, encode);
             self.quiet[place].stated = stated;
-            let number = self.number(last);
-            frames.push(Frame { previous: number, sequence: number, tail: tail? });
+            all.push(own?);
         }
-        let next = self.stream.next_index();
+        all.sort_by_key(|stated| stated.at);
+        let number = self.number(last);
+        let frame = |Stated { tail, .. }| Frame { previous: number, sequence: number, tail };
+        let (frames, next) = (all.into_iter().map(frame).collect(), self.stream.next_index());
         Some(Continuation::Here(Resume::Frames { frames, next }))
     }
 

@@ -12,8 +12,7 @@ use spreadly_subscriptions::{Cursor, Frame, Meters, OperationKey, StreamLimits, 
 use super::topic::MOST_RECENT;
 use super::*;
 use crate::live::frame::{FeedState, LiveFrame, LogCursor, log_topics};
-use crate::live::{Live, Rollback};
-use crate::live::{MOST_STATED_FIELDS, made};
+use crate::live::{Live, MOST_STATED_FIELDS, Rollback, made};
 use crate::market::admission::Admission;
 use crate::market::effect::Applied;
 use crate::market::event::parse;
@@ -678,6 +677,31 @@ fn events_with_many_fields_come_in_shorter_frames_live_and_from_the_log() {
     late.join(&stream, &mut || {});
     assert_eq!((&late.received, late.largest), (&sent, 3));
     assert!(late.pages > 0, "it read the log");
+}
+
+#[test]
+fn a_start_of_many_topics_ends_while_events_come_and_may_be_cut_anywhere() {
+    for cut in 1..=3 {
+        let mut hub = Hub::new(1 << 20);
+        hub.trade(0, 1);
+        let stream = hub.open(&[0, 1, 2]);
+        let ask = |hub: &Hub| {
+            let mut topics = hub.live.topics.lock();
+            topics.join(stream.id(), None, 9_000_000, &mut Step::of_one())
+        };
+        assert!(ask(&hub).is_none());
+        let mut sent = vec![hub.trade(1, 1)];
+        assert!(ask(&hub).is_none());
+        sent.push(hub.trade(2, 1));
+        let start = ask(&hub);
+        let Some(Continuation::Here(Resume::Frames { frames, .. })) = start else { panic!("late") };
+        // It is cut after some of these frames.
+        let mut client = Client::default();
+        frames[..cut].iter().for_each(|frame| client.take(frame));
+        sent.extend((0..3).map(|market| hub.trade(market, 2)));
+        client.join(&stream, &mut || {});
+        assert_eq!(client.received, sent[cut - 1..], "after {cut} frames");
+    }
 }
 
 #[derive(Clone, Debug)]
