@@ -72,8 +72,8 @@ pub(super) struct Leases {
 }
 
 impl Leases {
-    pub(super) fn new(host: String) -> Self {
-        Self { reader: rand::random(), host }
+    pub(super) fn new(reader: i64, host: String) -> Self {
+        Self { reader, host }
     }
 
     /// Makes sure that nobody else writes for what this is the progress of, until the commit.

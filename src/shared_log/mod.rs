@@ -1,6 +1,7 @@
 //! A log that several hubs share: the table `events` of one Postgres. Each hub inserts what its
 //! feeds and clients bring, and each has a replica, which it reads from the table.
 
+mod hubs;
 mod leases;
 mod meters;
 mod ownership_guard;
@@ -8,6 +9,7 @@ mod reader;
 mod waiters;
 mod writer;
 
+pub use self::hubs::{Agreed, TOPICS};
 pub use self::leases::LEASE;
 pub use self::meters::PostgresMeters;
 pub use self::ownership_guard::OwnershipGuard;

@@ -151,6 +151,11 @@ impl Everything {
             load(&postgres.waited_nanos) / 1_000,
         )?;
         value(encoder, "postgres_connection_failures", load(&postgres.failed))?;
+        value(encoder, "hubs_live", load(&postgres.hubs_live))?;
+        value(encoder, "hubs_different", load(&postgres.hubs_different))?;
+        value(encoder, "kafka_topics_unread", load(&postgres.topics_unread))?;
+        let clock = postgres.clock_micros.load(Ordering::Relaxed);
+        signed(encoder, "clock_difference_microseconds", clock)?;
         by_label(encoder, "http_responses", self.responses.counts())?;
         by_label(encoder, "mutations", self.mutations.counts())
     }
@@ -211,6 +216,13 @@ fn value(encoder: &mut DescriptorEncoder<'_>, name: &str, value: u64) -> fmt::Re
     let metric = find(name).ok_or(fmt::Error)?;
     let family = encoder.encode_descriptor(metric.name, metric.help, None, metric.kind)?;
     encode(metric, value, family)
+}
+
+/// Sends a gauge that may be below 0.
+fn signed(encoder: &mut DescriptorEncoder<'_>, name: &str, value: i64) -> fmt::Result {
+    let metric = find(name).ok_or(fmt::Error)?;
+    let family = encoder.encode_descriptor(metric.name, metric.help, None, metric.kind)?;
+    ConstGauge::new(value).encode(family)
 }
 
 /// Sends a metric with a value for each of some labels.

@@ -30,7 +30,7 @@ impl Metric {
     }
 }
 
-pub(super) const METRICS: [Metric; 71] = [
+pub(super) const METRICS: [Metric; 75] = [
     gauge("websockets_open", "WebSockets and event streams that are open"),
     gauge("readers_open", "operations that read a stream"),
     gauge("response_streams_open", "response streams that are open"),
@@ -122,6 +122,16 @@ pub(super) const METRICS: [Metric; 71] = [
     ),
     counter("postgres_connection_wait_microseconds", "time that these writes waited for it"),
     counter("postgres_connection_failures", "times that a write to a shared log got none"),
+    gauge("hubs_live", "hubs that share the log, this one included; 0 without a shared log"),
+    gauge("hubs_different", "other hubs of the log whose release or `feeds.kafka` differs"),
+    gauge(
+        "kafka_topics_unread",
+        "topics of Kafka that a hub of the log has read and none reads now",
+    ),
+    gauge(
+        "clock_difference_microseconds",
+        "how far this hub's clock is ahead of the clock of the shared log's database",
+    ),
     counter("http_responses", "answers of the public port to requests of HTTP").by("status"),
     counter("mutations", "writes of mutations, by what came of them").by("outcome"),
     counter("feed_events", "events that entered the log").by("feed"),
