@@ -6,6 +6,7 @@ mod leases;
 mod meters;
 mod ownership_guard;
 mod reader;
+mod share;
 mod waiters;
 mod writer;
 

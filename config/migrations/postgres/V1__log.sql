@@ -255,5 +255,9 @@ CREATE TABLE spreadly_hubs (
     settings json NOT NULL,
     -- How far the hub's clock is ahead of this database's. NULL: not measured yet.
     clock_micros bigint,
-    seen timestamptz NOT NULL DEFAULT clock_timestamp()
+    seen timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- A hash of the names of the partitions that it can read, and when it last said so. Hubs that
+    -- can read the same partitions share them.
+    claims bigint,
+    claimed timestamptz
 );

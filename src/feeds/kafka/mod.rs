@@ -3,11 +3,12 @@
 //! counts once whatever is killed in between. A partition's records stay in order; partitions do
 //! not wait for one another.
 //!
-//! Of hubs that share a log one reads a partition and brings it to all of them; the others wait.
-//! The log names the reader too, beside the offset, so that a reader that was replaced brings
-//! nothing more.
+//! Of hubs that share a log one reads a partition and brings it to all of them. Each reads its
+//! share of the partitions. The log names the reader too, beside the offset, so that a reader that was
+//! replaced brings nothing more.
 
 mod brokers;
+mod partition;
 mod partitions;
 mod producer;
 
@@ -25,11 +26,12 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use self::brokers::Consumer;
-use self::partitions::{Gap, Met, Partitions, PartitionsError};
+use self::partition::{Gap, Met};
+use self::partitions::{Partitions, PartitionsError};
 pub use self::producer::{LONGEST_WRITE, Outgoing, ProduceError, Producer};
 use super::session::{self, Remote};
 use crate::ingest::feed_status::{FeedId, FeedStatuses};
-use crate::ingest::handle::{self, Incoming, IngestHandle};
+use crate::ingest::handle::{self, Incoming, IngestHandle, Lease};
 use crate::ingest::place::{At, Place};
 use crate::market::event::{MOST_LINE_BYTES, begins_epochs};
 use crate::market::refusal::Refusal;
@@ -94,7 +96,7 @@ struct Record {
 impl Record {
     /// `None` of one that is too long to be held.
     fn mark(&self) -> Option<u64> {
-        self.line.as_deref().ok().map(|line| partitions::mark(line, self.millis))
+        self.line.as_deref().ok().map(|line| partition::mark(line, self.millis))
     }
 }
 
@@ -154,14 +156,9 @@ impl Feed {
         let mut partitions = Partitions::find(&self.config, consumer).await?;
         let names = partitions.names();
         let mut claimed = Instant::now();
-        for (place, one) in self.remote.claim(&names).await?.iter().enumerate() {
-            if let Some(gap) = partitions.begin(place, one, consumer)? {
-                self.report_gap(gap, &partitions).await?;
-            }
-        }
-        self.notes.borrow_mut().elsewhere = partitions.elsewhere();
-        self.show_notes();
-        partitions.assign(consumer)?;
+        let leases = self.remote.claim(&names).await?;
+        let all = 0..leases.len();
+        self.begin(all, &leases, &mut partitions, consumer).await?;
         let (mut looked, mut asked) = (Instant::now(), Instant::now());
         // Once they do again, what is after each offset has to be proven again.
         let mut answers = true;
@@ -206,9 +203,14 @@ impl Feed {
             // Not while this hub can't read: then another may.
             if answers && claimed.elapsed() >= CLAIM {
                 claimed = Instant::now();
-                let all = self.remote.claim(&names).await?;
-                if !partitions.look_elsewhere(&all) {
+                // All that was read before is in the log.
+                let leases = self.remote.claim(&names).await?;
+                let Some(moved) = partitions.look_elsewhere(&leases) else {
                     return Err(Cut::Again);
+                };
+                if !moved.is_empty() {
+                    partitions.leave(&moved.gone, consumer)?;
+                    self.begin(moved.come, &leases, &mut partitions, consumer).await?;
                 }
             }
             self.remote.set_lag(partitions.lag());
@@ -223,6 +225,26 @@ impl Feed {
                 partitions.check(&self.config, consumer)?;
             }
         }
+    }
+
+    /// Begins to read those of these partitions that are this hub's.
+    async fn begin(
+        &self,
+        places: impl IntoIterator<Item = usize>,
+        leases: &[Lease],
+        partitions: &mut Partitions,
+        consumer: &Consumer,
+    ) -> Result<(), Cut> {
+        let places: Vec<_> = places.into_iter().collect();
+        for place in &places {
+            if let Some(gap) = partitions.begin(*place, &leases[*place], consumer)? {
+                self.report_gap(gap, partitions).await?;
+            }
+        }
+        partitions.assign(&places, consumer)?;
+        self.notes.borrow_mut().elsewhere = partitions.elsewhere();
+        self.show_notes();
+        Ok(())
     }
 
     /// Notes what was lost, for as long as the hub runs or until more was.
@@ -324,7 +346,7 @@ impl Feed {
             .into_iter()
             .map(|(place, Last { offset, millis, line })| {
                 let line = lines[line].line.as_deref().ok();
-                let mark = line.map(|line| partitions::mark(line, millis));
+                let mark = line.map(|line| partition::mark(line, millis));
                 partitions.get(place).position(offset + 1, mark)
             })
             .collect();

@@ -2,7 +2,6 @@
 //! not what the brokers have (a topic that was recreated, records that retention or compaction
 //! removed before they were read) is found out here: a [`Gap`].
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use foldhash::{HashMap, HashMapExt as _};
@@ -14,9 +13,9 @@ use thiserror::Error;
 
 use super::KafkaConfig;
 use super::brokers::{self, Consumer};
+use super::partition::{Gap, Met, Partition};
 use crate::ingest::feed_status::summary;
 use crate::ingest::handle::Lease;
-use crate::store::FeedPosition;
 
 /// Far more often than a topic is ever recreated, far less than two clusters' epochs are apart.
 const MOST_REMADE: u64 = 1 << 32;
@@ -48,58 +47,19 @@ impl PartitionsError {
     }
 }
 
-/// One partition, and how far it is read.
-pub(super) struct Partition {
-    topic: String,
-    number: i32,
-    /// Names its progress in the log.
-    feed: Box<str>,
-    /// Of each record's place.
-    pub(super) source: Arc<str>,
-    /// Of the cluster, the topic and how often it was recreated.
-    epoch: u64,
-    /// It has no leader now, so nobody can read it.
-    leaderless: bool,
-    /// This hub reads it. Where several share a log one of them does.
-    ours: bool,
-    /// The next offset.
-    next: u64,
-    /// The offset after its newest record, when that was last asked.
-    end: u64,
-    /// Its end was reached since the session began.
-    read: bool,
-    /// The oldest offset there was when it was begun.
-    low: u64,
-    /// The record before `next` has this [`mark`], if the topic is still the same; it is read once
-    /// more.
-    proof: Option<u64>,
-    /// Whether compaction removes records; `None` where the brokers do not say.
-    compacted: Option<bool>,
-    /// It was reported in this session that offsets are missing.
-    reported_missing: bool,
+/// Partitions that changed their reader.
+#[derive(Default)]
+pub(super) struct Moved {
+    /// To this hub.
+    pub(super) come: Vec<usize>,
+    /// To another one.
+    pub(super) gone: Vec<usize>,
 }
 
-/// Records that are lost.
-pub(super) struct Gap {
-    pub(super) place: usize,
-    /// The offset after it.
-    pub(super) next: u64,
-    /// For people.
-    pub(super) reason: String,
-}
-
-/// What it means that a record was read.
-pub(super) enum Met {
-    /// It is the next one.
-    Next,
-    /// It is the last one of before, as it was.
-    Known,
-    /// It is the next one, after records that are lost.
-    AfterGap(Gap),
-    /// It is the next one, after some that may be lost; what to report of them, once a session.
-    Unclear(String),
-    /// It is not of the topic that was read before: that has to be read from its start.
-    Other(Gap),
+impl Moved {
+    pub(super) fn is_empty(&self) -> bool {
+        self.come.is_empty() && self.gone.is_empty()
+    }
 }
 
 pub(super) struct Partitions {
@@ -112,13 +72,6 @@ pub(super) struct Partitions {
     deadline: Duration,
     /// Whose turn it is to be looked after.
     turn: usize,
-}
-
-/// Of a record: its value, and when it was written in milliseconds since 1970. Two records of one
-/// offset in two topics of one name have the same by chance alone.
-pub(super) fn mark(value: &[u8], millis: Option<i64>) -> u64 {
-    let millis = millis.unwrap_or(0).cast_unsigned();
-    (millis << 32) | u64::from(crc32fast::hash(value))
 }
 
 impl Partitions {
@@ -141,22 +94,8 @@ impl Partitions {
             let compacted = compacted.get(topic).copied();
             for (number, leaderless) in (0..).zip(leaders) {
                 let source = format!("{topic}/{number}");
-                all.push(Partition {
-                    topic: topic.clone(),
-                    number,
-                    feed: format!("kafka:{source}").into(),
-                    epoch: topic_hash(&format!("{cluster}/{source}")),
-                    leaderless,
-                    ours: false,
-                    source: source.into(),
-                    next: 0,
-                    end: 0,
-                    read: false,
-                    low: 0,
-                    proof: None,
-                    compacted,
-                    reported_missing: false,
-                });
+                let epoch = topic_hash(&format!("{cluster}/{source}"));
+                all.push(Partition::new(topic, number, source, epoch, leaderless, compacted));
             }
         }
         match missing.pop_if(|_| all.is_empty()) {
@@ -188,8 +127,8 @@ impl Partitions {
 
     pub(super) fn place(&self, topic: &str, number: i32) -> Option<usize> {
         let place = self.topics.get(topic)? + usize::try_from(number).ok()?;
-        // One that was added since is not read yet.
-        self.all.get(place).filter(|one| one.topic == topic).map(|_| place)
+        // One that was added since is not read yet, and of one that was left some may still come.
+        self.all.get(place).filter(|one| one.topic == topic && one.ours).map(|_| place)
     }
 
     /// Decides where a partition is read on that is this hub's to read.
@@ -243,24 +182,32 @@ impl Partitions {
         Ok(reason.map(|reason| Gap { place, next: own.next, reason }))
     }
 
-    /// Looks how far other hubs are; whether the same partitions are this hub's as before.
-    pub(super) fn look_elsewhere(&mut self, claimed: &[Lease]) -> bool {
-        for (own, claimed) in self.all.iter_mut().zip(claimed) {
-            if own.ours != claimed.ours {
-                return false;
+    /// Looks how far other hubs are, and which partitions have changed their reader. `None`: one
+    /// came back, and a consumer may still hold records of before. It takes another one.
+    pub(super) fn look_elsewhere(&mut self, claimed: &[Lease]) -> Option<Moved> {
+        let mut moved = Moved::default();
+        for (place, (own, claimed)) in self.all.iter_mut().zip(claimed).enumerate() {
+            match (own.ours, claimed.ours) {
+                (false, true) if own.left => return None,
+                (false, true) => moved.come.push(place),
+                (true, false) => {
+                    (own.ours, own.left, own.proof) = (false, true, None);
+                    moved.gone.push(place);
+                }
+                (true, true) | (false, false) => {}
             }
-            if !own.ours {
+            if !claimed.ours {
                 own.goes_on_elsewhere(claimed, own.next);
             }
         }
-        true
+        Some(moved)
     }
 
     /// What an operator may wonder about.
     pub(super) fn elsewhere(&self) -> Option<String> {
         let others = self.all.iter().filter(|one| !one.ours).count();
         (others > 0)
-            .then(|| format!("another hub reads {others} of the {} partitions", self.all.len()))
+            .then(|| format!("other hubs read {others} of the {} partitions", self.all.len()))
     }
 
     /// The oldest offset there is, and the one after the newest.
@@ -270,50 +217,38 @@ impl Partitions {
         Ok((low.cast_unsigned(), high.cast_unsigned()))
     }
 
-    /// Begins to read.
-    pub(super) fn assign(&self, consumer: &Consumer) -> Result<(), PartitionsError> {
+    /// Begins to read those of these that are this hub's.
+    pub(super) fn assign(
+        &self,
+        places: &[usize],
+        consumer: &Consumer,
+    ) -> Result<(), PartitionsError> {
         let mut list = TopicPartitionList::new();
-        for own in self.all.iter().filter(|one| one.ours && !one.leaderless) {
+        let all = places.iter().map(|place| &self.all[*place]);
+        for own in all.filter(|one| one.ours && !one.leaderless) {
             let again = u64::from(own.proof.is_some());
             let offset = Offset::Offset((own.next - again).cast_signed());
             list.add_partition_offset(&own.topic, own.number, offset)?;
         }
-        Ok(consumer.assign(&list)?)
+        Ok(consumer.incremental_assign(&list)?)
+    }
+
+    /// Reads no more of these.
+    pub(super) fn leave(
+        &self,
+        places: &[usize],
+        consumer: &Consumer,
+    ) -> Result<(), PartitionsError> {
+        let mut list = TopicPartitionList::new();
+        for own in places.iter().map(|place| &self.all[*place]).filter(|one| !one.leaderless) {
+            list.add_partition(&own.topic, own.number);
+        }
+        Ok(consumer.incremental_unassign(&list)?)
     }
 
     /// A record was read; see [`Met`].
     pub(super) fn meet(&mut self, place: usize, offset: u64, mark: impl FnOnce() -> u64) -> Met {
-        let own = &mut self.all[place];
-        if let Some(proof) = own.proof.take().filter(|_| offset < own.next) {
-            if mark() == proof {
-                return Met::Known;
-            }
-            let reason = own.recreated();
-            return Met::Other(Gap { place, next: own.next, reason });
-        }
-        let missing = offset.saturating_sub(own.next);
-        let next = offset + 1;
-        own.next = next;
-        own.end = own.end.max(next);
-        own.read |= next >= own.end;
-        // Without compaction they mark transactions.
-        if missing == 0 || own.compacted == Some(false) {
-            return Met::Next;
-        }
-        let (first, last, source) = (offset - missing, offset - 1, &own.source);
-        if own.compacted.is_some() {
-            let reason = format!(
-                "compaction took offsets {first} to {last} of {source} before they were read"
-            );
-            return Met::AfterGap(Gap { place, next: offset, reason });
-        }
-        if std::mem::replace(&mut own.reported_missing, true) {
-            return Met::Next;
-        }
-        Met::Unclear(format!(
-            "{source} has no offsets {first} to {last}: they mark transactions, or compaction took them \
-             before they were read, which the brokers do not say"
-        ))
+        self.all[place].meet(place, offset, mark)
     }
 
     /// The end of a partition was reached. Which topic's is not said; and where the last offsets
@@ -372,27 +307,6 @@ impl Partitions {
         }
         let known = self.all.iter().map(|one| one.leaderless);
         if there.into_iter().eq(known) { Ok(()) } else { Err(PartitionsError::OtherPartitions) }
-    }
-}
-
-impl Partition {
-    /// As the log contains it when all before `next` is read.
-    pub(super) fn position(&self, next: u64, mark: Option<u64>) -> FeedPosition {
-        FeedPosition { feed: self.feed.clone(), epoch: self.epoch, position: next, mark }
-    }
-
-    /// Goes on with the topic of this name that there is now; what an operator has to know.
-    fn recreated(&mut self) -> String {
-        self.epoch = self.epoch.wrapping_add(1);
-        (self.next, self.proof) = (self.low, None);
-        format!("{} was created again, or lost its end: read from its start", self.source)
-    }
-
-    /// Whether its end is reached is for its reader to say.
-    fn goes_on_elsewhere(&mut self, claimed: &Lease, otherwise: u64) {
-        self.next = claimed.position.as_ref().map_or(otherwise, |known| known.position);
-        self.end = self.end.max(self.next);
-        self.read = true;
     }
 }
 
