@@ -47,7 +47,7 @@ impl Listener {
         client
     }
 
-    fn take(&mut self, message: &Value) {
+    pub fn take(&mut self, message: &Value) {
         assert_eq!(message["type"], "next", "{message}");
         let frame = &message["payload"]["data"]["events"];
         let text = |key: &str| frame[key].as_str().unwrap().to_owned();

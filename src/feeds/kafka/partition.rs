@@ -1,6 +1,7 @@
 //! One partition: how far it is read, and what it means that a record of it was read.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::ingest::handle::Lease;
 use crate::store::FeedPosition;
@@ -15,16 +16,20 @@ pub(super) struct Partition {
     pub(super) source: Arc<str>,
     /// Of the cluster, the topic and how often it was recreated.
     pub(super) epoch: u64,
-    /// It has no leader now, so nobody can read it.
-    pub(super) leaderless: bool,
+    /// The broker that leads it; below 0 if there is none now, so nobody can read it.
+    pub(super) leader: i32,
+    /// That broker does not answer.
+    pub(super) silent: bool,
     /// This hub reads it. Where several share a log one of them does.
     pub(super) ours: bool,
     /// This hub has read it in this session, and another one has read it since.
     pub(super) left: bool,
     /// The next offset.
     pub(super) next: u64,
-    /// The offset after its newest record, when that was last asked.
+    /// The offset after its newest record, as its leader said then.
     pub(super) end: u64,
+    /// When it said so; `None`: not in this session.
+    pub(super) answered: Option<Instant>,
     /// Its end was reached since the session began.
     pub(super) read: bool,
     /// The oldest offset there was when it was begun.
@@ -74,7 +79,7 @@ impl Partition {
         number: i32,
         source: String,
         epoch: u64,
-        leaderless: bool,
+        leader: i32,
         compacted: Option<bool>,
     ) -> Self {
         Self {
@@ -83,17 +88,32 @@ impl Partition {
             feed: format!("kafka:{source}").into(),
             source: source.into(),
             epoch,
-            leaderless,
+            leader,
+            silent: false,
             ours: false,
             left: false,
             next: 0,
             end: 0,
+            answered: None,
             read: false,
             low: 0,
             proof: None,
             compacted,
             reported_missing: false,
         }
+    }
+
+    pub(super) fn is_leaderless(&self) -> bool {
+        self.leader < 0
+    }
+
+    /// Why nobody can read it now, or this hub can't.
+    pub(super) fn fault(&self) -> Option<String> {
+        if self.is_leaderless() {
+            return Some("it has no leader: start its brokers".to_owned());
+        }
+        let silent = || format!("its broker {} does not answer", self.leader);
+        (self.silent && self.ours).then(silent)
     }
 
     /// As the log contains it when all before `next` is read.

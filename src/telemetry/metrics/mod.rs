@@ -23,6 +23,7 @@ use crate::cache::CacheMeters;
 use crate::graphql::MutationMeters;
 use crate::http::responses::ResponseMeters;
 use crate::ingest::feed_status::{FeedState, FeedStatus, FeedStatuses};
+use crate::ingest::source_lags::SourceLag;
 use crate::live::{Encoders, Live};
 use crate::pool::Pool;
 use crate::shared_log::PostgresMeters;
@@ -203,7 +204,10 @@ impl Everything {
         for (name, of) in columns {
             by_label(encoder, name, feeds.iter().map(|feed| (&*feed.name, of(feed))))?;
         }
-        Ok(())
+        let lags = self.statuses.lags().all();
+        by_label(encoder, "source_lag", lags.iter().map(|one| (&*one.source, one.lag)))?;
+        let age = |one: &SourceLag| (one.source.clone(), one.answered.elapsed().as_secs());
+        by_label(encoder, "source_answer_age_seconds", lags.iter().map(age))
     }
 }
 

@@ -30,7 +30,7 @@ impl Metric {
     }
 }
 
-pub(super) const METRICS: [Metric; 75] = [
+pub(super) const METRICS: [Metric; 77] = [
     gauge("websockets_open", "WebSockets and event streams that are open"),
     gauge("readers_open", "operations that read a stream"),
     gauge("response_streams_open", "response streams that are open"),
@@ -141,6 +141,14 @@ pub(super) const METRICS: [Metric; 75] = [
     gauge("feed_live", "1 while the feed is live").by("feed"),
     gauge("feed_lag", "lag: bytes, rows or records at the source that are not in the log yet")
         .by("feed"),
+    gauge(
+        "source_lag",
+        "records of a partition of Kafka that are not in the log yet, as its broker last said; only \
+         at the hub that reads it",
+    )
+    .by("source"),
+    gauge("source_answer_age_seconds", "how long ago the partition's broker last said it")
+        .by("source"),
 ];
 
 pub(super) fn find(name: &str) -> Option<&'static Metric> {
