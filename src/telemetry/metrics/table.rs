@@ -143,8 +143,8 @@ pub(super) const METRICS: [Metric; 77] = [
         .by("feed"),
     gauge(
         "source_lag",
-        "records of a partition of Kafka that are not in the log yet, as its broker last said; only \
-         at the hub that reads it",
+        "records of a partition of Kafka that are not in the log yet, as its broker last said: \
+         only at the hub that reads it",
     )
     .by("source"),
     gauge("source_answer_age_seconds", "how long ago the partition's broker last said it")
