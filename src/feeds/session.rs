@@ -71,6 +71,12 @@ impl Remote {
         self.statuses.cut_off(self.feed, format!("cut off from {}: {error}", self.source));
     }
 
+    /// It is cut off already, and this is why by now.
+    pub(super) fn still_cut_off(&self, error: &impl Display) {
+        let reason = format!("cut off from {}: {error}", self.source);
+        self.statuses.stale(self.feed, Some(reason));
+    }
+
     /// All that was there is read.
     pub(super) fn caught_up(&self) {
         self.statuses.stale(self.feed, None);

@@ -207,16 +207,10 @@ async fn serve(config: Config, simulator: Option<SimulatorConfig>) -> Result<End
         Some((shared, log_of_all)) => {
             let guard = ownership.clone();
             let guard = guard.map(|ownership| OwnershipGuard { ownership, replica: log.clone() });
+            let feeds = (log_of_all, config.feeds.kafka.as_ref());
             let replica = Replica { ingest, epoch: live.epoch(), replaced: replaced.clone() };
-            let (shared_log, ingest) = SharedLog::new(
-                shared,
-                log_of_all,
-                replica,
-                &statuses,
-                guard,
-                live.clone(),
-                postgres,
-            )?;
+            let (shared_log, ingest) =
+                SharedLog::new(shared, feeds, replica, &statuses, guard, live.clone(), postgres)?;
             (Some(shared_log), ingest)
         }
         None => (None, ingest),

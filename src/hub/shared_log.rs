@@ -12,14 +12,14 @@ use tokio_util::sync::CancellationToken;
 use super::readiness::{Readiness, Stage};
 use super::run::{ServeError, synchronous};
 use crate::backoff::Backoff;
-use crate::config::{self, PostgresFeedConfig, SharedLogConfig, StoreConfig};
+use crate::config::{self, KafkaFeedConfig, PostgresFeedConfig, SharedLogConfig, StoreConfig};
 use crate::feeds::postgres;
 use crate::ingest::feed_status::FeedStatuses;
 use crate::ingest::handle::IngestHandle;
 use crate::live::Live;
 use crate::postgres::{Doorbell, PostgresConfig};
 use crate::shared_log::{
-    self, OwnershipGuard, PostgresMeters, Reader, Requests, Writer, WriterConfig,
+    self, Agreed, OwnershipGuard, PostgresMeters, Reader, Requests, TOPICS, Writer, WriterConfig,
 };
 use crate::store::{self, Store, StoreError};
 
@@ -47,7 +47,7 @@ impl SharedLog {
     /// Gives the handle of the shared log too, which feeds and mutations use.
     pub(super) fn new(
         shared: &SharedLogConfig,
-        log: &PostgresFeedConfig,
+        feeds: (&PostgresFeedConfig, Option<&KafkaFeedConfig>),
         replica: Replica,
         statuses: &FeedStatuses,
         ownership_guard: Option<OwnershipGuard>,
@@ -61,12 +61,13 @@ impl SharedLog {
         } else {
             host
         };
-        let postgres = postgres(log.clone());
+        let (log, kafka) = feeds;
         let config = WriterConfig {
-            postgres,
+            postgres: postgres(log.clone()),
             connections,
             connection_wait,
             host,
+            agreed: kafka.map(agreed).unwrap_or_default(),
             ownership_guard,
             live,
             meters,
@@ -76,6 +77,20 @@ impl SharedLog {
         let (ingest, requests) = shared_log::handle();
         Ok((Self { reader, writer, requests, replica }, ingest))
     }
+}
+
+/// What has to be the same on all hubs. The order of the values means nothing.
+fn agreed(kafka: &KafkaFeedConfig) -> Agreed {
+    let owned = kafka.owned.clone().unwrap_or_default();
+    let brokers = kafka.brokers.split(',').map(|broker| broker.trim().to_owned()).collect();
+    let all = [
+        ("feeds.kafka.brokers", brokers),
+        (TOPICS, kafka.topics.clone()),
+        ("feeds.kafka.own_topics", owned.topics),
+        ("feeds.kafka.own_markets", owned.markets),
+        ("feeds.kafka.produce_to", vec![owned.produce_to]),
+    ];
+    all.into_iter().map(|(key, values)| (key.to_owned(), values.into_iter().collect())).collect()
 }
 
 pub fn postgres(written: PostgresFeedConfig) -> PostgresConfig {

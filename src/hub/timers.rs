@@ -117,10 +117,11 @@ async fn follow_feeds(encoders: Arc<Encoders>, statuses: FeedStatuses, stop: Can
 }
 
 /// What decides the states of topics.
-type Health = Vec<(feed_status::FeedState, BTreeMap<Arc<str>, String>)>;
+type Health = Vec<(feed_status::FeedState, [BTreeMap<Arc<str>, String>; 2])>;
 
 fn health(feeds: &[FeedStatus]) -> Health {
-    feeds.iter().map(|feed| (feed.state, feed.source_faults.clone())).collect()
+    let sources = |feed: &FeedStatus| [feed.source_faults.clone(), feed.stale_sources.clone()];
+    feeds.iter().map(|feed| (feed.state, sources(feed))).collect()
 }
 
 /// A topic has the worst state of its sources. A topic without a known source may be of any feed.

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::place::Place;
 use super::refusals::{Logged, Refusals};
+use super::source_lags::SourceLags;
 use super::topic_sources::TopicSources;
 use crate::market::refusal::Refusal;
 use crate::market::time::Micros;
@@ -73,6 +74,8 @@ pub struct FeedStatus {
     pub is_ready: bool,
     /// Sources that can't be read, with their reasons.
     pub source_faults: BTreeMap<Arc<str>, String>,
+    /// Sources that are cut off or late, with their reasons.
+    pub stale_sources: BTreeMap<Arc<str>, String>,
     /// What is wrong, or what is passed over on purpose while the feed is live.
     pub reason: Option<String>,
     /// Events that went into the log since the hub started.
@@ -95,10 +98,12 @@ pub struct FeedStatus {
 impl FeedStatus {
     /// The state of one of its sources.
     pub fn of(&self, source: &str) -> FeedState {
-        match self.source_faults.contains_key(source) {
-            true => self.state_as_a_whole.max(FeedState::Halted),
-            false => self.state_as_a_whole,
-        }
+        let own = match () {
+            () if self.source_faults.contains_key(source) => FeedState::Halted,
+            () if self.stale_sources.contains_key(source) => FeedState::Stale,
+            () => FeedState::Live,
+        };
+        self.state_as_a_whole.max(own)
     }
 }
 
@@ -140,6 +145,7 @@ pub struct FeedStatuses {
     /// Rises with each change; a watcher that is slow sees only the newest.
     generation: Arc<watch::Sender<u64>>,
     sources: TopicSources,
+    lags: SourceLags,
     /// What stops every feed.
     halted: Arc<Mutex<BTreeSet<Cause>>>,
 }
@@ -147,8 +153,8 @@ pub struct FeedStatuses {
 impl Default for FeedStatuses {
     fn default() -> Self {
         let generation = Arc::new(watch::Sender::new(0));
-        let (entries, sources, halted) = Default::default();
-        Self { entries, generation, sources, halted }
+        let (entries, sources, lags, halted) = Default::default();
+        Self { entries, generation, sources, lags, halted }
     }
 }
 
@@ -167,6 +173,7 @@ impl FeedStatuses {
             state_as_a_whole: FeedState::Live,
             is_ready: true,
             source_faults: BTreeMap::new(),
+            stale_sources: BTreeMap::new(),
             reason: None,
             events_total: 0,
             known_total: 0,
@@ -207,6 +214,11 @@ impl FeedStatuses {
     /// Which feed brings which topic.
     pub fn sources(&self) -> &TopicSources {
         &self.sources
+    }
+
+    /// How far single sources are.
+    pub fn lags(&self) -> &SourceLags {
+        &self.lags
     }
 
     pub fn name(&self, feed: FeedId) -> Option<Arc<str>> {
@@ -262,6 +274,11 @@ impl FeedStatuses {
     /// The sources of a feed that can't be read. Only their topics are HALTED.
     pub fn source_faults(&self, feed: FeedId, faults: BTreeMap<Arc<str>, String>) {
         self.change(feed, |entry| entry.status.source_faults = faults);
+    }
+
+    /// The sources of a feed that are cut off. Only their topics are STALE.
+    pub fn stale_sources(&self, feed: FeedId, reasons: BTreeMap<Arc<str>, String>) {
+        self.change(feed, |entry| entry.status.stale_sources = reasons);
     }
 
     /// For what stops every feed at once.
@@ -408,18 +425,21 @@ impl Entry {
             let notes: Vec<&str> = self.note.as_deref().into_iter().chain(logged_only).collect();
             (FeedState::Live, (!notes.is_empty()).then(|| notes.join("; ")))
         };
-        let faults = &self.status.source_faults;
-        let faulty = faults.iter().map(|(source, reason)| format!("{source}: {reason}"));
-        let faulty = summary(faulty, faults.len());
+        let FeedStatus { source_faults: faults, stale_sources: stale, .. } = &self.status;
+        let all = faults.iter().chain(stale);
+        let faulty = all.map(|(source, reason)| format!("{source}: {reason}"));
+        let faulty = summary(faulty, faults.len() + stale.len());
+        let of_sources = match () {
+            () if !faults.is_empty() => FeedState::Halted,
+            () if !stale.is_empty() => FeedState::Stale,
+            () => FeedState::Live,
+        };
         let whole = if self.shutting_down { FeedState::ShuttingDown } else { whole };
         self.status.state_as_a_whole = whole;
         // Of single sources that can't be read, only their own topics are not live.
         self.status.is_ready = !LOG_CAUSES.iter().any(|cause| self.halted.contains_key(cause))
             && (self.is_optional || whole == FeedState::Live);
-        self.status.state = match &faulty {
-            Some(_) => whole.max(FeedState::Halted),
-            None => whole,
-        };
+        self.status.state = whole.max(of_sources);
         let reasons: Vec<String> = faulty.into_iter().chain(reason).collect();
         self.status.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
         self.status != before
@@ -454,6 +474,19 @@ mod tests {
         board.stale(feed, Some("late".into()));
         assert_eq!(board.get(feed).unwrap().of("c.ndjson"), FeedState::Stale);
         board.stale(feed, None);
+        // One that is only cut off is less than that.
+        board.stale_sources(feed, [("c.ndjson".into(), "late".into())].into());
+        let status = board.get(feed).unwrap();
+        assert_eq!(
+            (status.of("a.ndjson"), status.of("c.ndjson")),
+            (FeedState::Halted, FeedState::Stale)
+        );
+        assert_eq!((status.state, status.is_ready), (FeedState::Halted, true));
+        board.source_faults(feed, BTreeMap::new());
+        let status = board.get(feed).unwrap();
+        assert_eq!((status.state, status.state_as_a_whole), (FeedState::Stale, FeedState::Live));
+        assert_eq!(status.reason.as_deref(), Some("c.ndjson: late; b.txt is ignored"));
+        board.stale_sources(feed, BTreeMap::new());
         board.source_faults(feed, BTreeMap::new());
         assert_eq!(board.get(feed).unwrap().state, FeedState::Live);
     }

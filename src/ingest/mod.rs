@@ -9,6 +9,7 @@ pub mod projection;
 pub mod refusals;
 pub mod rollback;
 pub mod sequencer;
+pub mod source_lags;
 pub mod topic_sources;
 pub mod waiters;
 

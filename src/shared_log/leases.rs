@@ -3,15 +3,19 @@
 //! a reader that was replaced meanwhile writes nothing.
 //!
 //! A hub that begins to read a folder takes it over. A partition of Kafka has a reader as long
-//! as that one says so again within [`LEASE`]; then any hub may go on in its place.
+//! as that one says so again within [`LEASE`]; then any hub may go on in its place. Hubs that can
+//! read the same partitions share them: see [`super::share`].
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use deadpool_postgres::{Object, Transaction};
+use parking_lot::Mutex;
+use spreadly_subscriptions::topic_hash;
 use thiserror::Error;
 use tokio_postgres::Row;
 
+use super::share::{Claimer, Share, Step};
 use crate::ingest::handle::{self, Lease};
 use crate::store::{FeedPosition, FileProgress, Progress};
 
@@ -27,17 +31,47 @@ const HOLD: &str = "SELECT FROM spreadly_sources WHERE feed = $1 AND reader = $2
 const MAKE: &str = "
     INSERT INTO spreadly_sources (feed, reader) SELECT feed, $2 FROM unnest($1::text[]) AS asked (feed)
     ON CONFLICT (feed) DO NOTHING";
-/// Waits for nobody: a row that is held has a reader.
-const CLAIM: &str = "
-    WITH free AS (
+const CAN_READ: &str = "
+    UPDATE spreadly_hubs SET claims = $2, claimed = clock_timestamp() WHERE reader = $1";
+/// Hubs that can read the same, this one among them, and how much of it each reads.
+const CLAIMERS: &str = "
+    SELECT reader, coalesce(count, 0)
+    FROM (
+            SELECT reader FROM spreadly_hubs
+            WHERE claims = $4 AND claimed > clock_timestamp() - make_interval(secs => $3)
+            UNION SELECT $2
+        ) AS claimer
+        LEFT JOIN (
+            SELECT reader, count(*) FROM spreadly_sources
+            WHERE feed = ANY ($1) AND renewed > clock_timestamp() - make_interval(secs => $3)
+            GROUP BY reader
+        ) AS held USING (reader)";
+const GIVE_UP: &str = "
+    WITH least AS (
         SELECT feed FROM spreadly_sources
-        WHERE feed = ANY ($1)
-            AND (reader = $2 OR renewed < clock_timestamp() - make_interval(secs => $3))
-        ORDER BY feed FOR UPDATE SKIP LOCKED)
-    UPDATE spreadly_sources AS own SET reader = $2, renewed = clock_timestamp()
-    FROM free WHERE own.feed = free.feed";
+        WHERE feed = ANY ($1) AND reader = $2 AND renewed > '-infinity'
+        ORDER BY feed DESC LIMIT $3 FOR UPDATE SKIP LOCKED)
+    UPDATE spreadly_sources AS own SET renewed = '-infinity'
+    FROM least WHERE own.feed = least.feed";
+/// Renews what this hub reads, and takes some of what has no reader. Waits for nobody: a row that
+/// is held has a reader.
+const CLAIM: &str = "
+    WITH own AS (
+        SELECT feed FROM spreadly_sources
+        WHERE feed = ANY ($1) AND reader = $2
+            AND renewed > clock_timestamp() - make_interval(secs => $3)
+        FOR UPDATE SKIP LOCKED
+    ), free AS (
+        SELECT feed FROM spreadly_sources
+        WHERE feed = ANY ($1) AND renewed <= clock_timestamp() - make_interval(secs => $3)
+        ORDER BY reader = $2 DESC, feed LIMIT $4 FOR UPDATE SKIP LOCKED
+    )
+    UPDATE spreadly_sources AS claimed SET reader = $2, renewed = clock_timestamp()
+    FROM (SELECT feed FROM own UNION SELECT feed FROM free) AS all_of_it
+    WHERE claimed.feed = all_of_it.feed";
 const CLAIMED: &str = "
-    SELECT reader = $2, epoch, position, mark
+    SELECT reader = $2 AND renewed > clock_timestamp() - make_interval(secs => $3),
+        epoch, position, mark
     FROM unnest($1::text[]) WITH ORDINALITY AS asked (feed, place)
         LEFT JOIN spreadly_sources USING (feed)
     ORDER BY place";
@@ -69,11 +103,12 @@ pub(super) struct Leases {
     reader: i64,
     /// Its machine, as the folders of others may have the same names.
     host: String,
+    share: Mutex<Share>,
 }
 
 impl Leases {
-    pub(super) fn new(host: String) -> Self {
-        Self { reader: rand::random(), host }
+    pub(super) fn new(reader: i64, host: String) -> Self {
+        Self { reader, host, share: Mutex::default() }
     }
 
     /// Makes sure that nobody else writes for what this is the progress of, until the commit.
@@ -147,7 +182,8 @@ impl Leases {
     }
 
     /// See [`handle::IngestHandle::claim`]. Each statement by itself: a hub that is stopped in
-    /// between holds nothing.
+    /// between holds nothing. What it gives up is no longer its own in the answer: its feed asks
+    /// between two batches, so nothing of that is under way.
     pub(super) async fn claim(
         &self,
         connection: &Object,
@@ -155,10 +191,18 @@ impl Leases {
     ) -> Result<Vec<Lease>, LeaseError> {
         let make = connection.prepare_cached(MAKE).await?;
         connection.execute(&make, &[&feeds, &self.reader]).await?;
+        let Step { takes, gives_up } = self.share_of(connection, feeds).await?;
+        if gives_up > 0 {
+            let give_up = connection.prepare_cached(GIVE_UP).await?;
+            let given = count(gives_up);
+            let given = connection.execute(&give_up, &[&feeds, &self.reader, &given]).await?;
+            tracing::info!("this hub leaves {given} partitions of Kafka to other hubs");
+        }
+        let (lease, takes) = (LEASE.as_secs_f64(), count(takes));
         let claim = connection.prepare_cached(CLAIM).await?;
-        connection.execute(&claim, &[&feeds, &self.reader, &LEASE.as_secs_f64()]).await?;
+        connection.execute(&claim, &[&feeds, &self.reader, &lease, &takes]).await?;
         let claimed = connection.prepare_cached(CLAIMED).await?;
-        let rows = connection.query(&claimed, &[&feeds, &self.reader]).await?;
+        let rows = connection.query(&claimed, &[&feeds, &self.reader, &lease]).await?;
         let one = |feed: &str, row: &Row| {
             let whole = |place| {
                 let number: Option<i64> = row.try_get(place)?;
@@ -173,6 +217,27 @@ impl Leases {
         feeds.iter().zip(&rows).map(|(feed, row)| one(feed, row)).collect()
     }
 
+    /// Says that this hub can read these, and looks how many of them it should read.
+    async fn share_of(&self, connection: &Object, feeds: &[Box<str>]) -> Result<Step, LeaseError> {
+        let mut names: Vec<&str> = feeds.iter().map(|feed| &**feed).collect();
+        names.sort_unstable();
+        let claims = topic_hash(&names.join("\n")).cast_signed();
+        let can_read = connection.prepare_cached(CAN_READ).await?;
+        connection.execute(&can_read, &[&self.reader, &claims]).await?;
+        let claimers = connection.prepare_cached(CLAIMERS).await?;
+        let lease = LEASE.as_secs_f64();
+        let rows = connection.query(&claimers, &[&feeds, &self.reader, &lease, &claims]).await?;
+        let claimer = |row: &Row| {
+            let held: i64 = row.try_get(1)?;
+            let held = usize::try_from(held).unwrap_or_default();
+            Ok::<_, LeaseError>(Claimer { reader: row.try_get(0)?, held })
+        };
+        let all = rows.iter().map(claimer).collect::<Result<Vec<_>, _>>()?;
+        let own = all.iter().find(|one| one.reader == self.reader).copied();
+        let own = own.unwrap_or(Claimer { reader: self.reader, held: 0 });
+        Ok(self.share.lock().look(feeds.len(), own, &all))
+    }
+
     /// Lets others go on at once with what this hub has claimed.
     pub(super) async fn release(&self, connection: &Object) -> Result<(), LeaseError> {
         let release = connection.prepare_cached(RELEASE).await?;
@@ -185,4 +250,9 @@ impl Leases {
         let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
         format!("{}:{}", self.host, absolute.display())
     }
+}
+
+/// As Postgres takes it.
+fn count(many: usize) -> i64 {
+    i64::try_from(many).unwrap_or(i64::MAX)
 }

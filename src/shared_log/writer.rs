@@ -19,6 +19,7 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio_postgres::NoTls;
 use tokio_util::sync::CancellationToken;
 
+use super::hubs::{Agreed, Hubs, RENEWAL};
 use super::leases::{LeaseError, Leases};
 use super::losses::Losses;
 use super::meters::PostgresMeters;
@@ -59,6 +60,8 @@ pub struct WriterConfig {
     pub connection_wait: Duration,
     /// Which machine this is: its folders are others than those of the same name elsewhere.
     pub host: String,
+    /// What has to be the same on all hubs.
+    pub agreed: Agreed,
     /// Absent: every feed may bring anything.
     pub ownership_guard: Option<OwnershipGuard>,
     /// As far as this hub has read the log.
@@ -116,6 +119,7 @@ pub struct Writer {
     waiters: Arc<Waiters>,
     statuses: FeedStatuses,
     leases: Leases,
+    hubs: Hubs,
 }
 
 impl Writer {
@@ -141,8 +145,10 @@ impl Writer {
             }))
             .runtime(Runtime::Tokio1)
             .build()?;
-        let leases = Leases::new(config.host.clone());
-        Ok(Self { config, pool, waiters, statuses, leases })
+        let (reader, host) = (rand::random(), config.host.clone());
+        let hubs = Hubs::new(reader, host.clone(), config.agreed.clone(), config.meters.clone());
+        let leases = Leases::new(reader, host);
+        Ok(Self { config, pool, waiters, statuses, leases, hubs })
     }
 
     /// Answers until the last handle is dropped, or until `stop`. Wants a thread of its own: it
@@ -164,13 +170,32 @@ impl Writer {
                 });
             }
         };
+        let serving = async {
+            tokio::select! {
+                () = taking => {}
+                () = leaving.renew() => {}
+            }
+        };
         // Requests that still wait are answered with `Closed`.
-        LocalSet::new().run_until(stop.run_until_cancelled(taking)).await;
+        LocalSet::new().run_until(stop.run_until_cancelled(serving)).await;
         let wait = leaving.config.connection_wait;
-        let release =
-            async |connection: &mut Object| Ok(leaving.leases.release(connection).await?);
+        let release = async |connection: &mut Object| {
+            leaving.hubs.leave(connection).await?;
+            Ok(leaving.leases.release(connection).await?)
+        };
         if let Err(error) = leaving.with_connection(wait, release).await {
             tracing::debug!(%error, "other hubs go on only once they have waited for this one");
+        }
+    }
+
+    /// Shows other hubs that this one is there, and looks at them.
+    async fn renew(&self) {
+        loop {
+            let renew = async |connection: &mut Object| Ok(self.hubs.renew(connection).await?);
+            if let Err(error) = self.with_connection(self.config.postgres.deadline, renew).await {
+                tracing::debug!(%error, "other hubs were not looked at");
+            }
+            tokio::time::sleep(RENEWAL).await;
         }
     }
 
@@ -434,6 +459,7 @@ mod tests {
             connections: 1,
             connection_wait: Duration::from_secs(1),
             host: "host".to_owned(),
+            agreed: Agreed::default(),
             ownership_guard: None,
             live: Arc::new(Live::new(
                 Epoch(1),

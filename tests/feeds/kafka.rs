@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::harness::client::PATIENCE;
 use crate::harness::records::{self, message, producer, send};
-use crate::harness::{Hub, Kafka, Listener, kafka, loud, until};
+use crate::harness::{Hub, Kafka, Listener, kafka, loud, market, until};
 
 /// Of the feed.
 const NAME: &str = "kafka";
@@ -150,6 +150,48 @@ async fn bad_records_lost_ones_and_topics_created_again_are_reported_and_the_res
     assert_eq!(published(&hub, "p0"), [1, 3, 4]);
     listener.follow(hub.address(), 1).await;
     assert_eq!(listener.reasons, ["INITIAL", "EPOCH_CHANGE"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_is_created_again_with_three_partitions_begins_one_epoch() {
+    const COUNT: i32 = 3;
+    let kafka = Kafka::start();
+    kafka.make_topic("events", COUNT, &[]).await;
+    let hub = with_kafka(&kafka, &["events"]);
+    let producer = producer(&kafka);
+    let mut listeners = Vec::new();
+    for partition in 0..COUNT {
+        for number in 0..3 {
+            send(&producer, "events", partition, message(partition, number).as_bytes()).await;
+        }
+    }
+    hub.until_feed(NAME, "all", |feed| feed["eventsTotal"] == "9" && caught_up(feed)).await;
+    for partition in 0..COUNT {
+        listeners.push(Listener::begin(&records::topic_of(partition), hub.address()).await);
+    }
+    kafka.remove_topic("events").await;
+    kafka.make_topic("events", COUNT, &[]).await;
+    let noticed = |feed: &Value| {
+        feed["reason"].as_str().is_some_and(|reason| reason.contains("was created again"))
+    };
+    hub.until_feed(NAME, "that it is another one", noticed).await;
+    for partition in 0..COUNT {
+        send(&producer, "events", partition, message(partition, 3).as_bytes()).await;
+    }
+    for (partition, listener) in (0..).zip(&mut listeners) {
+        let topic = records::topic_of(partition);
+        until("its record", async || published(&hub, &topic) == [0, 1, 2, 3]).await;
+        listener.follow(hub.address(), 1).await;
+        assert_eq!(listener.received, [3]);
+        assert_eq!(listener.reasons, ["INITIAL", "EPOCH_CHANGE"]);
+    }
+    let status = hub.until_feed(NAME, "LIVE", caught_up).await;
+    for partition in 0..COUNT {
+        let again = format!("events/{partition} was created again");
+        assert!(status["reason"].as_str().unwrap().contains(&again), "{status}");
+    }
+    let page = hub.admin_page("/metrics").1;
+    assert!(page.contains("spreadly_source_gaps_total 1\n"), "{page}");
 }
 
 /// By its offsets alone it would be taken for the old one, and what is in it before them never be
@@ -418,7 +460,7 @@ async fn a_partition_without_a_leader_keeps_no_other_from_being_read() {
     second.kill9();
     let leaderless = |feed: &Value| {
         let reason = feed["reason"].as_str().unwrap_or_default();
-        feed["state"] == "STALE" && reason.starts_with("events/1 has no leader")
+        feed["state"] == "STALE" && reason.starts_with("events/1: it has no leader")
     };
     hub.until_feed(NAME, "the partition", leaderless).await;
     send(&producer, "events", 0, message(0, 2).as_bytes()).await;
@@ -428,6 +470,99 @@ async fn a_partition_without_a_leader_keeps_no_other_from_being_read() {
     hub.until_feed(NAME, "the partition again", |feed| feed["state"] == "LIVE").await;
     send(&producer, "events", 1, message(1, 2).as_bytes()).await;
     hub.until_feed(NAME, "its record", |feed| feed["eventsTotal"] == "4").await;
+}
+
+/// The state of a market's book.
+fn state_of(hub: &Hub, market: &str) -> Value {
+    hub.query(&format!("{{ orderBook(market: \"{market}\") {{ state }} }}"))["orderBook"]["state"]
+        .clone()
+}
+
+/// The value of a metric of a partition.
+fn of_partition(hub: &Hub, name: &str, source: &str) -> Option<u64> {
+    let page = hub.admin_page("/metrics").1;
+    let begin = format!("spreadly_{name}{{source=\"{source}\"}} ");
+    page.lines().find_map(|line| line.strip_prefix(&begin)?.parse().ok())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_dies_makes_its_own_topics_stale_and_holds_no_other_up() {
+    const MARKETS: [&str; 2] = ["A-USD", "B-USD"];
+    const RECORDS: u64 = 600;
+    let kafka = Kafka::start();
+    let mut second = kafka.start_second();
+    kafka.make_spread_topic("events").await;
+    let hub = with_kafka(&kafka, &["events"]);
+    let producer = producer(&kafka);
+    for (partition, market) in (0..).zip(MARKETS) {
+        for line in market::beginning(market) {
+            send(&producer, "events", partition, line.as_bytes()).await;
+        }
+        until("the book", async || state_of(&hub, market) == "LIVE").await;
+    }
+    hub.until_feed(NAME, "all", caught_up).await;
+    // A part of it while the broker is dead, and the cluster does not know it yet.
+    let mut listener = Listener::begin("p0", hub.address()).await;
+    let address = hub.address();
+    let following = tokio::spawn(async move {
+        let mut longest = Duration::ZERO;
+        let mut client = listener.connect(address).await;
+        let mut before = Instant::now();
+        while listener.received.len() < usize::try_from(RECORDS).unwrap() {
+            let there = listener.received.len();
+            listener.take(&client.message().await);
+            if listener.received.len() > there {
+                longest = longest.max(std::mem::replace(&mut before, Instant::now()).elapsed());
+            }
+        }
+        (listener, longest)
+    });
+    let sending = tokio::spawn(async move {
+        for number in 0..RECORDS {
+            send(&producer, "events", 0, message(0, number).as_bytes()).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        producer
+    });
+    until("some of them", async || hub.published("p0").len() > 20).await;
+    second.kill9();
+    let began = Instant::now();
+    let silent = |feed: &Value| {
+        let reason = feed["reason"].as_str().unwrap_or_default();
+        feed["state"] == "STALE" && reason.starts_with("events/1: its broker 2 does not answer")
+    };
+    hub.until_feed(NAME, "that it is silent", silent).await;
+    let noticed = began.elapsed();
+    until("its book", async || state_of(&hub, MARKETS[1]) == "STALE").await;
+    assert_eq!(state_of(&hub, MARKETS[0]), "LIVE");
+    assert_eq!(hub.admin_page("/readyz").0, 200);
+    let leaderless = |feed: &Value| {
+        feed["state"] == "STALE" && feed["reason"].as_str().unwrap().contains("it has no leader")
+    };
+    hub.until_feed(NAME, "that it has no leader", leaderless).await;
+    assert_eq!(state_of(&hub, MARKETS[0]), "LIVE");
+    assert_eq!(state_of(&hub, MARKETS[1]), "STALE");
+    let producer = sending.await.unwrap();
+    let (listener, longest) = following.await.unwrap();
+    assert_eq!(listener.received, (0..RECORDS).collect::<Vec<_>>());
+    assert_eq!(listener.reasons, ["INITIAL"]);
+    // Of the partition that nobody can ask, the last that was known, and how old that is.
+    let age = |source: &str| of_partition(&hub, "source_answer_age_seconds", source);
+    until("an age", async || age("events/1").is_some_and(|age| age > 5)).await;
+    until("an answer", async || age("events/0").is_some_and(|age| age < 3)).await;
+    assert_eq!(of_partition(&hub, "source_lag", "events/1"), Some(0));
+    loud::say(&format!(
+        "a broker that was killed was noticed after {} ms; a record of the other one each 20 ms, \
+         the longest pause between two of them {} ms",
+        noticed.as_millis(),
+        longest.as_millis()
+    ));
+
+    second.restart(&kafka);
+    hub.until_feed(NAME, "the partition again", |feed| feed["state"] == "LIVE").await;
+    send(&producer, "events", 1, market::step(MARKETS[1], 0).as_bytes()).await;
+    hub.until_feed(NAME, "its record", caught_up).await;
+    until("its book", async || state_of(&hub, MARKETS[1]) == "LIVE").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

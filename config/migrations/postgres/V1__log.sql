@@ -244,3 +244,20 @@ CREATE TABLE spreadly_files (
     moved bigint NOT NULL DEFAULT nextval('spreadly_moves'),
     PRIMARY KEY (feed, stream)
 );
+
+-- The hubs that share this log. Each renews its row every few seconds, and compares itself with the
+-- others. A row that nobody renews is deleted.
+CREATE TABLE spreadly_hubs (
+    reader bigint PRIMARY KEY,
+    host text NOT NULL,
+    release text NOT NULL,
+    -- The settings that must be equal on all hubs: each with its sorted values.
+    settings json NOT NULL,
+    -- How far the hub's clock is ahead of this database's. NULL: not measured yet.
+    clock_micros bigint,
+    seen timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- A hash of the names of the partitions that it can read, and when it last said so. Hubs that
+    -- can read the same partitions share them.
+    claims bigint,
+    claimed timestamptz
+);

@@ -3,17 +3,20 @@
 //! counts once whatever is killed in between. A partition's records stay in order; partitions do
 //! not wait for one another.
 //!
-//! Of hubs that share a log one reads a partition and brings it to all of them; the others wait.
-//! The log names the reader too, beside the offset, so that a reader that was replaced brings
-//! nothing more.
+//! Of hubs that share a log one reads a partition and brings it to all of them. Each reads its
+//! share of the partitions. The log names the reader too, beside the offset, so that a reader that
+//! was replaced brings nothing more.
 
 mod brokers;
+mod leaders;
+mod partition;
 mod partitions;
 mod producer;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt as _, StreamExt as _};
@@ -25,11 +28,13 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use self::brokers::Consumer;
-use self::partitions::{Gap, Met, Partitions, PartitionsError};
+use self::leaders::{Answer, Leaders, UNREACHED};
+use self::partition::{Gap, Met};
+use self::partitions::{Partitions, PartitionsError};
 pub use self::producer::{LONGEST_WRITE, Outgoing, ProduceError, Producer};
 use super::session::{self, Remote};
-use crate::ingest::feed_status::{FeedId, FeedStatuses};
-use crate::ingest::handle::{self, Incoming, IngestHandle};
+use crate::ingest::feed_status::{FeedId, FeedStatuses, summary};
+use crate::ingest::handle::{self, Incoming, IngestHandle, Lease};
 use crate::ingest::place::{At, Place};
 use crate::market::event::{MOST_LINE_BYTES, begins_epochs};
 use crate::market::refusal::Refusal;
@@ -69,7 +74,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) {
     let remote = Remote { ingest, statuses: statuses.clone(), feed, source: "Kafka" };
-    let own = Feed { config, remote, notes: RefCell::default() };
+    let own = Feed { config, remote, notes: RefCell::default(), asks_now: Cell::default() };
     let following = own.remote.follow(async |healthy: &mut bool| own.session(healthy).await);
     shutdown.run_until_cancelled(following).await;
     statuses.shutting_down(feed);
@@ -79,6 +84,8 @@ struct Feed {
     config: KafkaConfig,
     remote: Remote,
     notes: RefCell<Notes>,
+    /// A broker was lost: which one is asked now.
+    asks_now: Cell<bool>,
 }
 
 /// A record as it was received.
@@ -94,7 +101,7 @@ struct Record {
 impl Record {
     /// `None` of one that is too long to be held.
     fn mark(&self) -> Option<u64> {
-        self.line.as_deref().ok().map(|line| partitions::mark(line, self.millis))
+        self.line.as_deref().ok().map(|line| partition::mark(line, self.millis))
     }
 }
 
@@ -142,6 +149,7 @@ impl Feed {
     /// Reads until it has to begin again. `healthy`: all that was there has been read.
     async fn session(&self, healthy: &mut bool) -> Result<Infallible, Cut> {
         let consumer = brokers::connect(&self.config).map_err(PartitionsError::from)?;
+        let consumer = Arc::new(consumer);
         let ended = self.read(&consumer, healthy).await;
         brokers::listen(&consumer).await;
         ended.map_err(|cut| match cut {
@@ -150,79 +158,141 @@ impl Feed {
         })
     }
 
-    async fn read(&self, consumer: &Consumer, healthy: &mut bool) -> Result<Infallible, Cut> {
+    async fn read(&self, consumer: &Arc<Consumer>, healthy: &mut bool) -> Result<Infallible, Cut> {
         let mut partitions = Partitions::find(&self.config, consumer).await?;
+        let KafkaConfig { topics, deadline, .. } = self.config.clone();
+        let mut leaders = Leaders::new(consumer.clone(), topics, deadline);
+        // A hub that can't read all of them claims none: another one may read them.
+        leaders.ask(&partitions)?;
+        leaders.all_answer().await?;
         let names = partitions.names();
         let mut claimed = Instant::now();
-        for (place, one) in self.remote.claim(&names).await?.iter().enumerate() {
-            if let Some(gap) = partitions.begin(place, one, consumer)? {
-                self.report_gap(gap, &partitions).await?;
-            }
-        }
-        self.notes.borrow_mut().elsewhere = partitions.elsewhere();
-        self.show_notes();
-        partitions.assign(consumer)?;
+        let leases = self.remote.claim(&names).await?;
+        let all = 0..leases.len();
+        self.begin(all, &leases, &mut partitions, consumer).await?;
         let (mut looked, mut asked) = (Instant::now(), Instant::now());
-        // Once they do again, what is after each offset has to be proven again.
-        let mut answers = true;
         // One for all: each takes a lock when it begins and when it ends.
         let mut stream = consumer.stream();
         loop {
-            let mut next = tokio::time::timeout(LOOK, stream.next()).await.ok().flatten();
-            let quiet = next.is_none();
+            let mut next = tokio::select! {
+                received = stream.next() => received,
+                answer = leaders.next() => {
+                    self.hear(answer, &mut leaders, &mut partitions, consumer)?;
+                    None
+                }
+                () = tokio::time::sleep(LOOK) => None,
+            };
             let mut records = Records::default();
-            if !quiet && !answers {
-                return Err(Cut::Again);
-            }
             while let Some(received) = next {
-                if let Some(record) = Self::record(received, &mut partitions)? {
+                if let Some(record) = self.record(received, &mut partitions)? {
                     self.take(record, &mut partitions, &mut records, consumer).await?;
                 }
                 next =
                     if records.is_full() { None } else { stream.next().now_or_never().flatten() };
             }
             self.send(records, &partitions, consumer).await?;
-            // Also while records flow: those of other partitions, or fewer than are written.
-            if quiet || asked.elapsed() >= LOOK {
+            // Also while records flow: those of other partitions, or fewer than are written. A
+            // broker that is gone is no error to librdkafka, which tries for ever.
+            if self.asks_now.take() || asked.elapsed() >= LOOK {
                 asked = Instant::now();
-                // A broker that is gone is no error to librdkafka, which tries for ever.
-                match partitions.look(consumer) {
-                    Ok(()) if !answers => return Err(Cut::Again),
-                    Ok(()) => {}
-                    Err(error @ PartitionsError::OffsetGone(_)) => return Err(error.into()),
-                    Err(error) => {
-                        let answered = std::mem::replace(&mut answers, false);
-                        self.remote.cut_off(&error.heard(consumer));
-                        // A partition that has lost its leader keeps the others from nothing.
-                        if answered
-                            && let Err(other @ PartitionsError::OtherPartitions) =
-                                partitions.check(&self.config, consumer)
-                        {
-                            return Err(other.into());
-                        }
-                    }
-                }
+                leaders.ask(&partitions)?;
+                let Remote { statuses, feed, .. } = &self.remote;
+                statuses.lags().set(*feed, partitions.lags(&statuses.lags().all()));
             }
+            let answers = !partitions.are_silent();
             // Not while this hub can't read: then another may.
-            if answers && claimed.elapsed() >= CLAIM {
+            if answers && !leaders.are_out_of_reach() && claimed.elapsed() >= CLAIM {
                 claimed = Instant::now();
-                let all = self.remote.claim(&names).await?;
-                if !partitions.look_elsewhere(&all) {
+                // All that was read before is in the log.
+                let leases = self.remote.claim(&names).await?;
+                let Some(moved) = partitions.look_elsewhere(&leases) else {
                     return Err(Cut::Again);
+                };
+                if !moved.is_empty() {
+                    partitions.leave(&moved.gone, consumer)?;
+                    self.begin(moved.come, &leases, &mut partitions, consumer).await?;
                 }
             }
             self.remote.set_lag(partitions.lag());
-            if answers && partitions.are_read() {
-                // What can be read is read.
-                self.remote.statuses.stale(self.remote.feed, partitions.lacks());
-                *healthy = true;
+            let faults = partitions.faults();
+            let lacks = partitions.lacks();
+            let is_whole = faults.is_empty() && lacks.is_none();
+            if answers {
+                let Remote { statuses, feed, .. } = &self.remote;
+                statuses.stale_sources(*feed, faults);
+                if partitions.are_read() {
+                    // What can be read is read.
+                    statuses.stale(*feed, lacks);
+                    *healthy = true;
+                }
             }
-            let pause = if partitions.lacks().is_some() { LOOK } else { METADATA };
-            if answers && looked.elapsed() >= pause {
+            if looked.elapsed() >= if is_whole { METADATA } else { LOOK } {
                 looked = Instant::now();
-                partitions.check(&self.config, consumer)?;
+                leaders.ask_topics();
             }
         }
+    }
+
+    /// What a leader says, or that it says nothing.
+    fn hear(
+        &self,
+        answer: Answer,
+        leaders: &mut Leaders,
+        partitions: &mut Partitions,
+        consumer: &Consumer,
+    ) -> Result<(), Cut> {
+        match answer {
+            // What is after each offset of its partitions has to be proven again.
+            Answer::Ends { leader, ends: Ok(_) } if leaders.is_silent(leader) => Err(Cut::Again),
+            Answer::Ends { ends: Ok(ends), .. } => Ok(partitions.set_ends(&ends)?),
+            Answer::Ends { leader, ends: Err(error) } => {
+                // It may lead nothing any more.
+                leaders.ask_topics();
+                if !leaders.failed(leader, &error) {
+                    return Ok(());
+                }
+                let were_silent = partitions.are_silent();
+                partitions.set_silent(leader);
+                let error = PartitionsError::from(error).heard(consumer);
+                match (were_silent, partitions.are_silent()) {
+                    (false, true) => self.remote.cut_off(&error),
+                    (true, true) => self.remote.still_cut_off(&error),
+                    (_, false) => {}
+                }
+                Ok(())
+            }
+            Answer::Leaders(Ok(found)) if partitions.are_led_by(&found) => {
+                leaders.keep(partitions);
+                Ok(())
+            }
+            Answer::Leaders(Ok(_)) => Err(Cut::Again),
+            // Who leads nothing is asked nothing else.
+            Answer::Leaders(Err(error)) if partitions.by_leader().is_empty() => Err(error.into()),
+            Answer::Leaders(Err(error)) => {
+                tracing::debug!(%error, "who leads the partitions is not known");
+                Ok(())
+            }
+        }
+    }
+
+    /// Begins to read those of these partitions that are this hub's.
+    async fn begin(
+        &self,
+        places: impl IntoIterator<Item = usize>,
+        leases: &[Lease],
+        partitions: &mut Partitions,
+        consumer: &Consumer,
+    ) -> Result<(), Cut> {
+        let places: Vec<_> = places.into_iter().collect();
+        let mut gaps = Vec::new();
+        for place in &places {
+            gaps.extend(partitions.begin(*place, &leases[*place], consumer)?);
+        }
+        self.report_gaps(gaps, partitions).await?;
+        partitions.assign(&places, consumer)?;
+        self.notes.borrow_mut().elsewhere = partitions.elsewhere();
+        self.show_notes();
+        Ok(())
     }
 
     /// Notes what was lost, for as long as the hub runs or until more was.
@@ -246,6 +316,7 @@ impl Feed {
 
     /// What was received; `None` where it is no record to be read.
     fn record(
+        &self,
         received: Result<BorrowedMessage<'_>, KafkaError>,
         partitions: &mut Partitions,
     ) -> Result<Option<Record>, Cut> {
@@ -253,6 +324,12 @@ impl Feed {
             Ok(message) => message,
             Err(KafkaError::PartitionEOF(number)) => {
                 partitions.ended(number);
+                return Ok(None);
+            }
+            // One broker of several, which librdkafka tries to reach for ever: what it leads is
+            // asked for at once.
+            Err(KafkaError::MessageConsumption(code)) if UNREACHED.contains(&code) => {
+                self.asks_now.set(true);
                 return Ok(None);
             }
             Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)) => {
@@ -265,13 +342,19 @@ impl Feed {
             true => Err(Refusal::TooLong),
             false => Ok(value.to_vec()),
         };
-        let record = |place| Record {
+        let Some(place) = partitions.place(message.topic(), message.partition()) else {
+            return Ok(None);
+        };
+        // Its broker came back: what is after the offset has to be proven again.
+        if partitions.get(place).silent {
+            return Err(Cut::Again);
+        }
+        Ok(Some(Record {
             place,
             offset: message.offset().cast_unsigned(),
             millis: message.timestamp().to_millis(),
             line,
-        };
-        Ok(partitions.place(message.topic(), message.partition()).map(record))
+        }))
     }
 
     /// Adds a record to those that are gathered. One that begins new epochs goes by itself, after
@@ -292,11 +375,11 @@ impl Feed {
             }
             Met::AfterGap(gap) => {
                 self.send(std::mem::take(records), partitions, consumer).await?;
-                self.report_gap(gap, partitions).await?;
+                self.report_gaps(vec![gap], partitions).await?;
             }
             Met::Other(gap) => {
                 self.send(std::mem::take(records), partitions, consumer).await?;
-                self.report_gap(gap, partitions).await?;
+                self.report_gaps(vec![gap], partitions).await?;
                 return Err(Cut::Again);
             }
         }
@@ -324,7 +407,7 @@ impl Feed {
             .into_iter()
             .map(|(place, Last { offset, millis, line })| {
                 let line = lines[line].line.as_deref().ok();
-                let mark = line.map(|line| partitions::mark(line, millis));
+                let mark = line.map(|line| partition::mark(line, millis));
                 partitions.get(place).position(offset + 1, mark)
             })
             .collect();
@@ -333,22 +416,25 @@ impl Feed {
         self.remote.counting(self.remote.send(lines, positions.into_iter()), lag).await
     }
 
-    /// Publishes that records are lost, with the progress that goes over them.
-    async fn report_gap(&self, gap: Gap, partitions: &Partitions) -> Result<(), Cut> {
-        let Gap { place, next, reason } = gap;
+    /// Publishes that records are lost, with the progress that goes over them. Several partitions
+    /// that lost some at once, as those of a topic that was created again, are one gap.
+    async fn report_gaps(&self, gaps: Vec<Gap>, partitions: &Partitions) -> Result<(), Cut> {
+        let reasons = gaps.iter().map(|gap| gap.reason.clone());
+        let Some((reason, first)) = summary(reasons, gaps.len()).zip(gaps.first()) else {
+            return Ok(());
+        };
         tracing::warn!("{reason}");
-        let partition = partitions.get(place);
-        let source = partition.source.clone();
+        let source = partitions.get(first.place).source.clone();
         let time = time_text(handle::now());
         let event =
             json!({"kind": "source.gap", "source": &*source, "reason": reason, "time": time});
         let line = Incoming {
-            place: Place { source, at: At::Offset(next) },
+            place: Place { source, at: At::Offset(first.next) },
             line: Ok(event.to_string().into_bytes()),
             numbered: None,
         };
         self.note(reason);
-        let position = partition.position(next, None);
-        self.remote.send(vec![line], std::iter::once(position)).await
+        let position = |gap: &Gap| partitions.get(gap.place).position(gap.next, None);
+        self.remote.send(vec![line], gaps.iter().map(position)).await
     }
 }

@@ -2,8 +2,9 @@
 //! not what the brokers have (a topic that was recreated, records that retention or compaction
 //! removed before they were read) is found out here: a [`Gap`].
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use foldhash::{HashMap, HashMapExt as _};
 use rdkafka::consumer::Consumer as _;
@@ -14,9 +15,11 @@ use thiserror::Error;
 
 use super::KafkaConfig;
 use super::brokers::{self, Consumer};
+use super::leaders::End;
+use super::partition::{Gap, Met, Partition};
 use crate::ingest::feed_status::summary;
 use crate::ingest::handle::Lease;
-use crate::store::FeedPosition;
+use crate::ingest::source_lags::{MOST_SOURCE_LAGS, SourceLag};
 
 /// Far more often than a topic is ever recreated, far less than two clusters' epochs are apart.
 const MOST_REMADE: u64 = 1 << 32;
@@ -27,8 +30,6 @@ pub(super) enum PartitionsError {
     Kafka(#[from] KafkaError),
     #[error("topic {0:?} does not exist (feeds.kafka.topics): make it, the hub goes on by itself")]
     NoTopic(String),
-    #[error("a topic has other partitions than before: looking at them")]
-    OtherPartitions,
     #[error("the offset where {0} goes on is not there any more: looking where to go on")]
     OffsetGone(String),
     #[error("no broker answered within {} ms (feeds.kafka.deadline_ms)", .0.as_millis())]
@@ -48,58 +49,19 @@ impl PartitionsError {
     }
 }
 
-/// One partition, and how far it is read.
-pub(super) struct Partition {
-    topic: String,
-    number: i32,
-    /// Names its progress in the log.
-    feed: Box<str>,
-    /// Of each record's place.
-    pub(super) source: Arc<str>,
-    /// Of the cluster, the topic and how often it was recreated.
-    epoch: u64,
-    /// It has no leader now, so nobody can read it.
-    leaderless: bool,
-    /// This hub reads it. Where several share a log one of them does.
-    ours: bool,
-    /// The next offset.
-    next: u64,
-    /// The offset after its newest record, when that was last asked.
-    end: u64,
-    /// Its end was reached since the session began.
-    read: bool,
-    /// The oldest offset there was when it was begun.
-    low: u64,
-    /// The record before `next` has this [`mark`], if the topic is still the same; it is read once
-    /// more.
-    proof: Option<u64>,
-    /// Whether compaction removes records; `None` where the brokers do not say.
-    compacted: Option<bool>,
-    /// It was reported in this session that offsets are missing.
-    reported_missing: bool,
+/// Partitions that changed their reader.
+#[derive(Default)]
+pub(super) struct Moved {
+    /// To this hub.
+    pub(super) come: Vec<usize>,
+    /// To another one.
+    pub(super) gone: Vec<usize>,
 }
 
-/// Records that are lost.
-pub(super) struct Gap {
-    pub(super) place: usize,
-    /// The offset after it.
-    pub(super) next: u64,
-    /// For people.
-    pub(super) reason: String,
-}
-
-/// What it means that a record was read.
-pub(super) enum Met {
-    /// It is the next one.
-    Next,
-    /// It is the last one of before, as it was.
-    Known,
-    /// It is the next one, after records that are lost.
-    AfterGap(Gap),
-    /// It is the next one, after some that may be lost; what to report of them, once a session.
-    Unclear(String),
-    /// It is not of the topic that was read before: that has to be read from its start.
-    Other(Gap),
+impl Moved {
+    pub(super) fn is_empty(&self) -> bool {
+        self.come.is_empty() && self.gone.is_empty()
+    }
 }
 
 pub(super) struct Partitions {
@@ -110,15 +72,6 @@ pub(super) struct Partitions {
     /// Topics that do not exist.
     missing: Vec<String>,
     deadline: Duration,
-    /// Whose turn it is to be looked after.
-    turn: usize,
-}
-
-/// Of a record: its value, and when it was written in milliseconds since 1970. Two records of one
-/// offset in two topics of one name have the same by chance alone.
-pub(super) fn mark(value: &[u8], millis: Option<i64>) -> u64 {
-    let millis = millis.unwrap_or(0).cast_unsigned();
-    (millis << 32) | u64::from(crc32fast::hash(value))
 }
 
 impl Partitions {
@@ -139,42 +92,89 @@ impl Partitions {
             }
             topics.insert(topic.clone(), all.len());
             let compacted = compacted.get(topic).copied();
-            for (number, leaderless) in (0..).zip(leaders) {
+            for (number, leader) in (0..).zip(leaders) {
                 let source = format!("{topic}/{number}");
-                all.push(Partition {
-                    topic: topic.clone(),
-                    number,
-                    feed: format!("kafka:{source}").into(),
-                    epoch: topic_hash(&format!("{cluster}/{source}")),
-                    leaderless,
-                    ours: false,
-                    source: source.into(),
-                    next: 0,
-                    end: 0,
-                    read: false,
-                    low: 0,
-                    proof: None,
-                    compacted,
-                    reported_missing: false,
-                });
+                let epoch = topic_hash(&format!("{cluster}/{source}"));
+                all.push(Partition::new(topic, number, source, epoch, leader, compacted));
             }
         }
         match missing.pop_if(|_| all.is_empty()) {
             Some(topic) => Err(PartitionsError::NoTopic(topic)),
-            None => Ok(Self { all, topics, missing, deadline, turn: 0 }),
+            None => Ok(Self { all, topics, missing, deadline }),
         }
     }
 
-    /// Why not all is read, while the rest is.
+    /// Topics that are not there, while the rest is read.
     pub(super) fn lacks(&self) -> Option<String> {
         let missing =
             self.missing.iter().map(|topic| PartitionsError::NoTopic(topic.clone()).to_string());
-        let leaderless = self.all.iter().filter(|one| one.leaderless);
-        let leaderless =
-            leaderless.map(|one| format!("{} has no leader: start its brokers", one.source));
-        let all: Vec<_> = missing.chain(leaderless).collect();
-        let count = all.len();
-        Some(format!("{}; the rest is read", summary(all.into_iter(), count)?))
+        Some(format!("{}; the rest is read", summary(missing, self.missing.len())?))
+    }
+
+    /// Partitions that can't be read, with the reasons.
+    pub(super) fn faults(&self) -> BTreeMap<Arc<str>, String> {
+        let fault = |own: &Partition| Some((own.source.clone(), own.fault()?));
+        self.all.iter().filter_map(fault).collect()
+    }
+
+    /// Those with a leader, by the leader: their places.
+    pub(super) fn by_leader(&self) -> BTreeMap<i32, Vec<usize>> {
+        let mut all = BTreeMap::<_, Vec<_>>::new();
+        for (place, own) in self.all.iter().enumerate().filter(|(_, one)| !one.is_leaderless()) {
+            all.entry(own.leader).or_default().push(place);
+        }
+        all
+    }
+
+    /// A leader answers, or does not.
+    pub(super) fn set_silent(&mut self, leader: i32) {
+        self.all.iter_mut().filter(|one| one.leader == leader).for_each(|one| one.silent = true);
+    }
+
+    /// Of all that have a leader, no leader answers.
+    pub(super) fn are_silent(&self) -> bool {
+        let mut led = self.all.iter().filter(|one| !one.is_leaderless()).peekable();
+        led.peek().is_some() && led.all(|one| one.silent)
+    }
+
+    /// Where partitions end, as their leaders know it now.
+    pub(super) fn set_ends(&mut self, ends: &[End]) -> Result<(), PartitionsError> {
+        let now = Instant::now();
+        for End { place, next, end } in ends {
+            let own = &mut self.all[*place];
+            if own.ours && end < next {
+                return Err(PartitionsError::OffsetGone(own.source.to_string()));
+            }
+            // Records that came since it was asked are beyond it.
+            (own.end, own.answered) = ((*end).max(own.next), Some(now));
+        }
+        Ok(())
+    }
+
+    /// What this hub lacks of each of its partitions, and how old that is. Of one whose leader said
+    /// nothing in this session, what was known before.
+    pub(super) fn lags(&self, before: &[SourceLag]) -> Vec<SourceLag> {
+        let lag = |own: &Partition| match own.answered {
+            Some(answered) => {
+                let lag = own.end.saturating_sub(own.next);
+                Some(SourceLag { source: own.source.clone(), lag, answered })
+            }
+            None => before.iter().find(|one| one.source == own.source).cloned(),
+        };
+        self.all.iter().filter(|one| one.ours).filter_map(lag).take(MOST_SOURCE_LAGS).collect()
+    }
+
+    /// Whether the topics have these leaders as before. Where another broker leads a partition now,
+    /// and the one before answered, it is read on.
+    pub(super) fn are_led_by(&mut self, leaders: &[i32]) -> bool {
+        let same = |(own, leader): (&Partition, &i32)| {
+            own.leader == *leader || !(own.is_leaderless() || *leader < 0 || own.silent)
+        };
+        if self.all.len() != leaders.len() || !self.all.iter().zip(leaders).all(same) {
+            return false;
+        }
+        self.all.iter_mut().zip(leaders).for_each(|(own, leader)| own.leader = *leader);
+        true
     }
 
     /// Their names in the log.
@@ -188,8 +188,8 @@ impl Partitions {
 
     pub(super) fn place(&self, topic: &str, number: i32) -> Option<usize> {
         let place = self.topics.get(topic)? + usize::try_from(number).ok()?;
-        // One that was added since is not read yet.
-        self.all.get(place).filter(|one| one.topic == topic).map(|_| place)
+        // One that was added since is not read yet, and of one that was left some may still come.
+        self.all.get(place).filter(|one| one.topic == topic && one.ours).map(|_| place)
     }
 
     /// Decides where a partition is read on that is this hub's to read.
@@ -199,7 +199,7 @@ impl Partitions {
         claimed: &Lease,
         consumer: &Consumer,
     ) -> Result<Option<Gap>, PartitionsError> {
-        if self.all[place].leaderless {
+        if self.all[place].is_leaderless() {
             let own = &mut self.all[place];
             own.ours = claimed.ours;
             own.goes_on_elsewhere(claimed, 0);
@@ -208,6 +208,7 @@ impl Partitions {
         let (low, high) = self.watermarks(place, consumer)?;
         let own = &mut self.all[place];
         (own.low, own.end, own.ours) = (low, high, claimed.ours);
+        own.answered = Some(Instant::now());
         if !own.ours {
             own.goes_on_elsewhere(claimed, low);
             return Ok(None);
@@ -243,24 +244,32 @@ impl Partitions {
         Ok(reason.map(|reason| Gap { place, next: own.next, reason }))
     }
 
-    /// Looks how far other hubs are; whether the same partitions are this hub's as before.
-    pub(super) fn look_elsewhere(&mut self, claimed: &[Lease]) -> bool {
-        for (own, claimed) in self.all.iter_mut().zip(claimed) {
-            if own.ours != claimed.ours {
-                return false;
+    /// Looks how far other hubs are, and which partitions have changed their reader. `None`: one
+    /// came back, and a consumer may still hold records of before. It takes another one.
+    pub(super) fn look_elsewhere(&mut self, claimed: &[Lease]) -> Option<Moved> {
+        let mut moved = Moved::default();
+        for (place, (own, claimed)) in self.all.iter_mut().zip(claimed).enumerate() {
+            match (own.ours, claimed.ours) {
+                (false, true) if own.left => return None,
+                (false, true) => moved.come.push(place),
+                (true, false) => {
+                    (own.ours, own.left, own.proof) = (false, true, None);
+                    moved.gone.push(place);
+                }
+                (true, true) | (false, false) => {}
             }
-            if !own.ours {
+            if !claimed.ours {
                 own.goes_on_elsewhere(claimed, own.next);
             }
         }
-        true
+        Some(moved)
     }
 
     /// What an operator may wonder about.
     pub(super) fn elsewhere(&self) -> Option<String> {
         let others = self.all.iter().filter(|one| !one.ours).count();
         (others > 0)
-            .then(|| format!("another hub reads {others} of the {} partitions", self.all.len()))
+            .then(|| format!("other hubs read {others} of the {} partitions", self.all.len()))
     }
 
     /// The oldest offset there is, and the one after the newest.
@@ -270,50 +279,38 @@ impl Partitions {
         Ok((low.cast_unsigned(), high.cast_unsigned()))
     }
 
-    /// Begins to read.
-    pub(super) fn assign(&self, consumer: &Consumer) -> Result<(), PartitionsError> {
+    /// Begins to read those of these that are this hub's.
+    pub(super) fn assign(
+        &self,
+        places: &[usize],
+        consumer: &Consumer,
+    ) -> Result<(), PartitionsError> {
         let mut list = TopicPartitionList::new();
-        for own in self.all.iter().filter(|one| one.ours && !one.leaderless) {
+        let all = places.iter().map(|place| &self.all[*place]);
+        for own in all.filter(|one| one.ours && !one.is_leaderless()) {
             let again = u64::from(own.proof.is_some());
             let offset = Offset::Offset((own.next - again).cast_signed());
             list.add_partition_offset(&own.topic, own.number, offset)?;
         }
-        Ok(consumer.assign(&list)?)
+        Ok(consumer.incremental_assign(&list)?)
+    }
+
+    /// Reads no more of these.
+    pub(super) fn leave(
+        &self,
+        places: &[usize],
+        consumer: &Consumer,
+    ) -> Result<(), PartitionsError> {
+        let mut list = TopicPartitionList::new();
+        for own in places.iter().map(|place| &self.all[*place]).filter(|one| !one.is_leaderless()) {
+            list.add_partition(&own.topic, own.number);
+        }
+        Ok(consumer.incremental_unassign(&list)?)
     }
 
     /// A record was read; see [`Met`].
     pub(super) fn meet(&mut self, place: usize, offset: u64, mark: impl FnOnce() -> u64) -> Met {
-        let own = &mut self.all[place];
-        if let Some(proof) = own.proof.take().filter(|_| offset < own.next) {
-            if mark() == proof {
-                return Met::Known;
-            }
-            let reason = own.recreated();
-            return Met::Other(Gap { place, next: own.next, reason });
-        }
-        let missing = offset.saturating_sub(own.next);
-        let next = offset + 1;
-        own.next = next;
-        own.end = own.end.max(next);
-        own.read |= next >= own.end;
-        // Without compaction they mark transactions.
-        if missing == 0 || own.compacted == Some(false) {
-            return Met::Next;
-        }
-        let (first, last, source) = (offset - missing, offset - 1, &own.source);
-        if own.compacted.is_some() {
-            let reason = format!(
-                "compaction took offsets {first} to {last} of {source} before they were read"
-            );
-            return Met::AfterGap(Gap { place, next: offset, reason });
-        }
-        if std::mem::replace(&mut own.reported_missing, true) {
-            return Met::Next;
-        }
-        Met::Unclear(format!(
-            "{source} has no offsets {first} to {last}: they mark transactions, or compaction took them \
-             before they were read, which the brokers do not say"
-        ))
+        self.all[place].meet(place, offset, mark)
     }
 
     /// The end of a partition was reached. Which topic's is not said; and where the last offsets
@@ -322,9 +319,9 @@ impl Partitions {
         self.all.iter_mut().filter(|one| one.number == number).for_each(|one| one.read = true);
     }
 
-    /// Whether the end of each was reached.
+    /// Whether the end of each was reached that can be read.
     pub(super) fn are_read(&self) -> bool {
-        self.all.iter().all(|one| one.read)
+        self.all.iter().all(|one| one.read || one.silent)
     }
 
     /// Records that are not read yet, as far as is known.
@@ -335,80 +332,92 @@ impl Partitions {
     /// The same, as the brokers know it now. `None`: one does not say.
     pub(super) fn lag_now(&self, consumer: &Consumer) -> Option<u64> {
         let lag = |(place, own): (usize, &Partition)| {
-            let asked = own.ours && !own.leaderless;
+            let asked = own.ours && !own.is_leaderless() && !own.silent;
             let end = if asked { self.watermarks(place, consumer).ok()?.1 } else { own.end };
             Some(end.saturating_sub(own.next))
         };
         self.all.iter().enumerate().map(lag).sum()
     }
-
-    /// Whether the brokers answer: asks for one partition after the other.
-    pub(super) fn look(&mut self, consumer: &Consumer) -> Result<(), PartitionsError> {
-        if self.all.is_empty() {
-            return Ok(());
-        }
-        self.turn = (self.turn + 1) % self.all.len();
-        if self.all[self.turn].leaderless {
-            return Ok(());
-        }
-        let (_, high) = self.watermarks(self.turn, consumer)?;
-        let own = &mut self.all[self.turn];
-        if own.ours && high < own.next {
-            return Err(PartitionsError::OffsetGone(own.source.to_string()));
-        }
-        own.end = high;
-        Ok(())
-    }
-
-    /// Whether the topics are as they were.
-    pub(super) fn check(
-        &self,
-        config: &KafkaConfig,
-        consumer: &Consumer,
-    ) -> Result<(), PartitionsError> {
-        let mut there = Vec::with_capacity(self.all.len());
-        for topic in &config.topics {
-            there.extend(leaders(consumer, topic, self.deadline)?);
-        }
-        let known = self.all.iter().map(|one| one.leaderless);
-        if there.into_iter().eq(known) { Ok(()) } else { Err(PartitionsError::OtherPartitions) }
-    }
 }
 
-impl Partition {
-    /// As the log contains it when all before `next` is read.
-    pub(super) fn position(&self, next: u64, mark: Option<u64>) -> FeedPosition {
-        FeedPosition { feed: self.feed.clone(), epoch: self.epoch, position: next, mark }
-    }
-
-    /// Goes on with the topic of this name that there is now; what an operator has to know.
-    fn recreated(&mut self) -> String {
-        self.epoch = self.epoch.wrapping_add(1);
-        (self.next, self.proof) = (self.low, None);
-        format!("{} was created again, or lost its end: read from its start", self.source)
-    }
-
-    /// Whether its end is reached is for its reader to say.
-    fn goes_on_elsewhere(&mut self, claimed: &Lease, otherwise: u64) {
-        self.next = claimed.position.as_ref().map_or(otherwise, |known| known.position);
-        self.end = self.end.max(self.next);
-        self.read = true;
-    }
-}
-
-/// Of each partition of a topic, whether it has no leader. None of a topic that does not exist.
-fn leaders(
+/// The leader of each partition of a topic; below 0 if it has none. None of a topic that does not
+/// exist.
+pub(super) fn leaders(
     consumer: &Consumer,
     topic: &str,
     deadline: Duration,
-) -> Result<Vec<bool>, PartitionsError> {
+) -> Result<Vec<i32>, PartitionsError> {
     let metadata = consumer.fetch_metadata(Some(topic), deadline)?;
     let found = metadata.topics().iter().find(|one| one.name() == topic);
     let mut all: Vec<_> = found
         .map_or(&[][..], |one| one.partitions())
         .iter()
-        .map(|one| (one.id(), one.leader() < 0))
+        .map(|one| (one.id(), one.leader()))
         .collect();
     all.sort_unstable();
-    Ok(all.into_iter().map(|(_, leaderless)| leaderless).collect())
+    Ok(all.into_iter().map(|(_, leader)| leader).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn partitions(count: usize) -> Partitions {
+        let one = |number: i32| {
+            let source = format!("t/{number}");
+            Partition { ours: true, ..Partition::new("t", number, source, 7, 1, None) }
+        };
+        let all = (0..).map(one).take(count).collect();
+        let topics = [("t".to_owned(), 0)].into_iter().collect();
+        Partitions { all, topics, missing: vec![], deadline: Duration::from_secs(1) }
+    }
+
+    #[test]
+    fn the_lag_of_a_partition_whose_leader_is_silent_stays_and_its_age_rises() {
+        let mut own = partitions(2);
+        assert_eq!(own.lags(&[]), []);
+        let ends = [0, 1].map(|place| End { place, next: 0, end: 5 });
+        own.set_ends(&ends).unwrap();
+        let known = own.lags(&[]);
+        assert_eq!(known.iter().map(|one| one.lag).collect::<Vec<_>>(), [5, 5]);
+        // Another session, in which only one of them has answered.
+        let mut next = partitions(2);
+        next.set_ends(&ends[..1]).unwrap();
+        let then = next.lags(&known);
+        assert_eq!(then[1], known[1]);
+        assert!(then[0].answered >= known[0].answered);
+        next.all[1].ours = false;
+        assert_eq!(next.lags(&known).len(), 1);
+    }
+
+    #[test]
+    fn an_end_before_what_is_read_is_a_fault_and_one_that_records_have_passed_is_not() {
+        let mut own = partitions(1);
+        own.all[0].next = 9;
+        own.set_ends(&[End { place: 0, next: 3, end: 4 }]).unwrap();
+        assert_eq!(own.all[0].end, 9);
+        assert!(own.set_ends(&[End { place: 0, next: 9, end: 8 }]).is_err());
+    }
+
+    #[test]
+    fn a_leader_may_change_unless_it_was_silent_or_there_is_none() {
+        let mut own = partitions(2);
+        assert!(own.are_led_by(&[1, 2]) && !own.are_silent());
+        own.set_silent(2);
+        assert_eq!(own.faults().len(), 1);
+        assert!(!own.are_silent() && !own.are_led_by(&[1, 1]));
+        assert!(own.are_led_by(&[3, 2]));
+        assert!(!own.are_led_by(&[3, -1]) && !own.are_led_by(&[3]));
+        own.set_silent(3);
+        assert!(own.are_silent());
+    }
+
+    #[test]
+    fn a_thousand_partitions_have_a_lag_of_their_own() {
+        let mut own = partitions(MOST_SOURCE_LAGS + 1);
+        let ends: Vec<_> =
+            (0..=MOST_SOURCE_LAGS).map(|place| End { place, next: 0, end: 1 }).collect();
+        own.set_ends(&ends).unwrap();
+        assert_eq!(own.lags(&[]).len(), MOST_SOURCE_LAGS);
+    }
 }

@@ -24,6 +24,7 @@ use crate::graphql::MutationMeters;
 use crate::http::proxy_protocol::ProxyHeaderMeters;
 use crate::http::responses::ResponseMeters;
 use crate::ingest::feed_status::{FeedState, FeedStatus, FeedStatuses};
+use crate::ingest::source_lags::SourceLag;
 use crate::live::{Encoders, Live};
 use crate::pool::Pool;
 use crate::shared_log::PostgresMeters;
@@ -174,6 +175,11 @@ impl Everything {
             load(&postgres.waited_nanos) / 1_000,
         )?;
         value(encoder, "postgres_connection_failures", load(&postgres.failed))?;
+        value(encoder, "hubs_live", load(&postgres.hubs_live))?;
+        value(encoder, "hubs_different", load(&postgres.hubs_different))?;
+        value(encoder, "kafka_topics_unread", load(&postgres.topics_unread))?;
+        let clock = postgres.clock_micros.load(Ordering::Relaxed);
+        signed(encoder, "clock_difference_microseconds", clock)?;
         by_label(encoder, "http_responses", self.responses.counts())?;
         by_label(encoder, "proxy_headers", self.proxy_headers.counts())?;
         by_label(encoder, "mutations", self.mutations.counts())
@@ -222,7 +228,10 @@ impl Everything {
         for (name, of) in columns {
             by_label(encoder, name, feeds.iter().map(|feed| (&*feed.name, of(feed))))?;
         }
-        Ok(())
+        let lags = self.statuses.lags().all();
+        by_label(encoder, "source_lag", lags.iter().map(|one| (&*one.source, one.lag)))?;
+        let age = |one: &SourceLag| (one.source.clone(), one.answered.elapsed().as_secs());
+        by_label(encoder, "source_answer_age_seconds", lags.iter().map(age))
     }
 }
 
@@ -235,6 +244,13 @@ fn value(encoder: &mut DescriptorEncoder<'_>, name: &str, value: u64) -> fmt::Re
     let metric = find(name).ok_or(fmt::Error)?;
     let family = encoder.encode_descriptor(metric.name, metric.help, None, metric.kind)?;
     encode(metric, value, family)
+}
+
+/// Sends a gauge that may be below 0.
+fn signed(encoder: &mut DescriptorEncoder<'_>, name: &str, value: i64) -> fmt::Result {
+    let metric = find(name).ok_or(fmt::Error)?;
+    let family = encoder.encode_descriptor(metric.name, metric.help, None, metric.kind)?;
+    ConstGauge::new(value).encode(family)
 }
 
 /// Sends a metric with a value for each of some labels.

@@ -30,7 +30,7 @@ impl Metric {
     }
 }
 
-pub(super) const METRICS: [Metric; 74] = [
+pub(super) const METRICS: [Metric; 80] = [
     gauge("websockets_open", "WebSockets and event streams that are open"),
     gauge("readers_open", "operations that read a stream"),
     gauge("response_streams_open", "response streams that are open"),
@@ -129,6 +129,16 @@ pub(super) const METRICS: [Metric; 74] = [
     ),
     counter("postgres_connection_wait_microseconds", "time that these writes waited for it"),
     counter("postgres_connection_failures", "times that a write to a shared log got none"),
+    gauge("hubs_live", "hubs that share the log, this one included; 0 without a shared log"),
+    gauge("hubs_different", "other hubs of the log whose release or `feeds.kafka` differs"),
+    gauge(
+        "kafka_topics_unread",
+        "topics of Kafka that a hub of the log has read and none reads now",
+    ),
+    gauge(
+        "clock_difference_microseconds",
+        "how far this hub's clock is ahead of the clock of the shared log's database",
+    ),
     counter("http_responses", "answers of the public port to requests of HTTP").by("status"),
     counter(
         "proxy_headers",
@@ -143,6 +153,14 @@ pub(super) const METRICS: [Metric; 74] = [
     gauge("feed_live", "1 while the feed is live").by("feed"),
     gauge("feed_lag", "lag: bytes, rows or records at the source that are not in the log yet")
         .by("feed"),
+    gauge(
+        "source_lag",
+        "records of a partition of Kafka that are not in the log yet, as its broker last said: \
+         only at the hub that reads it",
+    )
+    .by("source"),
+    gauge("source_answer_age_seconds", "how long ago the partition's broker last said it")
+        .by("source"),
 ];
 
 pub(super) fn find(name: &str) -> Option<&'static Metric> {
