@@ -11,12 +11,10 @@ use tokio::sync::watch;
 use super::place::Place;
 use super::refusals::{Logged, Refusals};
 use super::source_lags::SourceLags;
+use super::summary::summary;
 use super::topic_sources::TopicSources;
 use crate::market::refusal::Refusal;
 use crate::market::time::Micros;
-
-/// Most names of a reason.
-const MOST_NAMED: usize = 3;
 
 /// As clients see it. A later one is worse.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -444,14 +442,6 @@ impl Entry {
         self.status.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
         self.status != before
     }
-}
-
-/// The first of these in one text, and how many there are beside them; `None` if there is none.
-pub fn summary(all: impl Iterator<Item = String>, count: usize) -> Option<String> {
-    let named: Vec<_> = all.take(MOST_NAMED).collect();
-    let more = count - named.len();
-    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-    (!named.is_empty()).then(|| named.join("; ") + &more)
 }
 
 #[cfg(test)]

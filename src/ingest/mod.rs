@@ -10,6 +10,7 @@ pub mod refusals;
 pub mod rollback;
 pub mod sequencer;
 pub mod source_lags;
+pub mod summary;
 pub mod topic_sources;
 pub mod waiters;
 

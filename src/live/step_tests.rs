@@ -169,7 +169,7 @@ fn answers_of_many_steps_take_them_in_turn() {
         slow.encoded()
     };
     assert_eq!([step(0), step(1), step(2)], [1, 0, 0], "the others wait until the next look");
-    assert_eq!([step(0), step(1), step(2)], [0, 1, 0], "the first one waits behind them");
+    assert_eq!([step(0), step(1), step(2)], [0, 1, 0], "the first one comes after them");
     assert_eq!([step(1), step(2), step(0)], [0, 1, 0]);
     assert_eq!([step(2), step(0), step(1)], [0, 1, 0]);
     drop(answers.remove(0));

@@ -266,3 +266,23 @@ async fn a_trade_that_is_refused_makes_the_trades_of_its_market_stale_until_the_
         }
     }
 }
+
+#[tokio::test]
+async fn a_book_is_stale_while_its_file_waits_for_the_definition_of_another_market() {
+    const LATER: &str = "NEW-USD";
+    let hub = Hub::start();
+    hub.append_lines(FILE, &market::beginning(FAULTY));
+    hub.append_lines("other.ndjson", &market::beginning(WHOLE));
+    let mut client = Client::knowing(hub.address(), WHOLE).await;
+    client.subscribe("1", &books("")).await;
+    frame_in(&mut client, "LIVE").await;
+    hub.append_lines(FILE, &[market::delta(LATER, &[("1.0", "1")], &[])]);
+    frame_in(&mut client, "STALE").await;
+    let reason = format!("{FILE}: waits for the definition of market {LATER}");
+    hub.until_feed("files", "the wait", |feed| feed["reason"] == reason.as_str()).await;
+    assert_eq!(state_of(&hub, WHOLE)["state"], "LIVE", "its file goes on");
+    hub.append_lines("other.ndjson", &market::beginning(LATER));
+    frame_in(&mut client, "LIVE").await;
+    hub.until_feed("files", "the end of the wait", |feed| feed["state"] == "LIVE").await;
+    assert_eq!(gaps(&hub), json!([]));
+}

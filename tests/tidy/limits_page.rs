@@ -57,7 +57,7 @@ const NO_ROW: [(&str, &[&str]); 8] = [
     (
         "how long a text for people is",
         &[
-            "ingest::feed_status::MOST_NAMED",
+            "ingest::summary::MOST_NAMED",
             "feeds::kafka::MOST_NOTES",
             "feeds::kafka::brokers::MOST_SAID",
             "graphql::execution::suggestions::MOST_SUGGESTIONS",

@@ -252,11 +252,12 @@ impl Files {
 
     /// Updates the status. Returns whether all of the folder can be read.
     fn report(&self, side: &mut Side, step: &Step) -> bool {
-        let (faults, lag, note, out_of_descriptors) = {
+        let (faults, late, lag, note, out_of_descriptors) = {
             let folder = &side.reading.lock().folder;
-            let faults = folder.faults.clone();
-            (faults, folder.unread_bytes(), folder.note(), folder.out_of_descriptors)
+            let (faults, late) = (folder.faults.clone(), folder.late());
+            (faults, late, folder.unread_bytes(), folder.note(), folder.out_of_descriptors)
         };
+        self.statuses.stale_sources(self.feed, late);
         self.statuses.set_lag_while_live(self.feed, lag);
         self.statuses.note(self.feed, note);
         if out_of_descriptors {

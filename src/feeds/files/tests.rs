@@ -71,6 +71,7 @@ impl Bench {
         let progress = self.store.file_progress("feeds").unwrap();
         self.folder =
             Folder::new(&self.home.path().join("feeds"), "feeds", progress, Arc::new(|_| false));
+        self.folder.late_after = Duration::MAX;
     }
 
     fn log(&self) -> Vec<String> {
@@ -254,14 +255,22 @@ fn what_is_no_regular_file_of_ours_is_ignored_with_a_reason() {
 #[test]
 fn a_line_waits_for_the_definition_of_its_market_which_another_file_may_have() {
     let mut bench = Bench::new();
+    bench.folder.late_after = Duration::MAX;
     let used =
         |number: u32| format!(r#"{{"kind":"book.delta","market":"A-B","number":{number}}}"#) + "\n";
     bench.append("a.ndjson", &("1\n".to_owned() + &used(1) + &used(2)));
     bench.append("b.ndjson", "2\n");
     bench.drain();
     assert_eq!(bench.log(), ["1", "2"]);
-    let note = "a.ndjson waits for the definition of market A-B";
-    assert_eq!(bench.folder.note().as_deref(), Some(note));
+    let reason = "waits for the definition of market A-B".to_owned();
+    assert_eq!(bench.folder.note(), Some(format!("a.ndjson: {reason}")));
+    assert!(bench.folder.late().is_empty());
+    // Its topics are STALE then.
+    bench.folder.late_after = Duration::ZERO;
+    assert_eq!(
+        (bench.folder.note(), bench.folder.late()),
+        (None, [("a.ndjson".into(), reason)].into())
+    );
     assert_eq!(bench.folder.unread_bytes(), 2 * used(1).len() as u64);
     bench.crash();
     let defined = "{\"kind\":\"market\",\"market\":\"A-B\"}";

@@ -17,9 +17,9 @@ use super::KafkaConfig;
 use super::brokers::{self, Consumer};
 use super::leaders::End;
 use super::partition::{Gap, Met, Partition};
-use crate::ingest::feed_status::summary;
 use crate::ingest::handle::Lease;
 use crate::ingest::source_lags::{MOST_SOURCE_LAGS, SourceLag};
+use crate::ingest::summary::summary;
 
 /// Far more often than a topic is ever recreated, far less than two clusters' epochs are apart.
 const MOST_REMADE: u64 = 1 << 32;

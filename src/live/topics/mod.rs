@@ -20,7 +20,7 @@ use self::idle::Idle;
 use self::stream::{At, StreamEpochs, TopicStream};
 use self::topic::Topic;
 use super::feed_states::FeedStates;
-use super::frame::{Encode, Item, TopicName};
+use super::frame::{Encode, Item, SnapshotReason, TopicName};
 use super::pace::Touched;
 use super::steps::Step;
 use crate::market::epochs::{EpochChange, EpochHistory};
@@ -331,7 +331,7 @@ impl Topics {
         }
         let end = |name: &TopicName| end_of(&self.topics, name);
         match after {
-            None => own.begin(end, &at, step),
+            None => own.state_all(Some(SnapshotReason::Initial), end, &at, step),
             Some(after) => own.resume(after, end, &at, step),
         }
     }

@@ -261,22 +261,12 @@ impl TopicStream {
         (self.encode)(LiveFrame::Log(own))
     }
 
-    /// Begins with the position of each topic.
-    pub(super) fn begin(
-        &mut self,
-        end: impl Fn(&TopicName) -> End,
-        at: &At,
-        step: &mut Step,
-    ) -> Option<Continuation> {
-        self.state_all(Some(SnapshotReason::Initial), end, at, step)
-    }
-
     /// Gives the position of each topic, for a reason or as a heartbeat; what is pushed follows.
     ///
     /// A cursor is of the whole stream. For a reader that begins, a topic's frame may be of an
     /// earlier moment than the last event of another topic. It comes before that one's then: a
     /// client that is cut in between continues where the frames that it has were made.
-    fn state_all(
+    pub(super) fn state_all(
         &mut self,
         reason: Option<SnapshotReason>,
         end: impl Fn(&TopicName) -> End,

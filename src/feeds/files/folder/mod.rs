@@ -17,8 +17,8 @@ use super::doorbell::Ring;
 use super::markets::{IsDefined, Markets};
 use super::stream::{Stream, identity};
 use crate::descriptors;
-use crate::ingest::feed_status::summary;
 use crate::ingest::handle::Incoming;
+use crate::ingest::summary::summary;
 use crate::store::{FileProgress, Fingerprint};
 
 /// Most files followed, drained and removed ones included: some 50 MB of memory.
@@ -58,6 +58,9 @@ struct Waiting {
 /// another feed. Then it is refused.
 const DEFINITION_WAIT: Duration = Duration::from_secs(10);
 
+/// After so long the topics of the file are STALE: nothing of it is read meanwhile.
+const LATE: Duration = Duration::from_secs(1);
+
 /// What a batch is made of.
 #[derive(Debug, Default)]
 pub(super) struct Turn {
@@ -89,6 +92,8 @@ pub(super) struct Folder {
     waiting: BTreeMap<u64, Waiting>,
     /// [`DEFINITION_WAIT`]; other times in tests.
     pub(super) patience: Duration,
+    /// See [`LATE`].
+    pub(super) late_after: Duration,
     /// What is left alone, with the reason.
     ignored: BTreeMap<String, &'static str>,
     buffer: Vec<u8>,
@@ -132,6 +137,7 @@ impl Folder {
             markets: Markets::new(is_defined),
             waiting: BTreeMap::new(),
             patience: DEFINITION_WAIT,
+            late_after: LATE,
             ignored: BTreeMap::new(),
             buffer: Vec::new(),
             needs_scan: true,
@@ -199,11 +205,9 @@ impl Folder {
         let ignored =
             self.ignored.iter().map(|(name, reason)| format!("{name} is ignored: {reason}"));
         let unended = self.unended.iter().filter(|(_, scans)| **scans >= UNENDED_SCANS);
-        let count = self.ignored.len() + self.waiting.len() + unended.clone().count();
-        let waiting = self.waiting.iter().filter_map(|(id, Waiting { market, .. })| {
-            let name = &self.streams.get(id)?.stream.progress.name;
-            Some(format!("{name} waits for the definition of market {market}"))
-        });
+        let waiting = self.waiting(|since| since < self.late_after);
+        let count = self.ignored.len() + waiting.clone().count() + unended.clone().count();
+        let waiting = waiting.map(|(name, reason)| format!("{name}: {reason}"));
         let unended = unended.filter_map(|(id, _)| {
             let Followed { stream, size, .. } = self.streams.get(id)?;
             let bytes = size.saturating_sub(stream.progress.offset);
@@ -211,6 +215,23 @@ impl Folder {
             Some(format!("{name}: the last {bytes} bytes have no newline, so they wait for one"))
         });
         summary(ignored.chain(waiting).chain(unended), count)
+    }
+
+    /// The files that wait for long, and why.
+    pub(super) fn late(&self) -> BTreeMap<Arc<str>, String> {
+        self.waiting(|since| since >= self.late_after).collect()
+    }
+
+    /// The files that wait for a definition, by how long they do.
+    fn waiting(
+        &self,
+        is_meant: impl Fn(Duration) -> bool + Clone,
+    ) -> impl Iterator<Item = (Arc<str>, String)> + Clone {
+        let meant = move |(_, own): &(&u64, &Waiting)| is_meant(own.since.elapsed());
+        self.waiting.iter().filter(meant).filter_map(|(id, Waiting { market, .. })| {
+            let name = self.streams.get(id)?.stream.progress.name.clone();
+            Some((name.into(), format!("waits for the definition of market {market}")))
+        })
     }
 
     /// One named file, without a look at all the others. Whatever is not plainly "the file we know
