@@ -391,17 +391,15 @@ impl<T: MarketValue> MarketStreams<T> {
         for (market, pushed) in &mut own.markets {
             let Some(entry) = self.markets.get(market) else { continue };
             let link = FrameLink { state: entry.state(), ..link };
+            let mut tail =
+                |link| Frame::new(sequence, sequence, encode(T::frame(entry, link))).tail;
             let tail = match from.after(entry) {
-                Ok(seen) => {
-                    let link = FrameLink { previous: Some(seen), ..link };
-                    Frame::new(sequence, sequence, encode(T::frame(entry, link))).tail
-                }
+                Ok(seen) => tail(FrameLink { previous: Some(seen), ..link }),
                 // It may have been encoded at an earlier place of the ring, before another market
                 // changed.
                 Err(reason) => {
-                    let encode =
-                        || encode(T::frame(entry, FrameLink { reason: Some(reason), ..link }));
-                    pushed.stated.get(Some(reason), sequence, step, encode)?.tail
+                    let make = || tail(FrameLink { reason: Some(reason), ..link });
+                    pushed.stated.get(Some(reason), sequence, step, make)?.tail
                 }
             };
             frames.push(Frame { previous: sequence, sequence, tail });

@@ -1,12 +1,11 @@
 //! Frames that state a value or a position, encoded for earlier readers.
 
 use bytes::Bytes;
-use spreadly_subscriptions::Frame;
 
 use super::frame::SnapshotReason;
 use super::steps::Step;
 
-/// The tail of such a frame, see [`Frame`].
+/// The tail of such a frame. It may be sent at several places of a ring.
 #[derive(Clone)]
 pub(super) struct Stated {
     reason: Option<SnapshotReason>,
@@ -24,13 +23,14 @@ impl StatedFrames {
         self.0.clear();
     }
 
-    /// Encodes it if that was not done yet; `None` if that does not belong to this step any more.
+    /// Makes its tail if that was not done yet; `None` if that does not belong to this step any
+    /// more.
     pub(super) fn get(
         &mut self,
         reason: Option<SnapshotReason>,
         at: u64,
         step: &mut Step,
-        encode: impl FnOnce() -> Vec<u8>,
+        make: impl FnOnce() -> Bytes,
     ) -> Option<Stated> {
         if let Some(stated) = self.0.iter().find(|stated| stated.reason == reason) {
             return Some(stated.clone());
@@ -38,9 +38,7 @@ impl StatedFrames {
         if !step.goes_on() {
             return None;
         }
-        // It may be sent at several places of a ring.
-        let Frame { tail, .. } = Frame::new(0, 0, encode());
-        let stated = Stated { reason, at, tail };
+        let stated = Stated { reason, at, tail: make() };
         self.0.push(stated.clone());
         Some(stated)
     }

@@ -237,18 +237,6 @@ impl TopicStream {
         seen: u64,
         at: &At,
     ) -> Frame {
-        let bytes = self.encode_position(place, previous, (sequence, event_time), seen, at);
-        Frame::new(self.number(seen), self.number(seen), bytes)
-    }
-
-    fn encode_position(
-        &mut self,
-        place: usize,
-        previous: Result<u64, SnapshotReason>,
-        (sequence, event_time): End,
-        seen: u64,
-        at: &At,
-    ) -> Vec<u8> {
         let mut own = self.frame(place, seen, at);
         let (previous, reason) = (previous.ok(), previous.err());
         let goes_back = reason.is_some_and(|reason| reason != SnapshotReason::Initial);
@@ -258,7 +246,8 @@ impl TopicStream {
             own.cursor.position.epoch = self.epochs.together.previous();
         }
         let own = LogFrame { sequence, previous, reason, event_time, ..own };
-        (self.encode)(LiveFrame::Log(own))
+        let bytes = (self.encode)(LiveFrame::Log(own));
+        Frame::new(self.number(seen), self.number(seen), bytes)
     }
 
     /// Gives the position of each topic, for a reason or as a heartbeat; what is pushed follows.
@@ -282,8 +271,8 @@ impl TopicStream {
             if reason != Some(SnapshotReason::Initial) {
                 stated.forget_before(reason, last);
             }
-            let encode = || self.encode_position(place, previous, end, last, at);
-            let own = stated.get(reason, last, step, encode);
+            let make = || self.position(place, previous, end, last, at).tail;
+            let own = stated.get(reason, last, step, make);
             self.quiet[place].stated = stated;
             all.push(own?);
         }
