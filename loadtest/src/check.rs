@@ -18,7 +18,7 @@ const MARKETS_QUERY: &str = r#"{"query":"{ markets { id } }"}"#;
 Examples:
   spreadly-storm check
       every market of the hub on this machine, for ten seconds
-  spreadly-storm check --market XMR-USD --depth 1000 --speed MS_100 --duration 600
+  spreadly-storm check --market ERG-USD --depth 1000 --speed MS_100 --duration 600
 
 Exit code 0 only if at least one frame came for every market and no frame had a fault.")]
 pub struct CheckArgs {

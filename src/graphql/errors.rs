@@ -13,6 +13,7 @@ use spreadly_subscriptions::GraphqlError;
 use super::limits::{DEFAULT_DEPTH, QueryLimits};
 use crate::budgets::RateLimited;
 use crate::live::TopicName;
+use crate::market::definition::MOST_MARKET_BYTES;
 use crate::market::event::check_topic;
 use crate::market::topic::Topic;
 use crate::pool::give_way;
@@ -22,6 +23,12 @@ pub(super) const MOST_ERRORS: usize = 10;
 /// Most bytes of one message: names in it come from the document. Ten of these, with what
 /// encloses them, stay below the 16 KiB of a refusal.
 const MOST_MESSAGE_BYTES: usize = 1_024;
+
+/// The error for a market that is not defined. Of an id that is none, its beginning is named.
+pub(super) fn no_market(id: &str) -> Error {
+    let named = &id[..id.floor_char_boundary(MOST_MARKET_BYTES)];
+    fault(ErrorCode::NotFound, &format!("there is no market {named:?}"))
+}
 
 /// An error of a resolver.
 pub(super) fn fault(code: ErrorCode, message: &str) -> Error {

@@ -8,7 +8,7 @@ use async_graphql::{Context, Error, ID, Object, Result};
 
 use super::connections::{self, Asked, EventConnection, TradeConnection};
 use super::context::admit;
-use super::errors::{ErrorCode, checked_depth, checked_topic, fault, internal, state};
+use super::errors::{ErrorCode, checked_depth, checked_topic, fault, internal, no_market, state};
 use super::execution::offload;
 use super::limits::QueryLimits;
 use super::types::book::BookSnapshot;
@@ -127,7 +127,7 @@ impl Query {
         #[graphql(desc = "Before this time.")] to: Option<DateTime>,
     ) -> Result<TradeConnection> {
         let Some(definition) = live(ctx)?.definition(&market) else {
-            return Err(fault(ErrorCode::NotFound, "there is no market of this id"));
+            return Err(no_market(&market));
         };
         let topic = Topic::Trades(&definition.market).name();
         connections::trades(ctx, Asked { topic, first, after, from, to }).await

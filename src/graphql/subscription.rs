@@ -11,7 +11,9 @@ use futures_util::future::ready;
 use futures_util::stream::{BoxStream, Stream, StreamExt, poll_fn};
 use parking_lot::Mutex;
 
-use super::errors::{ErrorCode, checked_depth, checked_topic, fault, limit_exceeded, state};
+use super::errors::{
+    ErrorCode, checked_depth, checked_topic, fault, limit_exceeded, no_market, state,
+};
 use super::identity::{Audience, own};
 use super::limits::QueryLimits;
 use super::query::live;
@@ -316,7 +318,7 @@ fn frames<T: Send + 'static>(
 fn known(ctx: &Context<'_>, market: &str) -> Result<MarketId> {
     match live(ctx)?.definition(market) {
         Some(definition) => Ok(definition.market.clone()),
-        None => Err(fault(ErrorCode::NotFound, "there is no market of this id")),
+        None => Err(no_market(market)),
     }
 }
 

@@ -347,7 +347,7 @@ impl FeedStatuses {
             let Some(refused) = entry.logged.due(status.refused_total, now) else { continue };
             let Some(LastRefusal { place, reason }) = &status.last_refusal else { continue };
             let (feed, total) = (&status.name, status.refused_total);
-            tracing::warn!(%feed, refused, total, %place, %reason, "events were refused: the last");
+            tracing::warn!(%feed, refused, total, %place, %reason, "events were refused; the last");
         }
     }
 

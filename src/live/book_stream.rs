@@ -128,6 +128,9 @@ impl BookStream {
         self.push_changes(now, false);
         let is_pushed = before != self.stream.next_index();
         if self.state != now.head.state {
+            // What joiners get says the state too.
+            self.snapshots.clear();
+            self.count_cached();
             // The frame of a snapshot that ended a gap, or began the book, says it too.
             match is_pushed && self.feed_state == now.feed_state {
                 true => self.state = now.head.state,

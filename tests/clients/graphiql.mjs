@@ -55,6 +55,8 @@ const execute = page.locator('.graphiql-execute-button');
 
 await page.goto(`${origin}/`);
 await execute.waitFor();
+// The editor loads its workers late, and the hub will be away.
+await page.waitForLoadState('networkidle');
 say({ fact: 'loaded', path: new URL(page.url()).pathname });
 
 await execute.click();

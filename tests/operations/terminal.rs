@@ -200,7 +200,7 @@ async fn what_can_not_be_mended_is_printed_on_stderr_and_exits_with_1() {
     };
     refused(
         r#"subscription { orderBook(market: "NO-SUCH") { cursor } }"#,
-        "spreadly: NOT_FOUND: there is no market of this id",
+        "spreadly: NOT_FOUND: there is no market \"NO-SUCH\"",
     );
     refused("{ markets { id }", "spreadly: BAD_REQUEST: ");
 }

@@ -32,9 +32,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  spreadly-storm run --connections 1000 --market XMR-USD --duration 10 --hub-pid $(pidof spreadly)
+  spreadly-storm run --connections 1000 --market ERG-USD --duration 10 --hub-pid PID
       what a delivered message costs the hub, and what a connection weighs
-  spreadly-storm run --connections 20 --market XMR-USD --market SC-EUR --depth 10 --follow
+  spreadly-storm run --connections 20 --market ERG-USD --market SPF-ERG --depth 10 --follow
       verify every frame: chain, book and checksum; exit code 1 if anything is wrong
   spreadly-storm run --connections 1000 --allow-failures 0.01
       exit code 1 if more than 10 sockets are refused or closed, or 10 operations end in errors

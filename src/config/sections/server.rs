@@ -196,7 +196,7 @@ pub(in crate::config) fn read(table: &mut Table<'_>) -> ServerConfig {
             takes: millis(100..=HOUR_MS),
             default: Duration::from_secs(75),
             does: "Time that a connection of HTTP may be idle between two requests; then it is \
-                   closed.",
+                   closed. It is not below `server.header_timeout_ms`.",
             notes: "A proxy must close an idle connection before the hub does: it can't send a \
                     POST again that met a close, and answers 502. The default is above the 60 s \
                     of nginx and of the balancers of AWS. Those of Google keep them for 600 s, so \

@@ -257,9 +257,10 @@ impl Files {
             let (faults, late) = (folder.faults.clone(), folder.late());
             (faults, late, folder.unread_bytes(), folder.note(), folder.out_of_descriptors)
         };
-        self.statuses.stale_sources(self.feed, late);
         self.statuses.set_lag_while_live(self.feed, lag);
+        // The same file is in one of the two.
         self.statuses.note(self.feed, note);
+        self.statuses.stale_sources(self.feed, late);
         if out_of_descriptors {
             // What is live stays live; what can't be opened lags, and its status says so.
             if !side.warned_of_descriptors {

@@ -11,7 +11,7 @@ use super::port::{MutationPort, WriteError, Written};
 use crate::budgets::Work;
 use crate::graphql::connections::paging::List;
 use crate::graphql::context::admit;
-use crate::graphql::errors::{ErrorCode, fault, limit_exceeded, of_resolver, state};
+use crate::graphql::errors::{ErrorCode, fault, limit_exceeded, no_market, of_resolver, state};
 use crate::graphql::identity::acting;
 use crate::graphql::query::{live, read_in_turn};
 use crate::graphql::types::market::Side;
@@ -324,9 +324,7 @@ fn cancellation(order: &orders::Order, reason: Option<&str>, now: Micros) -> Str
 }
 
 fn known_market(ctx: &Context<'_>, market: &str) -> Result<Arc<MarketDefinition>> {
-    live(ctx)?
-        .definition(market)
-        .ok_or_else(|| fault(ErrorCode::NotFound, "there is no market of this id"))
+    live(ctx)?.definition(market).ok_or_else(|| no_market(market))
 }
 
 async fn write(ctx: &Context<'_>, lines: Vec<String>) -> Result<Written> {

@@ -9,7 +9,7 @@ use super::head::{BookSpeed, SnapshotReason};
 use super::market::Market;
 use super::scalars::{Cursor, DateTime, Decimal, UInt64};
 use crate::budgets::Work;
-use crate::graphql::errors::{ErrorCode, fault, limit_exceeded};
+use crate::graphql::errors::{ErrorCode, fault, limit_exceeded, no_market};
 use crate::graphql::execution::offload;
 use crate::graphql::limits::{DEFAULT_CANDLES, MOST_CANDLES};
 use crate::graphql::query::{live, read};
@@ -249,7 +249,7 @@ pub async fn asked(
     }
     let live = live(ctx)?;
     let Some(definition) = live.definition(market) else {
-        return Err(fault(ErrorCode::NotFound, "there is no market of this id"));
+        return Err(no_market(market));
     };
     let (interval, now) = (interval.into(), live.now());
     let (from, to) = (from.map(|from| from.0), to.map(|to| to.0));
