@@ -9,7 +9,7 @@ use spreadly_subscriptions::{Cursor, Frame, ResponseStream};
 use super::drafts::{Answer, Draft, Drafter, Drafts, Reply, Unmade, Wanted};
 use super::frame::{
     BookDelta, BookHead, BookHeartbeat, BookSnapshot, Encode, FeedState, LiveFrame, SnapshotReason,
-    Speed, book_topic, shape,
+    Speed, book_topic, is_same, shape,
 };
 use super::pace::QUIET_BEATS;
 use super::reader_errors::bad_cursor;
@@ -140,7 +140,7 @@ impl BookStream {
                 }
             }
         }
-        let is_new = *self.definition != *now.head.definition;
+        let is_new = !is_same(&self.definition, &now.head.definition);
         self.definition = now.head.definition.clone();
         if is_new && !is_pushed {
             self.announce(now);
@@ -177,7 +177,7 @@ impl BookStream {
         }
     }
 
-    /// Whether the pool makes a frame of what changed since the last one, as that takes long.
+    /// Whether the pool makes this frame, as that takes long.
     fn is_left_to_pool(&self, now: &Now<'_>, wanted: Wanted) -> bool {
         self.long.as_ref().is_some_and(|drafter| self.is_long(now, wanted, drafter.most_levels))
     }

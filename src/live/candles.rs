@@ -8,11 +8,12 @@ use std::sync::Arc;
 use spreadly_subscriptions::{Cursor, Epoch, Frame, ResponseStream, Resume};
 
 use super::feed_states::FeedStates;
-use super::frame::{CandleFrame, Encode, FeedState, LiveFrame, SnapshotReason, candles_topic};
-use super::market_streams::is_same;
+use super::frame::{
+    CandleFrame, Encode, FeedState, LiveFrame, SnapshotReason, candles_topic, is_same,
+};
 use super::pace::{QUIET_BEATS, Touched};
 use super::reader_errors::bad_cursor;
-use super::steps::MOST_STATED_FIELDS;
+use super::steps::most_stated;
 use crate::market::candles::{Candle, Interval, SERIES_KEPT, Series};
 use crate::market::definition::MarketDefinition;
 use crate::market::effect::Applied;
@@ -305,7 +306,7 @@ impl CandleBoard {
         let own = CandleStream {
             stream: stream.clone(),
             interval,
-            most_missed: MOST_STATED_FIELDS / fields.max(1),
+            most_missed: most_stated(fields),
             encode,
             last: self.sequence,
             epoch: self.epochs.epoch(),
@@ -367,7 +368,7 @@ impl CandleBoard {
         let place = self.trades.partition_point(|trade| *trade <= seen);
         let is_known = seen == self.floor || (place > 0 && self.trades[place - 1] == seen);
         let candles = self.series(own.interval).changes_since(seen, moment.now)?;
-        let is_short = candles.len() <= own.most_missed.max(1);
+        let is_short = candles.len() <= own.most_missed;
         (is_known && is_short).then(|| (candles, (self.trades.len() - place) as u64))
     }
 

@@ -99,6 +99,11 @@ impl BookHead {
     }
 }
 
+/// Whether two definitions say the same. Nearly always they are the very same one.
+pub(super) fn is_same(one: &Arc<MarketDefinition>, other: &Arc<MarketDefinition>) -> bool {
+    Arc::ptr_eq(one, other) || one == other
+}
+
 /// A depth as a cursor has it.
 pub(super) fn shape(depth: usize) -> u32 {
     u32::try_from(depth).unwrap_or(u32::MAX)

@@ -10,7 +10,7 @@ use foldhash::{HashMap, HashMapExt as _};
 use spreadly_subscriptions::{Epoch, Frame, ResponseStream, Resume};
 
 use super::feed_states::FeedStates;
-use super::frame::{Encode, FeedState, LiveFrame, SnapshotReason};
+use super::frame::{Encode, FeedState, LiveFrame, SnapshotReason, is_same};
 use super::pace::{QUIET_BEATS, Touched};
 use super::start_from::StartFrom;
 use super::stated_frames::StatedFrames;
@@ -130,11 +130,6 @@ impl Pushed {
             || self.epoch != entry.epochs.epoch()
             || !is_same(&self.definition, &entry.definition)
     }
-}
-
-/// Nearly always it is the very same one.
-pub(super) fn is_same(one: &Arc<MarketDefinition>, other: &Arc<MarketDefinition>) -> bool {
-    Arc::ptr_eq(one, other) || one == other
 }
 
 impl<T: MarketValue> MarketStreams<T> {

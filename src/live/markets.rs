@@ -159,7 +159,10 @@ impl Live {
 
     /// The market, if its book of price levels is whole.
     pub fn whole_book(&self, market: &str) -> Option<MarketId> {
-        let market = self.market(market)?;
+        self.whole_book_of(&*self.market(market)?)
+    }
+
+    fn whole_book_of(&self, market: &Market) -> Option<MarketId> {
         let id = market.state.lock().whole()?;
         let is_of_orders = self.last_of(&Topic::orders_of(&id).name()) > 0;
         (!is_of_orders).then_some(id)
@@ -168,8 +171,8 @@ impl Live {
     /// The markets whose books of price levels are whole.
     pub fn whole_books(&self) -> Vec<MarketId> {
         let all = self.all();
-        let whole = all.iter().filter_map(|market| market.state.lock().whole());
-        whole.filter_map(|market| self.whole_book(&market)).collect()
+        let there = all.iter().filter(|market| !market.is_gone());
+        there.filter_map(|market| self.whole_book_of(market)).collect()
     }
 
     /// How many books are crossed now.

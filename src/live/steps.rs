@@ -15,6 +15,11 @@ pub(super) const STEP: Duration = Duration::from_micros(100);
 /// Fields of what is made in one step because it can't be cut: about 0.7 ms.
 pub const MOST_STATED_FIELDS: usize = 5_000;
 
+/// Things of so many fields each that are made in one step: one in any case.
+pub(super) fn most_stated(fields: usize) -> usize {
+    (MOST_STATED_FIELDS / fields.max(1)).max(1)
+}
+
 /// Steps of one answer; the last one does all that is left. While what it is made of changes
 /// faster than a step states it, more steps do not help.
 pub(super) const MOST_STEPS: u32 = 256;

@@ -295,6 +295,18 @@ mod tests {
             Self { stream, script, meters, cursor, progress, frames, permit }
         }
 
+        /// A reader that saw frames 1 and 2. What follows is more than the ring holds, and its
+        /// source merges it.
+        fn overtaken() -> Self {
+            let begin = Resume::Ring { seen: 0, next: 0 };
+            let merged = Resume::Frames { frames: frames(20..=20), next: 20 };
+            let mut bench = Self::new(None, [begin, merged]);
+            bench.push(1..=2);
+            assert_eq!(bench.send_all(), [1, 2]);
+            bench.push(3..=20);
+            bench
+        }
+
         fn step(&mut self) -> Step {
             self.frames.clear();
             let Self { stream, meters, cursor, progress, frames, permit, .. } = self;
@@ -381,13 +393,7 @@ mod tests {
 
     #[test]
     fn a_reader_that_the_ring_has_overtaken_asks_the_source_with_what_it_has_seen() {
-        let begin = Resume::Ring { seen: 0, next: 0 };
-        let merged = Resume::Frames { frames: frames(20..=20), next: 20 };
-        let mut bench = Bench::new(None, [begin, merged]);
-        bench.push(1..=2);
-        assert_eq!(bench.send_all(), [1, 2]);
-        // More than the ring holds.
-        bench.push(3..=20);
+        let mut bench = Bench::overtaken();
         assert_eq!(bench.send_all(), [20]);
         assert_eq!(bench.asked(), ["join None", "catch up 2"]);
         assert_eq!(bench.meters.catch_ups.get(), 1);
@@ -418,12 +424,7 @@ mod tests {
 
     #[test]
     fn a_reader_whose_client_is_in_debt_is_throttled_before_its_source_makes_what_it_missed() {
-        let begin = Resume::Ring { seen: 0, next: 0 };
-        let merged = Resume::Frames { frames: frames(20..=20), next: 20 };
-        let mut bench = Bench::new(None, [begin, merged]);
-        bench.push(1..=2);
-        assert_eq!(bench.send_all(), [1, 2]);
-        bench.push(3..=20);
+        let mut bench = Bench::overtaken();
         bench.permit.in_debt.set(true);
         let Step::Await { answer, throttled: true } = bench.step() else { panic!("no wait") };
         bench.cursor.wait(Rc::new(()));

@@ -18,7 +18,7 @@ use crate::live::frame::{
 use crate::live::pace::QUIET_BEATS;
 use crate::live::reader_errors::{bad_cursor, resync_required};
 use crate::live::stated_frames::{Stated, StatedFrames};
-use crate::live::steps::{MOST_STATED_FIELDS, Step};
+use crate::live::steps::{Step, most_stated};
 use crate::market::epochs::{EpochHistory, MOST_EPOCH_CHANGES, ResumeFrom};
 use crate::market::time::Micros;
 
@@ -92,7 +92,7 @@ impl TopicStream {
         Self {
             stream,
             encode,
-            frame_events: (MOST_STATED_FIELDS / fields.max(1)).clamp(1, FRAME_EVENTS),
+            frame_events: most_stated(fields).min(FRAME_EVENTS),
             names,
             topics,
             epochs,
