@@ -24,6 +24,13 @@ pub(super) struct Markets {
     has_news: bool,
 }
 
+/// What the lines of one file wait for.
+pub(super) struct Waits<'a> {
+    pub(super) markets: &'a mut Markets,
+    /// Markets that they do not wait for again.
+    pub(super) in_vain: &'a [Box<str>],
+}
+
 impl Markets {
     pub(super) fn new(is_defined: IsDefined) -> Self {
         Self { is_defined, known: HashSet::new(), beginning: Vec::new(), has_news: false }

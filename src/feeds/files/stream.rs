@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::markets::Markets;
+use super::markets::Waits;
 use crate::ingest::handle::Incoming;
 use crate::ingest::place::{At, Place};
 use crate::market::event::{MOST_LINE_BYTES, begins_epochs};
@@ -136,14 +136,14 @@ impl Stream {
 
     /// Takes at most `room` lines, not all of them if they don't fit into one chunk. The buffer is
     /// the caller's, as one serves all streams. `size` is the file's when it was last looked at.
-    /// Lines that are appended later are found by the next look. With `markets`, a line waits for
-    /// the definition of its market.
+    /// Lines that are appended later are found by the next look. With `waits`, a line waits for the
+    /// definition of its market.
     pub(super) fn read(
         &mut self,
         file: &File,
         size: u64,
         buffer: &mut Vec<u8>,
-        (room, markets): (usize, Option<&mut Markets>),
+        (room, waits): (usize, Option<Waits<'_>>),
         lines: &mut Lines,
     ) -> io::Result<Read> {
         if let Some(from) = self.skipped_to {
@@ -179,7 +179,7 @@ impl Stream {
             want = MOST_LINE_BYTES + 1;
         };
         let window = &buffer[before..before + got];
-        let Split { taken, ended, waits_for } = self.split(window, room, markets, lines);
+        let Split { taken, ended, waits_for } = self.split(window, room, waits, lines);
         self.advance(start, &buffer[..before + taken]);
         let more = waits_for.is_none() && (!ended || got == want);
         Ok(Read::Lines { more, waits_for })
@@ -190,7 +190,7 @@ impl Stream {
         &mut self,
         window: &[u8],
         room: usize,
-        mut markets: Option<&mut Markets>,
+        mut waits: Option<Waits<'_>>,
         lines: &mut Lines,
     ) -> Split {
         let mut taken = 0;
@@ -201,8 +201,9 @@ impl Stream {
             if left == 0 {
                 return Split { taken, ended: false, waits_for: None };
             }
-            if let Some(markets) = markets.as_deref_mut()
+            if let Some(Waits { markets, in_vain }) = &mut waits
                 && let Err(market) = markets.admit(text)
+                && !in_vain.contains(&market)
             {
                 return Split { taken, ended: false, waits_for: Some(market) };
             }

@@ -11,6 +11,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 
+use super::folder::MOST_IN_VAIN;
 use super::stream::CHUNK_BYTES;
 use super::*;
 use crate::ingest::feed_status::{FeedState, FeedStatus};
@@ -286,15 +287,30 @@ fn a_line_waits_for_the_definition_of_its_market_which_another_file_may_have() {
     bench.append("c.ndjson", &format!("{}\n", defined.replace("A-B", "A-BC")));
     bench.drain();
     assert_eq!(bench.log().len(), 7);
-    // In vain: it is handed on, for the hub to refuse it, and no further line of the file waits.
-    let other = used(3).replace("A-B", "C-D") + &used(4).replace("A-B", "E-F");
-    bench.append("a.ndjson", &other);
+}
+
+#[test]
+fn a_file_waits_once_for_each_undefined_market_and_for_so_many_of_them() {
+    let mut bench = Bench::new();
+    let used = |market: &str| format!("{{\"kind\":\"book.delta\",\"market\":\"{market}\"}}\n");
+    bench.folder.patience = Duration::MAX;
+    for number in 0..MOST_IN_VAIN {
+        let (own, before) = (format!("M{number}"), number.checked_sub(1));
+        let known = before.map(|before| used(&format!("M{before}"))).unwrap_or_default();
+        bench.append("a.ndjson", &(known + &used(&own) + &used(&own)));
+        bench.drain();
+        // The line of a market that it waited for does not wait again.
+        assert_eq!(bench.log().len(), 3 * number, "{own}");
+        assert!(bench.folder.note().is_some_and(|note| note.ends_with(&format!("market {own}"))));
+        // In vain: it is handed on, for the hub to refuse it.
+        bench.folder.patience = Duration::ZERO;
+        bench.drain();
+        bench.folder.patience = Duration::MAX;
+        assert_eq!((bench.log().len(), bench.folder.note()), (3 * number + 2, None));
+    }
+    bench.append("a.ndjson", &used("one more"));
     bench.drain();
-    assert_eq!(bench.log().len(), 7);
-    bench.folder.patience = Duration::ZERO;
-    bench.drain();
-    assert_eq!(bench.log().len(), 9);
-    assert_eq!(bench.folder.note(), None);
+    assert_eq!((bench.log().len(), bench.folder.note()), (3 * MOST_IN_VAIN, None));
 }
 
 #[test]

@@ -44,8 +44,8 @@ struct Followed {
     size: u64,
     queued: bool,
     quiet_scans: u8,
-    /// Its lines wait for the definition of their market. Not again after it waited in vain.
-    is_patient: bool,
+    /// Markets for whose definition it waited in vain: their lines do not wait again.
+    in_vain: Vec<Box<str>>,
 }
 
 /// A stream whose next line waits for the definition of its market.
@@ -57,6 +57,9 @@ struct Waiting {
 /// How long a line waits for the definition of its market, which may be in another file or come by
 /// another feed. Then it is refused.
 const DEFINITION_WAIT: Duration = Duration::from_secs(10);
+
+/// Markets for whose definitions a file waits in vain, before it waits for none.
+pub(super) const MOST_IN_VAIN: usize = 8;
 
 /// After so long the topics of the file are STALE: nothing of it is read meanwhile.
 const LATE: Duration = Duration::from_secs(1);
@@ -303,7 +306,7 @@ impl Folder {
             size: 0,
             queued: false,
             quiet_scans: 0,
-            is_patient: true,
+            in_vain: Vec::new(),
         };
         self.streams.insert(id, followed);
         id

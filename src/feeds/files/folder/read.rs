@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io;
 use std::time::Instant;
 
-use super::{Entry, FileId, Folder, Turn, Waiting};
+use super::{Entry, FileId, Folder, MOST_IN_VAIN, Turn, Waiting};
+use crate::feeds::files::markets::Waits;
 use crate::feeds::files::stream::{CHUNK_BYTES, Lines, Read, identity, open};
 
 /// Files kept open, so that what is appended to a file after it was moved out of the folder or
@@ -88,8 +89,9 @@ impl Folder {
         let held = held.map_or_else(|| self.open_as(&name, file), Ok);
         let read = held.and_then(|held| {
             let Some(followed) = self.streams.get_mut(&id) else { return Ok(Read::Another) };
-            let markets = followed.is_patient.then_some(&mut self.markets);
-            let (size, limits) = (followed.size, (room, markets));
+            let (markets, in_vain) = (&mut self.markets, &followed.in_vain[..]);
+            let waits = (in_vain.len() < MOST_IN_VAIN).then_some(Waits { markets, in_vain });
+            let (size, limits) = (followed.size, (room, waits));
             let read = followed.stream.read(&held, size, &mut buffer, limits, lines);
             self.opened.remove(&followed.opened);
             self.hold(id, held);
@@ -172,8 +174,9 @@ impl Folder {
         let given_up: Vec<u64> =
             self.waiting.iter().filter(|(_, one)| late(one)).map(|(id, _)| *id).collect();
         for id in given_up {
-            self.waiting.remove(&id);
-            self.change(id, |followed| followed.is_patient = false);
+            if let Some(Waiting { market, .. }) = self.waiting.remove(&id) {
+                self.change(id, |followed| followed.in_vain.push(market));
+            }
             self.queue(id);
         }
     }
