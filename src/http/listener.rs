@@ -4,12 +4,22 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 
 /// Connections that wait to be accepted. The kernel takes the smaller of this and
 /// `net.core.somaxconn`, 4,096 where nobody changed it. A SYN beyond is dropped, and its client
 /// tries again after a second.
 const BACKLOG: i32 = 4_096;
+
+/// A classic BPF program that drops each SYN. The filter of a TCP socket sees the TCP header, whose
+/// byte 13 has the flags. It looks at SYN and ACK alone: `ldb [13]; and 0x12; jeq SYN; drop; take`.
+const NO_SYN: [SockFilter; 5] = [
+    SockFilter::new(0x30, 0, 0, 13),
+    SockFilter::new(0x54, 0, 0, 0x12),
+    SockFilter::new(0x15, 0, 1, 0x02),
+    SockFilter::new(0x06, 0, 0, 0),
+    SockFilter::new(0x06, 0, 0, u32::MAX),
+];
 
 /// Binds and listens, without waiting.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -51,6 +61,12 @@ impl Incoming {
         Ok((socket.into(), peer))
     }
 
+    /// Lets nobody begin a connection any more, while those that have begun go on. A client that
+    /// tries sends its SYN again after a second, and finds the port closed.
+    pub fn drop_new(&self) -> io::Result<()> {
+        SockRef::from(&self.0).attach_filter(&NO_SYN)
+    }
+
     /// Closes the port. The kernel would reset what is in the backlog then, and these clients are
     /// connected already: they come first.
     pub fn close(self) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
@@ -66,6 +82,7 @@ impl Incoming {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
     use std::time::Duration;
 
     use super::*;
@@ -95,6 +112,27 @@ mod tests {
         let expected: Vec<_> = clients.iter().map(|one| one.local_addr().unwrap()).collect();
         assert_eq!(rest, expected);
         assert!(TcpStream::connect(address).is_err());
+    }
+
+    #[tokio::test]
+    async fn before_the_port_is_closed_those_that_are_connected_go_on_and_nobody_else_connects() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let incoming = Incoming::new(bind(address.parse().unwrap()).unwrap()).unwrap();
+            let address = incoming.0.local_addr().unwrap();
+            let mut client = TcpStream::connect(address).unwrap();
+            incoming.drop_new().unwrap();
+            let refused = TcpStream::connect_timeout(&address, Duration::from_millis(100));
+            assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            let (mut accepted, peer) = incoming.accept().await.unwrap();
+            assert_eq!(peer, client.local_addr().unwrap());
+            drop(incoming.close());
+            // It inherits the filter.
+            client.write_all(b"hello").unwrap();
+            let mut hello = [0; 5];
+            accepted.set_nonblocking(false).unwrap();
+            accepted.read_exact(&mut hello).unwrap();
+            assert_eq!(&hello, b"hello");
+        }
     }
 
     #[tokio::test]

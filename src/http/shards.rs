@@ -4,6 +4,7 @@
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -31,6 +32,9 @@ const ACCEPTED_WAITING: usize = 8_192;
 const DRAIN_MARGIN: Duration = Duration::from_secs(15);
 /// The same in a drain that is to end at once.
 const HURRIED_MARGIN: Duration = Duration::from_secs(1);
+/// How long handshakes that have begun may take once nobody begins a new one: far more than within
+/// a data centre.
+const LAST_HANDSHAKES: Duration = Duration::from_millis(20);
 
 /// What a shard needs to serve.
 pub struct Parts<E> {
@@ -90,19 +94,46 @@ impl Shards {
         Ok(shards)
     }
 
-    /// Deals accepted connections out until asked to stop, and then those that are in the backlog.
+    /// Deals accepted connections out until asked to stop, and then those that have begun.
     pub async fn accept(
         &self,
         incoming: Incoming,
         stop: CancellationToken,
         reserve: &DescriptorReserve,
     ) {
-        let meters = self.accounts.meters();
         let mut turn = 0;
+        self.accept_until(stop.cancelled(), &incoming, reserve, &mut turn).await;
+        match incoming.drop_new() {
+            Ok(()) => {
+                let handshakes = tokio::time::sleep(LAST_HANDSHAKES);
+                self.accept_until(handshakes, &incoming, reserve, &mut turn).await;
+            }
+            // The last of them may be reset.
+            Err(error) => tracing::debug!(%error, "new connections can't be dropped"),
+        }
+        for (stream, peer) in incoming.close() {
+            turn = (turn + 1) % self.senders.len();
+            let waiting = reserve.waiting_place(peer.ip());
+            if self.senders[turn].try_send((stream, peer, waiting)).is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Deals accepted connections out, beginning after shard `turn`.
+    async fn accept_until(
+        &self,
+        end: impl Future<Output = ()>,
+        incoming: &Incoming,
+        reserve: &DescriptorReserve,
+        turn: &mut usize,
+    ) {
+        let meters = self.accounts.meters();
+        let mut end = pin!(end);
         loop {
             let accepted = tokio::select! {
                 accepted = incoming.accept() => accepted,
-                () = stop.cancelled() => break,
+                () = &mut end => return,
             };
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
@@ -113,20 +144,13 @@ impl Shards {
             };
             let stream = tokio::select! {
                 stream = reserve.admit(stream, peer.ip(), meters) => stream,
-                () = stop.cancelled() => break,
+                () = &mut end => return,
             };
             let Some(stream) = stream else { continue };
-            turn = (turn + 1) % self.senders.len();
+            *turn = (*turn + 1) % self.senders.len();
             // Waits while the shard lags: the kernel's backlog is the bound.
             let waiting = reserve.waiting_place(peer.ip());
-            if self.senders[turn].send((stream, peer, waiting)).await.is_err() {
-                return;
-            }
-        }
-        for (stream, peer) in incoming.close() {
-            turn = (turn + 1) % self.senders.len();
-            let waiting = reserve.waiting_place(peer.ip());
-            if self.senders[turn].try_send((stream, peer, waiting)).is_err() {
+            if self.senders[*turn].send((stream, peer, waiting)).await.is_err() {
                 return;
             }
         }
