@@ -72,7 +72,7 @@ pub struct FeedStatus {
     pub is_ready: bool,
     /// Sources that can't be read, with their reasons.
     pub source_faults: BTreeMap<Arc<str>, String>,
-    /// Sources that are cut off or late, with their reasons.
+    /// Sources that are cut off or late, with their reasons; a topic of Kafka for its partitions.
     pub stale_sources: BTreeMap<Arc<str>, String>,
     /// What is wrong, or what is passed over on purpose while the feed is live.
     pub reason: Option<String>,
@@ -96,9 +96,12 @@ pub struct FeedStatus {
 impl FeedStatus {
     /// The state of one of its sources.
     pub fn of(&self, source: &str) -> FeedState {
+        let topic = source.rsplit_once('/').map_or(source, |(topic, _)| topic);
         let own = match () {
             () if self.source_faults.contains_key(source) => FeedState::Halted,
-            () if self.stale_sources.contains_key(source) => FeedState::Stale,
+            () if [source, topic].iter().any(|own| self.stale_sources.contains_key(*own)) => {
+                FeedState::Stale
+            }
             () => FeedState::Live,
         };
         self.state_as_a_whole.max(own)

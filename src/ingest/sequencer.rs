@@ -11,7 +11,9 @@
 //! their sources keep what was not acknowledged.
 
 mod conflicts;
+mod epochs;
 mod group;
+mod missed;
 mod persist;
 mod sources;
 
@@ -26,22 +28,19 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::feed_status::{FeedId, FeedStatuses};
-use super::handle::{
-    Ack, Answer, Batch, Incoming, IngestError, IngestHandle, Request, WeakIngestHandle, body, now,
-};
+use super::handle::{Ack, Batch, IngestError, IngestHandle, Request, WeakIngestHandle, now};
 use super::projection::Projection;
-use super::rollback;
 use super::waiters::Waiters;
 use crate::live::checkpoint::checkpoint;
 use crate::market::admission::Admission;
 use crate::market::definition::MarketId;
 use crate::market::effect::{Applied, Effect};
-use crate::market::event::{self, Body, Event};
 use crate::market::ownership::Ownership;
 use crate::market::refusal::Refusal;
 use crate::recovery::Recovered;
-use crate::store::{Appended, NewEvent, RollbackTransaction, Store, Stored, TopicSource};
+use crate::store::{Appended, Store, Stored, TopicSource};
 use conflicts::Conflicts;
+use epochs::begins_epochs;
 use group::{Buffers, Delivery, Group};
 
 /// Events of a book between two checkpoints. A restart replays one to two such stretches of each
@@ -232,75 +231,6 @@ impl Sequencer {
         }
     }
 
-    /// Takes what begins new epochs: one transaction by itself.
-    fn begin_epochs(&mut self, batch: Batch, done: Answer<Ack>) -> Option<()> {
-        let Batch { feed, lines, progress } = batch;
-        let mut ack = Ack::default();
-        for Incoming { place, line, numbered } in lines {
-            let read = line.as_deref().map_err(Refusal::clone).and_then(event::parse);
-            let admitted = read.and_then(|event| Ok((self.admission.admit(&event)?.topic, event)));
-            let (topic, event) = match admitted {
-                Ok(admitted) => admitted,
-                Err(reason) => {
-                    ack.refuse(place, reason);
-                    continue;
-                }
-            };
-            let kind = event.kind();
-            let Event { id, body: what, .. } = event;
-            let (height, source) = match what {
-                Body::Reverted { height } => (Some(height), None),
-                Body::Gap { source } => (None, Some(source)),
-                // Not what [`begins_epochs`] found.
-                _ => continue,
-            };
-            // It has no height itself, so no later rollback removes it.
-            let body = line.map(body).unwrap_or_default();
-            let new = NewEvent { topic, id, kind, body, numbered, ..NewEvent::default() };
-            let now = now();
-            // Not asked by anyone else meanwhile.
-            let admission = std::mem::take(&mut self.admission);
-            let aside = self.live.aside();
-            let written = self.persist(|store| {
-                let work = |log: &RollbackTransaction<'_>| match height {
-                    Some(height) => rollback::remove_blocks(log, height, now, &admission, &aside),
-                    None => rollback::begin_epochs(log, now, &admission),
-                };
-                store.roll_back(&new, &progress, now, work)
-            });
-            self.admission = admission;
-            match written? {
-                None => ack.known += 1,
-                Some((sequence, left)) => {
-                    left.settle(&mut self.admission);
-                    let rolled_back = Arc::new(left.rollback);
-                    self.live.roll_back(&rolled_back);
-                    for touched in &rolled_back.markets {
-                        self.live.keep(&self.admission, &touched.market);
-                    }
-                    let (undone, fallen) = (rolled_back.undone, left.fallen);
-                    match source {
-                        Some(source) => tracing::warn!(
-                            source,
-                            sequence,
-                            "events of a source are lost: every topic begins a new epoch"
-                        ),
-                        None => {
-                            tracing::info!(height, sequence, undone, fallen, "blocks were undone");
-                        }
-                    }
-                    ack.accepted += 1;
-                    ack.last_sequence = Some(sequence);
-                }
-            }
-        }
-        if let Some(feed) = feed {
-            self.statuses.count(feed, ack.counts(), now());
-        }
-        drop(done.send(Ok(ack)));
-        Some(())
-    }
-
     fn commit(&mut self, group: Group) -> Option<()> {
         if group.deliveries.is_empty() && group.events.is_empty() {
             return Some(());
@@ -436,11 +366,6 @@ impl Sequencer {
         }
         self.live.keep(&self.admission, market);
     }
-}
-
-/// Whether a batch is an event that begins new epochs.
-fn begins_epochs(batch: &Batch) -> bool {
-    matches!(&batch.lines[..], [Incoming { line: Ok(line), .. }] if event::begins_epochs(line))
 }
 
 #[cfg(test)]

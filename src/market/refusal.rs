@@ -62,6 +62,8 @@ pub enum Refusal {
     Overfilled { order: Box<str>, size: String, open: String },
     #[error("order \"{order}\" belongs to market {has}, not to {sent}")]
     OtherMarket { order: Box<str>, has: MarketId, sent: MarketId },
+    #[error("events are lost: {0}")]
+    EventsLost(Box<str>),
     #[error(
         "`block.reverted` or `source.gap` came in one batch with other events: a bug of this feed, \
          report it"

@@ -4,15 +4,16 @@
 
 use std::sync::Arc;
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 
 use crate::ingest::losses::{Lost, gap_reason};
 use crate::ingest::place::Place;
 use crate::ingest::topic_sources::TopicSources;
-use crate::live::Live;
-use crate::market::book_gap::BookGap;
+use crate::live::{BookLack, Live};
+use crate::market::admission::BookMode;
+use crate::market::book_gap::{BookGap, Missed};
 use crate::market::definition::MarketId;
-use crate::market::event::{Body, Event};
+use crate::market::event::{Body, Event, OrderEvent};
 use crate::market::ownership::Ownership;
 use crate::market::refusal::Refusal;
 use crate::market::topic::Topic;
@@ -28,6 +29,8 @@ pub(super) struct Losses<'a> {
     /// What the batch changes until here: whether a market's book is whole, by the markets that
     /// it defines too.
     changed: HashMap<MarketId, Option<bool>>,
+    /// What it makes the books of single orders lack.
+    lost: HashSet<(MarketId, Missed)>,
 }
 
 impl<'a> Losses<'a> {
@@ -37,15 +40,12 @@ impl<'a> Losses<'a> {
         feed: Arc<str>,
         foreign: Option<&'a Ownership>,
     ) -> Self {
-        Self { live, sources, feed, foreign, changed: HashMap::default() }
+        Self { live, sources, feed, foreign, changed: HashMap::default(), lost: HashSet::default() }
     }
 
     /// The gaps that a line leaves which can't be read.
     pub(super) fn of_line(&mut self, line: &[u8], place: &Place, reason: &Refusal) -> Vec<String> {
-        let lost = match Lost::of_line(line) {
-            Lost::Book(market) if !self.is_defined(market) => Lost::undefined(market),
-            lost => lost,
-        };
+        let lost = Lost::of_line(line, |market| self.is_defined(market));
         self.gaps(lost, place, reason)
     }
 
@@ -59,7 +59,16 @@ impl<'a> Losses<'a> {
             }
             Body::BookSnapshot { market, .. } => (&**market, Some(true)),
             Body::BookDelta { market, .. } => (&**market, None),
-            Body::BookGap(gap) => (&*gap.market, Some(false)),
+            Body::BookGap(gap) if !gap.is_of_orders() => (&*gap.market, Some(false)),
+            Body::Order(order) => match &**order {
+                OrderEvent::Placed(placed) => (&*placed.market, None),
+                // The order says its market, and every hub finds it.
+                OrderEvent::Filled(_) | OrderEvent::Canceled(_) => return Vec::new(),
+            },
+            Body::Gap { source } => {
+                let reason = Refusal::EventsLost(format!("those of {source}").into());
+                return self.gaps(Lost::Unknown, place, &reason);
+            }
             _ => return Vec::new(),
         };
         if !self.is_defined(market) {
@@ -77,7 +86,7 @@ impl<'a> Losses<'a> {
     }
 
     fn gaps(&mut self, lost: Lost<'_>, place: &Place, reason: &Refusal) -> Vec<String> {
-        let mut whole = match lost {
+        match lost {
             Lost::Nothing => return Vec::new(),
             Lost::Trades(market) => {
                 if self.is_defined(market) {
@@ -85,35 +94,88 @@ impl<'a> Losses<'a> {
                 }
                 return Vec::new();
             }
-            Lost::Book(market) => self.live.whole_book(market).into_iter().collect(),
             Lost::Undefined { market, by_snapshot }
                 if self.sources.is_other_market(market, by_snapshot) =>
             {
                 return Vec::new();
             }
-            Lost::Undefined { .. } | Lost::Unknown => self.live.whole_books(),
-        };
-        let of_any = matches!(lost, Lost::Undefined { .. } | Lost::Unknown);
-        whole.retain(|market| !matches!(self.changed.get(market), Some(Some(_))));
-        let of_batch = self.changed.iter().filter(|(_, is_whole)| **is_whole == Some(true));
-        let is_lost = |market: &str| of_any || lost == Lost::Book(market);
-        whole.extend(of_batch.map(|(market, _)| market.clone()).filter(|market| is_lost(market)));
-        whole.retain(|market| self.foreign.is_none_or(|own| !own.has_market(market)));
-        if of_any {
-            let topics: Vec<_> = whole
-                .into_iter()
-                .map(|market| (Topic::Book(&market).to_string(), market))
-                .collect();
-            let named = topics.iter().map(|(topic, market)| (market.clone(), topic.as_str()));
-            whole = self.sources.brought((&self.feed, &place.source), named);
+            Lost::UndefinedOrder { market, .. } if self.sources.is_other_market(market, true) => {
+                return Vec::new();
+            }
+            _ => {}
         }
-        let gap = |market: &MarketId| BookGap {
-            market: market.clone(),
-            source: Some((*self.feed).into()),
-            reason: gap_reason(place, reason),
+        let named = lost.market();
+        let books: Vec<BookLack> = match named {
+            Some(market) => self.live.book_lack(market).into_iter().collect(),
+            None => self.live.book_lacks(),
         };
-        let lines = whole.iter().map(|market| gap(market).line()).collect();
-        self.changed.extend(whole.into_iter().map(|market| (market, Some(false))));
-        lines
+        let mut lacking = self.levels(lost, &books);
+        lacking.extend(self.orders(lost, &books));
+        lacking.retain(|(market, _)| self.foreign.is_none_or(|own| !own.has_market(market)));
+        if named.is_none() {
+            let topics: Vec<_> = lacking
+                .into_iter()
+                .map(|(market, missed)| {
+                    let topic = match missed {
+                        Missed::Levels => Topic::Book(&market).to_string(),
+                        _ => Topic::orders_of(&market).to_string(),
+                    };
+                    (topic, (market, missed))
+                })
+                .collect();
+            let named = topics.iter().map(|(topic, book)| (book.clone(), topic.as_str()));
+            lacking = self.sources.brought((&self.feed, &place.source), named);
+        }
+        lacking
+            .into_iter()
+            .map(|(market, missed)| {
+                match &missed {
+                    Missed::Levels => drop(self.changed.insert(market.clone(), Some(false))),
+                    _ => drop(self.lost.insert((market.clone(), missed.clone()))),
+                }
+                let (source, reason) = (Some((*self.feed).into()), gap_reason(place, reason));
+                BookGap { market, missed, source, reason }.line()
+            })
+            .collect()
+    }
+
+    /// The books of price levels that may have lost it and are whole until here.
+    fn levels(&self, lost: Lost<'_>, books: &[BookLack]) -> Vec<(MarketId, Missed)> {
+        if !lost.is_of(BookMode::Levels) {
+            return Vec::new();
+        }
+        let named = lost.market();
+        let is_whole = |book: &&BookLack| book.mode == BookMode::Levels && book.gap.is_none();
+        let before = books.iter().filter(is_whole).map(|book| &book.market);
+        let before = before.filter(|market| !matches!(self.changed.get(*market), Some(Some(_))));
+        let of_batch = self.changed.iter().filter(|(_, is_whole)| **is_whole == Some(true));
+        let of_batch = of_batch.map(|(market, _)| market);
+        let of_batch = of_batch.filter(|market| named.is_none_or(|named| ***market == *named));
+        before.chain(of_batch).map(|market| (market.clone(), Missed::Levels)).collect()
+    }
+
+    /// The books that are summed from orders, may have lost it, and do not lack it until here.
+    fn orders(&self, lost: Lost<'_>, books: &[BookLack]) -> Vec<(MarketId, Missed)> {
+        if !lost.is_of(BookMode::Orders) {
+            return Vec::new();
+        }
+        let missed = Missed::of_order(lost.order());
+        let is_lost = |market: &MarketId| {
+            let lacks = |missed: &Missed| self.lost.contains(&(market.clone(), missed.clone()));
+            lacks(&missed) || lacks(&Missed::SomeOrder)
+        };
+        let may_lack = |book: &&BookLack| {
+            book.mode == BookMode::Orders && !book.has_order(lost.order()) && !is_lost(&book.market)
+        };
+        let mut lacking: Vec<_> =
+            books.iter().filter(may_lack).map(|book| book.market.clone()).collect();
+        // Its first order makes a book.
+        if let Lost::Order { market: Some(market), .. } = lost
+            && books.is_empty()
+            && !is_lost(&market.into())
+        {
+            lacking.push(market.into());
+        }
+        lacking.into_iter().map(|market| (market, missed.clone())).collect()
     }
 }

@@ -275,6 +275,57 @@ async fn a_topic_created_again_begins_the_same_epoch_at_every_hub() {
     }
 }
 
+/// Hubs that notice it within such a time give it one id, in seconds.
+const ONE_GAP: u64 = 300;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_of_several_readers_that_is_created_again_begins_one_epoch() {
+    const COUNT: i32 = 4;
+    let postgres = Postgres::start();
+    let kafka = Kafka::start();
+    kafka.make_topic("events", COUNT, &[]).await;
+    let hubs = [on(&postgres, &kafka), on(&postgres, &kafka)];
+    let [one, two] = &hubs;
+    assert_eq!(shared(&[one, two], COUNT).await, [COUNT / 2; 2]);
+    let producer = records::producer(&kafka);
+    for partition in 0..COUNT {
+        let line = records::message(partition, 0);
+        records::send(&producer, "events", partition, line.as_bytes()).await;
+    }
+    let all_published = async |count: usize| {
+        for (hub, partition) in hubs.iter().flat_map(|hub| (0..COUNT).map(move |own| (hub, own))) {
+            let topic = records::topic_of(partition);
+            until("its records", async || hub.published(&topic).len() == count).await;
+        }
+    };
+    all_published(1).await;
+    let period = || {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        now.as_secs() / ONE_GAP
+    };
+    let before = period();
+    kafka.remove_topic("events").await;
+    kafka.make_topic("events", COUNT, &[]).await;
+    for hub in &hubs {
+        let noticed = |feed: &Value| {
+            feed["reason"].as_str().is_some_and(|reason| reason.contains("was created again"))
+        };
+        hub.until_feed(NAME, "that it is another topic", noticed).await;
+    }
+    for partition in 0..COUNT {
+        let line = records::message(partition, 1);
+        records::send(&producer, "events", partition, line.as_bytes()).await;
+    }
+    all_published(2).await;
+    for hub in &hubs {
+        if period() != before {
+            return loud::say("the period ended meanwhile: it may be two gaps");
+        }
+        let page = hub.admin_page("/metrics").1;
+        assert!(page.contains("spreadly_source_gaps_total 1\n"), "{page}");
+    }
+}
+
 /// One that is taken for dead may wake up in the middle of what it was doing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_is_stopped_is_replaced_and_brings_nothing_more_when_it_wakes() {

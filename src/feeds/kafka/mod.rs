@@ -9,6 +9,7 @@
 
 mod brokers;
 mod leaders;
+mod loss;
 mod partition;
 mod partitions;
 mod producer;
@@ -24,11 +25,11 @@ use rdkafka::Message as _;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use secrecy::SecretString;
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use self::brokers::Consumer;
 use self::leaders::{Answer, Leaders, UNREACHED};
+use self::loss::Loss;
 use self::partition::{Gap, Met};
 use self::partitions::{Partitions, PartitionsError};
 pub use self::producer::{LONGEST_WRITE, Outgoing, ProduceError, Producer};
@@ -36,10 +37,8 @@ use super::session::{self, Remote};
 use crate::ingest::feed_status::{FeedId, FeedStatuses};
 use crate::ingest::handle::{self, Incoming, IngestHandle, Lease};
 use crate::ingest::place::{At, Place};
-use crate::ingest::summary::summary;
 use crate::market::event::{MOST_LINE_BYTES, begins_epochs};
 use crate::market::refusal::Refusal;
-use crate::market::time::time_text;
 
 /// Records of a batch, and bytes of their values but for the last one's.
 const BATCH_RECORDS: usize = 1_024;
@@ -216,14 +215,13 @@ impl Feed {
             }
             self.remote.set_lag(partitions.lag());
             let faults = partitions.faults();
-            let lacks = partitions.lacks();
-            let is_whole = faults.is_empty() && lacks.is_none();
+            let is_whole = faults.is_empty();
             if answers {
                 let Remote { statuses, feed, .. } = &self.remote;
                 statuses.stale_sources(*feed, faults);
                 if partitions.are_read() {
                     // What can be read is read.
-                    statuses.stale(*feed, lacks);
+                    statuses.stale(*feed, None);
                     *healthy = true;
                 }
             }
@@ -417,25 +415,15 @@ impl Feed {
         self.remote.counting(self.remote.send(lines, positions.into_iter()), lag).await
     }
 
-    /// Publishes that records are lost, with the progress that goes over them. Several partitions
-    /// that lost some at once, as those of a topic that was created again, are one gap.
+    /// Publishes that records are lost, with the progress that goes over them.
     async fn report_gaps(&self, gaps: Vec<Gap>, partitions: &Partitions) -> Result<(), Cut> {
-        let reasons = gaps.iter().map(|gap| gap.reason.clone());
-        let Some((reason, first)) = summary(reasons, gaps.len()).zip(gaps.first()) else {
+        let Some(Loss { reason, lines, event }) = Loss::of(&gaps, partitions, handle::now()) else {
             return Ok(());
         };
         tracing::warn!("{reason}");
-        let source = partitions.get(first.place).source.clone();
-        let time = time_text(handle::now());
-        let event =
-            json!({"kind": "source.gap", "source": &*source, "reason": reason, "time": time});
-        let line = Incoming {
-            place: Place { source, at: At::Offset(first.next) },
-            line: Ok(event.to_string().into_bytes()),
-            numbered: None,
-        };
+        self.remote.send(lines, std::iter::empty()).await?;
         self.note(reason);
         let position = |gap: &Gap| partitions.get(gap.place).position(gap.next, None);
-        self.remote.send(vec![line], gaps.iter().map(position)).await
+        self.remote.send(vec![event], gaps.iter().map(position)).await
     }
 }

@@ -14,7 +14,9 @@ pub(super) struct Partition {
     pub(super) feed: Box<str>,
     /// Of each record's place.
     pub(super) source: Arc<str>,
-    /// Of the cluster, the topic and how often it was recreated.
+    /// Of the cluster and the topic.
+    pub(super) first_epoch: u64,
+    /// The same, and how often it was recreated.
     pub(super) epoch: u64,
     /// The broker that leads it; below 0 if there is none now, so nobody can read it.
     pub(super) leader: i32,
@@ -50,6 +52,8 @@ pub(super) struct Gap {
     pub(super) next: u64,
     /// For people.
     pub(super) reason: String,
+    /// If the topic was created again: how often it was.
+    pub(super) remade: Option<u64>,
 }
 
 /// What it means that a record was read.
@@ -87,6 +91,7 @@ impl Partition {
             number,
             feed: format!("kafka:{source}").into(),
             source: source.into(),
+            first_epoch: epoch,
             epoch,
             leader,
             silent: false,
@@ -128,6 +133,11 @@ impl Partition {
         format!("{} was created again, or lost its end: read from its start", self.source)
     }
 
+    /// How often it was created again.
+    pub(super) fn remade(&self) -> u64 {
+        self.epoch.wrapping_sub(self.first_epoch)
+    }
+
     /// Whether its end is reached is for its reader to say.
     pub(super) fn goes_on_elsewhere(&mut self, claimed: &Lease, otherwise: u64) {
         self.next = claimed.position.as_ref().map_or(otherwise, |known| known.position);
@@ -143,7 +153,8 @@ impl Partition {
                 return Met::Known;
             }
             let reason = own.recreated();
-            return Met::Other(Gap { place, next: own.next, reason });
+            let remade = Some(own.remade());
+            return Met::Other(Gap { place, next: own.next, reason, remade });
         }
         let missing = offset.saturating_sub(own.next);
         let next = offset + 1;
@@ -159,7 +170,7 @@ impl Partition {
             let reason = format!(
                 "compaction took offsets {first} to {last} of {source} before they were read"
             );
-            return Met::AfterGap(Gap { place, next: offset, reason });
+            return Met::AfterGap(Gap { place, next: offset, reason, remade: None });
         }
         if std::mem::replace(&mut own.reported_missing, true) {
             return Met::Next;

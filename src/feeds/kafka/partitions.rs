@@ -19,16 +19,17 @@ use super::leaders::End;
 use super::partition::{Gap, Met, Partition};
 use crate::ingest::handle::Lease;
 use crate::ingest::source_lags::{MOST_SOURCE_LAGS, SourceLag};
-use crate::ingest::summary::summary;
 
 /// Far more often than a topic is ever recreated, far less than two clusters' epochs are apart.
 const MOST_REMADE: u64 = 1 << 32;
+
+const NO_TOPIC: &str = "does not exist (feeds.kafka.topics): make it, the hub goes on by itself";
 
 #[derive(Debug, Error)]
 pub(super) enum PartitionsError {
     #[error("{0}")]
     Kafka(#[from] KafkaError),
-    #[error("topic {0:?} does not exist (feeds.kafka.topics): make it, the hub goes on by itself")]
+    #[error("topic {0:?} {NO_TOPIC}")]
     NoTopic(String),
     #[error("the offset where {0} goes on is not there any more: looking where to go on")]
     OffsetGone(String),
@@ -104,17 +105,11 @@ impl Partitions {
         }
     }
 
-    /// Topics that are not there, while the rest is read.
-    pub(super) fn lacks(&self) -> Option<String> {
-        let missing =
-            self.missing.iter().map(|topic| PartitionsError::NoTopic(topic.clone()).to_string());
-        Some(format!("{}; the rest is read", summary(missing, self.missing.len())?))
-    }
-
-    /// Partitions that can't be read, with the reasons.
+    /// Partitions that can't be read and topics that do not exist, with the reasons.
     pub(super) fn faults(&self) -> BTreeMap<Arc<str>, String> {
         let fault = |own: &Partition| Some((own.source.clone(), own.fault()?));
-        self.all.iter().filter_map(fault).collect()
+        let missing = self.missing.iter().map(|topic| (topic.as_str().into(), NO_TOPIC.to_owned()));
+        self.all.iter().filter_map(fault).chain(missing).collect()
     }
 
     /// Those with a leader, by the leader: their places.
@@ -213,13 +208,14 @@ impl Partitions {
             own.goes_on_elsewhere(claimed, low);
             return Ok(None);
         }
+        let mut remade = None;
         let reason = match &claimed.position {
             None => {
                 own.next = low;
                 None
             }
             // Each time the topic is recreated the epoch rises by one.
-            Some(known) if known.epoch.wrapping_sub(own.epoch) >= MOST_REMADE => {
+            Some(known) if known.epoch.wrapping_sub(own.first_epoch) >= MOST_REMADE => {
                 own.next = low;
                 Some(format!(
                     "{} is of another cluster than before: read from its start",
@@ -228,7 +224,9 @@ impl Partitions {
             }
             Some(known) if known.position > high => {
                 own.epoch = known.epoch;
-                Some(own.recreated())
+                let reason = own.recreated();
+                remade = Some(own.remade());
+                Some(reason)
             }
             Some(known) => {
                 own.epoch = known.epoch;
@@ -241,7 +239,7 @@ impl Partitions {
             }
         };
         own.read = own.next >= own.end;
-        Ok(reason.map(|reason| Gap { place, next: own.next, reason }))
+        Ok(reason.map(|reason| Gap { place, next: own.next, reason, remade }))
     }
 
     /// Looks how far other hubs are, and which partitions have changed their reader. `None`: one
