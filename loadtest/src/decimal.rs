@@ -7,7 +7,7 @@ use thiserror::Error;
 pub enum DecimalError {
     #[error("`{0}` is not a plain decimal number")]
     Malformed(String),
-    #[error("`{text}` has more than {decimals} decimals")]
+    #[error("`{text}` has too many decimals: at most {decimals}")]
     TooFine { text: String, decimals: usize },
 }
 

@@ -134,8 +134,9 @@ impl Market {
 
     fn orders(&self) -> Vec<Box<str>> {
         let orders = self.admission.orders().to_checkpoint(&self.id);
-        let orders: Vec<Value> = serde_json::from_slice(&orders).expect("a list of orders");
-        orders.iter().filter_map(|order| Some(order["id"].as_str()?.into())).collect()
+        let orders: Value = serde_json::from_slice(&orders).expect("orders are JSON");
+        let open = orders["open"].as_array().expect("a list of orders");
+        open.iter().filter_map(|order| Some(order["id"].as_str()?.into())).collect()
     }
 
     fn take(&mut self, event: &Event<'_>, sequence: u64) -> bool {
@@ -169,7 +170,7 @@ impl Market {
             let (trade, liquidity, box_id, price) = (None, None, None, "1".into());
             let filled =
                 FilledOrder { market, order: order.clone(), trade, price, size, liquidity, box_id };
-            let canceled = CanceledOrder { market: None, order, reason: None };
+            let canceled = CanceledOrder { market: None, order, reason: None, requested: false };
             for event in [OrderEvent::Filled(filled), OrderEvent::Canceled(canceled)] {
                 let body = Body::Order(Box::new(event));
                 let event = Event { id: None, time: Some(NOW), height: None, body };
@@ -195,7 +196,7 @@ fn assert_written_the_same(market: &Market, first: &Checkpoint) {
 /// Orders are kept in no order.
 fn sorted(state: &[u8]) -> Value {
     let mut state: Value = serde_json::from_slice(state).expect("a state is JSON");
-    if let Some(orders) = state.get_mut("orders").and_then(Value::as_array_mut) {
+    if let Some(orders) = state.pointer_mut("/orders/open").and_then(Value::as_array_mut) {
         orders.sort_unstable_by_key(Value::to_string);
     }
     state
@@ -277,6 +278,24 @@ mod tests {
         )
     }
 
+    /// What a book of orders lacks.
+    fn gaps() -> impl Strategy<Value = Value> {
+        let missed = prop_oneof![
+            9 => number().prop_map(|order| json!({ "Order": order })),
+            3 => Just(json!("SomeOrder")),
+            1 => Just(json!("Levels")),
+        ];
+        let market = prop_oneof![9 => Just("A-B"), 1 => Just("X")];
+        let gap = (market, missed).prop_map(|(market, missed)| {
+            json!({ "market": market, "missed": missed, "source": null, "reason": "a fault" })
+        });
+        let gaps = (prop::collection::vec(gap.clone(), 0..3), prop::option::of(gap), any::<bool>());
+        let gaps = gaps.prop_map(|(orders, unknown, knows_all)| {
+            json!({ "orders": orders, "unknown": unknown, "knowsAll": knows_all })
+        });
+        prop_oneof![Just(Value::Null), gaps]
+    }
+
     proptest! {
         #[test]
         fn a_state_of_levels_goes_on_or_is_refused((sequence, book) in book(), ahead in 0..9u64) {
@@ -288,8 +307,10 @@ mod tests {
         fn a_state_of_orders_goes_on_or_is_refused(
             (sequence, book) in book(),
             orders in prop::collection::vec(order(), 0..5),
+            gaps in gaps(),
         ) {
-            let state = format!(r#"{{"orders":[{}],"market":{book}}}"#, orders.join(","));
+            let orders = format!(r#"{{"open":[{}],"gaps":{gaps}}}"#, orders.join(","));
+            let state = format!(r#"{{"orders":{orders},"market":{book}}}"#);
             cached_state(format!("7\n{sequence}\n7\norders:A-B\n{state}").as_bytes());
         }
 

@@ -64,6 +64,8 @@ mod tests {
             r#""block.reverted""#,
             r#""block\u002ereverted""#,
             r#""source.gap""#,
+            r#""orders.gap""#,
+            r#""orders.complete""#,
             r#""book.delta""#,
             r#""trade""#,
             r#""A-B""#,

@@ -211,6 +211,7 @@ mod tests {
     use super::*;
     use crate::ingest::feed_status::FeedKind;
     use crate::live::Live;
+    use crate::market::book_gap::Missed;
     use crate::store::LogReaders;
 
     #[test]
@@ -219,7 +220,8 @@ mod tests {
         statuses.register("files", FeedKind::Files);
         let gap = |number: usize, source: Option<&str>| {
             let (market, source) = (number.to_string().into(), source.map(Box::from));
-            Arc::new(BookGap { market, source, reason: "a fault".into() })
+            let reason = "a fault".into();
+            Arc::new(BookGap { market, missed: Missed::Levels, source, reason })
         };
         let named = |gaps: &[_]| {
             let status = statuses.snapshot().remove(0);

@@ -199,7 +199,7 @@ impl<'a> Work<'a> {
         let mut replayed = Replayed::default();
         if let Some(from) = book_from.filter(|_| mode.is_some()) {
             let mut replay =
-                Replay::begin(self.log, market, definition.as_ref(), book, from, aside)?;
+                Replay::begin(self.log, (market, mode), definition.as_ref(), book, from, aside)?;
             replay.run(self)?;
             replayed = replay.end(self)?;
         }
@@ -306,7 +306,7 @@ struct Replayed {
 impl<'a> Replay<'a> {
     fn begin(
         log: &'a RollbackTransaction<'a>,
-        market: &MarketId,
+        (market, mode): (&MarketId, Option<BookMode>),
         definition: Option<&Arc<MarketDefinition>>,
         topic: &Arc<str>,
         from: u64,
@@ -316,7 +316,7 @@ impl<'a> Replay<'a> {
         let base = log.base(topic, from)?;
         let mut after = 0;
         if let Some(definition) = definition {
-            admission.resettle(market, Some(definition.clone()), None, false);
+            admission.resettle(market, Some(definition.clone()), mode, false);
             let effect = Effect::Define(definition.clone());
             aside.apply(&[Applied { sequence: 0, time: None, effect, candles: Vec::new() }]);
             let mut restore = |market: &str, sequence, state: &[u8]| {

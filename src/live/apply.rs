@@ -19,13 +19,14 @@ use crate::market::trade::Trade;
 
 /// What an event does to a book.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum BookChange {
+enum BookChange<'a> {
     /// Replaces it.
     Snapshot,
     /// Sets levels of one that had a snapshot.
     Levels,
-    /// Sets levels of one that is summed from orders, from the first one on.
-    Order,
+    /// Sets levels of one that is summed from orders, from the first one on. This is what it then
+    /// lacks.
+    Order(&'a Option<Arc<BookGap>>),
 }
 
 impl Live {
@@ -55,10 +56,19 @@ impl Live {
             Effect::Change { market, levels } => {
                 self.change(event, market, levels, BookChange::Levels, touched);
             }
-            Effect::Gap(gap) => self.lose(event, gap, touched),
-            Effect::Order { update, levels } => {
+            Effect::Gap(gap) => {
+                self.lack(event, &gap.market, Some(gap), touched);
+                if gap.is_of_orders() {
+                    self.publish_of_book(event, &gap.market, touched);
+                }
+            }
+            Effect::Complete { market, gap } => {
+                self.lack(event, market, gap.as_ref(), touched);
+                self.publish_of_book(event, market, touched);
+            }
+            Effect::Order { update, levels, gap } => {
                 let order = &update.order;
-                self.change(event, &order.market, levels, BookChange::Order, touched);
+                self.change(event, &order.market, levels, BookChange::Order(gap), touched);
                 let own = Topic::orders_of(&order.market).name();
                 for topic in order.account_topics().iter().chain([&own]) {
                     self.publish(topic, event, ItemBody::Order(update.clone()), touched);
@@ -106,7 +116,7 @@ impl Live {
         event: &Applied,
         id: &MarketId,
         levels: &[LevelChange],
-        kind: BookChange,
+        kind: BookChange<'_>,
         touched: &mut Touched,
     ) {
         let Some(market) = self.market(id) else {
@@ -115,7 +125,7 @@ impl Live {
             debug_assert!(self.origin.is_some(), "an event for {id}, which is not defined");
             return;
         };
-        let (best, healed) = {
+        let (best, gap_changed) = {
             let mut state = market.state.lock();
             if event.sequence <= state.book.sequence() {
                 // Read again after an older checkpoint of another market, or copied later.
@@ -129,34 +139,51 @@ impl Live {
                 _ if !state.has_book => state.book.apply(event.sequence, &[]),
                 _ => state.book.apply(event.sequence, levels),
             }
-            let healed = kind == BookChange::Snapshot && state.gap.take().is_some();
-            if healed || begins {
+            let gap_changed = match kind {
+                BookChange::Snapshot => state.gap.take().is_some(),
+                BookChange::Levels => false,
+                BookChange::Order(gap) => state.set_gap(gap.as_ref()),
+            };
+            if gap_changed || begins {
                 touched.extend(state.streams.keys());
             }
             state.event_time = event.time;
             state.checksum.take();
             touched.extend(&state.raw);
-            (state.book.best(), healed)
+            (state.book.best(), gap_changed.then_some(state.gap.is_some()))
         };
-        if healed {
-            self.set_gap(id, false, touched);
+        if let Some(has_gap) = gap_changed {
+            self.set_gap(id, has_gap, touched);
         }
         self.change_offer(id, best, event.sequence, event.time, touched);
     }
 
-    /// Takes that a book missed an event.
-    fn lose(&self, event: &Applied, gap: &Arc<BookGap>, touched: &mut Touched) {
-        let Some(market) = self.market(&gap.market) else { return };
+    /// Takes what a book lacks from now on.
+    fn lack(
+        &self,
+        event: &Applied,
+        id: &MarketId,
+        gap: Option<&Arc<BookGap>>,
+        touched: &mut Touched,
+    ) {
+        let Some(market) = self.market(id) else { return };
         {
             let mut state = market.state.lock();
             if event.sequence <= state.book.sequence() {
                 return;
             }
+            // One that is summed from orders begins with its first event.
+            state.has_book |= gap.is_none_or(|gap| gap.is_of_orders());
             state.book.apply(event.sequence, &[]);
-            state.gap = Some(gap.clone());
+            state.set_gap(gap);
             touched.extend(state.streams.keys());
         }
-        self.set_gap(&gap.market, true, touched);
+        self.set_gap(id, gap.is_some(), touched);
+    }
+
+    /// Publishes an event of a book in the topic of its orders.
+    fn publish_of_book(&self, event: &Applied, market: &MarketId, touched: &mut Touched) {
+        self.publish(&Topic::orders_of(market).name(), event, ItemBody::OfBook, touched);
     }
 
     /// Takes for all that is made of a book whether the book missed an event.

@@ -239,7 +239,7 @@ impl Item {
     pub(super) fn bytes(&self) -> usize {
         size_of::<Self>()
             + match &self.body {
-                ItemBody::Trade(_) | ItemBody::Order(_) => ITEM_BYTES,
+                ItemBody::Trade(_) | ItemBody::Order(_) | ItemBody::OfBook => ITEM_BYTES,
                 ItemBody::Message(message) => message.data.len(),
             }
     }
@@ -254,6 +254,8 @@ pub enum ItemBody {
     Trade(Arc<Trade>),
     Message(Arc<Message>),
     Order(Arc<OrderUpdate>),
+    /// None of an order: their book lacks events, or has them again. The topic has its sequence.
+    OfBook,
 }
 
 /// Some events of one topic in the log's order, or none: then it gives the topic's position.

@@ -98,7 +98,9 @@ impl Inbox {
 pub(super) fn name(event: &Applied) -> Option<&Arc<str>> {
     match &event.effect {
         Effect::Define(definition) => Some(&definition.market),
-        Effect::Replace { market, .. } | Effect::Change { market, .. } => Some(market),
+        Effect::Replace { market, .. }
+        | Effect::Change { market, .. }
+        | Effect::Complete { market, .. } => Some(market),
         Effect::Gap(gap) => Some(&gap.market),
         Effect::Order { update, .. } => Some(&update.order.market),
         Effect::Trade(trade) => Some(&trade.market),
@@ -114,6 +116,10 @@ fn levels(event: &Applied) -> usize {
         | Effect::Change { levels, .. }
         | Effect::Order { levels, .. } => levels.len(),
         Effect::Message(message) => message.data.len() / 64,
-        Effect::Define(_) | Effect::Gap(_) | Effect::Trade(_) | Effect::None => 1,
+        Effect::Define(_)
+        | Effect::Gap(_)
+        | Effect::Complete { .. }
+        | Effect::Trade(_)
+        | Effect::None => 1,
     }
 }

@@ -12,8 +12,9 @@ use super::book_stream::{BookStream, Now};
 use super::candles::CandleBoard;
 use super::frame::{BookHead, BookSnapshot, FeedState, SnapshotReason, Speed};
 use super::pace::Touched;
+use crate::market::admission::BookMode;
 use crate::market::book::Book;
-use crate::market::book_gap::BookGap;
+use crate::market::book_gap::{BookGap, Missed};
 use crate::market::checksum;
 use crate::market::definition::{MarketDefinition, MarketId};
 use crate::market::epochs::EpochHistory;
@@ -30,6 +31,27 @@ pub(super) struct Market {
     /// A rollback removed its definition. Kept for the streams that follow it: it may be defined
     /// again.
     pub(super) gone: AtomicBool,
+}
+
+/// What the book of a market lacks.
+#[derive(Clone, Debug)]
+pub struct BookLack {
+    pub market: MarketId,
+    pub mode: BookMode,
+    /// `None`: nothing.
+    pub gap: Option<Arc<BookGap>>,
+}
+
+impl BookLack {
+    /// Whether it lacks the events of this order already, or those of some order.
+    pub fn has_order(&self, order: Option<&str>) -> bool {
+        let is_known = |gap: &Arc<BookGap>| match &gap.missed {
+            Missed::Order(own) => order == Some(&**own),
+            Missed::SomeOrder => true,
+            Missed::Levels => false,
+        };
+        self.gap.as_ref().is_some_and(is_known)
+    }
 }
 
 pub(super) struct MarketState {
@@ -157,22 +179,26 @@ impl Live {
         gaps
     }
 
-    /// The market, if its book of price levels is whole.
-    pub fn whole_book(&self, market: &str) -> Option<MarketId> {
-        self.whole_book_of(&*self.market(market)?)
+    /// What a market's book lacks; `None` while it has no book.
+    pub fn book_lack(&self, market: &str) -> Option<BookLack> {
+        self.lack_of(&*self.market(market)?)
     }
 
-    fn whole_book_of(&self, market: &Market) -> Option<MarketId> {
-        let id = market.state.lock().whole()?;
-        let is_of_orders = self.last_of(&Topic::orders_of(&id).name()) > 0;
-        (!is_of_orders).then_some(id)
+    fn lack_of(&self, market: &Market) -> Option<BookLack> {
+        let (market, gap) = {
+            let state = market.state.lock();
+            (state.has_book.then(|| state.definition.market.clone())?, state.gap.clone())
+        };
+        let is_of_orders = self.last_of(&Topic::orders_of(&market).name()) > 0;
+        let mode = if is_of_orders { BookMode::Orders } else { BookMode::Levels };
+        Some(BookLack { market, mode, gap })
     }
 
-    /// The markets whose books of price levels are whole.
-    pub fn whole_books(&self) -> Vec<MarketId> {
+    /// What each book lacks.
+    pub fn book_lacks(&self) -> Vec<BookLack> {
         let all = self.all();
         let there = all.iter().filter(|market| !market.is_gone());
-        there.filter_map(|market| self.whole_book_of(market)).collect()
+        there.filter_map(|market| self.lack_of(market)).collect()
     }
 
     /// How many books are crossed now.
@@ -237,9 +263,13 @@ impl MarketState {
         }
     }
 
-    /// The market, if its book is whole.
-    fn whole(&self) -> Option<MarketId> {
-        (self.has_book && self.gap.is_none()).then(|| self.definition.market.clone())
+    /// Takes what the book lacks from now on. True if that is something else than before.
+    pub(super) fn set_gap(&mut self, gap: Option<&Arc<BookGap>>) -> bool {
+        let is_new = self.gap.as_ref() != gap;
+        if is_new {
+            self.gap = gap.cloned();
+        }
+        is_new
     }
 
     /// Whether the best bid is at the best ask or above. Sources of a decentralised exchange may

@@ -70,6 +70,7 @@ pub use self::frame::{
     Item, ItemBody, LiveFrame, LogCursor, LogFrame, MOST_GAPS, MOST_REFUSALS, Offer, RefusedEvent,
     SnapshotReason, Speed, TickerFrame, TickerView, TopicName, age_ms, log_topics,
 };
+pub use self::markets::BookLack;
 pub use self::rollback::{Defined, MarketLeft, Rollback};
 pub use self::steps::MOST_STATED_FIELDS;
 #[cfg(test)]

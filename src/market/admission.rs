@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet, HashSetExt as _};
 
-use super::book_gap::BookGap;
+use super::book_gap::{BookGap, OrdersComplete};
 use super::definition::{MarketDefinition, MarketId};
 use super::effect::Effect;
 use super::event::{Body, Event, OrderEvent, WrittenLevel};
@@ -53,9 +53,10 @@ pub struct Admitted {
 struct Market {
     definition: Arc<MarketDefinition>,
     mode: Option<BookMode>,
-    /// Its book had a snapshot.
+    /// Its book of price levels had a snapshot.
     has_book: bool,
-    /// Its book missed an event, and had no snapshot since.
+    /// Its book of price levels missed an event, and had no snapshot since. What one that is summed
+    /// from orders lacks is with these.
     has_gap: bool,
     /// It has trades, which are at its decimals too.
     traded: bool,
@@ -112,10 +113,28 @@ impl Admission {
         self.markets.get(market).is_some_and(Market::is_whole)
     }
 
-    /// The markets whose books are whole, with the topics of these.
-    pub fn whole_books(&self) -> impl Iterator<Item = (&MarketId, &str)> {
-        let whole = self.markets.iter().filter(|(_, market)| market.is_whole());
-        whole.map(|(id, market)| (id, &*market.book_topic))
+    /// Whether a market has a book that is summed from orders, or may get one, which does not lack
+    /// this order yet.
+    pub fn may_lose_order(&self, market: &str, order: Option<&str>) -> bool {
+        let mode = self.markets.get(market).map(|market| market.mode);
+        mode.is_some_and(|mode| mode != Some(BookMode::Levels)) && !self.orders.lacks(market, order)
+    }
+
+    /// The markets of each book that may miss an event and does not lack that yet, with the topics
+    /// of the books. `order`: the one that the event may be of.
+    pub fn losable_books<'a>(
+        &'a self,
+        order: Option<&'a str>,
+    ) -> impl Iterator<Item = (&'a MarketId, BookMode, &'a str)> {
+        self.markets.iter().filter_map(move |(id, market)| match market.mode? {
+            BookMode::Levels if market.is_whole() => {
+                Some((id, BookMode::Levels, &*market.book_topic))
+            }
+            BookMode::Orders if !self.orders.lacks(id, order) => {
+                Some((id, BookMode::Orders, &*market.orders_topic))
+            }
+            BookMode::Levels | BookMode::Orders => None,
+        })
     }
 
     /// Counts the books that became whole: while it is the same, no further book is.
@@ -193,12 +212,8 @@ impl Admission {
                 known.mode = Some(BookMode::Levels);
                 Ok(known.book(Effect::Change { market: known.id(), levels }))
             }
-            Body::BookGap(gap) => {
-                let known = self.market(&gap.market)?;
-                known.check_mode(BookMode::Levels)?;
-                known.has_gap = true;
-                Ok(known.book(Effect::Gap(Arc::new(BookGap::clone(gap)))))
-            }
+            Body::BookGap(gap) => self.lose(gap),
+            Body::OrdersComplete(complete) => self.complete(complete),
             Body::Order(order) => self.order(order, event.time),
             Body::Trade(written) => {
                 let known = self.market(&written.market)?;
@@ -243,6 +258,35 @@ impl Admission {
         Ok(Admitted { topic: Topic::Market(id).name(), effect: Effect::Define(definition) })
     }
 
+    fn lose(&mut self, gap: &BookGap) -> Result<Admitted, Refusal> {
+        let known = self.market(&gap.market)?;
+        let gap = Arc::new(gap.clone());
+        let effect = Effect::Gap(gap.clone());
+        if !gap.is_of_orders() {
+            known.check_mode(BookMode::Levels)?;
+            known.has_gap = true;
+            return Ok(known.book(effect));
+        }
+        known.check_mode(BookMode::Orders)?;
+        known.mode = Some(BookMode::Orders);
+        let topic = Arc::clone(&known.orders_topic);
+        self.orders.lose(&gap);
+        Ok(Admitted { topic, effect })
+    }
+
+    fn complete(&mut self, complete: &OrdersComplete) -> Result<Admitted, Refusal> {
+        let OrdersComplete { market, order } = complete;
+        let known = self.market(market)?;
+        known.check_mode(BookMode::Orders)?;
+        known.mode = Some(BookMode::Orders);
+        let (topic, market) = (Arc::clone(&known.orders_topic), known.id());
+        let lacked = self.orders.gap(&market).is_some();
+        self.orders.complete(&market, order.as_deref());
+        let gap = self.orders.gap(&market).cloned();
+        self.made_whole += u64::from(lacked && gap.is_none());
+        Ok(Admitted { topic, effect: Effect::Complete { market, gap } })
+    }
+
     fn order(&mut self, event: &OrderEvent, time: Option<Micros>) -> Result<Admitted, Refusal> {
         let id = self.orders.market_of(event)?;
         let known = self.markets.get_mut(&id).ok_or_else(|| Refusal::UnknownMarket(id.clone()))?;
@@ -255,10 +299,13 @@ impl Admission {
         if new.is_some() && self.accounts.len() >= MOST_ACCOUNTS {
             return Err(Refusal::TooManyAccounts(MOST_ACCOUNTS));
         }
+        let lacked = self.orders.gap(&id).is_some();
         let Changed { update, levels } = self.orders.take(&known.definition, event, time)?;
         self.accounts.extend(new.map(Box::from));
-        known.mode = Some(BookMode::Orders);
-        let effect = Effect::Order { update: Arc::new(update), levels };
+        let gap = self.orders.gap(&id).cloned();
+        let begins = known.mode.replace(BookMode::Orders).is_none();
+        self.made_whole += u64::from(begins || (lacked && gap.is_none()));
+        let effect = Effect::Order { update: Arc::new(update), levels, gap };
         Ok(Admitted { topic: Arc::clone(&known.orders_topic), effect })
     }
 
@@ -474,11 +521,11 @@ mod tests {
         let all = [
             (
                 book("delta", r#"[["10.55","1"]]"#, "[]"),
-                "market A-B: price \"10.55\" has more than 1 decimals",
+                "market A-B: price \"10.55\" has too many decimals: at most 1",
             ),
             (
                 book("delta", "[]", r#"[["10.5","1.005"]]"#),
-                "market A-B: size \"1.005\" has more than 2 decimals",
+                "market A-B: size \"1.005\" has too many decimals: at most 2",
             ),
             (book("delta", r#"[["0","1"]]"#, "[]"), "market A-B: price \"0\" must be above 0"),
             (
@@ -531,8 +578,8 @@ mod tests {
         };
         assert_eq!(admitted.effect, Effect::Trade(Arc::new(expected)));
         for (price, size, reason) in [
-            ("10.55", "1", "market A-B: price \"10.55\" has more than 1 decimals"),
-            ("10.5", "0.001", "market A-B: size \"0.001\" has more than 2 decimals"),
+            ("10.55", "1", "market A-B: price \"10.55\" has too many decimals: at most 1"),
+            ("10.5", "0.001", "market A-B: size \"0.001\" has too many decimals: at most 2"),
             ("0.0", "1", "market A-B: price \"0.0\" must be above 0"),
             ("1", "0", "market A-B: size \"0\" must be above 0"),
         ] {

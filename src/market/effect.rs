@@ -20,10 +20,13 @@ pub enum Effect {
     Replace { market: MarketId, levels: Vec<LevelChange> },
     /// Sets levels of a market's book; absolute sizes.
     Change { market: MarketId, levels: Vec<LevelChange> },
-    /// Events of a market's book are missing: it is wrong until it is replaced.
+    /// Events of a market's book are missing: it is wrong until it is whole again.
     Gap(Arc<BookGap>),
-    /// Changes a single order, and with it the levels of its market's book (absolute sizes).
-    Order { update: Arc<OrderUpdate>, levels: Vec<LevelChange> },
+    /// Changes a single order, and with it the levels of its market's book (absolute sizes). `gap`
+    /// is what the book then still lacks.
+    Order { update: Arc<OrderUpdate>, levels: Vec<LevelChange>, gap: Option<Arc<BookGap>> },
+    /// Missing orders are there again. `gap` is what the book then still lacks.
+    Complete { market: MarketId, gap: Option<Arc<BookGap>> },
     /// Somebody traded; in the topic `Topic::Trades`.
     Trade(Arc<Trade>),
     /// Somebody published to a generic topic, `Topic::Message`.
@@ -36,7 +39,9 @@ impl Effect {
     /// The market whose book it is an event of.
     pub fn book(&self) -> Option<&MarketId> {
         match self {
-            Self::Replace { market, .. } | Self::Change { market, .. } => Some(market),
+            Self::Replace { market, .. }
+            | Self::Change { market, .. }
+            | Self::Complete { market, .. } => Some(market),
             Self::Gap(gap) => Some(&gap.market),
             Self::Order { update, .. } => Some(&update.order.market),
             Self::Define(_) | Self::Trade(_) | Self::Message(_) | Self::None => None,

@@ -19,7 +19,7 @@ const U64_DIGITS: usize = 19;
 pub enum FixedError {
     #[error("is not a plain decimal number such as \"12.5\"")]
     Malformed,
-    #[error("has more than {0} decimals")]
+    #[error("has too many decimals: at most {0}")]
     TooPrecise(u8),
     #[error("is too large")]
     TooLarge,

@@ -3,6 +3,7 @@
 //! stay as they are until the chain's events fill them.
 
 mod checkpoint;
+mod gaps;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use super::refusal::Refusal;
 use super::time::Micros;
 use super::topic::Topic;
 pub use checkpoint::OrdersError;
+use gaps::Gaps;
+pub use gaps::MOST_NAMED_ORDERS;
 
 /// Most orders open at once in all markets: at some 500 bytes each they are half a GiB.
 pub const MOST_OPEN_ORDERS: usize = 1_000_000;
@@ -140,6 +143,8 @@ pub struct Orders {
     markets: HashMap<MarketId, MarketOrders>,
     /// Which market an order is of: a fill or a cancellation needs not say it.
     placed: HashMap<Arc<str>, MarketId>,
+    /// Of those markets whose books lack something.
+    gaps: HashMap<MarketId, Gaps>,
     most_open: usize,
 }
 
@@ -159,7 +164,8 @@ impl Default for Orders {
 
 impl Orders {
     pub fn with_limit(most_open: usize) -> Self {
-        Self { markets: HashMap::new(), placed: HashMap::new(), most_open }
+        let (markets, placed, gaps) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { markets, placed, gaps, most_open }
     }
 
     /// The market that an event is of. An order that is not open has none unless the event names
@@ -192,11 +198,13 @@ impl Orders {
         event: &OrderEvent,
         time: Option<Micros>,
     ) -> Result<Changed, Refusal> {
-        match event {
+        let changed = match event {
             OrderEvent::Placed(placed) => self.place(definition, placed, time),
             OrderEvent::Filled(filled) => self.fill(definition, filled, time),
             OrderEvent::Canceled(canceled) => self.cancel(definition, canceled, time),
-        }
+        }?;
+        self.end_gap(&changed.update.order);
+        Ok(changed)
     }
 
     fn place(
@@ -324,8 +332,14 @@ impl Orders {
         self.placed.is_empty()
     }
 
+    /// The market of an order that is open.
+    pub fn market_of_open(&self, order: &str) -> Option<&MarketId> {
+        self.placed.get(order)
+    }
+
     /// Forgets a market's orders, to be read again from the log.
     pub fn forget(&mut self, market: &str) {
+        self.gaps.remove(market);
         if let Some(own) = self.markets.remove(market) {
             own.open.keys().for_each(|order| drop(self.placed.remove(order)));
         }

@@ -59,6 +59,7 @@ impl Ownership {
             Body::Market(definition) => &*definition.market,
             Body::BookSnapshot { market, .. } | Body::BookDelta { market, .. } => market,
             Body::BookGap(gap) => &gap.market,
+            Body::OrdersComplete(complete) => &complete.market,
             Body::Trade(trade) => &trade.market,
             // Of the chain or of a whole source, which is nobody's.
             Body::Reverted { .. } | Body::BlockApplied | Body::Gap { .. } => return None,

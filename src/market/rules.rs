@@ -141,7 +141,7 @@ mod tests {
                 Wish { price: Some("1.055"), ..fine },
                 "price",
                 "1.055",
-                "price 1.055 has more than 2 decimals",
+                "price 1.055 has too many decimals: at most 2",
             ),
             (
                 "ACTIVE",

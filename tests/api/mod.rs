@@ -7,7 +7,7 @@ mod frames;
 mod http;
 mod limits;
 mod mutations;
-mod orders;
+pub mod orders;
 mod protocol;
 mod race;
 mod sharing;

@@ -20,20 +20,20 @@ const CREATED: usize = 248;
 const OF_EARLIER_ORDERS: usize = 99;
 
 /// Of `lines`, the definition first.
-struct Orders {
-    market: String,
-    definition: String,
-    events: Vec<String>,
+pub struct Orders {
+    pub market: String,
+    pub definition: String,
+    pub events: Vec<String>,
     /// The levels after each event that a hub takes, from none at all on.
-    books: Vec<Levels>,
+    pub books: Vec<Levels>,
     refused: usize,
 }
 
 /// Side and price to size and number of orders.
-type Levels = BTreeMap<(String, u128), (u128, u64)>;
+pub type Levels = BTreeMap<(String, u128), (u128, u64)>;
 
 impl Orders {
-    fn load() -> Self {
+    pub fn load() -> Self {
         let Some(capture) = recorded(CAPTURE) else {
             loud::without_capture(&format!(
                 "the recorded capture {CAPTURE} is absent: set SPREADLY_TEST_DATA to its folder. \
@@ -53,8 +53,7 @@ impl Orders {
         let definition = lines.remove(0);
         let event: Value = serde_json::from_str(&definition).unwrap();
         let market = event["market"].as_str().unwrap().to_owned();
-        let decimals = |key: &str| usize::try_from(event[key].as_u64().unwrap()).unwrap();
-        let decimals = (decimals("priceDecimals"), decimals("sizeDecimals"));
+        let decimals = decimals(&definition);
         let mut open = BTreeMap::<String, (String, u128, u128)>::new();
         let (mut books, mut refused) = (vec![Levels::new()], 0);
         for line in &lines {
@@ -91,6 +90,17 @@ impl Orders {
         }
         Self { market, definition, events: lines, books, refused }
     }
+
+    /// Of prices and of sizes.
+    pub fn decimals(&self) -> (usize, usize) {
+        decimals(&self.definition)
+    }
+}
+
+fn decimals(definition: &str) -> (usize, usize) {
+    let definition: Value = serde_json::from_str(definition).unwrap();
+    let decimals = |key: &str| usize::try_from(definition[key].as_u64().unwrap()).unwrap();
+    (decimals("priceDecimals"), decimals("sizeDecimals"))
 }
 
 /// Orders that are placed, filled in part, filled and canceled, some of them unknown.
@@ -132,14 +142,18 @@ fn generated(seed: u64) -> Vec<String> {
 
 /// What a client holds that knows nothing but frames.
 #[derive(Default)]
-struct Copy {
-    levels: Levels,
+pub struct Copy {
+    pub levels: Levels,
     position: Option<(String, String)>,
     events: usize,
 }
 
 impl Copy {
-    fn apply(&mut self, frame: &Value, decimals: (usize, usize)) {
+    pub fn sequence(&self) -> Value {
+        self.position.as_ref().map_or(Value::Null, |(_, sequence)| sequence.as_str().into())
+    }
+
+    pub fn apply(&mut self, frame: &Value, decimals: (usize, usize)) {
         let position = |key: &str| {
             (frame["epoch"].as_str().unwrap().into(), frame[key].as_str().unwrap().into())
         };
@@ -171,23 +185,24 @@ impl Copy {
 
 const LEVELS: &str = "bids { price size orders } asks { price size orders }";
 
+/// The subscription that a [`Copy`] follows.
+pub fn following(market: &str, depth: u32) -> String {
+    format!(
+        r#"subscription {{ orderBook(market: "{market}", depth: {depth}) {{
+            __typename epoch sequence state
+            ... on BookSnapshot {{ {LEVELS} }}
+            ... on BookDelta {{ prevSequence mergedEvents {LEVELS} }} }} }}"#
+    )
+}
+
 #[tokio::test]
 async fn each_order_of_the_venue_moves_the_size_and_the_count_of_its_level() {
     let orders = Orders::load();
     let hub = Hub::start();
     hub.append_lines("orders.ndjson", &[&orders.definition]);
     let mut client = Client::knowing(hub.address(), &orders.market).await;
-    let decimals: Value = serde_json::from_str(&orders.definition).unwrap();
-    let decimals = ["priceDecimals", "sizeDecimals"]
-        .map(|key| usize::try_from(decimals[key].as_u64().unwrap()).unwrap());
-    let decimals = (decimals[0], decimals[1]);
-    let query = format!(
-        r#"subscription {{ orderBook(market: "{}", depth: 1000) {{ __typename epoch sequence
-            ... on BookSnapshot {{ {LEVELS} }}
-            ... on BookDelta {{ prevSequence mergedEvents {LEVELS} }} }} }}"#,
-        orders.market
-    );
-    client.subscribe("book", &query).await;
+    let decimals = orders.decimals();
+    client.subscribe("book", &following(&orders.market, 1_000)).await;
     let mut copy = Copy::default();
     copy.apply(&client.message().await["payload"]["data"]["orderBook"], decimals);
     for piece in orders.events.chunks(40) {

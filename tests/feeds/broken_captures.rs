@@ -29,11 +29,11 @@ const CAPTURES: [(&str, Option<&str>); 7] = [
     ("six-venues-2026/bitstamp_diff.jsonl", Some("six-venues-2026/bitstamp_snapshot.json")),
 ];
 const SEEDS: u64 = 21;
-const SEEDS_OF_SOAK: u64 = 1_000;
+pub(super) const SEEDS_OF_SOAK: u64 = 1_000;
 /// Seeds that one hub has at once: each is a file with markets of its own.
-const AT_ONCE: usize = 25;
+pub(super) const AT_ONCE: usize = 25;
 /// All of them come from one address, and nobody shares their streams.
-const WIDE_LIMITS: [&str; 3] = [
+pub(super) const WIDE_LIMITS: [&str; 3] = [
     "limits.cost_rate=1000000000",
     "limits.cost_burst=1000000000",
     "limits.stream_cost_rate=1000000000",
@@ -42,7 +42,7 @@ const WIDE_LIMITS: [&str; 3] = [
 /// at that point.
 const LINES_PLAYED: usize = 400;
 /// Deeper than any of these books.
-const DEPTH: u32 = 5_000;
+pub(super) const DEPTH: u32 = 5_000;
 /// Longer than the longest line that a hub takes.
 const TOO_LONG: usize = 1 << 20;
 
@@ -52,7 +52,7 @@ const LOOK: &str = "look";
 
 /// How a line is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
+pub(super) enum Fault {
     TooManyDecimals,
     NegativeSize,
     SizeAsNumber,
@@ -68,7 +68,7 @@ enum Fault {
     UnknownMarket,
 }
 
-const FAULTS: [Fault; 11] = [
+pub(super) const FAULTS: [Fault; 11] = [
     Fault::TooManyDecimals,
     Fault::NegativeSize,
     Fault::SizeAsNumber,
@@ -350,17 +350,17 @@ impl Trial {
 
 impl Fault {
     /// A line that is broken this way. What follows a line that is joined is left to the caller.
-    fn breaks(self, line: &[u8], market: &str, random: &mut StdRng) -> Vec<u8> {
+    pub(super) fn breaks(self, line: &[u8], market: &str, random: &mut StdRng) -> Vec<u8> {
         let text = std::str::from_utf8(line).unwrap();
         let at = random.random_range(1..text.len());
         let spliced = |insert: &[u8]| [&line[..at], insert, &line[at..]].concat();
         let broken = match self {
-            Self::TooManyDecimals => replace_in_level(text, 0, |price| match price.contains('.') {
+            Self::TooManyDecimals => replace_number(text, 0, |price| match price.contains('.') {
                 true => format!("\"{price}000000000000000000001\""),
                 false => format!("\"{price}.000000000000000000001\""),
             }),
-            Self::NegativeSize => replace_in_level(text, 1, |_| "\"-1\"".to_owned()),
-            Self::SizeAsNumber => replace_in_level(text, 1, |_| "1".to_owned()),
+            Self::NegativeSize => replace_number(text, 1, |_| "\"-1\"".to_owned()),
+            Self::SizeAsNumber => replace_number(text, 1, |_| "1".to_owned()),
             Self::Truncated | Self::Joined => text[..at].to_owned(),
             Self::Garbage => {
                 let length = random.random_range(1..200);
@@ -369,11 +369,20 @@ impl Fault {
             }
             Self::NotUtf8 => return spliced(&[0xff]),
             Self::MissingField => {
-                let field = ["\"kind\"", "\"market\"", "\"bids\"", "\"asks\""];
-                let field = field.choose(random).unwrap();
-                text.replacen(field, &field.replacen('"', "\"x", 1), 1)
+                let fields = ["kind", "market", "bids", "asks", "order", "side", "price"];
+                let fields = fields.map(|name| format!("\"{name}\""));
+                let there: Vec<_> = fields.iter().filter(|field| text.contains(*field)).collect();
+                let field = there.choose(random).unwrap();
+                text.replacen(field.as_str(), &field.replacen('"', "\"x", 1), 1)
             }
             Self::WrongKind => {
+                let (begin, end) = text.split_at(text.find(',').unwrap());
+                // Some lines of orders are whole with one of these kinds too.
+                let is_whole = |kind: &str| match kind {
+                    "trade" => text.contains("\"order\""),
+                    "order.canceled" => begin.contains("order.") && !begin.contains("placed"),
+                    other => begin.contains(&format!("\"{other}\"")),
+                };
                 let kinds = [
                     "book.dleta",
                     "trade",
@@ -386,9 +395,8 @@ impl Fault {
                     "source.gap",
                     "",
                 ];
-                let kind = format!("{{\"kind\":\"{}\"", kinds.choose(random).unwrap());
-                let end = text.find(',').unwrap();
-                kind + &text[end..]
+                let kinds: Vec<_> = kinds.into_iter().filter(|kind| !is_whole(kind)).collect();
+                format!("{{\"kind\":\"{}\"{end}", kinds.choose(random).unwrap())
             }
             Self::TooLong => return spliced(&vec![b' '; TOO_LONG]),
             Self::UnknownMarket => text.replacen(market, &format!("{market}X"), 1),
@@ -398,7 +406,7 @@ impl Fault {
     }
 
     /// Whether a line that was broken this way says which market it was of, and no other may be.
-    fn is_exact(self, line: &[u8], market: &str) -> bool {
+    pub(super) fn is_exact(self, line: &[u8], market: &str) -> bool {
         let named = format!("\"market\":\"{market}\"");
         let has_name = |part: &[u8]| part.windows(named.len()).any(|own| own == named.as_bytes());
         match self {
@@ -409,15 +417,19 @@ impl Fault {
     }
 }
 
-/// A line with another text in place of a number of its first level.
-fn replace_in_level(line: &str, number: usize, other: impl Fn(&str) -> String) -> String {
-    let levels = line.find("[[\"").unwrap();
-    let mut quotes = line[levels..].match_indices('"').map(|(at, _)| levels + at).skip(2 * number);
+/// A line with another text in place of its first price (0) or size (1).
+fn replace_number(line: &str, number: usize, other: impl Fn(&str) -> String) -> String {
+    // Of a book's level, else of an order.
+    let (begin, skipped) = match line.find("[[\"") {
+        Some(levels) => (levels, 2 * number),
+        None => (line.find(["\"price\":", "\"size\":"][number]).unwrap(), 2),
+    };
+    let mut quotes = line[begin..].match_indices('"').map(|(at, _)| begin + at).skip(skipped);
     let (from, to) = (quotes.next().unwrap(), quotes.next().unwrap());
     format!("{}{}{}", &line[..from], other(&line[from + 1..to]), &line[to + 1..])
 }
 
-fn append_bytes(file: &Path, bytes: &[u8]) {
+pub(super) fn append_bytes(file: &Path, bytes: &[u8]) {
     let mut file = OpenOptions::new().append(true).open(file).unwrap();
     file.write_all(bytes).unwrap();
 }

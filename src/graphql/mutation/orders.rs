@@ -270,6 +270,7 @@ impl Wanted {
             ("expiresAt", self.input.expires_at.map(|at| json!(time_text(at.0)))),
             ("metadataCid", self.input.metadata_cid.as_ref().map(|cid| json!(cid))),
             ("time", Some(json!(time_text(self.now)))),
+            ("requested", Some(json!(true))),
         ];
         let fields = fields.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
         Value::Object(fields.collect::<Map<_, _>>()).to_string()
@@ -316,6 +317,7 @@ fn cancellation(order: &orders::Order, reason: Option<&str>, now: Micros) -> Str
     let orders::Order { id, market, .. } = order;
     let mut event = json!({
         "kind": "order.canceled", "market": **market, "order": **id, "time": time_text(now),
+        "requested": true,
     });
     if let Some(reason) = reason {
         event["reason"] = json!(reason);

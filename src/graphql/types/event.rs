@@ -54,7 +54,7 @@ pub fn event_of(item: &Item) -> Option<Event> {
         ItemBody::Message(message) => {
             Some(Event { sequence: item.sequence, time: item.time, message: message.clone() })
         }
-        ItemBody::Trade(_) | ItemBody::Order(_) => None,
+        ItemBody::Trade(_) | ItemBody::Order(_) | ItemBody::OfBook => None,
     }
 }
 

@@ -33,11 +33,13 @@ pub struct Refusal {
     reason: String,
 }
 
-/// A book that missed an event, and had no snapshot since.
+/// A book that missed an event, and is not whole again.
 #[derive(SimpleObject)]
 pub struct BookGap {
     /// The market's id, `BASE-QUOTE`.
     market: ID,
+    /// The order that the event was of, if the book is summed from orders and the order is known.
+    order: Option<ID>,
     /// What was refused, or what its source reports.
     reason: String,
 }
@@ -69,8 +71,8 @@ pub struct FeedStatus {
     /// Postgres or records of Kafka; 0 when it has caught up. It goes on counting while the feed is
     /// not live, as long as the source can be asked.
     lag: Option<UInt64>,
-    /// Books that missed an event of this feed. They are STALE until their next `book.snapshot`. At
-    /// most 100 are named.
+    /// Books that missed an event of this feed. They are STALE until their next `book.snapshot`, or
+    /// until the orders that they are summed from are complete. At most 100 are named.
     gaps: Vec<BookGap>,
 }
 
@@ -83,6 +85,7 @@ impl From<FeedView> for FeedStatus {
         };
         let gap = |one: &Arc<book_gap::BookGap>| BookGap {
             market: ID(one.market.to_string()),
+            order: one.order().map(ID::from),
             reason: one.reason.to_string(),
         };
         Self {

@@ -66,7 +66,7 @@ pub fn trade_of(item: &Item) -> Option<Trade> {
         ItemBody::Trade(trade) => {
             Some(Trade { sequence: item.sequence, time: item.time, trade: trade.clone() })
         }
-        ItemBody::Message(_) | ItemBody::Order(_) => None,
+        ItemBody::Message(_) | ItemBody::Order(_) | ItemBody::OfBook => None,
     }
 }
 

@@ -170,8 +170,12 @@ impl Hub {
     }
 
     fn batch(&self, lines: &[String]) -> Batch {
+        self.batch_from("test", lines)
+    }
+
+    fn batch_from(&self, source: &str, lines: &[String]) -> Batch {
         let lines = lines.iter().zip(1..).map(|(line, number)| Incoming {
-            place: Place { source: "test".into(), at: At::Line { number, byte: 0 } },
+            place: Place { source: source.into(), at: At::Line { number, byte: 0 } },
             line: Ok(line.clone().into_bytes()),
             numbered: None,
         });
@@ -180,6 +184,11 @@ impl Hub {
 
     pub(super) async fn feed(&self, lines: &[String]) -> Ack {
         self.feed_by(Way::Queue, lines).await.unwrap()
+    }
+
+    /// What another source of the same feed brings.
+    pub(super) async fn feed_from(&self, source: &str, lines: &[String]) -> Ack {
+        self.during(self.ingest.deliver(self.batch_from(source, lines))).await.unwrap()
     }
 
     pub(super) async fn feed_by(&self, way: Way, lines: &[String]) -> Result<Ack, IngestError> {

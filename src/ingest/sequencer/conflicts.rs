@@ -9,7 +9,7 @@ use crate::ingest::feed_status::FeedStatuses;
 use crate::ingest::losses::gap_reason;
 use crate::ingest::place::Place;
 use crate::market::admission::Admission;
-use crate::market::book_gap::BookGap;
+use crate::market::book_gap::{BookGap, Missed};
 use crate::market::effect::{Applied, Effect};
 use crate::market::event::{Body, Event};
 use crate::market::refusal::Refusal;
@@ -37,6 +37,7 @@ impl Conflicts<'_> {
         let source = self.statuses.name(self.deliveries[*index].feed?);
         Some(BookGap {
             market: market.clone(),
+            missed: Missed::Levels,
             source: source.as_deref().map(Box::from),
             reason: gap_reason(&self.sources[at].1, &Refusal::IdTaken(id)),
         })

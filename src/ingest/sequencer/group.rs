@@ -3,16 +3,16 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Queue, Sequencer, begins_epochs};
+use super::epochs::begins_epochs;
+use super::{Queue, Sequencer};
 use crate::ingest::feed_status::FeedId;
 use crate::ingest::handle::{
     Ack, Answer, Batch, Incoming, IngestError, Lease, Request, body, json, now,
 };
-use crate::ingest::losses::{Lost, gap_reason};
+use crate::ingest::losses::Lost;
 use crate::ingest::place::Place;
 use crate::ingest::waiters::Watched;
 use crate::market::admission::Admitted;
-use crate::market::book_gap::BookGap;
 use crate::market::definition::MarketId;
 use crate::market::effect::{Applied, Effect};
 use crate::market::event::{Body, Event, OrderEvent, PlacedOrder, parse};
@@ -141,13 +141,9 @@ impl Sequencer {
             let event = match read {
                 Ok(event) => event,
                 Err(reason) => {
-                    let lost = match Lost::of_line(line.as_deref().unwrap_or_default()) {
-                        // Its name may be what is broken.
-                        Lost::Book(market) if self.admission.definition(market).is_none() => {
-                            Lost::undefined(market)
-                        }
-                        lost => lost,
-                    };
+                    let is_defined = |market: &str| self.admission.definition(market).is_some();
+                    let line = line.as_deref().unwrap_or_default();
+                    let lost = Lost::of_line(line, is_defined);
                     self.lose(batch.feed, lost, (&place, &reason), numbered, group);
                     group.deliveries[index].ack.refuse(place, reason);
                     continue;
@@ -178,10 +174,13 @@ impl Sequencer {
                 && let Some(known) = self.line_of_id(key, group)?
             {
                 let is_taken = !is_same(known.as_bytes(), line.as_deref().unwrap_or_default());
-                let ack = &mut group.deliveries[index].ack;
-                match is_taken && batch.feed.is_some() {
-                    true => ack.refuse(place, Refusal::IdTaken(key.id.clone())),
-                    false => ack.known += 1,
+                if is_taken && batch.feed.is_some() {
+                    let reason = Refusal::IdTaken(key.id.clone());
+                    let lost = Lost::of_event(&event, &reason);
+                    self.lose(batch.feed, lost, (&place, &reason), numbered, group);
+                    group.deliveries[index].ack.refuse(place, reason);
+                } else {
+                    group.deliveries[index].ack.known += 1;
                 }
                 group.outcomes.extend(watched.map(|own| (own, Ack::of_known())));
                 continue;
@@ -217,7 +216,15 @@ impl Sequencer {
                     group.effects.push((Some(index), time, effect));
                 }
                 Err(reason) => {
-                    let lost = Lost::of_event(&event, &reason);
+                    let mut lost = Lost::of_event(&event, &reason);
+                    if let (Lost::UnknownOrder { .. }, Body::Order(order)) = (lost, &event.body) {
+                        if batch.feed.is_some() {
+                            self.end_gaps(order, numbered, group);
+                        }
+                        if !self.is_new_to_all(order.order())? {
+                            lost = Lost::Nothing;
+                        }
+                    }
                     self.lose(batch.feed, lost, (&place, &reason), numbered, group);
                     let refused = || Ack::of_refused(place.clone(), reason.clone());
                     group.outcomes.extend(watched.map(|own| (own, refused())));
@@ -228,56 +235,8 @@ impl Sequencer {
         Some(())
     }
 
-    /// Logs for each market whose book a refused event was lost to that the book has a gap. Trades
-    /// that missed one are stale for a while.
-    pub(super) fn lose(
-        &mut self,
-        feed: Option<FeedId>,
-        lost: Lost<'_>,
-        (place, reason): (&Place, &Refusal),
-        numbered: Option<Numbered>,
-        group: &mut Group,
-    ) {
-        // The client of a mutation gets the refusal as its answer.
-        let Some(feed) = feed else { return };
-        let name = self.statuses.name(feed);
-        let markets = match lost {
-            Lost::Nothing => return,
-            Lost::Trades(market) => {
-                if self.admission.definition(market).is_some() {
-                    self.statuses.sources().miss(Topic::Trades(market).name());
-                }
-                return;
-            }
-            Lost::Book(market) => vec![MarketId::from(market)],
-            // It has the number of one event only. See `shared_log::losses`.
-            Lost::Unknown | Lost::Undefined { .. } if numbered.is_some() => return,
-            Lost::Undefined { market, by_snapshot }
-                if self.statuses.sources().is_other_market(market, by_snapshot) =>
-            {
-                return;
-            }
-            Lost::Unknown | Lost::Undefined { .. } => self.in_doubt(feed, &place.source),
-        };
-        let source: Option<Box<str>> = name.as_deref().map(Box::from);
-        let foreign = self.foreign(Some(feed));
-        let is_foreign = |market: &str| foreign.as_ref().is_some_and(|own| own.has_market(market));
-        for market in markets {
-            if is_foreign(&market) || !self.admission.is_whole(&market) {
-                continue;
-            }
-            let reason = gap_reason(place, reason);
-            let gap = BookGap { market, source: source.clone(), reason };
-            let body: Box<str> = gap.line().into();
-            let event = Event::new(Body::BookGap(Box::new(gap)));
-            let Ok(Admitted { topic, effect }) = self.admission.admit(&event) else { continue };
-            group.events.push(NewEvent { topic, body, numbered, ..NewEvent::default() });
-            group.effects.push((None, None, effect));
-        }
-    }
-
     /// What Kafka owns, for events of other feeds.
-    fn foreign(&self, feed: Option<FeedId>) -> Option<Arc<Ownership>> {
+    pub(super) fn foreign(&self, feed: Option<FeedId>) -> Option<Arc<Ownership>> {
         self.config.ownership.clone().filter(|_| !self.statuses.is_kafka(feed))
     }
 

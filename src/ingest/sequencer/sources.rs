@@ -4,8 +4,11 @@ use std::sync::Arc;
 
 use super::Sequencer;
 use crate::ingest::feed_status::FeedId;
+use crate::ingest::losses::Lost;
 use crate::ingest::place::Place;
 use crate::ingest::topic_sources::MOST_TOPICS;
+use crate::market::admission::BookMode;
+use crate::market::book_gap::Missed;
 use crate::market::definition::MarketId;
 use crate::market::effect::Effect;
 use crate::store::NewEvent;
@@ -28,20 +31,40 @@ impl Sequencer {
         self.noted.insert(topic.clone(), (feed, place.source.clone()));
     }
 
-    /// The books that are whole and that a source may bring. Looks for them only if there may be
-    /// further ones since the last time: a source may have many lines that can't be read.
-    pub(super) fn in_doubt(&mut self, feed: FeedId, source: &Arc<str>) -> Vec<MarketId> {
+    /// The books that may have lost an event which a source brought, and what they lost. Of lines
+    /// that can't be read at all a source may have many: looks only if there may be further books
+    /// since the last time.
+    pub(super) fn in_doubt(
+        &mut self,
+        feed: FeedId,
+        source: &Arc<str>,
+        lost: Lost<'_>,
+    ) -> Vec<(MarketId, Missed)> {
         let sources = self.statuses.sources();
-        let now = (self.admission.made_whole(), sources.changes());
-        if self.doubted.len() >= MOST_TOPICS {
-            self.doubted.clear();
-        }
-        if self.doubted.insert((feed, source.clone()), now) == Some(now) {
-            return Vec::new();
+        if lost == Lost::Unknown {
+            let now = (self.admission.made_whole(), sources.changes());
+            if self.doubted.len() >= MOST_TOPICS {
+                self.doubted.clear();
+            }
+            if self.doubted.insert((feed, source.clone()), now) == Some(now) {
+                return Vec::new();
+            }
         }
         let Some(name) = self.statuses.name(feed) else { return Vec::new() };
-        let found = sources.brought((&name, source), self.admission.whole_books());
-        found.into_iter().cloned().collect()
+        let order = lost.order();
+        let only_all = matches!(lost, Lost::UnknownOrder { .. });
+        let may_lose = |market: &str, mode| {
+            lost.is_of(mode) && (!only_all || self.admission.orders().knows_all(market))
+        };
+        let books = self.admission.losable_books(order);
+        let books = books.filter(|(market, mode, _)| may_lose(market, *mode));
+        let found = sources
+            .brought((&name, source), books.map(|(market, mode, topic)| ((market, mode), topic)));
+        let missed = |mode| match mode {
+            BookMode::Levels => Missed::Levels,
+            BookMode::Orders => Missed::of_order(order),
+        };
+        found.into_iter().map(|(market, mode)| (market.clone(), missed(mode))).collect()
     }
 
     /// An event is refused. If it is a trade, nothing brings it back.

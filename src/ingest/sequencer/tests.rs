@@ -17,11 +17,13 @@ use rand::{Rng, SeedableRng};
 use super::group::GROUP_EVENTS;
 use super::*;
 use crate::ingest::feed_status::{FeedId, FeedKind, FeedState};
+use crate::ingest::handle::Incoming;
 use crate::ingest::place::{At, Place};
 use crate::ingest::projection::MakeAside;
 use crate::ingest::waiters;
 use crate::live::Rollback;
 use crate::market::book_gap::BookGap;
+use crate::market::event;
 use crate::market::levels::Side;
 use crate::market::trade::MOST_AHEAD;
 use crate::recovery::{CachedStates, recover};
@@ -55,13 +57,15 @@ impl Model {
                 }
                 Effect::Replace { market, levels } => (market, levels, true),
                 Effect::Change { market, levels } => (market, levels, false),
-                Effect::Order { update, levels } => (&update.order.market, levels, false),
+                Effect::Order { update, levels, .. } => (&update.order.market, levels, false),
                 Effect::Gap(gap) => {
                     self.gaps.push(gap.clone());
                     self.gaps_at.push(event.sequence);
                     continue;
                 }
-                Effect::Trade(_) | Effect::Message(_) | Effect::None => continue,
+                Effect::Complete { .. } | Effect::Trade(_) | Effect::Message(_) | Effect::None => {
+                    continue;
+                }
             };
             let (last, book) = self.books.entry(market.to_string()).or_default();
             assert!(*last < event.sequence, "a book's events come in order");
@@ -612,6 +616,27 @@ async fn an_order_is_placed_once_and_its_events_count_once() {
     let ack = hub.send(&[again, first, filled(1, 1)]).await;
     assert_eq!((ack.accepted, ack.known, ack.refused), (0, 1, 2));
     assert_eq!(ack.last_refusal.unwrap().reason, Refusal::UnknownOrder("1".into()));
+}
+
+#[tokio::test]
+async fn a_mutation_that_is_refused_leaves_no_gap() {
+    let folder = tempfile::tempdir().unwrap();
+    let hub = Hub::start(&path(&folder), 1_000);
+    let asked = |line: String| line.replacen('{', r#"{"requested":true,"#, 1);
+    let faulty = |order: u32| placed(order, 5, 3).replace("\"5\"", "\"0\"");
+    let lines = [market("O-P", "ACTIVE", "d"), placed(1, 5, 3), asked(faulty(2))];
+    assert_eq!(hub.send(&lines).await.refused, 1);
+    let taken = asked(placed(3, 5, 3)).replace("\"p3\"", "\"p1\"");
+    assert_eq!(hub.send(&[taken]).await.refused, 1);
+    assert_eq!(hub.model.lock().gaps, []);
+    assert_eq!(hub.send(&[faulty(2)]).await.refused, 1);
+    let orders = |gaps: &[Arc<BookGap>]| -> Vec<_> {
+        gaps.iter().map(|gap| gap.order().unwrap().to_owned()).collect()
+    };
+    assert_eq!(orders(&hub.model.lock().gaps), ["2"]);
+    // The other content under the id of an order's event.
+    assert_eq!(hub.send(&[placed(3, 5, 3).replace("\"p3\"", "\"p1\"")]).await.refused, 1);
+    assert_eq!(orders(&hub.model.lock().gaps), ["2", "3"]);
 }
 
 #[tokio::test]

@@ -222,6 +222,8 @@ pub fn item(
             ItemBody::Trade(Arc::new(trade.map_err(|error| unreadable(error.to_string()))?))
         }
         Body::Message(message) => ItemBody::Message(Arc::new(message)),
+        Body::BookGap(gap) if gap.is_of_orders() => ItemBody::OfBook,
+        Body::OrdersComplete(_) => ItemBody::OfBook,
         _ => return Err(unreadable("it is not an event of a log topic".to_owned())),
     };
     Ok(Item { sequence: stored.sequence, time: event.time, body })

@@ -77,6 +77,8 @@ pub(super) struct Fields<'a> {
     #[serde(borrow)]
     pub(super) expires_at: Option<&'a RawValue>,
     #[serde(borrow)]
+    pub(super) requested: Option<&'a RawValue>,
+    #[serde(borrow)]
     pub(super) trade: Option<&'a RawValue>,
     #[serde(borrow)]
     pub(super) liquidity: Option<&'a RawValue>,

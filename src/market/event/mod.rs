@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::book_gap::BookGap;
+use super::book_gap::{BookGap, OrdersComplete};
 use super::definition::{MarketDefinition, MarketId};
 use super::levels::Side;
 use super::time::Micros;
@@ -43,8 +43,8 @@ pub const MOST_NESTING: usize = 64;
 
 /// What [`parse`] reads, for the refusal of any other kind.
 pub(super) const KINDS: &str = "market, book.snapshot, book.delta, book.gap, trade, order.placed, \
-                                order.filled, order.canceled, block.applied, block.reverted, \
-                                source.gap, message";
+                                order.filled, order.canceled, orders.gap, orders.complete, \
+                                block.applied, block.reverted, source.gap, message";
 
 /// A string of the line, borrowed unless it is written with escapes: most events are books, and
 /// each text of their levels would cost an allocation.
@@ -99,7 +99,9 @@ impl<'a> Event<'a> {
             Body::BookSnapshot { market, .. } | Body::BookDelta { market, .. } => {
                 Topic::Book(market)
             }
+            Body::BookGap(gap) if gap.is_of_orders() => Topic::orders_of(&gap.market),
             Body::BookGap(gap) => Topic::Book(&gap.market),
+            Body::OrdersComplete(complete) => Topic::orders_of(&complete.market),
             Body::Trade(trade) => Topic::Trades(&trade.market),
             Body::Order(order) => Topic::orders_of(order.market()?),
             Body::Message(message) => Topic::Message(&message.topic),
@@ -114,7 +116,8 @@ impl<'a> Event<'a> {
             Body::Market(_) => "market",
             Body::BookSnapshot { .. } => "book.snapshot",
             Body::BookDelta { .. } => "book.delta",
-            Body::BookGap(_) => "book.gap",
+            Body::BookGap(gap) => gap.kind(),
+            Body::OrdersComplete(_) => "orders.complete",
             Body::Trade(_) => "trade",
             Body::Order(order) => order.kind(),
             Body::Message(_) => "message",
@@ -140,6 +143,8 @@ pub enum Body<'a> {
     },
     /// Events of a market's book are missing.
     BookGap(Box<BookGap>),
+    /// Those of a book that is summed from orders are there again.
+    OrdersComplete(Box<OrdersComplete>),
     Order(Box<OrderEvent>),
     Trade(WrittenTrade),
     Message(Message),
@@ -170,6 +175,15 @@ impl OrderEvent {
             Self::Placed(placed) => &placed.order,
             Self::Filled(filled) => &filled.order,
             Self::Canceled(canceled) => &canceled.order,
+        }
+    }
+
+    /// See [`PlacedOrder::requested`].
+    pub fn is_requested(&self) -> bool {
+        match self {
+            Self::Placed(placed) => placed.requested,
+            Self::Filled(_) => false,
+            Self::Canceled(canceled) => canceled.requested,
         }
     }
 
@@ -208,6 +222,8 @@ pub struct PlacedOrder {
     pub box_id: Option<Box<str>>,
     /// When the order ends by itself. It is published only: only the chain's events end an order.
     pub expires_at: Option<Micros>,
+    /// A client of the hub asks for it. If it is refused, it happened nowhere.
+    pub requested: bool,
 }
 
 /// An `order.filled` event.
@@ -231,6 +247,8 @@ pub struct CanceledOrder {
     pub market: Option<MarketId>,
     pub order: Box<str>,
     pub reason: Option<Box<str>>,
+    /// See [`PlacedOrder::requested`].
+    pub requested: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use super::{
     MOST_NESTING, MOST_REASON_BYTES, MOST_SOURCE_BYTES, MOST_TOPIC_CHARACTERS, Message, OrderEvent,
     OrderType, PlacedOrder, Text, WrittenLevel,
 };
-use crate::market::book_gap::BookGap;
+use crate::market::book_gap::{BookGap, Missed, OrdersComplete};
 use crate::market::definition::{MarketDefinition, MarketId, MarketStatus, check_market};
 use crate::market::fixed::{self, MOST_DECIMALS};
 use crate::market::refusal::Refusal;
@@ -97,10 +97,14 @@ fn read_fields(text: &str) -> Result<Event<'_>, Refusal> {
             let (market, bids, asks) = book(&fields)?;
             Body::BookDelta { market, bids, asks }
         }
-        "book.gap" => Body::BookGap(Box::new(BookGap {
+        "book.gap" => book_gap(&fields, Missed::Levels)?,
+        "orders.gap" => {
+            let order = boxed(fields.order, "order")?;
+            book_gap(&fields, Missed::of_order(order.as_deref()))?
+        }
+        "orders.complete" => Body::OrdersComplete(Box::new(OrdersComplete {
             market: market_id(&fields)?,
-            source: fields.source.map(|_| source(&fields)).transpose()?,
-            reason: reason(&fields)?.ok_or(Refusal::Missing("reason"))?,
+            order: boxed(fields.order, "order")?,
         })),
         "trade" => Body::Trade(trade(&fields)?),
         "order.placed" => order_placed(&fields)?,
@@ -207,6 +211,15 @@ fn book<'a>(fields: &Fields<'a>) -> Result<WrittenBook<'a>, Refusal> {
     Ok((market(fields)?, required(fields.bids, "bids")?, required(fields.asks, "asks")?))
 }
 
+fn book_gap(fields: &Fields<'_>, missed: Missed) -> Result<Body<'static>, Refusal> {
+    Ok(Body::BookGap(Box::new(BookGap {
+        market: market_id(fields)?,
+        missed,
+        source: fields.source.map(|_| source(fields)).transpose()?,
+        reason: reason(fields)?.ok_or(Refusal::Missing("reason"))?,
+    })))
+}
+
 fn trade(fields: &Fields<'_>) -> Result<WrittenTrade, Refusal> {
     Ok(WrittenTrade {
         market: market_id(fields)?,
@@ -236,6 +249,7 @@ fn order_placed(fields: &Fields<'_>) -> Result<Body<'static>, Refusal> {
         metadata_cid: boxed(fields.metadata_cid, "metadataCid")?,
         box_id: boxed(fields.box_id, "boxId")?,
         expires_at: time(fields.expires_at, "expiresAt")?,
+        requested: requested(fields)?,
     })))
 }
 
@@ -256,7 +270,12 @@ fn order_canceled(fields: &Fields<'_>) -> Result<Body<'static>, Refusal> {
         market: fields.market.map(|_| market_id(fields)).transpose()?,
         order: order_id(fields)?,
         reason: reason(fields)?,
+        requested: requested(fields)?,
     })))
+}
+
+fn requested(fields: &Fields<'_>) -> Result<bool, Refusal> {
+    Ok(optional(fields.requested, "requested")?.unwrap_or(false))
 }
 
 fn order(event: OrderEvent) -> Body<'static> {

@@ -8,24 +8,29 @@ use serde_json::value::RawValue;
 pub enum Subject<'a> {
     /// The book of this market.
     Book(&'a str),
+    /// A single order, and the book of its market.
+    Order { market: Option<&'a str>, order: Option<&'a str> },
     /// The trades of this market.
     Trades(&'a str),
     /// The book of some market, or nothing that can be seen.
     Unknown,
-    /// No book of price levels, and no trades of a market that can be seen.
+    /// No book, and no trades of a market that can be seen.
     Other,
 }
 
 const KIND: &str = "\"kind\"";
 const MARKET: &str = "\"market\"";
+const ORDER: &str = "\"order\"";
 const TRADE: &str = "trade";
 /// Fields that only books have.
 const SIDES: [&str; 2] = ["\"bids\"", "\"asks\""];
 
-/// Kinds that change no book of price levels.
-const OTHERS: [&str; 4] = ["market", TRADE, "message", "source.gap"];
-/// The same of families of kinds.
-const OTHER_FAMILIES: [&str; 2] = ["order.", "block."];
+/// Kinds that change no book, and the family of such kinds.
+const OTHERS: [&str; 5] = ["market", TRADE, "message", "source.gap", "orders.complete"];
+const OTHER_FAMILY: &str = "block.";
+/// The kind and the family of kinds that change books which are summed from orders.
+const OF_ORDERS: &str = "orders.gap";
+const ORDER_FAMILY: &str = "order.";
 
 /// What is looked at of a line that is a JSON object.
 #[derive(Deserialize)]
@@ -34,6 +39,8 @@ struct Fields<'a> {
     kind: Option<&'a RawValue>,
     #[serde(borrow)]
     market: Option<&'a RawValue>,
+    #[serde(borrow)]
+    order: Option<&'a RawValue>,
     #[serde(borrow)]
     bids: Option<&'a RawValue>,
     #[serde(borrow)]
@@ -55,10 +62,14 @@ fn subject_of_fields<'a>(fields: &Fields<'a>) -> Subject<'a> {
         (!text.contains('\\')).then_some(text)
     };
     let has_sides = fields.bids.is_some() || fields.asks.is_some();
-    match (text(fields.kind), text(fields.market)) {
-        (Some(kind), market) if is_other(kind) && !has_sides => other(kind, market),
-        (_, Some(market)) => Subject::Book(market),
-        (_, None) => Subject::Unknown,
+    let (kind, market, order) = (text(fields.kind), text(fields.market), text(fields.order));
+    match kind.filter(|_| !has_sides) {
+        Some(kind) if is_of_orders(kind) => Subject::Order { market, order },
+        kind if order.is_some() && !has_sides && kind != Some(TRADE) => {
+            Subject::Order { market, order }
+        }
+        Some(kind) if is_other(kind) => other(kind, market),
+        _ => market.map_or(Subject::Unknown, Subject::Book),
     }
 }
 
@@ -67,8 +78,12 @@ fn subject_of_text(line: &[u8]) -> Subject<'_> {
     let (kinds, markets) = (fields_named(line, KIND), fields_named(line, MARKET));
     let text = text_of(line);
     let has_sides = SIDES.iter().any(|side| fields_named(line, side) > 0);
-    match (text_after(text, KIND).filter(|kind| is_other(kind)), text_after(text, MARKET)) {
-        (kind, _) if kinds > 1 || markets > 1 || (kind.is_some() && has_sides) => Subject::Unknown,
+    let (kind, market) = (text_after(text, KIND), text_after(text, MARKET));
+    let order = text_after(text, ORDER).filter(|_| fields_named(line, ORDER) == 1);
+    let known = kind.filter(|kind| is_other(kind) || is_of_orders(kind));
+    match (known, market) {
+        _ if kinds > 1 || markets > 1 || (known.is_some() && has_sides) => Subject::Unknown,
+        (Some(kind), _) if is_of_orders(kind) => Subject::Order { market, order },
         (Some(kind), market) => other(kind, market),
         (None, Some(market)) => Subject::Book(market),
         (None, None) => Subject::Unknown,
@@ -83,7 +98,11 @@ fn other<'a>(kind: &str, market: Option<&'a str>) -> Subject<'a> {
 }
 
 fn is_other(kind: &str) -> bool {
-    OTHERS.contains(&kind) || OTHER_FAMILIES.iter().any(|family| kind.starts_with(family))
+    OTHERS.contains(&kind) || kind.starts_with(OTHER_FAMILY)
+}
+
+fn is_of_orders(kind: &str) -> bool {
+    kind == OF_ORDERS || kind.starts_with(ORDER_FAMILY)
 }
 
 /// How many fields of this name a line has, at whatever depth.
@@ -160,6 +179,10 @@ mod tests {
         }
     }
 
+    fn of_order<'a>(market: Option<&'a str>, order: Option<&'a str>) -> Subject<'a> {
+        Subject::Order { market, order }
+    }
+
     #[test]
     fn a_broken_line_shows_its_market_where_that_is_whole() {
         for (line, expected) in [
@@ -178,7 +201,23 @@ mod tests {
             (r#"{"kind":"trade","market":"A-B","price":"1"#, Subject::Trades("A-B")),
             (r#"{"kind":"trade","market":"A-B","price":1}"#, Subject::Trades("A-B")),
             (r#"{"kind":"trade","price":1}"#, Subject::Other),
-            (r#"{"kind":"order.placed","market":"A-B""#, Subject::Other),
+            (r#"{"kind":"order.placed","market":"A-B""#, of_order(Some("A-B"), None)),
+            (r#"{"kind":"order.filled","order":"o1","price":1}"#, of_order(None, Some("o1"))),
+            (r#"{"kind":"order.filled","order":"o1","pri"#, of_order(None, Some("o1"))),
+            (r#"{"kind":"order.filled","order":"o1"#, of_order(None, None)),
+            (r#"{"kind":"order.filled","order":"o1","order":"o2"#, of_order(None, None)),
+            (
+                r#"{"kind":"order.x","market":"A-B","order":"o1"}"#,
+                of_order(Some("A-B"), Some("o1")),
+            ),
+            (r#"{"kind":"x","market":"A-B","order":"o1"}"#, of_order(Some("A-B"), Some("o1"))),
+            (
+                r#"{"kind":"message","market":"A-B","order":"o1"}"#,
+                of_order(Some("A-B"), Some("o1")),
+            ),
+            (r#"{"kind":"orders.gap","market":"A-B"}"#, of_order(Some("A-B"), None)),
+            (r#"{"kind":"orders.complete","market":7}"#, Subject::Other),
+            (r#"{"kind":"trade","market":"A-B","order":"o1"}"#, Subject::Trades("A-B")),
             (r#"{"kind":"block.applied""#, Subject::Other),
         ] {
             assert_eq!(subject(line.as_bytes()), expected, "{line}");

@@ -85,7 +85,7 @@ fn an_orders_events_are_read_with_all_they_say() {
         Body::Order(event) => *event,
         other => panic!("{other:?}"),
     };
-    let line = r#"{"kind":"order.placed","market":"GRT-ETH","order":"o","account":"9g","side":"SELL","type":"LIMIT","price":"1","size":"2","clientId":"c","metadataCid":"bafy","boxId":"b","expiresAt":"1970-01-01T00:00:01Z"}"#;
+    let line = r#"{"kind":"order.placed","market":"GRT-ETH","order":"o","account":"9g","side":"SELL","type":"LIMIT","price":"1","size":"2","clientId":"c","metadataCid":"bafy","boxId":"b","expiresAt":"1970-01-01T00:00:01Z","requested":true}"#;
     let placed = PlacedOrder {
         market: "GRT-ETH".into(),
         order: "o".into(),
@@ -98,6 +98,7 @@ fn an_orders_events_are_read_with_all_they_say() {
         metadata_cid: Some("bafy".into()),
         box_id: Some("b".into()),
         expires_at: Some(1_000_000),
+        requested: true,
     };
     assert_eq!(order(line), OrderEvent::Placed(placed));
     let line = r#"{"kind":"order.filled","order":"o","trade":"t","price":"1","size":"2","liquidity":"MAKER"}"#;
@@ -116,6 +117,7 @@ fn an_orders_events_are_read_with_all_they_say() {
         market: Some("GRT-ETH".into()),
         order: "o".into(),
         reason: Some("user".into()),
+        requested: false,
     };
     assert_eq!(order(line), OrderEvent::Canceled(canceled));
 }
@@ -125,7 +127,7 @@ fn each_fault_is_named() {
     let all = [
         (
             r#"{"kind":"nonsense"}"#,
-            "unknown kind \"nonsense\": use one of market, book.snapshot, book.delta, book.gap, trade, order.placed, order.filled, order.canceled, block.applied, block.reverted, source.gap, message",
+            "unknown kind \"nonsense\": use one of market, book.snapshot, book.delta, book.gap, trade, order.placed, order.filled, order.canceled, orders.gap, orders.complete, block.applied, block.reverted, source.gap, message",
         ),
         (r#"{"market":"A-B"}"#, "field `kind` is missing"),
         (

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::gaps::Gaps;
 use super::{MarketOrders, Order, Orders};
 use crate::market::definition::MarketId;
 use crate::market::fixed::MOST_DECIMALS;
@@ -15,23 +17,35 @@ pub enum OrdersError {
     Malformed(#[from] serde_json::Error),
     #[error("the order {0:?} can't be open in this market")]
     Impossible(Arc<str>),
+    #[error("the market {0:?} can't have these gaps")]
+    ImpossibleGaps(MarketId),
+}
+
+/// What is kept of a market.
+#[derive(Serialize, Deserialize)]
+struct Checkpoint<O, G> {
+    open: Vec<O>,
+    gaps: G,
 }
 
 impl Orders {
-    /// The open orders of one market.
+    /// The open orders of one market, and what its book lacks.
     pub fn to_checkpoint(&self, market: &str) -> Vec<u8> {
         let open: Vec<&Order> = match self.markets.get(market) {
             Some(market) => market.open.values().collect(),
             None => Vec::new(),
         };
-        serde_json::to_vec(&open).unwrap_or_default()
+        serde_json::to_vec(&Checkpoint { open, gaps: self.gaps.get(market) }).unwrap_or_default()
     }
 
     /// Puts a market's open orders back as [`Orders::to_checkpoint`] gave them; nothing on an
     /// error.
     pub fn restore(&mut self, market: &str, checkpoint: &[u8]) -> Result<(), OrdersError> {
-        let open: Vec<Order> = serde_json::from_slice(checkpoint)?;
+        let Checkpoint::<Order, Option<Gaps>> { open, gaps } = serde_json::from_slice(checkpoint)?;
         let id: MarketId = market.into();
+        if gaps.as_ref().is_some_and(|gaps| gaps.is_empty() || !gaps.is_possible(&id)) {
+            return Err(OrdersError::ImpossibleGaps(id));
+        }
         let mut own = MarketOrders::default();
         for order in open {
             let elsewhere = self.placed.get(&order.id).is_some_and(|other| *other != id);
@@ -48,6 +62,7 @@ impl Orders {
         }
         self.forget(market);
         self.placed.extend(own.open.keys().map(|order| (order.clone(), id.clone())));
+        self.gaps.extend(gaps.map(|gaps| (id.clone(), gaps)));
         self.markets.insert(id, own);
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::super::book_gap::{BookGap, Missed};
 use super::super::definition::MarketStatus;
 use super::super::event::{Body, parse};
 use super::*;
@@ -71,6 +72,55 @@ fn a_partial_fill_moves_the_box_and_keeps_the_order() {
     assert!(orders.is_empty(), "what is final leaves");
 }
 
+fn gap(order: Option<&str>) -> Arc<BookGap> {
+    let missed = Missed::of_order(order);
+    Arc::new(BookGap { market: "A-B".into(), missed, source: None, reason: "a fault".into() })
+}
+
+#[test]
+fn a_market_names_so_many_orders_that_missed_an_event() {
+    let mut orders = Orders::default();
+    let market: MarketId = "A-B".into();
+    for number in 0..MOST_NAMED_ORDERS {
+        orders.lose(&gap(Some(&number.to_string())));
+    }
+    assert!(orders.lacks("A-B", Some("0")) && !orders.lacks("A-B", Some("one more")));
+    assert_eq!(orders.gap("A-B").unwrap().order(), Some("63"));
+    // What a checkpoint holds.
+    let mut restored = Orders::default();
+    restored.restore("A-B", &orders.to_checkpoint("A-B")).unwrap();
+    assert_eq!(restored.lacking("7"), std::slice::from_ref(&market));
+    for number in 0..MOST_NAMED_ORDERS {
+        restored.complete(&market, Some(&number.to_string()));
+    }
+    assert_eq!(restored.gap("A-B"), None);
+    orders.lose(&gap(Some("one more")));
+    assert_eq!(orders.gap("A-B").unwrap().missed, Missed::SomeOrder);
+    orders.complete(&market, Some("one more"));
+    assert!(orders.lacks("A-B", Some("0")) && !orders.knows_all("A-B"));
+    orders.complete(&market, None);
+    assert!(!orders.lacks("A-B", None) && orders.knows_all("A-B"));
+    orders.lose(&gap(None));
+    orders.forget("A-B");
+    assert!(orders.gap("A-B").is_none() && !orders.knows_all("A-B"));
+}
+
+#[test]
+fn an_order_that_is_final_lacks_nothing_and_one_that_is_placed_again_may() {
+    let mut orders = Orders::default();
+    for (order, size) in [("o1", "1"), ("o2", "2"), ("o3", "1")] {
+        orders.lose(&gap(Some(order)));
+        take(&mut orders, &placed(order, "BUY", "10", size)).unwrap();
+        assert!(orders.lacks("A-B", Some(order)), "{order}");
+    }
+    take(&mut orders, &filled("o2", "1", "b1")).unwrap();
+    assert!(orders.lacks("A-B", Some("o2")));
+    take(&mut orders, &filled("o2", "1", "b2")).unwrap();
+    assert!(!orders.lacks("A-B", Some("o2")));
+    take(&mut orders, &canceled("o1")).unwrap();
+    assert_eq!(orders.gap("A-B").unwrap().order(), Some("o3"));
+}
+
 #[test]
 fn a_market_order_never_rests() {
     let mut orders = Orders::default();
@@ -102,8 +152,11 @@ fn what_can_not_be_is_refused_with_its_reason_and_changes_nothing() {
         (other.to_owned(), "order \"o1\" belongs to market A-B, not to C-D"),
         (placed("o3", "BUY", "0", "1"), "market A-B: price \"0\" must be above 0"),
         (placed("o3", "BUY", "1", "0.00"), "market A-B: size \"0.00\" must be above 0"),
-        (placed("o3", "BUY", "1.55", "1"), "market A-B: price \"1.55\" has more than 1 decimals"),
-        (filled("o1", "0.001", "b"), "market A-B: size \"0.001\" has more than 2 decimals"),
+        (
+            placed("o3", "BUY", "1.55", "1"),
+            "market A-B: price \"1.55\" has too many decimals: at most 1",
+        ),
+        (filled("o1", "0.001", "b"), "market A-B: size \"0.001\" has too many decimals: at most 2"),
     ];
     for (line, reason) in all {
         assert_eq!(take(&mut orders, &line), Err(reason.to_owned()));
@@ -120,8 +173,15 @@ fn what_can_not_be_is_refused_with_its_reason_and_changes_nothing() {
 fn orders_that_can_not_be_open_are_refused_and_change_nothing() {
     let mut orders = Orders::default();
     take(&mut orders, &placed("one", "BUY", "1.5", "2")).unwrap();
-    let whole = orders.to_checkpoint("A-B");
-    let whole: Vec<serde_json::Value> = serde_json::from_slice(&whole).unwrap();
+    let open = |orders: &Orders| -> Vec<serde_json::Value> {
+        let whole: serde_json::Value =
+            serde_json::from_slice(&orders.to_checkpoint("A-B")).unwrap();
+        whole["open"].as_array().unwrap().clone()
+    };
+    let state = |open: &[serde_json::Value]| {
+        serde_json::to_vec(&serde_json::json!({ "open": open, "gaps": null })).unwrap()
+    };
+    let whole = open(&orders);
     let largest = u128::MAX.to_string();
     let mut twice = vec![whole[0].clone(); 2];
     let mut refused = vec![twice.clone()];
@@ -143,13 +203,11 @@ fn orders_that_can_not_be_open_are_refused_and_change_nothing() {
         refused.push(order);
     }
     for all in refused {
-        let checkpoint = serde_json::to_vec(&all).unwrap();
-        let refused = orders.restore("A-B", &checkpoint);
+        let refused = orders.restore("A-B", &state(&all));
         assert!(matches!(refused, Err(OrdersError::Impossible(_))), "{all:?}");
-        let left = orders.to_checkpoint("A-B");
-        assert_eq!(serde_json::from_slice::<Vec<serde_json::Value>>(&left).unwrap(), whole);
+        assert_eq!(open(&orders), whole);
     }
-    let other = serde_json::to_string(&whole).unwrap().replace("A-B", "X-Y");
+    let other = String::from_utf8(state(&whole)).unwrap().replace("A-B", "X-Y");
     assert!(orders.restore("X-Y", other.as_bytes()).is_err(), "it is open in another market");
 }
 

@@ -52,7 +52,7 @@ pub(super) const METRICS: [Metric; 80] = [
     counter("snapshot_encodings", "snapshots that were encoded because none could be shared"),
     counter("reorganisations", "times that blocks of the chain were removed"),
     counter("events_undone", "events that were removed with blocks"),
-    gauge("book_gaps", "books that missed an event and had no snapshot since"),
+    gauge("book_gaps", "books that missed an event and are not whole again"),
     gauge("crossed_books", "books whose best bid is at the best ask or above"),
     counter("source_gaps", "times that events of a source were lost"),
     counter("closes", "sockets that the hub closed, by close code").by("code"),

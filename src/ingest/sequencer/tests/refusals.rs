@@ -19,7 +19,8 @@ async fn a_book_that_missed_an_event_has_one_gap_until_its_next_snapshot() {
     hub.send(&[snapshot("A-B"), snapshot("C-D"), delta("E-F", 5, 1)]).await;
     let ack = hub.send(&[too_precise("A-B"), too_precise("A-B"), delta("A-B", 6, 1)]).await;
     assert_eq!((ack.accepted, ack.refused), (1, 2), "the gap is no event of the source");
-    let reason = "A-B test line 1 (byte 0): market A-B: price \"5.55\" has more than 1 decimals";
+    let reason = "A-B test line 1 (byte 0): market A-B: price \"5.55\" has too many decimals: at \
+                  most 1";
     assert_eq!(gaps(&hub), [reason]);
     hub.send(&[snapshot("A-B"), too_precise("A-B")]).await;
     assert_eq!(gaps(&hub).len(), 1, "after the snapshot it has another one");
