@@ -31,6 +31,9 @@ pub(super) struct Losses<'a> {
     changed: HashMap<MarketId, Option<bool>>,
     /// What it makes the books of single orders lack.
     lost: HashSet<(MarketId, Missed)>,
+    /// Markets whose orders it says to be complete, and orders that it makes final.
+    complete: HashSet<MarketId>,
+    ended: HashSet<Box<str>>,
 }
 
 impl<'a> Losses<'a> {
@@ -40,7 +43,9 @@ impl<'a> Losses<'a> {
         feed: Arc<str>,
         foreign: Option<&'a Ownership>,
     ) -> Self {
-        Self { live, sources, feed, foreign, changed: HashMap::default(), lost: HashSet::default() }
+        let (changed, lost) = Default::default();
+        let (complete, ended) = Default::default();
+        Self { live, sources, feed, foreign, changed, lost, complete, ended }
     }
 
     /// The gaps that a line leaves which can't be read.
@@ -63,8 +68,15 @@ impl<'a> Losses<'a> {
             Body::Order(order) => match &**order {
                 OrderEvent::Placed(placed) => (&*placed.market, None),
                 // The order says its market, and every hub finds it.
-                OrderEvent::Filled(_) | OrderEvent::Canceled(_) => return Vec::new(),
+                OrderEvent::Filled(_) | OrderEvent::Canceled(_) => {
+                    self.end_gaps(None, Some(order.order()));
+                    return Vec::new();
+                }
             },
+            Body::OrdersComplete(complete) => {
+                self.end_gaps(Some(&complete.market), complete.order.as_deref());
+                return Vec::new();
+            }
             Body::Gap { source } => {
                 let reason = Refusal::EventsLost(format!("those of {source}").into());
                 return self.gaps(Lost::Unknown, place, &reason);
@@ -79,6 +91,19 @@ impl<'a> Losses<'a> {
             self.changed.insert(market.into(), is_whole);
         }
         Vec::new()
+    }
+
+    /// What follows may be lost once more: of this order, or of all orders of a market.
+    fn end_gaps(&mut self, market: Option<&MarketId>, order: Option<&str>) {
+        let missed = order.map(|order| Missed::of_order(Some(order)));
+        self.lost.retain(|(own, lost)| {
+            let is_other_market = market.is_some_and(|market| market != own);
+            is_other_market || missed.as_ref().is_some_and(|missed| missed != lost)
+        });
+        match order {
+            Some(order) => drop(self.ended.insert(order.into())),
+            None => self.complete.extend(market.cloned()),
+        }
     }
 
     fn is_defined(&self, market: &str) -> bool {
@@ -164,8 +189,10 @@ impl<'a> Losses<'a> {
             let lacks = |missed: &Missed| self.lost.contains(&(market.clone(), missed.clone()));
             lacks(&missed) || lacks(&Missed::SomeOrder)
         };
+        let is_ended = lost.order().is_some_and(|order| self.ended.contains(order));
         let may_lack = |book: &&BookLack| {
-            book.mode == BookMode::Orders && !book.has_order(lost.order()) && !is_lost(&book.market)
+            let is_known = book.has_order(lost.order()) && !self.complete.contains(&book.market);
+            book.mode == BookMode::Orders && (is_ended || !is_known) && !is_lost(&book.market)
         };
         let mut lacking: Vec<_> =
             books.iter().filter(may_lack).map(|book| book.market.clone()).collect();

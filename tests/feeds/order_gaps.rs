@@ -142,6 +142,11 @@ async fn a_line_that_names_no_order_is_a_gap_until_the_source_says_that_all_are_
     };
     hub.until_feed("files", "the refusal", refused).await;
     until_gaps(&hub, &[]).await;
+    // Nor does the end of one that was refused.
+    hub.append_lines(FILE, &[placed(WHOLE, "7", "1.55")]);
+    until_gaps(&hub, &[(WHOLE, Some("7"))]).await;
+    hub.append_lines(FILE, &[canceled("7")]);
+    until_gaps(&hub, &[]).await;
 }
 
 fn named(market: &str) -> String {

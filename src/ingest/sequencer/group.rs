@@ -218,10 +218,8 @@ impl Sequencer {
                 Err(reason) => {
                     let mut lost = Lost::of_event(&event, &reason);
                     if let (Lost::UnknownOrder { .. }, Body::Order(order)) = (lost, &event.body) {
-                        if batch.feed.is_some() {
-                            self.end_gaps(order, numbered, group);
-                        }
-                        if !self.is_new_to_all(order.order())? {
+                        let ends = batch.feed.is_some() && self.end_gaps(order, numbered, group);
+                        if ends || !self.is_new_to_all(order.order())? {
                             lost = Lost::Nothing;
                         }
                     }

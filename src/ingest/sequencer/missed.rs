@@ -88,25 +88,27 @@ impl Sequencer {
         is_lost.then(|| (market.into(), missed))
     }
 
-    /// The cancellation of an order that the books lacked makes them whole, though it is refused:
-    /// the order is final.
+    /// The cancellation of an order that books lacked makes them whole, though it is refused: the
+    /// order is final. True if any book lacked it.
     pub(super) fn end_gaps(
         &mut self,
         order: &OrderEvent,
         numbered: Option<Numbered>,
         group: &mut Group,
-    ) {
-        let OrderEvent::Canceled(canceled) = order else { return };
+    ) -> bool {
+        let OrderEvent::Canceled(canceled) = order else { return false };
         let mut markets = self.admission.orders().lacking(&canceled.order);
         if numbered.is_some() {
             // It has the number of one event only.
             markets.truncate(1);
         }
+        let is_any = !markets.is_empty();
         for market in markets {
             let complete = OrdersComplete { market, order: Some(canceled.order.clone()) };
             let body = complete.line();
             self.log_own(Body::OrdersComplete(Box::new(complete)), body, numbered, group);
         }
+        is_any
     }
 
     /// Whether an order that is not open was never heard of, although the source of some book said
