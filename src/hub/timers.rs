@@ -221,7 +221,7 @@ mod tests {
         let gap = |number: usize, source: Option<&str>| {
             let (market, source) = (number.to_string().into(), source.map(Box::from));
             let reason = "a fault".into();
-            Arc::new(BookGap { market, missed: Missed::Levels, source, reason })
+            Arc::new(BookGap { market, missed: Missed::Levels, height: None, source, reason })
         };
         let named = |gaps: &[_]| {
             let status = statuses.snapshot().remove(0);

@@ -5,6 +5,7 @@ use crate::ingest::place::Place;
 use crate::market::admission::BookMode;
 use crate::market::event::{Body, Event, MOST_REASON_BYTES, OrderEvent, Subject, subject};
 use crate::market::refusal::Refusal;
+use crate::store::Numbered;
 
 /// What lost a refused event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,8 +94,11 @@ impl<'a> Lost<'a> {
             }
             (Body::BookGap(gap), Refusal::UnknownMarket(_)) => Self::undefined(&gap.market),
             (Body::Order(order), reason) => Self::of_order(order, reason),
-            // A book of another kind lost nothing.
-            (_, Refusal::MixedBook { .. }) => Self::Nothing,
+            (Body::BookGap(gap), _) if gap.is_of_orders() => {
+                Self::Order { market: Some(&gap.market), order: gap.order() }
+            }
+            (Body::BookGap(gap), _) => Self::Book(&gap.market),
+            // Also of a book of the other kind: it is not what its source sends.
             (Body::BookSnapshot { market, .. } | Body::BookDelta { market, .. }, _) => {
                 Self::Book(market)
             }
@@ -111,13 +115,24 @@ impl<'a> Lost<'a> {
             // Sources may send an event twice.
             (_, Refusal::DoubledOrder(_)) => Self::Nothing,
             (_, Refusal::UnknownOrder(_)) => Self::UnknownOrder { market },
-            (_, Refusal::MixedBook { .. }) => Self::Nothing,
-            (OrderEvent::Placed(placed), Refusal::UnknownMarket(_)) => {
+            // The name may be a misspelt one.
+            (OrderEvent::Placed(placed), Refusal::UnknownMarket(_) | Refusal::MixedBook { .. }) => {
                 Self::UndefinedOrder { market: &placed.market, order: Some(event.order()) }
             }
             _ => Self::Order { market, order: Some(event.order()) },
         }
     }
+}
+
+/// An event that was refused.
+#[derive(Clone, Copy)]
+pub struct Refused<'a> {
+    pub place: &'a Place,
+    pub reason: &'a Refusal,
+    /// Of its block.
+    pub height: Option<u64>,
+    /// Its number in a shared log.
+    pub numbered: Option<Numbered>,
 }
 
 /// Why a book has a gap.

@@ -33,8 +33,10 @@ struct Known {
     topics: HashMap<Arc<str>, Vec<Source>>,
     /// Topics that missed an event which nothing brings back, and whether they had one since.
     missed: HashMap<Arc<str>, bool>,
-    /// Markets that are not defined and had a snapshot.
+    /// Markets that are not defined, and had a snapshot or lost an order.
     undefined: HashSet<Box<str>>,
+    /// Markets that may have lost an event before their books began. As many as of those.
+    early: HashSet<Box<str>>,
     /// Counts the changes.
     changes: u64,
 }
@@ -117,6 +119,24 @@ impl TopicSources {
             known.undefined.insert(market.into());
         }
         false
+    }
+
+    /// Markets without a book yet may have lost an event of it.
+    pub fn lose_early<'a>(&self, markets: impl Iterator<Item = &'a str>) {
+        let mut known = self.known.lock();
+        for market in markets.take(MOST_UNDEFINED) {
+            if known.early.len() >= MOST_UNDEFINED {
+                known.early.clear();
+            }
+            known.early.insert(market.into());
+        }
+    }
+
+    /// Whether a market whose book begins now may have lost an event of it. Then it is forgotten.
+    pub fn take_early(&self, market: &str) -> bool {
+        let mut known = self.known.lock();
+        let was_undefined = known.undefined.remove(market);
+        known.early.remove(market) || was_undefined
     }
 
     /// A topic missed an event which nothing brings back. It is stale until the next one, and for

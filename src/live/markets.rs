@@ -43,14 +43,13 @@ pub struct BookLack {
 }
 
 impl BookLack {
-    /// Whether it lacks the events of this order already, or those of some order.
-    pub fn has_order(&self, order: Option<&str>) -> bool {
-        let is_known = |gap: &Arc<BookGap>| match &gap.missed {
-            Missed::Order(own) => order == Some(&**own),
-            Missed::SomeOrder => true,
-            Missed::Levels => false,
-        };
-        self.gap.as_ref().is_some_and(is_known)
+    /// Whether it lacks such an event already: of levels, or of this order. What a rollback may
+    /// remove and leave an event of this height does not count.
+    pub fn has(&self, missed: &Missed, height: Option<u64>) -> bool {
+        self.gap.as_ref().is_some_and(|gap| {
+            let is_known = gap.missed == *missed || gap.missed == Missed::SomeOrder;
+            is_known && !gap.may_go_before(height)
+        })
     }
 }
 

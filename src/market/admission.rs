@@ -2,11 +2,13 @@
 //! state. The book itself is elsewhere: this knows each market's precision, where its book comes
 //! from, and the open orders.
 
+mod losses;
+
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet, HashSetExt as _};
 
-use super::book_gap::{BookGap, OrdersComplete};
+use super::book_gap::BookGap;
 use super::definition::{MarketDefinition, MarketId};
 use super::effect::Effect;
 use super::event::{Body, Event, OrderEvent, WrittenLevel};
@@ -55,9 +57,9 @@ struct Market {
     mode: Option<BookMode>,
     /// Its book of price levels had a snapshot.
     has_book: bool,
-    /// Its book of price levels missed an event, and had no snapshot since. What one that is summed
+    /// What its book of price levels missed, if it had no snapshot since. What one that is summed
     /// from orders lacks is with these.
-    has_gap: bool,
+    gap: Option<Arc<BookGap>>,
     /// It has trades, which are at its decimals too.
     traded: bool,
     /// Kept, as every book event is logged under it.
@@ -108,35 +110,6 @@ impl Admission {
         }
     }
 
-    /// Whether a market has a book of price levels that is whole, so that it has something to lose.
-    pub fn is_whole(&self, market: &str) -> bool {
-        self.markets.get(market).is_some_and(Market::is_whole)
-    }
-
-    /// Whether a market has a book that is summed from orders, or may get one, which does not lack
-    /// this order yet.
-    pub fn may_lose_order(&self, market: &str, order: Option<&str>) -> bool {
-        let mode = self.markets.get(market).map(|market| market.mode);
-        mode.is_some_and(|mode| mode != Some(BookMode::Levels)) && !self.orders.lacks(market, order)
-    }
-
-    /// The markets of each book that may miss an event and does not lack that yet, with the topics
-    /// of the books. `order`: the one that the event may be of.
-    pub fn losable_books<'a>(
-        &'a self,
-        order: Option<&'a str>,
-    ) -> impl Iterator<Item = (&'a MarketId, BookMode, &'a str)> {
-        self.markets.iter().filter_map(move |(id, market)| match market.mode? {
-            BookMode::Levels if market.is_whole() => {
-                Some((id, BookMode::Levels, &*market.book_topic))
-            }
-            BookMode::Orders if !self.orders.lacks(id, order) => {
-                Some((id, BookMode::Orders, &*market.orders_topic))
-            }
-            BookMode::Levels | BookMode::Orders => None,
-        })
-    }
-
     /// Counts the books that became whole: while it is the same, no further book is.
     pub fn made_whole(&self) -> u64 {
         self.made_whole
@@ -164,7 +137,7 @@ impl Admission {
         let known = known.or_insert_with(|| Market::new(Arc::clone(&definition)));
         (known.definition, known.mode, known.traded) = (definition, mode, traded);
         // What is left may be without a snapshot. Then a gap is logged that says nothing new.
-        (known.has_book, known.has_gap) = (mode == Some(BookMode::Levels), false);
+        (known.has_book, known.gap) = (mode == Some(BookMode::Levels), None);
         self.made_whole += 1;
     }
 
@@ -200,7 +173,7 @@ impl Admission {
                 let levels = known.levels(bids, asks, Doubled::Refused)?;
                 known.mode = Some(BookMode::Levels);
                 let was_whole = known.is_whole();
-                (known.has_book, known.has_gap) = (true, false);
+                (known.has_book, known.gap) = (true, None);
                 let admitted = known.book(Effect::Replace { market: known.id(), levels });
                 self.made_whole += u64::from(!was_whole);
                 Ok(admitted)
@@ -258,35 +231,6 @@ impl Admission {
         Ok(Admitted { topic: Topic::Market(id).name(), effect: Effect::Define(definition) })
     }
 
-    fn lose(&mut self, gap: &BookGap) -> Result<Admitted, Refusal> {
-        let known = self.market(&gap.market)?;
-        let gap = Arc::new(gap.clone());
-        let effect = Effect::Gap(gap.clone());
-        if !gap.is_of_orders() {
-            known.check_mode(BookMode::Levels)?;
-            known.has_gap = true;
-            return Ok(known.book(effect));
-        }
-        known.check_mode(BookMode::Orders)?;
-        known.mode = Some(BookMode::Orders);
-        let topic = Arc::clone(&known.orders_topic);
-        self.orders.lose(&gap);
-        Ok(Admitted { topic, effect })
-    }
-
-    fn complete(&mut self, complete: &OrdersComplete) -> Result<Admitted, Refusal> {
-        let OrdersComplete { market, order } = complete;
-        let known = self.market(market)?;
-        known.check_mode(BookMode::Orders)?;
-        known.mode = Some(BookMode::Orders);
-        let (topic, market) = (Arc::clone(&known.orders_topic), known.id());
-        let lacked = self.orders.gap(&market).is_some();
-        self.orders.complete(&market, order.as_deref());
-        let gap = self.orders.gap(&market).cloned();
-        self.made_whole += u64::from(lacked && gap.is_none());
-        Ok(Admitted { topic, effect: Effect::Complete { market, gap } })
-    }
-
     fn order(&mut self, event: &OrderEvent, time: Option<Micros>) -> Result<Admitted, Refusal> {
         let id = self.orders.market_of(event)?;
         let known = self.markets.get_mut(&id).ok_or_else(|| Refusal::UnknownMarket(id.clone()))?;
@@ -332,7 +276,7 @@ impl Market {
             definition,
             mode: None,
             has_book: false,
-            has_gap: false,
+            gap: None,
             traded: false,
             book_topic,
             orders_topic,
@@ -346,7 +290,12 @@ impl Market {
 
     /// See [`Admission::is_whole`].
     fn is_whole(&self) -> bool {
-        self.has_book && !self.has_gap
+        self.has_book && self.gap.is_none()
+    }
+
+    /// See [`Admission::may_lose_levels`].
+    fn may_lose_levels(&self, height: Option<u64>) -> bool {
+        self.has_book && self.gap.as_ref().is_none_or(|gap| gap.may_go_before(height))
     }
 
     fn book(&self, effect: Effect) -> Admitted {

@@ -10,6 +10,8 @@ use super::definition::MarketId;
 pub struct BookGap {
     pub market: MarketId,
     pub missed: Missed,
+    /// Of the block of the event that is missing: the gap goes with that block.
+    pub height: Option<u64>,
     /// The feed that brought what was refused; `None` where a source sent the event.
     pub source: Option<Box<str>>,
     /// For people.
@@ -49,6 +51,11 @@ impl BookGap {
         self.missed != Missed::Levels
     }
 
+    /// Whether a rollback may remove the gap and leave an event of this height.
+    pub fn may_go_before(&self, height: Option<u64>) -> bool {
+        self.height.is_some_and(|own| height.is_none_or(|height| height < own))
+    }
+
     /// See [`super::event::Event::kind`].
     pub fn kind(&self) -> &'static str {
         if self.is_of_orders() { "orders.gap" } else { "book.gap" }
@@ -63,6 +70,9 @@ impl BookGap {
         if let Some(order) = self.order() {
             line["order"] = order.into();
         }
+        if let Some(height) = self.height {
+            line["height"] = height.into();
+        }
         line.to_string()
     }
 }
@@ -75,15 +85,20 @@ pub struct OrdersComplete {
     pub market: MarketId,
     /// `None`: all of them.
     pub order: Option<Box<str>>,
+    /// Of its block.
+    pub height: Option<u64>,
 }
 
 impl OrdersComplete {
     /// The event as a line.
     pub fn line(&self) -> String {
-        let Self { market, order } = self;
+        let Self { market, order, height } = self;
         let mut line = serde_json::json!({ "kind": "orders.complete", "market": market });
         if let Some(order) = order {
             line["order"] = (&**order).into();
+        }
+        if let Some(height) = height {
+            line["height"] = (*height).into();
         }
         line.to_string()
     }

@@ -4,6 +4,7 @@
 
 mod checkpoint;
 mod gaps;
+mod units;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -216,8 +217,10 @@ impl Orders {
         if self.placed.contains_key(&*placed.order) {
             return Err(Refusal::DoubledOrder(placed.order.clone()));
         }
-        if self.placed.len() >= self.most_open {
-            return Err(Refusal::TooManyOrders(self.most_open));
+        // Clients leave room for what happened already.
+        let most_open = self.most_open / if placed.requested { 2 } else { 1 };
+        if self.placed.len() >= most_open {
+            return Err(Refusal::TooManyOrders(most_open));
         }
         let price = placed.price.as_ref().map(|text| price(definition, text)).transpose()?;
         let size = size(definition, &placed.size)?;
@@ -243,6 +246,10 @@ impl Orders {
         };
         let market = self.markets.entry(definition.market.clone()).or_default();
         let levels = match order.rests() {
+            Some(price) if placed.requested && market.is_full(order.side, price, size) => {
+                let reason = "is too large for its price level".into();
+                return Err(fault(definition, "size", &placed.size, reason));
+            }
             Some(price) => vec![market.add(order.side, price, size).ok_or_else(|| {
                 let reason = "is too large for its price level".into();
                 fault(definition, "size", &placed.size, reason)
@@ -332,6 +339,17 @@ impl Orders {
         self.placed.is_empty()
     }
 
+    /// Whether an open order was placed by the same words.
+    pub fn is_same(&self, placed: &PlacedOrder) -> bool {
+        let Some(open) = self.get(&placed.order) else { return false };
+        let number = |text: &str, decimals| fixed::parse(text, decimals).ok();
+        let price = placed.price.as_deref().map(|price| number(price, open.price_decimals));
+        open.market == placed.market
+            && (open.side, open.order_type) == (placed.side, placed.order_type)
+            && price == open.price.map(Some)
+            && number(&placed.size, open.size_decimals) == Some(open.size)
+    }
+
     /// The market of an order that is open.
     pub fn market_of_open(&self, order: &str) -> Option<&MarketId> {
         self.placed.get(order)
@@ -352,6 +370,12 @@ impl MarketOrders {
             Side::Buy => &mut self.bids,
             Side::Sell => &mut self.asks,
         }
+    }
+
+    /// Whether a client's order would take more than half of what a price level can hold.
+    fn is_full(&mut self, side: Side, price: Fixed, size: Fixed) -> bool {
+        let (now, _) = self.side(side).get(&price).copied().unwrap_or_default();
+        now.checked_add(size).is_none_or(|sum| sum > Fixed::MAX / 2)
     }
 
     /// One order more at a price; `None` if the sum no longer fits.
@@ -403,34 +427,6 @@ fn fault(
 ) -> Refusal {
     let written = written.chars().take(MOST_QUOTED).collect();
     Refusal::Level { market: definition.market.clone(), what, written, reason }
-}
-
-/// Whole numbers of 128 bits as text, as few JSON readers keep them.
-mod units {
-    use serde::de::Error;
-    use serde::{Deserialize, Deserializer, Serializer};
-
-    pub fn serialize<S: Serializer>(value: &u128, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(value)
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u128, D::Error> {
-        String::deserialize(from)?.parse().map_err(D::Error::custom)
-    }
-
-    pub mod optional {
-        use serde::de::Error;
-        use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-        pub fn serialize<S: Serializer>(value: &Option<u128>, to: S) -> Result<S::Ok, S::Error> {
-            value.map(|value| value.to_string()).serialize(to)
-        }
-
-        pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<u128>, D::Error> {
-            let text = Option::<String>::deserialize(from)?;
-            text.map(|text| text.parse()).transpose().map_err(D::Error::custom)
-        }
-    }
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ pub(super) struct Losses<'a> {
     /// Markets whose orders it says to be complete, and orders that it makes final.
     complete: HashSet<MarketId>,
     ended: HashSet<Box<str>>,
+    /// Markets whose books begin with an order of it.
+    begun: HashSet<MarketId>,
 }
 
 impl<'a> Losses<'a> {
@@ -44,14 +46,14 @@ impl<'a> Losses<'a> {
         foreign: Option<&'a Ownership>,
     ) -> Self {
         let (changed, lost) = Default::default();
-        let (complete, ended) = Default::default();
-        Self { live, sources, feed, foreign, changed, lost, complete, ended }
+        let (complete, ended, begun) = Default::default();
+        Self { live, sources, feed, foreign, changed, lost, complete, ended, begun }
     }
 
     /// The gaps that a line leaves which can't be read.
     pub(super) fn of_line(&mut self, line: &[u8], place: &Place, reason: &Refusal) -> Vec<String> {
         let lost = Lost::of_line(line, |market| self.is_defined(market));
-        self.gaps(lost, place, reason)
+        self.gaps(lost, None, place, reason)
     }
 
     /// Takes an event that enters. It leaves gaps if its market is not defined: the name may be a
@@ -79,15 +81,19 @@ impl<'a> Losses<'a> {
             }
             Body::Gap { source } => {
                 let reason = Refusal::EventsLost(format!("those of {source}").into());
-                return self.gaps(Lost::Unknown, place, &reason);
+                return self.gaps(Lost::Unknown, None, place, &reason);
             }
             _ => return Vec::new(),
         };
         if !self.is_defined(market) {
             let reason = Refusal::UnknownMarket(market.into());
-            return self.gaps(Lost::of_event(event, &reason), place, &reason);
+            return self.gaps(Lost::of_event(event, &reason), event.height, place, &reason);
         }
-        if is_whole.is_some() {
+        if let Body::Order(_) = event.body {
+            if self.live.book_lack(market).is_none() {
+                self.begun.insert(market.into());
+            }
+        } else if is_whole.is_some() {
             self.changed.insert(market.into(), is_whole);
         }
         Vec::new()
@@ -110,7 +116,13 @@ impl<'a> Losses<'a> {
         self.changed.contains_key(market) || self.live.definition(market).is_some()
     }
 
-    fn gaps(&mut self, lost: Lost<'_>, place: &Place, reason: &Refusal) -> Vec<String> {
+    fn gaps(
+        &mut self,
+        lost: Lost<'_>,
+        height: Option<u64>,
+        place: &Place,
+        reason: &Refusal,
+    ) -> Vec<String> {
         match lost {
             Lost::Nothing => return Vec::new(),
             Lost::Trades(market) => {
@@ -134,8 +146,8 @@ impl<'a> Losses<'a> {
             Some(market) => self.live.book_lack(market).into_iter().collect(),
             None => self.live.book_lacks(),
         };
-        let mut lacking = self.levels(lost, &books);
-        lacking.extend(self.orders(lost, &books));
+        let mut lacking = self.levels(lost, height, &books);
+        lacking.extend(self.orders(lost, height, &books));
         lacking.retain(|(market, _)| self.foreign.is_none_or(|own| !own.has_market(market)));
         if named.is_none() {
             let topics: Vec<_> = lacking
@@ -159,18 +171,24 @@ impl<'a> Losses<'a> {
                     _ => drop(self.lost.insert((market.clone(), missed.clone()))),
                 }
                 let (source, reason) = (Some((*self.feed).into()), gap_reason(place, reason));
-                BookGap { market, missed, source, reason }.line()
+                BookGap { market, missed, height, source, reason }.line()
             })
             .collect()
     }
 
     /// The books of price levels that may have lost it and are whole until here.
-    fn levels(&self, lost: Lost<'_>, books: &[BookLack]) -> Vec<(MarketId, Missed)> {
+    fn levels(
+        &self,
+        lost: Lost<'_>,
+        height: Option<u64>,
+        books: &[BookLack],
+    ) -> Vec<(MarketId, Missed)> {
         if !lost.is_of(BookMode::Levels) {
             return Vec::new();
         }
         let named = lost.market();
-        let is_whole = |book: &&BookLack| book.mode == BookMode::Levels && book.gap.is_none();
+        let is_whole =
+            |book: &&BookLack| book.mode == BookMode::Levels && !book.has(&Missed::Levels, height);
         let before = books.iter().filter(is_whole).map(|book| &book.market);
         let before = before.filter(|market| !matches!(self.changed.get(*market), Some(Some(_))));
         let of_batch = self.changed.iter().filter(|(_, is_whole)| **is_whole == Some(true));
@@ -180,7 +198,12 @@ impl<'a> Losses<'a> {
     }
 
     /// The books that are summed from orders, may have lost it, and do not lack it until here.
-    fn orders(&self, lost: Lost<'_>, books: &[BookLack]) -> Vec<(MarketId, Missed)> {
+    fn orders(
+        &self,
+        lost: Lost<'_>,
+        height: Option<u64>,
+        books: &[BookLack],
+    ) -> Vec<(MarketId, Missed)> {
         if !lost.is_of(BookMode::Orders) {
             return Vec::new();
         }
@@ -191,14 +214,20 @@ impl<'a> Losses<'a> {
         };
         let is_ended = lost.order().is_some_and(|order| self.ended.contains(order));
         let may_lack = |book: &&BookLack| {
-            let is_known = book.has_order(lost.order()) && !self.complete.contains(&book.market);
+            let is_known = book.has(&missed, height) && !self.complete.contains(&book.market);
             book.mode == BookMode::Orders && (is_ended || !is_known) && !is_lost(&book.market)
         };
         let mut lacking: Vec<_> =
             books.iter().filter(may_lack).map(|book| book.market.clone()).collect();
+        // Those that begin in this batch.
+        let begun = self.begun.iter().filter(|market| {
+            lost.market().is_none_or(|named| named == &***market) && !is_lost(market)
+        });
+        lacking.extend(begun.cloned());
         // Its first order makes a book.
         if let Lost::Order { market: Some(market), .. } = lost
             && books.is_empty()
+            && lacking.is_empty()
             && !is_lost(&market.into())
         {
             lacking.push(market.into());

@@ -1,9 +1,10 @@
 //! Books that are summed from orders and missed an event: they say so, alone, until the order is
 //! final or the source says that its orders are complete.
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::harness::{Client, Hub, market};
+use crate::harness::{Client, Hub, market, until};
 
 const FILE: &str = "orders.ndjson";
 const FAULTY: &str = "XBT-USD";
@@ -200,4 +201,122 @@ async fn until_order(client: &mut Client, first: &Value, last: &str) -> Vec<Stri
         found.extend(updates.iter().map(|one| one["order"]["id"].as_str().unwrap().to_owned()));
     }
     found
+}
+
+/// A hub that has read some lines of one market, and whether its book is whole then. Also after a
+/// restart.
+async fn is_whole_after(lines: &[String]) -> bool {
+    let mut hub = Hub::start();
+    hub.append_lines(FILE, lines);
+    let end = json!({ "kind": "message", "topic": "end", "data": 1 }).to_string();
+    hub.append_lines(FILE, &[end]);
+    let read = |hub: &Hub| !hub.published("end").is_empty();
+    until("the end", async || read(&hub)).await;
+    let state = state_of(&hub, FAULTY);
+    hub.restart();
+    assert_eq!(state_of(&hub, FAULTY), state, "a restart changes nothing");
+    state == "LIVE"
+}
+
+fn with(line: &str, field: &str, value: &str) -> String {
+    line.replacen('{', &format!("{{\"{field}\":{value},"), 1)
+}
+
+fn reverted(height: u32) -> String {
+    format!(r#"{{"kind":"block.reverted","height":{height}}}"#)
+}
+
+fn gap(order: &str) -> String {
+    let kind = r#""kind":"orders.gap""#;
+    format!(r#"{{{kind},"market":"{FAULTY}","order":"{order}","reason":"it says so"}}"#)
+}
+
+#[tokio::test]
+async fn no_line_leaves_a_book_live_that_lacks_an_order() {
+    let [define, one, two] = beginning(FAULTY);
+    let (bad, good) = (placed(FAULTY, "x", "1.55"), placed(FAULTY, "x", "1.5"));
+    let at = |line: &str, height: u32| with(line, "height", &height.to_string());
+    let id = |line: &str, id: &str| with(line, "id", &format!("\"{id}\""));
+    let long = placed(FAULTY, &"9".repeat(200), "1");
+    let truncated = placed(FAULTY, "x", "1").replace("\"size\":\"2\"}", "");
+    let other = placed(FAULTY, &format!("{FAULTY} 1"), "7");
+    let snapshot = market::snapshot(FAULTY, &[("1.0", "1")], &[]);
+    let garbage = || "garbage".to_owned();
+    let all: [(&str, Vec<String>); 16] = [
+        ("an id that is too long", vec![long]),
+        ("no id", vec![placed(FAULTY, "", "1")]),
+        ("cut", vec![truncated]),
+        ("another order of the same id", vec![other.clone()]),
+        (
+            "the id of an order of another market",
+            vec![market::definition(WHOLE), placed(WHOLE, "x", "1"), good.clone()],
+        ),
+        (
+            "a gap once more",
+            vec![id(&gap("y"), "g"), complete(FAULTY), id(&gap("y"), "g"), bad.clone()],
+        ),
+        ("a taken id of a gap", vec![id(&gap("y"), "g"), complete(FAULTY), id(&gap("z"), "g")]),
+        (
+            "an end once more",
+            vec![
+                id(&complete(FAULTY), "c"),
+                bad.clone(),
+                id(&complete(FAULTY), "c"),
+                placed(FAULTY, "z", "1"),
+            ],
+        ),
+        ("an end that a rollback removes", vec![bad.clone(), at(&canceled("x"), 9), reverted(9)]),
+        ("a gap that a rollback removes", vec![at(&gap("x"), 9), bad.clone(), reverted(9)]),
+        (
+            "a gap of an order that a rollback removes",
+            vec![at(&gap("y"), 9), garbage(), reverted(9)],
+        ),
+        ("a rollback that is refused", vec![at(&good, 9), reverted(9).replace('9', "\"9\"")]),
+        ("a snapshot of a book of orders", vec![snapshot]),
+        ("what came before the first order", vec![]),
+        (
+            "the end of a gap that is the first event",
+            vec![at(&good, 9), reverted(9), complete(FAULTY), garbage()],
+        ),
+        (
+            "an order that nobody knows of a market that nobody knows",
+            vec![complete(FAULTY), with(&canceled("never placed"), "market", "\"XBT-XXX\"")],
+        ),
+    ];
+    let mut trials = Vec::new();
+    for (what, lines) in all {
+        let mut begin = match what {
+            "what came before the first order" => vec![define.clone(), garbage(), one.clone()],
+            _ => vec![define.clone(), one.clone(), two.clone()],
+        };
+        begin.extend(lines);
+        trials.push(async move { (what, is_whole_after(&begin).await) });
+    }
+    let live: Vec<_> = join_all(trials).await.into_iter().filter(|(_, live)| *live).collect();
+    assert_eq!(live, []);
+}
+
+#[tokio::test]
+async fn what_a_book_has_anyway_leaves_no_gap() {
+    let [define, one, two] = beginning(FAULTY);
+    let own = format!("{FAULTY} 1");
+    let at = |line: &str, height: u32| with(line, "height", &height.to_string());
+    let unreadable = filled(&own, "1").replace("\"1\"}", "1}");
+    let all: [(&str, Vec<String>); 5] = [
+        ("an order once more", vec![one.clone(), canceled(&own), one.clone()]),
+        ("what is final", vec![canceled(&own), unreadable]),
+        (
+            "a gap of a block that a rollback removes",
+            vec![at(&placed(FAULTY, "x", "1.55"), 9), reverted(9)],
+        ),
+        ("a client that is refused", vec![with(&placed(FAULTY, "x", "1.55"), "requested", "true")]),
+        ("an order of before", vec![canceled("never placed")]),
+    ];
+    let mut trials = Vec::new();
+    for (what, lines) in all {
+        let begin = [vec![define.clone(), one.clone(), two.clone()], lines].concat();
+        trials.push(async move { (what, is_whole_after(&begin).await) });
+    }
+    let stale: Vec<_> = join_all(trials).await.into_iter().filter(|(_, live)| !*live).collect();
+    assert_eq!(stale, []);
 }

@@ -38,6 +38,7 @@ impl Conflicts<'_> {
         Some(BookGap {
             market: market.clone(),
             missed: Missed::Levels,
+            height: self.events[place].height,
             source: source.as_deref().map(Box::from),
             reason: gap_reason(&self.sources[at].1, &Refusal::IdTaken(id)),
         })
@@ -50,21 +51,24 @@ impl Conflicts<'_> {
         admission: &Admission,
         stored: &dyn Fn() -> Option<Stored>,
     ) -> Option<NewEvent> {
-        let gap = self.gap(place).filter(|gap| self.may_be_whole(&gap.market, admission))?;
-        let NewEvent { topic, body, numbered, .. } = &self.events[place];
+        let gap = self.gap(place).filter(|gap| self.may_lose(gap, admission))?;
+        let NewEvent { topic, body, height, numbered, .. } = &self.events[place];
         let is_known = is_same(stored()?.body.as_bytes(), body.as_bytes());
         (!is_known).then(|| NewEvent {
             topic: topic.clone(),
             body: gap.line().into(),
+            height: *height,
             numbered: *numbered,
             ..NewEvent::default()
         })
     }
 
-    /// Whether a book is not known to have a gap before all of the group.
-    fn may_be_whole(&self, market: &str, admission: &Admission) -> bool {
-        let is_gap = |effect: &Effect| matches!(effect, Effect::Gap(gap) if *gap.market == *market);
-        admission.is_whole(market) || self.effects.iter().any(|(_, _, effect)| is_gap(effect))
+    /// Whether a book is not known to have such a gap before all of the group.
+    fn may_lose(&self, lost: &BookGap, admission: &Admission) -> bool {
+        let is_gap =
+            |effect: &Effect| matches!(effect, Effect::Gap(gap) if gap.market == lost.market);
+        admission.may_lose_levels(&lost.market, lost.height)
+            || self.effects.iter().any(|(_, _, effect)| is_gap(effect))
     }
 }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::Sequencer;
 use crate::ingest::handle::{Ack, Answer, Batch, Incoming, body, now};
-use crate::ingest::losses::Lost;
+use crate::ingest::losses::{Lost, Refused};
 use crate::ingest::rollback;
 use crate::market::event::{self, Body, Event};
 use crate::market::refusal::Refusal;
-use crate::store::{NewEvent, RollbackTransaction};
+use crate::store::{EventId, NewEvent, RollbackTransaction};
 
 impl Sequencer {
     /// Takes what begins new epochs: one transaction by itself.
@@ -20,6 +20,7 @@ impl Sequencer {
             let admitted = read.and_then(|event| Ok((self.admission.admit(&event)?.topic, event)));
             let (topic, event) = match admitted {
                 Ok(admitted) => admitted,
+                // Admission takes all of these.
                 Err(reason) => {
                     ack.refuse(place, reason);
                     continue;
@@ -33,11 +34,19 @@ impl Sequencer {
                 // Not what [`begins_epochs`] found.
                 _ => continue,
             };
-            if let Some(source) = &source {
+            let is_known = match id.as_deref() {
+                Some(id) => {
+                    let id = EventId { topic: &topic, kind, id };
+                    self.persist(|store| store.find(id))?.is_some()
+                }
+                None => false,
+            };
+            if let Some(source) = source.as_ref().filter(|_| !is_known) {
                 // Before the gap's own event. After a crash in between, its feed sends it again.
                 let reason = Refusal::EventsLost(format!("those of {source}").into());
                 let mut gaps = self.group();
-                self.lose(feed, Lost::Unknown, (&place, &reason), numbered, &mut gaps);
+                let refused = Refused { place: &place, reason: &reason, height: None, numbered };
+                self.lose(feed, Lost::Unknown, refused, &mut gaps)?;
                 self.commit(gaps)?;
             }
             // It has no height itself, so no later rollback removes it.

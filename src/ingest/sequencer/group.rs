@@ -9,7 +9,7 @@ use crate::ingest::feed_status::FeedId;
 use crate::ingest::handle::{
     Ack, Answer, Batch, Incoming, IngestError, Lease, Request, body, json, now,
 };
-use crate::ingest::losses::Lost;
+use crate::ingest::losses::{Lost, Refused};
 use crate::ingest::place::Place;
 use crate::ingest::waiters::Watched;
 use crate::market::admission::Admitted;
@@ -144,11 +144,14 @@ impl Sequencer {
                     let is_defined = |market: &str| self.admission.definition(market).is_some();
                     let line = line.as_deref().unwrap_or_default();
                     let lost = Lost::of_line(line, is_defined);
-                    self.lose(batch.feed, lost, (&place, &reason), numbered, group);
+                    let refused =
+                        Refused { place: &place, reason: &reason, height: None, numbered };
+                    self.lose(batch.feed, lost, refused, group)?;
                     group.deliveries[index].ack.refuse(place, reason);
                     continue;
                 }
             };
+            let height = event.height;
             if let Body::Reverted { .. } | Body::Gap { .. } = event.body {
                 debug_assert!(false, "a feed delivers what begins new epochs by itself");
                 group.deliveries[index].ack.refuse(place, Refusal::NotAlone);
@@ -161,7 +164,8 @@ impl Sequencer {
             }
             if let Some(reason) = too_far_ahead(&event, numbered) {
                 let lost = Lost::of_event(&event, &reason);
-                self.lose(batch.feed, lost, (&place, &reason), numbered, group);
+                let refused = Refused { place: &place, reason: &reason, height, numbered };
+                self.lose(batch.feed, lost, refused, group)?;
                 group.deliveries[index].ack.refuse(place, reason);
                 continue;
             }
@@ -177,7 +181,8 @@ impl Sequencer {
                 if is_taken && batch.feed.is_some() {
                     let reason = Refusal::IdTaken(key.id.clone());
                     let lost = Lost::of_event(&event, &reason);
-                    self.lose(batch.feed, lost, (&place, &reason), numbered, group);
+                    let refused = Refused { place: &place, reason: &reason, height, numbered };
+                    self.lose(batch.feed, lost, refused, group)?;
                     group.deliveries[index].ack.refuse(place, reason);
                 } else {
                     group.deliveries[index].ack.known += 1;
@@ -185,6 +190,13 @@ impl Sequencer {
                 group.outcomes.extend(watched.map(|own| (own, Ack::of_known())));
                 continue;
             }
+            let begins = match &event.body {
+                Body::Order(order) => order
+                    .market()
+                    .filter(|market| numbered.is_none() && self.admission.mode(market).is_none()),
+                _ => None,
+            };
+            let begins = begins.map(|market| (market.clone(), place.clone()));
             match self.check_order(&event, group)?.and_then(|()| self.admission.admit(&event)) {
                 Ok(Admitted { topic, effect }) => {
                     let at = group.events.len();
@@ -214,16 +226,14 @@ impl Sequencer {
                     }
                     group.events.push(new);
                     group.effects.push((Some(index), time, effect));
+                    if let Some((market, place)) = begins {
+                        self.lose_earlier(batch.feed, &market, &place, group)?;
+                    }
                 }
                 Err(reason) => {
-                    let mut lost = Lost::of_event(&event, &reason);
-                    if let (Lost::UnknownOrder { .. }, Body::Order(order)) = (lost, &event.body) {
-                        let ends = batch.feed.is_some() && self.end_gaps(order, numbered, group);
-                        if ends || !self.is_new_to_all(order.order())? {
-                            lost = Lost::Nothing;
-                        }
-                    }
-                    self.lose(batch.feed, lost, (&place, &reason), numbered, group);
+                    let lost = self.lost_by(batch.feed, &event, &reason, numbered, group)?;
+                    let refused = Refused { place: &place, reason: &reason, height, numbered };
+                    self.lose(batch.feed, lost, refused, group)?;
                     let refused = || Ack::of_refused(place.clone(), reason.clone());
                     group.outcomes.extend(watched.map(|own| (own, refused())));
                     group.deliveries[index].ack.refuse(place, reason);
@@ -245,12 +255,12 @@ impl Sequencer {
     }
 
     /// By what an event is looked up before it is admitted: a definition that is sent again must
-    /// not undo a newer one, and an order's event must not count twice. With other events the log's
-    /// own check, while writing, is early enough.
+    /// not undo a newer one, an order's event must not count twice, and a gap must not be another
+    /// one or end one again. With other events the log's own check, while writing, is early enough.
     fn id_key(&mut self, event: &Event<'_>) -> Option<Option<IdKey>> {
         let Some(id) = &event.id else { return Some(None) };
         let topic = match &event.body {
-            Body::Market(_) => event.topic(),
+            Body::Market(_) | Body::BookGap(_) | Body::OrdersComplete(_) => event.topic(),
             Body::Order(order) => match event.topic() {
                 Some(topic) => Some(topic),
                 None => {

@@ -3,51 +3,58 @@
 use super::Sequencer;
 use super::group::Group;
 use crate::ingest::feed_status::FeedId;
-use crate::ingest::losses::{Lost, gap_reason};
+use crate::ingest::losses::{Lost, Refused, gap_reason};
 use crate::ingest::place::Place;
 use crate::market::admission::{Admitted, BookMode};
 use crate::market::book_gap::{BookGap, Missed, OrdersComplete};
 use crate::market::definition::MarketId;
-use crate::market::event::{Body, Event, OrderEvent};
+use crate::market::event::{Body, Event, OrderEvent, PlacedOrder, parse};
 use crate::market::refusal::Refusal;
 use crate::market::topic::Topic;
 use crate::store::{NewEvent, Numbered};
 
 impl Sequencer {
     /// Logs for each market whose book a refused event was lost to that the book has a gap. Trades
-    /// that missed one are stale for a while.
+    /// that missed one are stale for a while. `None`: shut down while the log could not be read.
     pub(super) fn lose(
         &mut self,
         feed: Option<FeedId>,
         lost: Lost<'_>,
-        (place, reason): (&Place, &Refusal),
-        numbered: Option<Numbered>,
+        refused: Refused<'_>,
         group: &mut Group,
-    ) {
+    ) -> Option<()> {
         // The client of a mutation gets the refusal as its answer.
-        let Some(feed) = feed else { return };
+        let Some(feed) = feed else { return Some(()) };
+        let Refused { place, reason, height, numbered } = refused;
+        if self.is_of_final_order(lost, group)? {
+            return Some(());
+        }
         let name = self.statuses.name(feed);
-        let sources = self.statuses.sources();
+        let sources = self.statuses.sources().clone();
         let books = match (lost, self.market_of(lost)) {
-            (Lost::Nothing, _) => return,
+            (Lost::Nothing, _) => return Some(()),
             (Lost::Trades(market), _) => {
                 if self.admission.definition(market).is_some() {
                     sources.miss(Topic::Trades(market).name());
                 }
-                return;
+                return Some(());
             }
-            (_, Some(market)) => self.lost_book(lost, market).into_iter().collect(),
+            (Lost::Book(market), _) if self.admission.mode(market).is_none() => {
+                sources.lose_early(std::iter::once(market));
+                return Some(());
+            }
+            (_, Some(market)) => self.lost_book(lost, market, height).into_iter().collect(),
             // It has the number of one event only. See `shared_log::losses`.
-            _ if numbered.is_some() => return,
+            _ if numbered.is_some() => return Some(()),
             (Lost::Undefined { market, by_snapshot }, _)
                 if sources.is_other_market(market, by_snapshot) =>
             {
-                return;
+                return Some(());
             }
             (Lost::UndefinedOrder { market, .. }, _) if sources.is_other_market(market, true) => {
-                return;
+                return Some(());
             }
-            _ => self.in_doubt(feed, &place.source, lost),
+            _ => self.in_doubt(feed, &place.source, lost, height),
         };
         let source: Option<Box<str>> = name.as_deref().map(Box::from);
         let foreign = self.foreign(Some(feed));
@@ -57,9 +64,79 @@ impl Sequencer {
                 continue;
             }
             let reason = gap_reason(place, reason);
-            let gap = BookGap { market, missed, source: source.clone(), reason };
-            let body = gap.line();
-            self.log_own(Body::BookGap(Box::new(gap)), body, numbered, group);
+            let gap = BookGap { market, missed, height, source: source.clone(), reason };
+            let line = gap.line();
+            let event = Event { height, ..Event::new(Body::BookGap(Box::new(gap))) };
+            self.log_own(event, line, numbered, group);
+        }
+        Some(())
+    }
+
+    /// A market's book begins with an order. It lacks another one if a line was lost before that
+    /// may have been of it.
+    pub(super) fn lose_earlier(
+        &mut self,
+        feed: Option<FeedId>,
+        market: &str,
+        place: &Place,
+        group: &mut Group,
+    ) -> Option<()> {
+        if !self.statuses.sources().take_early(market) {
+            return Some(());
+        }
+        let reason = Refusal::EventsLost("earlier ones of this market were refused".into());
+        let lost = Lost::Order { market: Some(market), order: None };
+        let refused = Refused { place, reason: &reason, height: None, numbered: None };
+        self.lose(feed, lost, refused, group)
+    }
+
+    /// Whether what was lost is of an order that is final: its book has all of that.
+    fn is_of_final_order(&mut self, lost: Lost<'_>, group: &Group) -> Option<bool> {
+        let Lost::Order { order: Some(order), .. } = lost else { return Some(false) };
+        if self.admission.orders().market_of_open(order).is_some() {
+            return Some(false);
+        }
+        if group.placed.contains(order) {
+            return Some(true);
+        }
+        self.persist(|store| store.knows_order(order))
+    }
+
+    /// Whether an order that was placed before was placed by other words. Of one that is final only
+    /// the market is compared: sources send old lines again.
+    fn is_other_order(&mut self, placed: &PlacedOrder) -> Option<bool> {
+        let orders = self.admission.orders();
+        if orders.market_of_open(&placed.order).is_some() {
+            return Some(!orders.is_same(placed));
+        }
+        let known = self.persist(|store| store.market_of_order(&placed.order))?;
+        Some(known.is_some_and(|known| *known != *placed.market))
+    }
+
+    /// What a refused event lost. The refused cancellation of an order that books lacked ends their
+    /// gaps.
+    pub(super) fn lost_by<'a>(
+        &mut self,
+        feed: Option<FeedId>,
+        event: &'a Event<'_>,
+        reason: &Refusal,
+        numbered: Option<Numbered>,
+        group: &mut Group,
+    ) -> Option<Lost<'a>> {
+        let lost = Lost::of_event(event, reason);
+        let Body::Order(order) = &event.body else { return Some(lost) };
+        match (lost, &**order) {
+            (Lost::UnknownOrder { .. }, order) => {
+                let ends = feed.is_some() && self.end_gaps(order, event.height, numbered, group);
+                let is_lost = !ends && self.is_new_to_all(order.order(), group)?;
+                Some(if is_lost { lost } else { Lost::Nothing })
+            }
+            (Lost::Nothing, OrderEvent::Placed(placed))
+                if !placed.requested && self.is_other_order(placed)? =>
+            {
+                Some(Lost::Order { market: Some(&placed.market), order: None })
+            }
+            _ => Some(lost),
         }
     }
 
@@ -69,11 +146,21 @@ impl Sequencer {
             Lost::Order { order: Some(order), .. } => self.admission.orders().market_of_open(order),
             _ => None,
         };
-        open.map(|market| &**market).or(lost.market())
+        let named = lost.market().filter(|market| match lost {
+            // The name may be a misspelt one.
+            Lost::UnknownOrder { .. } => self.admission.definition(market).is_some(),
+            _ => true,
+        });
+        open.map(|market| &**market).or(named)
     }
 
     /// What a market's book missed, unless it lacks that already.
-    fn lost_book(&self, lost: Lost<'_>, market: &str) -> Option<(MarketId, Missed)> {
+    fn lost_book(
+        &self,
+        lost: Lost<'_>,
+        market: &str,
+        height: Option<u64>,
+    ) -> Option<(MarketId, Missed)> {
         let order = match lost {
             Lost::UnknownOrder { .. } if !self.admission.orders().knows_all(market) => return None,
             Lost::UnknownOrder { .. } => Some(None),
@@ -82,17 +169,21 @@ impl Sequencer {
             _ => (self.admission.mode(market) == Some(BookMode::Orders)).then_some(None),
         };
         let (is_lost, missed) = match order {
-            Some(order) => (self.admission.may_lose_order(market, order), Missed::of_order(order)),
-            None => (self.admission.is_whole(market), Missed::Levels),
+            Some(order) => {
+                let is_lost = self.admission.may_lose_order(market, order, height);
+                (is_lost, Missed::of_order(order))
+            }
+            None => (self.admission.may_lose_levels(market, height), Missed::Levels),
         };
         is_lost.then(|| (market.into(), missed))
     }
 
     /// The cancellation of an order that books lacked makes them whole, though it is refused: the
     /// order is final. True if any book lacked it.
-    pub(super) fn end_gaps(
+    fn end_gaps(
         &mut self,
         order: &OrderEvent,
+        height: Option<u64>,
         numbered: Option<Numbered>,
         group: &mut Group,
     ) -> bool {
@@ -104,18 +195,23 @@ impl Sequencer {
         }
         let is_any = !markets.is_empty();
         for market in markets {
-            let complete = OrdersComplete { market, order: Some(canceled.order.clone()) };
-            let body = complete.line();
-            self.log_own(Body::OrdersComplete(Box::new(complete)), body, numbered, group);
+            let order = Some(canceled.order.clone());
+            let complete = OrdersComplete { market, order, height };
+            let line = complete.line();
+            let event = Event { height, ..Event::new(Body::OrdersComplete(Box::new(complete))) };
+            self.log_own(event, line, numbered, group);
         }
         is_any
     }
 
     /// Whether an order that is not open was never heard of, although the source of some book said
     /// that it knows all orders.
-    pub(super) fn is_new_to_all(&mut self, order: &str) -> Option<bool> {
+    fn is_new_to_all(&mut self, order: &str, group: &Group) -> Option<bool> {
         let orders = self.admission.orders();
-        if !orders.knows_all_of_any() || !orders.lacking(order).is_empty() {
+        if group.placed.contains(order)
+            || !orders.knows_all_of_any()
+            || !orders.lacking(order).is_empty()
+        {
             return Some(false);
         }
         self.persist(|store| store.knows_order(order)).map(|known| !known)
@@ -124,16 +220,20 @@ impl Sequencer {
     /// Logs an event of the hub's own.
     fn log_own(
         &mut self,
-        event: Body<'_>,
+        event: Event<'_>,
         line: String,
         numbered: Option<Numbered>,
         group: &mut Group,
     ) {
-        let Ok(Admitted { topic, effect }) = self.admission.admit(&Event::new(event)) else {
+        // A restart reads it again.
+        if let Err(error) = parse(line.as_bytes()) {
+            debug_assert!(false, "{error}: {line}");
+            tracing::error!(%error, line, "an event of the hub's own can't be read");
             return;
-        };
-        let body = line.into();
-        group.events.push(NewEvent { topic, body, numbered, ..NewEvent::default() });
+        }
+        let Ok(Admitted { topic, effect }) = self.admission.admit(&event) else { return };
+        let (height, body) = (event.height, line.into());
+        group.events.push(NewEvent { topic, body, height, numbered, ..NewEvent::default() });
         group.effects.push((None, None, effect));
     }
 }

@@ -39,6 +39,7 @@ impl Sequencer {
         feed: FeedId,
         source: &Arc<str>,
         lost: Lost<'_>,
+        height: Option<u64>,
     ) -> Vec<(MarketId, Missed)> {
         let sources = self.statuses.sources();
         if lost == Lost::Unknown {
@@ -49,6 +50,7 @@ impl Sequencer {
             if self.doubted.insert((feed, source.clone()), now) == Some(now) {
                 return Vec::new();
             }
+            sources.lose_early(self.admission.without_book().map(|market| &**market));
         }
         let Some(name) = self.statuses.name(feed) else { return Vec::new() };
         let order = lost.order();
@@ -56,7 +58,7 @@ impl Sequencer {
         let may_lose = |market: &str, mode| {
             lost.is_of(mode) && (!only_all || self.admission.orders().knows_all(market))
         };
-        let books = self.admission.losable_books(order);
+        let books = self.admission.losable_books(order, height);
         let books = books.filter(|(market, mode, _)| may_lose(market, *mode));
         let found = sources
             .brought((&name, source), books.map(|(market, mode, topic)| ((market, mode), topic)));

@@ -106,11 +106,15 @@ pub(super) fn identifier<'a>(
     optional(raw, field)?.map(|text| checked_identifier(text, field)).transpose()
 }
 
+pub(super) fn is_identifier(text: &str) -> bool {
+    (1..=MOST_ID_BYTES).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
 pub(super) fn checked_identifier<'a>(
     text: Text<'a>,
     field: &'static str,
 ) -> Result<Text<'a>, Refusal> {
-    if text.is_empty() || text.len() > MOST_ID_BYTES || text.chars().any(char::is_control) {
+    if !is_identifier(&text) {
         let reason = format!("must have 1 to {MOST_ID_BYTES} bytes and no control characters");
         return Err(fault(field, reason));
     }

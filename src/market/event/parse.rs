@@ -105,6 +105,7 @@ fn read_fields(text: &str) -> Result<Event<'_>, Refusal> {
         "orders.complete" => Body::OrdersComplete(Box::new(OrdersComplete {
             market: market_id(&fields)?,
             order: boxed(fields.order, "order")?,
+            height: height(&fields)?,
         })),
         "trade" => Body::Trade(trade(&fields)?),
         "order.placed" => order_placed(&fields)?,
@@ -215,6 +216,7 @@ fn book_gap(fields: &Fields<'_>, missed: Missed) -> Result<Body<'static>, Refusa
     Ok(Body::BookGap(Box::new(BookGap {
         market: market_id(fields)?,
         missed,
+        height: height(fields)?,
         source: fields.source.map(|_| source(fields)).transpose()?,
         reason: reason(fields)?.ok_or(Refusal::Missing("reason"))?,
     })))

@@ -3,6 +3,8 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::fields::is_identifier;
+
 /// See the module's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Subject<'a> {
@@ -25,9 +27,10 @@ const TRADE: &str = "trade";
 /// Fields that only books have.
 const SIDES: [&str; 2] = ["\"bids\"", "\"asks\""];
 
-/// Kinds that change no book, and the family of such kinds.
-const OTHERS: [&str; 5] = ["market", TRADE, "message", "source.gap", "orders.complete"];
-const OTHER_FAMILY: &str = "block.";
+/// Kinds that change no book.
+const OTHERS: [&str; 5] = ["market", TRADE, "message", "block.applied", "orders.complete"];
+/// Kinds of which any book may miss one.
+const DOUBTFUL: [&str; 2] = ["block.reverted", "source.gap"];
 /// The kind and the family of kinds that change books which are summed from orders.
 const OF_ORDERS: &str = "orders.gap";
 const ORDER_FAMILY: &str = "order.";
@@ -62,9 +65,11 @@ fn subject_of_fields<'a>(fields: &Fields<'a>) -> Subject<'a> {
         (!text.contains('\\')).then_some(text)
     };
     let has_sides = fields.bids.is_some() || fields.asks.is_some();
-    let (kind, market, order) = (text(fields.kind), text(fields.market), text(fields.order));
+    let (kind, market) = (text(fields.kind), text(fields.market));
+    let order = text(fields.order).filter(|order| is_identifier(order));
     match kind.filter(|_| !has_sides) {
         Some(kind) if is_of_orders(kind) => Subject::Order { market, order },
+        Some(kind) if DOUBTFUL.contains(&kind) => Subject::Unknown,
         kind if order.is_some() && !has_sides && kind != Some(TRADE) => {
             Subject::Order { market, order }
         }
@@ -79,9 +84,12 @@ fn subject_of_text(line: &[u8]) -> Subject<'_> {
     let text = text_of(line);
     let has_sides = SIDES.iter().any(|side| fields_named(line, side) > 0);
     let (kind, market) = (text_after(text, KIND), text_after(text, MARKET));
-    let order = text_after(text, ORDER).filter(|_| fields_named(line, ORDER) == 1);
+    let is_order = |order: &&str| is_identifier(order) && !order.contains('\\');
+    let order = text_after(text, ORDER).filter(is_order);
+    let order = order.filter(|_| fields_named(line, ORDER) == 1);
     let known = kind.filter(|kind| is_other(kind) || is_of_orders(kind));
     match (known, market) {
+        _ if kind.is_some_and(|kind| DOUBTFUL.contains(&kind)) => Subject::Unknown,
         _ if kinds > 1 || markets > 1 || (known.is_some() && has_sides) => Subject::Unknown,
         (Some(kind), _) if is_of_orders(kind) => Subject::Order { market, order },
         (Some(kind), market) => other(kind, market),
@@ -98,7 +106,7 @@ fn other<'a>(kind: &str, market: Option<&'a str>) -> Subject<'a> {
 }
 
 fn is_other(kind: &str) -> bool {
-    OTHERS.contains(&kind) || kind.starts_with(OTHER_FAMILY)
+    OTHERS.contains(&kind)
 }
 
 fn is_of_orders(kind: &str) -> bool {
@@ -219,6 +227,10 @@ mod tests {
             (r#"{"kind":"orders.complete","market":7}"#, Subject::Other),
             (r#"{"kind":"trade","market":"A-B","order":"o1"}"#, Subject::Trades("A-B")),
             (r#"{"kind":"block.applied""#, Subject::Other),
+            (r#"{"kind":"block.reverted","height":"1"}"#, Subject::Unknown),
+            (r#"{"kind":"source.gap"}"#, Subject::Unknown),
+            (r#"{"kind":"order.filled","order":"a\"b","pri"#, of_order(None, None)),
+            (r#"{"kind":"order.filled","order":"","price":1}"#, of_order(None, None)),
         ] {
             assert_eq!(subject(line.as_bytes()), expected, "{line}");
         }

@@ -26,16 +26,26 @@ pub(super) struct Gaps {
 
 impl Gaps {
     fn lose(&mut self, gap: &Arc<BookGap>) {
-        match gap.order() {
-            _ if self.unknown.is_some() => {}
-            Some(order) if self.lacks(order) => {}
-            Some(_) if self.orders.len() < MOST_NAMED_ORDERS => self.orders.push(gap.clone()),
-            _ => {
-                self.unknown =
-                    Some(Arc::new(BookGap { missed: Missed::SomeOrder, ..BookGap::clone(gap) }));
-                self.orders.clear();
-            }
+        if self.has(gap.order(), gap.height) {
+            return;
         }
+        let has_room = self.orders.len() < MOST_NAMED_ORDERS;
+        if let Some(order) = gap.order().filter(|_| has_room) {
+            self.forget(order);
+            self.orders.push(gap.clone());
+            return;
+        }
+        let unknown = BookGap { missed: Missed::SomeOrder, ..BookGap::clone(gap) };
+        self.unknown = Some(Arc::new(unknown));
+        // Those that a rollback of the block may leave stay.
+        self.orders.retain(|own| gap.may_go_before(own.height));
+    }
+
+    /// Whether it lacks the events of this order already, or those of some order. What a rollback
+    /// may remove and leave an event of this height does not count.
+    fn has(&self, order: Option<&str>, height: Option<u64>) -> bool {
+        let named = self.orders.iter().filter(|gap| gap.order() == order);
+        self.unknown.iter().chain(named).any(|gap| !gap.may_go_before(height))
     }
 
     fn lacks(&self, order: &str) -> bool {
@@ -80,10 +90,15 @@ impl Orders {
         lacking.map(|(market, _)| market.clone()).collect()
     }
 
-    /// Whether a market's book lacks the events of this order already, or those of some order.
-    pub(in crate::market) fn lacks(&self, market: &str, order: Option<&str>) -> bool {
-        let Some(gaps) = self.gaps.get(market) else { return false };
-        gaps.unknown.is_some() || order.is_some_and(|order| gaps.lacks(order))
+    /// Whether a market's book lacks the events of this order already, or those of some order. What
+    /// a rollback may remove and leave an event of this height does not count.
+    pub(in crate::market) fn has_gap(
+        &self,
+        market: &str,
+        order: Option<&str>,
+        height: Option<u64>,
+    ) -> bool {
+        self.gaps.get(market).is_some_and(|gaps| gaps.has(order, height))
     }
 
     /// What a market's book lacked of this order is there again; `None`: of all orders.

@@ -74,7 +74,13 @@ fn a_partial_fill_moves_the_box_and_keeps_the_order() {
 
 fn gap(order: Option<&str>) -> Arc<BookGap> {
     let missed = Missed::of_order(order);
-    Arc::new(BookGap { market: "A-B".into(), missed, source: None, reason: "a fault".into() })
+    Arc::new(BookGap {
+        market: "A-B".into(),
+        missed,
+        height: None,
+        source: None,
+        reason: "a fault".into(),
+    })
 }
 
 #[test]
@@ -84,7 +90,9 @@ fn a_market_names_so_many_orders_that_missed_an_event() {
     for number in 0..MOST_NAMED_ORDERS {
         orders.lose(&gap(Some(&number.to_string())));
     }
-    assert!(orders.lacks("A-B", Some("0")) && !orders.lacks("A-B", Some("one more")));
+    assert!(
+        orders.has_gap("A-B", Some("0"), None) && !orders.has_gap("A-B", Some("one more"), None)
+    );
     assert_eq!(orders.gap("A-B").unwrap().order(), Some("63"));
     // What a checkpoint holds.
     let mut restored = Orders::default();
@@ -97,9 +105,9 @@ fn a_market_names_so_many_orders_that_missed_an_event() {
     orders.lose(&gap(Some("one more")));
     assert_eq!(orders.gap("A-B").unwrap().missed, Missed::SomeOrder);
     orders.complete(&market, Some("one more"));
-    assert!(orders.lacks("A-B", Some("0")) && !orders.knows_all("A-B"));
+    assert!(orders.has_gap("A-B", Some("0"), None) && !orders.knows_all("A-B"));
     orders.complete(&market, None);
-    assert!(!orders.lacks("A-B", None) && orders.knows_all("A-B"));
+    assert!(!orders.has_gap("A-B", None, None) && orders.knows_all("A-B"));
     orders.lose(&gap(None));
     orders.forget("A-B");
     assert!(orders.gap("A-B").is_none() && !orders.knows_all("A-B"));
@@ -111,14 +119,38 @@ fn an_order_that_is_final_lacks_nothing_and_one_that_is_placed_again_may() {
     for (order, size) in [("o1", "1"), ("o2", "2"), ("o3", "1")] {
         orders.lose(&gap(Some(order)));
         take(&mut orders, &placed(order, "BUY", "10", size)).unwrap();
-        assert!(orders.lacks("A-B", Some(order)), "{order}");
+        assert!(orders.has_gap("A-B", Some(order), None), "{order}");
     }
     take(&mut orders, &filled("o2", "1", "b1")).unwrap();
-    assert!(orders.lacks("A-B", Some("o2")));
+    assert!(orders.has_gap("A-B", Some("o2"), None));
     take(&mut orders, &filled("o2", "1", "b2")).unwrap();
-    assert!(!orders.lacks("A-B", Some("o2")));
+    assert!(!orders.has_gap("A-B", Some("o2"), None));
     take(&mut orders, &canceled("o1")).unwrap();
     assert_eq!(orders.gap("A-B").unwrap().order(), Some("o3"));
+}
+
+#[test]
+fn clients_leave_half_of_the_places_and_of_each_level_to_the_source() {
+    let asked = |line: &str| line.replacen('{', r#"{"requested":true,"#, 1);
+    let mut orders = Orders::with_limit(4);
+    for order in ["o1", "o2"] {
+        take(&mut orders, &asked(&placed(order, "BUY", "10", "1"))).unwrap();
+    }
+    let refused = take(&mut orders, &asked(&placed("o3", "BUY", "10", "1")));
+    assert_eq!(refused, Err(Refusal::TooManyOrders(2).to_string()));
+    take(&mut orders, &placed("o3", "BUY", "10", "1")).unwrap();
+    let precise = MarketDefinition { size_decimals: 18, ..definition() };
+    let half = fixed::format(Fixed::MAX / 2, 18);
+    let send = |orders: &mut Orders, line: &str| {
+        let changed = orders.take(&precise, &event(line), None);
+        changed.map(drop).map_err(|refusal| refusal.to_string())
+    };
+    assert_eq!(send(&mut Orders::default(), &asked(&placed("o", "BUY", "9", &half))), Ok(()));
+    let mut orders = Orders::default();
+    send(&mut orders, &placed("o1", "BUY", "9", "1")).unwrap();
+    let refused = send(&mut orders, &asked(&placed("o2", "BUY", "9", &half)));
+    assert!(refused.unwrap_err().ends_with("is too large for its price level"));
+    send(&mut orders, &placed("o2", "BUY", "9", &half)).unwrap();
 }
 
 #[test]
