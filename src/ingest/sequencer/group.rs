@@ -227,7 +227,7 @@ impl Sequencer {
                     group.events.push(new);
                     group.effects.push((Some(index), time, effect));
                     if let Some((market, place)) = begins {
-                        self.lose_earlier(batch.feed, &market, &place, group)?;
+                        self.lose_earlier(batch.feed, market, &place, group);
                     }
                 }
                 Err(reason) => {

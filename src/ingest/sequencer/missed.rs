@@ -56,18 +56,14 @@ impl Sequencer {
             }
             _ => self.in_doubt(feed, &place.source, lost, height),
         };
-        let source: Option<Box<str>> = name.as_deref().map(Box::from);
         let foreign = self.foreign(Some(feed));
         let is_foreign = |market: &str| foreign.as_ref().is_some_and(|own| own.has_market(market));
         for (market, missed) in books {
-            if is_foreign(&market) {
-                continue;
+            if !is_foreign(&market) {
+                let (source, reason) = (name.as_deref().map(Box::from), gap_reason(place, reason));
+                let gap = BookGap { market, missed, height, source, reason };
+                self.log_gap(gap, numbered, group);
             }
-            let reason = gap_reason(place, reason);
-            let gap = BookGap { market, missed, height, source: source.clone(), reason };
-            let line = gap.line();
-            let event = Event { height, ..Event::new(Body::BookGap(Box::new(gap))) };
-            self.log_own(event, line, numbered, group);
         }
         Some(())
     }
@@ -77,17 +73,28 @@ impl Sequencer {
     pub(super) fn lose_earlier(
         &mut self,
         feed: Option<FeedId>,
-        market: &str,
+        market: MarketId,
         place: &Place,
         group: &mut Group,
-    ) -> Option<()> {
-        if !self.statuses.sources().take_early(market) {
-            return Some(());
+    ) {
+        if self.statuses.sources().take_early(&market) {
+            let name = feed.and_then(|feed| self.statuses.name(feed));
+            let reason = Refusal::EventsLost("earlier ones of this market were refused".into());
+            let gap = BookGap {
+                market,
+                missed: Missed::SomeOrder,
+                height: None,
+                source: name.as_deref().map(Box::from),
+                reason: gap_reason(place, &reason),
+            };
+            self.log_gap(gap, None, group);
         }
-        let reason = Refusal::EventsLost("earlier ones of this market were refused".into());
-        let lost = Lost::Order { market: Some(market), order: None };
-        let refused = Refused { place, reason: &reason, height: None, numbered: None };
-        self.lose(feed, lost, refused, group)
+    }
+
+    fn log_gap(&mut self, gap: BookGap, numbered: Option<Numbered>, group: &mut Group) {
+        let (line, height) = (gap.line(), gap.height);
+        let event = Event { height, ..Event::new(Body::BookGap(Box::new(gap))) };
+        self.log_own(event, line, numbered, group);
     }
 
     /// Whether what was lost is of an order that is final: its book has all of that.
