@@ -218,7 +218,7 @@ async fn is_whole_after(lines: &[String]) -> bool {
     state == "LIVE"
 }
 
-fn with(line: &str, field: &str, value: &str) -> String {
+fn with_field(line: &str, field: &str, value: &str) -> String {
     line.replacen('{', &format!("{{\"{field}\":{value},"), 1)
 }
 
@@ -235,8 +235,8 @@ fn gap(order: &str) -> String {
 async fn no_line_leaves_a_book_live_that_lacks_an_order() {
     let [define, one, two] = beginning(FAULTY);
     let (bad, good) = (placed(FAULTY, "x", "1.55"), placed(FAULTY, "x", "1.5"));
-    let at = |line: &str, height: u32| with(line, "height", &height.to_string());
-    let id = |line: &str, id: &str| with(line, "id", &format!("\"{id}\""));
+    let at = |line: &str, height: u32| with_field(line, "height", &height.to_string());
+    let id = |line: &str, id: &str| with_field(line, "id", &format!("\"{id}\""));
     let long = placed(FAULTY, &"9".repeat(200), "1");
     let truncated = placed(FAULTY, "x", "1").replace("\"size\":\"2\"}", "");
     let other = placed(FAULTY, &format!("{FAULTY} 1"), "7");
@@ -280,7 +280,7 @@ async fn no_line_leaves_a_book_live_that_lacks_an_order() {
         ),
         (
             "an order that nobody knows of a market that nobody knows",
-            vec![complete(FAULTY), with(&canceled("never placed"), "market", "\"XBT-XXX\"")],
+            vec![complete(FAULTY), with_field(&canceled("never placed"), "market", "\"XBT-XXX\"")],
         ),
     ];
     let mut trials = Vec::new();
@@ -300,7 +300,7 @@ async fn no_line_leaves_a_book_live_that_lacks_an_order() {
 async fn what_a_book_has_anyway_leaves_no_gap() {
     let [define, one, two] = beginning(FAULTY);
     let own = format!("{FAULTY} 1");
-    let at = |line: &str, height: u32| with(line, "height", &height.to_string());
+    let at = |line: &str, height: u32| with_field(line, "height", &height.to_string());
     let unreadable = filled(&own, "1").replace("\"1\"}", "1}");
     let all: [(&str, Vec<String>); 5] = [
         ("an order once more", vec![one.clone(), canceled(&own), one.clone()]),
@@ -309,7 +309,7 @@ async fn what_a_book_has_anyway_leaves_no_gap() {
             "a gap of a block that a rollback removes",
             vec![at(&placed(FAULTY, "x", "1.55"), 9), reverted(9)],
         ),
-        ("a client that is refused", vec![with(&placed(FAULTY, "x", "1.55"), "requested", "true")]),
+        ("a client that is refused", vec![with_field(&placed(FAULTY, "x", "1.55"), "requested", "true")]),
         ("an order of before", vec![canceled("never placed")]),
     ];
     let mut trials = Vec::new();
