@@ -309,7 +309,10 @@ async fn what_a_book_has_anyway_leaves_no_gap() {
             "a gap of a block that a rollback removes",
             vec![at(&placed(FAULTY, "x", "1.55"), 9), reverted(9)],
         ),
-        ("a client that is refused", vec![with_field(&placed(FAULTY, "x", "1.55"), "requested", "true")]),
+        (
+            "a client that is refused",
+            vec![with_field(&placed(FAULTY, "x", "1.55"), "requested", "true")],
+        ),
         ("an order of before", vec![canceled("never placed")]),
     ];
     let mut trials = Vec::new();
