@@ -169,6 +169,12 @@ impl Orders {
         Self { markets, placed, gaps, most_open }
     }
 
+    /// From now on so many orders may be open. What the log has was admitted: it is replayed without
+    /// a limit, as its markets are not replayed at one pace.
+    pub fn limit(&mut self, most_open: usize) {
+        self.most_open = most_open;
+    }
+
     /// The market that an event is of. An order that is not open has none unless the event names
     /// it.
     pub fn market_of(&self, event: &OrderEvent) -> Result<MarketId, Refusal> {

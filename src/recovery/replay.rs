@@ -13,6 +13,7 @@ use crate::market::admission::{Admission, BookMode};
 use crate::market::definition::{MarketDefinition, MarketId};
 use crate::market::effect::Applied;
 use crate::market::event::{Body, parse};
+use crate::market::orders::MOST_OPEN_ORDERS;
 use crate::market::ticker::LastTrade;
 use crate::market::time::Micros;
 use crate::market::topic::Topic;
@@ -49,6 +50,7 @@ pub fn recover_live(
     live.restore_epochs(&store.epoch_changes()?);
     let states = warm.as_ref().map(|warm| warm.states(store, live)).transpose()?;
     let mut admission = Admission::default();
+    admission.orders_mut().limit(usize::MAX);
     let mut recovered = recover(
         store,
         &mut admission,
@@ -56,6 +58,7 @@ pub fn recover_live(
         &mut |market, sequence, state| live.restore(market, sequence, state).is_ok(),
         states.unwrap_or_default(),
     )?;
+    admission.orders_mut().limit(MOST_OPEN_ORDERS);
     for topic in &recovered.warm {
         // Events before the cache's state were not replayed, but count towards the next checkpoint.
         let Some(market) = book_market(topic) else { continue };

@@ -139,6 +139,9 @@ fn clients_leave_half_of_the_places_and_of_each_level_to_the_source() {
     let refused = take(&mut orders, &asked(&placed("o3", "BUY", "10", "1")));
     assert_eq!(refused, Err(Refusal::TooManyOrders(2).to_string()));
     take(&mut orders, &placed("o3", "BUY", "10", "1")).unwrap();
+    // What the log has is taken in any case.
+    orders.limit(usize::MAX);
+    take(&mut orders, &asked(&placed("o4", "BUY", "10", "1"))).unwrap();
     let precise = MarketDefinition { size_decimals: 18, ..definition() };
     let half = fixed::format(Fixed::MAX / 2, 18);
     let send = |orders: &mut Orders, line: &str| {

@@ -190,6 +190,12 @@ impl Storm {
     }
 
     pub(super) async fn lose_events_of_a_source(&mut self) {
+        // From now on the source of each book is known, also where a fault lost it.
+        let known = MARKETS.map(|market| {
+            let what = What::Book { market, replaces: false, levels: Vec::new() };
+            Event { id: None, height: None, what }
+        });
+        self.feed(known.into()).await;
         let line = json!({"kind": "source.gap", "source": "another"}).to_string();
         // No book had an event from there, so none has a gap.
         assert_eq!(self.hub().feed_from("another", &[line]).await.accepted, 1);
