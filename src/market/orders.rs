@@ -169,8 +169,8 @@ impl Orders {
         Self { markets, placed, gaps, most_open }
     }
 
-    /// From now on so many orders may be open. What the log has was admitted: it is replayed without
-    /// a limit, as its markets are not replayed at one pace.
+    /// From now on so many orders may be open. What the log has was admitted: it is replayed
+    /// without a limit, as its markets are not replayed at one pace.
     pub fn limit(&mut self, most_open: usize) {
         self.most_open = most_open;
     }
