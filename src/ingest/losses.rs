@@ -2,6 +2,7 @@
 //! price levels until its next snapshot, one that is summed from orders until the order is final.
 
 use crate::ingest::place::Place;
+use crate::ingest::topic_sources::TopicSources;
 use crate::market::admission::BookMode;
 use crate::market::event::{Body, Event, MOST_REASON_BYTES, OrderEvent, Subject, subject};
 use crate::market::refusal::Refusal;
@@ -78,6 +79,18 @@ impl<'a> Lost<'a> {
         }
     }
 
+    /// Whether its market is not defined and one of its own, so that no book lost anything. Else
+    /// its name may be a misspelt one. Orders have no snapshots: the second one shows it.
+    pub fn is_of_other_market(&self, sources: &TopicSources) -> bool {
+        match self {
+            Self::Undefined { market, by_snapshot } => {
+                sources.is_other_market(market, *by_snapshot)
+            }
+            Self::UndefinedOrder { market, .. } => sources.is_other_market(market, true),
+            _ => false,
+        }
+    }
+
     fn undefined(market: &'a str) -> Self {
         Self::Undefined { market, by_snapshot: false }
     }
@@ -125,10 +138,9 @@ impl<'a> Lost<'a> {
 }
 
 /// An event that was refused.
-#[derive(Clone, Copy)]
-pub struct Refused<'a> {
-    pub place: &'a Place,
-    pub reason: &'a Refusal,
+pub struct Refused {
+    pub place: Place,
+    pub reason: Refusal,
     /// Of its block.
     pub height: Option<u64>,
     /// Its number in a shared log.

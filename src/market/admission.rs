@@ -288,7 +288,7 @@ impl Market {
         Arc::clone(&self.definition.market)
     }
 
-    /// See [`Admission::is_whole`].
+    /// Whether its book of price levels had a snapshot and misses nothing since.
     fn is_whole(&self) -> bool {
         self.has_book && self.gap.is_none()
     }

@@ -1,6 +1,7 @@
 //! A book that missed an event: it is wrong until it is whole again, and says so.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use super::definition::MarketId;
 
@@ -64,16 +65,10 @@ impl BookGap {
     /// The event as a line.
     pub fn line(&self) -> String {
         let Self { market, source, reason, .. } = self;
-        let mut line = serde_json::json!({
+        let line = json!({
             "kind": self.kind(), "market": market, "source": source, "reason": reason,
         });
-        if let Some(order) = self.order() {
-            line["order"] = order.into();
-        }
-        if let Some(height) = self.height {
-            line["height"] = height.into();
-        }
-        line.to_string()
+        with(line, self.order(), self.height)
     }
 }
 
@@ -85,21 +80,23 @@ pub struct OrdersComplete {
     pub market: MarketId,
     /// `None`: all of them.
     pub order: Option<Box<str>>,
-    /// Of its block.
-    pub height: Option<u64>,
 }
 
 impl OrdersComplete {
-    /// The event as a line.
-    pub fn line(&self) -> String {
-        let Self { market, order, height } = self;
-        let mut line = serde_json::json!({ "kind": "orders.complete", "market": market });
-        if let Some(order) = order {
-            line["order"] = (&**order).into();
-        }
-        if let Some(height) = height {
-            line["height"] = (*height).into();
-        }
-        line.to_string()
+    /// The event as a line, of a block of this height.
+    pub fn line(&self, height: Option<u64>) -> String {
+        let Self { market, order } = self;
+        with(json!({ "kind": "orders.complete", "market": market }), order.as_deref(), height)
     }
+}
+
+/// A line with these fields, where it has them.
+fn with(mut line: Value, order: Option<&str>, height: Option<u64>) -> String {
+    if let Some(order) = order {
+        line["order"] = order.into();
+    }
+    if let Some(height) = height {
+        line["height"] = height.into();
+    }
+    line.to_string()
 }

@@ -80,3 +80,10 @@ pub enum Refusal {
     #[error("market {0} belongs to Kafka (feeds.kafka.own_markets): send its events there")]
     MarketOfKafka(MarketId),
 }
+
+impl Refusal {
+    /// Of events that a source says to be lost.
+    pub fn events_lost_of(source: &str) -> Self {
+        Self::EventsLost(format!("those of {source}").into())
+    }
+}

@@ -80,7 +80,7 @@ impl<'a> Losses<'a> {
                 return Vec::new();
             }
             Body::Gap { source } => {
-                let reason = Refusal::EventsLost(format!("those of {source}").into());
+                let reason = Refusal::events_lost_of(source);
                 return self.gaps(Lost::Unknown, None, place, &reason);
             }
             _ => return Vec::new(),
@@ -131,14 +131,7 @@ impl<'a> Losses<'a> {
                 }
                 return Vec::new();
             }
-            Lost::Undefined { market, by_snapshot }
-                if self.sources.is_other_market(market, by_snapshot) =>
-            {
-                return Vec::new();
-            }
-            Lost::UndefinedOrder { market, .. } if self.sources.is_other_market(market, true) => {
-                return Vec::new();
-            }
+            _ if lost.is_of_other_market(self.sources) => return Vec::new(),
             _ => {}
         }
         let named = lost.market();

@@ -47,7 +47,7 @@ pub(super) const DEPTH: u32 = 5_000;
 const TOO_LONG: usize = 1 << 20;
 
 /// Ids of operations that follow no book.
-const END: &str = "end";
+pub(super) const END: &str = "end";
 const LOOK: &str = "look";
 
 /// How a line is broken.
@@ -238,9 +238,7 @@ impl Trial {
         hub.append_lines(&self.file, &self.definitions);
         let last = market_of(self.definitions.last().unwrap());
         let mut client = Client::knowing(hub.address(), &last).await;
-        let topic = json!(self.end);
-        let query = format!("subscription {{ events(topic: {topic}) {{ events {{ data }} }} }}");
-        client.subscribe(END, &query).await;
+        follow_end(&mut client, &self.end).await;
         for name in self.markets.keys() {
             let fields = follower::FIELDS;
             let query = format!(
@@ -264,8 +262,7 @@ impl Trial {
         append_bytes(&hub.feed(&self.file), &text);
         loop {
             let message = client.message().await;
-            let events = &message["payload"]["data"]["events"]["events"];
-            if events.as_array().is_some_and(|events| !events.is_empty()) {
+            if is_end(&message) {
                 break;
             }
             self.take(&message);
@@ -346,6 +343,19 @@ impl Trial {
             assert!(others.all(|(_, own)| !own.fell), "{context}: others missed nothing");
         }
     }
+}
+
+/// Follows a topic that has an event after the last line of a file.
+pub(super) async fn follow_end(client: &mut Client, topic: &str) {
+    let topic = json!(topic);
+    let query = format!("subscription {{ events(topic: {topic}) {{ events {{ data }} }} }}");
+    client.subscribe(END, &query).await;
+}
+
+/// Whether that event is in a message.
+pub(super) fn is_end(message: &Value) -> bool {
+    let events = &message["payload"]["data"]["events"]["events"];
+    events.as_array().is_some_and(|events| !events.is_empty())
 }
 
 impl Fault {

@@ -10,15 +10,14 @@ use rand::{Rng as _, SeedableRng as _};
 use serde_json::{Value, json};
 
 use super::broken_captures::{
-    AT_ONCE, DEPTH, FAULTS, Fault, SEEDS_OF_SOAK, WIDE_LIMITS, append_bytes,
+    AT_ONCE, DEPTH, END, FAULTS, Fault, SEEDS_OF_SOAK, WIDE_LIMITS, append_bytes, follow_end,
+    is_end,
 };
 use crate::api::orders::{Copy, Levels, Orders, following};
 use crate::harness::client::PATIENCE;
 use crate::harness::{Client, Hub, loud};
 
 const SEEDS: u64 = 12;
-/// Id of the operation that sees the end of the file.
-const END: &str = "end";
 
 /// One of the two markets of a trial. Both have the same orders, and a line of the first is broken.
 struct Market {
@@ -120,9 +119,7 @@ impl<'a> Trial<'a> {
             hub.append_lines(&self.file, &[&market.definition, &complete(&market.name)]);
         }
         let mut client = Client::knowing(hub.address(), &self.markets[1].name).await;
-        let topic = json!(self.end);
-        let query = format!("subscription {{ events(topic: {topic}) {{ events {{ data }} }} }}");
-        client.subscribe(END, &query).await;
+        follow_end(&mut client, &self.end).await;
         for market in &self.markets {
             client.subscribe(&market.name, &following(&market.name, DEPTH)).await;
         }
@@ -178,8 +175,7 @@ impl<'a> Trial<'a> {
     async fn until_end(&mut self, client: &mut Client) {
         loop {
             let message = client.message().await;
-            let events = &message["payload"]["data"]["events"]["events"];
-            if events.as_array().is_some_and(|events| !events.is_empty()) {
+            if is_end(&message) {
                 break;
             }
             self.take(&message);

@@ -9,8 +9,8 @@ use crate::harness::client::PATIENCE;
 use crate::harness::{Client, Hub, market};
 
 const FILE: &str = "books.ndjson";
-const FAULTY: &str = "XBT-USD";
-const WHOLE: &str = "ERG-USD";
+pub(super) const FAULTY: &str = "XBT-USD";
+pub(super) const WHOLE: &str = "ERG-USD";
 
 fn books(fields: &str) -> String {
     format!(
@@ -35,6 +35,27 @@ async fn frame_in(client: &mut Client, state: &str) -> Value {
     }
 }
 
+/// Follows the best bid and offer of both markets.
+pub(super) async fn offers(hub: &Hub) -> Client {
+    let mut client = Client::connected(hub.address()).await;
+    let query = format!(
+        "subscription {{ bestBidOffer(markets: [\"{FAULTY}\", \"{WHOLE}\"]) {{ market state }} }}"
+    );
+    client.subscribe("1", &query).await;
+    client
+}
+
+/// The market of the first of them that is stale.
+pub(super) async fn first_stale(offers: &mut Client) -> Value {
+    loop {
+        let message = offers.message().await;
+        let offer = &message["payload"]["data"]["bestBidOffer"];
+        if offer["state"] == "STALE" {
+            return offer["market"].clone();
+        }
+    }
+}
+
 fn state_of(hub: &Hub, market: &str) -> Value {
     let query = format!("{{ orderBook(market: \"{market}\") {{ state stateReason }} }}");
     hub.query(&query)["orderBook"].clone()
@@ -53,11 +74,7 @@ async fn a_book_that_missed_an_event_says_so_alone_until_its_next_snapshot() {
     let mut client = Client::knowing(hub.address(), WHOLE).await;
     client.subscribe("1", &books("")).await;
     frame_in(&mut client, "LIVE").await;
-    let mut offers = Client::connected(hub.address()).await;
-    let query = format!(
-        "subscription {{ bestBidOffer(markets: [\"{FAULTY}\", \"{WHOLE}\"]) {{ market state }} }}"
-    );
-    offers.subscribe("1", &query).await;
+    let mut offers = offers(&hub).await;
     let faults = [
         market::delta(FAULTY, &[("100.05", "0")], &[]),
         market::delta(FAULTY, &[("100.0", "0")], &[]).replace("[[", "[[["),
@@ -87,13 +104,7 @@ async fn a_book_that_missed_an_event_says_so_alone_until_its_next_snapshot() {
         hub.until_feed("files", "its end", |_| gaps(&hub) == json!([])).await;
         assert_eq!(state_of(&hub, FAULTY)["state"], "LIVE");
     }
-    let mut stale = Vec::new();
-    while stale.is_empty() {
-        let message = offers.message().await;
-        let offer = &message["payload"]["data"]["bestBidOffer"];
-        stale.extend((offer["state"] == "STALE").then(|| offer["market"].clone()));
-    }
-    assert_eq!(stale, [FAULTY]);
+    assert_eq!(first_stale(&mut offers).await, FAULTY);
 }
 
 #[tokio::test]

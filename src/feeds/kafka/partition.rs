@@ -126,16 +126,19 @@ impl Partition {
         FeedPosition { feed: self.feed.clone(), epoch: self.epoch, position: next, mark }
     }
 
-    /// Goes on with the topic of this name that there is now; what an operator has to know.
-    pub(super) fn recreated(&mut self) -> String {
-        self.epoch = self.epoch.wrapping_add(1);
-        (self.next, self.proof) = (self.low, None);
-        format!("{} was created again, or lost its end: read from its start", self.source)
+    /// Records before the next one to be read are lost.
+    pub(super) fn gap(&self, place: usize, reason: String) -> Gap {
+        Gap { place, next: self.next, reason, remade: None }
     }
 
-    /// How often it was created again.
-    pub(super) fn remade(&self) -> u64 {
-        self.epoch.wrapping_sub(self.first_epoch)
+    /// Goes on with the topic of this name that there is now.
+    pub(super) fn recreated(&mut self, place: usize) -> Gap {
+        self.epoch = self.epoch.wrapping_add(1);
+        (self.next, self.proof) = (self.low, None);
+        let source = &self.source;
+        let reason = format!("{source} was created again, or lost its end: read from its start");
+        let remade = Some(self.epoch.wrapping_sub(self.first_epoch));
+        Gap { remade, ..self.gap(place, reason) }
     }
 
     /// Whether its end is reached is for its reader to say.
@@ -152,9 +155,7 @@ impl Partition {
             if mark() == proof {
                 return Met::Known;
             }
-            let reason = own.recreated();
-            let remade = Some(own.remade());
-            return Met::Other(Gap { place, next: own.next, reason, remade });
+            return Met::Other(own.recreated(place));
         }
         let missing = offset.saturating_sub(own.next);
         let next = offset + 1;
@@ -170,7 +171,7 @@ impl Partition {
             let reason = format!(
                 "compaction took offsets {first} to {last} of {source} before they were read"
             );
-            return Met::AfterGap(Gap { place, next: offset, reason, remade: None });
+            return Met::AfterGap(Gap { next: offset, ..own.gap(place, reason) });
         }
         if std::mem::replace(&mut own.reported_missing, true) {
             return Met::Next;

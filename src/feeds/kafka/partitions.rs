@@ -208,8 +208,7 @@ impl Partitions {
             own.goes_on_elsewhere(claimed, low);
             return Ok(None);
         }
-        let mut remade = None;
-        let reason = match &claimed.position {
+        let gap = match &claimed.position {
             None => {
                 own.next = low;
                 None
@@ -217,29 +216,29 @@ impl Partitions {
             // Each time the topic is recreated the epoch rises by one.
             Some(known) if known.epoch.wrapping_sub(own.first_epoch) >= MOST_REMADE => {
                 own.next = low;
-                Some(format!(
+                let reason = format!(
                     "{} is of another cluster than before: read from its start",
                     own.source
-                ))
+                );
+                Some(own.gap(place, reason))
             }
             Some(known) if known.position > high => {
                 own.epoch = known.epoch;
-                let reason = own.recreated();
-                remade = Some(own.remade());
-                Some(reason)
+                Some(own.recreated(place))
             }
             Some(known) => {
                 own.epoch = known.epoch;
                 own.next = known.position.max(low);
                 own.proof = known.mark.filter(|_| known.position > low);
                 let lost = own.next - known.position;
-                (lost > 0).then(|| {
-                    format!("retention took {lost} offsets of {} before they were read", own.source)
-                })
+                let source = &own.source;
+                let reason =
+                    || format!("retention took {lost} offsets of {source} before they were read");
+                (lost > 0).then(|| own.gap(place, reason()))
             }
         };
         own.read = own.next >= own.end;
-        Ok(reason.map(|reason| Gap { place, next: own.next, reason, remade }))
+        Ok(gap)
     }
 
     /// Looks how far other hubs are, and which partitions have changed their reader. `None`: one

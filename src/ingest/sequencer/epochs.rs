@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use super::Sequencer;
+use crate::ingest::feed_status::FeedId;
 use crate::ingest::handle::{Ack, Answer, Batch, Incoming, body, now};
 use crate::ingest::losses::{Lost, Refused};
+use crate::ingest::place::Place;
 use crate::ingest::rollback;
 use crate::market::event::{self, Body, Event};
 use crate::market::refusal::Refusal;
-use crate::store::{EventId, NewEvent, RollbackTransaction};
+use crate::store::{EventId, NewEvent, Numbered, RollbackTransaction};
 
 impl Sequencer {
     /// Takes what begins new epochs: one transaction by itself.
@@ -34,20 +36,9 @@ impl Sequencer {
                 // Not what [`begins_epochs`] found.
                 _ => continue,
             };
-            let is_known = match id.as_deref() {
-                Some(id) => {
-                    let id = EventId { topic: &topic, kind, id };
-                    self.persist(|store| store.find(id))?.is_some()
-                }
-                None => false,
-            };
-            if let Some(source) = source.as_ref().filter(|_| !is_known) {
-                // Before the gap's own event. After a crash in between, its feed sends it again.
-                let reason = Refusal::EventsLost(format!("those of {source}").into());
-                let mut gaps = self.group();
-                let refused = Refused { place: &place, reason: &reason, height: None, numbered };
-                self.lose(feed, Lost::Unknown, refused, &mut gaps)?;
-                self.commit(gaps)?;
+            if let Some(source) = &source {
+                let id = id.as_deref().map(|id| EventId { topic: &topic, kind, id });
+                self.lose_of_source(feed, source, id, (&place, numbered))?;
             }
             // It has no height itself, so no later rollback removes it.
             let body = line.map(body).unwrap_or_default();
@@ -94,6 +85,27 @@ impl Sequencer {
         }
         drop(done.send(Ok(ack)));
         Some(())
+    }
+
+    /// Logs the gaps of the books that a `source.gap` event concerns, unless it is known. Before
+    /// the event itself: after a crash in between, its feed sends it again.
+    fn lose_of_source(
+        &mut self,
+        feed: Option<FeedId>,
+        source: &str,
+        id: Option<EventId<'_>>,
+        (place, numbered): (&Place, Option<Numbered>),
+    ) -> Option<()> {
+        if let Some(id) = id
+            && self.persist(|store| store.find(id))?.is_some()
+        {
+            return Some(());
+        }
+        let reason = Refusal::events_lost_of(source);
+        let refused = Refused { place: place.clone(), reason, height: None, numbered };
+        let mut gaps = self.group();
+        self.lose(feed, Lost::Unknown, &refused, &mut gaps)?;
+        self.commit(gaps)
     }
 }
 

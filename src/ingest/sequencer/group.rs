@@ -144,10 +144,8 @@ impl Sequencer {
                     let is_defined = |market: &str| self.admission.definition(market).is_some();
                     let line = line.as_deref().unwrap_or_default();
                     let lost = Lost::of_line(line, is_defined);
-                    let refused =
-                        Refused { place: &place, reason: &reason, height: None, numbered };
-                    self.lose(batch.feed, lost, refused, group)?;
-                    group.deliveries[index].ack.refuse(place, reason);
+                    let refused = Refused { place, reason, height: None, numbered };
+                    self.refuse(index, lost, refused, group)?;
                     continue;
                 }
             };
@@ -164,9 +162,7 @@ impl Sequencer {
             }
             if let Some(reason) = too_far_ahead(&event, numbered) {
                 let lost = Lost::of_event(&event, &reason);
-                let refused = Refused { place: &place, reason: &reason, height, numbered };
-                self.lose(batch.feed, lost, refused, group)?;
-                group.deliveries[index].ack.refuse(place, reason);
+                self.refuse(index, lost, Refused { place, reason, height, numbered }, group)?;
                 continue;
             }
             let watched = match watching {
@@ -181,9 +177,7 @@ impl Sequencer {
                 if is_taken && batch.feed.is_some() {
                     let reason = Refusal::IdTaken(key.id.clone());
                     let lost = Lost::of_event(&event, &reason);
-                    let refused = Refused { place: &place, reason: &reason, height, numbered };
-                    self.lose(batch.feed, lost, refused, group)?;
-                    group.deliveries[index].ack.refuse(place, reason);
+                    self.refuse(index, lost, Refused { place, reason, height, numbered }, group)?;
                 } else {
                     group.deliveries[index].ack.known += 1;
                 }
@@ -232,11 +226,9 @@ impl Sequencer {
                 }
                 Err(reason) => {
                     let lost = self.lost_by(batch.feed, &event, &reason, numbered, group)?;
-                    let refused = Refused { place: &place, reason: &reason, height, numbered };
-                    self.lose(batch.feed, lost, refused, group)?;
                     let refused = || Ack::of_refused(place.clone(), reason.clone());
                     group.outcomes.extend(watched.map(|own| (own, refused())));
-                    group.deliveries[index].ack.refuse(place, reason);
+                    self.refuse(index, lost, Refused { place, reason, height, numbered }, group)?;
                 }
             }
         }

@@ -14,18 +14,31 @@ use crate::market::topic::Topic;
 use crate::store::{NewEvent, Numbered};
 
 impl Sequencer {
+    /// Refuses an event of a delivery, and logs what is lost by that.
+    pub(super) fn refuse(
+        &mut self,
+        delivery: usize,
+        lost: Lost<'_>,
+        refused: Refused,
+        group: &mut Group,
+    ) -> Option<()> {
+        self.lose(group.deliveries[delivery].feed, lost, &refused, group)?;
+        group.deliveries[delivery].ack.refuse(refused.place, refused.reason);
+        Some(())
+    }
+
     /// Logs for each market whose book a refused event was lost to that the book has a gap. Trades
     /// that missed one are stale for a while. `None`: shut down while the log could not be read.
     pub(super) fn lose(
         &mut self,
         feed: Option<FeedId>,
         lost: Lost<'_>,
-        refused: Refused<'_>,
+        refused: &Refused,
         group: &mut Group,
     ) -> Option<()> {
         // The client of a mutation gets the refusal as its answer.
         let Some(feed) = feed else { return Some(()) };
-        let Refused { place, reason, height, numbered } = refused;
+        let &Refused { ref place, ref reason, height, numbered } = refused;
         if self.is_of_final_order(lost, group)? {
             return Some(());
         }
@@ -46,14 +59,7 @@ impl Sequencer {
             (_, Some(market)) => self.lost_book(lost, market, height).into_iter().collect(),
             // It has the number of one event only. See `shared_log::losses`.
             _ if numbered.is_some() => return Some(()),
-            (Lost::Undefined { market, by_snapshot }, _)
-                if sources.is_other_market(market, by_snapshot) =>
-            {
-                return Some(());
-            }
-            (Lost::UndefinedOrder { market, .. }, _) if sources.is_other_market(market, true) => {
-                return Some(());
-            }
+            _ if lost.is_of_other_market(&sources) => return Some(()),
             _ => self.in_doubt(feed, &place.source, lost, height),
         };
         let foreign = self.foreign(Some(feed));
@@ -62,7 +68,7 @@ impl Sequencer {
             if !is_foreign(&market) {
                 let (source, reason) = (name.as_deref().map(Box::from), gap_reason(place, reason));
                 let gap = BookGap { market, missed, height, source, reason };
-                self.log_gap(gap, numbered, group);
+                self.log_own(gap.line(), numbered, group);
             }
         }
         Some(())
@@ -87,14 +93,8 @@ impl Sequencer {
                 source: name.as_deref().map(Box::from),
                 reason: gap_reason(place, &reason),
             };
-            self.log_gap(gap, None, group);
+            self.log_own(gap.line(), None, group);
         }
-    }
-
-    fn log_gap(&mut self, gap: BookGap, numbered: Option<Numbered>, group: &mut Group) {
-        let (line, height) = (gap.line(), gap.height);
-        let event = Event { height, ..Event::new(Body::BookGap(Box::new(gap))) };
-        self.log_own(event, line, numbered, group);
     }
 
     /// Whether what was lost is of an order that is final: its book has all of that.
@@ -203,10 +203,8 @@ impl Sequencer {
         let is_any = !markets.is_empty();
         for market in markets {
             let order = Some(canceled.order.clone());
-            let complete = OrdersComplete { market, order, height };
-            let line = complete.line();
-            let event = Event { height, ..Event::new(Body::OrdersComplete(Box::new(complete))) };
-            self.log_own(event, line, numbered, group);
+            let line = OrdersComplete { market, order }.line(height);
+            self.log_own(line, numbered, group);
         }
         is_any
     }
@@ -224,22 +222,19 @@ impl Sequencer {
         self.persist(|store| store.knows_order(order)).map(|known| !known)
     }
 
-    /// Logs an event of the hub's own.
-    fn log_own(
-        &mut self,
-        event: Event<'_>,
-        line: String,
-        numbered: Option<Numbered>,
-        group: &mut Group,
-    ) {
-        // A restart reads it again.
-        if let Err(error) = parse(line.as_bytes()) {
-            debug_assert!(false, "{error}: {line}");
-            tracing::error!(%error, line, "an event of the hub's own can't be read");
-            return;
-        }
+    /// Logs an event of the hub's own, as a restart reads it.
+    fn log_own(&mut self, line: String, numbered: Option<Numbered>, group: &mut Group) {
+        let event = match parse(line.as_bytes()) {
+            Ok(event) => event,
+            Err(error) => {
+                debug_assert!(false, "{error}: {line}");
+                tracing::error!(%error, line, "an event of the hub's own can't be read");
+                return;
+            }
+        };
+        let height = event.height;
         let Ok(Admitted { topic, effect }) = self.admission.admit(&event) else { return };
-        let (height, body) = (event.height, line.into());
+        let body = line.into();
         group.events.push(NewEvent { topic, body, height, numbered, ..NewEvent::default() });
         group.effects.push((None, None, effect));
     }

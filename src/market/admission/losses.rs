@@ -67,7 +67,7 @@ impl Admission {
     }
 
     pub(super) fn complete(&mut self, complete: &OrdersComplete) -> Result<Admitted, Refusal> {
-        let OrdersComplete { market, order, .. } = complete;
+        let OrdersComplete { market, order } = complete;
         let known = self.market(market)?;
         known.check_mode(BookMode::Orders)?;
         let begins = known.mode.replace(BookMode::Orders).is_none();

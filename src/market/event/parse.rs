@@ -105,7 +105,6 @@ fn read_fields(text: &str) -> Result<Event<'_>, Refusal> {
         "orders.complete" => Body::OrdersComplete(Box::new(OrdersComplete {
             market: market_id(&fields)?,
             order: boxed(fields.order, "order")?,
-            height: height(&fields)?,
         })),
         "trade" => Body::Trade(trade(&fields)?),
         "order.placed" => order_placed(&fields)?,
